@@ -1,0 +1,67 @@
+"""The fields every training config has, with the settings of von Oswald et al. for one layer."""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def base_config() -> ConfigDict:
+    """A complete config; the files in `configs/` change what their experiment needs."""
+    config = ConfigDict()
+    config.recipe = "linear_attention"  # a module of experiments.recipes
+    config.seeds = 10  # members of the population
+    config.seed = 0  # the seed of the first member
+    config.precision = "float32"  # or "float64"
+    config.analyses = ("alignment", "weights", "interpolation", "shifts")
+
+    config.task = ConfigDict()
+    config.task.name = "linear"
+    config.task.d_input = 10
+    config.task.d_output = 1
+    config.task.n_context = 10
+    config.task.inputs = "uniform"
+    config.task.input_scale = 1.0
+    config.task.eigenvalues = ()  # of the inputs' covariance, one per dimension; () for independent coordinates
+    config.task.rotation_seed = config_dict.placeholder(int)  # draws the covariance's eigenvectors; None: the axes
+    config.task.weight_scale = 1.0
+    config.task.noise_std = 0.0
+
+    config.model = ConfigDict()
+    config.model.attention = "linear"
+    config.model.n_layers = 1
+    config.model.n_heads = 1
+    config.model.d_head = config_dict.placeholder(int)  # None: the token width
+    config.model.shared = False
+    config.model.clip = config_dict.placeholder(float)  # of activations; None: not clipped
+    config.model.init_scale = 0.002
+
+    config.train = ConfigDict()
+    config.train.steps = 5000
+    config.train.batch_size = 2048
+    config.train.learning_rate = 1e-3
+    config.train.schedule = "constant"
+    config.train.clip = 1e-3  # of the gradient's global norm
+    config.train.beta1 = 0.9
+    config.train.beta2 = 0.98
+    config.train.weight_decay = 0.0
+    config.train.share_batches = False
+    config.train.log_every = 100
+    config.train.checkpoint_every = 1000
+
+    config.eval = ConfigDict()
+    config.eval.prompts = 2**20  # of the final numbers
+    config.eval.curve_prompts = 10_000  # of curves over training and of alignment
+
+    config.claims = ()
+    return config
+
+
+def smoke(config: ConfigDict) -> ConfigDict:
+    """The same code path in seconds: a handful of steps, few prompts, no claims."""
+    config.seeds = 2
+    config.train.steps = 20
+    config.train.batch_size = 64
+    config.train.log_every = 10
+    config.train.checkpoint_every = 10
+    config.eval.prompts = 2048
+    config.eval.curve_prompts = 256
+    config.claims = ()
+    return config

@@ -1,0 +1,19 @@
+"""icl_gd: find out which learning algorithm a Transformer runs inside its forward pass."""
+
+from icl_gd.models import TransformerConfig
+from icl_gd.tasks import LinearRegression
+from icl_gd.training import Population, TrainSettings, load, train
+from icl_gd.types import Predictor, Prompt
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LinearRegression",
+    "Population",
+    "Predictor",
+    "Prompt",
+    "TrainSettings",
+    "TransformerConfig",
+    "load",
+    "train",
+]

@@ -1,0 +1,76 @@
+"""Weights that make linear self-attention take steps of gradient descent (von Oswald et al., Proposition 1).
+
+Claim. With concatenated tokens e_j = (x_j, y_j), query (x_q, -W_0 x_q), the layer l = 1..K with
+
+    W_K = diag(I_d, 0)    W_Q = diag(A, 0)    W_V = [[0, 0], [W_0, -I_m]]    P = (eta_l / n) I
+
+leaves in the query's y slot -W_l x_q, where W_l = W_{l-1} - eta_l/n sum_i (W_{l-1} x_i - y_i) x_i^T A; A = I is
+gradient descent.
+
+Proof, by induction over l with the invariant that, before layer l, x slots hold x_j, the y slot of a context token
+holds y_j - (W_{l-1} - W_0) x_j, and that of the query -W_{l-1} x_q. Before layer 1 this is the encoding.
+The value of context token i is (0, W_0 x_i - [y_i - (W_{l-1} - W_0) x_i]) = (0, W_{l-1} x_i - y_i), its score for a
+token j is (W_K e_i)^T (W_Q e_j) = x_i^T A x_j. So token j receives (0, eta_l/n sum_i (W_{l-1} x_i - y_i) x_i^T A x_j)
+= (0, -(W_l - W_{l-1}) x_j). For a context token that gives y_j - (W_l - W_0) x_j, for the query
+-W_{l-1} x_q - (W_l - W_{l-1}) x_q = -W_l x_q; x slots are untouched. QED
+
+The invariant shows why the context's y slots equal the residuals y_j - W_l x_j only when W_0 = 0.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from icl_gd.models.transformer import Params, TransformerConfig
+from icl_gd.types import Array
+
+
+def gradient_descent_config(d_input: int, d_output: int, n_steps: int, shared: bool = False) -> TransformerConfig:
+    """The smallest Transformer that holds `n_steps` steps of gradient descent."""
+    return TransformerConfig(d_token=d_input + d_output, n_layers=n_steps, shared=shared)
+
+
+def gradient_descent_weights(
+    config: TransformerConfig,
+    d_input: int,
+    n_context: int,
+    step_sizes: Sequence[float] | np.ndarray,
+    w0: Array | np.ndarray | None = None,
+    preconditioner: Array | np.ndarray | None = None,
+) -> Params:
+    """Parameters for `config` whose layer l is the l-th gradient step; heads beyond the first write nothing.
+
+    Args:
+      config: token width d + m; as many layers as steps; `d_head` at least max(d, m); one step size if shared.
+      n_context: the number of examples n the step is averaged over.
+      step_sizes: eta of every step.
+      w0: `[m d]` start, the same as that given to the layout; zero when left out.
+      preconditioner: the matrix A `[d d]`; identity when left out.
+
+    Raises:
+      ValueError: if the config cannot hold the steps.
+    """
+    d, m = d_input, config.d_token - d_input
+    width, heads = config.head_width, config.n_heads
+    if len(step_sizes) != config.n_layers:
+        raise ValueError(f"{len(step_sizes)} step sizes for a Transformer with n_layers={config.n_layers}")
+    if config.shared and len(set(map(float, step_sizes))) > 1:
+        raise ValueError("layers with shared weights take one step size; the step sizes differ")
+    if m < 1 or width < max(d, m):
+        raise ValueError(
+            f"d_token={config.d_token}, d_head={width} cannot hold d_input={d}: needs m>=1, d_head>=max(d,m)"
+        )
+
+    w0 = jnp.zeros((m, d)) if w0 is None else jnp.asarray(w0)
+    a = jnp.eye(d) if preconditioner is None else jnp.asarray(preconditioner)
+    x, y, kept = slice(0, d), slice(d, d + m), slice(0, m)
+    empty = jnp.zeros((heads, width, config.d_token))
+    # The head carries the y part of a value in its first m entries: rows of W_V that are zero need no room.
+    w_v = empty.at[0, kept, x].set(w0).at[0, kept, y].set(-jnp.eye(m))
+    layer = {"W_K": empty.at[0, x, x].set(jnp.eye(d)), "W_Q": empty.at[0, x, x].set(a), "W_V": w_v}
+    write = jnp.zeros((heads, config.d_token, width)).at[0, y, kept].set(jnp.eye(m))
+    return {
+        name: {"attention": {**layer, "P": float(step_size) / n_context * write}}
+        for name, step_size in zip(config.blocks, step_sizes, strict=True)
+    }

@@ -1,0 +1,43 @@
+"""Distribution shifts: functions from a task to the task it becomes, and the suites the paper tests on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from icl_gd.tasks.linear import FAMILIES, LinearRegression
+
+
+def scale_inputs(task: LinearRegression, alpha: float) -> LinearRegression:
+    """Every input, context and query, is multiplied by `alpha`."""
+    return replace(task, input_scale=task.input_scale * alpha)
+
+
+def scale_weights(task: LinearRegression, beta: float) -> LinearRegression:
+    """The weights that make the labels are multiplied by `beta`."""
+    return replace(task, weight_scale=task.weight_scale * beta)
+
+
+def change_family(task: LinearRegression, family: str) -> LinearRegression:
+    """Inputs come from another family, scaled so that `E |x|^2` stays what it was."""
+    if task.covariance is not None:
+        return replace(task, inputs=family)  # a covariance fixes the second moment for every family
+    old, _ = FAMILIES[task.inputs].moments(task.d_input)
+    new, _ = FAMILIES[family].moments(task.d_input)
+    return replace(task, inputs=family, input_scale=task.input_scale * float(np.sqrt(old / new)))
+
+
+class Shift(NamedTuple):
+    """A suite: the values of the shifted quantity and the function that applies one of them to a task."""
+
+    values: Sequence[float] | Sequence[str]
+    apply: Callable[..., LinearRegression]
+    label: str
+
+
+SHIFTS: dict[str, Shift] = {
+    "input_scale": Shift((0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), scale_inputs, r"input scale $\alpha$"),
+    "weight_scale": Shift((0.5, 1.0, 2.0, 3.0, 4.0, 5.0), scale_weights, r"weight scale $\beta$"),
+    "input_family": Shift(tuple(FAMILIES), change_family, "family of inputs"),
+}

@@ -1,0 +1,156 @@
+"""Training Transformers to learn in context: binds task, layout and model to the population trainer."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from icl_gd import models
+from icl_gd.models import TransformerConfig
+from icl_gd.tokens import concatenated
+from icl_gd.training import population
+from icl_gd.training.checkpoint import Checkpoints
+from icl_gd.training.population import Keys, State, TrainSettings
+from icl_gd.types import Array, Layout, Predictor, Prompt
+
+
+class Task(Protocol):
+    """What training asks of a task."""
+
+    @property
+    def d_input(self) -> int: ...
+    @property
+    def d_output(self) -> int: ...
+    def sample(self, key: Array) -> Prompt: ...
+
+
+@dataclass(frozen=True)
+class Population:
+    """Trained members with what is needed to use them; `params` has a leading member axis."""
+
+    config: TransformerConfig
+    layout: Layout
+    params: Any
+
+    def __len__(self) -> int:
+        return len(jax.tree.leaves(self.params)[0])
+
+    def member(self, i: int) -> Any:
+        """Parameters of one member."""
+        return jax.tree.map(lambda leaf: leaf[i], self.params)
+
+    def predictor(self, params: Any) -> Predictor:
+        """One member's parameters as a Predictor; vmap it over `params` to have them all."""
+        return fastest_predictor(self.config, params, self.layout)
+
+    @property
+    def predictors(self) -> list[Predictor]:
+        """One Predictor per member."""
+        return [self.predictor(self.member(i)) for i in range(len(self))]
+
+
+def fastest_predictor(config: TransformerConfig, params: Any, layout: Layout) -> Predictor:
+    """The moment form where it is exact, the token form otherwise."""
+    if config.clip is None:
+        return models.circuit_predictor(models.circuits(config, params), layout)
+    return models.predictor(config, params, layout)
+
+
+def squared_error(config: TransformerConfig, layout: Layout) -> Callable[[Any, Prompt], Array]:
+    """The training loss of one prompt, `1/2 |y_hat - y_query|^2`, as a function of the parameters."""
+
+    def loss(params: Any, prompt: Prompt) -> Array:
+        y_hat = fastest_predictor(config, params, layout)(prompt.x, prompt.y, prompt.x_query)
+        return 0.5 * jnp.sum((y_hat - prompt.y_query) ** 2)
+
+    return loss
+
+
+def train(
+    task: Task,
+    config: TransformerConfig,
+    settings: TrainSettings,
+    *,
+    seeds: int = 1,
+    seed: int = 0,
+    checkpoints: str | Path | None = None,
+    checkpoint_every: int = 1000,
+    chunk_steps: int = 100,
+    on_resume: Callable[[int], None] = lambda step: None,
+    on_chunk: Callable[[Population, int, Array], None] = lambda trained, step, loss: None,
+    stop_requested: Callable[[], int | None] = lambda: None,
+) -> Population:
+    """Trains `seeds` Transformers on a task, resuming from `checkpoints` if there are any.
+
+    Args:
+      task: gives prompts; its sizes must fit the model's token width.
+      seeds, seed: number of members, and the seed of the first; member i is the run of seed + i alone.
+      checkpoints: a directory; nothing is written when left out.
+      chunk_steps: steps per compiled chunk; `on_chunk(population, step, loss [step member])` is called after each.
+      on_resume: told the step training resumes from.
+      stop_requested: polled after each chunk; a signal number saves and raises `Interrupted`.
+
+    Raises:
+      ValueError: if the token width does not fit the task.
+      population.Interrupted, FloatingPointError: see `population.run_chunks`; the last good state is kept.
+    """
+    if config.d_token != task.d_input + task.d_output:
+        raise ValueError(f"d_token={config.d_token} does not fit d_input + d_output = {task.d_input + task.d_output}")
+    layout = concatenated(task.d_input, task.d_output)
+    keys = population.member_keys(seed, seeds)
+    state = population.start(lambda key: models.init(config, key), settings, keys)
+    store = None if checkpoints is None else Checkpoints(checkpoints)
+    about = {"model": asdict(config), "d_input": task.d_input, "d_output": task.d_output}
+
+    if store is not None and (restored := store.restore(state)) is not None:
+        step, state, _ = restored
+        state = jax.tree.map(jnp.asarray, state)
+        if step:
+            on_resume(step)
+
+    def after(state: State, loss: Array) -> None:
+        step = int(state.step)
+        signal = stop_requested()
+        last = step >= settings.steps
+        if store is not None and (last or signal is not None or step % checkpoint_every < len(loss)):
+            store.save(step, state, about)
+        on_chunk(Population(config, layout, state.params), step, loss)
+        if signal is not None and not last:
+            raise population.Interrupted(step, signal)
+
+    chunk = population.make_chunk(task.sample, squared_error(config, layout), settings)
+    try:
+        state = population.run_chunks(chunk, state, keys, settings.steps, chunk_steps, after)
+    finally:
+        if store is not None:
+            store.close()
+    return Population(config, layout, state.params)
+
+
+def load(workdir: str | Path) -> Population:
+    """The trained members of a run, from its workdir (or from a directory of checkpoints).
+
+    Raises:
+      FileNotFoundError: if there is no readable checkpoint.
+    """
+    directory = Path(workdir)
+    if (directory / "checkpoints").is_dir():
+        directory = directory / "checkpoints"
+    if not directory.is_dir():
+        raise FileNotFoundError(f"no checkpoints under {workdir}")
+    store = Checkpoints(directory, read_only=True)
+    try:
+        restored = store.restore()
+    finally:
+        store.close()
+    if restored is None:
+        raise FileNotFoundError(f"no readable checkpoint under {workdir}")
+    _, state, about = restored
+    params = jax.tree.map(jnp.asarray, state[0] if isinstance(state, list | tuple) else state["params"])
+    return Population(TransformerConfig(**about["model"]), concatenated(about["d_input"], about["d_output"]), params)
+
+
+__all__ = ["Keys", "Population", "TrainSettings", "fastest_predictor", "load", "squared_error", "train"]

@@ -1,0 +1,73 @@
+"""The vocabulary every room of the house shares: problems, predictors, layouts, activations.
+
+Glossary of axes, used in every shape annotation of the package:
+
+    n       context examples            d   input dimension          m   output dimension
+    t       tokens (n + 1: the context, then the query)              e   token width (d + m when concatenated)
+    layer   attention layers            head  heads of one layer     d_head  width of one head
+    step    iterates of a learner       member  models of a population
+
+Conventions, stated here once:
+
+* Tokens are rows: a sequence is `[t e]`. Weight matrices act from the left on a token seen as a column, so
+  `k_j = W_K e_j`, and on rows `keys = tokens @ W_K.T`.
+* Circuits are `W_KQ = W_K^T W_Q` and `W_PV = P W_V` (QK and OV elsewhere). The score of query token i on key
+  token j is `e_j^T W_KQ e_i`, the update of token i is `sum_heads W_PV sum_j e_j (e_j^T W_KQ e_i)`.
+* A linear model is `y = W x` with `W [m d]`. In-context loss is `1/(2n) sum_i |W x_i - y_i|^2`, one gradient
+  step is `W - step_size / n * sum_i (W x_i - y_i) x_i^T`. Functions take `step_size` (eta); only the reported
+  metric `step_size_gd` is eta / n, as von Oswald et al. print it.
+* A risk is `1/2 |y_hat - y_query|^2`, summed over output dimensions and averaged over prompts.
+* The Transformer's prediction is *minus* the y slot of the query token, which starts at `-W_0 x_query`
+  (von Oswald et al. 2212.07677, Proposition 1).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Float
+
+Array = jax.Array
+
+
+class Prompt(NamedTuple):
+    """One in-context problem: a context of examples, a query, and what was hidden from the learner."""
+
+    x: Float[Array, "n d"]
+    y: Float[Array, "n m"]
+    x_query: Float[Array, " d"]
+    y_query: Float[Array, " m"]  # noise-free
+    w: Float[Array, "m d"]  # the weights that made the labels
+
+
+class Moments(NamedTuple):
+    """All that a stack of linear self-attention layers sees of a prompt (its cost does not depend on n)."""
+
+    context: Float[Array, "e e"]  # sum_j e_j e_j^T over context tokens
+    query: Float[Array, " e"]  # the query token
+
+
+class Circuits(NamedTuple):
+    """The two products of weights through which an attention layer acts. Heads are summed by the layer."""
+
+    W_KQ: Float[Array, "layer head e e"]
+    W_PV: Float[Array, "layer head e e"]
+
+
+class Activations(NamedTuple):
+    """Everything a Transformer computed. XLA drops what nobody reads."""
+
+    residual: Float[Array, "layer+1 t e"]  # residual[0] are the tokens, residual[l] is what layer l left
+    scores: Float[Array, "layer head t t"]  # [query token, key token]; zero where the key is masked
+    pattern: Float[Array, "layer head t t"]  # what multiplies the values; equal to the scores in linear attention
+
+
+Predictor = Callable[[Array, Array, Array], Array]
+"""`(x [n d], y [n m], x_query [d]) -> y_hat [m]`: one problem, no batch axis. Batch it with `jax.vmap`."""
+
+
+class Layout(NamedTuple):
+    """How a problem becomes tokens, and how a prediction is read from them: a pair of pure functions."""
+
+    encode: Callable[[Array, Array, Array], Array]  # (x, y, x_query) -> tokens [t e]
+    read_out: Callable[[Array], Array]  # query token of a residual [e] -> y_hat [m]
