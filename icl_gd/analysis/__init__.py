@@ -1,0 +1,25 @@
+"""Analyses: every comparison takes Predictors (or circuits) and is written once."""
+
+from icl_gd.analysis.alignment import Alignment, alignment
+from icl_gd.analysis.interpolation import interpolate
+from icl_gd.analysis.risk import Interval, Risk, bootstrap_interval, losses, member_losses, risk, streamed_risks
+from icl_gd.analysis.rollout import roll_out
+from icl_gd.analysis.weights import canonical_form, effective_preconditioner, gauge_distance, match_scale
+
+__all__ = [
+    "Alignment",
+    "Interval",
+    "Risk",
+    "alignment",
+    "bootstrap_interval",
+    "canonical_form",
+    "effective_preconditioner",
+    "gauge_distance",
+    "interpolate",
+    "losses",
+    "match_scale",
+    "member_losses",
+    "risk",
+    "roll_out",
+    "streamed_risks",
+]

@@ -1,0 +1,89 @@
+"""Risk of Predictors: `1/2 |y_hat - y_query|^2`, summed over output dimensions, averaged over prompts."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from icl_gd.types import Array, Predictor, Prompt
+
+
+class Risk(NamedTuple):
+    """A mean with its sampling error; arrays keep whatever axes the losses had besides prompts."""
+
+    mean: np.ndarray
+    stderr: np.ndarray
+
+
+class Interval(NamedTuple):
+    """A mean with a percentile-bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def losses(predictor: Predictor, prompts: Prompt) -> Array:
+    """Loss of every prompt of a batch `[prompt]` (or `[prompt layer]` for a layerwise Predictor)."""
+    y_hat = jax.vmap(predictor)(prompts.x, prompts.y, prompts.x_query)
+    extra = y_hat.ndim - prompts.y_query.ndim
+    target = prompts.y_query.reshape(len(y_hat), *(1,) * extra, -1)
+    return 0.5 * jnp.sum((y_hat - target) ** 2, axis=-1)
+
+
+def bootstrap_interval(values: Array, key: Array, level: float = 0.9, resamples: int = 1000) -> Interval:
+    """Mean of `values [prompt]` with its percentile-bootstrap interval (Efron 1979).
+
+    Resamples one at a time, so memory stays at one copy of the values.
+    """
+    n = len(values)
+    mean = jax.lax.map(lambda k: jnp.mean(values[jax.random.randint(k, (n,), 0, n)]), jax.random.split(key, resamples))
+    low, high = np.quantile(np.asarray(mean), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(jnp.mean(values)), float(low), float(high))
+
+
+def risk(predictor: Predictor, prompts: Prompt, key: Array, level: float = 0.9) -> Interval:
+    """Risk of a Predictor on a batch of prompts, with bootstrap interval."""
+    return bootstrap_interval(losses(predictor, prompts), key, level)
+
+
+def member_losses(predictor_of: Callable[[Any], Predictor], params: Any, prompts: Prompt) -> Array:
+    """Losses `[member prompt]` of a population, from a function of one member's parameters."""
+    return jax.vmap(lambda member: losses(predictor_of(member), prompts))(params)
+
+
+def streamed_risks(
+    losses_of: Mapping[str, Callable[[Prompt], Array]],
+    sample: Callable[[Array], Prompt],
+    key: Array,
+    n_prompts: int,
+    chunk: int = 8192,
+) -> dict[str, Risk]:
+    """Risks on many prompts, drawn and forgotten chunk by chunk: the same prompts for all.
+
+    Args:
+      losses_of: name -> function of a batch of prompts to losses whose *last* axis is the prompt.
+      n_prompts: rounded up to whole chunks; sums are kept in float64.
+    """
+    chunk = min(chunk, n_prompts)
+
+    @jax.jit
+    def sums(key: Array) -> dict[str, tuple[Array, Array]]:
+        prompts = jax.vmap(sample)(jax.random.split(key, chunk))
+        values = {name: f(prompts) for name, f in losses_of.items()}
+        return {name: (v.mean(-1), (v**2).mean(-1)) for name, v in values.items()}
+
+    n_chunks = -(-n_prompts // chunk)
+    parts = [
+        jax.tree.map(partial(np.asarray, dtype=np.float64), sums(jax.random.fold_in(key, i))) for i in range(n_chunks)
+    ]
+    risks = {}
+    for name in losses_of:
+        mean = np.mean([part[name][0] for part in parts], axis=0)
+        square = np.mean([part[name][1] for part in parts], axis=0)
+        stderr = np.sqrt(np.maximum(square - mean**2, 0.0) / (n_chunks * chunk))
+        risks[name] = Risk(mean, stderr)
+    return risks
