@@ -8,8 +8,8 @@ from icl_gd.types import Circuits
 def roll_out(circuits: Circuits, d_input: int, n_iterations: int, damping: float = 1.0) -> Circuits:
     """The stack that applies a one-layer model `n_iterations` times, writing `damping` times its update of y slots.
 
-    Only y slots are written, as gradient descent would: x slots stay the inputs. Against it stands gradient descent with
-    `damping` times the step size. Without damping the step tuned for one application is too long for many:
+    Only y slots are written, as gradient descent would: x slots stay the inputs. Against it stands gradient
+    descent with `damping` times the step size. Without damping the step tuned for one application is too long for many:
     step_size * lambda_max(X X^T / n) exceeds 2 on a good part of prompts.
 
     Raises:

@@ -1,10 +1,10 @@
 """Weights modulo gauge: what of a linear self-attention layer its function determines.
 
 One layer's prediction from W_0 = 0 is y_hat_r = - sum_h sum_abc W_PV^h[r, a] G[a, b] W_KQ^h[b, c] x_c with the
-context's second moment G = sum_j e_j e_j^T. It is a linear function of G tensor x, and G runs over symmetric matrices,
-so two layers are the same function exactly when the tensors T[r, a, b, c] = sum_h W_PV^h[r, a] W_KQ^h[b, c], symmetrised
-over (a, b), agree: T is the canonical form. Every GL(d_head) change inside a head, exchange of scale between the
-circuits and permutation of heads leaves it alone.
+context's second moment G = sum_j e_j e_j^T. It is a linear function of G tensor x, and G runs over symmetric
+matrices, so two layers are the same function exactly when the tensors T[r, a, b, c] = sum_h W_PV^h[r, a] W_KQ^h[b, c],
+symmetrised over (a, b), agree: T is the canonical form. Every GL(d_head) change inside a head, exchange of scale
+between the circuits and permutation of heads leaves it alone.
 """
 
 import jax.numpy as jnp
@@ -48,10 +48,10 @@ def effective_preconditioner(circuits: Circuits, d_input: int, n_context: int) -
 
 
 def match_scale(circuits: Circuits, reference: Circuits) -> Circuits:
-    """The same functions with the scale between W_KQ and W_PV set, layer and head by layer and head, to fit the reference.
+    """The same functions with the scale between W_KQ and W_PV set, head by head, to fit the reference.
 
-    W_KQ / c and c W_PV are the same layer for every c; this takes the c that makes W_KQ / c closest to the reference's in
-    the direction c = <W_KQ, W_KQ_ref> / |W_KQ_ref|^2, which also fixes the sign.
+    W_KQ / c and c W_PV are the same layer for every c; this takes the projection on the reference,
+    c = <W_KQ, W_KQ_ref> / |W_KQ_ref|^2, which also fixes the sign.
     """
     inner = jnp.sum(circuits.W_KQ * reference.W_KQ, axis=(-2, -1), keepdims=True)
     c = inner / jnp.sum(reference.W_KQ**2, axis=(-2, -1), keepdims=True)

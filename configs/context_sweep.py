@@ -1,0 +1,38 @@
+"""One layer against one gradient step over context sizes (von Oswald et al. 2212.07677, section 3).
+
+    python -m experiments.run --config=configs/context_sweep.py
+
+N = 5, 10, 15, 20, 25, 50, five seeds each, one size after another; about six minutes on two CPU cores. Expected: the
+closed form .27590, .20623, .16465, .13702, .11734, .06828 under the points. Variants: `smoke`.
+"""
+
+from experiments.defaults import base_config, smoke
+
+VARIANTS = ("smoke",)
+EXACT = {5: 0.27590, 10: 0.206229, 15: 0.16465, 20: 0.13702, 25: 0.11734, 50: 0.06828}
+
+
+def get_config(variant: str = ""):
+    config = base_config()
+    with config.task.ignore_type():  # a tuple is swept over
+        config.task.n_context = tuple(EXACT)
+    config.seeds = 5
+    config.train.share_batches = True
+    config.eval.prompts = 2**19
+    config.analyses = ("alignment", "weights")
+    config.claims = tuple(
+        {"id": f"VO.N{n}.{name}", "statement": f"{what}, N = {n}", "source": "closed form: best single gradient step",
+         "metric": f"{metric}_by_n_context[{n}]", "relation": "within", "target": exact,
+         "tolerance": tolerance * exact}
+        for n, exact in EXACT.items()
+        for name, what, metric, tolerance in (
+            ("gd", "one gradient step meets the closed form", "loss_gd", 0.005),
+            ("trained", "free seeds reach the closed form", "loss_trained_untrapped", 0.01),
+        )
+    )  # fmt: skip
+    if variant == "smoke":
+        smoke(config)
+        config.task.n_context = (3, 5)
+    elif variant:
+        raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
+    return config

@@ -1,0 +1,176 @@
+"""Figures of a run, drawn from its results alone, in the paper's order."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from icl_gd import plots
+
+Done = dict[str, Any]
+
+
+def draw(done: Done, directory: Path) -> dict[str, str]:
+    """Draws every figure the results have records for, as png and pdf; returns captions by file stem."""
+    directory.mkdir(exist_ok=True)
+    captions = {}
+    with plots.style():
+        for number, (name, (wanted, make, caption)) in enumerate(FIGURES.items(), 1):
+            if not all(key in done["curves"] or key in done["arrays"] for key in wanted):
+                continue
+            figure, stem = make(done), f"{number:02d}_{name}"
+            for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+                partial = directory / f".{stem}.{ending}"
+                figure.savefig(partial, metadata=metadata)
+                os.replace(partial, directory / f"{stem}.{ending}")
+            plt.close(figure)
+            captions[stem] = caption
+    return captions
+
+
+def _value(done: Done, name: str) -> float | None:
+    return done["metrics"].get(name, {}).get("mean")
+
+
+def _loss(done: Done) -> Figure:
+    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4))
+    curve = done["curves"]["loss_trained_by_step"]
+    plots.line(ax, curve, "trained")
+    trapped = done["arrays"]["loss_trained_by_step_trapped"]
+    for i, losses in enumerate(zip(*trapped, strict=True)):
+        _, colour, dashes = plots.ROLES["trapped"]
+        ax.plot(curve["x"], losses, dashes, color=colour, linewidth=0.7, label="trapped seeds" if i == 0 else None)
+    plots.level(ax, _value(done, "loss_gd"), "gd", "best gradient step")
+    plots.level(ax, _value(done, "loss_zero"), "zero")
+    ax.set(xlabel="training step", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$")
+    ax.legend()
+    return figure
+
+
+def _alignment(done: Done) -> Figure:
+    figure, axes = plt.subplots(1, 3, figsize=(plots.PAGE, 2.2))
+    names = ("sensitivity_cosine_gd", "sensitivity_difference_gd", "prediction_difference_gd")
+    for ax, name in zip(axes, names, strict=True):
+        plots.line(ax, done["curves"][f"{name}_by_step"], "trained")
+        for control in ("untrained", "wrong_step"):
+            if (value := _value(done, f"{name}_{control}")) is not None:
+                plots.level(ax, value, control)
+        ax.set(xlabel="training step", ylabel=name.removesuffix("_gd").replace("_", " "))
+    axes[0].legend()
+    return figure
+
+
+def _weights(done: Done) -> Figure:
+    rows = [name for name in ("construction", "trained") if f"W_KQ_{name}" in done["arrays"]]
+    figure, axes = plt.subplots(2, len(rows), figsize=(plots.COLUMN * len(rows) / 1.3, 4.0), squeeze=False)
+    for column, name in enumerate(rows):
+        for row, circuit in enumerate(("W_KQ", "W_PV")):
+            values = done["arrays"][f"{circuit}_{name}"]
+            title = rf"$W_{{{circuit[2:]}}}$, {plots.ROLES[name][0]}"
+            plots.matrix(axes[row, column], values, title, done["arrays"].get("d_input"))
+    return figure
+
+
+def _interpolation(done: Done) -> Figure:
+    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.2))
+    plots.line(ax, done["curves"]["loss_by_interpolation"], "interpolated", marker="o")
+    plots.level(ax, _value(done, "loss_gd"), "gd", "best gradient step")
+    low, high = _value(done, "loss_gd"), _value(done, "loss_zero")
+    ax.set(xlabel="trained weights → constructed weights", ylabel="loss", ylim=(0.9 * low, 0.9 * low + 0.25 * high))
+    ax.legend()
+    return figure
+
+
+def _shifts(done: Done) -> Figure:
+    figure, axes = plt.subplots(1, 3, figsize=(plots.PAGE, 2.5), width_ratios=(1, 1, 1.3))
+    roles = ("trained", "gd", "construction", "interpolated", "closed_form")
+    for ax, suite, label in zip(
+        axes,
+        ("input_scale", "weight_scale", "input_family"),
+        (r"input scale $\alpha$", r"weight scale $\beta$", "family of inputs"),
+        strict=True,
+    ):
+        curves = {role: done["curves"].get(f"loss_by_{suite}_{role}") for role in roles}
+        curves = {role: curve for role, curve in curves.items() if curve is not None}
+        if isinstance(next(iter(curves.values()))["x"][0], str):
+            plots.bars(ax, {role: curve for role, curve in curves.items() if role != "closed_form"})
+            ax.tick_params(axis="x", rotation=30)
+        else:
+            for role, curve in curves.items():
+                plots.line(ax, curve, role, marker="o" if role == "trained" else "")
+        ax.set(xlabel=label, ylabel="loss", yscale="log")
+    axes[0].legend()
+    return figure
+
+
+def _trapped(done: Done) -> Figure:
+    figure, axes = plt.subplots(1, 2, figsize=(plots.PAGE * 0.75, 2.4))
+    for ax, circuit in zip(axes, ("W_KQ", "W_PV"), strict=True):
+        title = rf"$W_{{{circuit[2:]}}}$, a trapped seed"
+        plots.matrix(ax, done["arrays"][f"{circuit}_trapped"], title, done["arrays"].get("d_input"))
+    return figure
+
+
+def _context(done: Done) -> Figure:
+    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4))
+    curves = done["curves"]
+    plots.line(ax, curves["loss_optimal_by_n_context"], "closed_form")
+    plots.line(ax, curves["loss_gd_by_n_context"], "gd", marker="s", label="best gradient step")
+    plots.line(ax, curves["loss_trained_untrapped_by_n_context"], "trained", marker="o")
+    ax.set(xlabel=r"context examples $N$", ylabel="loss", ylim=(0, None))
+    ax.legend()
+    return figure
+
+
+def _rollout(done: Done) -> Figure:
+    figure, axes = plt.subplots(1, 2, figsize=(plots.PAGE, 2.4))
+    for ax, suffix, title in zip(axes, ("", "_undamped"), ("damped, λ = 0.75", "undamped"), strict=True):
+        for role in ("trained", "gd"):
+            plots.line(ax, done["curves"][f"loss_by_iteration_{role}{suffix}"], role)
+        ax.set(xlabel="applications of the layer", ylabel="loss", yscale="log", title=title)
+        ax.legend()
+    return figure
+
+
+def _optimum(done: Done) -> Figure:
+    figure, axes = plt.subplots(1, 3, figsize=(plots.PAGE, 2.2), width_ratios=(1, 1, 1.3))
+    plots.matrix(axes[0], done["arrays"]["preconditioner_exact"], r"$\Gamma^{-1}$, closed form")
+    plots.matrix(axes[1], done["arrays"]["preconditioner_trained"], "learned matrix")
+    for role in ("trained", "closed_form"):
+        plots.line(
+            axes[2], done["curves"][f"loss_by_test_length_{role}"], role, marker="o" if role == "trained" else ""
+        )
+    axes[2].set(xlabel=r"test context examples $M$", ylabel="loss", xscale="log")
+    axes[2].legend()
+    return figure
+
+
+FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Done], Figure], str]] = {
+    "context": (("loss_trained_untrapped_by_n_context", "loss_optimal_by_n_context"), _context,
+                "Loss over context size: trained layers (range over free seeds), one gradient step, closed form."),
+    "loss": (("loss_trained_by_step",), _loss,
+             "Loss on held-out prompts over training: mean and range over free seeds; trapped seeds one by one."),
+    "alignment": (("sensitivity_cosine_gd_by_step", "sensitivity_difference_gd_by_step"), _alignment,
+                  "Alignment to one gradient step over training, beside an untrained and a wrong-step-size control."),
+    "weights": (("W_KQ_construction", "W_KQ_trained"), _weights,
+                "The circuits of the construction and of a free seed, the scale between them matched."),
+    "interpolation": (("loss_by_interpolation",), _interpolation,
+                      "Loss on the line from trained to constructed weights: mean and range over free seeds."),
+    "shifts": (("loss_by_input_scale_trained",), _shifts,
+               "Losses under shifts of the test distribution; nothing is fitted anew."),
+    "trapped": (("W_KQ_trapped",), _trapped,
+                "A trapped seed: key and value have exchanged roles. W_KQ reads the y slot where gradient descent "
+                "reads x, W_PV reads one x direction, and the layer is of rank one."),
+    "rollout": (("loss_by_iteration_trained",), _rollout,
+                "A layer trained for one application, applied many times, against gradient descent with the same "
+                "damping."),
+    "optimum": (("preconditioner_exact", "preconditioner_trained"), _optimum,
+                "The learned matrix against the closed-form optimum, and both at test lengths not trained on."),
+}  # fmt: skip

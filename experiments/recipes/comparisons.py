@@ -1,0 +1,359 @@
+"""The questions asked of a trained population: is it the gradient-descent layer?
+
+`evaluate` measures what every experiment reports; each function in `ANALYSES` adds one question's records to `Found`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.results import curve, metric
+from icl_gd import analysis, constructions, learners, models
+from icl_gd.tasks import FAMILIES, SHIFTS, LinearRegression
+from icl_gd.tokens import concatenated
+from icl_gd.training import Population, fastest_predictor
+from icl_gd.training.population import member_keys
+from icl_gd.types import Array, Circuits, Predictor, Prompt
+
+TRAPPED_ABOVE = 1.2  # times the reference loss
+WRONG_STEP = 0.5  # times the best step size: the control that the cosine cannot see
+ROLL_OUT = (50, 0.75)  # iterations and damping, as published
+MEMBERS_AT_ONCE = 16
+
+
+class Reference(NamedTuple):
+    """The learner a population is compared with, and the weights built to be that learner."""
+
+    step_size: float
+    gd: Predictor
+    wrong_step: Predictor
+    construction: Predictor
+    circuits: Circuits
+
+
+@dataclass(frozen=True)
+class Study:
+    """What analyses look at."""
+
+    task: LinearRegression
+    trained: Population
+    reference: Reference
+    prompts: Prompt  # the batch that curves are measured on
+    key: Array
+    n_prompts: int  # of final numbers
+    seed: int
+
+    @property
+    def untrained(self) -> Any:
+        """The population's parameters at step 0."""
+        return jax.vmap(partial(models.init, self.trained.config))(member_keys(self.seed, len(self.trained)).init)
+
+    @property
+    def circuits(self) -> Circuits:
+        """Circuits of all members, with a leading member axis."""
+        return jax.vmap(partial(models.circuits, self.trained.config))(self.trained.params)
+
+    @property
+    def interpolated(self) -> Circuits:
+        """Halfway between every member and the construction."""
+        return jax.vmap(lambda c: analysis.interpolate(c, self.reference.circuits))(self.circuits)
+
+    def of_circuits(self, circuits: Circuits) -> Predictor:
+        return models.circuit_predictor(circuits, self.trained.layout)
+
+
+@dataclass
+class Found:
+    """Records of a study: what goes into results.json."""
+
+    free: np.ndarray  # members that are not trapped
+    trapped: np.ndarray
+    metrics: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> np.ndarray:
+        """The members curves are drawn from: the free ones, or all where none is free (an untrained population)."""
+        return self.free if len(self.free) else self.trapped
+
+    def add(self, name: str, per_seed: Any, stderr: Any = None) -> None:
+        """A metric over all members, and over the free ones alone."""
+        values = np.asarray(per_seed, np.float64)
+        self.metrics[name] = metric(values, stderr)
+        self.metrics[f"{name}_untrapped"] = metric(values[self.free], stderr)
+
+
+def reference(task: LinearRegression, model: models.TransformerConfig, key: Array, n_fit: int) -> Reference:
+    """Gradient descent with as many steps as layers and its best shared step size, found on a sample of prompts."""
+    fit = jax.jit(jax.vmap(task.sample))(jax.random.split(key, n_fit))
+    step_size = learners.best_step_size(fit, model.n_layers)
+    steps = [step_size] * model.n_layers
+    built = constructions.gradient_descent_config(task.d_input, task.d_output, model.n_layers)
+    params = constructions.gradient_descent_weights(built, task.d_input, task.n_context, steps)
+    layout = concatenated(task.d_input, task.d_output)
+    return Reference(
+        step_size,
+        learners.gradient_descent(steps),
+        learners.gradient_descent([WRONG_STEP * s for s in steps]),
+        fastest_predictor(built, params, layout),
+        models.circuits(built, params),
+    )
+
+
+def over_members(f: Callable[[Any], Any], params: Any) -> Any:
+    """`vmap` over members, a few at a time, so that memory does not grow with the population."""
+    return jax.lax.map(f, params, batch_size=MEMBERS_AT_ONCE)
+
+
+def watcher(reference: Reference, prompts: Prompt) -> Callable[[Population], dict[str, np.ndarray]]:
+    """What is measured during training: loss and alignment `[member]` on a fixed batch of held-out prompts."""
+    compiled: list[Callable] = []  # one jit for the run; it needs a Population to know what a member's Predictor is
+
+    def watch(trained: Population) -> dict[str, np.ndarray]:
+        if not compiled:
+            compiled.append(
+                jax.jit(partial(over_members, lambda p: _aligned(trained.predictor(p), reference, prompts)))
+            )
+        return jax.tree.map(np.asarray, compiled[0](trained.params))
+
+    return watch
+
+
+def _aligned(predictor: Predictor, reference: Reference, prompts: Prompt) -> dict[str, Array]:
+    found = analysis.alignment(predictor, reference.gd, prompts)
+    named = {f"{name}_gd": value for name, value in found._asdict().items()}
+    return {"loss_trained": analysis.losses(predictor, prompts).mean(), **named}
+
+
+def evaluate(study: Study) -> Found:
+    """Final losses, all on the same prompts, and which members are trapped."""
+    task, ref, trained = study.task, study.reference, study.trained
+    members = lambda params: partial(analysis.member_losses, trained.predictor, params)
+    losses_of = {
+        "loss_trained": members(trained.params),
+        "loss_untrained": members(study.untrained),
+        "loss_gd": partial(analysis.losses, ref.gd),
+        "loss_construction": partial(analysis.losses, ref.construction),
+        "loss_zero": partial(analysis.losses, learners.zero),
+    }
+    if task.noise_std > 0:
+        penalty = (task.noise_std / task.weight_scale) ** 2
+        losses_of["loss_ridge"] = partial(analysis.losses, learners.ridge(penalty))
+    risks = analysis.streamed_risks(losses_of, task.sample, study.key, study.n_prompts)
+    # A singular-value decomposition per prompt: on the curves' prompts only, a hundred times fewer.
+    risks |= analysis.streamed_risks(
+        {"loss_ols": partial(analysis.losses, learners.ols)}, task.sample, study.key, len(study.prompts.x)
+    )
+
+    trapped = risks["loss_trained"].mean > TRAPPED_ABOVE * risks["loss_gd"].mean
+    found = Found(np.flatnonzero(~trapped), np.flatnonzero(trapped))
+    for name, value in risks.items():
+        if np.ndim(value.mean):
+            found.add(name, value.mean, value.stderr)
+        else:
+            found.metrics[name] = metric(value.mean, value.stderr)
+    found.metrics["seeds_trapped"] = metric(len(found.trapped))
+    found.add("loss_ratio_gd", risks["loss_trained"].mean / risks["loss_gd"].mean)
+    found.metrics["step_size_gd"] = metric(ref.step_size / task.n_context)
+    found.metrics["construction_error"] = metric(_construction_error(study))
+    if (optimal := _optimal_loss(study)) is not None:
+        found.metrics["loss_optimal"] = metric(optimal)
+        found.add("loss_ratio_optimal", risks["loss_trained"].mean / optimal)
+    return found
+
+
+def _construction_error(study: Study) -> float:
+    """Largest |y_hat_built - y_hat_learner| over prompts, divided by the largest |y_hat_learner|."""
+    p = study.prompts
+    built, learner = (jax.vmap(f)(p.x, p.y, p.x_query) for f in (study.reference.construction, study.reference.gd))
+    return float(jnp.abs(built - learner).max() / jnp.abs(learner).max())
+
+
+def _noise_to_weight(task: LinearRegression) -> float:
+    return (task.noise_std / task.weight_scale) ** 2
+
+
+def _optimal_loss(study: Study) -> float | None:
+    """The closed-form risk of the best layer, where there is one: Gaussian inputs, or independent coordinates."""
+    task = study.task
+    if study.trained.config.n_layers != 1:
+        return None
+    ratio, n = _noise_to_weight(task), task.n_context
+    if task.inputs == "normal":
+        optimum = learners.gaussian_optimum_risk(task.second_moment, n, ratio, task.weight_scale)
+    elif FAMILIES[task.inputs].independent and task.covariance is None:
+        moments = task.second_moment[0, 0], task.fourth_moment
+        step_size = learners.optimal_step_size(task.d_input, n, *moments, ratio)
+        optimum = learners.one_step_risk(step_size, task.d_input, n, *moments, ratio, task.weight_scale)
+    else:
+        return None
+    return task.d_output * optimum
+
+
+def alignment(study: Study, found: Found) -> None:
+    """Alignment to gradient descent, next to an untrained control and a control with the wrong step size."""
+    align = lambda p: _aligned(study.trained.predictor(p), study.reference, study.prompts)
+    for suffix, params in (("", study.trained.params), ("_untrained", study.untrained)):
+        for name, values in jax.jit(partial(over_members, align))(params).items():
+            if name != "loss_trained":
+                found.add(name + suffix, values)
+    control = _aligned(study.reference.wrong_step, study.reference, study.prompts)
+    for name, value in control.items():
+        if name != "loss_trained":
+            found.metrics[f"{name}_wrong_step"] = metric(float(value))
+
+
+def weights(study: Study, found: Found) -> None:
+    """Distance to the construction modulo gauge, and the circuits of a free and of a trapped member."""
+    distance = lambda c: analysis.gauge_distance(c, study.reference.circuits, study.task.d_input)
+    found.add("gauge_distance_gd", jax.vmap(distance)(study.circuits))
+    untrained = jax.vmap(partial(models.circuits, study.trained.config))(study.untrained)
+    found.add("gauge_distance_gd_untrained", jax.vmap(distance)(untrained))
+    found.arrays["d_input"] = study.task.d_input
+    shown = {"construction": study.reference.circuits}
+    for name, members in (("trained", found.shown), ("trapped", found.trapped)):
+        if len(members) and study.trained.config.n_heads == 1:
+            member = jax.tree.map(lambda leaf, i=members[0]: leaf[i], study.circuits)
+            # A trapped layer has no overlap with the construction to fix its scale by.
+            shown[name] = analysis.match_scale(member, study.reference.circuits) if name == "trained" else member
+    for name, circuits in shown.items():
+        for circuit, value in circuits._asdict().items():
+            found.arrays[f"{circuit}_{name}"] = np.asarray(value[0, 0], np.float64).tolist()
+
+
+def interpolation(study: Study, found: Found) -> None:
+    """Losses along the line from trained to constructed weights."""
+    ts = np.linspace(0.0, 1.0, 11)
+
+    def along(prompts: Prompt) -> Array:  # [t member prompt]
+        def at(t: Array) -> Array:
+            mixed = jax.vmap(lambda c: analysis.interpolate(c, study.reference.circuits, t))(study.circuits)
+            return analysis.member_losses(study.of_circuits, mixed, prompts)
+
+        return jax.lax.map(at, jnp.asarray(ts, prompts.x.dtype))
+
+    n_prompts = max(study.n_prompts // 8, 1)
+    risks = analysis.streamed_risks({"along": along}, study.task.sample, study.key, n_prompts)["along"]
+    found.curves["loss_by_interpolation"] = curve(ts.tolist(), risks.mean[:, found.shown])
+    found.add("loss_interpolated", risks.mean[5], risks.stderr[5])
+    found.add("interpolation_ratio", risks.mean[5] / np.maximum(risks.mean[0], risks.mean[-1]))
+
+
+def shifts(study: Study, found: Found) -> None:
+    """Losses under every suite of shifts: trained, constructed, interpolated, gradient descent, closed form."""
+    losses_of: dict[str, Callable[[Prompt], Array]] = {
+        "trained": partial(analysis.member_losses, study.trained.predictor, study.trained.params),
+        "gd": partial(analysis.losses, study.reference.gd),
+        "construction": partial(analysis.losses, study.reference.construction),
+    }
+    if "interpolation_ratio" in found.metrics:
+        losses_of["interpolated"] = partial(analysis.member_losses, study.of_circuits, study.interpolated)
+    n_prompts = max(study.n_prompts // 4, 1)
+    for suite, shift in SHIFTS.items():
+        if all(isinstance(value, str) for value in shift.values):
+            at = [shift.apply(study.task, value).sample for value in shift.values]
+            parts = [analysis.streamed_risks(losses_of, sample, study.key, n_prompts // 4) for sample in at]
+            means = {name: np.stack([part[name].mean for part in parts]) for name in losses_of}
+        else:
+            values = jnp.asarray(shift.values, study.prompts.x.dtype)
+            sample = partial(_sample_shifted, study.task, shift.apply, values)
+            each = {name: jax.vmap(f, in_axes=1) for name, f in losses_of.items()}
+            risks = analysis.streamed_risks(each, sample, study.key, n_prompts, chunk=2048)
+            means = {name: risk.mean for name, risk in risks.items()}
+        for name, mean in means.items():
+            kept = mean if mean.ndim == 1 else mean[:, found.shown]
+            found.curves[f"loss_by_{suite}_{name}"] = curve(shift.values, kept)
+    _closed_form_under_scale(study, found)
+
+
+def _sample_shifted(task: LinearRegression, apply: Callable, values: Array, key: Array) -> Prompt:
+    """The same prompt under every value of a shift: a Prompt with a leading value axis."""
+    return jax.vmap(lambda value: apply(task, value).sample(key))(values)
+
+
+def _closed_form_under_scale(study: Study, found: Found) -> None:
+    task = study.task
+    if task.covariance is not None or not FAMILIES[task.inputs].independent or study.trained.config.n_layers != 1:
+        return
+    sizes = task.d_input, task.n_context, task.second_moment[0, 0], task.fourth_moment, _noise_to_weight(task)
+    risk = partial(learners.one_step_risk, study.reference.step_size, *sizes)
+    alphas = SHIFTS["input_scale"].values
+    exact = [task.d_output * risk(task.weight_scale, input_scale=float(a)) for a in alphas]
+    found.curves["loss_by_input_scale_closed_form"] = curve(alphas, exact)
+
+
+def rollout(study: Study, found: Found) -> None:
+    """One trained layer applied many times, against gradient descent with the same damping, and both undamped."""
+    n, damping = ROLL_OUT
+    d, layout = study.task.d_input, study.trained.layout
+
+    def rolled(factor: float, prompts: Prompt) -> Array:  # [member iteration prompt]
+        def member(circuits: Circuits) -> Array:
+            stack = analysis.roll_out(circuits, d, n, factor)
+            return analysis.losses(models.layerwise_circuit_predictor(stack, layout), prompts).T
+
+        return jax.lax.map(member, study.circuits)
+
+    for suffix, factor in (("", damping), ("_undamped", 1.0)):
+        descent = learners.layerwise_gradient_descent([factor * study.reference.step_size] * n)
+        losses_of = {"trained": partial(rolled, factor), "gd": lambda p, f=descent: analysis.losses(f, p).T}
+        risks = analysis.streamed_risks(losses_of, study.task.sample, study.key, len(study.prompts.x), chunk=2048)
+        ours, theirs = risks["trained"].mean[found.shown].T, risks["gd"].mean
+        found.curves[f"loss_by_iteration_trained{suffix}"] = curve(range(n + 1), ours)
+        found.curves[f"loss_by_iteration_gd{suffix}"] = curve(range(n + 1), theirs)
+        if not suffix:
+            found.metrics["rollout_ratio_untrapped"] = metric((ours / theirs[:, None]).max(0))
+            found.metrics["rollout_loss_final_untrapped"] = metric(ours[-1])
+            found.metrics["rollout_loss_final_gd"] = metric(theirs[-1])
+
+
+def optimum(study: Study, found: Found) -> None:
+    """The learned matrix against the optimum's, and the risk at test lengths it was not trained on."""
+    task = study.task
+    ratio = _noise_to_weight(task)
+    exact = learners.gaussian_optimum_matrix(task.second_moment, task.n_context, ratio)
+    matrices = jax.vmap(lambda c: analysis.effective_preconditioner(c, task.d_input, task.n_context))(study.circuits)
+    matrices = np.asarray(matrices, np.float64)  # [member m d d]
+    found.add("preconditioner_error", np.linalg.norm(matrices - exact, axis=(-2, -1)).max(-1) / np.linalg.norm(exact))
+    found.arrays["preconditioner_exact"] = exact.tolist()
+    if len(found.shown):
+        found.arrays["preconditioner_trained"] = matrices[found.shown[0], 0].tolist()
+
+    lengths = [max(1, round(task.n_context * factor)) for factor in (0.25, 0.5, 1, 2, 4, 8)]
+    means, closed = [], []
+    for m in lengths:
+        risks = _risk_at_length(study, m)
+        means.append(risks[found.shown])
+        closed.append(task.d_output * learners.gaussian_optimum_risk(task.second_moment, task.n_context, ratio,
+                                                                     task.weight_scale, m))  # fmt: skip
+    ours, theirs = np.stack(means), np.asarray(closed)
+    found.curves["loss_by_test_length_trained"] = curve(lengths, ours)
+    found.curves["loss_by_test_length_closed_form"] = curve(lengths, theirs)
+    found.metrics["test_length_deviation_untrapped"] = metric(np.abs(ours / theirs[:, None] - 1).max(0))
+
+
+def _risk_at_length(study: Study, m: int) -> np.ndarray:
+    """Risk `[member]` on contexts of m examples, the sum over the context rescaled to the n it was trained on.
+
+    The formula at test length M is that of a mean over M examples; the layer sums, so its W_PV is multiplied by n / M.
+    """
+    task = replace(study.task, n_context=m)
+    circuits = study.circuits._replace(W_PV=study.circuits.W_PV * (study.task.n_context / m))
+    losses_of = {"risk": partial(analysis.member_losses, study.of_circuits, circuits)}
+    return analysis.streamed_risks(losses_of, task.sample, study.key, max(study.n_prompts // 4, 1))["risk"].mean
+
+
+ANALYSES: dict[str, Callable[[Study, Found], None]] = {
+    "alignment": alignment,
+    "weights": weights,
+    "interpolation": interpolation,
+    "shifts": shifts,
+    "rollout": rollout,
+    "optimum": optimum,
+}

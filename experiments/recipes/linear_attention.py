@@ -1,0 +1,116 @@
+"""Train linear self-attention on linear regression, and ask whether it is gradient descent.
+
+train -> evaluate -> analyse -> records. A sweep over `task.n_context` repeats it, one size after another, because
+sizes are shapes.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import figures, monitor, report, results
+from experiments.recipes import comparisons
+from experiments.settings import Run, model_of, task_of, train_of
+from icl_gd.training import Population, train
+
+EVAL_KEY, CURVE_KEY, FIT_KEY = 1, 2, 3  # folded into a key no member trains on
+
+
+def run(run: Run, stop_requested: Callable[[], int | None]) -> None:
+    """Runs a config from start (or from its last checkpoint) to report; a finished run is only redrawn."""
+    workdir = run.workdir
+    workdir.mkdir(parents=True, exist_ok=True)
+    if (workdir / "results.json").exists():
+        print(f"{workdir} holds a finished run; drawing its figures and report again")
+        present(workdir, json.loads((workdir / "results.json").read_text()))
+        return
+    began = time.time()
+    config = run.config.to_dict()
+    about = {"experiment": run.name, "variant": run.variant, **results.provenance(run.config.precision)}
+    if not (workdir / "config.json").exists():
+        results.write_json(workdir / "config.json", {**about, "config": config})
+
+    found: dict[str, Any] = {"metrics": {}, "curves": {}, "arrays": {}, "sweep": []}
+    contexts = run.config.task.n_context
+    if isinstance(contexts, tuple):
+        print(f"task.n_context takes {len(contexts)} values one after another: sizes are shapes")
+        for n_context in contexts:
+            part = run_one(run, n_context, f"n_context={n_context}", stop_requested)
+            found["sweep"].append({"fields": {"task.n_context": n_context}, "metrics": part["metrics"]})
+        found["curves"] = sweep_curves(contexts, found["sweep"])
+    else:
+        found |= run_one(run, contexts, "", stop_requested)
+    done = {**about, "wall_seconds": time.time() - began, **found}
+    done["claims"] = results.check_claims(config["claims"], done, run.overridden)
+    results.write_json(workdir / "results.json", done)
+    present(workdir, json.loads((workdir / "results.json").read_text()))
+
+
+def present(workdir: Path, done: dict[str, Any]) -> None:
+    """Draws figures and report from the results alone, and prints what holds."""
+    captions = figures.draw(done, workdir / "figures")
+    config = json.loads((workdir / "config.json").read_text())["config"]
+    page = report.write_report(workdir, done, config, captions)
+    for claim in done["claims"]:
+        value = "nan" if claim["value"] is None else f"{claim['value']:.5g}"
+        print(f"{'holds' if claim['holds'] else 'FAILS'}  {claim['id']:<28} {value:>10}  {claim['statement']}")
+    print(f"report: {page}")
+
+
+def run_one(run: Run, n_context: int, label: str, stop_requested: Callable[[], int | None]) -> dict[str, Any]:
+    """One population from training to records: metrics, curves and arrays."""
+    config, workdir = run.config, run.workdir
+    task, model, settings = task_of(config, n_context=n_context), model_of(config), train_of(config)
+    held_out = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
+    key_eval, key_curve, key_fit = (jax.random.fold_in(held_out, i) for i in (EVAL_KEY, CURVE_KEY, FIT_KEY))
+    reference = comparisons.reference(task, model, key_fit, min(config.eval.prompts, 2**17))
+
+    prompts = jax.vmap(task.sample)(jax.random.split(key_curve, config.eval.curve_prompts))
+    watch = comparisons.watcher(reference, prompts)
+    screen = monitor.Monitor(workdir, settings.steps, label)
+
+    def on_chunk(trained: Population, step: int, loss: jax.Array) -> None:
+        screen.write(step, {"training_loss": np.asarray(loss.mean(0))} | watch(trained))
+
+    try:
+        trained = train(
+            task, model, settings,
+            seeds=config.seeds, seed=config.seed,
+            checkpoints=workdir / "checkpoints" / label, checkpoint_every=config.train.checkpoint_every,
+            chunk_steps=config.train.log_every, on_chunk=on_chunk, stop_requested=stop_requested,
+            on_resume=lambda step: print(f"resuming {label or 'training'} from step {step}", flush=True),
+        )  # fmt: skip
+    finally:
+        screen.close()
+
+    study = comparisons.Study(task, trained, reference, prompts, key_eval, config.eval.prompts, config.seed)
+    found = comparisons.evaluate(study)
+    for name in config.analyses:
+        print(f"analysing: {name}", flush=True)
+        comparisons.ANALYSES[name](study, found)
+    history = monitor.read_history(workdir, label)
+    for name, by_step in history.items():
+        values = [[by_step[step][seed] for seed in found.shown] for step in sorted(by_step)]
+        found.curves[f"{name}_by_step"] = results.curve(sorted(by_step), values)
+    trapped = [[history["loss_trained"][step][i] for i in found.trapped] for step in sorted(history["loss_trained"])]
+    found.arrays["loss_trained_by_step_trapped"] = np.asarray(trapped).tolist()
+    return {"metrics": found.metrics, "curves": found.curves, "arrays": found.arrays}
+
+
+def sweep_curves(values: tuple, sweep: list[dict]) -> dict[str, Any]:
+    """Every metric of a sweep as a curve over the swept value."""
+    names = set.intersection(*(set(point["metrics"]) for point in sweep))
+    return {
+        f"{name}_by_n_context": {
+            "x": list(values),
+            "mean": [point["metrics"][name]["mean"] for point in sweep],
+            "low": [min(point["metrics"][name]["per_seed"], default=float("nan")) for point in sweep],
+            "high": [max(point["metrics"][name]["per_seed"], default=float("nan")) for point in sweep],
+        }
+        for name in sorted(names)
+    }

@@ -1,0 +1,107 @@
+"""What a run leaves: metrics, curves and claims as data, written atomically."""
+
+import json
+import math
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Metric = dict[str, Any]
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "icl-gd")
+
+
+def metric(per_seed: Any, stderr: Any = None) -> Metric:
+    """A metric of the results: mean, std and values per seed; `stderr` is the sampling error where it is known."""
+    values = np.atleast_1d(np.asarray(per_seed, np.float64))
+    std = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    error = std / math.sqrt(max(len(values), 1)) if stderr is None else float(np.mean(stderr))
+    mean = float(values.mean()) if len(values) else math.nan
+    return {"mean": mean, "std": std, "stderr": error, "per_seed": values.tolist()}
+
+
+def curve(x: Sequence[Any], members: Any) -> dict[str, list]:
+    """A curve of the results from values `[x]` or `[x member]`; the band is the range over members."""
+    values = np.asarray(members, np.float64)
+    values = values[:, None] if values.ndim == 1 else values
+    return {
+        "x": list(x),
+        "mean": values.mean(1).tolist(),
+        "low": values.min(1).tolist(),
+        "high": values.max(1).tolist(),
+    }
+
+
+def lookup(results: Mapping[str, Any], name: str, reduce: str = "mean") -> float:
+    """The value a claim speaks of: a metric, or `curve[x]` for a curve's mean at x; nan where there is none.
+
+    Raises:
+      KeyError: if there is no metric or curve of that name.
+    """
+    if found := re.fullmatch(r"(\w+)\[(.+)\]", name):
+        line = results["curves"][found[1]]
+        return float(line["mean"][[str(x) for x in line["x"]].index(found[2])])
+    values = results["metrics"][name]
+    if reduce == "mean":
+        return float(values["mean"])
+    return float({"max": np.max, "min": np.min}[reduce](values["per_seed"])) if values["per_seed"] else math.nan
+
+
+def check_claims(claims: Sequence[Mapping[str, Any]], results: Mapping[str, Any], overridden: Sequence[str]) -> list:
+    """Fills value, holds and note into claims; a claim of a config with other settings says so in its note."""
+    rows = []
+    for claim in claims:
+        try:
+            value, note = lookup(results, claim["metric"], claim.get("reduce", "mean")), claim.get("note", "")
+        except KeyError:
+            value, note = math.nan, f"{claim['metric']} was not measured with these settings"
+        if overridden:
+            note = f"stated for other settings of {', '.join(overridden)}. {note}".strip()
+        target, tolerance = float(claim["target"]), float(claim.get("tolerance", 0.0))
+        holds = {
+            "within": abs(value - target) <= tolerance,
+            "at_least": value >= target - tolerance,
+            "at_most": value <= target + tolerance,
+        }[claim["relation"]]
+        rows.append(
+            {key: claim[key] for key in ("id", "statement", "source", "relation")}
+            | {"target": target, "tolerance": tolerance, "value": value, "holds": bool(holds), "note": note}
+        )
+    return rows
+
+
+def provenance(precision: str) -> dict[str, Any]:
+    """Package versions, device, precision and git revision."""
+    import jax
+
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    return {
+        "versions": {name: version(name) for name in PACKAGES},
+        "device": f"{jax.devices()[0].platform} ({jax.devices()[0].device_kind}) x {jax.device_count()}",
+        "precision": precision,
+        "git": described.stdout.strip() or None,
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON atomically; NaN and infinities become null."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(_finite(value), indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,90 @@
+"""Records to matplotlib Axes. Nothing is computed here: what is drawn lies beside the figure as numbers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+
+COLUMN, PAGE = 3.25, 6.75  # inches: one column, and the width of a page
+
+STYLE: dict[str, Any] = {
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 150,
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.5,
+}
+
+# Okabe and Ito's palette: told apart by all common kinds of colour vision. One colour and line style a role.
+ROLES: dict[str, tuple[str, str, str]] = {
+    "trained": ("trained layer", "#0072B2", "-"),
+    "gd": ("gradient descent", "#D55E00", "--"),
+    "construction": ("construction", "#E69F00", "-."),
+    "interpolated": ("interpolated weights", "#009E73", ":"),
+    "closed_form": ("closed form", "#000000", ":"),
+    "untrained": ("untrained", "#999999", "-"),
+    "trapped": ("trapped seed", "#CC79A7", "-"),
+    "zero": ("always zero", "#999999", ":"),
+    "wrong_step": ("half the step size", "#CC79A7", "-."),
+}
+
+
+def style() -> Any:
+    """The project's matplotlib settings, as a context manager."""
+    return matplotlib.rc_context(STYLE)
+
+
+def line(ax: Axes, curve: Mapping[str, Sequence], role: str, *, marker: str = "", label: str | None = None) -> Axes:
+    """A curve with its band in a role's colour."""
+    name, colour, dashes = ROLES[role]
+    ax.plot(curve["x"], curve["mean"], dashes, color=colour, marker=marker, label=name if label is None else label)
+    low, high = np.asarray(curve["low"], float), np.asarray(curve["high"], float)
+    ax.fill_between(curve["x"], low, high, color=colour, alpha=0.2, linewidth=0)
+    return ax
+
+
+def level(ax: Axes, value: float, role: str, label: str | None = None) -> Axes:
+    """A horizontal line at a value."""
+    name, colour, dashes = ROLES[role]
+    ax.axhline(value, color=colour, linestyle=dashes, label=name if label is None else label)
+    return ax
+
+
+def bars(ax: Axes, curves: Mapping[str, Mapping[str, Sequence]]) -> Axes:
+    """Curves over names, as groups of bars: role -> curve."""
+    width = 0.8 / len(curves)
+    for i, (role, curve) in enumerate(curves.items()):
+        name, colour, _ = ROLES[role]
+        place = np.arange(len(curve["x"])) + (i - (len(curves) - 1) / 2) * width
+        mean = np.asarray(curve["mean"], float)
+        reach = np.abs(np.asarray([curve["low"], curve["high"]], float) - mean)
+        ax.bar(place, mean, width, yerr=reach, color=colour, label=name, error_kw={"linewidth": 0.8})
+        ax.set_xticks(np.arange(len(curve["x"])), curve["x"])
+    return ax
+
+
+def matrix(ax: Axes, values: Sequence[Sequence[float]], title: str, d_input: int | None = None) -> Axes:
+    """A weight matrix on a diverging scale around zero; x and y slots are told apart by a line after `d_input`."""
+    values = np.asarray(values, float)
+    reach = np.abs(values).max() or 1.0
+    image = ax.imshow(values, cmap="PuOr_r", vmin=-reach, vmax=reach)
+    ax.set_title(title)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    if d_input is not None:
+        ax.axhline(d_input - 0.5, color="black", linewidth=0.5)
+        ax.axvline(d_input - 0.5, color="black", linewidth=0.5)
+        ax.set_xlabel("x slots | y")
+    colorbar = ax.figure.colorbar(image, ax=ax, shrink=0.75)
+    colorbar.ax.tick_params(labelsize=6)
+    return ax
