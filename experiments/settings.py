@@ -1,0 +1,356 @@
+"""From the command line to a checked Run. What is wrong is said in one line, before anything is compiled or written."""
+
+import difflib
+import importlib.util
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from icl_gd.models import TransformerConfig
+from icl_gd.tasks import FAMILIES, LinearRegression
+from icl_gd.training.population import SCHEDULES, TrainSettings
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+RECIPES = Path(__file__).parent / "recipes"
+ONE_LAYER_ONLY = ("weights", "interpolation", "rollout", "optimum")
+ANALYSES = ("alignment", "shifts", *ONE_LAYER_ONLY)
+# Settings of how a run goes and is shown, which may differ between a run and its continuation.
+FREE_FIELDS = ("train.parallel", "train.log_every", "train.checkpoint_every", "claims")
+BYTES_PER_FLOAT = {"float32": 4, "float64": 8}
+
+
+class BadInput(Exception):
+    """What the user asked for cannot be run; the message is one line that names the field and what would do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A checked request: the resolved config and where its results go."""
+
+    config: ConfigDict
+    name: str
+    variant: str | None
+    workdir: Path
+    overridden: tuple[str, ...]  # fields that differ from the config file's
+
+
+def parse(argv: list[str]) -> Run:
+    """Reads a command line.
+
+    Raises:
+      BadInput: whatever is wrong with it.
+    """
+    path, variant = _config_path(argv)
+    stored = _load_config(path, variant)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True, flag_values=values)
+    flags.DEFINE_string("workdir", None, "Where results go.", flag_values=values)
+    _check_names(argv[1:], stored)
+    try:
+        rest = values([argv[0], *argv[1:]])
+    except Exception as error:  # absl, ml_collections and the config file each raise their own kinds
+        raise BadInput(_one_line(error)) from error
+    if len(rest) > 1:
+        raise BadInput(f"stray argument {rest[1]!r}: settings are given as --config.FIELD=VALUE")
+    config: ConfigDict = values["config"].value
+    name = path.stem + (f"-{variant}" if variant else "")
+    workdir = Path(values["workdir"].value or f"runs/{name}")
+    validate(config)
+    before, after = _flatten(stored), _flatten(config)
+    overridden = tuple(field for field in after if after[field] != before.get(field) and field not in FREE_FIELDS)
+    _check_workdir(workdir, after)
+    return Run(config, path.stem, variant or None, workdir, overridden)
+
+
+def _config_path(argv: list[str]) -> tuple[Path, str]:
+    """The config file and variant named on the command line, which absl reads a second time."""
+    given = None
+    for i, word in enumerate(argv[1:], 1):
+        flag, equals, value = word.partition("=")
+        if flag in ("--config", "-config"):
+            given = value if equals else (argv[i + 1] if i + 1 < len(argv) else "")
+    if not given:
+        raise BadInput(
+            f"--config is missing: --config=configs/NAME.py[:VARIANT], NAME one of {', '.join(_config_names())}"
+        )
+    file, _, variant = given.partition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise BadInput(f"--config={file}: no such config; {_nearest(path.stem, _config_names())}")
+    return path, variant
+
+
+def _config_names() -> list[str]:
+    return sorted(path.stem for path in CONFIGS.glob("*.py") if not path.stem.startswith("_"))
+
+
+def _nearest(word: str, names: Any) -> str:
+    near = difflib.get_close_matches(word, list(names), 1, 0.5)
+    return (f"did you mean {near[0]}? " if near else "") + f"accepted: {', '.join(names)}"
+
+
+def _load_config(path: Path, variant: str) -> ConfigDict:
+    try:
+        spec = importlib.util.spec_from_file_location("requested_config", path)
+        module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]
+        spec.loader.exec_module(module)  # pyright: ignore[reportOptionalMemberAccess]
+        get_config = module.get_config
+    except Exception as error:
+        raise BadInput(
+            f"--config={path} is not a config file (it needs get_config(variant)): {_one_line(error)}"
+        ) from error
+    variants = getattr(module, "VARIANTS", None)
+    if variant and variants is not None and variant not in variants:
+        raise BadInput(f"--config={path}:{variant}: unknown variant {variant!r}; {_nearest(variant, variants)}")
+    try:
+        return get_config(variant)
+    except Exception as error:
+        raise BadInput(f"--config={path}:{variant}: {_one_line(error)}") from error
+
+
+def _check_names(words: list[str], config: ConfigDict) -> None:
+    """Unknown flags and fields, with the nearest name, before absl sees them."""
+    fields = _flatten(config)
+    for word in words:
+        if not word.startswith("-") or word == "-":
+            continue
+        flag, equals, value = word.lstrip("-").partition("=")
+        if flag.startswith("config."):
+            field = flag.removeprefix("config.")
+            if field not in fields:
+                raise BadInput(f"--config.{field}: unknown field; {_nearest_few(field, fields)}")
+            if not equals and not isinstance(fields[field], bool):
+                raise BadInput(f"--config.{field} needs a value: --config.{field}=VALUE")
+        elif flag not in ("config", "workdir"):
+            raise BadInput(f"--{flag}: unknown flag; accepted: --config, --workdir, --config.FIELD, --help")
+        elif flag == "workdir" and equals and not value:
+            raise BadInput("--workdir is empty; give a directory")
+
+
+def _nearest_few(field: str, fields: Any) -> str:
+    near = difflib.get_close_matches(field, list(fields), 1, 0.5)
+    by_leaf = [name for name in fields if name.split(".")[-1] == field.split(".")[-1]]
+    found = by_leaf or near
+    return f"did you mean {found[0]}?" if found else f"accepted: {', '.join(fields)}"
+
+
+def _flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"task.d_input": 10, ...}`, in the form JSON gives values back."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# What each field accepts: (lowest, highest, lowest is accepted). None stands for "no such bound".
+NUMBERS: dict[str, tuple[float, float | None, bool]] = {
+    "seeds": (1, None, True),
+    "seed": (0, 2**31 - 1, True),
+    "task.d_input": (1, None, True),
+    "task.d_output": (1, None, True),
+    "task.n_context": (1, None, True),
+    "task.input_scale": (0, None, False),
+    "task.weight_scale": (0, None, False),
+    "task.noise_std": (0, None, True),
+    "task.rotation_seed": (0, None, True),
+    "task.eigenvalues": (0, None, False),
+    "model.n_layers": (1, None, True),
+    "model.n_heads": (1, None, True),
+    "model.d_head": (1, None, True),
+    "model.clip": (0, None, False),
+    "model.init_scale": (0, None, False),
+    "train.steps": (1, None, True),
+    "train.batch_size": (1, None, True),
+    "train.learning_rate": (0, None, False),
+    "train.clip": (0, None, False),
+    "train.beta1": (0, 1 - 1e-12, True),
+    "train.beta2": (0, 1 - 1e-12, True),
+    "train.weight_decay": (0, None, True),
+    "train.log_every": (1, None, True),
+    "train.checkpoint_every": (1, None, True),
+    "eval.prompts": (1, None, True),
+    "eval.curve_prompts": (1, None, True),
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every field by itself, then the fields against each other, then the memory they need.
+
+    Raises:
+      BadInput: at the first field that will not do.
+    """
+    fields = _flatten(config)
+    for field, bounds in NUMBERS.items():
+        for value in fields[field] if isinstance(fields[field], list) else [fields[field]]:
+            if value is not None:
+                _check_number(field, value, *bounds)
+    words = {
+        "recipe": sorted(p.stem for p in RECIPES.glob("*.py") if "def run(" in p.read_text()),
+        "precision": list(BYTES_PER_FLOAT),
+        "task.name": ["linear"],
+        "task.inputs": list(FAMILIES),
+        "train.schedule": list(SCHEDULES),
+    }
+    for field, accepted in words.items():
+        if fields[field] not in accepted:
+            _reject(field, fields[field], _nearest(str(fields[field]), accepted))
+    for name in config.analyses:
+        if name not in ANALYSES:
+            _reject("analyses", name, _nearest(str(name), ANALYSES))
+    _check_together(config)
+    _check_memory(config)
+
+
+def _reject(field: str, value: Any, accepted: str) -> NoReturn:
+    raise BadInput(f"{field}={value}: {accepted}")
+
+
+def _check_number(field: str, value: Any, low: float, high: float | None, inclusive: bool) -> None:
+    wanted = f"must be {'at least' if inclusive else 'above'} {low}" + (
+        "" if high is None else f" and at most {high:g}"
+    )
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        _reject(field, value, f"not a number; {wanted}")
+    if not math.isfinite(value):
+        _reject(field, value, f"not finite; {wanted}")
+    if value < low or (value == low and not inclusive) or (high is not None and value > high):
+        _reject(field, value, wanted)
+
+
+def _check_together(config: ConfigDict) -> None:
+    task, model = config.task, config.model
+    layers = [word.strip() for word in model.attention.split(",")]
+    if set(layers) != {"linear"} or len(layers) not in (1, model.n_layers):
+        _reject("model.attention", model.attention, f"one word or one per layer ({model.n_layers}); accepted: linear")
+    if isinstance(task.n_context, tuple) and not task.n_context:
+        _reject("task.n_context", "()", "a sweep needs at least one value")
+    if task.eigenvalues and len(task.eigenvalues) != task.d_input:
+        _reject(
+            "task.eigenvalues", task.eigenvalues, f"has {len(task.eigenvalues)} values, task.d_input={task.d_input}"
+        )
+    if task.rotation_seed is not None and not task.eigenvalues:
+        _reject(
+            "task.rotation_seed", task.rotation_seed, "rotates a covariance: give task.eigenvalues, or leave it None"
+        )
+    if config.seed + config.seeds > 2**32:
+        _reject("seeds", config.seeds, f"seed + seeds must stay below 2^32 (seed={config.seed})")
+    needs = {
+        "model.n_layers": [] if model.n_layers == 1 else [a for a in config.analyses if a in ONE_LAYER_ONLY],
+        "model.n_heads": [a for a in config.analyses if a == "interpolation" and model.n_heads > 1],
+        "model.clip": [] if model.clip is None else [a for a in config.analyses if a in ONE_LAYER_ONLY],
+        "task.inputs": [a for a in config.analyses if a == "optimum" and task.inputs != "normal"],
+    }
+    for field, analyses in needs.items():
+        if analyses:
+            value = config.task.inputs if field == "task.inputs" else getattr(model, field.split(".")[1])
+            left = tuple(a for a in config.analyses if a not in analyses)
+            _reject(
+                field, value, f"contradicts analyses={','.join(analyses)}; drop those, as in --config.analyses={left}"
+            )
+
+
+def memory_needed(config: ConfigDict) -> float:
+    """Bytes of the larger of a training step and an evaluation chunk, within a factor of about two.
+
+    A step holds, per prompt and member, the context (once if batches are shared) and, forward and backward, some six
+    second-moment matrices a layer; an evaluation holds the same without gradients, and the curves' prompts.
+    """
+    task, model = config.task, config.model
+    e, layers = task.d_input + task.d_output, model.n_layers
+    n = max(task.n_context) if isinstance(task.n_context, tuple) else task.n_context
+    width = e if model.d_head is None else model.d_head
+    own = 1 if config.train.share_batches else config.seeds
+    per_layer = e * e if model.clip is None else 3 * model.n_heads * (n + 1) * (n + 1 + width)
+    prompts = config.train.batch_size * (
+        own * 3 * (n + 1) * e + config.seeds * 6 * layers * (per_layer if layers > 1 else e)
+    )
+    weights = config.seeds * layers * model.n_heads * 16 * e * width
+    curves = config.eval.curve_prompts * ((n + 1) * e + min(config.seeds, 16) * 6 * layers * per_layer)
+    return BYTES_PER_FLOAT[config.precision] * float(weights + max(prompts, curves))
+
+
+def _check_memory(config: ConfigDict) -> None:
+    needed, there = memory_needed(config), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise BadInput(
+            f"these sizes need about {needed / 2**30:.3g} GiB, this machine has {there / 2**30:.3g}: lower one of "
+            f"train.batch_size={config.train.batch_size}, eval.curve_prompts={config.eval.curve_prompts}, "
+            f"seeds={config.seeds}, task.n_context={config.task.n_context}, task.d_input={config.task.d_input}"
+        )
+
+
+def _check_workdir(workdir: Path, asked: dict[str, Any]) -> None:
+    above = workdir.absolute()
+    while not above.exists() and not above.is_symlink():
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise BadInput(f"--workdir={workdir}: cannot write to {above}; give a directory that can be made and written")
+    try:
+        stored = _flatten(json.loads((workdir / "config.json").read_text())["config"])
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, OSError) as error:
+        raise BadInput(
+            f"--workdir={workdir}: its config.json is unreadable ({_one_line(error)}); give another"
+        ) from error
+    asked = _flatten(json.loads(json.dumps(asked, default=str)))
+    differ = [f for f in sorted({*asked, *stored}) if asked.get(f) != stored.get(f) and not f.startswith(FREE_FIELDS)]
+    if differ:
+        shown = ", ".join(f"{f} (stored {stored.get(f)}, asked {asked.get(f)})" for f in differ)
+        raise BadInput(f"--workdir={workdir} holds a run with other settings: {shown}; give another --workdir")
+
+
+def task_of(config: ConfigDict, n_context: int | None = None) -> LinearRegression:
+    """The task a config describes; `n_context` picks one value of a sweep."""
+    import numpy as np
+
+    task, covariance = config.task, None
+    if task.eigenvalues:
+        basis = np.eye(task.d_input)
+        if task.rotation_seed is not None:
+            basis, _ = np.linalg.qr(np.random.default_rng(task.rotation_seed).normal(size=basis.shape))
+        covariance = tuple(map(tuple, ((basis * np.asarray(task.eigenvalues)) @ basis.T).tolist()))
+    return LinearRegression(
+        d_input=task.d_input, d_output=task.d_output,
+        n_context=task.n_context if n_context is None else n_context,
+        inputs=task.inputs, input_scale=task.input_scale, covariance=covariance,
+        weight_scale=task.weight_scale, noise_std=task.noise_std,
+    )  # fmt: skip
+
+
+def model_of(config: ConfigDict) -> TransformerConfig:
+    """The Transformer a config describes; the token width follows the task."""
+    model = config.model
+    return TransformerConfig(
+        d_token=config.task.d_input + config.task.d_output, n_layers=model.n_layers, n_heads=model.n_heads,
+        d_head=model.d_head, shared=model.shared, clip=model.clip, init_scale=model.init_scale,
+    )  # fmt: skip
+
+
+def train_of(config: ConfigDict) -> TrainSettings:
+    """How a config trains."""
+    names = (
+        "steps",
+        "batch_size",
+        "learning_rate",
+        "schedule",
+        "clip",
+        "beta1",
+        "beta2",
+        "weight_decay",
+        "share_batches",
+    )
+    return TrainSettings(**{name: config.train[name] for name in names})
