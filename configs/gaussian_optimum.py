@@ -3,9 +3,9 @@
     python -m experiments.run --config=configs/gaussian_optimum.py
 
 Ahn et al. 2306.00297 Theorem 1, Zhang, Frei and Bartlett 2306.09927 Theorem 4.1: preconditioned gradient descent with
-the matrix Gamma^{-1}. d = 5, N = 20, rotated covariance, noise .5; about three minutes on two CPU cores. Expected: trained
-loss within 0.5 % of the closed form, learned matrix within 3 % of Gamma^{-1}, and the closed form's risk at test
-lengths from N/4 to 8N. Variants: `smoke`.
+the matrix Gamma^{-1}. d = 5, N = 20, rotated covariance, noise .5; about three minutes on two CPU cores. Expected:
+trained loss within 0.5 % of the closed form, learned matrix within 3 % of Gamma^{-1}, and the closed form's risk at
+test lengths from N/4 to 8N. Variants: `smoke`.
 """
 
 from experiments.defaults import base_config, smoke

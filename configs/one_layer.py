@@ -24,7 +24,7 @@ def get_config(variant: str = ""):
          "source": O2, "metric": "loss_gd", "relation": "within", "target": 0.206229, "tolerance": 0.001},
         {"id": "VO.F2.step_size", "statement": "the best step size is the closed form's",
          "source": O2, "metric": "step_size_gd", "relation": "within", "target": 0.606061, "tolerance": 0.006},
-        {"id": "VO.F2.loss", "statement": "every free seed's trained layer is as good as one gradient step (loss ratio)",
+        {"id": "VO.F2.loss", "statement": "every free seed is as good as one gradient step (loss ratio)",
          "source": "VO Fig. 2", "metric": "loss_ratio_gd_untrapped", "reduce": "max", "relation": "at_most",
          "target": 1.01},
         {"id": "VO.F2.cosine", "statement": "every free seed's sensitivities point where gradient descent's do",

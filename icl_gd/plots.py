@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 COLUMN, PAGE = 3.25, 6.75  # inches: one column, and the width of a page
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "figure.constrained_layout.use": True,
     "figure.dpi": 150,
     "savefig.dpi": 300,
@@ -75,9 +75,9 @@ def bars(ax: Axes, curves: Mapping[str, Mapping[str, Sequence]]) -> Axes:
 
 def matrix(ax: Axes, values: Sequence[Sequence[float]], title: str, d_input: int | None = None) -> Axes:
     """A weight matrix on a diverging scale around zero; x and y slots are told apart by a line after `d_input`."""
-    values = np.asarray(values, float)
-    reach = np.abs(values).max() or 1.0
-    image = ax.imshow(values, cmap="PuOr_r", vmin=-reach, vmax=reach)
+    entries = np.asarray(values, float)
+    reach = np.abs(entries).max() or 1.0
+    image = ax.imshow(entries, cmap="PuOr_r", vmin=-reach, vmax=reach)
     ax.set_title(title)
     ax.set_xticks([])
     ax.set_yticks([])
