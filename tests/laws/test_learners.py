@@ -1,0 +1,115 @@
+"""Law 2: what every learner of linear functions obeys, its limits, and its closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.linear_model
+
+from icl_gd import learners
+from icl_gd.analysis import losses
+from icl_gd.tasks import LinearRegression, scale_inputs
+
+LEARNERS = {
+    "gd": learners.gradient_descent([0.3, 0.2]),
+    "ols": learners.ols,
+    "ridge": learners.ridge(0.7),
+    "zero": learners.zero,
+}
+UNIFORM = (1 / 12, 1 / 80)
+
+
+def problem(seed, n=6, d=4, m=2):
+    rng = np.random.default_rng(seed)
+    return tuple(jnp.asarray(rng.normal(size=shape)) for shape in ((n, d), (n, m), (d,)))
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("n", [3, 6])
+def test_rotation_and_order(name, n, x64):
+    x, y, q = problem(1, n)
+    rotation, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(4, 4)))
+    order = np.random.default_rng(3).permutation(n)
+    learner = LEARNERS[name]
+    expected = learner(x, y, q)
+    np.testing.assert_allclose(learner(x @ rotation, y, q @ rotation), expected, atol=1e-12)
+    np.testing.assert_allclose(learner(x[order], y[order], q), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [3, 9])
+def test_limits_and_the_independent_library(n, x64):
+    x, y, q = problem(4, n)
+    ours = learners.ols(x, y, q)
+    np.testing.assert_allclose(ours, q @ (np.linalg.pinv(x) @ y), atol=1e-10)
+    np.testing.assert_allclose(learners.ridge(1e-9)(x, y, q), ours, atol=1e-6)
+    eta = n / np.linalg.eigvalsh(x.T @ x)[-1]
+    np.testing.assert_allclose(learners.gradient_descent(np.full(20_000, eta))(x, y, q), ours, atol=1e-6)
+    theirs = sklearn.linear_model.Ridge(alpha=0.7, fit_intercept=False).fit(x, y).predict(q[None])[0]
+    np.testing.assert_allclose(learners.ridge(0.7)(x, y, q), theirs, atol=1e-10)
+    with pytest.raises(ValueError, match="penalty"):
+        learners.ridge(0.0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_best_step_sizes_are_minima_on_the_sample(steps, x64):
+    prompts = jax.vmap(LinearRegression(4, 2, 6).sample)(jax.random.split(jax.random.key(0), 200))
+    risk = lambda etas: float(losses(learners.gradient_descent(etas), prompts).mean())
+    eta = learners.best_step_size(prompts, steps)
+    best = risk([eta] * steps)
+    assert best < min(risk([eta * 0.99] * steps), risk([eta * 1.01] * steps))
+    each = learners.best_step_sizes(prompts, steps)
+    assert risk(each) <= best + 1e-12
+    for i in range(steps):
+        for factor in (0.99, 1.01):
+            assert risk(np.where(np.arange(steps) == i, factor * each, each)) > risk(each)
+
+
+def test_numbers_of_the_closed_forms():
+    """Best single step at d = 10 over N, under input scale, and the Gaussian optimum: published and derived values."""
+    for n, expected in {5: 0.27590, 10: 0.206229, 15: 0.16465, 20: 0.13702, 25: 0.11734, 50: 0.06828}.items():
+        eta = learners.optimal_step_size(10, n, *UNIFORM)
+        assert learners.one_step_risk(eta, 10, n, *UNIFORM) == pytest.approx(expected, abs=6e-6)
+    eta = learners.optimal_step_size(10, 10, *UNIFORM)
+    assert eta / 10 == pytest.approx(0.606061, abs=1e-6)
+    for alpha, expected in {0.5: 0.08115, 1.25: 0.42627, 1.5: 1.20384, 2.0: 8.40067}.items():
+        assert learners.one_step_risk(eta, 10, 10, *UNIFORM, input_scale=alpha) == pytest.approx(expected, abs=6e-6)
+    for (d, n), expected in {(5, 20): 1.15385, (10, 10): 5.23810, (20, 40): 6.88525, (8, 16): 2.88}.items():
+        assert 2 * learners.gaussian_optimum_risk(np.eye(d), n) == pytest.approx(expected, abs=6e-6)
+
+
+TASKS = {
+    "uniform": LinearRegression(3, 1, 4),
+    "noisy": LinearRegression(3, 1, 4, noise_std=0.4, weight_scale=2.0),
+    "laplace": LinearRegression(2, 1, 5, inputs="laplace"),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("alpha", [1.0, 1.4])
+def test_one_step_risk_meets_sampling(name, alpha, x64):
+    task = TASKS[name]
+    sizes = task.d_input, task.n_context, task.second_moment[0, 0], task.fourth_moment
+    ratio = (task.noise_std / task.weight_scale) ** 2
+    eta = learners.optimal_step_size(*sizes, ratio)
+    exact = learners.one_step_risk(eta, *sizes, ratio, task.weight_scale, alpha)
+    prompts = jax.vmap(scale_inputs(task, alpha).sample)(jax.random.split(jax.random.key(5), 100_000))
+    sampled = losses(learners.gradient_descent([eta]), prompts)
+    assert abs(float(sampled.mean()) - exact) < 5 * float(sampled.std()) / 100_000**0.5
+    if alpha == 1.0:
+        own = jax.vmap(task.sample)(jax.random.split(jax.random.key(6), 100_000))
+        assert learners.best_step_size(own) == pytest.approx(eta, rel=0.05)
+
+
+@pytest.mark.parametrize("n_test", [None, 2, 20])
+def test_gaussian_optimum_meets_sampling(n_test, x64):
+    covariance = np.array([[1.0, 0.3, 0.0], [0.3, 0.6, 0.1], [0.0, 0.1, 0.2]])
+    nested = tuple(map(tuple, covariance.tolist()))
+    task = LinearRegression(3, 1, n_test or 6, "normal", covariance=nested, noise_std=0.5, weight_scale=1.5)
+    ratio = (0.5 / 1.5) ** 2
+    matrix = learners.gaussian_optimum_matrix(covariance, 6, ratio)
+    prompts = jax.vmap(task.sample)(jax.random.split(jax.random.key(7), 100_000))
+    sampled = losses(learners.gradient_descent([1.0], preconditioner=jnp.asarray(matrix)), prompts)
+    exact = learners.gaussian_optimum_risk(covariance, 6, ratio, 1.5, n_test)
+    assert abs(float(sampled.mean()) - exact) < 5 * float(sampled.std()) / 100_000**0.5
+    if n_test is None:
+        assert learners.gaussian_optimum_risk(covariance, 6, ratio, 1.5, 6) == pytest.approx(exact)
