@@ -1,5 +1,6 @@
 """icl_gd: find out which learning algorithm a Transformer runs inside its forward pass."""
 
+from icl_gd import analysis, constructions, learners, models, tokens
 from icl_gd.models import TransformerConfig
 from icl_gd.tasks import LinearRegression
 from icl_gd.training import Population, TrainSettings, load, train
@@ -14,6 +15,11 @@ __all__ = [
     "Prompt",
     "TrainSettings",
     "TransformerConfig",
+    "analysis",
+    "constructions",
+    "learners",
     "load",
+    "models",
+    "tokens",
     "train",
 ]

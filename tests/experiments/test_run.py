@@ -1,0 +1,130 @@
+"""What a run leaves, how it ends, and that every config's smoke variant and the README's code run."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import icl_gd
+from experiments import claims, results, run
+from experiments.recipes import linear_attention
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+# The smallest run: nothing is analysed that compiles for long.
+QUICK = ("--config.analyses=()", "--config.eval.prompts=64", "--config.eval.curve_prompts=32")
+
+
+def command(name, workdir, *more):
+    return [sys.executable, "-m", "experiments.run", f"--config=configs/{name}.py:smoke", f"--workdir={workdir}", *more]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_smoke(name, tmp_path):
+    subprocess.run(command(name, tmp_path), cwd=ROOT, check=True, timeout=600)
+    done = json.loads((tmp_path / "results.json").read_text())
+    assert done["claims"] == []
+    metrics = done["metrics"] or done["sweep"][0]["metrics"]
+    assert {"loss_trained", "loss_untrained", "loss_gd", "loss_zero", "step_size_gd", "seeds_trapped"} <= set(metrics)
+    assert all(set(metric) == {"mean", "std", "stderr", "per_seed"} for metric in metrics.values())
+    figures = {path.suffix for path in (tmp_path / "figures").iterdir()}
+    assert figures == {".png", ".pdf"}
+    page = (tmp_path / "report.html").read_text()
+    HTMLParser().feed(page)
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert list(tmp_path.glob("events.out.tfevents*"))
+    again = subprocess.run(command(name, tmp_path), cwd=ROOT, check=True, timeout=600, capture_output=True, text=True)
+    assert "finished" in again.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_save_and_resume(number, code, tmp_path):
+    steps = ("--config.train.steps=200000", "--config.train.checkpoint_every=100000", *QUICK)
+    with subprocess.Popen(
+        command("one_layer", tmp_path, *steps), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as started:
+        deadline = time.time() + 300
+        while not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").read_text():
+            assert started.poll() is None
+            assert time.time() < deadline
+            time.sleep(0.2)
+        started.send_signal(number)
+        started.communicate(timeout=120)
+    assert started.returncode == code
+    saved = icl_gd.load(tmp_path)
+    assert len(saved) == 2
+    with subprocess.Popen(
+        command("one_layer", tmp_path, *steps), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as resumed:
+        line = next(line for line in resumed.stdout if "resum" in line)
+        resumed.send_signal(signal.SIGTERM)
+        resumed.communicate(timeout=120)
+    assert re.fullmatch(r"resuming training from step [1-9]\d*\n", line)
+
+
+def test_a_failing_run_says_so_in_one_line(tmp_path, monkeypatch, capsys):
+    def fail(run, stop_requested):
+        run.workdir.mkdir()
+        raise OSError("no space\nleft")
+
+    monkeypatch.setattr(linear_attention, "run", fail)
+    handler = signal.getsignal(signal.SIGTERM)
+    code = run.main(["run", f"--config={ROOT}/configs/one_layer.py:smoke", f"--workdir={tmp_path}/run"])
+    assert code == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "OSError: no space left" in err
+    assert "Traceback" in (tmp_path / "run" / "error.log").read_text()
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_help(capsys):
+    assert run.main(["run", "--help"]) == 0
+    assert "--config=configs/NAME.py" in capsys.readouterr().out
+
+
+def test_claims_are_judged_by_their_numbers():
+    done = {"metrics": {"a": results.metric([1.0, 3.0])}, "curves": {"c": results.curve([0.5, 2.0], [4.0, 5.0])}}
+    row = {"id": "i", "statement": "s", "source": "p"}
+    cases = [
+        ("a", "mean", "within", 2.1, 0.1, True), ("a", "mean", "within", 2.2, 0.1, False),
+        ("a", "max", "at_most", 2.9, 0.0, False), ("a", "min", "at_least", 1.0, 0.0, True),
+        ("c[2.0]", "mean", "within", 5.0, 0.0, True), ("missing", "mean", "at_most", 9.0, 0.0, False),
+    ]  # fmt: skip
+    for metric, reduce, relation, target, tolerance, holds in cases:
+        claim = row | {
+            "metric": metric,
+            "reduce": reduce,
+            "relation": relation,
+            "target": target,
+            "tolerance": tolerance,
+        }
+        assert results.check_claims([claim], done, [])[0]["holds"] is holds
+    assert "task.d_input" in results.check_claims([claim], done, ["task.d_input"])[0]["note"]
+
+
+def test_json_is_atomic_and_has_no_nan(tmp_path):
+    results.write_json(tmp_path / "a.json", {"x": [float("nan"), 1.0]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": [None, 1.0]}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_committed_tables_are_those_of_the_results():
+    assert claims.stale() == []
+
+
+def test_readme_code_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) >= 4
+    namespace = {}
+    for block in blocks:
+        exec(block, namespace)

@@ -1,0 +1,142 @@
+"""Laws 4 and 5: forms of one model agree, gauge changes nothing, different functions differ."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icl_gd import analysis, models, tokens
+from icl_gd.models import TransformerConfig
+from icl_gd.types import Circuits
+
+D, M, N = 3, 2, 6
+LAYOUT = tokens.concatenated(D, M)
+CONFIGS = {
+    "one": TransformerConfig(5, init_scale=2.0),
+    "heads": TransformerConfig(5, 2, 3, d_head=2, init_scale=2.0),
+    "shared": TransformerConfig(5, 3, 2, shared=True, init_scale=2.0),
+}
+
+
+def prompt(seed=0):
+    rng = np.random.default_rng(seed)
+    return tuple(jnp.asarray(rng.normal(size=shape)) for shape in ((N, D), (N, M), (D,)))
+
+
+def params_of(config, seed=0):
+    return models.init(config, jax.random.key(seed))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_moment_form_is_token_form(name, x64):
+    config = CONFIGS[name]
+    params, x = params_of(config), prompt()
+    circuits = models.circuits(config, params)
+    tokens_form = models.layerwise_predictor(config, params, LAYOUT)(*x)
+    np.testing.assert_allclose(models.layerwise_circuit_predictor(circuits, LAYOUT)(*x), tokens_form, rtol=1e-10)
+    residual = models.apply(config, params, LAYOUT.encode(*x)).residual
+    _, contexts = models.apply_moments(circuits, models.moments_of(LAYOUT.encode(*x)))
+    np.testing.assert_allclose(contexts, jnp.einsum("lta,ltb->lab", residual[:, :-1], residual[:, :-1]), rtol=1e-10)
+
+
+def test_recurrent_is_stacked_with_tied_weights(x64):
+    shared = CONFIGS["shared"]
+    params = params_of(shared)
+    stacked = replace(shared, shared=False)
+    tied = {name: params["block_0"] for name in stacked.blocks}
+    ours, theirs = (models.layerwise_predictor(c, p, LAYOUT)(*prompt()) for c, p in ((shared, params), (stacked, tied)))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_context_order_does_not_matter(name, x64):
+    config = CONFIGS[name]
+    x, y, q = prompt()
+    order = np.random.default_rng(1).permutation(N)
+    predict = models.predictor(config, params_of(config), LAYOUT)
+    np.testing.assert_allclose(predict(x[order], y[order], q), predict(x, y, q), rtol=1e-10)
+
+
+def test_the_layer_by_hand(x64):
+    """One layer against the sums of the paper's equation, head by head and token by token."""
+    config = TransformerConfig(5, 1, 2, d_head=4, init_scale=2.0)
+    params, tokens_in = params_of(config), np.asarray(LAYOUT.encode(*prompt()))
+    w = {name: np.asarray(value) for name, value in params["block_0"]["attention"].items()}
+    expected = tokens_in.copy()
+    for i in range(N + 1):
+        for h in range(2):
+            for j in range(N):  # keys and values come from the context only
+                score = (w["W_K"][h] @ tokens_in[j]) @ (w["W_Q"][h] @ tokens_in[i])
+                expected[i] += w["P"][h] @ w["W_V"][h] @ tokens_in[j] * score
+    found = models.apply(config, params, jnp.asarray(tokens_in))
+    np.testing.assert_allclose(found.residual[-1], expected, rtol=1e-10)
+    assert np.all(found.pattern[..., -1] == 0)
+    clipped = models.apply(replace(config, clip=0.5), params, jnp.asarray(tokens_in))
+    np.testing.assert_allclose(clipped.residual[-1], np.clip(expected, -0.5, 0.5), rtol=1e-10)
+
+
+def test_initial_weights_have_the_published_spread():
+    weights = models.init(TransformerConfig(11, 1, 64), jax.random.key(0))["block_0"]["attention"]
+    for name, value in weights.items():
+        assert float(jnp.std(value)) == pytest.approx((0.002 / 11) ** 0.5, rel=0.05), name
+
+
+def random_gauge(params, rng):
+    """Another point on the gauge orbit: GL(d_head) in each head, scale between circuits, heads in another order."""
+    layer = {name: np.asarray(value) for name, value in params["block_0"]["attention"].items()}
+    heads, width, _ = layer["W_K"].shape
+    new = {name: np.empty_like(value) for name, value in layer.items()}
+    for to, h in enumerate(rng.permutation(heads)):
+        a, b, c = rng.normal(size=(width, width)), rng.normal(size=(width, width)), rng.uniform(0.5, 2.0)
+        new["W_K"][to] = c * np.linalg.inv(a).T @ layer["W_K"][h]
+        new["W_Q"][to] = a @ layer["W_Q"][h]
+        new["W_V"][to] = b @ layer["W_V"][h]
+        new["P"][to] = layer["P"][h] @ np.linalg.inv(b) / c
+    return {"block_0": {"attention": {name: jnp.asarray(value) for name, value in new.items()}}}
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_gauge(heads, seed, x64):
+    config = TransformerConfig(5, 1, heads, d_head=4, init_scale=2.0)
+    params = params_of(config, seed)
+    moved = random_gauge(params, np.random.default_rng(seed))
+    ours, theirs = models.circuits(config, params), models.circuits(config, moved)
+    predict = lambda p: models.predictor(config, p, LAYOUT)(*prompt(seed))
+    np.testing.assert_allclose(predict(moved), predict(params), rtol=1e-9)
+    form = analysis.canonical_form(ours, D)
+    assert float(jnp.abs(analysis.canonical_form(theirs, D) - form).max() / jnp.abs(form).max()) < 1e-10
+    assert float(analysis.gauge_distance(theirs, ours, D)) < 1e-10
+    other = models.circuits(config, params_of(config, seed + 100))
+    assert float(analysis.gauge_distance(other, ours, D)) > 0.1
+
+
+def test_canonical_form_gives_the_prediction(x64):
+    """The form is all of the function: y_hat = W_0 x - T[r, a, b, c] G[a, b] x_c, with W_0 in the layout too."""
+    config = CONFIGS["heads"]
+    config = replace(config, n_layers=1)
+    circuits = models.circuits(config, params_of(config))
+    w0 = jnp.asarray(np.random.default_rng(0).normal(size=(M, D)))
+    x, y, q = prompt()
+    for start in (None, w0):
+        layout = tokens.concatenated(D, M, start)
+        moments = models.moments_of(layout.encode(x, y, q))
+        form = analysis.canonical_form(circuits, D, w0=start)
+        expected = -jnp.einsum("rabc,ab,c->r", form, moments.context, q) + (0 if start is None else start @ q)
+        np.testing.assert_allclose(models.circuit_predictor(circuits, layout)(x, y, q), expected, rtol=1e-9)
+
+
+def test_interpolation_and_roll_out_have_right_ends(x64):
+    config = TransformerConfig(5, init_scale=2.0)
+    ours, theirs = (models.circuits(config, params_of(config, seed)) for seed in (0, 1))
+    at = lambda t: models.circuit_predictor(analysis.interpolate(ours, theirs, t), LAYOUT)(*prompt())
+    predict = lambda c: models.circuit_predictor(c, LAYOUT)(*prompt())
+    np.testing.assert_allclose(at(0.0), predict(ours), rtol=1e-10)
+    np.testing.assert_allclose(at(1.0), predict(theirs), rtol=1e-10)
+    np.testing.assert_allclose(predict(analysis.roll_out(ours, D, 1)), predict(ours), rtol=1e-10)
+    with pytest.raises(ValueError, match="single-head"):
+        analysis.interpolate(Circuits(*(jnp.repeat(c, 2, 1) for c in ours)), theirs)
+    with pytest.raises(ValueError, match="one-layer"):
+        analysis.roll_out(Circuits(*(jnp.repeat(c, 2, 0) for c in ours)), D, 3)
