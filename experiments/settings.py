@@ -46,19 +46,19 @@ def parse(argv: list[str]) -> Run:
     Raises:
       BadInput: whatever is wrong with it.
     """
-    path, variant = _config_path(argv)
+    path, variant, words = _config_path(argv[1:])
     stored = _load_config(path, variant)
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True, flag_values=values)
-    flags.DEFINE_string("workdir", None, "Where results go.", flag_values=values)
-    _check_names(argv[1:], stored)
+    config = _load_config(path, variant)  # a second one, for the command line to change
+    _check_names(words, stored)
+    values, argv = flags.FlagValues(), [argv[0], *words]
     try:
-        rest = values([argv[0], *argv[1:]])
-    except Exception as error:  # absl, ml_collections and the config file each raise their own kinds
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        flags.DEFINE_string("workdir", None, "Where results go.", flag_values=values)
+        rest = values(argv)
+    except Exception as error:  # absl and ml_collections each raise their own kinds
         raise BadInput(_one_line(error)) from error
     if len(rest) > 1:
         raise BadInput(f"stray argument {rest[1]!r}: settings are given as --config.FIELD=VALUE")
-    config: ConfigDict = values["config"].value
     name = path.stem + (f"-{variant}" if variant else "")
     workdir = Path(values["workdir"].value or f"runs/{name}")
     validate(config)
@@ -68,13 +68,15 @@ def parse(argv: list[str]) -> Run:
     return Run(config, path.stem, variant or None, workdir, overridden)
 
 
-def _config_path(argv: list[str]) -> tuple[Path, str]:
-    """The config file and variant named on the command line, which absl reads a second time."""
-    given = None
-    for i, word in enumerate(argv[1:], 1):
-        flag, equals, value = word.partition("=")
-        if flag in ("--config", "-config"):
-            given = value if equals else (argv[i + 1] if i + 1 < len(argv) else "")
+def _config_path(words: list[str]) -> tuple[Path, str, list[str]]:
+    """The config file and variant named on the command line, and the words that are left."""
+    given, left, words = "", [], list(words)
+    while words:
+        flag, equals, value = (word := words.pop(0)).partition("=")
+        if flag.lstrip("-") == "config" and flag.startswith("-"):
+            given = value if equals else (words.pop(0) if words else "")
+        else:
+            left.append(word)
     if not given:
         raise BadInput(
             f"--config is missing: --config=configs/NAME.py[:VARIANT], NAME one of {', '.join(_config_names())}"
@@ -83,7 +85,7 @@ def _config_path(argv: list[str]) -> tuple[Path, str]:
     path = Path(file)
     if not path.is_file():
         raise BadInput(f"--config={file}: no such config; {_nearest(path.stem, _config_names())}")
-    return path, variant
+    return path, variant, left
 
 
 def _config_names() -> list[str]:
