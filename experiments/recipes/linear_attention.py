@@ -16,6 +16,7 @@ import numpy as np
 from experiments import figures, monitor, report, results
 from experiments.recipes import comparisons
 from experiments.settings import Run, model_of, task_of, train_of
+from icl_gd import analysis, learners
 from icl_gd.training import Population, train
 
 EVAL_KEY, CURVE_KEY, FIT_KEY = 1, 2, 3  # folded into a key no member trains on
@@ -90,6 +91,8 @@ def run_one(run: Run, n_context: int, label: str, stop_requested: Callable[[], i
 
     study = comparisons.Study(task, trained, reference, prompts, key_eval, config.eval.prompts, config.seed)
     found = comparisons.evaluate(study)
+    for name, predictor in (("gd", reference.gd), ("zero", learners.zero)):
+        found.arrays[f"loss_{name}_on_curve_prompts"] = float(analysis.losses(predictor, prompts).mean())
     for name in config.analyses:
         print(f"analysing: {name}", flush=True)
         comparisons.ANALYSES[name](study, found)
