@@ -10,6 +10,7 @@ Exit codes: 0 done; 1 the run failed (its last good checkpoint is kept); 2 bad i
 130 and 143 stopped by Ctrl-C or SIGTERM, state saved.
 """
 
+import contextlib
 import importlib
 import os
 import signal
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> int:
     try:
         run = parse(argv)
     except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     return _execute(run)
 
@@ -48,13 +49,17 @@ def _execute(run: Run) -> int:
     except Interrupted as stop:
         print(f"stopped at step {stop.step}, saved; the same command resumes from there", file=sys.stderr)
         return 128 + stop.signal
+    except KeyboardInterrupt:
+        print("stopped at once; the same command resumes from the last checkpoint", file=sys.stderr)
+        return 128 + (caught or [signal.SIGINT])[0]
     except Exception as error:
         if os.environ.get("ICL_GD_TRACEBACK"):
             raise
+        message, kept = " ".join(str(error).split()), "nothing was saved"
         if run.workdir.is_dir():
-            (run.workdir / "error.log").write_text(traceback.format_exc())
-        message = " ".join(str(error).split())
-        kept = f"checkpoints and error.log are in {run.workdir}"
+            kept = f"the last good checkpoint is kept in {run.workdir}"
+            with contextlib.suppress(OSError):  # a full disk may be what failed
+                (run.workdir / "error.log").write_text(traceback.format_exc())
         print(f"error: the run failed: {type(error).__name__}: {message}; {kept}", file=sys.stderr)
         return 1
     finally:

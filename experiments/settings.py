@@ -1,20 +1,26 @@
 """From the command line to a checked Run. What is wrong is said in one line, before anything is compiled or written."""
 
+from __future__ import annotations
+
 import difflib
-import importlib.util
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags import config_path
 
-from icl_gd.models import TransformerConfig
-from icl_gd.tasks import FAMILIES, LinearRegression
-from icl_gd.training.population import SCHEDULES, TrainSettings
+from experiments.defaults import base_config
+
+if TYPE_CHECKING:  # importing JAX takes a second, in which bad input is answered
+    from icl_gd.models import TransformerConfig
+    from icl_gd.tasks import LinearRegression
+    from icl_gd.training import TrainSettings
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 RECIPES = Path(__file__).parent / "recipes"
@@ -22,6 +28,14 @@ ONE_LAYER_ONLY = ("weights", "interpolation", "rollout", "optimum")
 ANALYSES = ("alignment", "shifts", *ONE_LAYER_ONLY)
 # Settings of how a run goes and is shown, which may differ between a run and its continuation.
 FREE_FIELDS = ("train.parallel", "train.log_every", "train.checkpoint_every", "claims")
+# Placeholders, which may be None.
+OPTIONAL = ("task.rotation_seed", "model.d_head", "model.clip")
+KINDS = {
+    int: "an int: a whole number is accepted, as in 100",
+    float: "a float: a number is accepted, as in 0.5 or 1e-3",
+    bool: "a bool: true or false is accepted",
+    tuple: "a tuple: '(a, b)' is accepted, with quotes around each word",
+}
 BYTES_PER_FLOAT = {"float32": 4, "float64": 8}
 
 
@@ -46,19 +60,17 @@ def parse(argv: list[str]) -> Run:
     Raises:
       BadInput: whatever is wrong with it.
     """
-    path, variant, words = _config_path(argv[1:])
-    stored = _load_config(path, variant)
-    config = _load_config(path, variant)  # a second one, for the command line to change
-    _check_names(words, stored)
-    values, argv = flags.FlagValues(), [argv[0], *words]
+    path, variant, words = _config_path(_joined(argv[1:]))
+    stored, config = _load_config(path, variant), _load_config(path, variant)
+    words = _check_names(words, stored, config)
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "Where results go.", flag_values=values)
     try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-        flags.DEFINE_string("workdir", None, "Where results go.", flag_values=values)
-        rest = values(argv)
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=[argv[0], *words])
+        values([argv[0], *words])
     except Exception as error:  # absl and ml_collections each raise their own kinds
-        raise BadInput(_one_line(error)) from error
-    if len(rest) > 1:
-        raise BadInput(f"stray argument {rest[1]!r}: settings are given as --config.FIELD=VALUE")
+        raise BadInput(_wrong_type(words, stored, error)) from error
+    config = values["config"].value
     name = path.stem + (f"-{variant}" if variant else "")
     workdir = Path(values["workdir"].value or f"runs/{name}")
     validate(config)
@@ -68,28 +80,40 @@ def parse(argv: list[str]) -> Run:
     return Run(config, path.stem, variant or None, workdir, overridden)
 
 
+def _joined(words: list[str]) -> list[str]:
+    """Every flag as one word `--FLAG=VALUE`, so that neither order nor spelling matters afterwards."""
+    joined, words = [], list(words)
+    while words:
+        word = words.pop(0)
+        if not re.match(r"--?\w", word):
+            raise BadInput(f"stray argument {word!r}: settings are given as --config.FIELD=VALUE")
+        word = "--" + word.lstrip("-")
+        # A value may start with one dash (-5), a flag given with two is the next flag. A lone flag may be a bool.
+        if "=" not in word and words and not re.match(r"--\w|-[a-z]", words[0]) and not word.startswith("--noconfig."):
+            word += "=" + words.pop(0)
+        joined.append(word)
+    return joined
+
+
 def _config_path(words: list[str]) -> tuple[Path, str, list[str]]:
     """The config file and variant named on the command line, and the words that are left."""
-    given, left, words = "", [], list(words)
-    while words:
-        flag, equals, value = (word := words.pop(0)).partition("=")
-        if flag.lstrip("-") == "config" and flag.startswith("-"):
-            given = value if equals else (words.pop(0) if words else "")
-        else:
-            left.append(word)
-    if not given:
-        raise BadInput(
-            f"--config is missing: --config=configs/NAME.py[:VARIANT], NAME one of {', '.join(_config_names())}"
-        )
-    file, _, variant = given.partition(":")
+    given = [word.partition("=")[2] for word in words if word.partition("=")[0] == "--config"]
+    names = ", ".join(_config_names())
+    if not given or not given[-1]:
+        raise BadInput(f"--config is missing: --config=FILE[:VARIANT], FILE one of {names}")
+    file, _, variant = given[-1].partition(":")
     path = Path(file)
-    if not path.is_file():
-        raise BadInput(f"--config={file}: no such config; {_nearest(path.stem, _config_names())}")
-    return path, variant, left
+    try:
+        found = path.is_file()
+    except (OSError, ValueError):  # a name no file can have
+        found = False
+    if not found:
+        raise BadInput(f"--config={file}: no such file; {_nearest(f'configs/{path.stem}.py', _config_names())}")
+    return path, variant, [word for word in words if word.partition("=")[0] != "--config"]
 
 
 def _config_names() -> list[str]:
-    return sorted(path.stem for path in CONFIGS.glob("*.py") if not path.stem.startswith("_"))
+    return sorted(f"configs/{path.name}" for path in CONFIGS.glob("*.py") if not path.stem.startswith("_"))
 
 
 def _nearest(word: str, names: Any) -> str:
@@ -98,41 +122,62 @@ def _nearest(word: str, names: Any) -> str:
 
 
 def _load_config(path: Path, variant: str) -> ConfigDict:
+    module: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
     try:
-        spec = importlib.util.spec_from_file_location("requested_config", path)
-        module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]
-        spec.loader.exec_module(module)  # pyright: ignore[reportOptionalMemberAccess]
-        get_config = module.get_config
-    except Exception as error:
-        raise BadInput(
-            f"--config={path} is not a config file (it needs get_config(variant)): {_one_line(error)}"
-        ) from error
-    variants = getattr(module, "VARIANTS", None)
+        exec(compile(path.read_text(), str(path), "exec"), module)  # unlike an import, it leaves no __pycache__ behind
+        get_config = module["get_config"]
+    except (Exception, SystemExit) as error:
+        why = "" if isinstance(error, KeyError) else f": {_one_line(error)}"
+        raise BadInput(f"--config={path} is not a config file (it needs get_config(variant)){why}") from error
+    variants = module.get("VARIANTS")
     if variant and variants is not None and variant not in variants:
         raise BadInput(f"--config={path}:{variant}: unknown variant {variant!r}; {_nearest(variant, variants)}")
     try:
-        return get_config(variant)
-    except Exception as error:
+        config = get_config(variant)
+    except (Exception, SystemExit) as error:
         raise BadInput(f"--config={path}:{variant}: {_one_line(error)}") from error
+    if not isinstance(config, ConfigDict):
+        raise BadInput(f"--config={path}: get_config gives a {type(config).__name__}, it must give a ConfigDict")
+    if missing := [field for field in _flatten(base_config()) if field not in _flatten(config)]:
+        raise BadInput(f"--config={path} lacks the fields {', '.join(missing)}; start from experiments.defaults")
+    return config
 
 
-def _check_names(words: list[str], config: ConfigDict) -> None:
-    """Unknown flags and fields, with the nearest name, before absl sees them."""
-    fields = _flatten(config)
+def _check_names(words: list[str], stored: ConfigDict, config: ConfigDict) -> list[str]:
+    """Unknown flags and fields, with the nearest name, before absl sees them; sets the optional fields given as None.
+
+    absl's parsers know no None, so those words are taken out of what is returned.
+    """
+    fields, left = _flatten(stored), []
     for word in words:
-        if not word.startswith("-") or word == "-":
-            continue
-        flag, equals, value = word.lstrip("-").partition("=")
-        if flag.startswith("config."):
-            field = flag.removeprefix("config.")
-            if field not in fields:
-                raise BadInput(f"--config.{field}: unknown field; {_nearest_few(field, fields)}")
-            if not equals and not isinstance(fields[field], bool):
-                raise BadInput(f"--config.{field} needs a value: --config.{field}=VALUE")
-        elif flag not in ("config", "workdir"):
-            raise BadInput(f"--{flag}: unknown flag; accepted: --config, --workdir, --config.FIELD, --help")
-        elif flag == "workdir" and equals and not value:
-            raise BadInput("--workdir is empty; give a directory")
+        flag, equals, value = word.removeprefix("--").partition("=")
+        field = flag.removeprefix("no").removeprefix("config.") if flag.startswith(("config.", "noconfig.")) else None
+        if field is None and flag != "workdir":
+            known = ("--config", "--workdir", "--help", "--config.FIELD")
+            near = [f"--config.{name}" for name in fields if flag in (name, name.split(".")[-1])]
+            raise BadInput(f"--{flag}: unknown flag; {_nearest(near[0] if near else f'--{flag}', [*known, *near])}")
+        if field is None and not value:
+            raise BadInput("--workdir is empty; give a directory: --workdir=DIR")
+        if field is not None and field not in fields:
+            raise BadInput(f"--config.{field}: unknown field; {_nearest_few(field, fields)}")
+        if field is not None and not equals and not isinstance(fields[field], bool):
+            raise BadInput(f"--{flag} needs a value: --config.{field}=VALUE")
+        if field in OPTIONAL and value in ("None", "none"):
+            config_path.set_value(field, config, None)
+        else:
+            left.append(word)
+    return left
+
+
+def _wrong_type(words: list[str], stored: ConfigDict, error: Exception) -> str:
+    """What absl could not read, in the words of a user."""
+    fields = _flatten(stored)
+    for word in words:
+        flag, _, value = word.removeprefix("--config.").partition("=")
+        if isinstance(error, flags.IllegalFlagValueError) and f"{word}:" in str(error) and flag in fields:
+            kind = config_path.get_type(flag, stored)
+            return f"{flag}={value}: not {KINDS.get(kind, kind.__name__)}"
+    return _one_line(error)
 
 
 def _nearest_few(field: str, fields: Any) -> str:
@@ -174,17 +219,27 @@ NUMBERS: dict[str, tuple[float, float | None, bool]] = {
     "model.d_head": (1, None, True),
     "model.clip": (0, None, False),
     "model.init_scale": (0, None, False),
-    "train.steps": (1, None, True),
+    "train.steps": (1, 2**31 - 1, True),
     "train.batch_size": (1, None, True),
-    "train.learning_rate": (0, None, False),
+    "train.learning_rate": (0, 1e30, False),
     "train.clip": (0, None, False),
     "train.beta1": (0, 1 - 1e-12, True),
     "train.beta2": (0, 1 - 1e-12, True),
     "train.weight_decay": (0, None, True),
     "train.log_every": (1, None, True),
     "train.checkpoint_every": (1, None, True),
-    "eval.prompts": (1, None, True),
+    "eval.prompts": (1, 10**9, True),
     "eval.curve_prompts": (1, None, True),
+}
+
+
+SIZES = (
+    *("seeds", "task.d_input", "task.d_output", "task.n_context", "model.n_layers", "model.n_heads", "model.d_head"),
+    *("train.batch_size", "eval.curve_prompts"),
+)
+WHOLE = {
+    *SIZES,
+    *("seed", "task.rotation_seed", "train.steps", "train.log_every", "train.checkpoint_every", "eval.prompts"),
 }
 
 
@@ -197,8 +252,19 @@ def validate(config: ConfigDict) -> None:
     fields = _flatten(config)
     for field, bounds in NUMBERS.items():
         for value in fields[field] if isinstance(fields[field], list) else [fields[field]]:
-            if value is not None:
+            if value is not None or field not in OPTIONAL:
                 _check_number(field, value, *bounds)
+    if any(not isinstance(claim, dict | ConfigDict) or "metric" not in claim for claim in config.claims):
+        _reject("claims", fields["claims"], "claims are written in config files; () is accepted")
+    _check_words(config, fields)
+    _check_together(config)
+    _check_memory(config)
+
+
+def _check_words(config: ConfigDict, fields: dict[str, Any]) -> None:
+    from icl_gd.tasks import FAMILIES
+    from icl_gd.training.population import SCHEDULES
+
     words = {
         "recipe": sorted(p.stem for p in RECIPES.glob("*.py") if "def run(" in p.read_text()),
         "precision": list(BYTES_PER_FLOAT),
@@ -212,8 +278,6 @@ def validate(config: ConfigDict) -> None:
     for name in config.analyses:
         if name not in ANALYSES:
             _reject("analyses", name, _nearest(str(name), ANALYSES))
-    _check_together(config)
-    _check_memory(config)
 
 
 def _reject(field: str, value: Any, accepted: str) -> NoReturn:
@@ -222,10 +286,12 @@ def _reject(field: str, value: Any, accepted: str) -> NoReturn:
 
 def _check_number(field: str, value: Any, low: float, high: float | None, inclusive: bool) -> None:
     wanted = f"must be {'at least' if inclusive else 'above'} {low}" + (
-        "" if high is None else f" and at most {high:g}"
+        "" if high is None else f" and at most {high:.10g}"
     )
     if isinstance(value, bool) or not isinstance(value, int | float):
         _reject(field, value, f"not a number; {wanted}")
+    if field in WHOLE and not isinstance(value, int):
+        _reject(field, value, f"not a whole number; {wanted}")
     if not math.isfinite(value):
         _reject(field, value, f"not finite; {wanted}")
     if value < low or (value == low and not inclusive) or (high is not None and value > high):
@@ -239,6 +305,8 @@ def _check_together(config: ConfigDict) -> None:
         _reject("model.attention", model.attention, f"one word or one per layer ({model.n_layers}); accepted: linear")
     if isinstance(task.n_context, tuple) and not task.n_context:
         _reject("task.n_context", "()", "a sweep needs at least one value")
+    if isinstance(task.n_context, tuple) and len(set(task.n_context)) < len(task.n_context):
+        _reject("task.n_context", task.n_context, "every value of a sweep is accepted once")
     if task.eigenvalues and len(task.eigenvalues) != task.d_input:
         _reject(
             "task.eigenvalues", task.eigenvalues, f"has {len(task.eigenvalues)} values, task.d_input={task.d_input}"
@@ -287,24 +355,27 @@ def memory_needed(config: ConfigDict) -> float:
 def _check_memory(config: ConfigDict) -> None:
     needed, there = memory_needed(config), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
+        fields = _flatten(config)
+        sizes = ", ".join(f"{field}={fields[field]}" for field in SIZES if fields[field] not in (None, 1))
         raise BadInput(
-            f"these sizes need about {needed / 2**30:.3g} GiB, this machine has {there / 2**30:.3g}: lower one of "
-            f"train.batch_size={config.train.batch_size}, eval.curve_prompts={config.eval.curve_prompts}, "
-            f"seeds={config.seeds}, task.n_context={config.task.n_context}, task.d_input={config.task.d_input}"
+            f"these sizes need about {needed / 2**30:.3g} GiB, this machine has {there / 2**30:.3g}: lower {sizes}"
         )
 
 
 def _check_workdir(workdir: Path, asked: dict[str, Any]) -> None:
     above = workdir.absolute()
-    while not above.exists() and not above.is_symlink():
-        above = above.parent
+    try:
+        while not above.exists() and not above.is_symlink():
+            above = above.parent
+    except OSError as error:
+        raise BadInput(f"--workdir={workdir}: {error.strerror}; give a directory that can be made") from error
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise BadInput(f"--workdir={workdir}: cannot write to {above}; give a directory that can be made and written")
     try:
         stored = _flatten(json.loads((workdir / "config.json").read_text())["config"])
     except FileNotFoundError:
         return
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise BadInput(
             f"--workdir={workdir}: its config.json is unreadable ({_one_line(error)}); give another"
         ) from error
@@ -318,6 +389,8 @@ def _check_workdir(workdir: Path, asked: dict[str, Any]) -> None:
 def task_of(config: ConfigDict, n_context: int | None = None) -> LinearRegression:
     """The task a config describes; `n_context` picks one value of a sweep."""
     import numpy as np
+
+    from icl_gd.tasks import LinearRegression
 
     task, covariance = config.task, None
     if task.eigenvalues:
@@ -335,6 +408,8 @@ def task_of(config: ConfigDict, n_context: int | None = None) -> LinearRegressio
 
 def model_of(config: ConfigDict) -> TransformerConfig:
     """The Transformer a config describes; the token width follows the task."""
+    from icl_gd.models import TransformerConfig
+
     model = config.model
     return TransformerConfig(
         d_token=config.task.d_input + config.task.d_output, n_layers=model.n_layers, n_heads=model.n_heads,
@@ -344,6 +419,8 @@ def model_of(config: ConfigDict) -> TransformerConfig:
 
 def train_of(config: ConfigDict) -> TrainSettings:
     """How a config trains."""
+    from icl_gd.training import TrainSettings
+
     names = (
         "steps",
         "batch_size",

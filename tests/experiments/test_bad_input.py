@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import run
+from experiments.settings import BadInput, parse, task_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ONE = f"--config={CONFIGS}/one_layer.py"
@@ -18,7 +20,7 @@ SWEEP = f"--config={CONFIGS}/context_sweep.py"
 BAD = [
     ([], ["--config", "one_layer"]),
     (["--config"], ["--config"]),
-    ([f"--config={CONFIGS}/one_layr.py"], ["one_layr", "did you mean one_layer?"]),
+    ([f"--config={CONFIGS}/one_layr.py"], ["one_layr", "did you mean configs/one_layer.py?"]),
     ([f"--config={CONFIGS.parent}/README.md"], ["README.md", "get_config"]),
     ([f"{ONE}:smok"], ["smok", "did you mean smoke?", "converged"]),
     ([ONE, "--wokdir=x"], ["--wokdir", "--workdir"]),
@@ -53,7 +55,44 @@ BAD = [
     ([GAUSSIAN, "--config.task.inputs=uniform"], ["task.inputs=uniform", "optimum"]),
     ([SWEEP, "--config.task.n_context=(5,-1)"], ["task.n_context=-1"]),
     ([ONE, f"--workdir={CONFIGS}/one_layer.py/x"], ["--workdir", "cannot write"]),
+    ([ONE, "--workdir=" + 300 * "a"], ["--workdir", "too long"]),
+    ([ONE, "--workdir="], ["--workdir", "directory"]),
+    (["--config=one_layer"], ["did you mean configs/one_layer.py?"]),
+    (["--config.train.steps=abc", ONE], ["train.steps=abc"]),
+    ([ONE, "--config.train.steps", "-5"], ["train.steps=-5", "at least 1"]),
+    ([ONE, "--config.train.steps"], ["train.steps", "needs a value"]),
+    ([ONE, "--config.train.steps=99999999999"], ["train.steps=99999999999", "at most"]),
+    ([ONE, "--config..steps=1"], ["unknown field", "train.steps"]),
+    ([ONE, "--train.steps=1"], ["--train.steps", "did you mean --config.train.steps?"]),
+    ([ONE, "--flagfile=x"], ["--flagfile", "accepted"]),
+    ([ONE, "--", "x"], ["stray argument '--'"]),
+    ([ONE, "---config.seeds=2"], ["stray argument"]),
+    ([ONE, "--noconfig.train.steps"], ["train.steps", "needs a value"]),
+    ([ONE, "--config.train.log_every=0"], ["train.log_every=0"]),
+    ([ONE, "--config.train.checkpoint_every=0"], ["train.checkpoint_every=0"]),
+    ([ONE, "--config.train.learning_rate=1e400"], ["train.learning_rate=inf", "finite"]),
+    ([ONE, "--config.task.n_context=(5,10)"], ["task.n_context=(5,10)", "whole number"]),
+    ([ONE, "--config.task.inputs=a\nb"], ["task.inputs=a b"]),
+    ([ONE, "--config.claims=({},)"], ["claims", "()"]),
+    ([ONE, "--config.model.d_head=0"], ["model.d_head=0", "at least 1"]),
+    ([ONE, "--config.model.clip=1"], ["model.clip=1.0", "analyses=weights,interpolation"]),
+    ([ONE, "--config.model.n_layers=100000000", "--config.analyses=()"], ["GiB", "model.n_layers=100000000"]),
+    ([ONE, "--config.eval.prompts=10000000000000000"], ["eval.prompts", "at most"]),
+    ([ONE, "--config.seeds=4294967295", "--config.seed=5"], ["seeds=4294967295", "seed=5"]),
+    ([GAUSSIAN, "--config.task.eigenvalues=(1,2"], ["task.eigenvalues=(1,2", "tuple"]),
+    ([GAUSSIAN, "--config.task.eigenvalues=(None,1,1,1,1)"], ["task.eigenvalues=None", "not a number"]),
+    ([GAUSSIAN, "--config.task.eigenvalues=(1,1,1,1,0)"], ["task.eigenvalues=0", "above 0"]),
+    ([GAUSSIAN, "--config.task.eigenvalues=()"], ["task.rotation_seed=0", "task.eigenvalues"]),
+    ([SWEEP, "--config.task.n_context=(5.5,)"], ["task.n_context=5.5", "whole"]),
+    ([SWEEP, "--config.task.n_context=()"], ["task.n_context=()", "at least one"]),
+    ([SWEEP, "--config.task.n_context=(5,5)"], ["task.n_context", "once"]),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _no_run(monkeypatch):
+    """Input that is wrongly accepted fails its test instead of training."""
+    monkeypatch.setattr(run, "_execute", lambda asked: 0)
 
 
 @pytest.mark.parametrize(("words", "expected"), BAD, ids=lambda v: " ".join(map(str, v))[-50:])
@@ -66,6 +105,71 @@ def test_one_line_and_nothing_written(words, expected, capsys, tmp_path, monkeyp
     assert out == ""
     assert all(part in err for part in expected), err
     assert not os.listdir(tmp_path)
+
+
+NOT_CONFIGS = {
+    "plain": "x = 1",
+    "syntax": "def (",
+    "exits": "import sys; sys.exit(3)",
+    "plain_dict": "def get_config(variant): return {'seeds': 1}",
+    "too_few": "from ml_collections import ConfigDict\ndef get_config(variant): return ConfigDict({'seeds': 1})",
+}
+
+
+@pytest.mark.parametrize("name", NOT_CONFIGS)
+def test_files_that_are_no_configs(name, capsys, tmp_path):
+    (tmp_path / f"{name}.py").write_text(NOT_CONFIGS[name])
+    assert run.main(["run", f"--config={tmp_path}/{name}.py", f"--workdir={tmp_path}/run"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert name in err
+    assert os.listdir(tmp_path) == [f"{name}.py"]
+
+
+@pytest.mark.parametrize("content", [b"[1]", b'{"config": 3}', b"{", b"\xff\xfe"])
+def test_unreadable_stored_settings_are_refused(content, capsys, tmp_path):
+    (tmp_path / "config.json").write_bytes(content)
+    assert run.main(["run", f"{ONE}:smoke", f"--workdir={tmp_path}"]) == 2
+    assert "config.json is unreadable" in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_bytes() == content
+
+
+def test_good_input_in_every_spelling(tmp_path):
+    words = [
+        "--config.seeds",
+        "3",
+        "--noconfig.train.share_batches",
+        ONE,
+        "--config.model.clip=2",
+        f"--workdir={tmp_path}",
+    ]
+    found = parse(["run", *words, "--config.model.d_head=4", "--config.analyses=alignment", "--config.analyses=shifts"])
+    config = found.config
+    assert (config.seeds, config.train.share_batches, config.model.clip, config.model.d_head) == (3, False, 2.0, 4)
+    assert config.analyses == ("alignment", "shifts")
+    assert set(found.overridden) == {"seeds", "train.share_batches", "model.clip", "model.d_head", "analyses"}
+    assert (found.name, found.variant, found.workdir) == ("one_layer", None, tmp_path)
+    assert parse(["run", GAUSSIAN, "--config.task.rotation_seed=None"]).config.task.rotation_seed is None
+    assert parse(["run", f"{ONE}:smoke"]).workdir == Path("runs/one_layer-smoke")
+
+
+def test_only_settings_of_the_run_itself_may_differ_from_those_stored(tmp_path):
+    asked = parse(["run", ONE, f"--workdir={tmp_path}"])
+    (tmp_path / "config.json").write_text(json.dumps({"device": "abacus", "config": asked.config.to_dict()}))
+    assert parse(
+        ["run", ONE, f"--workdir={tmp_path}", "--config.train.log_every=7", "--config.train.checkpoint_every=9"]
+    )
+    with pytest.raises(BadInput, match=r"seeds \(stored 10, asked 3\)"):
+        parse(["run", ONE, f"--workdir={tmp_path}", "--config.seeds=3"])
+
+
+def test_covariance_of_a_config():
+    config = parse(["run", GAUSSIAN]).config
+    rotated = np.asarray(task_of(config).covariance)
+    np.testing.assert_allclose(sorted(np.linalg.eigvalsh(rotated)), sorted(config.task.eigenvalues), rtol=1e-12)
+    assert np.abs(rotated - np.diag(np.diag(rotated))).max() > 0.1
+    config.task.rotation_seed = None
+    np.testing.assert_array_equal(task_of(config).covariance, np.diag(config.task.eigenvalues))
 
 
 def test_other_settings_than_those_stored_are_refused(capsys, tmp_path):

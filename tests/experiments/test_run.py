@@ -15,6 +15,7 @@ import pytest
 import icl_gd
 from experiments import claims, results, run
 from experiments.recipes import linear_attention
+from icl_gd.training import Interrupted
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -85,6 +86,25 @@ def test_a_failing_run_says_so_in_one_line(tmp_path, monkeypatch, capsys):
     assert "OSError: no space left" in err
     assert "Traceback" in (tmp_path / "run" / "error.log").read_text()
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_told_to_the_recipe_and_a_second_one_does_not_wait(number, code, tmp_path, monkeypatch, capsys):
+    def polls(run, stop_requested):
+        assert stop_requested() is None
+        signal.raise_signal(number)
+        raise Interrupted(7, stop_requested())
+
+    def hangs(run, stop_requested):
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+        raise AssertionError("still running")
+
+    words = ["run", f"--config={ROOT}/configs/one_layer.py:smoke", f"--workdir={tmp_path}/run"]
+    for recipe, said in ((polls, "step 7"), (hangs, "at once")):
+        monkeypatch.setattr(linear_attention, "run", recipe)
+        assert run.main(words) == code
+        assert said in capsys.readouterr().err
 
 
 def test_help(capsys):

@@ -1,0 +1,66 @@
+"""What the README promises: its code runs, its commands stand alone, its tables are those of the results."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import claims, settings
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_code_runs_in_order(capsys):
+    namespace: dict = {"__name__": "readme"}
+    assert len(BLOCKS) >= 5
+    for block in BLOCKS:
+        exec(compile(block, "README.md", "exec"), namespace)
+    np.testing.assert_allclose(namespace["same"], (1.0, 0.0, 0.0), atol=1e-5)
+    assert "Interval(mean=" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("variant", ["", "smoke"])
+def test_the_config_is_one_that_a_run_accepts(variant, tmp_path):
+    (block,) = (block for block in BLOCKS if "def get_config" in block)
+    (tmp_path / "mine.py").write_text(block)
+    run = settings.parse(["run", f"--config={tmp_path}/mine.py:{variant}", f"--workdir={tmp_path}/run"])
+    assert run.config.task.n_context == 20
+    assert len(run.config.claims) == (0 if variant else 1)
+
+
+def test_each_command_stands_alone_in_its_block():
+    plain = re.findall(r"^```\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    assert plain == [
+        "python -m pip install -e . && python -m experiments.run --config=configs/one_layer.py\n",
+        "python -m pip install -e '.[test]' && python -m pytest\n",
+    ]
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/results.md"])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#]+)", text):
+        assert link.startswith("https://") or (ROOT / page).parent.joinpath(link).exists(), link
+
+
+def test_tables_are_those_of_the_committed_results():
+    assert claims.stale() == []
+
+
+def test_committed_claims_are_judged_by_their_own_numbers():
+    for name, results in claims.committed().items():
+        for claim in results["claims"]:
+            value, target, tolerance = (claim[key] for key in ("value", "target", "tolerance"))
+            holds = (
+                value is not None
+                and {
+                    "within": abs(value - target) <= tolerance,
+                    "at_least": value >= target - tolerance,
+                    "at_most": value <= target + tolerance,
+                }[claim["relation"]]
+            )
+            assert claim["holds"] is holds, (name, claim["id"])
+            assert holds or claim["note"], f"{name}: {claim['id']} does not hold and does not say why"

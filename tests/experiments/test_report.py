@@ -1,0 +1,172 @@
+"""The report is one self-contained page that says what the results say; the tables of README and docs are theirs."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+from experiments import claims, report, results
+
+WEIRD = """<script>alert("1 & 2")</script> 'η' {title} | end\n<!-- results:end -->"""
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def claim(**changed):
+    row = {"id": "VO.F2.loss", "statement": "as good as one step", "source": "VO Fig. 2", "relation": "within",
+           "target": 0.2062, "tolerance": 0.002, "value": 0.20631, "holds": True, "note": ""}  # fmt: skip
+    return row | changed
+
+
+def finished(**changed):
+    rows = [claim(), claim(id="fails", relation="at_most", tolerance=0.0, value=None, holds=False, note=WEIRD)]
+    metric = results.metric([1.0, 3.0])
+    done = {"experiment": "one_layer", "variant": None, "wall_seconds": 71.2, "device": "cpu", "git": None,
+            "versions": {"jax": "0.10.2"}, "metrics": {"loss_trained": metric}, "curves": {}, "claims": rows,
+            "sweep": [{"fields": {"task.n_context": 20}, "metrics": {"loss_gd": metric}}]}  # fmt: skip
+    return done | changed
+
+
+CONFIG = {"seeds": 10, "claims": ("never listed as a field",), "train": {"steps": 5000, "note": WEIRD}}
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced, and collects rows of text, attributes and texts."""
+
+    VOID = ("meta", "img", "!doctype")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.rows, self.attributes, self.tags = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "tr" in self.open:
+            self.rows[-1][-1] += data
+
+
+def write(workdir, done, captions):
+    (workdir / "figures").mkdir(exist_ok=True)
+    for stem in ("02_b", "10_c", "01_a", ".03_partial"):
+        (workdir / "figures" / f"{stem}.png").write_bytes(PNG + stem.encode())
+    return report.write_report(workdir, done, CONFIG, captions)
+
+
+def test_the_page_shows_everything_and_needs_nothing(tmp_path):
+    path = write(tmp_path, finished(), {"01_a": WEIRD, "02_b": "two"})
+    assert path == tmp_path / "report.html"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["figures", "report.html"]
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+
+    held, failed = (row for row in page.rows if row[0] in ("VO.F2.loss", "fails"))
+    assert held == ["VO.F2.loss", "as good as one step", "VO Fig. 2", "= 0.2062 ± 0.002", "0.20631", "✓ holds", ""]
+    assert failed[3:] == ["≤ 0.2062", "–", "✗ fails", WEIRD]
+    assert ["loss_trained", "2 ± 1", "1.4142", "2"] in page.rows
+    assert ["loss_gd (task.n_context = 20)", "2 ± 1", "1.4142", "2"] in page.rows
+    assert ["train.steps", "5000"] in page.rows
+    assert ["train.note", WEIRD] in page.rows
+    for row in (["wall time", "71.2 s"], ["revision", "None"], ["device", "cpu"], ["jax", "0.10.2"]):
+        assert row in page.rows
+    assert "1 of 2 claims hold" in text
+    assert "never listed" not in text
+
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    sources = [value for name, value in page.attributes if name in ("src", "href", "srcset", "action")]
+    assert len(sources) == 3
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not re.search(r"url\(|@import|https?:", text)
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", text, re.DOTALL)
+    assert captions[1:] == ["two", "10_c"]
+    assert "&lt;script&gt;" in captions[0]
+
+
+def test_tolerance_is_shown_where_it_decides():
+    assert report.target(claim(relation="at_least", tolerance=0.0)) == "≥ 0.2062"
+    assert report.target(claim(relation="at_least", tolerance=0.01)) == "≥ 0.2062 ± 0.01"
+
+
+def test_a_failed_write_leaves_the_last_report(tmp_path, monkeypatch):
+    path = write(tmp_path, finished(), {})
+    before = path.read_bytes()
+
+    def fail(source, destination):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(report.os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        write(tmp_path, finished(claims=[]), {})
+    assert path.read_bytes() == before
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A README with its markers, docs, and no results."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text(f"before\n{claims.BEGIN}\n{claims.END}\nafter\n", encoding="utf-8")
+    return tmp_path
+
+
+def commit(repository, name, text):
+    (repository / "results" / name).mkdir(parents=True)
+    (repository / "results" / name / "results.json").write_text(text, encoding="utf-8")
+
+
+def test_without_results_the_tables_say_so(repository):
+    assert claims.main([], repository) == 0
+    assert (repository / "README.md").read_text().splitlines() == [
+        "before", claims.BEGIN, claims.NONE, claims.END, "after",
+    ]  # fmt: skip
+    assert claims.NONE in (repository / "docs" / "results.md").read_text()
+    assert claims.main(["--check"], repository) == 0
+
+
+def test_tables_follow_the_results(repository, capsys):
+    commit(repository, "one_layer", json.dumps(finished(precision="float32")))
+    commit(repository, "one_layer-trapped", json.dumps(finished(claims=[])))
+    assert claims.main(["--check"], repository) == 1
+    assert capsys.readouterr().err == "stale: README.md, docs/results.md; run python -m experiments.claims\n"
+    assert claims.main([], repository) == 0
+    assert claims.main(["--check"], repository) == 0
+
+    readme, docs = ((repository / name).read_text(encoding="utf-8") for name in ("README.md", "docs/results.md"))
+    assert readme.startswith("before\n")
+    assert readme.endswith("\nafter\n")
+    assert readme.count(claims.END) == 1
+    row = "as good as one step | VO Fig. 2 | = 0.2062 ± 0.002 | 0.20631 | yes |  |"
+    assert f"| one_layer | {row}" in readme
+    assert f"| VO.F2.loss | {row}" in docs
+    assert "## one_layer-trapped\n" in docs
+    for text in (readme, docs):
+        bars = {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")}
+        assert bars == {8}
+    shutil.rmtree(repository / "results")
+    assert claims.main([], repository) == 0
+    assert claims.NONE in (repository / "README.md").read_text()
+
+
+def test_what_claims_cannot_read_is_one_line(repository, capsys):
+    assert claims.main(["--chek"], repository) == 2
+    commit(repository, "broken", "{")
+    assert claims.main([], repository) == 1
+    (repository / "README.md").write_text("no markers")
+    shutil.rmtree(repository / "results")
+    assert claims.main([], repository) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [word in line for word, line in zip(("--chek", "broken", "markers"), lines, strict=True)] == [True] * 3
