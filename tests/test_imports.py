@@ -5,6 +5,12 @@ from pathlib import Path
 
 import icl_gd
 
+# Rank allows these; `training` and `constructions` name them here, and may import nothing else of the house.
+EXCEPTIONS = {
+    "constructions": {"types", "models"},
+    "training": {"types", "models", "tokens"},
+}
+OUTSIDE = ("experiments", "configs", "ml_collections", "absl")
 ROOT = Path(icl_gd.__file__).parent
 RANKS = {
     "types": 0,
@@ -22,7 +28,8 @@ def imports_of(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: imports are absolute"
             plain = node.module == "icl_gd"
             names |= {f"icl_gd.{alias.name}" for alias in node.names} if plain else {node.module}
     return names
@@ -33,15 +40,15 @@ def violations(files: list[Path]) -> list[str]:
     for path in files:
         room = path.relative_to(ROOT).parts[0].removesuffix(".py")
         for name in imports_of(path):
-            if name.split(".")[0] in ("experiments", "configs", "ml_collections", "absl"):
+            if name.split(".")[0] in OUTSIDE or name == "icl_gd":
                 found.append(f"{path}: {name}")
             if not name.startswith("icl_gd."):
                 continue
             other = name.split(".")[1]
             if other != room and RANKS[other] >= RANKS[room]:
                 found.append(f"{room} (rank {RANKS[room]}) imports {name} (rank {RANKS[other]})")
-            if room == "constructions" and other == "learners":
-                found.append("a construction that imports its learner proves nothing")
+            if other != room and other not in EXCEPTIONS.get(room, RANKS):
+                found.append(f"{room} imports {name}, which its list leaves out")
     return found
 
 

@@ -10,7 +10,8 @@ from experiments import claims, settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+BLOCKS = [text for language, text in FENCED if language == "python"]
 
 
 def test_code_runs_in_order(capsys):
@@ -27,13 +28,13 @@ def test_the_config_is_one_that_a_run_accepts(variant, tmp_path):
     (block,) = (block for block in BLOCKS if "def get_config" in block)
     (tmp_path / "mine.py").write_text(block)
     run = settings.parse(["run", f"--config={tmp_path}/mine.py:{variant}", f"--workdir={tmp_path}/run"])
-    assert run.config.task.n_context == 20
-    assert len(run.config.claims) == (0 if variant else 1)
+    config = run.config.to_dict()
+    assert config["task"]["n_context"] == 20
+    assert len(config["claims"]) == (0 if variant else 1)
 
 
 def test_each_command_stands_alone_in_its_block():
-    plain = re.findall(r"^```\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    assert plain == [
+    assert [text for language, text in FENCED if not language] == [
         "python -m pip install -e . && python -m experiments.run --config=configs/one_layer.py\n",
         "python -m pip install -e '.[test]' && python -m pytest\n",
     ]

@@ -27,11 +27,6 @@ def problems(rng, d, n, m, dtype, count=8):
     return *arrays, top
 
 
-def construction_error(built, learner, x, y, q):
-    ours, theirs = jax.vmap(built)(x, y, q), jax.vmap(learner)(x, y, q)
-    return float(jnp.abs(ours - theirs).max() / jnp.abs(theirs).max())
-
-
 def check(d, n, m, k, seed, kind, shared, extra, dtype, tolerance):
     rng = np.random.default_rng(seed)
     x, y, q, w0, a, top = problems(rng, d, n, m, dtype)
@@ -39,15 +34,25 @@ def check(d, n, m, k, seed, kind, shared, extra, dtype, tolerance):
     etas = fractions / top[kind]
     a = a if kind == "preconditioned" else None
     config = TransformerConfig(d + m, k, n_heads=1 + extra, d_head=max(d, m) + extra, shared=shared)
-    params = constructions.gradient_descent_weights(config, d, n, etas, w0, a)
-    layout = tokens.concatenated(d, m, w0)
-    learner = learners.layerwise_gradient_descent(etas, w0, a)
-    forms = (
-        models.layerwise_predictor(config, params, layout),
-        models.layerwise_circuit_predictor(models.circuits(config, params), layout),
-    )
-    for built in forms:
-        assert construction_error(built, learner, x, y, q) < tolerance
+
+    @jax.jit  # one compilation an example
+    def predictions(x, y, q, w0, a):
+        params = constructions.gradient_descent_weights(config, d, n, etas, w0, a)
+        layout = tokens.concatenated(d, m, w0)
+        forms = (
+            learners.layerwise_gradient_descent(etas, w0, a),
+            models.layerwise_predictor(config, params, layout),
+            models.layerwise_circuit_predictor(models.circuits(config, params), layout),
+        )
+        return [jax.vmap(form)(x, y, q) for form in forms]
+
+    learner, *built = map(np.asarray, predictions(x, y, q, w0, a))
+    assert learner.shape == (len(x), k + 1, m)
+    assert learner.dtype == dtype
+    for form in built:
+        assert np.abs(form - learner).max() / np.abs(learner).max() < tolerance
+        last = learner[:, -1]
+        assert np.abs(form[:, -1] - last).max() / np.abs(last).max() < tolerance
 
 
 DRAWN = {

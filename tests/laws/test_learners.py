@@ -36,6 +36,19 @@ def test_rotation_and_order(name, n, x64):
     np.testing.assert_allclose(learner(x[order], y[order], q), expected, atol=1e-12)
 
 
+def test_a_step_is_the_gradient_of_the_in_context_loss(x64):
+    """W_{k+1} = W_k - eta_k grad L(W_k) A, L = 1/(2n) sum |W x - y|^2, the gradient by differentiation."""
+    x, y, q = problem(8)
+    rng = np.random.default_rng(9)
+    w0, a, etas = rng.normal(size=(2, 4)), rng.normal(size=(4, 4)), [0.3, 0.1, 0.2]
+    gradient = jax.grad(lambda w: jnp.sum((x @ w.T - y) ** 2) / (2 * len(x)))
+    w = [jnp.asarray(w0)]
+    for eta in etas:
+        w.append(w[-1] - eta * gradient(w[-1]) @ a)
+    np.testing.assert_allclose(learners.gradient_descent_iterates(x, y, etas, w0, a), jnp.stack(w), rtol=1e-12)
+    np.testing.assert_allclose(learners.layerwise_gradient_descent(etas, w0, a)(x, y, q), jnp.stack(w) @ q, rtol=1e-12)
+
+
 @pytest.mark.parametrize("n", [3, 9])
 def test_limits_and_the_independent_library(n, x64):
     x, y, q = problem(4, n)
@@ -52,10 +65,13 @@ def test_limits_and_the_independent_library(n, x64):
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_best_step_sizes_are_minima_on_the_sample(steps, x64):
-    prompts = jax.vmap(LinearRegression(4, 2, 6).sample)(jax.random.split(jax.random.key(0), 200))
-    risk = lambda etas: float(losses(learners.gradient_descent(etas), prompts).mean())
+    prompts = jax.jit(jax.vmap(LinearRegression(4, 2, 6).sample))(jax.random.split(jax.random.key(0), 200))
+    risk_of = jax.jit(lambda etas: losses(learners.gradient_descent(etas), prompts).mean())
+    risk = lambda etas: float(risk_of(jnp.asarray(etas)))
     eta = learners.best_step_size(prompts, steps)
     best = risk([eta] * steps)
+    slope = jax.grad(lambda eta: risk_of(jnp.full(steps, eta)))
+    assert abs(float(slope(eta))) < 1e-5 * abs(float(slope(0.5 * eta)))
     assert best < min(risk([eta * 0.99] * steps), risk([eta * 1.01] * steps))
     each = learners.best_step_sizes(prompts, steps)
     assert risk(each) <= best + 1e-12
@@ -66,7 +82,15 @@ def test_best_step_sizes_are_minima_on_the_sample(steps, x64):
 
 def test_numbers_of_the_closed_forms():
     """Best single step at d = 10 over N, under input scale, and the Gaussian optimum: published and derived values."""
-    for n, expected in {5: 0.27590, 10: 0.206229, 15: 0.16465, 20: 0.13702, 25: 0.11734, 50: 0.06828}.items():
+    for n, expected in {
+        5: 0.27590,
+        10: 0.206229,
+        15: 0.16465,
+        20: 0.13702,
+        25: 0.11734,
+        50: 0.06828,
+        100: 0.03719,
+    }.items():
         eta = learners.optimal_step_size(10, n, *UNIFORM)
         assert learners.one_step_risk(eta, 10, n, *UNIFORM) == pytest.approx(expected, abs=6e-6)
     eta = learners.optimal_step_size(10, 10, *UNIFORM)
@@ -92,11 +116,11 @@ def test_one_step_risk_meets_sampling(name, alpha, x64):
     ratio = (task.noise_std / task.weight_scale) ** 2
     eta = learners.optimal_step_size(*sizes, ratio)
     exact = learners.one_step_risk(eta, *sizes, ratio, task.weight_scale, alpha)
-    prompts = jax.vmap(scale_inputs(task, alpha).sample)(jax.random.split(jax.random.key(5), 100_000))
+    prompts = jax.jit(jax.vmap(scale_inputs(task, alpha).sample))(jax.random.split(jax.random.key(5), 100_000))
     sampled = losses(learners.gradient_descent([eta]), prompts)
     assert abs(float(sampled.mean()) - exact) < 5 * float(sampled.std()) / 100_000**0.5
     if alpha == 1.0:
-        own = jax.vmap(task.sample)(jax.random.split(jax.random.key(6), 100_000))
+        own = jax.jit(jax.vmap(task.sample))(jax.random.split(jax.random.key(6), 100_000))
         assert learners.best_step_size(own) == pytest.approx(eta, rel=0.05)
 
 
@@ -107,9 +131,22 @@ def test_gaussian_optimum_meets_sampling(n_test, x64):
     task = LinearRegression(3, 1, n_test or 6, "normal", covariance=nested, noise_std=0.5, weight_scale=1.5)
     ratio = (0.5 / 1.5) ** 2
     matrix = learners.gaussian_optimum_matrix(covariance, 6, ratio)
-    prompts = jax.vmap(task.sample)(jax.random.split(jax.random.key(7), 100_000))
+    prompts = jax.jit(jax.vmap(task.sample))(jax.random.split(jax.random.key(7), 100_000))
     sampled = losses(learners.gradient_descent([1.0], preconditioner=jnp.asarray(matrix)), prompts)
     exact = learners.gaussian_optimum_risk(covariance, 6, ratio, 1.5, n_test)
     assert abs(float(sampled.mean()) - exact) < 5 * float(sampled.std()) / 100_000**0.5
     if n_test is None:
+        moment = jnp.einsum("bnd,bn->bd", prompts.x, prompts.y[..., 0]) / 6
+        features = np.asarray(jnp.einsum("bc,bd->bcd", prompts.x_query, moment)).reshape(-1, 9)
+        best, *_ = np.linalg.lstsq(features, np.asarray(prompts.y_query)[:, 0])
+        np.testing.assert_allclose(best.reshape(3, 3), matrix, atol=0.03 * np.abs(matrix).max())
         assert learners.gaussian_optimum_risk(covariance, 6, ratio, 1.5, 6) == pytest.approx(exact)
+
+
+def test_ridge_at_the_noise_to_weight_ratio_is_bayes(x64):
+    """The posterior mean has the least risk: other penalties do worse on the same prompts."""
+    task = LinearRegression(3, 1, 5, "normal", noise_std=0.8, weight_scale=1.5)
+    prompts = jax.jit(jax.vmap(task.sample))(jax.random.split(jax.random.key(8), 20_000))
+    penalty = (0.8 / 1.5) ** 2
+    risk = lambda factor: float(losses(learners.ridge(factor * penalty), prompts).mean())
+    assert risk(1.0) < min(risk(0.5), risk(2.0))

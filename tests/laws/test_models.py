@@ -59,6 +59,19 @@ def test_context_order_does_not_matter(name, x64):
     np.testing.assert_allclose(predict(x[order], y[order], q), predict(x, y, q), rtol=1e-10)
 
 
+@pytest.mark.parametrize("heads", [1, 3])
+def test_gradient_like_layers_are_linear_in_the_labels(heads, x64):
+    """One layer whose values do not carry x x^T to y and whose scores ignore y: f(y + 2z) = f(y) + 2 f(z)."""
+    config = TransformerConfig(5, 1, heads, init_scale=2.0)
+    layer = params_of(config)["block_0"]["attention"]
+    only_x = (jnp.arange(5) < D).astype(float)
+    layer = {**layer, "W_K": layer["W_K"] * only_x, "W_Q": layer["W_Q"] * only_x, "W_V": layer["W_V"] * (1 - only_x)}
+    predict = models.predictor(config, {"block_0": {"attention": layer}}, LAYOUT)
+    x, y, q = prompt()
+    z = prompt(5)[1]
+    np.testing.assert_allclose(predict(x, y + 2 * z, q), predict(x, y, q) + 2 * predict(x, z, q), rtol=1e-10)
+
+
 def test_the_layer_by_hand(x64):
     """One layer against the sums of the paper's equation, head by head and token by token."""
     config = TransformerConfig(5, 1, 2, d_head=4, init_scale=2.0)
@@ -73,6 +86,8 @@ def test_the_layer_by_hand(x64):
     found = models.apply(config, params, jnp.asarray(tokens_in))
     np.testing.assert_allclose(found.residual[-1], expected, rtol=1e-10)
     assert np.all(found.pattern[..., -1] == 0)
+    assert np.all(found.scores[..., -1] == 0)
+    assert np.all(found.scores[..., :-1] != 0)
     clipped = models.apply(replace(config, clip=0.5), params, jnp.asarray(tokens_in))
     np.testing.assert_allclose(clipped.residual[-1], np.clip(expected, -0.5, 0.5), rtol=1e-10)
 
