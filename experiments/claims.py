@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.report import number, target
+from experiments.report import number, target, trapped
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -62,15 +62,16 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
 
 
 def _overview(found: Mapping[str, Results]) -> str:
-    """The README's table: every claim of every experiment."""
-    rows = [(name, *row) for name, results in found.items() for row in _rows(results)]
-    return _table(("experiment", *HEADER), rows) if found else NONE
+    """The README's table: every claim of every experiment, with how many of its seeds are trapped."""
+    rows = [(name, trapped(results), *row) for name, results in found.items() for row in _rows(results)]
+    return _table(("experiment", "seeds trapped", *HEADER), rows) if found else NONE
 
 
 def _section(name: str, results: Results) -> str:
     """One experiment of docs/results.md: how it ran, and its claims with their notes."""
     precision = f", {results['precision']}" if "precision" in results else ""
     ran = f"{results['wall_seconds']:.0f} s on {results['device']}{precision}, revision {results['git']}."
+    ran += f" Trapped seeds: {trapped(results)}."
     rows = [(claim["id"], *row) for claim, row in zip(results["claims"], _rows(results), strict=True)]
     return f"## {name}\n\n{ran}\n\n{_table(('id', *HEADER), rows) if rows else 'It states no claims.'}\n"
 

@@ -15,7 +15,7 @@ PAGE = """<!doctype html>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
 table {{ border-collapse: collapse; width: 100%; font-size: .9rem; }} .wide {{ overflow-x: auto; }}
 th, td {{ text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #8886; }}
-td {{ overflow-wrap: anywhere; min-width: 4rem; }}
+td {{ min-width: 4rem; }}
 .number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 .holds {{ color: var(--holds); white-space: nowrap; }}
 .fails {{ color: var(--fails); font-weight: 600; white-space: nowrap; }}
@@ -73,10 +73,18 @@ def target(claim: Mapping[str, Any]) -> str:
     return f"{RELATIONS[claim['relation']]} {number(claim['target'])}{shown}"
 
 
+def trapped(results: Mapping[str, Any]) -> str:
+    """How many seeds are trapped, over all points of a sweep: claims about free seeds say nothing of those."""
+    points = [results["metrics"], *(point["metrics"] for point in results["sweep"])]
+    points = [metrics for metrics in points if "seeds_trapped" in metrics and "loss_trained" in metrics]
+    seeds = sum(len(metrics["loss_trained"]["per_seed"]) for metrics in points)
+    return f"{sum(metrics['seeds_trapped']['mean'] for metrics in points):.0f} of {seeds}" if points else "–"
+
+
 def _summary(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     claims = results["claims"]
     held = f"{sum(claim['holds'] for claim in claims)} of {len(claims)} claims hold" if claims else "No claims"
-    trained = f"{config['seeds']} seeds, {config['train']['steps']} training steps"
+    trained = f"{config['seeds']} seeds (trapped: {trapped(results)}), {config['train']['steps']} training steps"
     return f"{held}. {trained}, {results['wall_seconds']:.0f} s on {results['device']}, revision {results['git']}."
 
 

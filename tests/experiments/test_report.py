@@ -21,9 +21,10 @@ def claim(**changed):
 
 def finished(**changed):
     rows = [claim(), claim(id="fails", relation="at_most", tolerance=0.0, value=None, holds=False, note=WEIRD)]
-    metric = results.metric([1.0, 3.0])
+    metric, caught = results.metric([1.0, 3.0]), results.metric(1)
     done = {"experiment": "one_layer", "variant": None, "wall_seconds": 71.2, "device": "cpu", "git": None,
-            "versions": {"jax": "0.10.2"}, "metrics": {"loss_trained": metric}, "curves": {}, "claims": rows,
+            "versions": {"jax": "0.10.2"}, "curves": {}, "claims": rows,
+            "metrics": {"loss_trained": metric, "seeds_trapped": caught},
             "sweep": [{"fields": {"task.n_context": 20}, "metrics": {"loss_gd": metric}}]}  # fmt: skip
     return done | changed
 
@@ -84,7 +85,7 @@ def test_the_page_shows_everything_and_needs_nothing(tmp_path):
     assert ["train.note", WEIRD] in page.rows
     for row in (["wall time", "71.2 s"], ["revision", "None"], ["device", "cpu"], ["jax", "0.10.2"]):
         assert row in page.rows
-    assert "1 of 2 claims hold" in text
+    assert "1 of 2 claims hold. 10 seeds (trapped: 1 of 2), 5000 training steps" in text
     assert "never listed" not in text
 
     assert not {"script", "link", "iframe"} & set(page.tags)
@@ -100,6 +101,12 @@ def test_the_page_shows_everything_and_needs_nothing(tmp_path):
 def test_tolerance_is_shown_where_it_decides():
     assert report.target(claim(relation="at_least", tolerance=0.0)) == "≥ 0.2062"
     assert report.target(claim(relation="at_least", tolerance=0.01)) == "≥ 0.2062 ± 0.01"
+
+
+def test_trapped_seeds_are_counted_over_a_sweep():
+    point = {"loss_trained": results.metric([1.0] * 5), "seeds_trapped": results.metric(2)}
+    assert report.trapped(finished(metrics={}, sweep=[{"fields": {}, "metrics": point}] * 2)) == "4 of 10"
+    assert report.trapped(finished(metrics={}, sweep=[])) == "–"
 
 
 def test_a_failed_write_leaves_the_last_report(tmp_path, monkeypatch):
@@ -150,12 +157,13 @@ def test_tables_follow_the_results(repository, capsys):
     assert readme.endswith("\nafter\n")
     assert readme.count(claims.END) == 1
     row = "as good as one step | VO Fig. 2 | = 0.2062 ± 0.002 | 0.20631 | yes |  |"
-    assert f"| one_layer | {row}" in readme
+    assert f"| one_layer | 1 of 2 | {row}" in readme
     assert f"| VO.F2.loss | {row}" in docs
+    assert "Trapped seeds: 1 of 2." in docs
     assert "## one_layer-trapped\n" in docs
-    for text in (readme, docs):
+    for text, columns in ((readme, 8), (docs, 7)):
         bars = {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")}
-        assert bars == {8}
+        assert bars == {columns + 1}
     shutil.rmtree(repository / "results")
     assert claims.main([], repository) == 0
     assert claims.NONE in (repository / "README.md").read_text()

@@ -64,7 +64,7 @@ def test_gradient_like_layers_are_linear_in_the_labels(heads, x64):
     """One layer whose values do not carry x x^T to y and whose scores ignore y: f(y + 2z) = f(y) + 2 f(z)."""
     config = TransformerConfig(5, 1, heads, init_scale=2.0)
     layer = params_of(config)["block_0"]["attention"]
-    only_x = (jnp.arange(5) < D).astype(float)
+    only_x = (jnp.arange(5) < D).astype(float)[None, None, :]
     layer = {**layer, "W_K": layer["W_K"] * only_x, "W_Q": layer["W_Q"] * only_x, "W_V": layer["W_V"] * (1 - only_x)}
     predict = models.predictor(config, {"block_0": {"attention": layer}}, LAYOUT)
     x, y, q = prompt()
