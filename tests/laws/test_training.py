@@ -1,5 +1,6 @@
 """Law 6: a population is its members, a resumed run is the uninterrupted one, a broken checkpoint is passed over."""
 
+import gc
 import shutil
 import warnings
 
@@ -93,6 +94,8 @@ def same(ours, theirs):
     return all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs)))
 
 
+# Orbax drops event loops when a read fails; they are collected here, not in a later test.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_flipped_byte_never_changes_what_is_loaded(saved, tmp_path):
     """Whichever file of the newest step is hit, loading gives that step or, with a warning, the one before."""
     directory, at = saved
@@ -110,6 +113,7 @@ def test_a_flipped_byte_never_changes_what_is_loaded(saved, tmp_path):
             fell_back.append(file)
     assert any("/d/" in str(file) for file in fell_back)
     assert newest_files(directory)[0] in fell_back
+    gc.collect()
 
 
 @pytest.mark.xfail(strict=True, reason="Checkpoints.save leaves a step that exists alone, broken or not")
@@ -128,8 +132,8 @@ def test_a_run_repairs_its_broken_checkpoint(saved, tmp_path):
 def test_training_finds_gradient_descent():
     """The main claim in small: trained layers end within one percent of the best gradient step."""
     task = LinearRegression(3, 1, 6, "normal")
-    settings = TrainSettings(steps=400, batch_size=256, learning_rate=1e-2, clip=1.0, schedule="cosine")
-    trained = icl_gd.train(task, TransformerConfig(4, init_scale=0.1), settings, seeds=2, chunk_steps=400)
+    settings = TrainSettings(steps=800, batch_size=256, learning_rate=1e-2, clip=1.0, schedule="cosine")
+    trained = icl_gd.train(task, TransformerConfig(4, init_scale=0.1), settings, seeds=2, chunk_steps=800)
     prompts = jax.vmap(task.sample)(jax.random.split(jax.random.key(99), 20_000))
     loss = lambda predict: float(icl_gd.analysis.losses(predict, prompts).mean())
     best = loss(learners.gradient_descent([learners.best_step_size(prompts)]))
