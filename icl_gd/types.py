@@ -22,12 +22,14 @@ Conventions, stated here once:
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Float
 
 Array = jax.Array
+EXAMPLES_AT_ONCE = 16  # of a sum over the context that is written out
 
 
 class Prompt(NamedTuple):
@@ -41,10 +43,35 @@ class Prompt(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """All that a stack of linear self-attention layers sees of a prompt (its cost does not depend on n)."""
+    """All that a stack of linear self-attention layers sees of a prompt (its cost does not depend on n).
 
-    context: Float[Array, "e e"]  # sum_j e_j e_j^T over context tokens
-    query: Float[Array, " e"]  # the query token
+    A batch stands in trailing axes: sums over tokens then run along whole vectors of prompts, and a circuit acts on
+    all prompts, and on all members of a population, in one matrix product.
+    """
+
+    context: Float[Array, " e e *batch"]  # sum_j e_j e_j^T over context tokens
+    query: Float[Array, " e *batch"]  # the query token
+
+    @classmethod
+    def of(cls, tokens: Float[Array, "t e *batch"]) -> Self:
+        """The moments of tokens whose last is the query."""
+        context, query = tokens[:-1], tokens[-1]
+        n, e, *batch = context.shape
+        if not batch:
+            return cls(context.T @ context, query)
+
+        def add(total: Array, block: Array) -> tuple[Array, None]:
+            # Written out, the sum is one pass over the result; as a reduction XLA holds all n products on a CPU.
+            for token in block:
+                total = total + token[:, None] * token[None, :]
+            return total, None
+
+        blocks, rest = divmod(n, EXAMPLES_AT_ONCE)
+        total, _ = add(jnp.zeros((e, e, *batch), tokens.dtype), context[:rest])
+        if blocks:
+            whole = context[rest:].reshape(blocks, EXAMPLES_AT_ONCE, e, *batch)
+            total, _ = jax.lax.scan(add, total, whole)
+        return cls(total, query)
 
 
 class Circuits(NamedTuple):

@@ -3,7 +3,7 @@
 `evaluate` measures what every experiment reports; each function in `ANALYSES` adds one question's records to `Found`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from experiments.results import curve, metric
 from icl_gd import analysis, constructions, learners, models
-from icl_gd.tasks import FAMILIES, SHIFTS, LinearRegression
+from icl_gd.tasks import FAMILIES, SHIFTS, LinearRegression, Shift
 from icl_gd.tokens import concatenated
 from icl_gd.training import Population, fastest_predictor
 from icl_gd.training.population import member_keys
@@ -24,6 +25,9 @@ TRAPPED_ABOVE = 1.2  # times the reference loss
 WRONG_STEP = 0.5  # times the best step size: the control that the cosine cannot see
 ROLL_OUT = (50, 0.75)  # iterations and damping, as published
 MEMBERS_AT_ONCE = 16
+
+
+Losses = Callable[[Prompt], dict[str, Array]]
 
 
 class Reference(NamedTuple):
@@ -44,6 +48,7 @@ class Study:
     trained: Population
     reference: Reference
     prompts: Prompt  # the batch that curves are measured on
+    watch: Callable[[Any], dict[str, np.ndarray]]  # see `watcher`
     key: Array
     n_prompts: int  # of final numbers
     seed: int
@@ -106,23 +111,22 @@ def reference(task: LinearRegression, model: models.TransformerConfig, key: Arra
     )
 
 
+def together(losses_of: Mapping[str, Callable[[Prompt], Array]]) -> Losses:
+    """Several losses of the same prompts as one function."""
+    return lambda prompts: {name: losses(prompts) for name, losses in losses_of.items()}
+
+
 def over_members(f: Callable[[Any], Any], params: Any) -> Any:
     """`vmap` over members, a few at a time, so that memory does not grow with the population."""
     return jax.lax.map(f, params, batch_size=MEMBERS_AT_ONCE)
 
 
-def watcher(reference: Reference, prompts: Prompt) -> Callable[[Population], dict[str, np.ndarray]]:
-    """What is measured during training: loss and alignment `[member]` on a fixed batch of held-out prompts."""
-    compiled: list[Callable] = []  # one jit for the run; it needs a Population to know what a member's Predictor is
-
-    def watch(trained: Population) -> dict[str, np.ndarray]:
-        if not compiled:
-            compiled.append(
-                jax.jit(partial(over_members, lambda p: _aligned(trained.predictor(p), reference, prompts)))
-            )
-        return jax.tree.map(np.asarray, compiled[0](trained.params))
-
-    return watch
+def watcher(
+    predictor_of: Callable[[Any], Predictor], reference: Reference, prompts: Prompt
+) -> Callable[[Any], dict[str, np.ndarray]]:
+    """What is measured during training and after it: loss and alignment `[member]` of parameters on fixed prompts."""
+    compiled = jax.jit(partial(over_members, lambda params: _aligned(predictor_of(params), reference, prompts)))
+    return lambda params: jax.tree.map(np.asarray, compiled(params))
 
 
 def _aligned(predictor: Predictor, reference: Reference, prompts: Prompt) -> dict[str, Array]:
@@ -145,11 +149,10 @@ def evaluate(study: Study) -> Found:
     if task.noise_std > 0:
         penalty = (task.noise_std / task.weight_scale) ** 2
         losses_of["loss_ridge"] = partial(analysis.losses, learners.ridge(penalty))
-    risks = analysis.streamed_risks(losses_of, task.sample, study.key, study.n_prompts)
+    risks = analysis.streamed_risks(together(losses_of), task.sample, study.key, study.n_prompts)
     # A singular-value decomposition per prompt: on the curves' prompts only, a hundred times fewer.
-    risks |= analysis.streamed_risks(
-        {"loss_ols": partial(analysis.losses, learners.ols)}, task.sample, study.key, len(study.prompts.x)
-    )
+    ols = together({"loss_ols": partial(analysis.losses, learners.ols)})
+    risks |= analysis.streamed_risks(ols, task.sample, study.key, len(study.prompts.x))
 
     trapped = risks["loss_trained"].mean > TRAPPED_ABOVE * risks["loss_gd"].mean
     found = Found(np.flatnonzero(~trapped), np.flatnonzero(trapped))
@@ -198,9 +201,8 @@ def _optimal_loss(study: Study) -> float | None:
 
 def alignment(study: Study, found: Found) -> None:
     """Alignment to gradient descent, next to an untrained control and a control with the wrong step size."""
-    align = lambda p: _aligned(study.trained.predictor(p), study.reference, study.prompts)
     for suffix, params in (("", study.trained.params), ("_untrained", study.untrained)):
-        for name, values in jax.jit(partial(over_members, align))(params).items():
+        for name, values in study.watch(params).items():
             if name != "loss_trained":
                 found.add(name + suffix, values)
     control = _aligned(study.reference.wrong_step, study.reference, study.prompts)
@@ -239,7 +241,7 @@ def interpolation(study: Study, found: Found) -> None:
         return jax.lax.map(at, jnp.asarray(ts, prompts.x.dtype))
 
     n_prompts = max(study.n_prompts // 8, 1)
-    risks = analysis.streamed_risks({"along": along}, study.task.sample, study.key, n_prompts)["along"]
+    risks = analysis.streamed_risks(together({"along": along}), study.task.sample, study.key, n_prompts)["along"]
     found.curves["loss_by_interpolation"] = curve(ts.tolist(), risks.mean[:, found.shown])
     found.add("loss_interpolated", risks.mean[5], risks.stderr[5])
     found.add("interpolation_ratio", risks.mean[5] / np.maximum(risks.mean[0], risks.mean[-1]))
@@ -254,27 +256,26 @@ def shifts(study: Study, found: Found) -> None:
     }
     if "interpolation_ratio" in found.metrics:
         losses_of["interpolated"] = partial(analysis.member_losses, study.of_circuits, study.interpolated)
-    n_prompts = max(study.n_prompts // 4, 1)
+    losses = together(losses_of)
     for suite, shift in SHIFTS.items():
-        if all(isinstance(value, str) for value in shift.values):
-            at = [shift.apply(study.task, value).sample for value in shift.values]
-            parts = [analysis.streamed_risks(losses_of, sample, study.key, n_prompts // 4) for sample in at]
-            means = {name: np.stack([part[name].mean for part in parts]) for name in losses_of}
-        else:
-            values = jnp.asarray(shift.values, study.prompts.x.dtype)
-            sample = partial(_sample_shifted, study.task, shift.apply, values)
-            each = {name: jax.vmap(f, in_axes=1) for name, f in losses_of.items()}
-            risks = analysis.streamed_risks(each, sample, study.key, n_prompts, chunk=2048)
-            means = {name: risk.mean for name, risk in risks.items()}
-        for name, mean in means.items():
-            kept = mean if mean.ndim == 1 else mean[:, found.shown]
-            found.curves[f"loss_by_{suite}_{name}"] = curve(shift.values, kept)
+        risks = _risks_under(study, shift, losses)
+        for name in losses_of:
+            mean = np.stack([risk[name].mean for risk in risks])
+            found.curves[f"loss_by_{suite}_{name}"] = curve(
+                shift.values, mean if mean.ndim == 1 else mean[:, found.shown]
+            )
     _closed_form_under_scale(study, found)
 
 
-def _sample_shifted(task: LinearRegression, apply: Callable, values: Array, key: Array) -> Prompt:
-    """The same prompt under every value of a shift: a Prompt with a leading value axis."""
-    return jax.vmap(lambda value: apply(task, value).sample(key))(values)
+def _risks_under(study: Study, shift: Shift, losses: Losses) -> list[dict[str, analysis.Risk]]:
+    """Risks at every value of a shift, the same keys under each."""
+    if isinstance(shift.values[0], str):
+        samples, n_prompts = [shift.apply(study.task, value).sample for value in shift.values], study.n_prompts // 32
+    else:
+        shifted = lambda value, key: shift.apply(study.task, value).sample(key)
+        values = jnp.asarray(shift.values, study.prompts.x.dtype)
+        samples, n_prompts = [Partial(shifted, value) for value in values], study.n_prompts // 4
+    return [analysis.streamed_risks(losses, sample, study.key, max(n_prompts, 1)) for sample in samples]
 
 
 def _closed_form_under_scale(study: Study, found: Found) -> None:
@@ -303,7 +304,9 @@ def rollout(study: Study, found: Found) -> None:
     for suffix, factor in (("", damping), ("_undamped", 1.0)):
         descent = learners.layerwise_gradient_descent([factor * study.reference.step_size] * n)
         losses_of = {"trained": partial(rolled, factor), "gd": lambda p, f=descent: analysis.losses(f, p).T}
-        risks = analysis.streamed_risks(losses_of, study.task.sample, study.key, len(study.prompts.x), chunk=2048)
+        risks = analysis.streamed_risks(
+            together(losses_of), study.task.sample, study.key, len(study.prompts.x), chunk=2048
+        )
         ours, theirs = risks["trained"].mean[found.shown].T, risks["gd"].mean
         found.curves[f"loss_by_iteration_trained{suffix}"] = curve(range(n + 1), ours)
         found.curves[f"loss_by_iteration_gd{suffix}"] = curve(range(n + 1), theirs)
@@ -345,8 +348,8 @@ def _risk_at_length(study: Study, m: int) -> np.ndarray:
     """
     task = replace(study.task, n_context=m)
     circuits = study.circuits._replace(W_PV=study.circuits.W_PV * (study.task.n_context / m))
-    losses_of = {"risk": partial(analysis.member_losses, study.of_circuits, circuits)}
-    return analysis.streamed_risks(losses_of, task.sample, study.key, max(study.n_prompts // 4, 1))["risk"].mean
+    losses = together({"risk": partial(analysis.member_losses, study.of_circuits, circuits)})
+    return analysis.streamed_risks(losses, task.sample, study.key, max(study.n_prompts // 4, 1))["risk"].mean
 
 
 ANALYSES: dict[str, Callable[[Study, Found], None]] = {

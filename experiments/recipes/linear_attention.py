@@ -17,7 +17,8 @@ from experiments import figures, monitor, report, results
 from experiments.recipes import comparisons
 from experiments.settings import Run, model_of, task_of, train_of
 from icl_gd import analysis, learners
-from icl_gd.training import Population, train
+from icl_gd.tokens import concatenated
+from icl_gd.training import Population, fastest_predictor, train
 
 EVAL_KEY, CURVE_KEY, FIT_KEY = 1, 2, 3  # folded into a key no member trains on
 
@@ -72,11 +73,13 @@ def run_one(run: Run, n_context: int, label: str, stop_requested: Callable[[], i
     reference = comparisons.reference(task, model, key_fit, min(config.eval.prompts, 2**17))
 
     prompts = jax.vmap(task.sample)(jax.random.split(key_curve, config.eval.curve_prompts))
-    watch = comparisons.watcher(reference, prompts)
+    layout = concatenated(task.d_input, task.d_output)
+    predictor_of = lambda params: fastest_predictor(model, params, layout)
+    watch = comparisons.watcher(predictor_of, reference, prompts)
     screen = monitor.Monitor(workdir, settings.steps, label)
 
     def on_chunk(trained: Population, step: int, loss: jax.Array) -> None:
-        screen.write(step, {"training_loss": np.asarray(loss.mean(0))} | watch(trained))
+        screen.write(step, {"training_loss": np.asarray(loss.mean(0))} | watch(trained.params))
 
     try:
         trained = train(
@@ -89,7 +92,7 @@ def run_one(run: Run, n_context: int, label: str, stop_requested: Callable[[], i
     finally:
         screen.close()
 
-    study = comparisons.Study(task, trained, reference, prompts, key_eval, config.eval.prompts, config.seed)
+    study = comparisons.Study(task, trained, reference, prompts, watch, key_eval, config.eval.prompts, config.seed)
     found = comparisons.evaluate(study)
     for name, predictor in (("gd", reference.gd), ("zero", learners.zero)):
         found.arrays[f"loss_{name}_on_curve_prompts"] = float(analysis.losses(predictor, prompts).mean())

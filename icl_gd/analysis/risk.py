@@ -1,12 +1,12 @@
 """Risk of Predictors: `1/2 |y_hat - y_query|^2`, summed over output dimensions, averaged over prompts."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from icl_gd.types import Array, Predictor, Prompt
 
@@ -56,7 +56,7 @@ def member_losses(predictor_of: Callable[[Any], Predictor], params: Any, prompts
 
 
 def streamed_risks(
-    losses_of: Mapping[str, Callable[[Prompt], Array]],
+    losses: Callable[[Prompt], Mapping[str, Array]],
     sample: Callable[[Array], Prompt],
     key: Array,
     n_prompts: int,
@@ -65,25 +65,31 @@ def streamed_risks(
     """Risks on many prompts, drawn and forgotten chunk by chunk: the same prompts for all.
 
     Args:
-      losses_of: name -> function of a batch of prompts to losses whose *last* axis is the prompt.
+      losses: a batch of prompts to named losses whose *last* axis is the prompt; compiled once, however often it is
+        handed in. So is a `sample` that is a `jax.tree_util.Partial` of one function and any arrays.
       n_prompts: rounded up to whole chunks; sums are kept in float64.
     """
     chunk = min(chunk, n_prompts)
-
-    @jax.jit
-    def sums(key: Array) -> dict[str, tuple[Array, Array]]:
-        prompts = jax.vmap(sample)(jax.random.split(key, chunk))
-        values = {name: f(prompts) for name, f in losses_of.items()}
-        return {name: (v.mean(-1), (v**2).mean(-1)) for name, v in values.items()}
-
+    measure, sample = jax.jit(losses), sample if isinstance(sample, Partial) else Partial(sample)
     n_chunks = -(-n_prompts // chunk)
-    parts = [
-        jax.tree.map(partial(np.asarray, dtype=np.float64), sums(jax.random.fold_in(key, i))) for i in range(n_chunks)
-    ]
+    parts = []
+    for i in range(n_chunks):
+        # Two programs: what draws the prompts is not fused into, and computed again by, each of the losses.
+        values = measure(_draw(sample, jax.random.split(jax.random.fold_in(key, i), chunk)))
+        parts.append({name: _mean_and_square(v) for name, v in values.items()})
     risks = {}
-    for name in losses_of:
-        mean = np.mean([part[name][0] for part in parts], axis=0)
-        square = np.mean([part[name][1] for part in parts], axis=0)
-        stderr = np.sqrt(np.maximum(square - mean**2, 0.0) / (n_chunks * chunk))
-        risks[name] = Risk(mean, stderr)
+    for name in parts[0]:
+        mean = np.mean([np.asarray(part[name][0], np.float64) for part in parts], axis=0)
+        square = np.mean([np.asarray(part[name][1], np.float64) for part in parts], axis=0)
+        risks[name] = Risk(mean, np.sqrt(np.maximum(square - mean**2, 0.0) / (n_chunks * chunk)))
     return risks
+
+
+@jax.jit
+def _draw(sample: Partial, keys: Array) -> Prompt:
+    return jax.vmap(sample)(keys)
+
+
+@jax.jit
+def _mean_and_square(values: Array) -> tuple[Array, Array]:
+    return values.mean(-1), (values**2).mean(-1)

@@ -1,10 +1,11 @@
 """Models: plain functions over plain parameter dicts; Flax stays inside this room."""
 
-from icl_gd.models.moments import apply_moments, circuit_predictor, layerwise_circuit_predictor, moments_of
+from icl_gd.models.moments import apply_moments, circuit_predictor, layerwise_circuit_predictor, read_moments
 from icl_gd.models.transformer import (
     TransformerConfig,
     apply,
     circuits,
+    has_moment_form,
     init,
     layerwise_predictor,
     predictor,
@@ -16,9 +17,10 @@ __all__ = [
     "apply_moments",
     "circuit_predictor",
     "circuits",
+    "has_moment_form",
     "init",
     "layerwise_circuit_predictor",
     "layerwise_predictor",
-    "moments_of",
     "predictor",
+    "read_moments",
 ]

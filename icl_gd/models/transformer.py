@@ -80,6 +80,11 @@ class _Transformer(nn.Module):
         return Activations(jnp.stack(residuals), jnp.stack(scores), jnp.stack(patterns))
 
 
+def has_moment_form(config: TransformerConfig) -> bool:
+    """Whether the network sees its context through second moments only: linear layers, no clip."""
+    return config.clip is None
+
+
 def init(config: TransformerConfig, key: Array) -> Params:
     """Parameters `{block: {"attention": {W_K, W_Q, W_V [head d_head e], P [head e d_head]}}}` of a fresh model."""
     return _Transformer(config).init(key, jnp.zeros((2, config.d_token)))["params"]

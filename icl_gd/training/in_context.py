@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from icl_gd.tokens import concatenated
 from icl_gd.training import population
 from icl_gd.training.checkpoint import Checkpoints
 from icl_gd.training.population import Keys, State, TrainSettings
-from icl_gd.types import Array, Layout, Predictor, Prompt
+from icl_gd.types import Array, Layout, Moments, Predictor, Prompt
 
 
 class Task(Protocol):
@@ -25,6 +26,13 @@ class Task(Protocol):
     @property
     def d_output(self) -> int: ...
     def sample(self, key: Array) -> Prompt: ...
+
+
+@runtime_checkable
+class MomentTask(Protocol):
+    """A task that draws a batch of moments at once, faster than prompt by prompt."""
+
+    def sample_moments(self, key: Array, n_prompts: int) -> tuple[Moments, Array]: ...
 
 
 @dataclass(frozen=True)
@@ -54,19 +62,39 @@ class Population:
 
 def fastest_predictor(config: TransformerConfig, params: Any, layout: Layout) -> Predictor:
     """The moment form where it is exact, the token form otherwise."""
-    if config.clip is None:
+    if models.has_moment_form(config):
         return models.circuit_predictor(models.circuits(config, params), layout)
     return models.predictor(config, params, layout)
 
 
-def squared_error(config: TransformerConfig, layout: Layout) -> Callable[[Any, Prompt], Array]:
-    """The training loss of one prompt, `1/2 |y_hat - y_query|^2`, as a function of the parameters."""
+def learning_problem(
+    task: Task, config: TransformerConfig, layout: Layout, batch_size: int
+) -> tuple[Callable[[Array], Any], Callable[[Any, Any], Array]]:
+    """What the population trainer asks for: `draw(key) -> batch` and `loss(params, batch)`.
 
-    def loss(params: Any, prompt: Prompt) -> Array:
-        y_hat = fastest_predictor(config, params, layout)(prompt.x, prompt.y, prompt.x_query)
-        return 0.5 * jnp.sum((y_hat - prompt.y_query) ** 2)
+    The loss is `1/2 |y_hat - y_query|^2`, averaged over the batch. A network that has the moment form is trained in it.
+    """
+    prompts = lambda key: jax.vmap(task.sample)(jax.random.split(key, batch_size))
 
-    return loss
+    def loss_of_moments(params: Any, batch: tuple[Moments, Array]) -> Array:
+        moments, y_query = batch
+        y_hat = models.read_moments(models.circuits(config, params), moments, task.d_output)
+        return 0.5 * jnp.mean(jnp.sum((y_hat - y_query) ** 2, axis=0))
+
+    def loss_of_tokens(params: Any, batch: Prompt) -> Array:
+        y_hat = jax.vmap(models.predictor(config, params, layout))(batch.x, batch.y, batch.x_query)
+        return 0.5 * jnp.mean(jnp.sum((y_hat - batch.y_query) ** 2, axis=-1))
+
+    def moments(key: Array) -> tuple[Moments, Array]:
+        batch = prompts(key)
+        tokens = jax.vmap(layout.encode, out_axes=-1)(batch.x, batch.y, batch.x_query)
+        return Moments.of(tokens), batch.y_query.T
+
+    if not models.has_moment_form(config):
+        return prompts, loss_of_tokens
+    if isinstance(task, MomentTask):
+        return partial(task.sample_moments, n_prompts=batch_size), loss_of_moments
+    return moments, loss_of_moments
 
 
 def train(
@@ -121,7 +149,8 @@ def train(
         if signal is not None and not last:
             raise population.Interrupted(step, signal)
 
-    chunk = population.make_chunk(task.sample, squared_error(config, layout), settings)
+    draw, loss = learning_problem(task, config, layout, settings.batch_size)
+    chunk = population.make_chunk(draw, loss, settings)
     try:
         state = population.run_chunks(chunk, state, keys, settings.steps, chunk_steps, after)
     finally:
@@ -153,4 +182,4 @@ def load(workdir: str | Path) -> Population:
     return Population(TransformerConfig(**about["model"]), concatenated(about["d_input"], about["d_output"]), params)
 
 
-__all__ = ["Keys", "Population", "TrainSettings", "fastest_predictor", "load", "squared_error", "train"]
+__all__ = ["Keys", "Population", "TrainSettings", "fastest_predictor", "learning_problem", "load", "train"]

@@ -83,42 +83,44 @@ def start(init: Callable[[Array], Params], settings: TrainSettings, keys: Keys) 
 
 
 def make_chunk(
-    sample: Callable[[Array], Batch],
+    draw: Callable[[Array], Batch],
     loss: Callable[[Params, Batch], Array],
     settings: TrainSettings,
 ) -> Callable[[State, Keys, int], tuple[State, Array]]:
     """Compiles `(state, keys, n_steps) -> (state, loss [step member])`, a scan over `n_steps` training steps.
 
     Args:
-      sample: a key to one problem; batched here.
-      loss: `(params, one problem) -> scalar`; averaged over the batch here.
+      draw: a key to one step's batch, any pytree.
+      loss: `(params, batch) -> scalar` of one member.
     """
     optimizer = settings.optimizer()
 
-    def batch(key: Array) -> Batch:
-        return jax.vmap(sample)(jax.random.split(key, settings.batch_size))
+    def member_chunk(params: Params, opt_state: Any, key: Array, first: Array, n_steps: int) -> tuple[Any, Array]:
+        batch_of = lambda step: draw(jax.random.fold_in(key, step))
 
-    def update(params: Params, opt_state: Any, problems: Batch) -> tuple[Params, Any, Array]:
-        mean_loss = lambda p: jnp.mean(jax.vmap(partial(loss, p))(problems))
-        value, gradient = jax.value_and_grad(mean_loss)(params)
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, value
+        def step(carry: tuple[Any, Any, Batch], number: Array) -> tuple[Any, Array]:
+            # The next batch is drawn beside the step, and carried: what XLA may fuse into a step it computes again
+            # for each of its uses, which on a CPU doubled the time of a step.
+            params, opt_state, batch = carry
+            value, gradient = jax.value_and_grad(loss)(params, batch)
+            updates, opt_state = optimizer.update(gradient, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state, batch_of(number + 1)), value
+
+        carry, losses = jax.lax.scan(step, (params, opt_state, batch_of(first)), first + jnp.arange(n_steps))
+        return carry[:2], losses
 
     @partial(jax.jit, static_argnames="n_steps", donate_argnums=0)
     def chunk(state: State, keys: Keys, n_steps: int) -> tuple[State, Array]:
-        def step(state: State, _: None) -> tuple[State, Array]:
-            if settings.share_batches:
-                problems = batch(jax.random.fold_in(keys.data[0], state.step))
-                new = jax.vmap(update, in_axes=(0, 0, None))(state.params, state.opt_state, problems)
-            else:
-                own = lambda params, opt_state, key: update(
-                    params, opt_state, batch(jax.random.fold_in(key, state.step))
-                )
-                new = jax.vmap(own)(state.params, state.opt_state, keys.data)
-            params, opt_state, value = new
-            return State(params, opt_state, state.step + 1), value
-
-        return jax.lax.scan(step, state, None, length=n_steps)
+        one = partial(member_chunk, first=state.step, n_steps=n_steps)
+        if settings.share_batches:
+            batched = jax.vmap(lambda params, opt_state: one(params, opt_state, keys.data[0]))
+            (params, opt_state), losses = batched(state.params, state.opt_state)
+        else:
+            # Members with batches of their own share nothing: on a CPU they run one after another, each in cache.
+            at_once = 1 if jax.default_backend() == "cpu" else len(keys.data)
+            members = state.params, state.opt_state, keys.data
+            (params, opt_state), losses = jax.lax.map(lambda member: one(*member), members, batch_size=at_once)
+        return State(params, opt_state, state.step + n_steps), losses.T
 
     return chunk
 

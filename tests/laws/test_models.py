@@ -9,7 +9,8 @@ import pytest
 
 from icl_gd import analysis, models, tokens
 from icl_gd.models import TransformerConfig
-from icl_gd.types import Circuits
+from icl_gd.tasks import LinearRegression
+from icl_gd.types import Circuits, Moments
 
 D, M, N = 3, 2, 6
 LAYOUT = tokens.concatenated(D, M)
@@ -37,8 +38,22 @@ def test_moment_form_is_token_form(name, x64):
     tokens_form = models.layerwise_predictor(config, params, LAYOUT)(*x)
     np.testing.assert_allclose(models.layerwise_circuit_predictor(circuits, LAYOUT)(*x), tokens_form, rtol=1e-10)
     residual = models.apply(config, params, LAYOUT.encode(*x)).residual
-    _, contexts = models.apply_moments(circuits, models.moments_of(LAYOUT.encode(*x)))
+    _, contexts = models.apply_moments(circuits, Moments.of(LAYOUT.encode(*x)))
     np.testing.assert_allclose(contexts, jnp.einsum("lta,ltb->lab", residual[:, :-1], residual[:, :-1]), rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("n", [3, 16, 37])  # around the blocks a sum over examples is written out in
+def test_a_batch_of_moments_is_its_prompts(name, n, x64):
+    """Drawn by the task and read at once, or encoded and run token by token."""
+    config, task = CONFIGS[name], LinearRegression(D, M, n, noise_std=0.3)
+    params, key = params_of(config), jax.random.key(1)
+    moments, y_query = task.sample_moments(key, 5)
+    batch = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), task.sample(key, (5,)))
+    expected = jax.vmap(models.predictor(config, params, LAYOUT))(batch.x, batch.y, batch.x_query)
+    found = models.read_moments(models.circuits(config, params), moments, M)
+    np.testing.assert_allclose(found.T, expected, rtol=1e-10)
+    np.testing.assert_array_equal(y_query.T, batch.y_query)
 
 
 def test_recurrent_is_stacked_with_tied_weights(x64):
@@ -137,7 +152,7 @@ def test_canonical_form_gives_the_prediction(x64):
     x, y, q = prompt()
     for start in (None, w0):
         layout = tokens.concatenated(D, M, start)
-        moments = models.moments_of(layout.encode(x, y, q))
+        moments = Moments.of(layout.encode(x, y, q))
         form = analysis.canonical_form(circuits, D, w0=start)
         expected = -jnp.einsum("rabc,ab,c->r", form, moments.context, q) + (0 if start is None else start @ q)
         np.testing.assert_allclose(models.circuit_predictor(circuits, layout)(x, y, q), expected, rtol=1e-9)

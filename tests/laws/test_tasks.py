@@ -31,7 +31,13 @@ def test_same_key_same_prompt(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_moments_and_labels(name, x64):
     task = TASKS[name]
-    prompts = jax.jit(jax.vmap(task.sample))(jax.random.split(jax.random.key(1), 40_000))
+    apart = jax.jit(jax.vmap(task.sample))(jax.random.split(jax.random.key(1), 20_000))
+    together = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), task.sample(jax.random.key(2), (20_000,)))
+    for prompts in (apart, together):
+        check_moments_and_labels(name, task, prompts)
+
+
+def check_moments_and_labels(name, task, prompts):
     x = np.concatenate([np.asarray(prompts.x).reshape(-1, 2), np.asarray(prompts.x_query)])
     if name == "exponential":  # not centred: the documented second moment is that of a coordinate
         np.testing.assert_allclose(np.mean(x**2, 0), np.diag(task.second_moment), rtol=0.05)
@@ -43,6 +49,11 @@ def test_moments_and_labels(name, x64):
     np.testing.assert_allclose(np.std(prompts.y - clean), task.noise_std, atol=0.01)
     np.testing.assert_allclose(prompts.y_query, jnp.einsum("bd,bmd->bm", prompts.x_query, prompts.w), atol=1e-12)
     np.testing.assert_allclose(np.std(prompts.w), task.weight_scale, rtol=0.02)
+
+
+def test_prompts_of_a_batch_differ():
+    x = np.asarray(LinearRegression(2, 1, 3).sample(jax.random.key(0), (4,)).x)
+    assert len(np.unique(x)) == x.size == 3 * 2 * 4
 
 
 def test_longer_contexts_continue_shorter_ones():

@@ -61,8 +61,8 @@ def test_shared_batches_are_the_first_members(whole):
 
 
 def test_one_compilation():
-    loss = in_context.squared_error(MODEL, in_context.concatenated(2, 1))
-    chunk = population.make_chunk(TASK.sample, loss, SETTINGS)
+    draw, loss = in_context.learning_problem(TASK, MODEL, in_context.concatenated(2, 1), SETTINGS.batch_size)
+    chunk = population.make_chunk(draw, loss, SETTINGS)
     keys = population.member_keys(0, 2)
     state = population.start(lambda key: models.init(MODEL, key), SETTINGS, keys)
     population.run_chunks(chunk, state, keys, 8, 2)
