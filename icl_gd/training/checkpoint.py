@@ -1,6 +1,11 @@
-"""Checkpoints: Orbax behind one small class, with a checksum per leaf and fallback to the newest good step."""
+"""Checkpoints: Orbax behind one small class, with checksums and fallback to the newest good step.
+
+On disk a state is a flat mapping from dotted names (`params.block_0.attention.W_K`) to arrays, so that it can be read
+without the code that wrote it, and what is compared with its checksum does not depend on container types.
+"""
 
 import hashlib
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,13 +14,37 @@ from typing import Any
 import jax
 import numpy as np
 
+FORMAT = 1
+Leaves = dict[str, np.ndarray]
 
-def _checksums(tree: Any) -> dict[str, str]:
+
+def flatten(tree: Any) -> Leaves:
+    """The leaves of a pytree by dotted name."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path): hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest()
-        for path, leaf in leaves
-    }
+    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
+
+
+def unflatten(template: Any, leaves: Mapping[str, np.ndarray]) -> Any:
+    """A pytree of the template's structure with these leaves.
+
+    Raises:
+      ValueError: if names, shapes or types differ from the template's.
+    """
+    wanted = {name: (leaf.shape, leaf.dtype) for name, leaf in flatten(template).items()}
+    if wanted != (there := {name: (leaf.shape, leaf.dtype) for name, leaf in leaves.items()}):
+        name = next(name for name in {**wanted, **there} if wanted.get(name) != there.get(name))
+        raise ValueError(f"the checkpoint is of another model: {name} is {there.get(name)}, not {wanted.get(name)}")
+    return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in wanted])
+
+
+def _checksum(leaves: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
+    """Of names, types, shapes and values, and of what is said about them."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(leaves):
+        leaf = np.ascontiguousarray(leaves[name])
+        digest.update(f"{name} {leaf.dtype.str} {leaf.shape}".encode())
+        digest.update(leaf.tobytes())
+    return digest.hexdigest()
 
 
 class Checkpoints:
@@ -32,40 +61,48 @@ class Checkpoints:
             max_to_keep=keep, create=not read_only, enable_async_checkpointing=False, read_only=read_only
         )
         self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+        self._bad: set[int] = set()
 
     def save(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
-        """Writes the state of `step`; a step that is there already is left alone."""
+        """Writes the state of `step`, over one found bad; a good one is left alone."""
+        if step in self._bad:
+            self._manager.delete(step)
+            self._bad.discard(step)
         if step in self._manager.all_steps():
             return
-        state = jax.tree.map(np.asarray, state)
-        described = {**about, "sha256": _checksums(state)}
+        leaves, about = flatten(state), {**about, "format": FORMAT}
+        described = {"about": about, "sha256": _checksum(leaves, about)}
         items = self._ocp.args.Composite(
-            state=self._ocp.args.StandardSave(state), about=self._ocp.args.JsonSave(described)
+            state=self._ocp.args.StandardSave(leaves), about=self._ocp.args.JsonSave(described)
         )
         self._manager.save(step, args=items)
         self._manager.wait_until_finished()
 
-    def restore(self, template: Any = None) -> tuple[int, Any, dict[str, Any]] | None:
-        """The newest step whose checksums hold, as `(step, state, about)`; None where there is none.
+    def restore(self) -> tuple[int, Leaves, dict[str, Any]] | None:
+        """The newest step whose checksum holds, as `(step, leaves, about)`; None where there is none.
 
-        Args:
-          template: a state of the same structure; without it the state comes back as nested dicts and lists.
+        Warns of every step passed over.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                about = self._manager.restore(step, args=self._ocp.args.Composite(about=self._ocp.args.JsonRestore()))
-                shape = None if template is None else jax.tree.map(np.asarray, template)
-                items = self._ocp.args.Composite(state=self._ocp.args.StandardRestore(shape))
-                state = self._manager.restore(step, args=items)["state"]
-                described = dict(about["about"])
-                expected = described.pop("sha256")
-                if sorted(expected.values()) != sorted(_checksums(state).values()):
-                    raise ValueError("its checksums do not match its content")
-                return step, state, described
+                return step, *self._read(step)
             except Exception as error:
                 # Whatever is wrong with one step (a missing file, a flipped byte), an older one may be sound.
                 warnings.warn(f"checkpoint {step} is unreadable, trying an older one: {error}", stacklevel=2)
+                self._bad.add(step)
         return None
+
+    def _read(self, step: int) -> tuple[Leaves, dict[str, Any]]:
+        args = self._ocp.args
+        items = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(), about=args.JsonRestore()))
+        leaves = {name: np.asarray(leaf) for name, leaf in items["state"].items()}
+        described = items["about"]
+        about = dict(described["about"])
+        if described["sha256"] != _checksum(leaves, about):
+            raise ValueError("its checksum does not match its content")
+        if (found := about.pop("format")) != FORMAT:
+            raise ValueError(f"it is written in format {found}, this version reads format {FORMAT}")
+        return leaves, about
 
     def close(self) -> None:
         self._manager.close()

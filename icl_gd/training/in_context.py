@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ from icl_gd import models
 from icl_gd.models import TransformerConfig
 from icl_gd.tokens import concatenated
 from icl_gd.training import population
-from icl_gd.training.checkpoint import Checkpoints
+from icl_gd.training.checkpoint import Checkpoints, unflatten
 from icl_gd.training.population import Keys, State, TrainSettings
 from icl_gd.types import Array, Layout, Moments, Predictor, Prompt
 
@@ -122,7 +122,7 @@ def train(
       stop_requested: polled after each chunk; a signal number saves and raises `Interrupted`.
 
     Raises:
-      ValueError: if the token width does not fit the task.
+      ValueError: if the token width does not fit the task, or the checkpoints are of another population.
       population.Interrupted, FloatingPointError: see `population.run_chunks`; the last good state is kept.
     """
     if config.d_token != task.d_input + task.d_output:
@@ -131,13 +131,25 @@ def train(
     keys = population.member_keys(seed, seeds)
     state = population.start(lambda key: models.init(config, key), settings, keys)
     store = None if checkpoints is None else Checkpoints(checkpoints)
-    about = {"model": asdict(config), "d_input": task.d_input, "d_output": task.d_output}
+    about: dict[str, Any] = {
+        "model": asdict(config),
+        "d_input": task.d_input,
+        "d_output": task.d_output,
+        "seed": seed,
+        "seeds": seeds,
+    }
+    about["settings"] = asdict(settings)
+    if settings.schedule == "constant":
+        del about["settings"]["steps"]  # such a run can be extended: its first steps do not depend on the last
 
-    if store is not None and (restored := store.restore(state)) is not None:
-        step, state, _ = restored
-        state = jax.tree.map(jnp.asarray, state)
-        if step:
-            on_resume(step)
+    if store is not None and (restored := store.restore()) is not None:
+        step, leaves, stored = restored
+        if stored != about:
+            store.close()
+            differ = ", ".join(key for key in about if stored.get(key) != about[key])
+            raise ValueError(f"{checkpoints} holds checkpoints of another population: {differ} differ")
+        state = jax.tree.map(jnp.asarray, unflatten(state, leaves))
+        on_resume(step)
 
     def after(state: State, loss: Array) -> None:
         step = int(state.step)
@@ -177,8 +189,12 @@ def load(workdir: str | Path) -> Population:
         store.close()
     if restored is None:
         raise FileNotFoundError(f"no readable checkpoint under {workdir}")
-    _, state, about = restored
-    params = jax.tree.map(jnp.asarray, state[0] if isinstance(state, list | tuple) else state["params"])
+    _, leaves, about = restored
+    params: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        if name.startswith("params."):
+            *path, last = name.split(".")[1:]
+            reduce(lambda node, key: node.setdefault(key, {}), path, params)[last] = jnp.asarray(leaf)
     return Population(TransformerConfig(**about["model"]), concatenated(about["d_input"], about["d_output"]), params)
 
 
