@@ -33,12 +33,24 @@ def get_config(variant: str = ""):
         {"id": "VO.F2.prediction", "statement": "every free seed predicts what gradient descent predicts",
          "source": "VO Fig. 2", "metric": "prediction_difference_gd_untrapped", "reduce": "max",
          "relation": "at_most", "target": 0.03},
+        {"id": "VO.F2.untrained", "statement": "untrained layers have not learned it (their best sensitivity cosine)",
+         "source": "control", "metric": "sensitivity_cosine_gd_untrained", "reduce": "max", "relation": "at_most",
+         "target": 0.5},
+        {"id": "VO.F2.untrained_loss", "statement": "untrained layers predict nothing (their best loss)",
+         "source": "control", "metric": "loss_untrained", "reduce": "min", "relation": "at_least", "target": 0.4},
+        {"id": "VO.F2.wrong_step", "statement": "half the step size, which the cosine cannot tell, predicts otherwise",
+         "source": "control", "metric": "prediction_difference_gd_wrong_step", "relation": "at_least", "target": 0.2},
+        {"id": "VO.P1", "statement": "the construction is gradient descent (largest error, float32)",
+         "source": "VO Proposition 1", "metric": "construction_error", "relation": "at_most", "target": 1e-5},
         {"id": "VO.F2.free", "statement": "at least 8 of 10 seeds are free", "source": "VO, published code",
          "metric": "seeds_trapped", "relation": "at_most", "target": 2},
         *({"id": f"VO.F2.shift_{alpha}", "statement": f"the construction at input scale {alpha} meets the closed form",
            "source": "closed form: risk under input scale", "metric": f"loss_by_input_scale_construction[{alpha}]",
            "relation": "within", "target": target, "tolerance": 0.02 * target}
           for alpha, target in ((0.5, 0.08115), (1.25, 0.42627), (1.5, 1.20384), (2.0, 8.40067))),
+        {"id": "VO.F2.shift_trained", "statement": "free seeds follow gradient descent over input scales .5 to 2 "
+         "(worst deviation of their loss)", "source": "VO Fig. 2",
+         "metric": "input_scale_deviation_untrapped", "reduce": "max", "relation": "at_most", "target": 0.05},
         {"id": "VO.F2.interpolated", "statement": "the mean of trained and constructed weights is as good as both",
          "source": "VO Fig. 2", "metric": "interpolation_ratio_untrapped", "reduce": "max", "relation": "at_most",
          "target": 1.01},
@@ -60,7 +72,22 @@ def get_config(variant: str = ""):
     elif variant == "trapped":
         config.seeds = 128
         config.eval.prompts = 2**16
-        config.claims = ()
+        config.claims = (
+            {"id": "VO.trap.few", "statement": "a few seeds in a hundred are trapped", "source": "VO, published code",
+             "metric": "seeds_trapped", "relation": "within", "target": 4, "tolerance": 4},
+            {"id": "VO.trap.loss", "statement": "trapped seeds sit on one plateau (mean loss ratio)",
+             "source": "VO, published code", "metric": "loss_ratio_gd_trapped", "relation": "within", "target": 1.9,
+             "tolerance": 0.05},
+            {"id": "VO.trap.roles", "statement": "their key and value have exchanged roles (least share)",
+             "source": "VO, published code", "metric": "exchanged_share_trapped", "reduce": "min",
+             "relation": "at_least", "target": 0.9},
+            {"id": "VO.trap.rank", "statement": "which leaves one direction of ten (largest effective rank)",
+             "source": "VO, published code", "metric": "effective_rank_trapped", "reduce": "max",
+             "relation": "at_most", "target": 1.1},
+            {"id": "VO.trap.free", "statement": "the others go the direct way (largest exchanged share)",
+             "source": "VO Proposition 1", "metric": "exchanged_share_untrapped", "reduce": "max",
+             "relation": "at_most", "target": 0.01},
+        )  # fmt: skip
     elif variant == "smoke":
         smoke(config)
     elif variant:

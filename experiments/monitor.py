@@ -1,6 +1,7 @@
-"""What a run shows while it goes: metrics.jsonl, TensorBoard events, and progress."""
+"""What a run shows while it goes (metrics.jsonl, TensorBoard events, progress), and the signals it hears."""
 
 import json
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,32 @@ from pathlib import Path
 import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+
+class Stop:
+    """Ctrl-C and SIGTERM. While steps are unsaved a signal waits for the end of the chunk; otherwise, and the second
+    time, it stops the run at once."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self):
+        self.signal: int | None = None
+        self.saved = True
+
+    def __enter__(self) -> "Stop":
+        self._before = {number: signal.signal(number, self._hear) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: object) -> None:
+        at_once = self.saved or self.signal is not None
+        self.signal = self.signal or number
+        if at_once:
+            raise KeyboardInterrupt
+        print("stopping after this chunk", file=sys.stderr)
 
 
 class Monitor:

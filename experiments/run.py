@@ -36,22 +36,23 @@ def main(argv: list[str]) -> int:
 def _execute(run: Run) -> int:
     import jax
 
+    from experiments.monitor import Stop
     from icl_gd.training import Interrupted
 
     jax.config.update("jax_enable_x64", run.config.precision == "float64")
     # Comparisons of trained with constructed weights drown in TF32 or bfloat16 products.
     jax.config.update("jax_default_matmul_precision", "highest")
-    caught: list[int] = []
-    before = {number: signal.signal(number, lambda n, frame: _note(caught, n)) for number in STOPPING}
+    stop = Stop()
     try:
-        importlib.import_module(f"experiments.recipes.{run.config.recipe}").run(run, lambda: (caught or [None])[0])
-        return 128 + caught[0] if caught else 0
-    except Interrupted as stop:
-        print(f"stopped at step {stop.step}, saved; the same command resumes from there", file=sys.stderr)
-        return 128 + stop.signal
+        with stop:
+            importlib.import_module(f"experiments.recipes.{run.config.recipe}").run(run, stop)
+        return 0
+    except Interrupted as interrupted:
+        print(f"stopped at step {interrupted.step}, saved; the same command resumes from there", file=sys.stderr)
+        return 128 + interrupted.signal
     except KeyboardInterrupt:
         print("stopped at once; the same command resumes from the last checkpoint", file=sys.stderr)
-        return 128 + (caught or [signal.SIGINT])[0]
+        return 128 + (stop.signal or signal.SIGINT)
     except Exception as error:
         if os.environ.get("ICL_GD_TRACEBACK"):
             raise
@@ -62,20 +63,6 @@ def _execute(run: Run) -> int:
                 (run.workdir / "error.log").write_text(traceback.format_exc())
         print(f"error: the run failed: {type(error).__name__}: {message}; {kept}", file=sys.stderr)
         return 1
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-STOPPING = (signal.SIGTERM, signal.SIGINT)
-
-
-def _note(caught: list[int], number: int) -> None:
-    """Remembers a signal for the end of the chunk; a second one does not wait."""
-    if caught:
-        raise KeyboardInterrupt
-    caught.append(number)
-    print("stopping after this chunk", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ KINDS = {
     bool: "a bool: true or false is accepted",
     tuple: "a tuple: '(a, b)' is accepted, with quotes around each word",
 }
+FIT_FLOATS = 2**27  # at most, in the prompts that step sizes are tuned on
 BYTES_PER_FLOAT = {"float32": 4, "float64": 8}
 
 
@@ -333,23 +334,26 @@ def _check_together(config: ConfigDict) -> None:
 
 
 def memory_needed(config: ConfigDict) -> float:
-    """Bytes of the larger of a training step and an evaluation chunk, within a factor of about two.
+    """Bytes of the larger of a training step and an evaluation, within a factor of about two.
 
-    A step holds, per prompt and member, the context (once if batches are shared) and, forward and backward, some six
-    second-moment matrices a layer; an evaluation holds the same without gradients, and the curves' prompts.
+    A step holds two batches (the next is drawn beside it), once if shared or run member by member, and, forward and
+    backward, some six vectors or, below the last layer, second-moment matrices a layer, member and prompt. An
+    evaluation holds the same without gradients, for a chunk of prompts and those of the curves.
     """
     task, model = config.task, config.model
     e, layers = task.d_input + task.d_output, model.n_layers
     n = max(task.n_context) if isinstance(task.n_context, tuple) else task.n_context
     width = e if model.d_head is None else model.d_head
-    own = 1 if config.train.share_batches else config.seeds
+    context = (n + 1) * e + e * e
     per_layer = e * e if model.clip is None else 3 * model.n_heads * (n + 1) * (n + 1 + width)
-    prompts = config.train.batch_size * (
-        own * 3 * (n + 1) * e + config.seeds * 6 * layers * (per_layer if layers > 1 else e)
-    )
+    inner = 6 * (layers * per_layer if layers > 1 or model.clip is not None else e)
+    at_once = config.seeds if config.train.share_batches else 1
+    step = config.train.batch_size * (3 * context + at_once * inner)
     weights = config.seeds * layers * model.n_heads * 16 * e * width
-    curves = config.eval.curve_prompts * ((n + 1) * e + min(config.seeds, 16) * 6 * layers * per_layer)
-    return BYTES_PER_FLOAT[config.precision] * float(weights + max(prompts, curves))
+    evaluated = max(config.eval.curve_prompts, min(config.eval.prompts, 8192))
+    evaluation = evaluated * (3 * context + min(config.seeds, 16) * 6 * layers * per_layer)
+    fit = 3 * min(config.eval.prompts * (n + 1) * e, FIT_FLOATS)
+    return BYTES_PER_FLOAT[config.precision] * float(weights + max(step, evaluation, fit))
 
 
 def _check_memory(config: ConfigDict) -> None:

@@ -5,7 +5,9 @@ Glossary of axes, used in every shape annotation of the package:
     n       context examples            d   input dimension          m   output dimension
     t       tokens (n + 1: the context, then the query)              e   token width (d + m when concatenated)
     layer   attention layers            head  heads of one layer     d_head  width of one head
-    step    iterates of a learner       member  models of a population
+    depth   layers + 1: the residual     step    steps of a learner
+            before the first, after each iterate steps + 1, the start first
+    member  models of a population      prompt  a batch of problems
 
 Conventions, stated here once:
 
@@ -22,7 +24,7 @@ Conventions, stated here once:
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +55,7 @@ class Moments(NamedTuple):
     query: Float[Array, " e *batch"]  # the query token
 
     @classmethod
-    def of(cls, tokens: Float[Array, "t e *batch"]) -> Self:
+    def of(cls, tokens: Float[Array, "t e *batch"]) -> "Moments":
         """The moments of tokens whose last is the query."""
         context, query = tokens[:-1], tokens[-1]
         n, e, *batch = context.shape
@@ -84,7 +86,7 @@ class Circuits(NamedTuple):
 class Activations(NamedTuple):
     """Everything a Transformer computed. XLA drops what nobody reads."""
 
-    residual: Float[Array, "layer+1 t e"]  # residual[0] are the tokens, residual[l] is what layer l left
+    residual: Float[Array, "depth t e"]  # residual[0] are the tokens, residual[l] is what layer l left
     scores: Float[Array, "layer head t t"]  # [query token, key token]; zero where the key is masked
     pattern: Float[Array, "layer head t t"]  # what multiplies the values; equal to the scores in linear attention
 

@@ -1,11 +1,17 @@
-"""A strict world without hardware: two CPU devices, no silent rank promotion, warnings are errors (pyproject)."""
+"""A strict world without hardware: two CPU devices, no silent rank promotion, warnings are errors (pyproject).
+
+Shapes and types in the package's annotations are checked at every call.
+"""
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_disable_most_optimizations", True)  # compiling is what the tests spend their time on
+
+install_import_hook("icl_gd", "beartype.beartype").__enter__()  # before anything imports the package
 
 
 @pytest.fixture

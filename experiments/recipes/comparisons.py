@@ -217,6 +217,18 @@ def weights(study: Study, found: Found) -> None:
     found.add("gauge_distance_gd", jax.vmap(distance)(study.circuits))
     untrained = jax.vmap(partial(models.circuits, study.trained.config))(study.untrained)
     found.add("gauge_distance_gd_untrained", jax.vmap(distance)(untrained))
+    sizes = study.task.d_input, study.task.n_context
+    rank = lambda c: jnp.mean(jax.vmap(analysis.effective_rank)(analysis.effective_preconditioner(c, *sizes)))
+    for name, of in (
+        ("effective_rank", rank),
+        ("exchanged_share", partial(analysis.exchanged_share, d_input=sizes[0])),
+    ):
+        values = np.asarray(jax.vmap(of)(study.circuits))
+        found.add(name, values)
+        found.metrics[f"{name}_trapped"] = metric(values[found.trapped])
+    found.metrics["loss_ratio_gd_trapped"] = metric(
+        np.asarray(found.metrics["loss_ratio_gd"]["per_seed"])[found.trapped]
+    )
     found.arrays["d_input"] = study.task.d_input
     shown = {"construction": study.reference.circuits}
     for name, members in (("trained", found.shown), ("trapped", found.trapped)):
@@ -264,6 +276,9 @@ def shifts(study: Study, found: Found) -> None:
             found.curves[f"loss_by_{suite}_{name}"] = curve(
                 shift.values, mean if mean.ndim == 1 else mean[:, found.shown]
             )
+        if suite == "input_scale":
+            ours, theirs = (np.stack([risk[name].mean for risk in risks]) for name in ("trained", "gd"))
+            found.add("input_scale_deviation", np.abs(ours / theirs[:, None] - 1).max(0))
     _closed_form_under_scale(study, found)
 
 
@@ -349,7 +364,7 @@ def _risk_at_length(study: Study, m: int) -> np.ndarray:
     task = replace(study.task, n_context=m)
     circuits = study.circuits._replace(W_PV=study.circuits.W_PV * (study.task.n_context / m))
     losses = together({"risk": partial(analysis.member_losses, study.of_circuits, circuits)})
-    return analysis.streamed_risks(losses, task.sample, study.key, max(study.n_prompts // 4, 1))["risk"].mean
+    return analysis.streamed_risks(losses, task.sample, study.key, min(study.n_prompts, 2**18))["risk"].mean
 
 
 ANALYSES: dict[str, Callable[[Study, Found], None]] = {

@@ -6,7 +6,6 @@ sizes are shapes.
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,15 @@ import numpy as np
 
 from experiments import figures, monitor, report, results
 from experiments.recipes import comparisons
-from experiments.settings import Run, model_of, task_of, train_of
+from experiments.settings import FIT_FLOATS, Run, model_of, task_of, train_of
 from icl_gd import analysis, learners
 from icl_gd.tokens import concatenated
-from icl_gd.training import Population, fastest_predictor, train
+from icl_gd.training import Interrupted, Population, fastest_predictor, train
 
 EVAL_KEY, CURVE_KEY, FIT_KEY = 1, 2, 3  # folded into a key no member trains on
 
 
-def run(run: Run, stop_requested: Callable[[], int | None]) -> None:
+def run(run: Run, stop: monitor.Stop) -> None:
     """Runs a config from start (or from its last checkpoint) to report; a finished run is only redrawn."""
     workdir = run.workdir
     workdir.mkdir(parents=True, exist_ok=True)
@@ -42,11 +41,11 @@ def run(run: Run, stop_requested: Callable[[], int | None]) -> None:
     if isinstance(contexts, tuple):
         print(f"task.n_context takes {len(contexts)} values one after another: sizes are shapes")
         for n_context in contexts:
-            part = run_one(run, n_context, f"n_context={n_context}", stop_requested)
+            part = run_one(run, n_context, f"n_context={n_context}", stop)
             found["sweep"].append({"fields": {"task.n_context": n_context}, "metrics": part["metrics"]})
         found["curves"] = sweep_curves(contexts, found["sweep"])
     else:
-        found |= run_one(run, contexts, "", stop_requested)
+        found |= run_one(run, contexts, "", stop)
     done = {**about, "wall_seconds": time.time() - began, **found}
     done["claims"] = results.check_claims(config["claims"], done, run.overridden)
     results.write_json(workdir / "results.json", done)
@@ -64,13 +63,14 @@ def present(workdir: Path, done: dict[str, Any]) -> None:
     print(f"report: {page}")
 
 
-def run_one(run: Run, n_context: int, label: str, stop_requested: Callable[[], int | None]) -> dict[str, Any]:
+def run_one(run: Run, n_context: int, label: str, stop: monitor.Stop) -> dict[str, Any]:
     """One population from training to records: metrics, curves and arrays."""
     config, workdir = run.config, run.workdir
     task, model, settings = task_of(config, n_context=n_context), model_of(config), train_of(config)
     held_out = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
     key_eval, key_curve, key_fit = (jax.random.fold_in(held_out, i) for i in (EVAL_KEY, CURVE_KEY, FIT_KEY))
-    reference = comparisons.reference(task, model, key_fit, min(config.eval.prompts, 2**17))
+    n_fit = min(config.eval.prompts, 2**18, FIT_FLOATS // ((n_context + 1) * model.d_token))
+    reference = comparisons.reference(task, model, key_fit, n_fit)
 
     prompts = jax.vmap(task.sample)(jax.random.split(key_curve, config.eval.curve_prompts))
     layout = concatenated(task.d_input, task.d_output)
@@ -81,16 +81,20 @@ def run_one(run: Run, n_context: int, label: str, stop_requested: Callable[[], i
     def on_chunk(trained: Population, step: int, loss: jax.Array) -> None:
         screen.write(step, {"training_loss": np.asarray(loss.mean(0))} | watch(trained.params))
 
+    stop.saved = False
     try:
         trained = train(
             task, model, settings,
             seeds=config.seeds, seed=config.seed,
             checkpoints=workdir / "checkpoints" / label, checkpoint_every=config.train.checkpoint_every,
-            chunk_steps=config.train.log_every, on_chunk=on_chunk, stop_requested=stop_requested,
+            chunk_steps=config.train.log_every, on_chunk=on_chunk, stop_requested=lambda: stop.signal,
             on_resume=lambda step: print(f"resuming {label or 'training'} from step {step}", flush=True),
         )  # fmt: skip
     finally:
         screen.close()
+    stop.saved = True
+    if stop.signal is not None:
+        raise Interrupted(settings.steps, stop.signal)
 
     study = comparisons.Study(task, trained, reference, prompts, watch, key_eval, config.eval.prompts, config.seed)
     found = comparisons.evaluate(study)

@@ -4,7 +4,14 @@ from icl_gd.analysis.alignment import Alignment, alignment
 from icl_gd.analysis.interpolation import interpolate
 from icl_gd.analysis.risk import Interval, Risk, bootstrap_interval, losses, member_losses, risk, streamed_risks
 from icl_gd.analysis.rollout import roll_out
-from icl_gd.analysis.weights import canonical_form, effective_preconditioner, gauge_distance, match_scale
+from icl_gd.analysis.weights import (
+    canonical_form,
+    effective_preconditioner,
+    effective_rank,
+    exchanged_share,
+    gauge_distance,
+    match_scale,
+)
 
 __all__ = [
     "Alignment",
@@ -14,6 +21,8 @@ __all__ = [
     "bootstrap_interval",
     "canonical_form",
     "effective_preconditioner",
+    "effective_rank",
+    "exchanged_share",
     "gauge_distance",
     "interpolate",
     "losses",

@@ -81,7 +81,8 @@ def streamed_risks(
     for name in parts[0]:
         mean = np.mean([np.asarray(part[name][0], np.float64) for part in parts], axis=0)
         square = np.mean([np.asarray(part[name][1], np.float64) for part in parts], axis=0)
-        risks[name] = Risk(mean, np.sqrt(np.maximum(square - mean**2, 0.0) / (n_chunks * chunk)))
+        with np.errstate(invalid="ignore"):  # a predictor that diverges has infinite risk and no error
+            risks[name] = Risk(mean, np.sqrt(np.maximum(square - mean**2, 0.0) / (n_chunks * chunk)))
     return risks
 
 

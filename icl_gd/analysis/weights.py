@@ -47,6 +47,26 @@ def effective_preconditioner(circuits: Circuits, d_input: int, n_context: int) -
     return jnp.stack(rows)
 
 
+def effective_rank(matrix: Float[Array, "d d"]) -> Array:
+    """`(sum s^2)^2 / sum s^4` over the singular values s: d for a multiple of a rotation, 1 for rank one."""
+    power = jnp.linalg.svd(matrix, compute_uv=False) ** 2
+    return jnp.sum(power) ** 2 / jnp.sum(power**2)
+
+
+def exchanged_share(circuits: Circuits, d_input: int) -> Array:
+    """How much of what a one-layer model makes of the labels goes the way of exchanged roles, in [0, 1].
+
+    sum_i y_i x_i stands twice in G, so there are two ways to it. Gradient descent reads it with the label as value,
+    `W_PV[y, y] W_KQ[x, x]`, which can be any matrix; with roles exchanged the label is in the score and the input in
+    the value, `W_PV[y, x] W_KQ[y, x]`, an outer product, of rank one in every head. A layer that starts on the second
+    way is trapped there. Squared Frobenius norms, summed over outputs.
+    """
+    w_kq, w_pv = circuits.W_KQ[0, :, :, :d_input], circuits.W_PV[0, :, d_input:]
+    direct = jnp.einsum("hrs,hbc->rsbc", w_pv[:, :, d_input:], w_kq[:, :d_input])
+    exchanged = jnp.einsum("hra,hsc->rsac", w_pv[:, :, :d_input], w_kq[:, d_input:])
+    return jnp.sum(exchanged**2) / (jnp.sum(direct**2) + jnp.sum(exchanged**2))
+
+
 def match_scale(circuits: Circuits, reference: Circuits) -> Circuits:
     """The same functions with the scale between W_KQ and W_PV set, head by head, to fit the reference.
 

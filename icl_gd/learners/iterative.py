@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from icl_gd.types import Array, Predictor, Prompt
 
-StepSizes = Float[Array, " step"] | Sequence[float]
+StepSizes = Float[Array, " step"] | Float[np.ndarray, " step"] | Sequence[float]
 
 
 def gradient_descent_iterates(
@@ -19,7 +19,7 @@ def gradient_descent_iterates(
     step_sizes: StepSizes,
     w0: Float[Array, "m d"] | None = None,
     preconditioner: Float[Array, "d d"] | None = None,
-) -> Float[Array, "step+1 m d"]:
+) -> Float[Array, "iterate m d"]:
     """Iterates `W_0, W_1, ...` of `W <- W - step_size / n * sum_i (W x_i - y_i) x_i^T A`.
 
     Args:
@@ -42,7 +42,7 @@ def gradient_descent_iterates(
 def layerwise_gradient_descent(
     step_sizes: StepSizes, w0: Array | None = None, preconditioner: Array | None = None
 ) -> Predictor:
-    """As `gradient_descent`, with the prediction of every iterate: y_hat `[step+1 m]`."""
+    """As `gradient_descent`, with the prediction of every iterate: y_hat `[iterate m]`."""
 
     def predict(x: Array, y: Array, x_query: Array) -> Array:
         return gradient_descent_iterates(x, y, step_sizes, w0, preconditioner) @ x_query

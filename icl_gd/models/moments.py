@@ -14,7 +14,7 @@ from icl_gd.types import Array, Circuits, Layout, Moments, Predictor
 
 def apply_moments(
     circuits: Circuits, moments: Moments
-) -> tuple[Float[Array, "layer+1 e *batch"], Float[Array, "layer+1 e e *batch"]]:
+) -> tuple[Float[Array, "depth e *batch"], Float[Array, "depth e e *batch"]]:
     """Query residuals and context moments before the first layer and after each one."""
     context, query = moments
     queries, contexts = [query], [context]
@@ -47,7 +47,7 @@ def read_moments(circuits: Circuits, moments: Moments, d_output: int) -> Float[A
 
 
 def layerwise_circuit_predictor(circuits: Circuits, layout: Layout) -> Predictor:
-    """As `circuit_predictor`, read out after every layer: y_hat `[layer+1 m]`."""
+    """As `circuit_predictor`, read out after every layer: y_hat `[depth m]`."""
 
     def predict(x: Array, y: Array, x_query: Array) -> Array:
         queries, _ = apply_moments(circuits, Moments.of(layout.encode(x, y, x_query)))

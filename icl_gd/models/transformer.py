@@ -96,7 +96,7 @@ def apply(config: TransformerConfig, params: Params, tokens: Array) -> Activatio
 
 
 def layerwise_predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:
-    """As `predictor`, read out after every layer: y_hat `[layer+1 m]`, the first before any layer."""
+    """As `predictor`, read out after every layer: y_hat `[depth m]`, the first before any layer."""
 
     def predict(x: Array, y: Array, x_query: Array) -> Array:
         residual = apply(config, params, layout.encode(x, y, x_query)).residual

@@ -18,6 +18,7 @@ from icl_gd.training.population import Keys, State, TrainSettings
 from icl_gd.types import Array, Layout, Moments, Predictor, Prompt
 
 
+@runtime_checkable
 class Task(Protocol):
     """What training asks of a task."""
 

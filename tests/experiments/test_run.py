@@ -73,7 +73,7 @@ def test_signals_save_and_resume(number, code, tmp_path):
 
 
 def test_a_failing_run_says_so_in_one_line(tmp_path, monkeypatch, capsys):
-    def fail(run, stop_requested):
+    def fail(run, stop):
         run.workdir.mkdir()
         raise OSError("no space\nleft")
 
@@ -89,19 +89,25 @@ def test_a_failing_run_says_so_in_one_line(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_is_told_to_the_recipe_and_a_second_one_does_not_wait(number, code, tmp_path, monkeypatch, capsys):
-    def polls(run, stop_requested):
-        assert stop_requested() is None
+def test_a_signal_waits_for_the_chunk_while_steps_are_unsaved(number, code, tmp_path, monkeypatch, capsys):
+    def polls(run, stop):
+        assert stop.signal is None
+        stop.saved = False
         signal.raise_signal(number)
-        raise Interrupted(7, stop_requested())
+        raise Interrupted(7, stop.signal)
 
-    def hangs(run, stop_requested):
+    def hangs(run, stop):
+        stop.saved = False
         signal.raise_signal(number)
         signal.raise_signal(number)
         raise AssertionError("still running")
 
+    def analyses(run, stop):
+        signal.raise_signal(number)
+        raise AssertionError("still running")
+
     words = ["run", f"--config={ROOT}/configs/one_layer.py:smoke", f"--workdir={tmp_path}/run"]
-    for recipe, said in ((polls, "step 7"), (hangs, "at once")):
+    for recipe, said in ((polls, "step 7"), (hangs, "at once"), (analyses, "at once")):
         monkeypatch.setattr(linear_attention, "run", recipe)
         assert run.main(words) == code
         assert said in capsys.readouterr().err

@@ -40,9 +40,9 @@ def test_a_step_is_the_gradient_of_the_in_context_loss(x64):
     """W_{k+1} = W_k - eta_k grad L(W_k) A, L = 1/(2n) sum |W x - y|^2, the gradient by differentiation."""
     x, y, q = problem(8)
     rng = np.random.default_rng(9)
-    w0, a, etas = rng.normal(size=(2, 4)), rng.normal(size=(4, 4)), [0.3, 0.1, 0.2]
+    w0, a, etas = jnp.asarray(rng.normal(size=(2, 4))), jnp.asarray(rng.normal(size=(4, 4))), [0.3, 0.1, 0.2]
     gradient = jax.grad(lambda w: jnp.sum((x @ w.T - y) ** 2) / (2 * len(x)))
-    w = [jnp.asarray(w0)]
+    w = [w0]
     for eta in etas:
         w.append(w[-1] - eta * gradient(w[-1]) @ a)
     np.testing.assert_allclose(learners.gradient_descent_iterates(x, y, etas, w0, a), jnp.stack(w), rtol=1e-12)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_gd import analysis, models, tokens
+from icl_gd import analysis, constructions, models, tokens
 from icl_gd.models import TransformerConfig
 from icl_gd.tasks import LinearRegression
 from icl_gd.types import Circuits, Moments
@@ -156,6 +156,21 @@ def test_canonical_form_gives_the_prediction(x64):
         form = analysis.canonical_form(circuits, D, w0=start)
         expected = -jnp.einsum("rabc,ab,c->r", form, moments.context, q) + (0 if start is None else start @ q)
         np.testing.assert_allclose(models.circuit_predictor(circuits, layout)(x, y, q), expected, rtol=1e-9)
+
+
+def test_two_ways_to_the_labels(x64):
+    """Gradient descent goes the direct way at full rank, a layer with roles exchanged the other at rank one."""
+    config = constructions.gradient_descent_config(D, M, 1)
+    direct = models.circuits(config, constructions.gradient_descent_weights(config, D, N, [0.7]))
+    u, v, y = jnp.zeros(5).at[:D].set([1.0, 2.0, -1.0]), jnp.zeros(5).at[:D].set([0.5, 0.0, 1.0]), jnp.arange(5) == D
+    exchanged = Circuits(jnp.outer(y, v)[None, None], -jnp.outer(y, u)[None, None])
+    for circuits, share, rank in ((direct, 0.0, D), (exchanged, 1.0, 1.0)):
+        assert float(analysis.exchanged_share(circuits, D)) == pytest.approx(share)
+        matrix = analysis.effective_preconditioner(circuits, D, N)[0]
+        assert float(analysis.effective_rank(matrix)) == pytest.approx(rank)
+        x, labels, q = prompt()
+        predicted = models.circuit_predictor(circuits, LAYOUT)(x, labels, q)[0]
+        np.testing.assert_allclose(predicted, q @ matrix.T @ (x.T @ labels[:, 0]) / N, rtol=1e-10)
 
 
 def test_interpolation_and_roll_out_have_right_ends(x64):

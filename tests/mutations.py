@@ -1,0 +1,120 @@
+"""Does every law fail when what it guards is broken?
+
+    python tests/mutations.py [WORD ...]
+
+Each mutation changes one place of a copy of the tree, by which one law must fail; those whose description contains all
+of the WORDs are run, all without. Prints a line each, and exits with 1 if a law stands by a mutation, or a mutation
+no longer applies. Takes about twenty minutes, so it is run by hand when laws or what they guard change.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Mutation(NamedTuple):
+    """`old` becomes `new` in `file`, and one of the tests that `law` selects (path, and -k words) must fail."""
+
+    file: str
+    old: str
+    new: str
+    law: str
+
+
+CONSTRUCTIONS, LEARNERS, MODELS, TASKS, TRAINING = (
+    f"laws/test_{name}.py" for name in ("constructions", "learners", "models", "tasks", "training")
+)
+MUTATIONS = [
+    Mutation("constructions/gradient_descent.py", "set(-jnp.eye(m))", "set(jnp.eye(m))", f"{CONSTRUCTIONS} float64"),
+    Mutation("constructions/gradient_descent.py", "set(w0)", "set(-w0)", f"{CONSTRUCTIONS} float64"),
+    Mutation("constructions/gradient_descent.py", "/ n_context * write", "/ (n_context + 1) * write",
+             f"{CONSTRUCTIONS} float32"),
+    Mutation("constructions/gradient_descent.py", "x, x].set(a)", "x, x].set(a.at[0, -1].add(1.0))",
+             f"{CONSTRUCTIONS} float64"),
+    Mutation("tokens.py", "-start.astype", "start.astype", f"{CONSTRUCTIONS} float64"),
+    Mutation("learners/iterative.py", "w = w - step_size / n", "w = w + step_size / n", f"{LEARNERS} gradient"),
+    Mutation("learners/iterative.py", "update = one_step[:, 0], one_step[:, 1] - one_step[:, 0]",
+             "update = one_step[:, 0], one_step[:, 1] - 0.9 * one_step[:, 0] + 0.1 * prompts.y_query",
+             f"{LEARNERS} minima"),
+    Mutation("learners/iterative.py", 'method="brent"', 'method="brent", options={"maxiter": 1}', f"{LEARNERS} minima"),
+    Mutation("learners/exact.py", "+ penalty * jnp.eye", "- penalty * jnp.eye", f"{LEARNERS} independent_library"),
+    Mutation("learners/exact.py", "return w.T @ x_query", "return w.T @ x_query + 1e-6 * x_query[0]",
+             f"{LEARNERS} rotation"),
+    Mutation("learners/closed_form.py", "- 2 * step_size * alpha2**2", "- 2 * step_size * alpha2", f"{LEARNERS} risk"),
+    Mutation("learners/closed_form.py", "(1 + 1 / n_context) * covariance", "(1 - 1 / n_context) * covariance",
+             f"{LEARNERS} optimum_meets"),
+    Mutation("learners/closed_form.py", "return q + noise_to", "return q - noise_to", f"{LEARNERS} noisy"),
+    Mutation("tasks/linear.py", "self.input_scale * z", "z", f"{TASKS} shifts"),
+    Mutation("tasks/linear.py", "np.sqrt(np.maximum(eigenvalues, 0.0))", "np.maximum(eigenvalues, 0.0)",
+             f"{TASKS} moments"),
+    Mutation("tasks/linear.py", "y = y + self.noise_std", "y = y + 2 * self.noise_std", f"{TASKS} moments"),
+    Mutation("tasks/linear.py", "normal(key_w, (self", "normal(key_x, (self", f"{TASKS} moments"),
+    Mutation("tasks/shifts.py", "old / new", "new / old", f"{TASKS} shifts"),
+    Mutation("tasks/linear.py", "x_query, x, y_query, y = x[0], x[1:], y[0], y[1:]",
+             "x_query, x, y_query, y = x[-1], x[:-1], y[-1], y[:-1]", f"{TASKS} longer"),
+    Mutation("types.py", "total + token[:, None] * token[None, :]", "total - token[:, None] * token[None, :]",
+             f"{MODELS} batch"),
+    Mutation("types.py", "context[:rest]", "context[:0]", f"{MODELS} batch"),
+    Mutation("models/moments.py", "ab...,cb...->ac...", "ab...,bc...->ac...",
+             f"{MODELS} moment_form"),
+    Mutation("models/moments.py", "return -query[-d_output:] - jnp.sum", "return -query[-d_output:] + jnp.sum",
+             f"{MODELS} batch"),
+    Mutation("models/attention.py", "jnp.arange(t) < t - 1", "jnp.arange(t) < t", f"{MODELS} by_hand"),
+    Mutation("models/transformer.py", "-self.config.clip, self.config.clip", "-self.config.clip, None",
+             f"{MODELS} by_hand"),
+    Mutation("models/transformer.py", "0 if self.shared else layer", "layer", f"{MODELS} tied"),
+    Mutation("analysis/weights.py", "0.5 * (tensor + tensor.swapaxes(1, 2))", "tensor", f"{MODELS} gauge"),
+    Mutation("analysis/weights.py", "read - w_kq[:, :, d_input:] @ w0", "read + w_kq[:, :, d_input:] @ w0",
+             f"{MODELS} canonical"),
+    Mutation("analysis/weights.py", "-2 * n_context", "2 * n_context", f"{MODELS} ways"),
+    Mutation("analysis/interpolation.py", "(1 - t) * a + t * b", "t * a + (1 - t) * b", f"{MODELS} ends"),
+    Mutation("analysis/rollout.py", ">= d_input", "> d_input", f"{MODELS} ends"),
+    Mutation("training/population.py", "batch_of(number + 1)), value", "batch_of(number + 2)), value",
+             f"{TRAINING} uninterrupted"),
+    Mutation("training/population.py", "one(params, opt_state, keys.data[0])", "one(params, opt_state, keys.data[1])",
+             f"{TRAINING} shared"),
+    Mutation("training/population.py", "jnp.arange(seed, seed + seeds", "seed + jnp.zeros(seeds", f"{TRAINING} alone"),
+    Mutation("training/checkpoint.py", 'if described["sha256"] != _checksum(leaves, about)', "if False",
+             f"{TRAINING} flipped"),
+    Mutation("training/checkpoint.py", "self._bad.add(step)", "pass", f"{TRAINING} repairs"),
+    Mutation("training/in_context.py", "if stored != about:", "if False:", f"{TRAINING} another_population"),
+]  # fmt: skip
+
+
+def outcome(mutation: Mutation, tree: Path) -> str:
+    """What became of the law in a copy of the tree: "fails" is what is wanted."""
+    path = tree / "icl_gd" / mutation.file
+    before = path.read_text()
+    if before.count(mutation.old) != 1:
+        return f"does not apply: {before.count(mutation.old)} places"
+    path.write_text(before.replace(mutation.old, mutation.new))
+    file, *words = mutation.law.split()
+    command = [sys.executable, "-m", "pytest", "-q", "-x", f"tests/{file}", "-k", " and ".join(words)]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
+    path.write_text(before)
+    return {0: "STANDS", 1: "fails"}.get(done.returncode, f"did not run: {done.stdout[-200:]}")
+
+
+def main(words: list[str]) -> int:
+    """Runs the mutations named on the command line and returns the exit code."""
+    bad = 0
+    with tempfile.TemporaryDirectory() as directory:
+        tree = Path(directory) / "tree"
+        ignored = shutil.ignore_patterns(".git", "runs", "results", "__pycache__", ".venv")
+        shutil.copytree(ROOT, tree, ignore=ignored)
+        for mutation in MUTATIONS:
+            line = f"{mutation.law:<45} {mutation.file}: {mutation.old!r} -> {mutation.new!r}"
+            if all(word in line for word in words):
+                found = outcome(mutation, tree)
+                bad += found != "fails"
+                print(f"{found:<8} {line}", flush=True)
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
