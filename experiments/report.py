@@ -25,8 +25,8 @@ figcaption {{ font-size: .9rem; }}
 <h1>{title}</h1>
 <p>{summary}</p>
 <section><h2>Claims</h2>{claims}</section>
-<section><h2>Metrics</h2>{metrics}</section>
 <section><h2>Figures</h2>{figures}</section>
+<section><h2>Metrics</h2>{metrics}</section>
 <section><h2>Settings</h2>{settings}</section>
 <section><h2>Run</h2>{run}</section>
 </main></body></html>
@@ -126,8 +126,10 @@ def _fields(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
 
 
 def _figure(png: Path, caption: str) -> str:
-    data, text = base64.b64encode(png.read_bytes()).decode(), escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+    data, text = png.read_bytes(), escape(caption)
+    width = int.from_bytes(data[16:20], "big") // 2  # drawn for print, at twice a screen's dots
+    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return f'<figure><img alt="{text}" width="{width}" src="{source}"><figcaption>{text}</figcaption></figure>'
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:

@@ -219,13 +219,11 @@ def weights(study: Study, found: Found) -> None:
     found.add("gauge_distance_gd_untrained", jax.vmap(distance)(untrained))
     sizes = study.task.d_input, study.task.n_context
     rank = lambda c: jnp.mean(jax.vmap(analysis.effective_rank)(analysis.effective_preconditioner(c, *sizes)))
-    for name, of in (
-        ("effective_rank", rank),
-        ("exchanged_share", partial(analysis.exchanged_share, d_input=sizes[0])),
-    ):
-        values = np.asarray(jax.vmap(of)(study.circuits))
+    by_route = jax.vmap(partial(analysis.routes, d_input=sizes[0]))(study.circuits)._asdict()
+    shares = {f"share_{name}": share for name, share in by_route.items()}
+    for name, values in {"effective_rank": jax.vmap(rank)(study.circuits), **shares}.items():
         found.add(name, values)
-        found.metrics[f"{name}_trapped"] = metric(values[found.trapped])
+        found.metrics[f"{name}_trapped"] = metric(np.asarray(values)[found.trapped])
     found.metrics["loss_ratio_gd_trapped"] = metric(
         np.asarray(found.metrics["loss_ratio_gd"]["per_seed"])[found.trapped]
     )

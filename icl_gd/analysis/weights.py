@@ -7,6 +7,8 @@ symmetrised over (a, b), agree: T is the canonical form. Every GL(d_head) change
 between the circuits and permutation of heads leaves it alone.
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jaxtyping import Float
 
@@ -53,18 +55,27 @@ def effective_rank(matrix: Float[Array, "d d"]) -> Array:
     return jnp.sum(power) ** 2 / jnp.sum(power**2)
 
 
-def exchanged_share(circuits: Circuits, d_input: int) -> Array:
-    """How much of what a one-layer model makes of the labels goes the way of exchanged roles, in [0, 1].
+class Routes(NamedTuple):
+    """Shares, adding up to one, of the ways on which a layer's prediction can read G; see `routes`."""
 
-    sum_i y_i x_i stands twice in G, so there are two ways to it. Gradient descent reads it with the label as value,
-    `W_PV[y, y] W_KQ[x, x]`, which can be any matrix; with roles exchanged the label is in the score and the input in
-    the value, `W_PV[y, x] W_KQ[y, x]`, an outer product, of rank one in every head. A layer that starts on the second
-    way is trapped there. Squared Frobenius norms, summed over outputs.
+    direct: Array  # W_PV[y, y] W_KQ[x, x]: the label as value, the input in the score, as gradient descent does
+    exchanged: Array  # W_PV[y, x] W_KQ[y, x]: key and value have exchanged roles
+    label_free: Array  # W_PV[y, x] W_KQ[x, x]: inputs only
+    label_squared: Array  # W_PV[y, y] W_KQ[y, x]: labels only
+
+
+def routes(circuits: Circuits, d_input: int) -> Routes:
+    """On which ways a one-layer model reads the context, as shares of squared Frobenius norms.
+
+    sum_i y_i x_i stands twice in G, so there are two ways to it: the direct one can be any matrix, the exchanged one
+    is an outer product, of rank one in every head. A layer whose training starts on another way than the direct one
+    can be trapped there.
     """
     w_kq, w_pv = circuits.W_KQ[0, :, :, :d_input], circuits.W_PV[0, :, d_input:]
-    direct = jnp.einsum("hrs,hbc->rsbc", w_pv[:, :, d_input:], w_kq[:, :d_input])
-    exchanged = jnp.einsum("hra,hsc->rsac", w_pv[:, :, :d_input], w_kq[:, d_input:])
-    return jnp.sum(exchanged**2) / (jnp.sum(direct**2) + jnp.sum(exchanged**2))
+    tensor = jnp.einsum("hra,hbc->rabc", w_pv, w_kq)
+    x, y = slice(0, d_input), slice(d_input, None)
+    norms = [jnp.sum(tensor[:, a, b] ** 2) for a, b in ((y, x), (x, y), (x, x), (y, y))]
+    return Routes(*(norm / sum(norms) for norm in norms))
 
 
 def match_scale(circuits: Circuits, reference: Circuits) -> Circuits:

@@ -10,7 +10,7 @@ import pytest
 from experiments import claims, report, results
 
 WEIRD = """<script>alert("1 & 2")</script> 'η' {title} | end\n<!-- results:end -->"""
-PNG = b"\x89PNG\r\n\x1a\n"
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (975).to_bytes(4, "big")
 
 
 def claim(**changed):
@@ -91,6 +91,7 @@ def test_the_page_shows_everything_and_needs_nothing(tmp_path):
     assert not {"script", "link", "iframe"} & set(page.tags)
     sources = [value for name, value in page.attributes if name in ("src", "href", "srcset", "action")]
     assert len(sources) == 3
+    assert page.attributes.count(("width", "487")) == 3
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not re.search(r"url\(|@import|https?:", text)
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", text, re.DOTALL)

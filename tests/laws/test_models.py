@@ -164,8 +164,8 @@ def test_two_ways_to_the_labels(x64):
     direct = models.circuits(config, constructions.gradient_descent_weights(config, D, N, [0.7]))
     u, v, y = jnp.zeros(5).at[:D].set([1.0, 2.0, -1.0]), jnp.zeros(5).at[:D].set([0.5, 0.0, 1.0]), jnp.arange(5) == D
     exchanged = Circuits(jnp.outer(y, v)[None, None], -jnp.outer(y, u)[None, None])
-    for circuits, share, rank in ((direct, 0.0, D), (exchanged, 1.0, 1.0)):
-        assert float(analysis.exchanged_share(circuits, D)) == pytest.approx(share)
+    for circuits, shares, rank in ((direct, (1, 0, 0, 0), D), (exchanged, (0, 1, 0, 0), 1.0)):
+        np.testing.assert_allclose(analysis.routes(circuits, D), shares, atol=1e-12)
         matrix = analysis.effective_preconditioner(circuits, D, N)[0]
         assert float(analysis.effective_rank(matrix)) == pytest.approx(rank)
         x, labels, q = prompt()
