@@ -39,7 +39,7 @@ STEPS = 20 if FAST else 5000
 
 # %%
 task = icl_gd.LinearRegression(d_input=10, n_context=10)
-prompts = jax.jit(jax.vmap(task.sample))(jax.random.split(jax.random.key(0), 10_000))
+prompts = jax.jit(jax.vmap(task.sample))(jax.random.split(jax.random.key(1_000_000), 10_000))
 step_size = learners.optimal_step_size(10, 10, second=1 / 12, fourth=1 / 80)
 layout = tokens.concatenated(10, 1)
 gd = learners.gradient_descent([step_size])

@@ -18,16 +18,17 @@ def get_config(variant: str = ""):
         config.task.n_context = tuple(EXACT)
     config.seeds = 5
     config.train.share_batches = True
-    config.eval.prompts = 2**19
     config.analyses = ("alignment", "weights")
     config.claims = tuple(
-        {"id": f"VO.N{n}.{name}", "statement": f"{what}, N = {n}", "source": "closed form: best single gradient step",
-         "metric": f"{metric}_by_n_context[{n}]", "relation": "within", "target": exact,
-         "tolerance": tolerance * exact}
+        {"id": f"VO.N{n}.{name}", "statement": f"{what}, N = {n}", "source": source, "metric": f"{metric}[{n}]"} | asked
         for n, exact in EXACT.items()
-        for name, what, metric, tolerance in (
-            ("gd", "one gradient step meets the closed form", "loss_gd", 0.005),
-            ("trained", "free seeds reach the closed form", "loss_trained_untrapped", 0.01),
+        for name, what, source, metric, asked in (
+            ("gd", "one gradient step meets the closed form", "closed form: best single gradient step",
+             "loss_gd_by_n_context", {"relation": "within", "target": exact, "tolerance": 0.005 * exact}),
+            ("trained", "every free seed is as good as one gradient step (worst loss ratio)", "VO, section 3",
+             "loss_ratio_gd_untrapped_by_n_context", {"reduce": "max", "relation": "at_most", "target": 1.01}),
+            ("free", "at least 4 of 5 seeds are free", "VO, published code",
+             "seeds_trapped_by_n_context", {"relation": "at_most", "target": 1}),
         )
     )  # fmt: skip
     if variant == "smoke":

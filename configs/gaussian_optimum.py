@@ -51,12 +51,12 @@ def get_config(variant: str = ""):
         config.claims = (
             {"id": "AH.1.trapped", "statement": "from small weights more seeds are trapped than one in ten",
              "source": "one_layer:trapped", "metric": "seeds_trapped", "relation": "at_least", "target": 2},
-            {"id": "AH.1.rank", "statement": "a trapped seed reads one direction of five (largest effective rank)",
-             "source": "one_layer:trapped", "metric": "effective_rank_trapped", "reduce": "max",
+            {"id": "AH.1.rank", "statement": "a trapped seed reads one direction of five (participation ratio)",
+             "source": "one_layer:trapped", "metric": "participation_ratio_trapped", "reduce": "max",
              "relation": "at_most", "target": 1.1,
              "note": "they are trapped otherwise than there: beside the labels W_PV reads inputs, which adds a term "
              "without labels, and every direction's step is the shorter for that noise"},
-            {"id": "AH.1.label_free", "statement": "a trapped seed predicts partly without labels (least share)",
+            {"id": "AH.1.label_free", "statement": "a trapped seed's weights read inputs without labels (least share)",
              "source": "found here", "metric": "share_label_free_trapped", "reduce": "min", "relation": "at_least",
              "target": 0.1},
         )  # fmt: skip

@@ -18,6 +18,8 @@ def get_config(variant: str = ""):
     config.train.share_batches = True
     config.analyses = ("rollout",)
     config.claims = (
+        {"id": "VO.roll.seeds", "statement": "at least 4 of 5 seeds are free", "source": "VO, published code",
+         "metric": "seeds_trapped", "relation": "at_most", "target": 1},
         {"id": "VO.roll.free", "statement": "rolled-out free seeds follow damped gradient descent (worst loss ratio)",
          "source": "VO, roll-out of one layer", "metric": "rollout_ratio_untrapped", "reduce": "max",
          "relation": "at_most", "target": 1.1},

@@ -57,8 +57,10 @@ def get_config(variant: str = ""):
     )  # fmt: skip
     if variant == "converged":
         config.train.schedule = "cosine"
-        config.train.steps = 8000
+        config.train.steps = 16_000
         config.claims = (
+            {"id": "VO.F2c.free", "statement": "at least 8 of 10 seeds are free", "source": "VO, published code",
+             "metric": "seeds_trapped", "relation": "at_most", "target": 2},
             {"id": "VO.F2c.loss", "statement": "every free seed's loss is gradient descent's (ratio)",
              "source": "VO Fig. 2", "metric": "loss_ratio_gd_untrapped", "reduce": "max", "relation": "at_most",
              "target": 1.001},
@@ -73,16 +75,18 @@ def get_config(variant: str = ""):
         config.seeds = 128
         config.eval.prompts = 2**16
         config.claims = (
-            {"id": "VO.trap.few", "statement": "a few seeds in a hundred are trapped", "source": "VO, published code",
-             "metric": "seeds_trapped", "relation": "within", "target": 4, "tolerance": 4},
+            {"id": "VO.trap.some", "statement": "some seeds of 128 are trapped", "source": "VO, published code",
+             "metric": "seeds_trapped", "relation": "at_least", "target": 1},
+            {"id": "VO.trap.few", "statement": "and few: at most eight", "source": "VO, published code",
+             "metric": "seeds_trapped", "relation": "at_most", "target": 8},
             {"id": "VO.trap.loss", "statement": "trapped seeds sit on one plateau (mean loss ratio)",
              "source": "VO, published code", "metric": "loss_ratio_gd_trapped", "relation": "within", "target": 1.9,
              "tolerance": 0.05},
             {"id": "VO.trap.roles", "statement": "their key and value have exchanged roles (least share)",
              "source": "VO, published code", "metric": "share_exchanged_trapped", "reduce": "min",
              "relation": "at_least", "target": 0.9},
-            {"id": "VO.trap.rank", "statement": "which leaves one direction of ten (largest effective rank)",
-             "source": "VO, published code", "metric": "effective_rank_trapped", "reduce": "max",
+            {"id": "VO.trap.rank", "statement": "which leaves one direction of ten (largest participation ratio)",
+             "source": "VO, published code", "metric": "participation_ratio_trapped", "reduce": "max",
              "relation": "at_most", "target": 1.1},
             {"id": "VO.trap.free", "statement": "the others go the direct way (least share)",
              "source": "VO Proposition 1", "metric": "share_direct_untrapped", "reduce": "min",

@@ -82,8 +82,8 @@ def _weights(done: Done) -> Figure:
 def _interpolation(done: Done) -> Figure:
     figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.2))
     plots.line(ax, done["curves"]["loss_by_interpolation"], "interpolated", marker="o")
-    plots.level(ax, _value(done, "loss_gd"), "gd", "best gradient step")
-    low, high = _value(done, "loss_gd"), _value(done, "loss_zero")
+    low, high = done["curves"]["loss_by_interpolation"]["mean"][-1], _value(done, "loss_zero")
+    plots.level(ax, low, "gd", "best gradient step")  # the line's end, on its own prompts
     ax.set(xlabel="trained weights → constructed weights", ylabel="loss", ylim=(0.9 * low, 0.9 * low + 0.25 * high))
     ax.legend()
     return figure
@@ -133,7 +133,8 @@ def _context(done: Done) -> Figure:
 
 def _rollout(done: Done) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(plots.PAGE, 2.4))
-    for ax, suffix, title in zip(axes, ("", "_undamped"), ("damped, λ = 0.75", "undamped"), strict=True):
+    titles = f"damped, λ = {done['arrays']['damping']}", "undamped"
+    for ax, suffix, title in zip(axes, ("", "_undamped"), titles, strict=True):
         for role in ("trained", "gd"):
             plots.line(ax, done["curves"][f"loss_by_iteration_{role}{suffix}"], role)
         ax.set(xlabel="applications of the layer", ylabel="loss", yscale="log", title=title)
@@ -170,8 +171,8 @@ FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Done], Figure], str]] = {
     "shifts": (("loss_by_input_scale_trained",), _shifts,
                "Losses under shifts of the test distribution; nothing is fitted anew."),
     "trapped": (("W_KQ_trapped",), _trapped,
-                "A trapped seed: key and value have exchanged roles. W_KQ reads the y slot where gradient descent "
-                "reads x, W_PV reads one x direction, and the layer is of rank one."),
+                "The circuits of a trapped seed. Gradient descent has one entry in W_PV, from y to y, and reads x "
+                "with W_KQ; the metrics share_..._trapped say which other way this weight went."),
     "rollout": (("loss_by_iteration_trained",), _rollout,
                 "A layer trained for one application, applied many times, against gradient descent with the same "
                 "damping."),

@@ -1,6 +1,9 @@
 """What a run shows while it goes (metrics.jsonl, TensorBoard events, progress), and the signals it hears."""
 
+import contextlib
 import json
+import math
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -40,22 +43,25 @@ class Stop:
 class Monitor:
     """Writes metrics per step and seed, and shows progress: a bar on a terminal, plain lines otherwise."""
 
-    def __init__(self, workdir: Path, steps: int, label: str = ""):
+    def __init__(self, workdir: Path, steps: int, first_seed: int, label: str = ""):
         self._prefix = f"{label}/" if label else ""
-        self._steps = steps
+        self._steps, self._first_seed = steps, first_seed
         self._label = label or "training"
-        self._file = open(workdir / "metrics.jsonl", "a")  # noqa: SIM115 - closed by close()
+        self._path = workdir / "metrics.jsonl"
+        self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
         self._board = SummaryWriter(str(workdir))
         self._bar = tqdm(total=steps, desc=self._label, unit="step") if sys.stderr.isatty() else None
         self._next_line = 0
 
     def write(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Appends and flushes metrics `[seed]` of one step."""
+        """Appends and flushes metrics `[member]` of one step."""
+        lines = []
         for name, values in metrics.items():
-            for seed, value in enumerate(np.asarray(values, np.float64)):
-                line = {"step": step, "seed": seed, "metric": self._prefix + name, "value": float(value)}
-                self._file.write(json.dumps(line) + "\n")
+            for seed, value in enumerate(np.asarray(values, np.float64).tolist(), self._first_seed):
+                value = value if math.isfinite(value) else None
+                lines.append(json.dumps({"step": step, "seed": seed, "metric": self._prefix + name, "value": value}))
             self._board.add_scalar(self._prefix + name, float(np.mean(values)), step)
+        self._file.write("".join(f"{line}\n" for line in lines))
         self._file.flush()
         shown = ", ".join(f"{name} {np.mean(values):.4g}" for name, values in metrics.items())
         if self._bar is not None:
@@ -65,6 +71,20 @@ class Monitor:
             print(f"{self._label}: step {step}/{self._steps}  {shown}", flush=True)
             self._next_line = step + self._steps // 10
 
+    def resume(self, step: int) -> None:
+        """Takes back what was written after `step`, from where a run goes on, and what a crash left half written."""
+        self._file.close()
+        kept = [line for line in _lines(self._path) if line["step"] <= step or not self._is_ours(line["metric"])]
+        partial = self._path.with_name("metrics.jsonl.partial")
+        partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
+        os.replace(partial, self._path)
+        self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
+        self._board.close()
+        self._board = SummaryWriter(str(self._path.parent), purge_step=step + 1)
+
+    def _is_ours(self, metric: str) -> bool:
+        return metric.rpartition("/")[0] == self._prefix.rstrip("/")
+
     def close(self) -> None:
         self._file.close()
         self._board.close()
@@ -72,16 +92,22 @@ class Monitor:
             self._bar.close()
 
 
+def _lines(path: Path) -> list[dict]:
+    """The whole lines of metrics.jsonl; one that a crash cut short is no JSON."""
+    found = []
+    for text in path.read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(text))
+    return found
+
+
 def read_history(workdir: Path, label: str = "") -> dict[str, dict[int, dict[int, float]]]:
-    """metrics.jsonl as `metric -> step -> seed -> value`; after a resume the later line of a step counts."""
+    """metrics.jsonl as `metric -> step -> seed -> value`."""
     prefix = f"{label}/" if label else ""
     history: dict[str, dict[int, dict[int, float]]] = {}
-    with open(workdir / "metrics.jsonl") as lines:
-        for text in lines:
-            if not text.endswith("\n"):
-                continue  # cut short by a crash; the resumed run wrote that step again
-            line = json.loads(text)
-            name = line["metric"]
-            if name.startswith(prefix) and "/" not in name[len(prefix) :]:
-                history.setdefault(name[len(prefix) :], {}).setdefault(line["step"], {})[line["seed"]] = line["value"]
+    for line in _lines(workdir / "metrics.jsonl"):
+        name, value = line["metric"], line["value"]
+        if name.startswith(prefix) and "/" not in name[len(prefix) :]:
+            by_step = history.setdefault(name[len(prefix) :], {})
+            by_step.setdefault(line["step"], {})[line["seed"]] = math.nan if value is None else value
     return history

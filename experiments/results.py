@@ -17,11 +17,16 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "icl-
 
 
 def metric(per_seed: Any, stderr: Any = None) -> Metric:
-    """A metric of the results: mean, std and values per seed; `stderr` is the sampling error where it is known."""
+    """A metric of the results: mean, std and values per seed.
+
+    `stderr` is the sampling error where it is known (0 for what is exact), otherwise that over seeds; nan where there
+    are too few of them to tell.
+    """
     values = np.atleast_1d(np.asarray(per_seed, np.float64))
-    std = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    error = std / math.sqrt(max(len(values), 1)) if stderr is None else float(np.mean(stderr))
-    mean = float(values.mean()) if len(values) else math.nan
+    n = len(values)
+    std = float(values.std(ddof=1)) if n > 1 else math.nan
+    error = std / math.sqrt(n) if stderr is None and n else float(np.mean(stderr)) if n else math.nan
+    mean = float(values.mean()) if n else math.nan
     return {"mean": mean, "std": std, "stderr": error, "per_seed": values.tolist()}
 
 
@@ -38,14 +43,17 @@ def curve(x: Sequence[Any], members: Any) -> dict[str, list]:
 
 
 def lookup(results: Mapping[str, Any], name: str, reduce: str = "mean") -> float:
-    """The value a claim speaks of: a metric, or `curve[x]` for a curve's mean at x; nan where there is none.
+    """The value a claim speaks of: a metric, or a curve at x as `curve[x]`; nan where there is none.
+
+    `reduce` is "mean", "min" or "max": over seeds, for a curve the ends of its band.
 
     Raises:
-      KeyError: if there is no metric or curve of that name.
+      KeyError: if there is no metric or curve of that name, or no such x.
     """
     if found := re.fullmatch(r"(\w+)\[(.+)\]", name):
         line = results["curves"][found[1]]
-        return float(line["mean"][[str(x) for x in line["x"]].index(found[2])])
+        part = {"mean": "mean", "min": "low", "max": "high"}[reduce]
+        return float(dict(zip(map(str, line["x"]), line[part], strict=True))[found[2]])
     values = results["metrics"][name]
     if reduce == "mean":
         return float(values["mean"])

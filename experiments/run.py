@@ -58,7 +58,8 @@ def _execute(run: Run) -> int:
             raise
         message, kept = " ".join(str(error).split()), "nothing was saved"
         if run.workdir.is_dir():
-            kept = f"the last good checkpoint is kept in {run.workdir}"
+            if any((run.workdir / "checkpoints").glob("**/state")):
+                kept = f"the last good checkpoint is kept in {run.workdir}"
             with contextlib.suppress(OSError):  # a full disk may be what failed
                 (run.workdir / "error.log").write_text(traceback.format_exc())
         print(f"error: the run failed: {type(error).__name__}: {message}; {kept}", file=sys.stderr)

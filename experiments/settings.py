@@ -27,7 +27,7 @@ RECIPES = Path(__file__).parent / "recipes"
 ONE_LAYER_ONLY = ("weights", "interpolation", "rollout", "optimum")
 ANALYSES = ("alignment", "shifts", *ONE_LAYER_ONLY)
 # Settings of how a run goes and is shown, which may differ between a run and its continuation.
-FREE_FIELDS = ("train.parallel", "train.log_every", "train.checkpoint_every", "claims")
+FREE_FIELDS = ("train.log_every", "train.checkpoint_every", "claims")
 # Placeholders, which may be None.
 OPTIONAL = ("task.rotation_seed", "model.d_head", "model.clip")
 KINDS = {
@@ -375,6 +375,8 @@ def _check_workdir(workdir: Path, asked: dict[str, Any]) -> None:
         raise BadInput(f"--workdir={workdir}: {error.strerror}; give a directory that can be made") from error
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise BadInput(f"--workdir={workdir}: cannot write to {above}; give a directory that can be made and written")
+    if (workdir / "results.json").exists() and not (workdir / "config.json").exists():
+        raise BadInput(f"--workdir={workdir} holds results without their config.json; give another --workdir")
     try:
         stored = _flatten(json.loads((workdir / "config.json").read_text())["config"])
     except FileNotFoundError:

@@ -74,6 +74,15 @@ MUTATIONS = [
     Mutation("analysis/weights.py", "-2 * n_context", "2 * n_context", f"{MODELS} ways"),
     Mutation("analysis/interpolation.py", "(1 - t) * a + t * b", "t * a + (1 - t) * b", f"{MODELS} ends"),
     Mutation("analysis/rollout.py", ">= d_input", "> d_input", f"{MODELS} ends"),
+    Mutation("analysis/risk.py", "/ (n_chunks * chunk)", "/ chunk", "laws/test_analysis.py streamed"),
+    Mutation("analysis/risk.py", "0.5 * jnp.sum", "jnp.sum", "laws/test_analysis.py losses"),
+    Mutation("analysis/risk.py", "[(1 - level) / 2", "[1 - level", "laws/test_analysis.py width"),
+    Mutation("analysis/alignment.py", "v = v / jnp.maximum(jnp.abs(v).max(), tiny)", "v = v + 0.0",
+             "laws/test_analysis.py cosine"),
+    Mutation("analysis/alignment.py", "jnp.linalg.norm(a - b)", "jnp.linalg.norm(a + b)", "laws/test_analysis.py half"),
+    Mutation("analysis/weights.py", "jnp.where(inner < 0, -1.0, 1.0)", "jnp.where(inner < 0, 1.0, 1.0)",
+             "laws/test_analysis.py matched"),
+    Mutation("training/checkpoint.py", "self._manager.delete(step)", "pass", f"{TRAINING} stop_after"),
     Mutation("training/population.py", "batch_of(number + 1)), value", "batch_of(number + 2)), value",
              f"{TRAINING} uninterrupted"),
     Mutation("training/population.py", "one(params, opt_state, keys.data[0])", "one(params, opt_state, keys.data[1])",
@@ -81,7 +90,6 @@ MUTATIONS = [
     Mutation("training/population.py", "jnp.arange(seed, seed + seeds", "seed + jnp.zeros(seeds", f"{TRAINING} alone"),
     Mutation("training/checkpoint.py", 'if described["sha256"] != _checksum(leaves, about)', "if False",
              f"{TRAINING} flipped"),
-    Mutation("training/checkpoint.py", "self._bad.add(step)", "pass", f"{TRAINING} repairs"),
     Mutation("training/in_context.py", "if stored != about:", "if False:", f"{TRAINING} another_population"),
 ]  # fmt: skip
 

@@ -21,10 +21,9 @@ from icl_gd.training import Population, fastest_predictor
 from icl_gd.training.population import member_keys
 from icl_gd.types import Array, Circuits, Predictor, Prompt
 
-TRAPPED_ABOVE = 1.2  # times the reference loss
+TRAPPED_ABOVE = 1.2  # times the loss of the best layer where it is known, otherwise that of gradient descent
 WRONG_STEP = 0.5  # times the best step size: the control that the cosine cannot see
 ROLL_OUT = (50, 0.75)  # iterations and damping, as published
-MEMBERS_AT_ONCE = 16
 
 
 Losses = Callable[[Prompt], dict[str, Array]]
@@ -52,6 +51,7 @@ class Study:
     key: Array
     n_prompts: int  # of final numbers
     seed: int
+    analyses: tuple[str, ...]
 
     @property
     def untrained(self) -> Any:
@@ -90,8 +90,9 @@ class Found:
     def add(self, name: str, per_seed: Any, stderr: Any = None) -> None:
         """A metric over all members, and over the free ones alone."""
         values = np.asarray(per_seed, np.float64)
-        self.metrics[name] = metric(values, stderr)
-        self.metrics[f"{name}_untrapped"] = metric(values[self.free], stderr)
+        errors = None if stderr is None else np.broadcast_to(stderr, values.shape)
+        self.metrics[name] = metric(values, errors)
+        self.metrics[f"{name}_untrapped"] = metric(values[self.free], None if errors is None else errors[self.free])
 
 
 def reference(task: LinearRegression, model: models.TransformerConfig, key: Array, n_fit: int) -> Reference:
@@ -118,7 +119,7 @@ def together(losses_of: Mapping[str, Callable[[Prompt], Array]]) -> Losses:
 
 def over_members(f: Callable[[Any], Any], params: Any) -> Any:
     """`vmap` over members, a few at a time, so that memory does not grow with the population."""
-    return jax.lax.map(f, params, batch_size=MEMBERS_AT_ONCE)
+    return jax.lax.map(f, params, batch_size=analysis.MEMBERS_AT_ONCE)
 
 
 def watcher(
@@ -147,35 +148,44 @@ def evaluate(study: Study) -> Found:
         "loss_zero": partial(analysis.losses, learners.zero),
     }
     if task.noise_std > 0:
-        penalty = (task.noise_std / task.weight_scale) ** 2
-        losses_of["loss_ridge"] = partial(analysis.losses, learners.ridge(penalty))
+        losses_of["loss_ridge"] = partial(analysis.losses, learners.ridge(_noise_to_weight(task)))
+    if "interpolation" in study.analyses:
+        losses_of["loss_interpolated"] = partial(analysis.member_losses, study.of_circuits, study.interpolated)
     risks = analysis.streamed_risks(together(losses_of), task.sample, study.key, study.n_prompts)
     # A singular-value decomposition per prompt: on the curves' prompts only, a hundred times fewer.
     ols = together({"loss_ols": partial(analysis.losses, learners.ols)})
     risks |= analysis.streamed_risks(ols, task.sample, study.key, len(study.prompts.x))
 
-    trapped = risks["loss_trained"].mean > TRAPPED_ABOVE * risks["loss_gd"].mean
-    found = Found(np.flatnonzero(~trapped), np.flatnonzero(trapped))
+    optimal = _optimal_loss(study)
+    standard = risks["loss_gd"].mean if optimal is None else optimal
+    free = free_members(risks["loss_trained"].mean, standard)
+    found = Found(np.flatnonzero(free), np.flatnonzero(~free))
     for name, value in risks.items():
-        if np.ndim(value.mean):
+        if np.ndim(value.mean) and name != "loss_untrained":
             found.add(name, value.mean, value.stderr)
         else:
             found.metrics[name] = metric(value.mean, value.stderr)
-    found.metrics["seeds_trapped"] = metric(len(found.trapped))
+    found.metrics["seeds_trapped"] = metric(len(found.trapped), 0.0)
     found.add("loss_ratio_gd", risks["loss_trained"].mean / risks["loss_gd"].mean)
     found.metrics["step_size_gd"] = metric(ref.step_size / task.n_context)
     found.metrics["construction_error"] = metric(_construction_error(study))
-    if (optimal := _optimal_loss(study)) is not None:
-        found.metrics["loss_optimal"] = metric(optimal)
+    if optimal is not None:
+        found.metrics["loss_optimal"] = metric(optimal, 0.0)
         found.add("loss_ratio_optimal", risks["loss_trained"].mean / optimal)
     return found
+
+
+def free_members(losses: np.ndarray, standard: float | np.ndarray) -> np.ndarray:
+    """Which members `[member]` are neither trapped nor diverged."""
+    return losses <= TRAPPED_ABOVE * standard  # not the negation of >, which would hold for nan
 
 
 def _construction_error(study: Study) -> float:
     """Largest |y_hat_built - y_hat_learner| over prompts, divided by the largest |y_hat_learner|."""
     p = study.prompts
     built, learner = (jax.vmap(f)(p.x, p.y, p.x_query) for f in (study.reference.construction, study.reference.gd))
-    return float(jnp.abs(built - learner).max() / jnp.abs(learner).max())
+    norm = partial(jnp.linalg.norm, axis=-1)
+    return float(norm(built - learner).max() / norm(learner).max())
 
 
 def _noise_to_weight(task: LinearRegression) -> float:
@@ -201,10 +211,12 @@ def _optimal_loss(study: Study) -> float | None:
 
 def alignment(study: Study, found: Found) -> None:
     """Alignment to gradient descent, next to an untrained control and a control with the wrong step size."""
-    for suffix, params in (("", study.trained.params), ("_untrained", study.untrained)):
-        for name, values in study.watch(params).items():
-            if name != "loss_trained":
-                found.add(name + suffix, values)
+    for name, values in study.watch(study.trained.params).items():
+        if name != "loss_trained":
+            found.add(name, values)
+    for name, values in study.watch(study.untrained).items():
+        if name != "loss_trained":
+            found.metrics[f"{name}_untrained"] = metric(values)
     control = _aligned(study.reference.wrong_step, study.reference, study.prompts)
     for name, value in control.items():
         if name != "loss_trained":
@@ -216,12 +228,12 @@ def weights(study: Study, found: Found) -> None:
     distance = lambda c: analysis.gauge_distance(c, study.reference.circuits, study.task.d_input)
     found.add("gauge_distance_gd", jax.vmap(distance)(study.circuits))
     untrained = jax.vmap(partial(models.circuits, study.trained.config))(study.untrained)
-    found.add("gauge_distance_gd_untrained", jax.vmap(distance)(untrained))
+    found.metrics["gauge_distance_gd_untrained"] = metric(jax.vmap(distance)(untrained))
     sizes = study.task.d_input, study.task.n_context
-    rank = lambda c: jnp.mean(jax.vmap(analysis.effective_rank)(analysis.effective_preconditioner(c, *sizes)))
+    rank = lambda c: jnp.mean(jax.vmap(analysis.participation_ratio)(analysis.effective_preconditioner(c, *sizes)))
     by_route = jax.vmap(partial(analysis.routes, d_input=sizes[0]))(study.circuits)._asdict()
     shares = {f"share_{name}": share for name, share in by_route.items()}
-    for name, values in {"effective_rank": jax.vmap(rank)(study.circuits), **shares}.items():
+    for name, values in {"participation_ratio": jax.vmap(rank)(study.circuits), **shares}.items():
         found.add(name, values)
         found.metrics[f"{name}_trapped"] = metric(np.asarray(values)[found.trapped])
     found.metrics["loss_ratio_gd_trapped"] = metric(
@@ -232,15 +244,14 @@ def weights(study: Study, found: Found) -> None:
     for name, members in (("trained", found.shown), ("trapped", found.trapped)):
         if len(members) and study.trained.config.n_heads == 1:
             member = jax.tree.map(lambda leaf, i=members[0]: leaf[i], study.circuits)
-            # A trapped layer has no overlap with the construction to fix its scale by.
-            shown[name] = analysis.match_scale(member, study.reference.circuits) if name == "trained" else member
+            shown[name] = analysis.match_scale(member, study.reference.circuits)
     for name, circuits in shown.items():
         for circuit, value in circuits._asdict().items():
             found.arrays[f"{circuit}_{name}"] = np.asarray(value[0, 0], np.float64).tolist()
 
 
 def interpolation(study: Study, found: Found) -> None:
-    """Losses along the line from trained to constructed weights."""
+    """Losses along the line from trained to constructed weights; the middle of it is measured by `evaluate`."""
     ts = np.linspace(0.0, 1.0, 11)
 
     def along(prompts: Prompt) -> Array:  # [t member prompt]
@@ -253,8 +264,8 @@ def interpolation(study: Study, found: Found) -> None:
     n_prompts = max(study.n_prompts // 8, 1)
     risks = analysis.streamed_risks(together({"along": along}), study.task.sample, study.key, n_prompts)["along"]
     found.curves["loss_by_interpolation"] = curve(ts.tolist(), risks.mean[:, found.shown])
-    found.add("loss_interpolated", risks.mean[5], risks.stderr[5])
-    found.add("interpolation_ratio", risks.mean[5] / np.maximum(risks.mean[0], risks.mean[-1]))
+    middle, ends = (np.asarray(found.metrics[f"loss_{name}"]["per_seed"]) for name in ("interpolated", "trained"))
+    found.add("interpolation_ratio", middle / np.minimum(ends, found.metrics["loss_gd"]["mean"]))
 
 
 def shifts(study: Study, found: Found) -> None:
@@ -264,7 +275,7 @@ def shifts(study: Study, found: Found) -> None:
         "gd": partial(analysis.losses, study.reference.gd),
         "construction": partial(analysis.losses, study.reference.construction),
     }
-    if "interpolation_ratio" in found.metrics:
+    if "interpolation" in study.analyses:
         losses_of["interpolated"] = partial(analysis.member_losses, study.of_circuits, study.interpolated)
     losses = together(losses_of)
     for suite, shift in SHIFTS.items():
@@ -320,13 +331,14 @@ def rollout(study: Study, found: Found) -> None:
         risks = analysis.streamed_risks(
             together(losses_of), study.task.sample, study.key, len(study.prompts.x), chunk=2048
         )
-        ours, theirs = risks["trained"].mean[found.shown].T, risks["gd"].mean
-        found.curves[f"loss_by_iteration_trained{suffix}"] = curve(range(n + 1), ours)
+        ours, theirs = risks["trained"].mean.T, risks["gd"].mean
+        found.curves[f"loss_by_iteration_trained{suffix}"] = curve(range(n + 1), ours[:, found.shown])
         found.curves[f"loss_by_iteration_gd{suffix}"] = curve(range(n + 1), theirs)
         if not suffix:
-            found.metrics["rollout_ratio_untrapped"] = metric((ours / theirs[:, None]).max(0))
-            found.metrics["rollout_loss_final_untrapped"] = metric(ours[-1])
-            found.metrics["rollout_loss_final_gd"] = metric(theirs[-1])
+            found.add("rollout_ratio", (ours / theirs[:, None]).max(0))
+            found.add("rollout_loss_final", ours[-1], risks["trained"].stderr[:, -1])
+            found.metrics["rollout_loss_final_gd"] = metric(theirs[-1], risks["gd"].stderr[-1])
+            found.arrays["damping"] = damping
 
 
 def optimum(study: Study, found: Found) -> None:
@@ -345,13 +357,13 @@ def optimum(study: Study, found: Found) -> None:
     means, closed = [], []
     for m in lengths:
         risks = _risk_at_length(study, m)
-        means.append(risks[found.shown])
+        means.append(risks)
         closed.append(task.d_output * learners.gaussian_optimum_risk(task.second_moment, task.n_context, ratio,
                                                                      task.weight_scale, m))  # fmt: skip
     ours, theirs = np.stack(means), np.asarray(closed)
-    found.curves["loss_by_test_length_trained"] = curve(lengths, ours)
+    found.curves["loss_by_test_length_trained"] = curve(lengths, ours[:, found.shown])
     found.curves["loss_by_test_length_closed_form"] = curve(lengths, theirs)
-    found.metrics["test_length_deviation_untrapped"] = metric(np.abs(ours / theirs[:, None] - 1).max(0))
+    found.add("test_length_deviation", np.abs(ours / theirs[:, None] - 1).max(0))
 
 
 def _risk_at_length(study: Study, m: int) -> np.ndarray:

@@ -76,10 +76,14 @@ def run_one(run: Run, n_context: int, label: str, stop: monitor.Stop) -> dict[st
     layout = concatenated(task.d_input, task.d_output)
     predictor_of = lambda params: fastest_predictor(model, params, layout)
     watch = comparisons.watcher(predictor_of, reference, prompts)
-    screen = monitor.Monitor(workdir, settings.steps, label)
+    screen = monitor.Monitor(workdir, settings.steps, config.seed, label)
 
     def on_chunk(trained: Population, step: int, loss: jax.Array) -> None:
         screen.write(step, {"training_loss": np.asarray(loss.mean(0))} | watch(trained.params))
+
+    def on_resume(step: int) -> None:
+        print(f"resuming {label or 'training'} from step {step}", flush=True)
+        screen.resume(step)
 
     stop.saved = False
     try:
@@ -88,7 +92,7 @@ def run_one(run: Run, n_context: int, label: str, stop: monitor.Stop) -> dict[st
             seeds=config.seeds, seed=config.seed,
             checkpoints=workdir / "checkpoints" / label, checkpoint_every=config.train.checkpoint_every,
             chunk_steps=config.train.log_every, on_chunk=on_chunk, stop_requested=lambda: stop.signal,
-            on_resume=lambda step: print(f"resuming {label or 'training'} from step {step}", flush=True),
+            on_resume=on_resume,
         )  # fmt: skip
     finally:
         screen.close()
@@ -96,7 +100,9 @@ def run_one(run: Run, n_context: int, label: str, stop: monitor.Stop) -> dict[st
     if stop.signal is not None:
         raise Interrupted(settings.steps, stop.signal)
 
-    study = comparisons.Study(task, trained, reference, prompts, watch, key_eval, config.eval.prompts, config.seed)
+    study = comparisons.Study(
+        task, trained, reference, prompts, watch, key_eval, config.eval.prompts, config.seed, config.analyses
+    )
     found = comparisons.evaluate(study)
     for name, predictor in (("gd", reference.gd), ("zero", learners.zero)):
         found.arrays[f"loss_{name}_on_curve_prompts"] = float(analysis.losses(predictor, prompts).mean())
@@ -105,10 +111,12 @@ def run_one(run: Run, n_context: int, label: str, stop: monitor.Stop) -> dict[st
         comparisons.ANALYSES[name](study, found)
     history = monitor.read_history(workdir, label)
     for name, by_step in history.items():
-        values = [[by_step[step][seed] for seed in found.shown] for step in sorted(by_step)]
+        values = [[by_step[step][config.seed + i] for i in found.shown] for step in sorted(by_step)]
         found.curves[f"{name}_by_step"] = results.curve(sorted(by_step), values)
-    trapped = [[history["loss_trained"][step][i] for i in found.trapped] for step in sorted(history["loss_trained"])]
-    found.arrays["loss_trained_by_step_trapped"] = np.asarray(trapped).tolist()
+    losses = history["loss_trained"]
+    found.arrays["loss_trained_by_step_trapped"] = [
+        [losses[step][config.seed + i] for i in found.trapped] for step in sorted(losses)
+    ]
     return {"metrics": found.metrics, "curves": found.curves, "arrays": found.arrays}
 
 

@@ -2,19 +2,29 @@
 
 from icl_gd.analysis.alignment import Alignment, alignment
 from icl_gd.analysis.interpolation import interpolate
-from icl_gd.analysis.risk import Interval, Risk, bootstrap_interval, losses, member_losses, risk, streamed_risks
+from icl_gd.analysis.risk import (
+    MEMBERS_AT_ONCE,
+    Interval,
+    Risk,
+    bootstrap_interval,
+    losses,
+    member_losses,
+    risk,
+    streamed_risks,
+)
 from icl_gd.analysis.rollout import roll_out
 from icl_gd.analysis.weights import (
     Routes,
     canonical_form,
     effective_preconditioner,
-    effective_rank,
     gauge_distance,
     match_scale,
+    participation_ratio,
     routes,
 )
 
 __all__ = [
+    "MEMBERS_AT_ONCE",
     "Alignment",
     "Interval",
     "Risk",
@@ -23,12 +33,12 @@ __all__ = [
     "bootstrap_interval",
     "canonical_form",
     "effective_preconditioner",
-    "effective_rank",
     "gauge_distance",
     "interpolate",
     "losses",
     "match_scale",
     "member_losses",
+    "participation_ratio",
     "risk",
     "roll_out",
     "routes",

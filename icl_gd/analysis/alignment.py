@@ -26,8 +26,13 @@ def alignment(predictor: Predictor, reference: Predictor, prompts: Prompt) -> Al
         y_hat, y_reference = predictor(x, y, x_query), reference(x, y, x_query)
         a = jax.jacrev(predictor, argnums=2)(x, y, x_query).ravel()
         b = jax.jacrev(reference, argnums=2)(x, y, x_query).ravel()
-        tiny = jnp.finfo(a.dtype).tiny  # a predictor that ignores its query has cosine 0, not nan
-        cosine = a @ b / jnp.maximum(jnp.sqrt((a @ a) * (b @ b)), tiny)
-        return Alignment(cosine, jnp.linalg.norm(a - b), jnp.linalg.norm(y_hat - y_reference))
+        return Alignment(_unit(a) @ _unit(b), jnp.linalg.norm(a - b), jnp.linalg.norm(y_hat - y_reference))
 
     return jax.tree.map(jnp.mean, jax.vmap(one)(prompts.x, prompts.y, prompts.x_query))
+
+
+def _unit(v: Array) -> Array:
+    """v over its norm; zero stays zero, so a predictor that ignores its query has cosine 0, not nan."""
+    tiny = jnp.finfo(v.dtype).tiny
+    v = v / jnp.maximum(jnp.abs(v).max(), tiny)  # or the squares of small sensitivities underflow
+    return v / jnp.maximum(jnp.linalg.norm(v), tiny)

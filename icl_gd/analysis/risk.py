@@ -10,6 +10,8 @@ from jax.tree_util import Partial
 
 from icl_gd.types import Array, Predictor, Prompt
 
+MEMBERS_AT_ONCE = 16
+
 
 class Risk(NamedTuple):
     """A mean with its sampling error; arrays keep whatever axes the losses had besides prompts."""
@@ -38,7 +40,12 @@ def bootstrap_interval(values: Array, key: Array, level: float = 0.9, resamples:
     """Mean of `values [prompt]` with its percentile-bootstrap interval (Efron 1979).
 
     Resamples one at a time, so memory stays at one copy of the values.
+
+    Raises:
+      ValueError: if the values have more axes than that of prompts.
     """
+    if values.ndim != 1:
+        raise ValueError(f"an interval takes values of one axis [prompt], got {values.shape}")
     n = len(values)
     mean = jax.lax.map(lambda k: jnp.mean(values[jax.random.randint(k, (n,), 0, n)]), jax.random.split(key, resamples))
     low, high = np.quantile(np.asarray(mean), [(1 - level) / 2, (1 + level) / 2])
@@ -51,8 +58,11 @@ def risk(predictor: Predictor, prompts: Prompt, key: Array, level: float = 0.9) 
 
 
 def member_losses(predictor_of: Callable[[Any], Predictor], params: Any, prompts: Prompt) -> Array:
-    """Losses `[member prompt]` of a population, from a function of one member's parameters."""
-    return jax.vmap(lambda member: losses(predictor_of(member), prompts))(params)
+    """Losses `[member prompt]` of a population, from a function of one member's parameters.
+
+    A few members at a time, so that memory does not grow with the population.
+    """
+    return jax.lax.map(lambda member: losses(predictor_of(member), prompts), params, batch_size=MEMBERS_AT_ONCE)
 
 
 def streamed_risks(

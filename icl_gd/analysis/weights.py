@@ -15,16 +15,17 @@ from jaxtyping import Float
 from icl_gd.types import Array, Circuits
 
 
-def canonical_form(
-    circuits: Circuits, d_input: int, layer: int = 0, w0: Float[Array, "m d"] | None = None
-) -> Float[Array, "m e e d"]:
-    """The canonical form T of one layer as a read-out layer.
+def canonical_form(circuits: Circuits, d_input: int, w0: Float[Array, "m d"] | None = None) -> Float[Array, "m e e d"]:
+    """The canonical form T of a one-layer model.
 
     Args:
       d_input: x slots of a token; the rest are the y slots that are read out.
       w0: start of the layout, whose query token is `(x, -W_0 x)`; zero when left out.
+
+    Raises:
+      ValueError: if the model has more than one layer.
     """
-    w_kq, w_pv = circuits.W_KQ[layer], circuits.W_PV[layer]
+    w_kq, w_pv = _only_layer(circuits)
     read = w_kq[:, :, :d_input]
     if w0 is not None:
         read = read - w_kq[:, :, d_input:] @ w0
@@ -38,6 +39,12 @@ def gauge_distance(circuits: Circuits, reference: Circuits, d_input: int) -> Arr
     return jnp.linalg.norm((ours - theirs).ravel()) / jnp.linalg.norm(theirs.ravel())
 
 
+def _only_layer(circuits: Circuits) -> tuple[Float[Array, "head e e"], Float[Array, "head e e"]]:
+    if len(circuits.W_KQ) != 1:
+        raise ValueError(f"this is known of one-layer models only, got {len(circuits.W_KQ)} layers")
+    return circuits.W_KQ[0], circuits.W_PV[0]
+
+
 def effective_preconditioner(circuits: Circuits, d_input: int, n_context: int) -> Float[Array, "m d d"]:
     """The matrix A in `y_hat_r = x_q^T A_r^T (1/n) sum_i y_ir x_i`: what a layer makes of the labels.
 
@@ -49,7 +56,7 @@ def effective_preconditioner(circuits: Circuits, d_input: int, n_context: int) -
     return jnp.stack(rows)
 
 
-def effective_rank(matrix: Float[Array, "d d"]) -> Array:
+def participation_ratio(matrix: Float[Array, "d d"]) -> Array:
     """`(sum s^2)^2 / sum s^4` over the singular values s: d for a multiple of a rotation, 1 for rank one."""
     power = jnp.linalg.svd(matrix, compute_uv=False) ** 2
     return jnp.sum(power) ** 2 / jnp.sum(power**2)
@@ -65,25 +72,30 @@ class Routes(NamedTuple):
 
 
 def routes(circuits: Circuits, d_input: int) -> Routes:
-    """On which ways a one-layer model reads the context, as shares of squared Frobenius norms.
+    """On which ways the weights of a one-layer model read the context, as shares of their squared Frobenius norms.
 
     sum_i y_i x_i stands twice in G, so there are two ways to it: the direct one can be any matrix, the exchanged one
     is an outer product, of rank one in every head. A layer whose training starts on another way than the direct one
-    can be trapped there.
+    can be trapped there. This is a statement about weights: the function does not tell the two ways apart.
+
+    Raises:
+      ValueError: if the model has more than one layer.
     """
-    w_kq, w_pv = circuits.W_KQ[0, :, :, :d_input], circuits.W_PV[0, :, d_input:]
-    tensor = jnp.einsum("hra,hbc->rabc", w_pv, w_kq)
+    w_kq, w_pv = _only_layer(circuits)
+    tensor = jnp.einsum("hra,hbc->rabc", w_pv[:, d_input:], w_kq[:, :, :d_input])
     x, y = slice(0, d_input), slice(d_input, None)
     norms = [jnp.sum(tensor[:, a, b] ** 2) for a, b in ((y, x), (x, y), (x, x), (y, y))]
     return Routes(*(norm / sum(norms) for norm in norms))
 
 
 def match_scale(circuits: Circuits, reference: Circuits) -> Circuits:
-    """The same functions with the scale between W_KQ and W_PV set, head by head, to fit the reference.
+    """The same functions with the scale between W_KQ and W_PV set, head by head, to that of the reference.
 
-    W_KQ / c and c W_PV are the same layer for every c; this takes the projection on the reference,
-    c = <W_KQ, W_KQ_ref> / |W_KQ_ref|^2, which also fixes the sign.
+    W_KQ / c and c W_PV are the same layer for every c. This takes the c that makes the ratio of their norms the
+    reference's, with the sign that turns W_KQ towards the reference's.
     """
+    norm = lambda w: jnp.sqrt(jnp.sum(w**2, axis=(-2, -1), keepdims=True))
     inner = jnp.sum(circuits.W_KQ * reference.W_KQ, axis=(-2, -1), keepdims=True)
-    c = inner / jnp.sum(reference.W_KQ**2, axis=(-2, -1), keepdims=True)
+    square = norm(circuits.W_KQ) * norm(reference.W_PV) / (norm(circuits.W_PV) * norm(reference.W_KQ))
+    c = jnp.where(inner < 0, -1.0, 1.0).astype(inner.dtype) * jnp.sqrt(square)
     return Circuits(circuits.W_KQ / c, circuits.W_PV * c)

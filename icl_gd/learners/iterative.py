@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from icl_gd.types import Array, Predictor, Prompt
 
-StepSizes = Float[Array, " step"] | Float[np.ndarray, " step"] | Sequence[float]
+StepSizes = Float[Array, " step"] | Float[np.ndarray, " step"] | Sequence[float | Float[Array, ""]]
 
 
 def gradient_descent_iterates(

@@ -27,7 +27,10 @@ class LinearSelfAttention(nn.Module):
         w_k = self.param("W_K", into, shape)
         w_q = self.param("W_Q", into, shape)
         w_v = self.param("W_V", into, shape)
-        p = self.param("P", into, (self.n_heads, e, self.d_head))
+        # P reads all heads, side by side: with all of them its fan-in is n_heads * d_head.
+        out = variance_scaling(self.init_variance / self.n_heads, "fan_in", "truncated_normal", in_axis=-1, out_axis=-2,
+                               batch_axis=0)  # fmt: skip
+        p = self.param("P", out, (self.n_heads, e, self.d_head))
 
         queries = jnp.einsum("hke,te->htk", w_q, tokens)
         keys = jnp.einsum("hke,te->htk", w_k, tokens)

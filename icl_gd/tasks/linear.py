@@ -39,6 +39,9 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+Scalar = float | Float[Array, ""]  # a shift's value may be traced
+
+
 @dataclass(frozen=True)
 class LinearRegression:
     """Dense linear regression (von Oswald et al. section 3; Garg et al. "linear", "noisy", "skewed").
@@ -56,9 +59,9 @@ class LinearRegression:
     d_output: int = 1
     n_context: int = 10
     inputs: str = "uniform"
-    input_scale: float = 1.0
+    input_scale: Scalar = 1.0
     covariance: tuple[tuple[float, ...], ...] | None = None
-    weight_scale: float = 1.0
+    weight_scale: Scalar = 1.0
     noise_std: float = 0.0
 
     def __post_init__(self):

@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from icl_gd.tasks.linear import FAMILIES, LinearRegression
+from icl_gd.tasks.linear import FAMILIES, LinearRegression, Scalar
 
 
-def scale_inputs(task: LinearRegression, alpha: float) -> LinearRegression:
+def scale_inputs(task: LinearRegression, alpha: Scalar) -> LinearRegression:
     """Every input, context and query, is multiplied by `alpha`."""
     return replace(task, input_scale=task.input_scale * alpha)
 
 
-def scale_weights(task: LinearRegression, beta: float) -> LinearRegression:
+def scale_weights(task: LinearRegression, beta: Scalar) -> LinearRegression:
     """The weights that make the labels are multiplied by `beta`."""
     return replace(task, weight_scale=task.weight_scale * beta)
 
@@ -33,11 +33,10 @@ class Shift(NamedTuple):
 
     values: Sequence[float] | Sequence[str]
     apply: Callable[..., LinearRegression]
-    label: str
 
 
 SHIFTS: dict[str, Shift] = {
-    "input_scale": Shift((0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), scale_inputs, r"input scale $\alpha$"),
-    "weight_scale": Shift((0.5, 1.0, 2.0, 3.0, 4.0, 5.0), scale_weights, r"weight scale $\beta$"),
-    "input_family": Shift(tuple(FAMILIES), change_family, "family of inputs"),
+    "input_scale": Shift((0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), scale_inputs),
+    "weight_scale": Shift((0.5, 1.0, 2.0, 3.0, 4.0, 5.0), scale_weights),
+    "input_family": Shift(tuple(FAMILIES), change_family),
 }

@@ -64,10 +64,11 @@ class Checkpoints:
         self._bad: set[int] = set()
 
     def save(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
-        """Writes the state of `step`, over one found bad; a good one is left alone."""
-        if step in self._bad:
-            self._manager.delete(step)
-            self._bad.discard(step)
+        """Writes the state of `step`; one that is there already is left alone.
+
+        Raises:
+          OSError: if it was not written.
+        """
         if step in self._manager.all_steps():
             return
         leaves, about = flatten(state), {**about, "format": FORMAT}
@@ -75,22 +76,37 @@ class Checkpoints:
         items = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(leaves), about=self._ocp.args.JsonSave(described)
         )
-        self._manager.save(step, args=items)
+        # Orbax refuses, by its return value alone, a step before the latest.
+        if not self._manager.save(step, args=items):
+            raise OSError(f"checkpoint {step} was not written: a later one is there")
         self._manager.wait_until_finished()
 
     def restore(self) -> tuple[int, Leaves, dict[str, Any]] | None:
         """The newest step whose checksum holds, as `(step, leaves, about)`; None where there is none.
 
         Warns of every step passed over.
+
+        Raises:
+          ValueError: if a sound checkpoint is in a format of another version.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                return step, *self._read(step)
+                leaves, about = self._read(step)
             except Exception as error:
                 # Whatever is wrong with one step (a missing file, a flipped byte), an older one may be sound.
                 warnings.warn(f"checkpoint {step} is unreadable, trying an older one: {error}", stacklevel=2)
                 self._bad.add(step)
+                continue
+            if (found := about.pop("format")) != FORMAT:
+                raise ValueError(f"checkpoint {step} is written in format {found}, this version reads format {FORMAT}")
+            return step, leaves, about
         return None
+
+    def forget_broken(self) -> None:
+        """Deletes the steps that `restore` passed over, so that a run resumed before them can write them again."""
+        for step in self._bad:
+            self._manager.delete(step)
+        self._bad.clear()
 
     def _read(self, step: int) -> tuple[Leaves, dict[str, Any]]:
         args = self._ocp.args
@@ -100,8 +116,6 @@ class Checkpoints:
         about = dict(described["about"])
         if described["sha256"] != _checksum(leaves, about):
             raise ValueError("its checksum does not match its content")
-        if (found := about.pop("format")) != FORMAT:
-            raise ValueError(f"it is written in format {found}, this version reads format {FORMAT}")
         return leaves, about
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """Training Transformers to learn in context: binds task, layout and model to the population trainer."""
 
+import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -139,9 +140,12 @@ def train(
         "seed": seed,
         "seeds": seeds,
     }
+    sizes = asdict(task) if is_dataclass(task) and not isinstance(task, type) else {}
+    about["task"] = {"type": type(task).__qualname__, **sizes}
     about["settings"] = asdict(settings)
     if settings.schedule == "constant":
         del about["settings"]["steps"]  # such a run can be extended: its first steps do not depend on the last
+    about = json.loads(json.dumps(about, default=str))  # as it comes back
 
     if store is not None and (restored := store.restore()) is not None:
         step, leaves, stored = restored
@@ -150,15 +154,17 @@ def train(
             differ = ", ".join(key for key in about if stored.get(key) != about[key])
             raise ValueError(f"{checkpoints} holds checkpoints of another population: {differ} differ")
         state = jax.tree.map(jnp.asarray, unflatten(state, leaves))
+        store.forget_broken()
         on_resume(step)
 
     def after(state: State, loss: Array) -> None:
         step = int(state.step)
         signal = stop_requested()
         last = step >= settings.steps
+        # Before the checkpoint: a run that resumes from it has all that was to be recorded up to it.
+        on_chunk(Population(config, layout, jax.tree.map(jnp.copy, state.params)), step, loss)  # chunks donate theirs
         if store is not None and (last or signal is not None or step % checkpoint_every < len(loss)):
             store.save(step, state, about)
-        on_chunk(Population(config, layout, state.params), step, loss)
         if signal is not None and not last:
             raise population.Interrupted(step, signal)
 
@@ -183,6 +189,9 @@ def load(workdir: str | Path) -> Population:
         directory = directory / "checkpoints"
     if not directory.is_dir():
         raise FileNotFoundError(f"no checkpoints under {workdir}")
+    inside = sorted(path.name for path in directory.iterdir() if path.is_dir())
+    if inside and not any(name.isdecimal() for name in inside):
+        raise FileNotFoundError(f"{workdir} holds a sweep; load one of {', '.join(str(directory / n) for n in inside)}")
     store = Checkpoints(directory, read_only=True)
     try:
         restored = store.restore()

@@ -70,7 +70,10 @@ class Keys(NamedTuple):
 
 
 def member_keys(seed: int, seeds: int) -> Keys:
-    """Keys of members `seed, seed + 1, ...`: member i is the population of one with base seed `seed + i`."""
+    """Keys of members `seed, seed + 1, ...`: member i is the population of one with base seed `seed + i`.
+
+    They are the children of `key(seed + i)`: draw test prompts from another key.
+    """
     roots = jax.vmap(jax.random.key)(jnp.arange(seed, seed + seeds, dtype=jnp.uint32))
     split = jax.vmap(jax.random.split)(roots)
     return Keys(split[:, 0], split[:, 1])
@@ -153,7 +156,8 @@ def run_chunks(
         n_steps = min(chunk_steps - done % chunk_steps, steps - done)
         state, loss = chunk(state, keys, n_steps)
         done += n_steps
-        if not bool(jnp.all(jnp.isfinite(loss))):
-            raise FloatingPointError(f"the training loss is not finite between steps {done - n_steps} and {done}")
+        # The losses are those before each update; what the last update did shows in the parameters alone.
+        if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in [loss, *jax.tree.leaves(state.params)]):
+            raise FloatingPointError(f"training is not finite between steps {done - n_steps} and {done}")
         on_chunk(state, loss)
     return state

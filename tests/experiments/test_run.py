@@ -119,12 +119,16 @@ def test_help(capsys):
 
 
 def test_claims_are_judged_by_their_numbers():
-    done = {"metrics": {"a": results.metric([1.0, 3.0])}, "curves": {"c": results.curve([0.5, 2.0], [4.0, 5.0])}}
+    done = {
+        "metrics": {"a": results.metric([1.0, 3.0])},
+        "curves": {"c": results.curve([0.5, 2.0], [[4.0, 4.0], [4.0, 6.0]])},
+    }
     row = {"id": "i", "statement": "s", "source": "p"}
     cases = [
         ("a", "mean", "within", 2.05, 0.1, True), ("a", "mean", "within", 2.2, 0.1, False),
         ("a", "max", "at_most", 2.9, 0.0, False), ("a", "min", "at_least", 1.0, 0.0, True),
-        ("c[2.0]", "mean", "within", 5.0, 0.0, True), ("missing", "mean", "at_most", 9.0, 0.0, False),
+        ("c[2.0]", "mean", "within", 5.0, 0.0, True), ("c[9.0]", "mean", "within", 5.0, 0.0, False),
+        ("c[2.0]", "max", "at_least", 6.0, 0.0, True), ("missing", "mean", "at_most", 9.0, 0.0, False),
     ]  # fmt: skip
     for metric, reduce, relation, target, tolerance, holds in cases:
         claim = row | {

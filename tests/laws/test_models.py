@@ -108,9 +108,10 @@ def test_the_layer_by_hand(x64):
 
 
 def test_initial_weights_have_the_published_spread():
-    weights = models.init(TransformerConfig(11, 1, 64), jax.random.key(0))["block_0"]["attention"]
+    weights = models.init(TransformerConfig(11, 2, 64, d_head=5), jax.random.key(0))["block_0"]["attention"]
     for name, value in weights.items():
-        assert float(jnp.std(value)) == pytest.approx((0.002 / 11) ** 0.5, rel=0.05), name
+        fan_in = 64 * 5 if name == "P" else 11
+        assert float(jnp.std(value)) == pytest.approx((0.002 / 2 / fan_in) ** 0.5, rel=0.05), name
 
 
 def random_gauge(params, rng):
@@ -167,7 +168,7 @@ def test_two_ways_to_the_labels(x64):
     for circuits, shares, rank in ((direct, (1, 0, 0, 0), D), (exchanged, (0, 1, 0, 0), 1.0)):
         np.testing.assert_allclose(analysis.routes(circuits, D), shares, atol=1e-12)
         matrix = analysis.effective_preconditioner(circuits, D, N)[0]
-        assert float(analysis.effective_rank(matrix)) == pytest.approx(rank)
+        assert float(analysis.participation_ratio(matrix)) == pytest.approx(rank)
         x, labels, q = prompt()
         predicted = models.circuit_predictor(circuits, LAYOUT)(x, labels, q)[0]
         np.testing.assert_allclose(predicted, q @ matrix.T @ (x.T @ labels[:, 0]) / N, rtol=1e-10)

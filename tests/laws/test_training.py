@@ -129,6 +129,28 @@ def test_a_run_repairs_its_broken_checkpoint(saved, tmp_path):
     assert same(icl_gd.load(copy).params, at[8])
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stop_after_a_broken_checkpoint_is_saved(saved, tmp_path):
+    """The broken later step stands in nobody's way."""
+    directory, at = saved
+    copy = tmp_path / "copy"
+    shutil.copytree(directory, copy)
+    flip(newest_files(copy)[0])
+    with pytest.warns(UserWarning, match="unreadable"), pytest.raises(Interrupted):
+        run(checkpoints=copy, checkpoint_every=4, chunk_steps=2, stop_requested=lambda: 15)
+    said = []
+    run(checkpoints=copy, checkpoint_every=4, on_resume=said.append)
+    assert said == [6]
+    assert same(icl_gd.load(copy).params, at[8])
+    gc.collect()
+
+
+def test_a_sweep_names_what_can_be_loaded(tmp_path):
+    run(checkpoints=tmp_path / "checkpoints" / "n_context=5")
+    with pytest.raises(FileNotFoundError, match=r"a sweep; load one of .*n_context=5"):
+        icl_gd.load(tmp_path)
+
+
 def test_checkpoints_of_another_population_are_refused(saved, tmp_path):
     directory, _ = saved
     copy = tmp_path / "copy"
@@ -139,6 +161,8 @@ def test_checkpoints_of_another_population_are_refused(saved, tmp_path):
     other = TrainSettings(**{**SETTINGS.__dict__, "schedule": "cosine"})
     with pytest.raises(ValueError, match="settings differ"):
         icl_gd.train(TASK, MODEL, other, seeds=3, checkpoints=copy)
+    with pytest.raises(ValueError, match="task differ"):
+        icl_gd.train(LinearRegression(2, 1, 4), MODEL, SETTINGS, seeds=3, checkpoints=copy)
     with pytest.raises(ValueError, match="another model: a is"):
         checkpoint.unflatten({"a": np.zeros(2)}, {"a": np.zeros(3)})
 
@@ -154,8 +178,9 @@ def test_a_checkpoint_of_another_format_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
     run(checkpoints=tmp_path)
     monkeypatch.undo()
-    with pytest.warns(UserWarning, match="format 2, this version reads format 1"), pytest.raises(FileNotFoundError):
-        icl_gd.load(tmp_path)
+    for open_it in (icl_gd.load, lambda directory: run(checkpoints=directory)):
+        with pytest.raises(ValueError, match="format 2, this version reads format 1"):
+            open_it(tmp_path)
 
 
 def test_training_finds_gradient_descent():
