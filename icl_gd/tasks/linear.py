@@ -74,16 +74,16 @@ class LinearRegression:
     def second_moment(self) -> np.ndarray:
         """`E x x^T [d d]`, exact for families with centred independent or rotation-invariant coordinates."""
         if self.covariance is not None:
-            return self.input_scale**2 * np.asarray(self.covariance)
+            return float(self.input_scale) ** 2 * np.asarray(self.covariance)
         second, _ = FAMILIES[self.inputs].moments(self.d_input)
-        return self.input_scale**2 * second * np.eye(self.d_input)
+        return float(self.input_scale) ** 2 * second * np.eye(self.d_input)
 
     @property
     def fourth_moment(self) -> float:
         """`E x_i^4` of one coordinate; only defined without a covariance."""
         if self.covariance is not None:
             raise ValueError("fourth_moment is that of independent coordinates; this task has a covariance")
-        return self.input_scale**4 * FAMILIES[self.inputs].moments(self.d_input)[1]
+        return float(self.input_scale) ** 4 * FAMILIES[self.inputs].moments(self.d_input)[1]
 
     def sample_inputs(self, key: Array, n: int, batch: tuple[int, ...] = ()) -> Float[Array, "n d *batch"]:
         """n input vectors for every prompt of a batch."""

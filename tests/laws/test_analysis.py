@@ -27,14 +27,19 @@ def test_streamed_risks_are_those_of_all_prompts_together(x64):
 
 
 def test_a_sampler_with_arguments_is_compiled_once(x64):
-    scaled = lambda scale, key: LinearRegression(3, 2, 5, input_scale=scale).sample(key)
-    losses = jax.jit(lambda prompts: {"zero": analysis.losses(learners.zero, prompts)})
+    traced = []
+
+    def scaled(scale, key):
+        traced.append(scale)
+        return LinearRegression(3, 2, 5, input_scale=scale).sample(key)
+
+    losses = lambda prompts: {"zero": analysis.losses(learners.zero, prompts)}
     risks = [
         analysis.streamed_risks(losses, Partial(scaled, jnp.asarray(scale)), jax.random.key(0), 50)["zero"].mean
         for scale in (1.0, 3.0)
     ]
     np.testing.assert_allclose(risks[1], 9 * risks[0], rtol=1e-12)
-    assert losses._cache_size() == 1
+    assert len(traced) == 1
 
 
 def test_bootstrap_interval_has_the_width_of_the_sampling_error():
