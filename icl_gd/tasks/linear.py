@@ -39,6 +39,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+DIRECT_FROM = 40  # examples from which drawing moments directly is the cheaper way, as measured on a CPU
 Scalar = float | Float[Array, ""]  # a shift's value may be traced
 
 
@@ -88,12 +89,17 @@ class LinearRegression:
     def sample_inputs(self, key: Array, n: int, batch: tuple[int, ...] = ()) -> Float[Array, "n d *batch"]:
         """n input vectors for every prompt of a batch."""
         z = FAMILIES[self.inputs].draw(key, (n, self.d_input, *batch))
-        if self.covariance is not None:
-            second, _ = FAMILIES[self.inputs].moments(self.d_input)
-            eigenvalues, basis = np.linalg.eigh(np.asarray(self.covariance))
-            root = (basis * np.sqrt(np.maximum(eigenvalues, 0.0))) @ basis.T
-            z = jnp.einsum("ab,nb...->na...", jnp.asarray(root, z.dtype), z) / second**0.5
-        return self.input_scale * z
+        return jnp.einsum("ab,nb...->na...", self._root.astype(z.dtype), z) if self.covariance else self.input_scale * z
+
+    @property
+    def _root(self) -> Array:
+        """The matrix `[d d]` that takes coordinates of a family to inputs."""
+        if self.covariance is None:
+            return self.input_scale * jnp.eye(self.d_input)
+        second, _ = FAMILIES[self.inputs].moments(self.d_input)
+        eigenvalues, basis = np.linalg.eigh(np.asarray(self.covariance))
+        root = (basis * np.sqrt(np.maximum(eigenvalues, 0.0))) @ basis.T
+        return self.input_scale * jnp.asarray(root / second**0.5)
 
     def sample(self, key: Array, batch: tuple[int, ...] = ()) -> Prompt:
         """One prompt, or with `batch` as many from one key, along trailing axes (cheaper to draw than by vmap).
@@ -110,9 +116,56 @@ class LinearRegression:
             y = y + self.noise_std * jax.random.normal(key_noise, y.shape)
         return Prompt(x, y, x_query, y_query, w)
 
-    def sample_moments(self, key: Array, n_prompts: int) -> tuple[Moments, Float[Array, "m prompt"]]:
-        """A batch of prompts as linear attention sees them: moments of the tokens (x, y), and y_query."""
+    def sample_moments(
+        self, key: Array, n_prompts: int, direct: bool | None = None
+    ) -> tuple[Moments, Float[Array, "m prompt"]]:
+        """A batch of prompts as linear attention sees them: moments of the tokens (x, y), and y_query.
+
+        Args:
+          direct: draw the moments themselves, at a cost that does not depend on n_context, rather than a context to
+            sum over. It has the same law, but other prompts for a key. By itself where it is cheaper.
+
+        Raises:
+          ValueError: if asked for directly drawn moments of inputs that are not normal.
+        """
+        if direct is None:
+            direct = self.inputs == "normal" and self.n_context >= DIRECT_FROM
+        if direct and self.inputs != "normal":
+            raise ValueError(f"moments are drawn directly for normal inputs only, not for inputs={self.inputs!r}")
+        key_context, key_w, key_query = jax.random.split(key, 3)
+        if direct:
+            w = self.weight_scale * jax.random.normal(key_w, (self.d_output, self.d_input, n_prompts))
+            x_query = self.sample_inputs(key_query, 1, (n_prompts,))[0]
+            y_query = jnp.sum(w * x_query[None], axis=1)
+            context = self._sample_second_moment(key_context, w)
+            return Moments(context, jnp.concatenate([x_query, jnp.zeros_like(y_query)])), y_query
         prompt = self.sample(key, (n_prompts,))
         inputs = jnp.concatenate([prompt.x, prompt.x_query[None]])
         labels = jnp.concatenate([prompt.y, jnp.zeros_like(prompt.y_query)[None]])
         return Moments.of(jnp.concatenate([inputs, labels], axis=1)), prompt.y_query
+
+    def _sample_second_moment(self, key: Array, w: Float[Array, "m d *batch"]) -> Float[Array, "e e *batch"]:
+        """`sum_j e_j e_j^T` over a context of normal inputs, given the weights, without drawing the context.
+
+        Tokens are e = B z with z ~ N(0, I) of size k = d, or d + m with label noise, and B = [[R, 0], [W R, sigma I]],
+        so the sum is B Z Z^T B^T with Z `[k n]` of standard normals. Z = A Q with A lower trapezoidal and Q of
+        orthonormal rows, and independent entries A_ii ~ chi_{n-i}, A_ij ~ N(0, 1) below (Bartlett's decomposition of
+        the Wishart distribution; for n < k its first n columns), hence Z Z^T = A A^T. QED
+        """
+        n, d, m = self.n_context, self.d_input, self.d_output
+        batch, k = w.shape[2:], d + (m if self.noise_std > 0.0 else 0)
+        rank = min(n, k)
+        key_normal, key_chi = jax.random.split(key)
+        last = (1,) * len(batch)
+        freedom = (n - jnp.arange(rank, dtype=w.dtype)).reshape(rank, *last)
+        chi = jnp.sqrt(jax.random.chisquare(key_chi, freedom, shape=(rank, *batch)))
+        normal = jax.random.normal(key_normal, (k, rank, *batch))
+        below, on = np.tri(k, rank, -1, dtype=bool).reshape(k, rank, *last), np.eye(k, rank, dtype=bool)
+        a = jnp.where(below, normal, jnp.where(on.reshape(k, rank, *last), chi[None], 0.0))
+        inputs = jnp.einsum("ab,bi...->ai...", self._root.astype(w.dtype), a[:d])
+        labels = jnp.sum(w[:, :, None] * inputs[None], axis=1)
+        if self.noise_std > 0.0:
+            labels = labels + self.noise_std * a[d:]
+        factor = jnp.concatenate([inputs, labels])
+        # As if the columns of the factor were the context's tokens.
+        return Moments.of(jnp.concatenate([factor.swapaxes(0, 1), jnp.zeros_like(factor[None, :, 0])])).context

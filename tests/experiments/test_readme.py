@@ -51,6 +51,15 @@ def test_tables_are_those_of_the_committed_results():
     assert claims.stale() == []
 
 
+def test_committed_results_answer_the_claims_of_their_configs():
+    for name, results in claims.committed().items():
+        file, variant = results["experiment"], results["variant"] or ""
+        config = settings.parse(["run", f"--config={ROOT}/configs/{file}.py:{variant}", "--workdir=nowhere"]).config
+        assert name == file + (f"-{variant}" if variant else "")
+        stated = [(claim["id"], claim["statement"], claim["target"]) for claim in config.to_dict()["claims"]]
+        assert [(claim["id"], claim["statement"], claim["target"]) for claim in results["claims"]] == stated, name
+
+
 def test_committed_claims_are_judged_by_their_own_numbers():
     for name, results in claims.committed().items():
         for claim in results["claims"]:

@@ -56,6 +56,36 @@ def test_prompts_of_a_batch_differ():
     assert len(np.unique(x)) == x.size == 3 * 2 * 4
 
 
+DIRECT = {
+    "plain": LinearRegression(2, 1, 5, "normal", input_scale=0.7),
+    "covariance": LinearRegression(2, 2, 5, "normal", covariance=COVARIANCE),
+    "noise": LinearRegression(2, 1, 5, "normal", noise_std=0.6, weight_scale=1.3),
+    "fewer_examples": LinearRegression(3, 1, 2, "normal"),
+    "fewer_noisy": LinearRegression(2, 1, 2, "normal", noise_std=0.6),
+    "one": LinearRegression(1, 1, 1, "normal", noise_std=0.3),
+}
+
+
+@pytest.mark.parametrize("name", DIRECT)
+def test_moments_drawn_directly_have_the_law_of_contexts(name, x64):
+    """Means and covariances of all entries, of their products with y_query, and the spread of the determinant agree."""
+    task, n = DIRECT[name], 60_000
+
+    def statistics(direct, seed):
+        (context, query), y_query = task.sample_moments(jax.random.key(seed), n, direct)
+        flat = np.asarray(jnp.concatenate([context.reshape(-1, n), query, y_query]))
+        top = np.linalg.eigvalsh(np.moveaxis(np.asarray(context), -1, 0))[:, -1]
+        y_hat = np.asarray(jnp.einsum("ibn,bn->in", context[-task.d_output :], query))  # a gradient step's prediction
+        return np.stack([*flat, *(flat[0] * flat), *(y_hat * np.asarray(y_query)), *y_hat**2, top, np.log1p(top)])
+
+    ours, theirs = statistics(True, 0), statistics(False, 1)
+    error = np.sqrt((ours.var(1) + theirs.var(1)) / n)
+    assert np.all(np.abs(ours.mean(1) - theirs.mean(1)) < 5 * error + 1e-12)
+    deviation = np.abs(np.log((ours.std(1) + 1e-9) / (theirs.std(1) + 1e-9)))
+    kurtosis = np.mean((theirs - theirs.mean(1, keepdims=True)) ** 4, 1) / np.maximum(theirs.var(1), 1e-12) ** 2
+    assert np.all(deviation < 5 * np.sqrt(kurtosis / (2 * n)) + 1e-6)
+
+
 def test_longer_contexts_continue_shorter_ones():
     short, long = (LinearRegression(3, 1, n).sample(jax.random.key(2)) for n in (4, 9))
     np.testing.assert_array_equal(short.x, long.x[:4])
@@ -83,5 +113,7 @@ def test_shifts_do_what_they_say():
 def test_bad_tasks_are_refused():
     with pytest.raises(ValueError, match="family"):
         LinearRegression(inputs="cauchy")
+    with pytest.raises(ValueError, match="directly for normal"):
+        LinearRegression(inputs="uniform").sample_moments(jax.random.key(0), 3, direct=True)
     with pytest.raises(ValueError, match="covariance"):
         LinearRegression(d_input=3, covariance=COVARIANCE)
