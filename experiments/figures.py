@@ -31,7 +31,8 @@ def draw(done: Done, directory: Path) -> dict[str, str]:
                 figure.savefig(partial, metadata=metadata)
                 os.replace(partial, directory / f"{stem}.{ending}")
             plt.close(figure)
-            captions[stem] = caption
+            none_free = " No seed is free: all are drawn." if "none_free" in done["arrays"] else ""
+            captions[stem] = caption + none_free
     return captions
 
 

@@ -16,8 +16,9 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 
-from experiments.settings import BadInput, Run, parse
+from experiments.settings import BadInput, Run, held, parse
 
 
 def main(argv: list[str]) -> int:
@@ -27,10 +28,11 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         run = parse(argv)
+        with held(run.workdir):
+            return _execute(run)
     except BadInput as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
-    return _execute(run)
 
 
 def _execute(run: Run) -> int:
@@ -42,6 +44,7 @@ def _execute(run: Run) -> int:
     jax.config.update("jax_enable_x64", run.config.precision == "float64")
     # Comparisons of trained with constructed weights drown in TF32 or bfloat16 products.
     jax.config.update("jax_default_matmul_precision", "highest")
+    warnings.showwarning = lambda message, *_: print("warning:", " ".join(str(message).split()), file=sys.stderr)
     stop = Stop()
     try:
         with stop:
@@ -51,7 +54,7 @@ def _execute(run: Run) -> int:
         print(f"stopped at step {interrupted.step}, saved; the same command resumes from there", file=sys.stderr)
         return 128 + interrupted.signal
     except KeyboardInterrupt:
-        print("stopped at once; the same command resumes from the last checkpoint", file=sys.stderr)
+        print("stopped at once; the same command resumes from the last checkpoint, if there is one", file=sys.stderr)
         return 128 + (stop.signal or signal.SIGINT)
     except Exception as error:
         if os.environ.get("ICL_GD_TRACEBACK"):
@@ -67,4 +70,10 @@ def _execute(run: Run) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    code = main(sys.argv)
+    if code > 128:
+        # JAX's threads may still be at work on what was interrupted; the interpreter must not tear down under them.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import fcntl
 import json
 import math
 import os
 import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -77,7 +80,7 @@ def parse(argv: list[str]) -> Run:
     validate(config)
     before, after = _flatten(stored), _flatten(config)
     overridden = tuple(field for field in after if after[field] != before.get(field) and field not in FREE_FIELDS)
-    _check_workdir(workdir, after)
+    _check_workdir(workdir, path.stem, variant or None, after)
     return Run(config, path.stem, variant or None, workdir, overridden)
 
 
@@ -102,7 +105,9 @@ def _config_path(words: list[str]) -> tuple[Path, str, list[str]]:
     names = ", ".join(_config_names())
     if not given or not given[-1]:
         raise BadInput(f"--config is missing: --config=FILE[:VARIANT], FILE one of {names}")
-    file, _, variant = given[-1].partition(":")
+    file, colon, variant = given[-1].partition(":")
+    if colon and not variant:
+        raise BadInput(f"--config={given[-1]}: the variant after the colon is empty; leave the colon out for none")
     path = Path(file)
     try:
         found = path.is_file()
@@ -203,6 +208,8 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+BELOW_ONE = math.nextafter(1.0, 0.0)
+LARGEST = 1e6  # of scales: moments of sixth order stay finite in float32
 # What each field accepts: (lowest, highest, lowest is accepted). None stands for "no such bound".
 NUMBERS: dict[str, tuple[float, float | None, bool]] = {
     "seeds": (1, None, True),
@@ -210,22 +217,22 @@ NUMBERS: dict[str, tuple[float, float | None, bool]] = {
     "task.d_input": (1, None, True),
     "task.d_output": (1, None, True),
     "task.n_context": (1, None, True),
-    "task.input_scale": (0, None, False),
-    "task.weight_scale": (0, None, False),
-    "task.noise_std": (0, None, True),
+    "task.input_scale": (0, LARGEST, False),
+    "task.weight_scale": (0, LARGEST, False),
+    "task.noise_std": (0, LARGEST, True),
     "task.rotation_seed": (0, None, True),
-    "task.eigenvalues": (0, None, False),
+    "task.eigenvalues": (0, LARGEST, False),
     "model.n_layers": (1, None, True),
     "model.n_heads": (1, None, True),
     "model.d_head": (1, None, True),
     "model.clip": (0, None, False),
-    "model.init_scale": (0, None, False),
+    "model.init_scale": (0, LARGEST, False),
     "train.steps": (1, 2**31 - 1, True),
     "train.batch_size": (1, None, True),
     "train.learning_rate": (0, 1e30, False),
     "train.clip": (0, None, False),
-    "train.beta1": (0, 1 - 1e-12, True),
-    "train.beta2": (0, 1 - 1e-12, True),
+    "train.beta1": (0, BELOW_ONE, True),
+    "train.beta2": (0, BELOW_ONE, True),
     "train.weight_decay": (0, None, True),
     "train.log_every": (1, None, True),
     "train.checkpoint_every": (1, None, True),
@@ -260,25 +267,32 @@ def validate(config: ConfigDict) -> None:
     _check_words(config, fields)
     _check_together(config)
     _check_memory(config)
+    _check_words_of_the_package(fields)  # last: it imports JAX, which takes a second or more
 
 
 def _check_words(config: ConfigDict, fields: dict[str, Any]) -> None:
-    from icl_gd.tasks import FAMILIES
-    from icl_gd.training.population import SCHEDULES
-
     words = {
         "recipe": sorted(p.stem for p in RECIPES.glob("*.py") if "def run(" in p.read_text()),
         "precision": list(BYTES_PER_FLOAT),
         "task.name": ["linear"],
-        "task.inputs": list(FAMILIES),
-        "train.schedule": list(SCHEDULES),
     }
     for field, accepted in words.items():
-        if fields[field] not in accepted:
-            _reject(field, fields[field], _nearest(str(fields[field]), accepted))
+        _check_word(field, fields[field], accepted)
     for name in config.analyses:
-        if name not in ANALYSES:
-            _reject("analyses", name, _nearest(str(name), ANALYSES))
+        _check_word("analyses", name, ANALYSES)
+
+
+def _check_words_of_the_package(fields: dict[str, Any]) -> None:
+    from icl_gd.tasks import FAMILIES
+    from icl_gd.training.population import SCHEDULES
+
+    _check_word("task.inputs", fields["task.inputs"], FAMILIES)
+    _check_word("train.schedule", fields["train.schedule"], SCHEDULES)
+
+
+def _check_word(field: str, value: Any, accepted: Collection[str]) -> None:
+    if value not in accepted:
+        _reject(field, value, _nearest(str(value), accepted))
 
 
 def _reject(field: str, value: Any, accepted: str) -> NoReturn:
@@ -287,7 +301,7 @@ def _reject(field: str, value: Any, accepted: str) -> NoReturn:
 
 def _check_number(field: str, value: Any, low: float, high: float | None, inclusive: bool) -> None:
     wanted = f"must be {'at least' if inclusive else 'above'} {low}" + (
-        "" if high is None else f" and at most {high:.10g}"
+        "" if high is None else " and below 1" if high == BELOW_ONE else f" and at most {high:.10g}"
     )
     if isinstance(value, bool) or not isinstance(value, int | float):
         _reject(field, value, f"not a number; {wanted}")
@@ -346,10 +360,10 @@ def memory_needed(config: ConfigDict) -> float:
     width = e if model.d_head is None else model.d_head
     context = (n + 1) * e + e * e
     per_layer = e * e if model.clip is None else 3 * model.n_heads * (n + 1) * (n + 1 + width)
-    inner = 6 * (layers * per_layer if layers > 1 or model.clip is not None else e)
+    inner = 6 * model.n_heads * (layers * per_layer if layers > 1 or model.clip is not None else e)
     at_once = config.seeds if config.train.share_batches else 1
     step = config.train.batch_size * (3 * context + at_once * inner)
-    weights = config.seeds * layers * model.n_heads * 16 * e * width
+    weights = config.seeds * layers * model.n_heads * 48 * e * max(e, width)
     evaluated = max(config.eval.curve_prompts, min(config.eval.prompts, 8192))
     evaluation = evaluated * (3 * context + min(config.seeds, 16) * 6 * layers * per_layer)
     fit = 3 * min(config.eval.prompts * (n + 1) * e, FIT_FLOATS)
@@ -366,7 +380,32 @@ def _check_memory(config: ConfigDict) -> None:
         )
 
 
-def _check_workdir(workdir: Path, asked: dict[str, Any]) -> None:
+@contextlib.contextmanager
+def held(workdir: Path) -> Iterator[None]:
+    """Makes the workdir, and holds it against other runs; one that failed before it left anything is taken away.
+
+    Raises:
+      BadInput: if it cannot be made, or another run holds it.
+    """
+    made = not workdir.exists()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        directory = os.open(workdir, os.O_RDONLY)
+    except OSError as error:
+        raise BadInput(f"--workdir={workdir}: {error.strerror}; give a directory that can be written") from error
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise BadInput(f"--workdir={workdir} is in use by another run; wait for it, or give another") from error
+    finally:
+        os.close(directory)
+        if made:
+            with contextlib.suppress(OSError):
+                workdir.rmdir()
+
+
+def _check_workdir(workdir: Path, name: str, variant: str | None, asked: dict[str, Any]) -> None:
     above = workdir.absolute()
     try:
         while not above.exists() and not above.is_symlink():
@@ -378,13 +417,17 @@ def _check_workdir(workdir: Path, asked: dict[str, Any]) -> None:
     if (workdir / "results.json").exists() and not (workdir / "config.json").exists():
         raise BadInput(f"--workdir={workdir} holds results without their config.json; give another --workdir")
     try:
-        stored = _flatten(json.loads((workdir / "config.json").read_text())["config"])
+        found = json.loads((workdir / "config.json").read_text())
+        stored = _flatten(found["config"])
+        there = found.get("experiment"), found.get("variant")
     except FileNotFoundError:
         return
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise BadInput(
             f"--workdir={workdir}: its config.json is unreadable ({_one_line(error)}); give another"
         ) from error
+    if there != (None, None) and there != (name, variant):
+        raise BadInput(f"--workdir={workdir} holds a run of {there[0]}:{there[1]}; give another --workdir")
     asked = _flatten(json.loads(json.dumps(asked, default=str)))
     differ = [f for f in sorted({*asked, *stored}) if asked.get(f) != stored.get(f) and not f.startswith(FREE_FIELDS)]
     if differ:

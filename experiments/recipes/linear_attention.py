@@ -25,16 +25,18 @@ EVAL_KEY, CURVE_KEY, FIT_KEY = 1, 2, 3  # folded into a key no member trains on
 def run(run: Run, stop: monitor.Stop) -> None:
     """Runs a config from start (or from its last checkpoint) to report; a finished run is only redrawn."""
     workdir = run.workdir
-    workdir.mkdir(parents=True, exist_ok=True)
-    if (workdir / "results.json").exists():
+    if (finished := workdir / "results.json").exists():
         print(f"{workdir} holds a finished run; drawing its figures and report again")
-        present(workdir, json.loads((workdir / "results.json").read_text()))
+        try:
+            done = json.loads(finished.read_text())
+        except ValueError as error:
+            raise ValueError(f"{finished} is unreadable ({error}); without it the run is analysed again") from error
+        present(workdir, done)
         return
     began = time.time()
     config = run.config.to_dict()
     about = {"experiment": run.name, "variant": run.variant, **results.provenance(run.config.precision)}
-    if not (workdir / "config.json").exists():
-        results.write_json(workdir / "config.json", {**about, "config": config})
+    results.write_json(workdir / "config.json", {**about, "config": config})
 
     found: dict[str, Any] = {"metrics": {}, "curves": {}, "arrays": {}, "sweep": []}
     contexts = run.config.task.n_context
@@ -109,11 +111,15 @@ def run_one(run: Run, n_context: int, label: str, stop: monitor.Stop) -> dict[st
     for name in config.analyses:
         print(f"analysing: {name}", flush=True)
         comparisons.ANALYSES[name](study, found)
+        if stop.signal is not None:  # its exception may have been raised where Python ignores exceptions
+            raise Interrupted(settings.steps, stop.signal)
+    if not len(found.free):
+        found.arrays["none_free"] = True
     history = monitor.read_history(workdir, label)
     for name, by_step in history.items():
         values = [[by_step[step][config.seed + i] for i in found.shown] for step in sorted(by_step)]
         found.curves[f"{name}_by_step"] = results.curve(sorted(by_step), values)
-    losses = history["loss_trained"]
+    losses = history.get("loss_trained", {})
     found.arrays["loss_trained_by_step_trapped"] = [
         [losses[step][config.seed + i] for i in found.trapped] for step in sorted(losses)
     ]

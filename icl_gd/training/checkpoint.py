@@ -53,13 +53,11 @@ class Checkpoints:
     Every step holds a state (a pytree of arrays) and `about`, a mapping that JSON can hold.
     """
 
-    def __init__(self, directory: str | Path, keep: int = 2, read_only: bool = False):
+    def __init__(self, directory: str | Path, keep: int = 2, create: bool = True):
         import orbax.checkpoint as ocp  # half a second to import, and only runs on disk need it
 
         self._ocp = ocp
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=not read_only, enable_async_checkpointing=False, read_only=read_only
-        )
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=create, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
         self._bad: set[int] = set()
 

@@ -192,7 +192,7 @@ def load(workdir: str | Path) -> Population:
     inside = sorted(path.name for path in directory.iterdir() if path.is_dir())
     if inside and not any(name.isdecimal() for name in inside):
         raise FileNotFoundError(f"{workdir} holds a sweep; load one of {', '.join(str(directory / n) for n in inside)}")
-    store = Checkpoints(directory, read_only=True)
+    store = Checkpoints(directory, create=False)
     try:
         restored = store.restore()
     finally:

@@ -35,7 +35,11 @@ BAD = [
     ([ONE, "--config.train.steps=-5"], ["train.steps=-5", "at least 1"]),
     ([ONE, "--config.train.learning_rate=nan"], ["train.learning_rate=nan", "finite"]),
     ([ONE, "--config.train.learning_rate=inf"], ["train.learning_rate=inf", "finite"]),
-    ([ONE, "--config.train.beta2=1.0"], ["train.beta2", "at most"]),
+    ([ONE, "--config.train.beta2=1.0"], ["train.beta2", "below 1"]),
+    ([ONE, "--config.task.noise_std=1e39"], ["task.noise_std=1e+39", "at most"]),
+    ([ONE + ":"], ["variant", "empty"]),
+    ([ONE, "--workdir=/proc/x"], ["--workdir=/proc/x", "directory"]),
+    ([ONE, "--config.model.n_heads=1000000", "--config.analyses=()"], ["GiB", "model.n_heads=1000000"]),
     ([ONE, "--config.seed=-1"], ["seed=-1", "at least 0"]),
     ([ONE, "--config.seeds=0"], ["seeds=0", "at least 1"]),
     ([ONE, "--config.task.noise_std=-0.1"], ["task.noise_std=-0.1"]),
@@ -93,6 +97,22 @@ BAD = [
 def _no_run(monkeypatch):
     """Input that is wrongly accepted fails its test instead of training."""
     monkeypatch.setattr(run, "_execute", lambda asked: 0)
+
+
+def test_a_workdir_is_held_by_one_run(tmp_path, monkeypatch, capsys):
+    words = ["run", f"{ONE}:smoke", f"--workdir={tmp_path}/a/b"]
+    monkeypatch.setattr(run, "_execute", lambda asked: run.main(words))
+    assert run.main(words) == 2
+    assert "in use by another run" in capsys.readouterr().err
+    assert not (tmp_path / "a" / "b").exists()
+
+
+def test_a_workdir_of_another_experiment_is_refused(tmp_path, capsys):
+    asked = parse(["run", f"{ONE}:converged", f"--workdir={tmp_path}"])
+    stored = {"experiment": "one_layer", "variant": "trapped", "config": asked.config.to_dict()}
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert run.main(["run", f"{ONE}:converged", f"--workdir={tmp_path}"]) == 2
+    assert "holds a run of one_layer:trapped" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("words", "expected"), BAD, ids=lambda v: " ".join(map(str, v))[-50:])

@@ -27,7 +27,9 @@ def test_code_runs_in_order(capsys):
 def test_the_config_is_one_that_a_run_accepts(variant, tmp_path):
     (block,) = (block for block in BLOCKS if "def get_config" in block)
     (tmp_path / "mine.py").write_text(block)
-    run = settings.parse(["run", f"--config={tmp_path}/mine.py:{variant}", f"--workdir={tmp_path}/run"])
+    run = settings.parse(
+        ["run", f"--config={tmp_path}/mine.py" + f":{variant}" * bool(variant), f"--workdir={tmp_path}/run"]
+    )
     config = run.config.to_dict()
     assert config["task"]["n_context"] == 20
     assert len(config["claims"]) == (0 if variant else 1)
@@ -53,9 +55,9 @@ def test_tables_are_those_of_the_committed_results():
 
 def test_committed_results_answer_the_claims_of_their_configs():
     for name, results in claims.committed().items():
-        file, variant = results["experiment"], results["variant"] or ""
-        config = settings.parse(["run", f"--config={ROOT}/configs/{file}.py:{variant}", "--workdir=nowhere"]).config
-        assert name == file + (f"-{variant}" if variant else "")
+        file, variant = results["experiment"], f":{results['variant']}" if results["variant"] else ""
+        config = settings.parse(["run", f"--config={ROOT}/configs/{file}.py{variant}", "--workdir=nowhere"]).config
+        assert name == file + variant.replace(":", "-")
         stated = [(claim["id"], claim["statement"], claim["target"]) for claim in config.to_dict()["claims"]]
         assert [(claim["id"], claim["statement"], claim["target"]) for claim in results["claims"]] == stated, name
 

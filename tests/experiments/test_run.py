@@ -74,7 +74,6 @@ def test_signals_save_and_resume(number, code, tmp_path):
 
 def test_a_failing_run_says_so_in_one_line(tmp_path, monkeypatch, capsys):
     def fail(run, stop):
-        run.workdir.mkdir()
         raise OSError("no space\nleft")
 
     monkeypatch.setattr(linear_attention, "run", fail)
