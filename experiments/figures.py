@@ -125,8 +125,10 @@ def _context(done: Done) -> Figure:
     figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4))
     curves = done["curves"]
     plots.line(ax, curves["loss_optimal_by_n_context"], "closed_form")
-    plots.line(ax, curves["loss_gd_by_n_context"], "gd", marker="s", label="best gradient step")
-    plots.line(ax, curves["loss_trained_untrapped_by_n_context"], "trained", marker="o")
+    plots.points(ax, curves["loss_gd_by_n_context"], "gd", marker="s", size=7, label="best gradient step")
+    plots.points(
+        ax, curves["loss_trained_untrapped_by_n_context"], "trained", marker="o", size=4, label="trained layer"
+    )
     ax.set(xlabel=r"context examples $N$", ylabel="loss", ylim=(0, None))
     ax.legend()
     return figure

@@ -53,6 +53,15 @@ def line(ax: Axes, curve: Mapping[str, Sequence], role: str, *, marker: str = ""
     return ax
 
 
+def points(ax: Axes, curve: Mapping[str, Sequence], role: str, *, marker: str, size: float, label: str) -> Axes:
+    """A curve known at few x: hollow markers with their band as bars, so that what lies under them is seen."""
+    _, colour, _ = ROLES[role]
+    mean = np.asarray(curve["mean"], float)
+    reach = np.abs(np.asarray([curve["low"], curve["high"]], float) - mean)
+    ax.errorbar(curve["x"], mean, reach, fmt=marker, color=colour, markersize=size, markerfacecolor="none", label=label)
+    return ax
+
+
 def level(ax: Axes, value: float, role: str, label: str | None = None) -> Axes:
     """A horizontal line at a value."""
     name, colour, dashes = ROLES[role]

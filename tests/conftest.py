@@ -3,6 +3,7 @@
 Shapes and types in the package's annotations are checked at every call.
 """
 
+import hypothesis
 import jax
 import pytest
 from jaxtyping import install_import_hook
@@ -10,6 +11,9 @@ from jaxtyping import install_import_hook
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_disable_most_optimizations", True)  # compiling is what the tests spend their time on
+
+# For mutations.py: a failing example need not be made small.
+hypothesis.settings.register_profile("first_failure", phases=[hypothesis.Phase.generate])
 
 install_import_hook("icl_gd", "beartype.beartype").__enter__()  # before anything imports the package
 

@@ -105,7 +105,8 @@ def outcome(mutation: Mutation, tree: Path) -> str:
         return f"does not apply: {before.count(mutation.old)} places"
     path.write_text(before.replace(mutation.old, mutation.new))
     file, *words = mutation.law.split()
-    command = [sys.executable, "-m", "pytest", "-q", "-x", f"tests/{file}", "-k", " and ".join(words)]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "--hypothesis-profile=first_failure", f"tests/{file}"]
+    command += ["-k", " and ".join(words)]
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
     path.write_text(before)
     return {0: "STANDS", 1: "fails"}.get(done.returncode, f"did not run: {done.stdout[-200:]}")
