@@ -53,7 +53,7 @@ MUTATIONS = [
     Mutation("tasks/linear.py", "np.sqrt(np.maximum(eigenvalues, 0.0))", "np.maximum(eigenvalues, 0.0)",
              f"{TASKS} moments"),
     Mutation("tasks/linear.py", "y = y + self.noise_std", "y = y + 2 * self.noise_std", f"{TASKS} moments"),
-    Mutation("tasks/linear.py", "normal(key_w, (self", "normal(key_x, (self", f"{TASKS} moments"),
+    Mutation("tasks/linear.py", "key_w, (self.d_output", "key_x, (self.d_output", f"{TASKS} moments"),
     Mutation("tasks/linear.py", "(n - jnp.arange(rank", "(n - 0 * jnp.arange(rank", f"{TASKS} directly"),
     Mutation("tasks/linear.py", "np.tri(k, rank, -1", "np.tri(k, rank, -2", f"{TASKS} directly"),
     Mutation("tasks/linear.py", "labels + self.noise_std * a[d:]", "labels", f"{TASKS} directly"),

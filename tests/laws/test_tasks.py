@@ -49,6 +49,9 @@ def check_moments_and_labels(name, task, prompts):
     np.testing.assert_allclose(np.std(prompts.y - clean), task.noise_std, atol=0.01)
     np.testing.assert_allclose(prompts.y_query, jnp.einsum("bd,bmd->bm", prompts.x_query, prompts.w), atol=1e-12)
     np.testing.assert_allclose(np.std(prompts.w), task.weight_scale, rtol=0.02)
+    drawn = np.stack([prompts.x_query[:, 0], prompts.x[:, 0, 0], prompts.w[:, 0, 0], (prompts.y - clean)[:, 0, 0]])
+    correlations = np.corrcoef(drawn if task.noise_std else drawn[:3])  # each from a key of its own
+    np.testing.assert_allclose(correlations, np.eye(len(correlations)), atol=5 / len(prompts.x) ** 0.5)
 
 
 def test_prompts_of_a_batch_differ():
