@@ -71,7 +71,7 @@ MUTATIONS = [
     Mutation("models/transformer.py", "-self.config.clip, self.config.clip", "-self.config.clip, None",
              f"{MODELS} by_hand"),
     Mutation("models/transformer.py", "0 if self.shared else layer", "layer", f"{MODELS} tied"),
-    Mutation("analysis/weights.py", "0.5 * (tensor + tensor.swapaxes(1, 2))", "tensor", f"{MODELS} gauge"),
+    Mutation("analysis/weights.py", "0.5 * (tensor + tensor.swapaxes(1, 2))", "tensor", f"{MODELS} different_ways"),
     Mutation("analysis/weights.py", "read - w_kq[:, :, d_input:] @ w0", "read + w_kq[:, :, d_input:] @ w0",
              f"{MODELS} canonical"),
     Mutation("analysis/weights.py", "-2 * n_context", "2 * n_context", f"{MODELS} ways"),

@@ -144,6 +144,19 @@ def test_gauge(heads, seed, x64):
     assert float(analysis.gauge_distance(other, ours, D)) > 0.1
 
 
+def test_layers_that_read_the_labels_on_different_ways_are_one_function(x64):
+    """A matrix of rank one can go either way to sum_i y_i x_i: other circuits, the same canonical form."""
+    rng = np.random.default_rng(0)
+    u, v = (jnp.asarray(np.append(rng.normal(size=4), 0.0)) for _ in range(2))
+    y = jnp.zeros(5).at[4].set(1.0)
+    direct = Circuits(jnp.outer(u, v)[None, None], jnp.outer(y, y)[None, None])
+    exchanged = Circuits(jnp.outer(y, v)[None, None], jnp.outer(y, u)[None, None])
+    x, labels, q = jnp.asarray(rng.normal(size=(6, 4))), jnp.asarray(rng.normal(size=(6, 1))), u[:4] + 1.0
+    predict = lambda circuits: models.circuit_predictor(circuits, tokens.concatenated(4, 1))(x, labels, q)
+    np.testing.assert_allclose(predict(direct), predict(exchanged), rtol=1e-12)
+    assert float(analysis.gauge_distance(exchanged, direct, 4)) < 1e-12
+
+
 def test_canonical_form_gives_the_prediction(x64):
     """The form is all of the function: y_hat = W_0 x - T[r, a, b, c] G[a, b] x_c, with W_0 in the layout too."""
     config = CONFIGS["heads"]
