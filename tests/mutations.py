@@ -87,12 +87,12 @@ MUTATIONS = [
              "laws/test_analysis.py matched"),
     Mutation("training/checkpoint.py", "self._manager.delete(step)", "pass", f"{TRAINING} stop_after"),
     Mutation("training/population.py", "batch_of(number + 1)), value", "batch_of(number + 2)), value",
-             f"{TRAINING} uninterrupted"),
+             f"{TRAINING} chunked"),
     Mutation("training/population.py", "one(params, opt_state, keys.data[0])", "one(params, opt_state, keys.data[1])",
              f"{TRAINING} shared"),
     Mutation("training/population.py", "jnp.arange(seed, seed + seeds", "seed + jnp.zeros(seeds", f"{TRAINING} alone"),
     Mutation("training/checkpoint.py", 'if described["sha256"] != _checksum(leaves, about)', "if False",
-             f"{TRAINING} flipped"),
+             f"{TRAINING} checksums"),
     Mutation("training/in_context.py", "if stored != about:", "if False:", f"{TRAINING} another_population"),
 ]  # fmt: skip
 

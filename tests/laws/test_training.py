@@ -45,6 +45,11 @@ def test_resumed_is_uninterrupted_to_the_bit(whole, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_how_steps_are_chunked_does_not_matter_to_the_bit(whole):
+    for ours, theirs in zip(leaves(run(chunk_steps=3)), leaves(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_member_is_the_run_alone(whole):
     for seed in (1, 2):
         alone = run(seeds=1, seed=seed)
@@ -127,6 +132,21 @@ def test_a_run_repairs_its_broken_checkpoint(saved, tmp_path):
         resumed = run(checkpoints=copy, checkpoint_every=4, chunk_steps=4)
     assert same(resumed.params, at[8])
     assert same(icl_gd.load(copy).params, at[8])
+
+
+def test_content_that_is_not_its_checksums_is_not_loaded(tmp_path, monkeypatch):
+    """Also where every layer below is content."""
+    run(checkpoints=tmp_path, checkpoint_every=4, chunk_steps=4)
+    truth = checkpoint._checksum
+    newest = lambda leaves, about: "0" if leaves["step"] == 8 else truth(leaves, about)
+    monkeypatch.setattr(checkpoint, "_checksum", newest)
+    with pytest.warns(UserWarning, match="checkpoint 8 is unreadable.* checksum"):
+        population_at_4 = icl_gd.load(tmp_path)
+    monkeypatch.undo()
+    assert not same(population_at_4.params, icl_gd.load(tmp_path).params)
+    for change in ({"a": np.ones(2)}, {"b": np.zeros(2)}, {"a": np.zeros((2, 1))}, {"a": np.zeros(2, np.float32)}):
+        assert truth(change, {}) != truth({"a": np.zeros(2)}, {})
+    assert truth({"a": np.zeros(2)}, {"d": 1}) != truth({"a": np.zeros(2)}, {})
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
