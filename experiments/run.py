@@ -44,6 +44,8 @@ def _execute(run: Run) -> int:
     jax.config.update("jax_enable_x64", run.config.precision == "float64")
     # Comparisons of trained with constructed weights drown in TF32 or bfloat16 products.
     jax.config.update("jax_default_matmul_precision", "highest")
+    # A smoke run compiles more than it computes.
+    jax.config.update("jax_disable_most_optimizations", run.variant == "smoke")
     warnings.showwarning = lambda message, *_: print("warning:", " ".join(str(message).split()), file=sys.stderr)
     stop = Stop()
     try:
