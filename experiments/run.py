@@ -18,7 +18,8 @@ import sys
 import traceback
 import warnings
 
-from experiments.settings import BadInput, Run, held, parse
+from experiments.settings import Run, held, parse
+from experiments.validation import BadInput
 
 
 def main(argv: list[str]) -> int:

@@ -14,7 +14,8 @@ import numpy as np
 
 from experiments import figures, monitor, report, results
 from experiments.recipes import comparisons
-from experiments.settings import FIT_FLOATS, Run, model_of, task_of, train_of
+from experiments.settings import Run, model_of, task_of, train_of
+from experiments.validation import FIT_FLOATS
 from icl_gd import analysis, learners
 from icl_gd.tokens import concatenated
 from icl_gd.training import Interrupted, Population, fastest_predictor, train

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from experiments import run
-from experiments.settings import BadInput, parse, task_of
+from experiments.settings import parse, task_of
+from experiments.validation import BadInput
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ONE = f"--config={CONFIGS}/one_layer.py"

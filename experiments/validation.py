@@ -1,0 +1,213 @@
+"""What every field of a config accepts, by itself, beside the others, and for this machine's memory."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ml_collections import ConfigDict
+
+RECIPES = Path(__file__).parent / "recipes"
+ONE_LAYER_ONLY = ("weights", "interpolation", "rollout", "optimum")
+ANALYSES = ("alignment", "shifts", *ONE_LAYER_ONLY)
+# Placeholders, which may be None.
+OPTIONAL = ("task.rotation_seed", "model.d_head", "model.clip")
+FIT_FLOATS = 2**27  # at most, in the prompts that step sizes are tuned on
+BYTES_PER_FLOAT = {"float32": 4, "float64": 8}
+
+
+class BadInput(Exception):
+    """What the user asked for cannot be run; the message is one line that names the field and what would do."""
+
+
+def nearest(word: str, names: Collection[str]) -> str:
+    """What may have been meant, and what is accepted, as a message says it."""
+    near = difflib.get_close_matches(word, list(names), 1, 0.5)
+    return (f"did you mean {near[0]}? " if near else "") + f"accepted: {', '.join(names)}"
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"task.d_input": 10, ...}`, in the form JSON gives values back."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+BELOW_ONE = math.nextafter(1.0, 0.0)
+LARGEST = 1e6  # of scales: moments of sixth order stay finite in float32
+# What each field accepts: (lowest, highest, lowest is accepted). None stands for "no such bound".
+NUMBERS: dict[str, tuple[float, float | None, bool]] = {
+    "seeds": (1, None, True),
+    "seed": (0, 2**31 - 1, True),
+    "task.d_input": (1, None, True),
+    "task.d_output": (1, None, True),
+    "task.n_context": (1, None, True),
+    "task.input_scale": (0, LARGEST, False),
+    "task.weight_scale": (0, LARGEST, False),
+    "task.noise_std": (0, LARGEST, True),
+    "task.rotation_seed": (0, None, True),
+    "task.eigenvalues": (0, LARGEST, False),
+    "model.n_layers": (1, None, True),
+    "model.n_heads": (1, None, True),
+    "model.d_head": (1, None, True),
+    "model.clip": (0, None, False),
+    "model.init_scale": (0, LARGEST, False),
+    "train.steps": (1, 2**31 - 1, True),
+    "train.batch_size": (1, None, True),
+    "train.learning_rate": (0, 1e30, False),
+    "train.clip": (0, None, False),
+    "train.beta1": (0, BELOW_ONE, True),
+    "train.beta2": (0, BELOW_ONE, True),
+    "train.weight_decay": (0, None, True),
+    "train.log_every": (1, None, True),
+    "train.checkpoint_every": (1, None, True),
+    "eval.prompts": (1, 10**9, True),
+    "eval.curve_prompts": (1, None, True),
+}
+
+
+SIZES = (
+    *("seeds", "task.d_input", "task.d_output", "task.n_context", "model.n_layers", "model.n_heads", "model.d_head"),
+    *("train.batch_size", "eval.curve_prompts"),
+)
+WHOLE = {
+    *SIZES,
+    *("seed", "task.rotation_seed", "train.steps", "train.log_every", "train.checkpoint_every", "eval.prompts"),
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every field by itself, then the fields against each other, then the memory they need.
+
+    Raises:
+      BadInput: at the first field that will not do.
+    """
+    fields = flatten(config)
+    for field, bounds in NUMBERS.items():
+        for value in fields[field] if isinstance(fields[field], list) else [fields[field]]:
+            if value is not None or field not in OPTIONAL:
+                _check_number(field, value, *bounds)
+    if any(not isinstance(claim, dict | ConfigDict) or "metric" not in claim for claim in config.claims):
+        _reject("claims", fields["claims"], "claims are written in config files; () is accepted")
+    _check_words(config, fields)
+    _check_together(config)
+    _check_memory(config)
+    _check_words_of_the_package(fields)  # last: it imports JAX, which takes a second or more
+
+
+def _check_words(config: ConfigDict, fields: dict[str, Any]) -> None:
+    words = {
+        "recipe": sorted(p.stem for p in RECIPES.glob("*.py") if "def run(" in p.read_text()),
+        "precision": list(BYTES_PER_FLOAT),
+        "task.name": ["linear"],
+    }
+    for field, accepted in words.items():
+        _check_word(field, fields[field], accepted)
+    for name in config.analyses:
+        _check_word("analyses", name, ANALYSES)
+
+
+def _check_words_of_the_package(fields: dict[str, Any]) -> None:
+    from icl_gd.tasks import FAMILIES
+    from icl_gd.training.population import SCHEDULES
+
+    _check_word("task.inputs", fields["task.inputs"], FAMILIES)
+    _check_word("train.schedule", fields["train.schedule"], SCHEDULES)
+
+
+def _check_word(field: str, value: Any, accepted: Collection[str]) -> None:
+    if value not in accepted:
+        _reject(field, value, nearest(str(value), accepted))
+
+
+def _reject(field: str, value: Any, accepted: str) -> NoReturn:
+    raise BadInput(f"{field}={value}: {accepted}")
+
+
+def _check_number(field: str, value: Any, low: float, high: float | None, inclusive: bool) -> None:
+    wanted = f"must be {'at least' if inclusive else 'above'} {low}" + (
+        "" if high is None else " and below 1" if high == BELOW_ONE else f" and at most {high:.10g}"
+    )
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        _reject(field, value, f"not a number; {wanted}")
+    if field in WHOLE and not isinstance(value, int):
+        _reject(field, value, f"not a whole number; {wanted}")
+    if not math.isfinite(value):
+        _reject(field, value, f"not finite; {wanted}")
+    if value < low or (value == low and not inclusive) or (high is not None and value > high):
+        _reject(field, value, wanted)
+
+
+def _check_together(config: ConfigDict) -> None:
+    task, model = config.task, config.model
+    layers = [word.strip() for word in model.attention.split(",")]
+    if set(layers) != {"linear"} or len(layers) not in (1, model.n_layers):
+        _reject("model.attention", model.attention, f"one word or one per layer ({model.n_layers}); accepted: linear")
+    if isinstance(task.n_context, tuple) and not task.n_context:
+        _reject("task.n_context", "()", "a sweep needs at least one value")
+    if isinstance(task.n_context, tuple) and len(set(task.n_context)) < len(task.n_context):
+        _reject("task.n_context", task.n_context, "every value of a sweep is accepted once")
+    if task.eigenvalues and len(task.eigenvalues) != task.d_input:
+        _reject(
+            "task.eigenvalues", task.eigenvalues, f"has {len(task.eigenvalues)} values, task.d_input={task.d_input}"
+        )
+    if task.rotation_seed is not None and not task.eigenvalues:
+        _reject(
+            "task.rotation_seed", task.rotation_seed, "rotates a covariance: give task.eigenvalues, or leave it None"
+        )
+    if config.seed + config.seeds > 2**32:
+        _reject("seeds", config.seeds, f"seed + seeds must stay below 2^32 (seed={config.seed})")
+    needs = {
+        "model.n_layers": [] if model.n_layers == 1 else [a for a in config.analyses if a in ONE_LAYER_ONLY],
+        "model.n_heads": [a for a in config.analyses if a == "interpolation" and model.n_heads > 1],
+        "model.clip": [] if model.clip is None else [a for a in config.analyses if a in ONE_LAYER_ONLY],
+        "task.inputs": [a for a in config.analyses if a == "optimum" and task.inputs != "normal"],
+    }
+    for field, analyses in needs.items():
+        if analyses:
+            value = config.task.inputs if field == "task.inputs" else getattr(model, field.split(".")[1])
+            left = tuple(a for a in config.analyses if a not in analyses)
+            _reject(
+                field, value, f"contradicts analyses={','.join(analyses)}; drop those, as in --config.analyses={left}"
+            )
+
+
+def memory_needed(config: ConfigDict) -> float:
+    """Bytes of the larger of a training step and an evaluation, within a factor of about two.
+
+    A step holds two batches (the next is drawn beside it), once if shared or run member by member, and, forward and
+    backward, some six vectors or, below the last layer, second-moment matrices a layer, member and prompt. An
+    evaluation holds the same without gradients, for a chunk of prompts and those of the curves.
+    """
+    task, model = config.task, config.model
+    e, layers = task.d_input + task.d_output, model.n_layers
+    n = max(task.n_context) if isinstance(task.n_context, tuple) else task.n_context
+    width = e if model.d_head is None else model.d_head
+    context = (n + 1) * e + e * e
+    per_layer = e * e if model.clip is None else 3 * model.n_heads * (n + 1) * (n + 1 + width)
+    inner = 6 * model.n_heads * (layers * per_layer if layers > 1 or model.clip is not None else e)
+    at_once = config.seeds if config.train.share_batches else 1
+    step = config.train.batch_size * (3 * context + at_once * inner)
+    weights = config.seeds * layers * model.n_heads * 48 * e * max(e, width)
+    evaluated = max(config.eval.curve_prompts, min(config.eval.prompts, 8192))
+    evaluation = evaluated * (3 * context + min(config.seeds, 16) * 6 * layers * per_layer)
+    fit = 3 * min(config.eval.prompts * (n + 1) * e, FIT_FLOATS)
+    return BYTES_PER_FLOAT[config.precision] * float(weights + max(step, evaluation, fit))
+
+
+def _check_memory(config: ConfigDict) -> None:
+    needed, there = memory_needed(config), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        fields = flatten(config)
+        sizes = ", ".join(f"{field}={fields[field]}" for field in SIZES if fields[field] not in (None, 1))
+        raise BadInput(
+            f"these sizes need about {needed / 2**30:.3g} GiB, this machine has {there / 2**30:.3g}: lower {sizes}"
+        )
