@@ -175,7 +175,7 @@ FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Done], Figure], str]] = {
                "Losses under shifts of the test distribution; nothing is fitted anew."),
     "trapped": (("W_KQ_trapped",), _trapped,
                 "The circuits of a trapped seed. Gradient descent has one entry in W_PV, from y to y, and reads x "
-                "with W_KQ; the metrics share_..._trapped say which other way this weight went."),
+                "with W_KQ; the metrics share_..._trapped say which other way its weights went."),
     "rollout": (("loss_by_iteration_trained",), _rollout,
                 "A layer trained for one application, applied many times, against gradient descent with the same "
                 "damping."),

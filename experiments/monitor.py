@@ -72,18 +72,22 @@ class Monitor:
             self._next_line = step + self._steps // 10
 
     def resume(self, step: int) -> None:
-        """Takes back what was written after `step`, from where a run goes on, and what a crash left half written."""
+        """Takes back what was written after `step`, from where a run goes on, and what a crash left half written.
+
+        A run that crashed before its first checkpoint goes on from step 0.
+        """
         self._file.close()
-        kept = [line for line in _lines(self._path) if line["step"] <= step or not self._is_ours(line["metric"])]
+        kept = [
+            line
+            for line in _lines(self._path)
+            if line["step"] <= step or _name_under(self._prefix, line["metric"]) is None
+        ]
         partial = self._path.with_name("metrics.jsonl.partial")
         partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
         os.replace(partial, self._path)
         self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
         self._board.close()
         self._board = SummaryWriter(str(self._path.parent), purge_step=step + 1)
-
-    def _is_ours(self, metric: str) -> bool:
-        return metric.rpartition("/")[0] == self._prefix.rstrip("/")
 
     def close(self) -> None:
         self._file.close()
@@ -101,13 +105,19 @@ def _lines(path: Path) -> list[dict]:
     return found
 
 
+def _name_under(prefix: str, metric: str) -> str | None:
+    """The name of a metric written under this very prefix; None for another's."""
+    name = metric.removeprefix(prefix)
+    return name if metric.startswith(prefix) and "/" not in name else None
+
+
 def read_history(workdir: Path, label: str = "") -> dict[str, dict[int, dict[int, float]]]:
     """metrics.jsonl as `metric -> step -> seed -> value`."""
     prefix = f"{label}/" if label else ""
     history: dict[str, dict[int, dict[int, float]]] = {}
     for line in _lines(workdir / "metrics.jsonl"):
-        name, value = line["metric"], line["value"]
-        if name.startswith(prefix) and "/" not in name[len(prefix) :]:
-            by_step = history.setdefault(name[len(prefix) :], {})
+        name, value = _name_under(prefix, line["metric"]), line["value"]
+        if name is not None:
+            by_step = history.setdefault(name, {})
             by_step.setdefault(line["step"], {})[line["seed"]] = math.nan if value is None else value
     return history

@@ -117,16 +117,13 @@ def together(losses_of: Mapping[str, Callable[[Prompt], Array]]) -> Losses:
     return lambda prompts: {name: losses(prompts) for name, losses in losses_of.items()}
 
 
-def over_members(f: Callable[[Any], Any], params: Any) -> Any:
-    """`vmap` over members, a few at a time, so that memory does not grow with the population."""
-    return jax.lax.map(f, params, batch_size=analysis.MEMBERS_AT_ONCE)
-
-
 def watcher(
     predictor_of: Callable[[Any], Predictor], reference: Reference, prompts: Prompt
 ) -> Callable[[Any], dict[str, np.ndarray]]:
     """What is measured during training and after it: loss and alignment `[member]` of parameters on fixed prompts."""
-    compiled = jax.jit(partial(over_members, lambda params: _aligned(predictor_of(params), reference, prompts)))
+    compiled = jax.jit(
+        partial(analysis.over_members, lambda params: _aligned(predictor_of(params), reference, prompts))
+    )
     return lambda params: jax.tree.map(np.asarray, compiled(params))
 
 

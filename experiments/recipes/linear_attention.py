@@ -85,8 +85,9 @@ def run_one(run: Run, n_context: int, label: str, stop: monitor.Stop) -> dict[st
         screen.write(step, {"training_loss": np.asarray(loss.mean(0))} | watch(trained.params))
 
     def on_resume(step: int) -> None:
-        print(f"resuming {label or 'training'} from step {step}", flush=True)
-        screen.resume(step)
+        if step:
+            print(f"resuming {label or 'training'} from step {step}", flush=True)
+        screen.resume(step)  # from 0 too: a run may have crashed before its first checkpoint
 
     stop.saved = False
     try:

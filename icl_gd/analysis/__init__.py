@@ -9,6 +9,7 @@ from icl_gd.analysis.risk import (
     bootstrap_interval,
     losses,
     member_losses,
+    over_members,
     risk,
     streamed_risks,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "losses",
     "match_scale",
     "member_losses",
+    "over_members",
     "participation_ratio",
     "risk",
     "roll_out",

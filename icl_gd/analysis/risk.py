@@ -57,12 +57,14 @@ def risk(predictor: Predictor, prompts: Prompt, key: Array, level: float = 0.9) 
     return bootstrap_interval(losses(predictor, prompts), key, level)
 
 
-def member_losses(predictor_of: Callable[[Any], Predictor], params: Any, prompts: Prompt) -> Array:
-    """Losses `[member prompt]` of a population, from a function of one member's parameters.
+def over_members(f: Callable[[Any], Any], params: Any) -> Any:
+    """`vmap` over members, a few at a time, so that memory does not grow with the population."""
+    return jax.lax.map(f, params, batch_size=MEMBERS_AT_ONCE)
 
-    A few members at a time, so that memory does not grow with the population.
-    """
-    return jax.lax.map(lambda member: losses(predictor_of(member), prompts), params, batch_size=MEMBERS_AT_ONCE)
+
+def member_losses(predictor_of: Callable[[Any], Predictor], params: Any, prompts: Prompt) -> Array:
+    """Losses `[member prompt]` of a population, from a function of one member's parameters."""
+    return over_members(lambda member: losses(predictor_of(member), prompts), params)
 
 
 def streamed_risks(

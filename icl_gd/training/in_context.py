@@ -120,7 +120,7 @@ def train(
       seeds, seed: number of members, and the seed of the first; member i is the run of seed + i alone.
       checkpoints: a directory; nothing is written when left out.
       chunk_steps: steps per compiled chunk; `on_chunk(population, step, loss [step member])` is called after each.
-      on_resume: told the step training resumes from.
+      on_resume: with `checkpoints`, told the step training goes on from; 0 where no sound one is there.
       stop_requested: polled after each chunk; a signal number saves and raises `Interrupted`.
 
     Raises:
@@ -147,13 +147,15 @@ def train(
         del about["settings"]["steps"]  # such a run can be extended: its first steps do not depend on the last
     about = json.loads(json.dumps(about, default=str))  # as it comes back
 
-    if store is not None and (restored := store.restore()) is not None:
-        step, leaves, stored = restored
-        if stored != about:
-            store.close()
-            differ = ", ".join(key for key in about if stored.get(key) != about[key])
-            raise ValueError(f"{checkpoints} holds checkpoints of another population: {differ} differ")
-        state = jax.tree.map(jnp.asarray, unflatten(state, leaves))
+    if store is not None:
+        step = 0
+        if (restored := store.restore()) is not None:
+            step, leaves, stored = restored
+            if stored != about:
+                store.close()
+                differ = ", ".join(key for key in about if stored.get(key) != about[key])
+                raise ValueError(f"{checkpoints} holds checkpoints of another population: {differ} differ")
+            state = jax.tree.map(jnp.asarray, unflatten(state, leaves))
         store.forget_broken()
         on_resume(step)
 

@@ -165,6 +165,19 @@ def test_a_stop_after_a_broken_checkpoint_is_saved(saved, tmp_path):
     gc.collect()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_without_a_sound_checkpoint_a_run_starts_again(saved, whole, tmp_path):
+    copy, said = tmp_path / "copy", []
+    shutil.copytree(saved[0], copy)
+    shutil.rmtree(copy / "4")
+    flip(newest_files(copy)[0])
+    with pytest.warns(UserWarning, match="unreadable"):
+        run(checkpoints=copy, checkpoint_every=4, chunk_steps=4, on_resume=said.append)
+    assert said == [0]
+    assert same(icl_gd.load(copy).params, whole.params)
+    gc.collect()
+
+
 def test_a_sweep_names_what_can_be_loaded(tmp_path):
     run(checkpoints=tmp_path / "checkpoints" / "n_context=5")
     with pytest.raises(FileNotFoundError, match=r"a sweep; load one of .*n_context=5"):
