@@ -43,6 +43,8 @@ def base_config() -> ConfigDict:
     config.train.beta2 = 0.98
     config.train.weight_decay = 0.0
     config.train.share_batches = False
+    config.train.form = "auto"  # of the network: "tokens", "moments" (exact for linear layers without clip) or either
+    config.train.parallel = "auto"  # over devices: "none", "jit", "pmap" or as many as divide the work
     config.train.log_every = 100
     config.train.checkpoint_every = 1000
 

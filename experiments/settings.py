@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # importing JAX takes a second, in which bad input is answere
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 # Settings of how a run goes and is shown, which may differ between a run and its continuation.
-FREE_FIELDS = ("train.log_every", "train.checkpoint_every", "claims")
+FREE_FIELDS = ("train.log_every", "train.checkpoint_every", "train.parallel", "claims")
 KINDS = {
     int: "an int: a whole number is accepted, as in 100",
     float: "a float: a number is accepted, as in 0.5 or 1e-3",
@@ -281,5 +281,6 @@ def train_of(config: ConfigDict) -> TrainSettings:
         "beta2",
         "weight_decay",
         "share_batches",
+        "form",
     )
     return TrainSettings(**{name: config.train[name] for name in names})

@@ -117,10 +117,12 @@ def _check_words(config: ConfigDict, fields: dict[str, Any]) -> None:
 
 def _check_words_of_the_package(fields: dict[str, Any]) -> None:
     from icl_gd.tasks import FAMILIES
-    from icl_gd.training.population import SCHEDULES
+    from icl_gd.training.mesh import MODES
+    from icl_gd.training.population import FORMS, SCHEDULES
 
     _check_word("task.inputs", fields["task.inputs"], FAMILIES)
-    _check_word("train.schedule", fields["train.schedule"], SCHEDULES)
+    for field, accepted in (("schedule", SCHEDULES), ("form", FORMS), ("parallel", MODES)):
+        _check_word(f"train.{field}", fields[f"train.{field}"], accepted)
 
 
 def _check_word(field: str, value: Any, accepted: Collection[str]) -> None:
@@ -163,6 +165,8 @@ def _check_together(config: ConfigDict) -> None:
         _reject(
             "task.rotation_seed", task.rotation_seed, "rotates a covariance: give task.eigenvalues, or leave it None"
         )
+    if config.train.form == "moments" and model.clip is not None:
+        _reject("train.form", "moments", f"is exact without clip only; model.clip={model.clip} needs auto or tokens")
     if config.seed + config.seeds > 2**32:
         _reject("seeds", config.seeds, f"seed + seeds must stay below 2^32 (seed={config.seed})")
     needs = {

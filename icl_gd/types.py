@@ -24,6 +24,7 @@ Conventions, stated here once:
 """
 
 from collections.abc import Callable
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -31,6 +32,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 Array = jax.Array
+Scalar = float | Float[Array, ""]  # a plain setting that may also be traced, as one member's of a population
 EXAMPLES_AT_ONCE = 16  # of a sum over the context that is written out
 
 
@@ -57,23 +59,26 @@ class Moments(NamedTuple):
     @classmethod
     def of(cls, tokens: Float[Array, "t e *batch"]) -> "Moments":
         """The moments of tokens whose last is the query."""
-        context, query = tokens[:-1], tokens[-1]
-        n, e, *batch = context.shape
-        if not batch:
-            return cls(context.T @ context, query)
+        n, block = len(tokens) - 1, partial(jax.lax.dynamic_slice_in_dim, tokens)
+        context = tokens[:-1].T @ tokens[:-1] if tokens.ndim == 2 else second_moment(block, n)
+        return cls(context, tokens[-1])
 
-        def add(total: Array, block: Array) -> tuple[Array, None]:
-            # Written out, the sum is one pass over the result; as a reduction XLA holds all n products on a CPU.
-            for token in block:
-                total = total + token[:, None] * token[None, :]
-            return total, None
 
-        blocks, rest = divmod(n, EXAMPLES_AT_ONCE)
-        total, _ = add(jnp.zeros((e, e, *batch), tokens.dtype), context[:rest])
-        if blocks:
-            whole = context[rest:].reshape(blocks, EXAMPLES_AT_ONCE, e, *batch)
-            total, _ = jax.lax.scan(add, total, whole)
-        return cls(total, query)
+def second_moment(block: Callable[[Array | int, int], Array], n: int) -> Float[Array, " e e *batch"]:
+    """`sum_j e_j e_j^T` over n tokens, of which `block(start, size)` gives `[size e *batch]`.
+
+    Blocks are asked for inside the loop, so that what tokens are made of need not be in memory for all of them.
+    """
+
+    def add(total: Array, tokens: Array) -> Array:
+        # Written out, the sum is one pass over the result; as a reduction XLA holds all n products on a CPU.
+        return reduce(lambda total, token: total + token[:, None] * token[None, :], tokens, total)
+
+    blocks, rest = divmod(n, EXAMPLES_AT_ONCE)
+    first = block(0, rest)
+    total = add(jnp.zeros((first.shape[1], *first.shape[1:]), first.dtype), first)
+    more = lambda i, total: add(total, block(rest + i * EXAMPLES_AT_ONCE, EXAMPLES_AT_ONCE))
+    return jax.lax.fori_loop(0, blocks, more, total) if blocks else total
 
 
 class Circuits(NamedTuple):

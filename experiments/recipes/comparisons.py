@@ -18,7 +18,6 @@ from icl_gd import analysis, constructions, learners, models
 from icl_gd.tasks import FAMILIES, SHIFTS, LinearRegression, Shift
 from icl_gd.tokens import concatenated
 from icl_gd.training import Population, fastest_predictor
-from icl_gd.training.population import member_keys
 from icl_gd.types import Array, Circuits, Predictor, Prompt
 
 TRAPPED_ABOVE = 1.2  # times the loss of the best layer where it is known, otherwise that of gradient descent
@@ -50,13 +49,8 @@ class Study:
     watch: Callable[[Any], dict[str, np.ndarray]]  # see `watcher`
     key: Array
     n_prompts: int  # of final numbers
-    seed: int
+    untrained: Any  # the population's parameters at step 0
     analyses: tuple[str, ...]
-
-    @property
-    def untrained(self) -> Any:
-        """The population's parameters at step 0."""
-        return jax.vmap(partial(models.init, self.trained.config))(member_keys(self.seed, len(self.trained)).init)
 
     @property
     def circuits(self) -> Circuits:

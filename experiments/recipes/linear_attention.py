@@ -18,7 +18,7 @@ from experiments.settings import Run, model_of, task_of, train_of
 from experiments.validation import FIT_FLOATS
 from icl_gd import analysis, learners
 from icl_gd.tokens import concatenated
-from icl_gd.training import Interrupted, Population, fastest_predictor, train
+from icl_gd.training import Interrupted, Population, fastest_predictor, initialise, train
 
 EVAL_KEY, CURVE_KEY, FIT_KEY = 1, 2, 3  # folded into a key no member trains on
 
@@ -93,7 +93,7 @@ def run_one(run: Run, n_context: int, label: str, stop: monitor.Stop) -> dict[st
     try:
         trained = train(
             task, model, settings,
-            seeds=config.seeds, seed=config.seed,
+            seeds=config.seeds, seed=config.seed, parallel=config.train.parallel,
             checkpoints=workdir / "checkpoints" / label, checkpoint_every=config.train.checkpoint_every,
             chunk_steps=config.train.log_every, on_chunk=on_chunk, stop_requested=lambda: stop.signal,
             on_resume=on_resume,
@@ -104,8 +104,9 @@ def run_one(run: Run, n_context: int, label: str, stop: monitor.Stop) -> dict[st
     if stop.signal is not None:
         raise Interrupted(settings.steps, stop.signal)
 
+    untrained = initialise(model, settings, config.seed, config.seeds).member.params
     study = comparisons.Study(
-        task, trained, reference, prompts, watch, key_eval, config.eval.prompts, config.seed, config.analyses
+        task, trained, reference, prompts, watch, key_eval, config.eval.prompts, untrained, config.analyses
     )
     found = comparisons.evaluate(study)
     for name, predictor in (("gd", reference.gd), ("zero", learners.zero)):

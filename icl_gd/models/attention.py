@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen.initializers import variance_scaling
 
-from icl_gd.types import Array
+from icl_gd.types import Array, Scalar
 
 
 class LinearSelfAttention(nn.Module):
@@ -16,7 +16,7 @@ class LinearSelfAttention(nn.Module):
 
     n_heads: int
     d_head: int
-    init_variance: float  # of a weight, times its fan-in
+    init_variance: Scalar  # of a weight, times its fan-in
 
     @nn.compact
     def __call__(self, tokens: Array) -> tuple[Array, Array, Array]:

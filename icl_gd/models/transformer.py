@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from icl_gd.models.attention import LinearSelfAttention
-from icl_gd.types import Activations, Array, Circuits, Layout, Predictor
+from icl_gd.types import Activations, Array, Circuits, Layout, Predictor, Scalar
 
 Params = Mapping[str, Any]
 
@@ -24,7 +24,7 @@ class TransformerConfig:
       d_head: width of a head; the token width when left out, as in von Oswald et al.
       shared: one set of weights for all layers (recurrent) instead of one per layer.
       clip: residuals are clipped to [-clip, clip] after every layer; None leaves them alone.
-      init_scale: weights start with variance `init_scale / n_layers / fan_in`.
+      init_scale: weights start with variance `init_scale / n_layers / fan_in`; a tuple is swept over in training.
     """
 
     d_token: int
@@ -33,7 +33,7 @@ class TransformerConfig:
     d_head: int | None = None
     shared: bool = False
     clip: float | None = None
-    init_scale: float = 0.002
+    init_scale: Scalar | tuple[float, ...] = 0.002
 
     def __post_init__(self):
         for name in ("d_token", "n_layers", "n_heads"):
@@ -55,6 +55,8 @@ class _Block(nn.Module):
 
     def setup(self):
         config = self.config
+        if isinstance(config.init_scale, tuple):
+            raise ValueError(f"init_scale={config.init_scale} is swept over by training; a model starts from one value")
         self.attention = LinearSelfAttention(config.n_heads, config.head_width, config.init_scale / config.n_layers)
 
     def __call__(self, residual: Array) -> tuple[Array, Array, Array]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from icl_gd.types import Array, Moments, Prompt
+from icl_gd.types import Array, Moments, Prompt, Scalar, second_moment
 
 
 class Family(NamedTuple):
@@ -39,8 +40,18 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+TERMS_AT_ONCE = 32  # of a sum over inputs that is written out
 DIRECT_FROM = 40  # examples from which drawing moments directly is the cheaper way, as measured on a CPU
-Scalar = float | Float[Array, ""]  # a shift's value may be traced
+
+
+def _labels(x: Array, w: Array) -> Array:
+    """`W x` for inputs `[n d *batch]` and weights `[m d *batch]`: `[n m *batch]`."""
+    if x.ndim == 2:
+        return x @ w.T
+    # Written out, the sum is one pass over the result; as a reduction XLA's CPU code takes twice as long for all of x.
+    terms = (x[:, None, i] * w[None, :, i] for i in range(min(x.shape[1], TERMS_AT_ONCE)))
+    rest = jnp.sum(x[:, None, TERMS_AT_ONCE:] * w[None, :, TERMS_AT_ONCE:], axis=2)
+    return reduce(jnp.add, terms, rest)
 
 
 @dataclass(frozen=True)
@@ -110,10 +121,10 @@ class LinearRegression:
         key_x, key_w, key_noise = jax.random.split(key, 3)
         x = self.sample_inputs(key_x, self.n_context + 1, batch)
         w = self.weight_scale * jax.random.normal(key_w, (self.d_output, self.d_input, *batch))
-        y = jnp.sum(x[:, None] * w[None], axis=2)
+        y = _labels(x, w)
         x_query, x, y_query, y = x[0], x[1:], y[0], y[1:]
-        if self.noise_std > 0.0:
-            y = y + self.noise_std * jax.random.normal(key_noise, y.shape)
+        if (noise := self._noise(key_noise, y.shape)) is not None:
+            y = y + noise
         return Prompt(x, y, x_query, y_query, w)
 
     def sample_moments(
@@ -132,17 +143,24 @@ class LinearRegression:
             direct = self.inputs == "normal" and self.n_context >= DIRECT_FROM
         if direct and self.inputs != "normal":
             raise ValueError(f"moments are drawn directly for normal inputs only, not for inputs={self.inputs!r}")
-        key_context, key_w, key_query = jax.random.split(key, 3)
+        key_x, key_w, key_noise = jax.random.split(key, 3)
+        w = self.weight_scale * jax.random.normal(key_w, (self.d_output, self.d_input, n_prompts))
+        x = self.sample_inputs(key_x, 1 if direct else self.n_context + 1, (n_prompts,))
+        y_query = _labels(x[:1], w)[0]
+        query = jnp.concatenate([x[0], jnp.zeros_like(y_query)])
         if direct:
-            w = self.weight_scale * jax.random.normal(key_w, (self.d_output, self.d_input, n_prompts))
-            x_query = self.sample_inputs(key_query, 1, (n_prompts,))[0]
-            y_query = jnp.sum(w * x_query[None], axis=1)
-            context = self._sample_second_moment(key_context, w)
-            return Moments(context, jnp.concatenate([x_query, jnp.zeros_like(y_query)])), y_query
-        prompt = self.sample(key, (n_prompts,))
-        inputs = jnp.concatenate([prompt.x, prompt.x_query[None]])
-        labels = jnp.concatenate([prompt.y, jnp.zeros_like(prompt.y_query)[None]])
-        return Moments.of(jnp.concatenate([inputs, labels], axis=1)), prompt.y_query
+            return Moments(self._sample_second_moment(key_noise, w), query), y_query
+        noise = self._noise(key_noise, (self.n_context, self.d_output, n_prompts))
+
+        def tokens(start: Array | int, size: int) -> Array:
+            part = lambda of, skip: jax.lax.dynamic_slice_in_dim(of, skip + start, size)
+            labels = _labels(inputs := part(x, 1), w)
+            return jnp.concatenate([inputs, labels if noise is None else labels + part(noise, 0)], axis=1)
+
+        return Moments(second_moment(tokens, self.n_context), query), y_query
+
+    def _noise(self, key: Array, shape: tuple[int, ...]) -> Array | None:
+        return self.noise_std * jax.random.normal(key, shape) if self.noise_std > 0.0 else None
 
     def _sample_second_moment(self, key: Array, w: Float[Array, "m d *batch"]) -> Float[Array, "e e *batch"]:
         """`sum_j e_j e_j^T` over a context of normal inputs, given the weights, without drawing the context.
@@ -167,5 +185,5 @@ class LinearRegression:
         if self.noise_std > 0.0:
             labels = labels + self.noise_std * a[d:]
         factor = jnp.concatenate([inputs, labels])
-        # As if the columns of the factor were the context's tokens.
-        return Moments.of(jnp.concatenate([factor.swapaxes(0, 1), jnp.zeros_like(factor[None, :, 0])])).context
+        columns = factor.swapaxes(0, 1)  # as if they were the context's tokens
+        return second_moment(partial(jax.lax.dynamic_slice_in_dim, columns), rank)

@@ -1,6 +1,6 @@
 """Training: populations in one program, checkpoints, and the bridge to Predictors."""
 
-from icl_gd.training.in_context import Population, fastest_predictor, load, train
+from icl_gd.training.in_context import Population, fastest_predictor, initialise, load, train
 from icl_gd.training.population import Interrupted, TrainSettings
 
-__all__ = ["Interrupted", "Population", "TrainSettings", "fastest_predictor", "load", "train"]
+__all__ = ["Interrupted", "Population", "TrainSettings", "fastest_predictor", "initialise", "load", "train"]

@@ -1,7 +1,7 @@
 """Checkpoints: Orbax behind one small class, with checksums and fallback to the newest good step.
 
-On disk a state is a flat mapping from dotted names (`params.block_0.attention.W_K`) to arrays, so that it can be read
-without the code that wrote it, and what is compared with its checksum does not depend on container types.
+On disk a state is a flat mapping from dotted names (`member.params.block_0.attention.W_K`) to arrays, so that it can be
+read without the code that wrote it, and what is compared with its checksum does not depend on container types.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-FORMAT = 1
+FORMAT = 2
 Leaves = dict[str, np.ndarray]
 
 

@@ -2,20 +2,21 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from icl_gd import models
 from icl_gd.models import TransformerConfig
 from icl_gd.tokens import concatenated
-from icl_gd.training import population
+from icl_gd.training import mesh, population
 from icl_gd.training.checkpoint import Checkpoints, unflatten
-from icl_gd.training.population import Keys, State, TrainSettings
+from icl_gd.training.population import State, TrainSettings
 from icl_gd.types import Array, Layout, Moments, Predictor, Prompt
 
 
@@ -39,14 +40,30 @@ class MomentTask(Protocol):
 
 @dataclass(frozen=True)
 class Population:
-    """Trained members with what is needed to use them; `params` has a leading member axis."""
+    """Trained members with what is needed to use them.
+
+    Attributes:
+      params: every leaf has a leading member axis; for every combination of swept values in turn, all seeds.
+      diverged_at: `[member]`, the step at which a member's loss or weights stopped being finite; it is kept as it was
+        before that step. -1 for the others.
+      swept: the values of what was swept over, a mapping for every combination; `({},)` where nothing was.
+    """
 
     config: TransformerConfig
     layout: Layout
     params: Any
+    diverged_at: Array | np.ndarray
+    swept: tuple[dict[str, float], ...] = ({},)
 
     def __len__(self) -> int:
-        return len(jax.tree.leaves(self.params)[0])
+        return len(self.diverged_at)
+
+    def combination(self, i: int) -> "Population":
+        """The members of one combination of swept values."""
+        seeds = len(self) // len(self.swept)
+        part = lambda leaf: leaf[i * seeds : (i + 1) * seeds]
+        return replace(self, params=jax.tree.map(part, self.params), diverged_at=part(self.diverged_at),
+                       swept=(self.swept[i],))  # fmt: skip
 
     def member(self, i: int) -> Any:
         """Parameters of one member."""
@@ -70,13 +87,18 @@ def fastest_predictor(config: TransformerConfig, params: Any, layout: Layout) ->
 
 
 def learning_problem(
-    task: Task, config: TransformerConfig, layout: Layout, batch_size: int
+    task: Task, config: TransformerConfig, layout: Layout, settings: TrainSettings
 ) -> tuple[Callable[[Array], Any], Callable[[Any, Any], Array]]:
     """What the population trainer asks for: `draw(key) -> batch` and `loss(params, batch)`.
 
-    The loss is `1/2 |y_hat - y_query|^2`, averaged over the batch. A network that has the moment form is trained in it.
+    The loss is `1/2 |y_hat - y_query|^2`, averaged over the batch. A network that has the moment form is trained in it,
+    unless `settings.form` says otherwise.
+
+    Raises:
+      ValueError: if the moment form is asked for where it is not exact.
     """
-    prompts = lambda key: jax.vmap(task.sample)(jax.random.split(key, batch_size))
+    batch_size = settings.batch_size
+    prompts = lambda key: jax.vmap(task.sample, out_axes=-1)(jax.random.split(key, batch_size))
 
     def loss_of_moments(params: Any, batch: tuple[Moments, Array]) -> Array:
         moments, y_query = batch
@@ -84,19 +106,31 @@ def learning_problem(
         return 0.5 * jnp.mean(jnp.sum((y_hat - y_query) ** 2, axis=0))
 
     def loss_of_tokens(params: Any, batch: Prompt) -> Array:
-        y_hat = jax.vmap(models.predictor(config, params, layout))(batch.x, batch.y, batch.x_query)
-        return 0.5 * jnp.mean(jnp.sum((y_hat - batch.y_query) ** 2, axis=-1))
+        y_hat = jax.vmap(models.predictor(config, params, layout), -1, -1)(batch.x, batch.y, batch.x_query)
+        return 0.5 * jnp.mean(jnp.sum((y_hat - batch.y_query) ** 2, axis=0))
 
     def moments(key: Array) -> tuple[Moments, Array]:
         batch = prompts(key)
-        tokens = jax.vmap(layout.encode, out_axes=-1)(batch.x, batch.y, batch.x_query)
-        return Moments.of(tokens), batch.y_query.T
+        tokens = jax.vmap(layout.encode, -1, -1)(batch.x, batch.y, batch.x_query)
+        return Moments.of(tokens), batch.y_query
 
-    if not models.has_moment_form(config):
+    if settings.form == "moments" and not models.has_moment_form(config):
+        raise ValueError(f"form='moments' is exact for linear layers without clip only, not with clip={config.clip}")
+    if settings.form == "tokens" or not models.has_moment_form(config):
         return prompts, loss_of_tokens
     if isinstance(task, MomentTask):
         return partial(task.sample_moments, n_prompts=batch_size), loss_of_moments
     return moments, loss_of_moments
+
+
+def initialise(config: TransformerConfig, settings: TrainSettings, seed: int, seeds: int) -> State:
+    """The population at step 0."""
+    members = population.members_of(seed, seeds, settings, config.init_scale)
+    return population.start(partial(_init, config), settings, members)
+
+
+def _init(config: TransformerConfig, key: Array, init_scale: Array) -> Any:
+    return models.init(replace(config, init_scale=init_scale), key)
 
 
 def train(
@@ -106,6 +140,7 @@ def train(
     *,
     seeds: int = 1,
     seed: int = 0,
+    parallel: str = "auto",
     checkpoints: str | Path | None = None,
     checkpoint_every: int = 1000,
     chunk_steps: int = 100,
@@ -115,69 +150,94 @@ def train(
 ) -> Population:
     """Trains `seeds` Transformers on a task, resuming from `checkpoints` if there are any.
 
+    With tuples in `settings` or as `config.init_scale`, as many for every combination of their values.
+
     Args:
       task: gives prompts; its sizes must fit the model's token width.
       seeds, seed: number of members, and the seed of the first; member i is the run of seed + i alone.
-      checkpoints: a directory; nothing is written when left out.
+      parallel: how members and prompts are spread over devices, see `mesh.place`.
+      checkpoints: a directory; nothing is written when left out. Of several processes the first writes.
       chunk_steps: steps per compiled chunk; `on_chunk(population, step, loss [step member])` is called after each.
       on_resume: with `checkpoints`, told the step training goes on from; 0 where no sound one is there.
       stop_requested: polled after each chunk; a signal number saves and raises `Interrupted`.
 
     Raises:
-      ValueError: if the token width does not fit the task, or the checkpoints are of another population.
-      population.Interrupted, FloatingPointError: see `population.run_chunks`; the last good state is kept.
+      ValueError: if the token width does not fit the task, the checkpoints are of another population, or population and
+        batch cannot be spread over the devices as asked.
+      population.Interrupted: when stopped.
+      FloatingPointError: if every member has diverged; the last state is kept.
     """
     if config.d_token != task.d_input + task.d_output:
         raise ValueError(f"d_token={config.d_token} does not fit d_input + d_output = {task.d_input + task.d_output}")
     layout = concatenated(task.d_input, task.d_output)
-    keys = population.member_keys(seed, seeds)
-    state = population.start(lambda key: models.init(config, key), settings, keys)
-    store = None if checkpoints is None else Checkpoints(checkpoints)
-    about: dict[str, Any] = {
-        "model": asdict(config),
-        "d_input": task.d_input,
-        "d_output": task.d_output,
-        "seed": seed,
-        "seeds": seeds,
-    }
-    sizes = asdict(task) if is_dataclass(task) and not isinstance(task, type) else {}
-    about["task"] = {"type": type(task).__qualname__, **sizes}
-    about["settings"] = asdict(settings)
-    if settings.schedule == "constant":
-        del about["settings"]["steps"]  # such a run can be extended: its first steps do not depend on the last
-    about = json.loads(json.dumps(about, default=str))  # as it comes back
-
-    if store is not None:
-        step = 0
-        if (restored := store.restore()) is not None:
-            step, leaves, stored = restored
-            if stored != about:
-                store.close()
-                differ = ", ".join(key for key in about if stored.get(key) != about[key])
-                raise ValueError(f"{checkpoints} holds checkpoints of another population: {differ} differ")
-            state = jax.tree.map(jnp.asarray, unflatten(state, leaves))
-        store.forget_broken()
-        on_resume(step)
+    members = population.members_of(seed, seeds, settings, config.init_scale)
+    placement = mesh.place(parallel, len(members.data), settings.batch_size, settings.share_batches)
+    chunk = population.make_chunk(*learning_problem(task, config, layout, settings), settings, placement)
+    swept = _only_swept(population.combinations(settings, config.init_scale))
+    state = initialise(config, settings, seed, seeds)
+    about = _about(task, config, settings, seed, seeds)
+    store = Checkpoints(checkpoints) if checkpoints is not None and mesh.is_first() else None
 
     def after(state: State, loss: Array) -> None:
-        step = int(state.step)
-        signal = stop_requested()
-        last = step >= settings.steps
+        state, loss = mesh.on_host((state, loss))
+        step, diverged_at = int(state.step), state.member.diverged_at
+        signal, last = mesh.agreed(stop_requested()), step >= settings.steps
         # Before the checkpoint: a run that resumes from it has all that was to be recorded up to it.
-        on_chunk(Population(config, layout, jax.tree.map(jnp.copy, state.params)), step, loss)  # chunks donate theirs
-        if store is not None and (last or signal is not None or step % checkpoint_every < len(loss)):
+        on_chunk(
+            Population(config, layout, jax.tree.map(jnp.asarray, state.member.params), diverged_at, swept), step, loss
+        )
+        gone = bool(np.all(diverged_at >= 0))
+        if store is not None and (last or gone or signal or step % checkpoint_every < len(loss)):
             store.save(step, state, about)
-        if signal is not None and not last:
+        if gone:
+            raise FloatingPointError(f"every member has diverged, the last at step {diverged_at.max()}")
+        if signal and not last:
             raise population.Interrupted(step, signal)
 
-    draw, loss = learning_problem(task, config, layout, settings.batch_size)
-    chunk = population.make_chunk(draw, loss, settings)
     try:
-        state = population.run_chunks(chunk, state, keys, settings.steps, chunk_steps, after)
+        if checkpoints is not None:
+            state = _resumed(store, state, about)
+            on_resume(int(state.step))
+        members, state = placement.put(members), State(placement.put(state.member), placement.put(state.step, mesh.ALL))
+        state = population.run_chunks(chunk, state, members, settings.steps, chunk_steps, after)
     finally:
         if store is not None:
             store.close()
-    return Population(config, layout, state.params)
+    member = mesh.on_host(state.member)
+    return Population(config, layout, jax.tree.map(jnp.asarray, member.params), member.diverged_at, swept)
+
+
+def _about(task: Task, config: TransformerConfig, settings: TrainSettings, seed: int, seeds: int) -> dict[str, Any]:
+    """What makes two runs the same, as it comes back from JSON."""
+    sizes = asdict(task) if is_dataclass(task) and not isinstance(task, type) else {}
+    trained = asdict(settings)
+    if settings.schedule == "constant":
+        del trained["steps"]  # such a run can be extended: its first steps do not depend on the last
+    about = {"model": asdict(config), "d_input": task.d_input, "d_output": task.d_output, "seed": seed, "seeds": seeds,
+             "task": {"type": type(task).__qualname__, **sizes}, "settings": trained}  # fmt: skip
+    return json.loads(json.dumps(about, default=str))
+
+
+def _resumed(store: Checkpoints | None, state: State, about: dict[str, Any]) -> State:
+    """The state of the newest sound checkpoint, or `state`; the process that has the store tells the others.
+
+    Raises:
+      ValueError: if the checkpoints are of another population.
+    """
+    if store is not None:
+        if (restored := store.restore()) is not None:
+            _, leaves, stored = restored
+            if differ := ", ".join(key for key in about if stored.get(key) != about[key]):
+                raise ValueError(f"the checkpoints are of another population: {differ} differ")
+            state = unflatten(state, leaves)
+        store.forget_broken()
+    return mesh.told_by_first(state)
+
+
+def _only_swept(points: list[dict[str, float]]) -> tuple[dict[str, float], ...]:
+    """The combinations without the fields that take one value."""
+    varying = [name for name in points[0] if len({point[name] for point in points}) > 1]
+    return tuple({name: point[name] for name in varying} for point in points)
 
 
 def load(workdir: str | Path) -> Population:
@@ -204,10 +264,17 @@ def load(workdir: str | Path) -> Population:
     _, leaves, about = restored
     params: dict[str, Any] = {}
     for name, leaf in leaves.items():
-        if name.startswith("params."):
-            *path, last = name.split(".")[1:]
+        if name.startswith("member.params."):
+            *path, last = name.split(".")[2:]
             reduce(lambda node, key: node.setdefault(key, {}), path, params)[last] = jnp.asarray(leaf)
-    return Population(TransformerConfig(**about["model"]), concatenated(about["d_input"], about["d_output"]), params)
+    config = TransformerConfig(**_tuples(about["model"]))
+    swept = _only_swept(population.combinations(TrainSettings(**_tuples(about["settings"])), config.init_scale))
+    diverged_at = jnp.asarray(leaves["member.diverged_at"])
+    return Population(config, concatenated(about["d_input"], about["d_output"]), params, diverged_at, swept)
 
 
-__all__ = ["Keys", "Population", "TrainSettings", "fastest_predictor", "learning_problem", "load", "train"]
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+__all__ = ["Population", "TrainSettings", "fastest_predictor", "learning_problem", "load", "train"]

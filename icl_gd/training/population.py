@@ -1,23 +1,35 @@
-"""Training a population: `vmap` over members, `lax.scan` over the steps of a chunk, Python outside."""
+"""Training a population: `vmap` over members, `lax.scan` over the steps of a chunk, Python outside.
+
+A training batch has its prompts in the *last* axis of every leaf.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from icl_gd.types import Array
+from icl_gd.training.mesh import ALL, DATA, LOSSES, MEMBERS, PROMPTS, Placement
+from icl_gd.types import Array, Scalar
 
 Params = Any
 Batch = Any
+Draw = Callable[[Array], Batch]
+Loss = Callable[[Params, Batch], Array]
+Step = Callable[[Any, Batch, Array], tuple[Any, Array]]
+Values = Scalar | tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """How a population is trained; the defaults are those of von Oswald et al. for one layer.
+
+    A tuple in place of a number in a field of `SWEPT` is swept over: see `combinations`.
 
     Attributes:
       steps, batch_size: length of training and prompts per step and member.
@@ -25,107 +37,181 @@ class TrainSettings:
       clip: the gradient's global norm is clipped to this, before the optimiser.
       beta1, beta2, epsilon, weight_decay: of AdamW.
       share_batches: all members see the same batch at each step (common random numbers) instead of their own.
+      form: the network runs on "tokens" or, where that is exact, on their "moments"; "auto" takes moments where it may.
     """
 
     steps: int = 5000
     batch_size: int = 2048
-    learning_rate: float = 1e-3
+    learning_rate: Values = 1e-3
     schedule: str = "constant"
-    clip: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.98
+    clip: Values = 1e-3
+    beta1: Values = 0.9
+    beta2: Values = 0.98
     epsilon: float = 1e-9
-    weight_decay: float = 0.0
+    weight_decay: Values = 0.0
     share_batches: bool = False
+    form: str = "auto"
 
     def __post_init__(self):
+        if self.form not in FORMS:
+            raise ValueError(f"form={self.form!r} is unknown; choose from {', '.join(FORMS)}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r} is unknown; choose from {', '.join(SCHEDULES)}")
 
-    def optimizer(self) -> optax.GradientTransformation:
-        rate = SCHEDULES[self.schedule](self.learning_rate, self.steps)
-        adam = optax.adamw(rate, self.beta1, self.beta2, self.epsilon, weight_decay=self.weight_decay)
-        return optax.chain(optax.clip_by_global_norm(self.clip), adam)
+    def optimizer(self, rates: "Rates") -> optax.GradientTransformation:
+        """The optimiser of one member."""
+        schedule = SCHEDULES[self.schedule](rates.learning_rate, self.steps)
+        adam = optax.adamw(schedule, rates.beta1, rates.beta2, self.epsilon, weight_decay=rates.weight_decay)
+        return optax.chain(optax.clip_by_global_norm(rates.clip), adam)
 
 
-SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
+FORMS = ("auto", "tokens", "moments")
+SCHEDULES: dict[str, Callable[[Any, int], optax.Schedule]] = {
     "constant": lambda rate, steps: optax.constant_schedule(rate),
     "cosine": optax.cosine_decay_schedule,
 }
 
 
-class State(NamedTuple):
-    """What training changes. Batches are a function of (seed, step), so no key is carried."""
+class Rates(NamedTuple):
+    """What members of one population may differ in, besides their seed `[member]`."""
 
-    params: Params  # every leaf has a leading member axis
+    learning_rate: Array
+    clip: Array
+    beta1: Array
+    beta2: Array
+    weight_decay: Array
+    init_scale: Array
+
+
+def combinations(settings: TrainSettings, init_scale: Values) -> list[dict[str, float]]:
+    """The product of all tuples among the fields of `Rates`, the last field fastest; one without tuples has one."""
+    fields = {name: getattr(settings, name) for name in Rates._fields if name != "init_scale"}
+    fields["init_scale"] = init_scale
+    values = [value if isinstance(value, tuple) else (value,) for value in fields.values()]
+    return [dict(zip(fields, point, strict=True)) for point in product(*values)]
+
+
+class Member(NamedTuple):
+    """What training changes of one member; of a population, every leaf has a leading member axis."""
+
+    params: Params
     opt_state: Any
+    diverged_at: Array  # the step that would not have been finite, before which the member is frozen; -1 otherwise
+
+
+class State(NamedTuple):
+    """A population at a step. Batches are a function of (seed, step), so no key is carried."""
+
+    member: Member
     step: Array
 
 
-class Keys(NamedTuple):
-    """The keys of a population `[member]`. A member's keys depend on its own seed alone."""
+class Members(NamedTuple):
+    """What makes the members of a population differ `[member]`. Keys depend on a member's own seed alone."""
 
     init: Array
     data: Array
+    rates: Rates
 
 
-def member_keys(seed: int, seeds: int) -> Keys:
-    """Keys of members `seed, seed + 1, ...`: member i is the population of one with base seed `seed + i`.
+def members_of(seed: int, seeds: int, settings: TrainSettings, init_scale: Values = 1.0) -> Members:
+    """For every combination in turn, members of seeds `seed, seed + 1, ...`.
 
-    They are the children of `key(seed + i)`: draw test prompts from another key.
+    Their keys are the children of `key(seed + i)`: draw test prompts from another key.
     """
+    points = combinations(settings, init_scale)
     roots = jax.vmap(jax.random.key)(jnp.arange(seed, seed + seeds, dtype=jnp.uint32))
     split = jax.vmap(jax.random.split)(roots)
-    return Keys(split[:, 0], split[:, 1])
+    if settings.share_batches:
+        split = split.at[:, 1].set(split[0, 1])
+    init, data = (jnp.concatenate([split[:, i]] * len(points)) for i in range(2))
+    values = {name: np.repeat([point[name] for point in points], seeds) for name in Rates._fields}
+    return Members(init, data, Rates(**{name: jnp.asarray(value, float) for name, value in values.items()}))
 
 
-def start(init: Callable[[Array], Params], settings: TrainSettings, keys: Keys) -> State:
-    """A fresh population at step 0."""
-    params = jax.vmap(init)(keys.init)
-    return State(params, jax.vmap(settings.optimizer().init)(params), jnp.zeros((), jnp.int32))
+def start(init: Callable[[Array, Array], Params], settings: TrainSettings, members: Members) -> State:
+    """A fresh population at step 0; `init` takes a key and an initial scale."""
+    params = jax.vmap(init)(members.init, members.rates.init_scale)
+    opt_state = jax.vmap(lambda rates, params: settings.optimizer(rates).init(params))(members.rates, params)
+    return State(Member(params, opt_state, jnp.full(len(members.data), -1, jnp.int32)), jnp.zeros((), jnp.int32))
 
 
 def make_chunk(
-    draw: Callable[[Array], Batch],
-    loss: Callable[[Params, Batch], Array],
-    settings: TrainSettings,
-) -> Callable[[State, Keys, int], tuple[State, Array]]:
-    """Compiles `(state, keys, n_steps) -> (state, loss [step member])`, a scan over `n_steps` training steps.
+    draw: Draw, loss: Loss, settings: TrainSettings, placement: Placement
+) -> Callable[[State, Members, int], tuple[State, Array]]:
+    """Compiles `(state, members, n_steps) -> (state, loss [step member])`, a scan over `n_steps` training steps.
+
+    A member whose loss or weights would stop being finite is frozen as it was before that step; its loss is nan from
+    there on, and nothing changes for the others.
 
     Args:
-      draw: a key to one step's batch, any pytree.
-      loss: `(params, batch) -> scalar` of one member.
+      draw: a key to one step's batch, any pytree whose leaves have the prompts in their last axis.
+      loss: `(params, batch) -> scalar` of one member, a mean over prompts.
+      placement: over which devices members and prompts are spread.
     """
-    optimizer = settings.optimizer()
+    over_data = placement.data > 1
 
-    def member_chunk(params: Params, opt_state: Any, key: Array, first: Array, n_steps: int) -> tuple[Any, Array]:
-        batch_of = lambda step: draw(jax.random.fold_in(key, step))
+    def update(member: Member, rates: Rates, batch: Batch, number: Array) -> tuple[Member, Array]:
+        """One step of one member."""
+        found = jax.value_and_grad(loss)(member.params, batch)
+        value, gradient = jax.lax.pmean(found, DATA) if over_data else found
+        updates, opt_state = settings.optimizer(rates).update(gradient, member.opt_state, member.params)
+        params = optax.apply_updates(member.params, updates)
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in [value, *jax.tree.leaves(params)]]))
+        going = member.diverged_at < 0
+        new, old = (params, opt_state), (member.params, member.opt_state)
+        params, opt_state = jax.tree.map(partial(jnp.where, going & finite), new, old)
+        diverged_at = jnp.where(going & ~finite, number, member.diverged_at)
+        return Member(params, opt_state, diverged_at), jnp.where(going & finite, value, jnp.nan)
 
-        def step(carry: tuple[Any, Any, Batch], number: Array) -> tuple[Any, Array]:
+    def scan(step: Step, batch_of: Callable[[Array], Batch], member: Member, numbers: Array) -> tuple[Member, Array]:
+        def body(carry: tuple[Member, Batch], number: Array) -> tuple[tuple[Member, Batch], Array]:
             # The next batch is drawn beside the step, and carried: what XLA may fuse into a step it computes again
             # for each of its uses, which on a CPU doubled the time of a step.
-            params, opt_state, batch = carry
-            value, gradient = jax.value_and_grad(loss)(params, batch)
-            updates, opt_state = optimizer.update(gradient, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state, batch_of(number + 1)), value
+            member, batch = carry
+            member, value = step(member, batch, number)
+            return (member, batch_of(number + 1)), value
 
-        carry, losses = jax.lax.scan(step, (params, opt_state, batch_of(first)), first + jnp.arange(n_steps))
-        return carry[:2], losses
+        (member, _), losses = jax.lax.scan(body, (member, batch_of(numbers[0])), numbers)
+        return member, losses
 
-    @partial(jax.jit, static_argnames="n_steps", donate_argnums=0)
-    def chunk(state: State, keys: Keys, n_steps: int) -> tuple[State, Array]:
-        one = partial(member_chunk, first=state.step, n_steps=n_steps)
-        if settings.share_batches:
-            batched = jax.vmap(lambda params, opt_state: one(params, opt_state, keys.data[0]))
-            (params, opt_state), losses = batched(state.params, state.opt_state)
-        else:
-            # Members with batches of their own share nothing: on a CPU they run one after another, each in cache.
-            at_once = 1 if jax.default_backend() == "cpu" else len(keys.data)
-            members = state.params, state.opt_state, keys.data
-            (params, opt_state), losses = jax.lax.map(lambda member: one(*member), members, batch_size=at_once)
-        return State(params, opt_state, state.step + n_steps), losses.T
+    def own(member: Member, members: Members, numbers: Array) -> tuple[Member, Array]:
+        """Members with batches of their own share nothing: on a CPU they run one after another, each in cache."""
 
-    return chunk
+        def one(both: tuple[Member, Members]) -> tuple[Member, Array]:
+            member, its = both
+            batch_of = lambda number: placement.mine(draw(jax.random.fold_in(its.data, number)))
+            return scan(lambda m, batch, number: update(m, its.rates, batch, number), batch_of, member, numbers)
+
+        at_once = 1 if jax.default_backend() == "cpu" else len(members.data)
+        member, losses = jax.lax.map(one, (member, members), batch_size=at_once)
+        return member, losses.T
+
+    def shared(member: Member, members: Members, numbers: Array) -> tuple[Member, Array]:
+        """Members whose data keys are one key."""
+        every, part = jax.vmap(update, in_axes=(0, 0, None, None)), placement.mine
+        if placement.mode == "jit":  # the compiler spreads the drawing of the batch too, so that it is drawn once
+            every = placement.on_devices(every, (MEMBERS, MEMBERS, PROMPTS, ALL), (MEMBERS, MEMBERS))
+            part = placement.spread
+        batch_of = lambda number: part(draw(jax.random.fold_in(members.data[0], number)))
+        return scan(lambda m, batch, number: every(m, members.rates, batch, number), batch_of, member, numbers)
+
+    run = shared if settings.share_batches else own
+    if placement.mode == "pmap":
+        run = placement.pmapped(run)
+    elif placement.mode == "jit" and not settings.share_batches:
+        run = placement.on_devices(run, (MEMBERS, MEMBERS, ALL), (MEMBERS, LOSSES))
+
+    def chunk(state: State, members: Members, n_steps: int) -> tuple[State, Array]:
+        numbers = state.step + jnp.arange(n_steps, dtype=state.step.dtype)
+        member, losses = run(state.member, members, numbers)
+        return State(member, state.step + n_steps), losses
+
+    if placement.mode == "pmap":
+        return chunk
+    # The state comes back lying as it was put, or the second call would compile again.
+    lies = State._make(map(placement.lies, (MEMBERS, ALL))), placement.lies(ALL)
+    return jax.jit(chunk, static_argnames="n_steps", donate_argnums=0, out_shardings=lies)
 
 
 class Interrupted(Exception):
@@ -137,9 +223,9 @@ class Interrupted(Exception):
 
 
 def run_chunks(
-    chunk: Callable[[State, Keys, int], tuple[State, Array]],
+    chunk: Callable[[State, Members, int], tuple[State, Array]],
     state: State,
-    keys: Keys,
+    members: Members,
     steps: int,
     chunk_steps: int,
     on_chunk: Callable[[State, Array], None] = lambda state, loss: None,
@@ -147,17 +233,12 @@ def run_chunks(
     """Trains up to step `steps` in chunks of `chunk_steps`, calling `on_chunk(state, loss [step member])` after each.
 
     Chunks end at multiples of `chunk_steps`, so a resumed run passes through the same states as an uninterrupted one.
-
-    Raises:
-      FloatingPointError: if a member's loss stops being finite.
     """
     done = int(state.step)
     while done < steps:
         n_steps = min(chunk_steps - done % chunk_steps, steps - done)
-        state, loss = chunk(state, keys, n_steps)
+        state, loss = chunk(state, members, n_steps)
         done += n_steps
-        # The losses are those before each update; what the last update did shows in the parameters alone.
-        if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in [loss, *jax.tree.leaves(state.params)]):
-            raise FloatingPointError(f"training is not finite between steps {done - n_steps} and {done}")
+        jax.block_until_ready(loss)  # programs with collectives must not queue up: on CPU devices they deadlock
         on_chunk(state, loss)
     return state

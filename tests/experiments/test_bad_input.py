@@ -51,6 +51,12 @@ BAD = [
     ([ONE, "--config.model.clip=-1"], ["model.clip=-1"]),
     ([ONE, "--config.precision=float16"], ["float16", "float32"]),
     ([ONE, "--config.train.schedule=linear"], ["linear", "cosine"]),
+    ([ONE, "--config.train.form=momments"], ["train.form=momments", "did you mean moments?"]),
+    (
+        [ONE, "--config.train.form=moments", "--config.model.clip=1", "--config.analyses=()"],
+        ["form=moments", "clip=1.0"],
+    ),
+    ([ONE, "--config.train.parallel=pmp"], ["train.parallel=pmp", "did you mean pmap?"]),
     ([ONE, "--config.recipe=cake"], ["recipe=cake", "linear_attention"]),
     ([ONE, "--config.analyses=('shift',)"], ["analyses=shift", "did you mean shifts?"]),
     ([ONE, "--config.model.n_layers=2"], ["model.n_layers=2", "analyses"]),

@@ -11,8 +11,8 @@ import pytest
 
 import icl_gd
 import icl_gd.analysis
-from icl_gd import LinearRegression, TrainSettings, TransformerConfig, learners, models
-from icl_gd.training import Interrupted, checkpoint, in_context, population
+from icl_gd import LinearRegression, TrainSettings, TransformerConfig, learners
+from icl_gd.training import Interrupted, checkpoint, in_context, mesh, population
 
 TASK, MODEL = LinearRegression(2, 1, 3), TransformerConfig(3, init_scale=1.0)
 SETTINGS = TrainSettings(steps=8, batch_size=16, learning_rate=1e-2, clip=1.0)
@@ -66,11 +66,10 @@ def test_shared_batches_are_the_first_members(whole):
 
 
 def test_one_compilation():
-    draw, loss = in_context.learning_problem(TASK, MODEL, in_context.concatenated(2, 1), SETTINGS.batch_size)
-    chunk = population.make_chunk(draw, loss, SETTINGS)
-    keys = population.member_keys(0, 2)
-    state = population.start(lambda key: models.init(MODEL, key), SETTINGS, keys)
-    population.run_chunks(chunk, state, keys, 8, 2)
+    draw, loss = in_context.learning_problem(TASK, MODEL, in_context.concatenated(2, 1), SETTINGS)
+    chunk = population.make_chunk(draw, loss, SETTINGS, mesh.Placement())
+    members = population.members_of(0, 2, SETTINGS)
+    population.run_chunks(chunk, in_context.initialise(MODEL, SETTINGS, 0, 2), members, 8, 2)
     assert chunk._cache_size() == 1
 
 
@@ -212,7 +211,7 @@ def test_a_checkpoint_of_another_format_is_not_read(tmp_path, monkeypatch):
     run(checkpoints=tmp_path)
     monkeypatch.undo()
     for open_it in (icl_gd.load, lambda directory: run(checkpoints=directory)):
-        with pytest.raises(ValueError, match="format 2, this version reads format 1"):
+        with pytest.raises(ValueError, match="format 3, this version reads format 2"):
             open_it(tmp_path)
 
 
@@ -235,5 +234,5 @@ def test_errors():
     with pytest.raises(FileNotFoundError, match="checkpoints"):
         icl_gd.load("/nonexistent")
     nan = LinearRegression(2, 1, 3, input_scale=float(jnp.nan))
-    with pytest.raises(FloatingPointError, match="not finite"):
+    with pytest.raises(FloatingPointError, match="every member has diverged, the last at step 0"):
         icl_gd.train(nan, MODEL, SETTINGS)

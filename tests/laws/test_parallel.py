@@ -1,0 +1,109 @@
+"""Law 6, spread out: devices and processes change the time a population takes, not what comes of it."""
+
+import jax
+import numpy as np
+import pytest
+
+import icl_gd
+from icl_gd import LinearRegression, TrainSettings, TransformerConfig
+from icl_gd.training import in_context, mesh, population
+from icl_gd.training.mesh import Placement
+
+TASK = LinearRegression(2, 1, 3)
+MODELS = {
+    "moments": TransformerConfig(3, n_layers=2, init_scale=1.0),
+    "tokens": TransformerConfig(3, init_scale=1.0, clip=1.0),
+}
+# conftest gives two CPU devices
+PLACEMENTS = [Placement("jit", 2, 1), Placement("jit", 1, 2), Placement("pmap", 2, 1), Placement("pmap", 1, 2)]
+
+
+def settings(share, **changes):
+    return TrainSettings(**{"steps": 6, "batch_size": 16, "learning_rate": 1e-2, "clip": 1.0, "share_batches": share,
+                            **changes})  # fmt: skip
+
+
+def trained(model, settings, placement):
+    draw, loss = in_context.learning_problem(TASK, model, in_context.concatenated(2, 1), settings)
+    chunk = population.make_chunk(draw, loss, settings, placement)
+    state = in_context.initialise(model, settings, 0, 4)
+    state = population.State(placement.put(state.member), placement.put(state.step, mesh.ALL))
+    members = placement.put(population.members_of(0, 4, settings))
+    losses = []
+    state = population.run_chunks(chunk, state, members, 6, 3, lambda state, loss: losses.append(np.asarray(loss)))
+    return mesh.on_host(state.member), np.concatenate(losses), chunk
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("model", MODELS)
+def test_every_placement_trains_the_same_population(model, share):
+    member, losses, _ = trained(MODELS[model], settings(share), Placement())
+    assert not np.allclose(losses[:, 0], losses[:, 1], rtol=1e-3)
+    for placement in PLACEMENTS:
+        theirs, theirs_losses, chunk = trained(MODELS[model], settings(share), placement)
+        np.testing.assert_allclose(theirs_losses, losses, rtol=1e-5, err_msg=str(placement))
+        for ours, others in zip(jax.tree.leaves(member.params), jax.tree.leaves(theirs.params), strict=True):
+            np.testing.assert_allclose(others, ours, atol=6e-6, err_msg=str(placement))
+        if placement.mode == "jit":
+            assert chunk._cache_size() == 1, placement
+
+
+def test_the_largest_legal_mesh_is_taken():
+    cases = [
+        # members, batch, shared, devices -> mode, member, data
+        ((10, 2048, True, 2), ("jit", 1, 2)), ((10, 2048, False, 2), ("jit", 2, 1)),
+        ((1, 2048, False, 8), ("jit", 1, 8)), ((6, 64, False, 8), ("jit", 2, 4)),
+        ((10, 2048, True, 1), ("none", 1, 1)), ((3, 9, True, 2), ("none", 1, 1)),
+        ((3, 9, False, 4), ("jit", 3, 1)), ((10_000, 2048, False, 64), ("jit", 16, 4)),
+    ]  # fmt: skip
+    for asked, (mode, member, data) in cases:
+        assert mesh.place("auto", *asked) == Placement(mode, member, data), asked
+        assert mesh.place("none", *asked) == Placement()
+    assert mesh.place("pmap", 8, 2048, False, 8) == Placement("pmap", 8, 1)
+    assert mesh.place("pmap", 3, 2048, False, 8) == Placement("pmap", 1, 8)
+
+
+def test_sizes_that_do_not_divide_name_the_nearest_that_do():
+    for mode in ("jit", "pmap"):
+        with pytest.raises(ValueError, match=r"among 8 devices: take 8 or 16 members, or batches of 96 or 104"):
+            mesh.place(mode, 9, 99, False, 8)
+    with pytest.raises(ValueError, match="choose from auto, none, jit, pmap"):
+        mesh.place("pmp", 9, 99, False, 8)
+
+
+@pytest.mark.parametrize("parallel", ["none", "jit", "pmap"])
+@pytest.mark.parametrize("share", [True, False])
+def test_a_diverging_member_is_frozen_and_nobody_else_notices(share, parallel, tmp_path):
+    """A learning rate that overflows after a while, beside one that does not."""
+    run = lambda rates, **more: icl_gd.train(
+        TASK, MODELS["moments"], settings(share, learning_rate=rates), seeds=2, parallel=parallel, chunk_steps=2, **more
+    )
+    calm = run((1e-2, 2e-2))
+    wild = run((1e-2, 1e12), checkpoints=tmp_path)
+    np.testing.assert_array_equal(calm.diverged_at, -1)
+    assert wild.diverged_at[:2].tolist() == [-1, -1]
+    assert all(0 < at < 6 for at in wild.diverged_at[2:].tolist())
+    for ours, theirs in zip(jax.tree.leaves(calm.params), jax.tree.leaves(wild.params), strict=True):
+        np.testing.assert_array_equal(ours[:2], theirs[:2])
+        assert np.isfinite(theirs).all()
+    saved = icl_gd.load(tmp_path)
+    np.testing.assert_array_equal(saved.diverged_at, wild.diverged_at)
+    assert [point["learning_rate"] for point in saved.swept] == [1e-2, 1e12]
+
+
+def test_a_sweep_is_its_runs():
+    """The product of the tuples, the last fastest; every combination what it is alone."""
+    model = TransformerConfig(3, init_scale=(1.0, 0.5))
+    swept = icl_gd.train(TASK, model, settings(False, learning_rate=(1e-2, 3e-2), beta1=(0.5, 0.9)), seeds=2)
+    assert len(swept) == 2 * len(swept.swept) == 16
+    assert swept.swept[1] == {"learning_rate": 1e-2, "beta1": 0.5, "init_scale": 0.5}
+    for i, point in enumerate(swept.swept):
+        alone = icl_gd.train(
+            TASK, TransformerConfig(3, init_scale=point["init_scale"]),
+            settings(False, learning_rate=point["learning_rate"], beta1=point["beta1"]), seeds=2,
+        )  # fmt: skip
+        assert alone.swept == ({},)
+        for ours, theirs in zip(
+            jax.tree.leaves(swept.combination(i).params), jax.tree.leaves(alone.params), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, atol=6e-6)
