@@ -1,0 +1,300 @@
+"""Time of a training step, beside a plain token-by-token step and beside what no step can beat.
+
+    python benchmarks/training.py [--json] [--rows=WORDS] [--write]
+
+Every row is timed alternately with the yardstick: the same network run token by token on prompts sampled one by one,
+one member, one step at a time, as published implementations do it. Compilation is not counted. Without --json a table
+is printed, with ratios; --json prints the rows as one list and nothing else; --write puts the table, and the targets
+that were reached, into benchmarks/README.md. --rows=layers=5,members=1 takes the rows that match.
+
+Runs unchanged on a GPU, and takes about ten minutes on two CPU cores, on which nothing else should run.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from tqdm import tqdm
+
+from icl_gd import LinearRegression, TrainSettings, TransformerConfig, models
+from icl_gd.tokens import concatenated
+from icl_gd.training import in_context, mesh, population
+
+BATCH, D_INPUT = 2048, 10
+E = D_INPUT + 1
+# Milliseconds a step of the published code took, as a share of our yardstick's, timed side by side on two CPU cores.
+PUBLISHED = {(1, 10): 0.93, (5, 10): 0.93, (5, 100): 0.84}
+SECONDS_EACH, ROUNDS, DRAWS = 0.25, 5, 4
+
+
+class Row(NamedTuple):
+    """One setting of a training step."""
+
+    n_layers: int
+    n_context: int
+    members: int
+    share_batches: bool
+    form: str = "moments"
+    inputs: str = "uniform"
+    sampler: str = "tokens"
+
+    @property
+    def task(self) -> LinearRegression:
+        return LinearRegression(D_INPUT, 1, self.n_context, self.inputs)
+
+    @property
+    def model(self) -> TransformerConfig:
+        return TransformerConfig(E, n_layers=self.n_layers, shared=True)
+
+    @property
+    def settings(self) -> TrainSettings:
+        return TrainSettings(batch_size=BATCH, share_batches=self.share_batches, form=self.form)
+
+    @property
+    def batches(self) -> int:
+        """Batches drawn a step."""
+        return 1 if self.share_batches else self.members
+
+
+def rows() -> list[Row]:
+    kinds = [(1, False), (10, True), (10, False), (32, True), (32, False)]
+    layers, contexts = (1, 5), (10, 100, 1000)
+    moments = [Row(depth, n, *kind) for depth in layers for n in contexts for kind in kinds]
+    tokens = [Row(depth, n, 1, False, "tokens") for depth in layers for n in (10, 100)]
+    normal = [Row(depth, n, 1, False, "moments", "normal", sampler)
+              for depth in layers for n in contexts for sampler in ("tokens", "moments")]  # fmt: skip
+    return moments + tokens + normal
+
+
+def problem(row: Row) -> tuple[Callable, Callable]:
+    """`draw` and `loss` of a row."""
+    draw, loss = in_context.learning_problem(row.task, row.model, concatenated(D_INPUT, 1), row.settings)
+    if row.form == "moments":
+        draw = lambda key: row.task.sample_moments(key, BATCH, direct=row.sampler == "moments")
+    return draw, loss
+
+
+def only_drawing(batch_of: Callable) -> tuple[Callable, Callable]:
+    """The problem that draws the same batches and learns nothing from them, of a network with one weight."""
+    touch = lambda batch: sum(jnp.sum(leaf.reshape(-1)[0]) for leaf in jax.tree.leaves(batch))
+    return batch_of, lambda params, batch: 0 * params * touch(batch)
+
+
+def stepper(row: Row, draw: Callable, loss: Callable, init: Callable, steps: int) -> Callable[[], None]:
+    """Trains `steps` steps at each call, from where the last call ended."""
+    placement = mesh.place("auto", row.members, BATCH, row.share_batches)
+    chunk = population.make_chunk(draw, loss, row.settings, placement)
+    members = population.members_of(0, row.members, row.settings)
+    state = population.start(init, row.settings, members)
+    held = [population.State(placement.put(state.member), placement.put(state.step, mesh.ALL))]
+    members = placement.put(members)
+
+    def run() -> None:
+        held[0], losses = chunk(held[0], members, steps)
+        jax.block_until_ready(losses)
+
+    run()
+    return run
+
+
+def yardstick(row: Row) -> Callable[[], None]:
+    """One plain step at each call: prompts by vmap of one, every token through every layer, one program a step."""
+    predictor = lambda params: models.predictor(row.model, params, concatenated(D_INPUT, 1))
+    optimizer = row.settings.optimizer(population.Rates(1e-3, 1e-3, 0.9, 0.98, 0.0, 1.0))
+
+    def loss(params: Any, key: Any) -> Any:
+        prompts = jax.vmap(row.task.sample)(jax.random.split(key, BATCH))
+        y_hat = jax.vmap(predictor(params))(prompts.x, prompts.y, prompts.x_query)
+        return 0.5 * jnp.mean(jnp.sum((y_hat - prompts.y_query) ** 2, axis=-1))
+
+    @jax.jit
+    def step(params: Any, opt_state: Any, key: Any) -> Any:
+        gradient = jax.grad(loss)(params, key)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    params = models.init(row.model, jax.random.key(0))
+    held, key = [(params, optimizer.init(params))], jax.random.key(1)
+
+    def run() -> None:
+        held[0] = step(*held[0], key)
+        jax.block_until_ready(held[0])
+
+    run()
+    return run
+
+
+def seconds(run: Callable[[], None], times: int = 1) -> float:
+    began = time.perf_counter()
+    for _ in range(times):
+        run()
+    return (time.perf_counter() - began) / times
+
+
+def drawing(row: Row) -> Callable[[], None]:
+    """Draws a step's random numbers, and does nothing with them; DRAWS batches at each call."""
+    d, n = D_INPUT, row.n_context
+    count = min(n, d) * (min(n, d) + 1) // 2 + max(d - n, 0) * n + d if row.sampler == "moments" else (n + 1) * d
+    count += d  # the weights
+    placement = mesh.place("auto", row.members, BATCH, row.share_batches)
+    spread = placement.spread if placement.mode == "jit" and row.share_batches else lambda batch: batch
+    one = lambda key: spread(jax.random.bits(key, (count, BATCH)))
+    another = lambda key: lambda bits, i: (one(jax.random.fold_in(key, i)), None)
+    draw = jax.jit(lambda key: jax.lax.scan(another(key), one(key), jnp.arange(DRAWS - 1))[0])
+
+    def run() -> None:
+        jax.block_until_ready(draw(jax.random.key(0)))
+
+    run()
+    return run
+
+
+def multiplications(row: Row) -> float:
+    """The least of a step in the moment form, forward and twice as many backward, besides drawing.
+
+    A batch: the moments, of which half are distinct. A member and prompt: below the last layer four products of e x e
+    matrices, in the last layer, whose query slot alone is read, two of a matrix with a vector.
+    """
+    forming = BATCH * row.n_context * E * (E + 1) / 2 if row.sampler == "tokens" else 0.0
+    deep = row.n_layers > 1  # a single layer's data need no gradient
+    network = 12 * (row.n_layers - 1) * E**3 + (6 if deep else 4) * E**2
+    return row.batches * forming + row.members * BATCH * network
+
+
+def matrix_peak() -> float:
+    """Multiply-adds a second of one large float32 product."""
+    size = 2048
+    a = jnp.ones((size, size))
+    product = jax.jit(lambda a: a @ a)
+    run = lambda: jax.block_until_ready(product(a))
+    run()
+    return size**3 / min(seconds(run) for _ in range(ROUNDS))
+
+
+def measure(row: Row, peak: float, plain: Callable[[], None] | None) -> dict[str, Any]:
+    """Times a row, its sampling, its random numbers and the yardstick in turns, and takes the least of each."""
+    draw, loss = problem(row)
+    # A guess, good to a factor of three, so that one timing takes about SECONDS_EACH.
+    guess = row.batches * (1e-3 + 2e-4 * row.n_context) + row.members * ((row.n_layers - 1) * 4e-3 + 1e-4)
+    steps = max(1, round(SECONDS_EACH / guess))
+    init = lambda key, scale: models.init(row.model, key)
+    runs = {
+        "milliseconds_per_step": (stepper(row, draw, loss, init, steps), steps),
+        "sampling_milliseconds": (stepper(row, *only_drawing(draw), lambda key, scale: jnp.ones(()), steps), steps),
+        "drawing": (drawing(row), DRAWS / row.batches),
+    }
+    if plain is not None:
+        runs["yardstick_milliseconds"] = (plain, 1)
+    least = dict.fromkeys(runs, math.inf)
+    for _ in range(ROUNDS if guess < 4 * SECONDS_EACH else 2):
+        for name, (run, each) in runs.items():
+            least[name] = min(least[name], 1e3 * seconds(run) / each)
+    work = multiplications(row)
+    floor = least.pop("drawing") + 1e3 * work / peak
+    found = {**row._asdict(), "yardstick_milliseconds": None, **least, "floor_milliseconds": floor}
+    return found | {"fraction_of_peak": 1e3 * work / peak / found["milliseconds_per_step"]}
+
+
+def measured(chosen: list[Row]) -> Iterator[dict[str, Any]]:
+    peak, plain = matrix_peak(), {}
+    for row in chosen:
+        size = row.n_layers, row.n_context
+        if size not in plain and row.n_context <= 100:  # scores of 1,000 tokens do not fit the memory
+            plain[size] = yardstick(row._replace(inputs="uniform"))
+        yield measure(row, peak, plain.get(size))
+
+
+def speedup(found: dict[str, Any]) -> float | None:
+    """How many times less a member's step takes than one of the published code; None where that was not timed."""
+    share, plain = PUBLISHED.get((found["n_layers"], found["n_context"])), found["yardstick_milliseconds"]
+    return share and plain and share * plain * found["members"] / found["milliseconds_per_step"]
+
+
+TARGETS = [
+    # what, of the rows where, at least or at most
+    ("one layer, one member: times faster than the published code", ">=", 4.0),
+    ("one layer, 10 members sharing batches: times faster per member", ">=", 30.0),
+    ("one layer, 32 members sharing batches: times faster per member", ">=", 100.0),
+    ("one layer, 32 members sharing batches: times the floor", "<=", 3.0),
+    ("five layers, N = 10: times faster than the published code", ">=", 2.0),
+    ("five layers, N = 100: times faster than the published code", ">=", 20.0),
+    ("five layers, from N = 100 to N = 1000: growth of the step without its sampling", "<=", 0.10),
+]
+
+
+def reached(found: list[dict[str, Any]]) -> list[tuple[str, str, float, float]]:
+    """Each target with the figure reached."""
+    by_row = {Row(*(row[name] for name in Row._fields)): row for row in found}
+    row = lambda *setting: by_row[Row(*setting)]
+    alone = lambda n: row(5, n, 1, False)["milliseconds_per_step"] - row(5, n, 1, False)["sampling_milliseconds"]
+    many = row(1, 10, 32, True)
+    figures = [
+        speedup(row(1, 10, 1, False)), speedup(row(1, 10, 10, True)), speedup(many),
+        many["milliseconds_per_step"] / many["floor_milliseconds"],
+        speedup(row(5, 10, 1, False)), speedup(row(5, 100, 1, False)), alone(1000) / alone(100) - 1,
+    ]  # fmt: skip
+    return [(*target, figure) for target, figure in zip(TARGETS, figures, strict=True)]
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """The rows as a Markdown table."""
+    head = ("layers", "N", "members", "batches", "form", "inputs", "sampler", "step / ms", "of it sampling", "yardstick",
+            "faster per member than published", "times the floor", "fraction of peak")  # fmt: skip
+    lines = [head, ("---",) * len(head)]
+    for row in found:
+        faster, plain = speedup(row), row["yardstick_milliseconds"]
+        lines.append((
+            str(row["n_layers"]), str(row["n_context"]), str(row["members"]),
+            "shared" if row["share_batches"] else "own", row["form"], row["inputs"], row["sampler"],
+            f"{row['milliseconds_per_step']:.3g}", f"{row['sampling_milliseconds']:.3g}", f"{plain:.4g}" if plain else "",
+            f"{faster:.3g}" if faster else "", f"{row['milliseconds_per_step'] / row['floor_milliseconds']:.3g}",
+            f"{row['fraction_of_peak']:.2g}",
+        ))  # fmt: skip
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def targets(found: list[dict[str, Any]]) -> str:
+    """The targets as a Markdown table."""
+    lines = ["| target | asked | reached | holds |", "|---|---|---|---|"]
+    for what, relation, asked, figure in reached(found):
+        holds = figure >= asked if relation == ">=" else figure <= asked
+        lines.append(
+            f"| {what} | {'≥' if relation == '>=' else '≤'} {asked:g} | {figure:.3g} | {'yes' if holds else 'no'} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print the rows as one list and nothing else")
+    parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/README.md")
+    parser.add_argument("--rows", default="", help="FIELD=VALUE,...: only the rows with these settings")
+    options = parser.parse_args()
+    asked = dict(word.split("=") for word in options.rows.split(",") if word)
+    if unknown := set(asked) - set(Row._fields):
+        parser.error(f"--rows: no such field {', '.join(unknown)}; accepted: {', '.join(Row._fields)}")
+    chosen = [row for row in rows() if all(str(getattr(row, name)) == value for name, value in asked.items())]
+    mesh.use_cpu_cores()
+    found = list(tqdm(measured(chosen), total=len(chosen), unit="row", file=sys.stderr))
+    if options.json:
+        print(json.dumps(found, indent=1))
+        return
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}"
+    print(table(found))
+    if not asked:
+        print(targets(found))
+    if options.write and not asked:
+        from readme import put  # beside this script
+
+        put("training", f"Measured on {device}.\n\n{targets(found)}\n\n{table(found)}")
+
+
+if __name__ == "__main__":
+    main()
