@@ -18,6 +18,7 @@ import sys
 import traceback
 import warnings
 
+from experiments.devices import check_device
 from experiments.settings import Run, held, parse
 from experiments.validation import BadInput
 
@@ -29,6 +30,7 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         run = parse(argv)
+        check_device(run.config.precision)
         with held(run.workdir):
             return _execute(run)
     except BadInput as error:
@@ -39,6 +41,7 @@ def main(argv: list[str]) -> int:
 def _execute(run: Run) -> int:
     import jax
 
+    from experiments.compilation import Cache
     from experiments.monitor import Stop
     from icl_gd.training import Interrupted
 
@@ -48,10 +51,11 @@ def _execute(run: Run) -> int:
     # A smoke run compiles more than it computes.
     jax.config.update("jax_disable_most_optimizations", run.variant == "smoke")
     warnings.showwarning = lambda message, *_: print("warning:", " ".join(str(message).split()), file=sys.stderr)
-    stop = Stop()
+    cache, stop = Cache(), Stop()
     try:
         with stop:
             importlib.import_module(f"experiments.recipes.{run.config.recipe}").run(run, stop)
+        print(cache)
         return 0
     except Interrupted as interrupted:
         print(f"stopped at step {interrupted.step}, saved; the same command resumes from there", file=sys.stderr)
