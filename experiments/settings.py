@@ -231,9 +231,24 @@ def _check_workdir(workdir: Path, name: str, variant: str | None, asked: dict[st
         raise BadInput(f"--workdir={workdir} holds a run of {there[0]}:{there[1]}; give another --workdir")
     asked = flatten(json.loads(json.dumps(asked, default=str)))
     differ = [f for f in sorted({*asked, *stored}) if asked.get(f) != stored.get(f) and not f.startswith(FREE_FIELDS)]
+    if differ == ["train.steps"] and not (why := _no_extension(stored, asked)):
+        return
     if differ:
         shown = ", ".join(f"{f} (stored {stored.get(f)}, asked {asked.get(f)})" for f in differ)
-        raise BadInput(f"--workdir={workdir} holds a run with other settings: {shown}; give another --workdir")
+        why = f"; {why}" if differ == ["train.steps"] else ""
+        raise BadInput(f"--workdir={workdir} holds a run with other settings: {shown}{why}; give another --workdir")
+
+
+def _no_extension(stored: dict[str, Any], asked: dict[str, Any]) -> str | None:
+    """Why a run cannot go on to other `train.steps` than it was stored with; None if it can."""
+    before, after = stored.get("train.steps"), asked["train.steps"]
+    if not isinstance(before, int) or not isinstance(after, int):
+        return "a sweep over it cannot be changed"
+    if after < before:
+        return "it may be raised, to extend the run, not lowered"
+    if asked["train.schedule"] != "constant":
+        return f"train.schedule={asked['train.schedule']} depends on the last step, only a constant one can be extended"
+    return None
 
 
 def task_of(config: ConfigDict, n_context: int | None = None) -> LinearRegression:

@@ -165,7 +165,8 @@ def train(
         last = step >= settings.steps
         # Before the checkpoint: a run that resumes from it has all that was to be recorded up to it.
         on_chunk(Population(config, layout, jax.tree.map(jnp.copy, state.params)), step, loss)  # chunks donate theirs
-        if store is not None and (last or signal is not None or step % checkpoint_every < len(loss)):
+        ending = settings.steps - step < chunk_steps  # or the last whole chunk, from where a longer run goes on
+        if store is not None and (ending or signal is not None or step % checkpoint_every < len(loss)):
             store.save(step, state, about)
         if signal is not None and not last:
             raise population.Interrupted(step, signal)
