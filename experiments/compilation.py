@@ -1,7 +1,7 @@
 """JAX's persistent compilation cache: where it lies, and how much of a run came from it.
 
-Compiling is most of a short run, and a run that is resumed compiles the same programs again. `JAX_COMPILATION_CACHE_DIR`
-moves the cache, `JAX_ENABLE_COMPILATION_CACHE=false` goes without.
+Compiling is most of a short run, and a run that is resumed compiles the same programs again.
+`JAX_COMPILATION_CACHE_DIR` moves the cache, `JAX_ENABLE_COMPILATION_CACHE=false` goes without.
 """
 
 import hashlib

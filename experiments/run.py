@@ -31,6 +31,7 @@ def main(argv: list[str]) -> int:
     try:
         run = parse(argv)
         check_device(run.config.precision)
+        importlib.import_module(f"experiments.recipes.{run.config.recipe}")  # seconds, in which nothing is written yet
         with held(run.workdir):
             return _execute(run)
     except BadInput as error:
@@ -76,7 +77,16 @@ def _execute(run: Run) -> int:
         return 1
 
 
+def _stop_before_the_run(number: int, frame: object) -> None:
+    """Ends the process at once: nothing is written yet, and extension modules that are being imported abort on an
+    exception."""
+    os.write(2, b"stopped before the run began; nothing was written\n")
+    os._exit(128 + number)
+
+
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop_before_the_run)
     code = main(sys.argv)
     if code > 128:
         # JAX's threads may still be at work on what was interrupted; the interpreter must not tear down under them.

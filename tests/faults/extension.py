@@ -5,27 +5,15 @@
 The first ends are random: between and at the ends of chunks, once or twice, the run finished or stopped before them.
 """
 
-import contextlib
-import io
 import random
 import shutil
 import sys
 from pathlib import Path
 
 import harness
-from harness import CONFIG, QUICK, Record
+from harness import Record, main_of_run
 
 LAST = 40
-
-
-def main_of_run(workdir: Path, *words: str) -> tuple[int, str]:
-    """A quick run in this process: its exit code, and what it printed."""
-    from experiments import run
-
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        code = run.main(["run", CONFIG, f"--workdir={workdir}", *QUICK, *words])
-    return code, out.getvalue()
 
 
 def extended(workdir: Path, reference: Path, ends: list[int], unfinished: bool) -> Record:

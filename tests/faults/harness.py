@@ -6,6 +6,8 @@ Every script injects one kind of fault, has `run(count, directory) -> list[Recor
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -24,7 +26,7 @@ QUICK = ("--config.analyses=()", "--config.eval.prompts=64", "--config.eval.curv
 
 
 class Record(NamedTuple):
-    """One case of a class: what was done, whether what must hold held, and what was seen. `ok` None: not possible here."""
+    """One case of a class: what was done, whether what must hold held (None: not possible here), and what was seen."""
 
     kind: str
     case: str
@@ -56,9 +58,7 @@ def differences(workdir: Path, reference: Path) -> list[str]:
         warnings.simplefilter("always")
         ours, theirs = (jax.tree.leaves(icl_gd.load(directory).params) for directory in (workdir, reference))
     found += [f"loading warns: {warning.message}" for warning in said]
-    if len(ours) != len(theirs) or any(
-        np.asarray(a).tobytes() != np.asarray(b).tobytes() for a, b in zip(ours, theirs)
-    ):
+    if [np.asarray(leaf).tobytes() for leaf in ours] != [np.asarray(leaf).tobytes() for leaf in theirs]:
         found.append("other parameters")
     done, wanted = (json.loads((path / "results.json").read_text()) for path in (workdir, reference))
     found += [f"other {key} in results.json" for key in ("metrics", "curves", "arrays") if done[key] != wanted[key]]
@@ -80,6 +80,16 @@ def leftovers(workdir: Path) -> list[str]:
     """Unfinished files under a workdir."""
     unfinished = ("*.partial", "*orbax-checkpoint-tmp*", ".*.png", ".*.pdf")
     return sorted(str(path.relative_to(workdir)) for pattern in unfinished for path in workdir.rglob(pattern))
+
+
+def main_of_run(workdir: Path, *words: str) -> tuple[int, str]:
+    """A quick run in this process: its exit code, and what it printed."""
+    from experiments import run
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        code = run.main(["run", CONFIG, f"--workdir={workdir}", *QUICK, *words])
+    return code, out.getvalue()
 
 
 def one_line(text: str) -> bool:
