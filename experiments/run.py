@@ -12,15 +12,23 @@ Exit codes: 0 done; 1 the run failed (its last good checkpoint is kept); 2 bad i
 
 import contextlib
 import importlib
+import logging
 import os
+import shutil
 import signal
 import sys
 import traceback
 import warnings
+from pathlib import Path
+
+import absl.logging
 
 from experiments.devices import check_device
 from experiments.settings import Run, held, parse
 from experiments.validation import BadInput
+
+# What is renamed when it is complete.
+UNFINISHED = ("*.partial", "*.orbax-checkpoint-tmp*", ".*.png", ".*.pdf")
 
 
 def main(argv: list[str]) -> int:
@@ -52,10 +60,14 @@ def _execute(run: Run) -> int:
     # A smoke run compiles more than it computes.
     jax.config.update("jax_disable_most_optimizations", run.variant == "smoke")
     warnings.showwarning = lambda message, *_: print("warning:", " ".join(str(message).split()), file=sys.stderr)
+    # Orbax and its tasks log, with tracebacks, what is also raised.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     cache, stop = Cache(), Stop()
     try:
         with stop:
             importlib.import_module(f"experiments.recipes.{run.config.recipe}").run(run, stop)
+        (run.workdir / "error.log").unlink(missing_ok=True)
         print(cache)
         return 0
     except Interrupted as interrupted:
@@ -68,13 +80,25 @@ def _execute(run: Run) -> int:
         if os.environ.get("ICL_GD_TRACEBACK"):
             raise
         message, kept = " ".join(str(error).split()), "nothing was saved"
-        if run.workdir.is_dir():
-            if any((run.workdir / "checkpoints").glob("**/state")):
-                kept = f"the last good checkpoint is kept in {run.workdir}"
-            with contextlib.suppress(OSError):  # a full disk may be what failed
-                (run.workdir / "error.log").write_text(traceback.format_exc())
+        if any((run.workdir / "checkpoints").glob("**/state")):
+            kept = f"the last good checkpoint is kept in {run.workdir}"
+        _leave(run.workdir, traceback.format_exc())
         print(f"error: the run failed: {type(error).__name__}: {message}; {kept}", file=sys.stderr)
         return 1
+
+
+def _leave(workdir: Path, trace: str) -> None:
+    """After a failure: nothing half written, and where it failed, as far as a disk that may be full takes it."""
+    for pattern in UNFINISHED:
+        for path in workdir.rglob(pattern):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    log = workdir / "error.log"
+    try:
+        log.write_text(trace)
+    except OSError:
+        with contextlib.suppress(OSError):
+            log.unlink()
 
 
 def _stop_before_the_run(number: int, frame: object) -> None:

@@ -190,11 +190,11 @@ def load(workdir: str | Path) -> Population:
     directory = Path(workdir)
     if (directory / "checkpoints").is_dir():
         directory = directory / "checkpoints"
-    if not directory.is_dir():
-        raise FileNotFoundError(f"no checkpoints under {workdir}")
-    inside = sorted(path.name for path in directory.iterdir() if path.is_dir())
-    if inside and not any(name.isdecimal() for name in inside):
-        raise FileNotFoundError(f"{workdir} holds a sweep; load one of {', '.join(str(directory / n) for n in inside)}")
+    inside = sorted(path.name for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
+    if not any(name.isdecimal() for name in inside):
+        points = [str(directory / name) for name in inside if any(map(_is_step, (directory / name).iterdir()))]
+        holds = f"holds a sweep; load one of {', '.join(points)}" if points else "holds no checkpoints"
+        raise FileNotFoundError(f"{workdir} {holds}")
     store = Checkpoints(directory, create=False)
     try:
         restored = store.restore()
@@ -209,6 +209,10 @@ def load(workdir: str | Path) -> Population:
             *path, last = name.split(".")[1:]
             reduce(lambda node, key: node.setdefault(key, {}), path, params)[last] = jnp.asarray(leaf)
     return Population(TransformerConfig(**about["model"]), concatenated(about["d_input"], about["d_output"]), params)
+
+
+def _is_step(path: Path) -> bool:
+    return path.name.isdecimal() and path.is_dir()
 
 
 __all__ = ["Keys", "Population", "TrainSettings", "fastest_predictor", "learning_problem", "load", "train"]
