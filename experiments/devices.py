@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from experiments.validation import BadInput, nearest
 
 PLATFORMS = ("cpu", "gpu", "cuda", "rocm", "tpu")
@@ -20,7 +22,7 @@ def check_device(precision: str) -> str:
     """
     import jax
 
-    asked = jax.config.jax_platforms or ""
+    asked = _config().jax_platforms or ""
     for word in asked.split(",") if asked else ():
         if word not in PLATFORMS:
             raise BadInput(f"JAX_PLATFORMS={asked}: {nearest(word, PLATFORMS)}, or nothing")
@@ -34,6 +36,12 @@ def check_device(precision: str) -> str:
     if why := why_not(platform, precision):
         raise BadInput(f"precision={precision}: {why}")
     return platform
+
+
+def _config() -> Any:
+    import jax
+
+    return jax.config
 
 
 def why_not(platform: str, precision: str) -> str | None:

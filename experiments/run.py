@@ -28,7 +28,7 @@ from experiments.settings import Run, held, parse
 from experiments.validation import BadInput
 
 # What is renamed when it is complete.
-UNFINISHED = ("*.partial", "*.orbax-checkpoint-tmp*", ".*.png", ".*.pdf")
+UNFINISHED = ("*.json*.partial", "report.html.partial", "checkpoints/**/*.orbax-checkpoint-tmp*", "figures/.[0-9]*")
 
 
 def main(argv: list[str]) -> int:
@@ -90,7 +90,7 @@ def _execute(run: Run) -> int:
 def _leave(workdir: Path, trace: str) -> None:
     """After a failure: nothing half written, and where it failed, as far as a disk that may be full takes it."""
     for pattern in UNFINISHED:
-        for path in workdir.rglob(pattern):
+        for path in workdir.glob(pattern):
             with contextlib.suppress(OSError):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     log = workdir / "error.log"

@@ -103,6 +103,8 @@ def _config_path(words: list[str]) -> tuple[Path, str, list[str]]:
         found = path.is_file()
     except (OSError, ValueError):  # a name no file can have
         found = False
+    if not found and f"configs/{path.name}" in _config_names() and Path.cwd() != CONFIGS.parent:
+        raise BadInput(f"--config={file}: no such file in {Path.cwd()}; did you mean {CONFIGS / path.name}?")
     if not found:
         raise BadInput(f"--config={file}: no such file; {nearest(f'configs/{path.stem}.py', _config_names())}")
     return path, variant, [word for word in words if word.partition("=")[0] != "--config"]

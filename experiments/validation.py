@@ -174,6 +174,8 @@ def _check_together(config: ConfigDict) -> None:
     }
     for field, analyses in needs.items():
         if analyses:
+            if field == "task.inputs":
+                _check_words_of_the_package(flatten(config))  # it may just be misspelt
             value = config.task.inputs if field == "task.inputs" else getattr(model, field.split(".")[1])
             left = tuple(a for a in config.analyses if a not in analyses)
             _reject(
