@@ -68,7 +68,7 @@ def test_steps_may_be_raised_where_the_first_ones_do_not_depend_on_the_last(tmp_
     assert settings.parse([*words, "--config.train.steps=21"])
     with pytest.raises(BadInput, match=r"train.steps \(stored 20, asked 19\); it may be raised, .*not lowered"):
         settings.parse([*words, "--config.train.steps=19"])
-    with pytest.raises(BadInput, match="seeds.*train.steps"):
+    with pytest.raises(BadInput, match=r"seeds.*train\.steps"):
         settings.parse([*words, "--config.train.steps=21", "--config.seeds=5"])
     decays = json.loads((tmp_path / "run" / "config.json").read_text())
     decays["config"]["train"]["schedule"] = "cosine"
@@ -101,7 +101,7 @@ def test_files_in_the_way_and_full_disks_are_seen_before_anything_runs(tmp_path,
         settings.parse(words)
     (tmp_path / "checkpoints").unlink()
     (tmp_path / "metrics.jsonl").symlink_to(tmp_path)
-    with pytest.raises(BadInput, match="metrics.jsonl there is no file"):
+    with pytest.raises(BadInput, match=r"metrics\.jsonl there is no file"):
         settings.parse(words)
     (tmp_path / "metrics.jsonl").unlink()
     monkeypatch.setattr(settings, "disk_needed", lambda config: 2.0**70)
