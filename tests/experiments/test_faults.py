@@ -189,6 +189,6 @@ def test_a_signal_while_modules_are_imported_ends_the_process_with_its_code(numb
 
 
 def test_what_holds_no_checkpoints_is_not_called_a_sweep(tmp_path):
-    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "old").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="holds no checkpoints"):
         icl_gd.load(tmp_path)
