@@ -3,8 +3,9 @@
     python -m experiments.run --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.FIELD=VALUE ...]
 
 The workdir (runs/NAME or runs/NAME-VARIANT) receives config.json, metrics.jsonl, TensorBoard events, checkpoints/,
-results.json, figures/ and report.html. Running again resumes an interrupted run and redraws a finished one; a workdir
-that holds a run with other settings is refused. Every config has the variant `smoke`, which takes seconds.
+results.json, figures/ and report.html. Running again resumes an interrupted run and redraws a finished one, and goes
+on with it where `train.steps` was raised; a workdir that holds a run with other settings is refused. Every config has
+the variant `smoke`, which takes seconds.
 
 Exit codes: 0 done; 1 the run failed (its last good checkpoint is kept); 2 bad input, nothing was written;
 130 and 143 stopped by Ctrl-C or SIGTERM, state saved.

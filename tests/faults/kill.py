@@ -15,7 +15,7 @@ from pathlib import Path
 import harness
 from harness import Record
 
-STEPS = 200
+STEPS = 100
 WORDS = (f"--config.train.steps={STEPS}", "--config.train.log_every=5", "--config.train.checkpoint_every=5")
 KILLS = 4  # of one run, before it may end
 MOMENTS = ("at any moment", "during a save", "at any moment", "after the last step")
@@ -33,8 +33,8 @@ def killed(workdir: Path, moment: str, seconds: float, rng: random.Random) -> st
         "after the last step": lambda: (workdir / "checkpoints" / str(STEPS)).exists(),
     }[moment]
     # A save takes some tens of milliseconds; any of several saves, at any point of it.
-    wait = rng.uniform(0, {"at any moment": seconds, "during a save": 0.02, "after the last step": 2.0}[moment])
-    skip = time.monotonic() + (rng.uniform(0, seconds) if moment == "during a save" else 0)
+    wait = rng.uniform(0, {"at any moment": 0.8 * seconds, "during a save": 0.02, "after the last step": 2.0}[moment])
+    skip = time.monotonic() + (rng.uniform(0, 0.6 * seconds) if moment == "during a save" else 0)
     with subprocess.Popen(
         harness.command(workdir, *WORDS), cwd=harness.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
@@ -73,4 +73,4 @@ def run(count: int, directory: Path) -> list[Record]:
 
 
 if __name__ == "__main__":
-    sys.exit(harness.main(run, 24))
+    sys.exit(harness.main(run, 20))
