@@ -3,8 +3,9 @@
     python -m experiments.run --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.FIELD=VALUE ...]
 
 The workdir (runs/NAME or runs/NAME-VARIANT) receives config.json, metrics.jsonl, TensorBoard events, checkpoints/,
-results.json, figures/ and report.html. Running again resumes an interrupted run and redraws a finished one; a workdir
-that holds a run with other settings is refused. Every config has the variant `smoke`, which takes seconds.
+results.json, figures/ and report.html. Running again resumes an interrupted run and redraws a finished one, and goes
+on with it where `train.steps` was raised; a workdir that holds a run with other settings is refused. Every config has
+the variant `smoke`, which takes seconds.
 
 Exit codes: 0 done; 1 the run failed (its last good checkpoint is kept); 2 bad input, nothing was written;
 130 and 143 stopped by Ctrl-C or SIGTERM, state saved.
@@ -12,14 +13,23 @@ Exit codes: 0 done; 1 the run failed (its last good checkpoint is kept); 2 bad i
 
 import contextlib
 import importlib
+import logging
 import os
+import shutil
 import signal
 import sys
 import traceback
 import warnings
+from pathlib import Path
 
+import absl.logging
+
+from experiments.devices import check_device
 from experiments.settings import Run, held, parse
 from experiments.validation import BadInput
+
+# What is renamed when it is complete.
+UNFINISHED = ("*.json*.partial", "report.html.partial", "checkpoints/**/*.orbax-checkpoint-tmp*", "figures/.[0-9]*")
 
 
 def main(argv: list[str]) -> int:
@@ -29,6 +39,8 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         run = parse(argv)
+        check_device(run.config.precision)
+        importlib.import_module(f"experiments.recipes.{run.config.recipe}")  # seconds, in which nothing is written yet
         with held(run.workdir):
             return _execute(run)
     except BadInput as error:
@@ -39,6 +51,7 @@ def main(argv: list[str]) -> int:
 def _execute(run: Run) -> int:
     import jax
 
+    from experiments.compilation import Cache
     from experiments.monitor import Stop
     from icl_gd.training import Interrupted
 
@@ -48,10 +61,15 @@ def _execute(run: Run) -> int:
     # A smoke run compiles more than it computes.
     jax.config.update("jax_disable_most_optimizations", run.variant == "smoke")
     warnings.showwarning = lambda message, *_: print("warning:", " ".join(str(message).split()), file=sys.stderr)
-    stop = Stop()
+    # Orbax and its tasks log, with tracebacks, what is also raised.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    cache, stop = Cache(), Stop()
     try:
         with stop:
             importlib.import_module(f"experiments.recipes.{run.config.recipe}").run(run, stop)
+        (run.workdir / "error.log").unlink(missing_ok=True)
+        print(cache)
         return 0
     except Interrupted as interrupted:
         print(f"stopped at step {interrupted.step}, saved; the same command resumes from there", file=sys.stderr)
@@ -63,16 +81,37 @@ def _execute(run: Run) -> int:
         if os.environ.get("ICL_GD_TRACEBACK"):
             raise
         message, kept = " ".join(str(error).split()), "nothing was saved"
-        if run.workdir.is_dir():
-            if any((run.workdir / "checkpoints").glob("**/state")):
-                kept = f"the last good checkpoint is kept in {run.workdir}"
-            with contextlib.suppress(OSError):  # a full disk may be what failed
-                (run.workdir / "error.log").write_text(traceback.format_exc())
+        if any((run.workdir / "checkpoints").glob("**/state")):
+            kept = f"the last good checkpoint is kept in {run.workdir}"
+        _leave(run.workdir, traceback.format_exc())
         print(f"error: the run failed: {type(error).__name__}: {message}; {kept}", file=sys.stderr)
         return 1
 
 
+def _leave(workdir: Path, trace: str) -> None:
+    """After a failure: nothing half written, and where it failed, as far as a disk that may be full takes it."""
+    for pattern in UNFINISHED:
+        for path in workdir.glob(pattern):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    log = workdir / "error.log"
+    try:
+        log.write_text(trace)
+    except OSError:
+        with contextlib.suppress(OSError):
+            log.unlink()
+
+
+def _stop_before_the_run(number: int, frame: object) -> None:
+    """Ends the process at once: nothing is written yet, and extension modules that are being imported abort on an
+    exception."""
+    os.write(2, b"stopped before the run began; nothing was written\n")
+    os._exit(128 + number)
+
+
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop_before_the_run)
     code = main(sys.argv)
     if code > 128:
         # JAX's threads may still be at work on what was interrupted; the interpreter must not tear down under them.

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
 from experiments.defaults import base_config
-from experiments.validation import OPTIONAL, BadInput, flatten, nearest, validate
+from experiments.validation import OPTIONAL, BadInput, disk_needed, flatten, nearest, validate
 
 if TYPE_CHECKING:  # importing JAX takes a second, in which bad input is answered
     from icl_gd.models import TransformerConfig
@@ -69,7 +70,7 @@ def parse(argv: list[str]) -> Run:
     validate(config)
     before, after = flatten(stored), flatten(config)
     overridden = tuple(field for field in after if after[field] != before.get(field) and field not in FREE_FIELDS)
-    _check_workdir(workdir, path.stem, variant or None, after)
+    _check_workdir(workdir, path.stem, variant or None, config)
     return Run(config, path.stem, variant or None, workdir, overridden)
 
 
@@ -102,6 +103,8 @@ def _config_path(words: list[str]) -> tuple[Path, str, list[str]]:
         found = path.is_file()
     except (OSError, ValueError):  # a name no file can have
         found = False
+    if not found and f"configs/{path.name}" in _config_names() and Path.cwd() != CONFIGS.parent:
+        raise BadInput(f"--config={file}: no such file in {Path.cwd()}; did you mean {CONFIGS / path.name}?")
     if not found:
         raise BadInput(f"--config={file}: no such file; {nearest(f'configs/{path.stem}.py', _config_names())}")
     return path, variant, [word for word in words if word.partition("=")[0] != "--config"]
@@ -206,7 +209,19 @@ def held(workdir: Path) -> Iterator[None]:
                 workdir.rmdir()
 
 
-def _check_workdir(workdir: Path, name: str, variant: str | None, asked: dict[str, Any]) -> None:
+def _check_what_is_in_the_way(workdir: Path) -> None:
+    """What a run writes may be there already, as what it is, and must be writable."""
+    for name in ("checkpoints", "figures", "config.json", "metrics.jsonl", "results.json", "report.html"):
+        path, wanted = workdir / name, "file" if "." in name else "directory"
+        if not path.exists() and not path.is_symlink():
+            continue
+        if not (path.is_file() if wanted == "file" else path.is_dir()):
+            raise BadInput(f"--workdir={workdir}: {name} there is no {wanted}; move it, or give another")
+        if not os.access(path, os.W_OK | (0 if wanted == "file" else os.X_OK)):
+            raise BadInput(f"--workdir={workdir}: cannot write to {name} there; give a directory that can be written")
+
+
+def _check_workdir(workdir: Path, name: str, variant: str | None, config: ConfigDict) -> None:
     above = workdir.absolute()
     try:
         while not above.exists() and not above.is_symlink():
@@ -215,6 +230,12 @@ def _check_workdir(workdir: Path, name: str, variant: str | None, asked: dict[st
         raise BadInput(f"--workdir={workdir}: {error.strerror}; give a directory that can be made") from error
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise BadInput(f"--workdir={workdir}: cannot write to {above}; give a directory that can be made and written")
+    _check_what_is_in_the_way(workdir)
+    if (free := shutil.disk_usage(above).free) < (needed := disk_needed(config)):
+        raise BadInput(
+            f"--workdir={workdir}: {free / 2**20:.3g} MiB are free there, a run needs about {needed / 2**20:.3g}; "
+            "make room, or give another"
+        )
     if (workdir / "results.json").exists() and not (workdir / "config.json").exists():
         raise BadInput(f"--workdir={workdir} holds results without their config.json; give another --workdir")
     try:
@@ -229,11 +250,26 @@ def _check_workdir(workdir: Path, name: str, variant: str | None, asked: dict[st
         ) from error
     if there != (None, None) and there != (name, variant):
         raise BadInput(f"--workdir={workdir} holds a run of {there[0]}:{there[1]}; give another --workdir")
-    asked = flatten(json.loads(json.dumps(asked, default=str)))
+    asked = flatten(json.loads(json.dumps(flatten(config), default=str)))
     differ = [f for f in sorted({*asked, *stored}) if asked.get(f) != stored.get(f) and not f.startswith(FREE_FIELDS)]
+    if differ == ["train.steps"] and not (why := _no_extension(stored, asked)):
+        return
     if differ:
         shown = ", ".join(f"{f} (stored {stored.get(f)}, asked {asked.get(f)})" for f in differ)
-        raise BadInput(f"--workdir={workdir} holds a run with other settings: {shown}; give another --workdir")
+        why = f"; {why}" if differ == ["train.steps"] else ""
+        raise BadInput(f"--workdir={workdir} holds a run with other settings: {shown}{why}; give another --workdir")
+
+
+def _no_extension(stored: dict[str, Any], asked: dict[str, Any]) -> str | None:
+    """Why a run cannot go on to other `train.steps` than it was stored with; None if it can."""
+    before, after = stored.get("train.steps"), asked["train.steps"]
+    if not isinstance(before, int) or not isinstance(after, int):
+        return "a sweep over it cannot be changed"
+    if after < before:
+        return "it may be raised, to extend the run, not lowered"
+    if asked["train.schedule"] != "constant":
+        return f"train.schedule={asked['train.schedule']} depends on the last step, only a constant one can be extended"
+    return None
 
 
 def task_of(config: ConfigDict, n_context: int | None = None) -> LinearRegression:

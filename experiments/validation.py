@@ -17,6 +17,7 @@ ANALYSES = ("alignment", "shifts", *ONE_LAYER_ONLY)
 # Placeholders, which may be None.
 OPTIONAL = ("task.rotation_seed", "model.d_head", "model.clip")
 FIT_FLOATS = 2**27  # at most, in the prompts that step sizes are tuned on
+FIGURES = 4 * 2**20  # bytes of a run's figures, report and metrics
 BYTES_PER_FLOAT = {"float32": 4, "float64": 8}
 
 
@@ -177,6 +178,8 @@ def _check_together(config: ConfigDict) -> None:
     }
     for field, analyses in needs.items():
         if analyses:
+            if field == "task.inputs":
+                _check_words_of_the_package(flatten(config))  # it may just be misspelt
             value = config.task.inputs if field == "task.inputs" else getattr(model, field.split(".")[1])
             left = tuple(a for a in config.analyses if a not in analyses)
             _reject(
@@ -205,6 +208,15 @@ def memory_needed(config: ConfigDict) -> float:
     evaluation = evaluated * (3 * context + min(config.seeds, 16) * 6 * layers * per_layer)
     fit = 3 * min(config.eval.prompts * (n + 1) * e, FIT_FLOATS)
     return BYTES_PER_FLOAT[config.precision] * float(weights + max(step, evaluation, fit))
+
+
+def disk_needed(config: ConfigDict) -> float:
+    """Bytes that a run writes, within a factor of about two: three checkpoints (one is written before one goes), each
+    of the weights and the optimiser's two moments of them, and figures and report."""
+    model, e = config.model, config.task.d_input + config.task.d_output
+    weights = config.seeds * model.n_layers * model.n_heads * 4 * e * (model.d_head or e)
+    sweeps = len(config.task.n_context) if isinstance(config.task.n_context, tuple) else 1
+    return 3 * 3 * sweeps * BYTES_PER_FLOAT[config.precision] * float(weights) + FIGURES
 
 
 def _check_memory(config: ConfigDict) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import install_import_hook
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_disable_most_optimizations", True)  # compiling is what the tests spend their time on
+jax.config.update("jax_enable_compilation_cache", False)  # what tests compile is not left in the user's cache
 
 # For mutations.py: a failing example need not be made small.
 hypothesis.settings.register_profile("first_failure", phases=[hypothesis.Phase.generate])

@@ -29,6 +29,7 @@ class Mutation(NamedTuple):
 CONSTRUCTIONS, LEARNERS, MODELS, TASKS, TRAINING = (
     f"laws/test_{name}.py" for name in ("constructions", "learners", "models", "tasks", "training")
 )
+FAULTS = "experiments/test_faults.py"
 MUTATIONS = [
     Mutation("constructions/gradient_descent.py", "set(-jnp.eye(m))", "set(jnp.eye(m))", f"{CONSTRUCTIONS} float64"),
     Mutation("constructions/gradient_descent.py", "set(w0)", "set(-w0)", f"{CONSTRUCTIONS} float64"),
@@ -95,19 +96,41 @@ MUTATIONS = [
     Mutation("training/checkpoint.py", 'if described["sha256"] != _checksum(leaves, about)', "if False",
              f"{TRAINING} checksums"),
     Mutation("training/in_context.py", "if stored != about:", "if False:", f"{TRAINING} another_population"),
+    Mutation("training/in_context.py", "ending = settings.steps - step < chunk_steps", "ending = last",
+             f"{TRAINING} last_whole"),
+    Mutation("training/in_context.py", " if any(map(_is_step, (directory / name).iterdir()))", "", f"{FAULTS} sweep"),
+    Mutation("experiments/settings.py", "if after < before:", "if False:", f"{FAULTS} raised"),
+    Mutation("experiments/settings.py", 'if asked["train.schedule"] != "constant":', "if False:", f"{FAULTS} raised"),
+    Mutation("experiments/settings.py", "    _check_what_is_in_the_way(workdir)\n", "", f"{FAULTS} way"),
+    Mutation("experiments/settings.py", "(needed := disk_needed(config))", "(needed := 0)", f"{FAULTS} way"),
+    Mutation("experiments/continuation.py", "taken == json.loads(json.dumps(steps))", "True", f"{FAULTS} fewer"),
+    Mutation("experiments/continuation.py", 'if end % config["train"]["log_every"]:', "if False:", f"{FAULTS} fewer"),
+    Mutation("experiments/continuation.py", "ends.append(old)", "pass", f"{FAULTS} fewer"),
+    Mutation("experiments/monitor.py", 'if line["step"] <= step or', 'if line["step"] < step or',
+             "experiments/test_comparisons.py go_on"),
+    Mutation("experiments/devices.py", "if word not in PLATFORMS:", "if False:", f"{FAULTS} platforms"),
+    Mutation("experiments/devices.py", 'if platform == "tpu" and', "if False and", f"{FAULTS} tpu"),
+    Mutation("experiments/run.py", "for path in workdir.glob(pattern):", "for path in ():", f"{FAULTS} half"),
+    Mutation("experiments/run.py", "os._exit(128 + number)", "os._exit(1)", f"{FAULTS} imported"),
+    Mutation("experiments/compilation.py", "-{_cpu()}", "", f"{FAULTS} cache"),
+    Mutation("experiments/doctor.py", "            well = False", "            pass", f"{FAULTS} doctor"),
+    Mutation("experiments/recipes/linear_attention.py", "        screen.resume(step)", "        pass",
+             f"{FAULTS} injected kill"),
+    Mutation("experiments/run.py", "signal.signal(number, _stop_before_the_run)", "pass", f"{FAULTS} injected signals"),
+    Mutation("experiments/validation.py", "if not math.isfinite(value):", "if False:", f"{FAULTS} injected bad_input"),
 ]  # fmt: skip
 
 
 def outcome(mutation: Mutation, tree: Path) -> str:
     """What became of the law in a copy of the tree: "fails" is what is wanted."""
-    path = tree / "icl_gd" / mutation.file
+    path = tree / ("" if mutation.file.startswith("experiments/") else "icl_gd") / mutation.file
     before = path.read_text()
     if before.count(mutation.old) != 1:
         return f"does not apply: {before.count(mutation.old)} places"
     path.write_text(before.replace(mutation.old, mutation.new))
     file, *words = mutation.law.split()
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--hypothesis-profile=first_failure", f"tests/{file}"]
-    command += ["-k", " and ".join(words)]
+    command += ["-k", " and ".join(words), "-m", "slow or not slow"]
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
     path.write_text(before)
     return {0: "STANDS", 1: "fails"}.get(done.returncode, f"did not run: {done.stdout[-200:]}")

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import figures, monitor, report, results
+from experiments import continuation, figures, monitor, report, results
 from experiments.recipes import comparisons
 from experiments.settings import Run, model_of, task_of, train_of
 from experiments.validation import FIT_FLOATS
@@ -25,19 +25,14 @@ EVAL_KEY, CURVE_KEY, FIT_KEY = 1, 2, 3  # folded into a key no member trains on
 
 def run(run: Run, stop: monitor.Stop) -> None:
     """Runs a config from start (or from its last checkpoint) to report; a finished run is only redrawn."""
-    workdir = run.workdir
-    if (finished := workdir / "results.json").exists():
+    workdir, config = run.workdir, run.config.to_dict()
+    if (done := continuation.finished(workdir, config)) is not None:
         print(f"{workdir} holds a finished run; drawing its figures and report again")
-        try:
-            done = json.loads(finished.read_text())
-        except ValueError as error:
-            raise ValueError(f"{finished} is unreadable ({error}); without it the run is analysed again") from error
         present(workdir, done)
         return
     began = time.time()
-    config = run.config.to_dict()
     about = {"experiment": run.name, "variant": run.variant, **results.provenance(run.config.precision)}
-    results.write_json(workdir / "config.json", {**about, "config": config})
+    continuation.store(workdir, about, config)
 
     found: dict[str, Any] = {"metrics": {}, "curves": {}, "arrays": {}, "sweep": []}
     contexts = run.config.task.n_context
@@ -49,7 +44,7 @@ def run(run: Run, stop: monitor.Stop) -> None:
         found["curves"] = sweep_curves(contexts, found["sweep"])
     else:
         found |= run_one(run, contexts, "", stop)
-    done = {**about, "wall_seconds": time.time() - began, **found}
+    done = {**about, "steps": config["train"]["steps"], "wall_seconds": time.time() - began, **found}
     done["claims"] = results.check_claims(config["claims"], done, run.overridden)
     results.write_json(workdir / "results.json", done)
     present(workdir, json.loads((workdir / "results.json").read_text()))

@@ -6,6 +6,7 @@ read without the code that wrote it, and what is compared with its checksum does
 
 import hashlib
 import json
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,6 +48,19 @@ def _checksum(leaves: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str
     return digest.hexdigest()
 
 
+def _hush_what_is_under_way() -> None:
+    """When one leaf cannot be read or written, the others report to an event loop that is closed by then; each would
+    print a traceback beside the exception that is raised, at any time until the process ends."""
+    said = sys.unraisablehook
+    if getattr(said, "__name__", "") != "all_but_those":
+
+        def all_but_those(about: Any) -> None:
+            if str(about.exc_value) != "Event loop is closed":
+                said(about)
+
+        sys.unraisablehook = all_but_those
+
+
 class Checkpoints:
     """The checkpoints of one run: the last `keep` steps under `directory`, each written atomically.
 
@@ -60,6 +74,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=create, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
         self._bad: set[int] = set()
+        _hush_what_is_under_way()
 
     def save(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
         """Writes the state of `step`; one that is there already is left alone.

@@ -187,7 +187,8 @@ def train(
             Population(config, layout, jax.tree.map(jnp.asarray, state.member.params), diverged_at, swept), step, loss
         )
         gone = bool(np.all(diverged_at >= 0))
-        if store is not None and (last or gone or signal or step % checkpoint_every < len(loss)):
+        ending = settings.steps - step < chunk_steps  # or the last whole chunk, from where a longer run goes on
+        if store is not None and (ending or gone or signal or step % checkpoint_every < len(loss)):
             store.save(step, state, about)
         if gone:
             raise FloatingPointError(f"every member has diverged, the last at step {diverged_at.max()}")
@@ -249,11 +250,11 @@ def load(workdir: str | Path) -> Population:
     directory = Path(workdir)
     if (directory / "checkpoints").is_dir():
         directory = directory / "checkpoints"
-    if not directory.is_dir():
-        raise FileNotFoundError(f"no checkpoints under {workdir}")
-    inside = sorted(path.name for path in directory.iterdir() if path.is_dir())
-    if inside and not any(name.isdecimal() for name in inside):
-        raise FileNotFoundError(f"{workdir} holds a sweep; load one of {', '.join(str(directory / n) for n in inside)}")
+    inside = sorted(path.name for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
+    if not any(name.isdecimal() for name in inside):
+        points = [str(directory / name) for name in inside if any(map(_is_step, (directory / name).iterdir()))]
+        holds = f"holds a sweep; load one of {', '.join(points)}" if points else "holds no checkpoints"
+        raise FileNotFoundError(f"{workdir} {holds}")
     store = Checkpoints(directory, create=False)
     try:
         restored = store.restore()
@@ -275,6 +276,10 @@ def load(workdir: str | Path) -> Population:
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+def _is_step(path: Path) -> bool:
+    return path.name.isdecimal() and path.is_dir()
 
 
 __all__ = ["Population", "TrainSettings", "fastest_predictor", "learning_problem", "load", "train"]

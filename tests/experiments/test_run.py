@@ -6,21 +6,17 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-import icl_gd
 from experiments import results, run
 from experiments.recipes import linear_attention
 from icl_gd.training import Interrupted
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-# The smallest run: nothing is analysed that compiles for long.
-QUICK = ("--config.analyses=()", "--config.eval.prompts=64", "--config.eval.curve_prompts=32")
 
 
 def command(name, workdir, *more):
@@ -44,32 +40,6 @@ def test_smoke(name, tmp_path):
     assert list(tmp_path.glob("events.out.tfevents*"))
     again = subprocess.run(command(name, tmp_path), cwd=ROOT, check=True, timeout=600, capture_output=True, text=True)
     assert "finished" in again.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_save_and_resume(number, code, tmp_path):
-    steps = ("--config.train.steps=200000", "--config.train.checkpoint_every=100000", *QUICK)
-    with subprocess.Popen(
-        command("one_layer", tmp_path, *steps), cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as started:
-        deadline = time.time() + 300
-        while not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").read_text():
-            assert started.poll() is None
-            assert time.time() < deadline
-            time.sleep(0.2)
-        started.send_signal(number)
-        started.communicate(timeout=120)
-    assert started.returncode == code
-    saved = icl_gd.load(tmp_path)
-    assert len(saved) == 2
-    with subprocess.Popen(
-        command("one_layer", tmp_path, *steps), cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as resumed:
-        line = next(line for line in resumed.stdout if "resum" in line)
-        resumed.send_signal(signal.SIGTERM)
-        resumed.communicate(timeout=120)
-    assert re.fullmatch(r"resuming training from step [1-9]\d*\n", line)
 
 
 def test_a_failing_run_says_so_in_one_line(tmp_path, monkeypatch, capsys):

@@ -206,6 +206,13 @@ def test_a_finished_run_can_be_extended(whole, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_the_last_whole_chunk_is_saved(tmp_path):
+    """A longer run goes on from there: the short chunk after it would not be one of its own."""
+    odd = TrainSettings(**{**SETTINGS.__dict__, "steps": 7})
+    icl_gd.train(TASK, MODEL, odd, seeds=3, chunk_steps=2, checkpoints=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["6", "7"]
+
+
 def test_a_checkpoint_of_another_format_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
     run(checkpoints=tmp_path)

@@ -1,0 +1,75 @@
+"""Runs the scripts beside this file at full count, and writes what they counted into docs/reliability.md.
+
+    python tests/faults/all.py [NAME ...] [--write]
+
+Without names all of them, about twenty minutes on two CPU cores; with --write their rows of the table are replaced.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+
+import harness
+from harness import ROOT, Record
+
+SCRIPTS = ("kill", "signals", "extension", "corruption", "disk", "bad_input")
+PAGE, BEGIN, END = ROOT / "docs" / "reliability.md", "<!-- counts:begin -->\n", "<!-- counts:end -->"
+HEAD = ["| script | fault | held | tried | measured with |", "| --- | --- | --- | --- | --- |"]
+
+
+def records(name: str, count: int | None = None) -> list[Record]:
+    """What a script counts, run as a process of its own."""
+    counted = [] if count is None else [f"--count={count}"]
+    done = harness.process([sys.executable, f"tests/faults/{name}.py", "--json", *counted], timeout=None)
+    if not done.stdout:
+        raise RuntimeError(f"{name} did not run: {done.stderr[-2000:]}")
+    return [Record(**record) for record in json.loads(done.stdout)]
+
+
+def rows(name: str, found: list[Record]) -> list[str]:
+    """A row of the table for each class of cases."""
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
+    where = f"jax {version('jax')}, revision {git.stdout.strip()}"
+    lines = []
+    for kind in dict.fromkeys(record.kind for record in found):
+        tried = [record.ok for record in found if record.kind == kind and record.ok is not None]
+        lines.append(f"| `{name}.py` | {kind} | {sum(tried)} | {len(tried)} | {where} |")
+    return lines
+
+
+def write(measured: dict[str, list[str]]) -> None:
+    """Replaces the rows of the scripts that were run."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    table, _, after = rest.partition(END)
+    lines = []
+    for name in SCRIPTS:
+        lines += measured.get(name) or [line for line in table.splitlines() if line.startswith(f"| `{name}.py` |")]
+    partial = PAGE.with_name(PAGE.name + ".partial")
+    partial.write_text(before + BEGIN + "\n".join([*HEAD, *lines]) + "\n" + END + after, encoding="utf-8")
+    os.replace(partial, PAGE)
+
+
+def main(words: list[str]) -> int:
+    """Runs the command line and returns the exit code: 1 if a case fails."""
+    names = [word for word in words if word != "--write"] or list(SCRIPTS)
+    if unknown := sorted({*names} - {*SCRIPTS}):
+        print(f"error: {', '.join(unknown)}: accepted: {', '.join(SCRIPTS)}, --write", file=sys.stderr)
+        return 2
+    failed, measured = 0, {}
+    for name in names:
+        found = records(name)
+        measured[name] = rows(name, found)
+        print("\n".join(f"{name}: {line}" for line in harness.table(found)), flush=True)
+        for record in found:
+            if record.ok is False:
+                failed += 1
+                print(f"FAILS: {record.kind}: {record.case}: {record.seen}", flush=True)
+    if "--write" in words:
+        write(measured)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

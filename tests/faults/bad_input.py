@@ -1,0 +1,240 @@
+"""Generated bad command lines: exit code 2, one line with field, value and what is accepted, and nothing is created.
+
+    python tests/faults/bad_input.py [--count N] [--json]
+
+The cases are drawn by rules from the fields that the configs have and from what `experiments.validation` accepts. All
+go through the command's `main` in this process; one in fifteen is run as a process too, which must end within five
+seconds.
+"""
+
+import contextlib
+import io
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import harness
+from harness import ROOT, Record
+
+from experiments import run as command
+from experiments import validation
+from experiments.settings import KINDS, parse
+from experiments.validation import ANALYSES, NUMBERS, ONE_LAYER_ONLY, SIZES, WHOLE, flatten
+
+CONFIGS = [f"--config={path}" for path in sorted((ROOT / "configs").glob("*.py"))]
+WORDS = {
+    "precision": list(validation.BYTES_PER_FLOAT),
+    "task.inputs": ["uniform", "normal"],
+    "train.schedule": ["constant", "cosine"],
+    "task.name": ["linear"],
+    "recipe": ["linear_attention"],
+}
+SECONDS, ONE_IN = 5.0, 15
+
+
+class Case(NamedTuple):
+    """A bad command line, and what its one line must mention."""
+
+    kind: str
+    words: tuple[str, ...]
+    mentions: tuple[str, ...]
+
+
+def misspelt(word: str, rng: random.Random) -> str:
+    """One slip of the fingers: a letter left out, doubled, exchanged with the next, or another one."""
+    while True:
+        i = rng.randrange(1, len(word) - 1)
+        before, letter, after = word[:i], word[i], word[i + 1 :]
+        slips = (before + after, before + letter + word[i:], before + after[0] + letter + after[1:])
+        found = rng.choice([*slips, before + rng.choice("aeioubdgkz") + after])
+        if found != word:
+            return found
+
+
+def out_of_range(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
+    field = rng.choice([name for name in NUMBERS if isinstance(fields[name], int | float)])
+    low, high, inclusive = NUMBERS[field]
+    number = int if field in WHOLE else float
+    bad = [(number(low - rng.choice([1, 2, 10, 1000])), "at least" if inclusive else "above")]
+    bad += [] if inclusive else [(number(low), f"above {low}")]
+    if high is not None:
+        bad.append((number(high * 2 + rng.randrange(5)), "below 1" if high == validation.BELOW_ONE else "at most"))
+    value, hint = rng.choice(bad)
+    yield Case("out of range", (f"--config.{field}={value}",), (f"{field}={value}", hint))
+
+
+def not_finite(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
+    field = rng.choice([name for name in NUMBERS if isinstance(fields[name], float)])
+    value = rng.choice(["nan", "inf", "-inf", "1e999"])
+    yield Case("not finite", (f"--config.{field}={value}",), (f"{field}={float(value)}", "not finite; must be"))
+
+
+def wrong_type(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
+    kinds: dict[type, list[str]] = {
+        int: ["abc", "1.5", "1e3", "ten", "(1,2)", "true", "1,000", "0x"],
+        float: ["abc", "1.2.3", "(1,2)", "1,5", "high", "--"],
+        bool: ["maybe", "2", "-1", "on", "nope"],
+        list: ["(1,", "(1 2)", "((1,2)"],
+    }
+    field = rng.choice([name for name, value in fields.items() if type(value) in kinds and name != "claims"])
+    value = rng.choice(kinds[type(fields[field])])
+    kind = tuple if type(fields[field]) is list else type(fields[field])
+    yield Case("of a wrong type", (f"--config.{field}={value}",), (f"{field}={value}", KINDS[kind]))
+
+
+def misspelt_field(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
+    field = rng.choice(list(fields))
+    section, _, leaf = field.rpartition(".")
+    wrong = f"{section}.{misspelt(leaf, rng)}".lstrip(".")
+    if wrong not in fields and len(leaf) > 4:
+        yield Case("a misspelt field", (f"--config.{wrong}=1",), (wrong, f"did you mean {field}?"))
+
+
+def unknown_field(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
+    wrong = "".join(rng.choices("qxzjvwk", k=rng.randrange(3, 9)))
+    yield Case("an unknown field", (f"--config.{wrong}={rng.randrange(9)}",), (wrong, "accepted: ", "seeds"))
+
+
+def misspelt_word(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
+    field = rng.choice([*WORDS, "analyses", "model.attention"])
+    accepted = {**WORDS, "analyses": list(ANALYSES), "model.attention": ["linear"]}[field]
+    word = rng.choice(accepted)
+    wrong = misspelt(word, rng)
+    if wrong not in accepted:
+        given = f"('{wrong}',)" if field == "analyses" else wrong
+        yield Case("a misspelt word", (f"--config.{field}={given}",), (field, wrong, word))
+
+
+def flags(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
+    field = rng.choice(list(fields))
+    wrong = misspelt("workdir", rng)
+    stray = "".join(rng.choices("abcdefgh", k=rng.randrange(2, 9)))
+    yield rng.choice(
+        [
+            Case("a bad flag", (f"--{wrong}=x",), (f"--{wrong}", "did you mean --workdir?")),
+            Case("a bad flag", (f"--{field}=1",), (f"--{field}", f"did you mean --config.{field}?")),
+            Case("a stray argument", (stray,), (stray, "--config.FIELD=VALUE")),
+            Case("a stray argument", (f"{field}={rng.randrange(9)}",), (field, "--config.FIELD=VALUE")),
+        ]
+    )
+
+
+def no_value(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
+    field = rng.choice([name for name, value in fields.items() if not isinstance(value, bool)])
+    yield Case("a flag without value", (f"--config.{field}",), (f"--config.{field}", "needs a value"))
+
+
+def section(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
+    name = rng.choice(["train", "task", "model", "eval"])
+    yield Case("a section for a field", (f"--config.{name}={rng.randrange(99)}",), (f"--config.{name}", "did you mean"))
+
+
+def too_large(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
+    field = rng.choice([name for name in SIZES if isinstance(fields[name], int) and name not in ("seeds",)])
+    value = rng.randrange(1, 1000) * 10**9
+    quiet = () if field in ("task.d_input", "task.d_output") else ("--config.analyses=()",)
+    if field == "task.d_input" and fields["task.eigenvalues"]:
+        return
+    yield Case("too large for memory", (f"--config.{field}={value}", *quiet), ("GiB", f"{field}={value}"))
+
+
+def contradiction(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
+    analysis, number = rng.choice(ONE_LAYER_ONLY), rng.randrange(2, 40)
+    asked = f"--config.analyses=('{analysis}',)"
+    cases = [
+        Case("", (asked, f"--config.model.n_layers={number}"), (f"model.n_layers={number}", analysis)),
+        Case("", (f"--config.seed={2**31 - number}", f"--config.seeds={2**31 + 2 * number}"), ("seeds=", "2^32")),
+        Case("", (f"--config.model.attention={','.join(['linear'] * number)}",), ("model.attention", "one per layer")),
+    ]
+    if analysis != "optimum":
+        cases.append(Case("", (asked, f"--config.model.clip={number}"), (f"model.clip={number}.0", analysis)))
+    if not fields["task.eigenvalues"]:
+        cases.append(Case("", (f"--config.task.rotation_seed={number}",), (f"rotation_seed={number}", "eigenvalues")))
+    else:
+        d_input = len(fields["task.eigenvalues"]) + number
+        cases.append(Case("", (f"--config.task.d_input={d_input}",), ("task.eigenvalues", f"task.d_input={d_input}")))
+    if isinstance(fields["task.n_context"], list):
+        cases.append(Case("", (f"--config.task.n_context=({number},{number})",), ("task.n_context", "once")))
+        cases.append(Case("", (f"--config.task.n_context=(5,-{number})",), (f"task.n_context=-{number}", "at least 1")))
+    yield rng.choice(cases)._replace(kind="a contradiction")
+
+
+RULES: tuple[Callable[[dict[str, Any], random.Random], Iterator[Case]], ...] = (
+    *(out_of_range, not_finite, wrong_type, misspelt_field, unknown_field, misspelt_word),
+    *(flags, no_value, section, too_large, contradiction),
+)
+
+
+def names_of_configs(config: str, rng: random.Random) -> Case:
+    """A config or a variant that is not there."""
+    path = Path(config.removeprefix("--config="))
+    if (kind := rng.random()) < 0.2:
+        return Case("a config of another directory", (f"--config=a/{path.name}",), (path.name, f"did you mean {path}?"))
+    if kind < 0.6:
+        wrong = misspelt(path.stem, rng)
+        return Case(
+            "an unknown config", (f"--config=configs/{wrong}.py",), (wrong, f"did you mean configs/{path.name}?")
+        )
+    wrong = misspelt("smoke", rng)
+    return Case("an unknown variant", (f"{config}:{wrong}",), (wrong, "did you mean smoke?"))
+
+
+def cases(count: int) -> list[Case]:
+    """`count` distinct cases, rule after rule, over all configs and their smoke variants."""
+    rng, found = random.Random(0), {}
+    fields = {config: flatten(parse(["run", config]).config) for config in CONFIGS}
+    while len(found) < count:
+        for rule in RULES:
+            config = rng.choice(CONFIGS)
+            for case in rule(fields[config], rng):
+                words = [rng.choice([config, f"{config}:smoke"]), *case.words]
+                rng.shuffle(words)
+                if not (len(words) > 1 and words[0] == case.words[0] and case.kind == "a flag without value"):
+                    found[tuple(words)] = case._replace(words=tuple(words))
+        case = names_of_configs(rng.choice(CONFIGS), rng)
+        found[case.words] = case
+    return list(found.values())[:count]
+
+
+def answer(case: Case, process: bool) -> tuple[int, str, str, float]:
+    """Exit code, output, errors and seconds of a command line."""
+    began = time.monotonic()
+    if process:
+        done = harness.process([sys.executable, "-m", "experiments.run", *case.words], cwd=os.getcwd())
+        return done.returncode, done.stdout, done.stderr, time.monotonic() - began
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = command.main(["run", *case.words])
+        except BaseException as error:
+            code, err = -1, io.StringIO(f"Traceback: {error!r}")
+    return code, out.getvalue(), err.getvalue(), time.monotonic() - began
+
+
+def judge(case: Case, process: bool) -> Record:
+    code, out, err, seconds = answer(case, process)
+    wrong = [f"exit code {code}"] * (code != 2) + ["more than one line"] * (not harness.one_line(err) or out != "")
+    wrong += [f"no mention of {word!r}" for word in case.mentions if word not in err]
+    wrong += [f"created {os.listdir()}"] * bool(os.listdir()) + [f"{seconds:.1f} s"] * (seconds > SECONDS)
+    kind = f"as a process, within {SECONDS:.0f} s" if process else case.kind
+    return Record(kind, " ".join(case.words), not wrong, f"{'; '.join(wrong)}: {err.strip()}" if wrong else err.strip())
+
+
+def run(count: int, directory: Path) -> list[Record]:
+    """`count` distinct bad command lines, and some of them again as processes."""
+    command._execute = lambda asked: 0  # what is wrongly accepted fails its case instead of training
+    before, found = os.getcwd(), cases(count)
+    os.chdir(directory)
+    try:
+        records = [judge(case, process=False) for case in found]
+        return records + [judge(case, process=True) for case in found[7::ONE_IN]]
+    finally:
+        os.chdir(before)
+
+
+if __name__ == "__main__":
+    sys.exit(harness.main(run, 300))

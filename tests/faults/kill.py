@@ -1,0 +1,76 @@
+"""kill -9 at random moments: the run that is resumed ends as one that was left alone, to the bit.
+
+    python tests/faults/kill.py [--count N] [--json]
+
+The moments are random over the whole run, during saves, and from the last step on (analyses, figures, report). A run is
+killed several times before it may end.
+"""
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import harness
+from harness import Record
+
+STEPS = 100
+WORDS = (f"--config.train.steps={STEPS}", "--config.train.log_every=5", "--config.train.checkpoint_every=5")
+KILLS = 4  # of one run, before it may end
+MOMENTS = ("at any moment", "during a save", "at any moment", "after the last step")
+
+
+def save_begins(workdir: Path) -> bool:
+    return any((workdir / "checkpoints").glob("*orbax-checkpoint-tmp*"))
+
+
+def killed(workdir: Path, moment: str, seconds: float, rng: random.Random) -> str | None:
+    """Starts the run and kills it; what it was doing, or None if it ended before."""
+    begun = {
+        "at any moment": lambda: True,
+        "during a save": lambda: save_begins(workdir),
+        "after the last step": lambda: (workdir / "checkpoints" / str(STEPS)).exists(),
+    }[moment]
+    # A save takes some tens of milliseconds; any of several saves, at any point of it.
+    wait = rng.uniform(0, {"at any moment": 0.8 * seconds, "during a save": 0.02, "after the last step": 2.0}[moment])
+    skip = time.monotonic() + (rng.uniform(0, 0.6 * seconds) if moment == "during a save" else 0)
+    with subprocess.Popen(
+        harness.command(workdir, *WORDS), cwd=harness.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None and not (begun() and time.monotonic() >= skip):
+            time.sleep(0.0005)
+        try:
+            process.wait(timeout=wait)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    if process.returncode >= 0:
+        return None
+    saved = sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal())
+    within = "in a save" if save_begins(workdir) else f"saved steps {saved}"
+    return within + (", results written" if (workdir / "results.json").exists() else "")
+
+
+def run(count: int, directory: Path) -> list[Record]:
+    """`count` kills, on as many runs as that takes."""
+    rng, records = random.Random(0), []
+    began = time.monotonic()
+    alone = harness.process(harness.command(directory / "reference", *WORDS))
+    assert alone.returncode == 0, alone.stderr
+    seconds = time.monotonic() - began
+    while len(records) < count:
+        workdir, kills = directory / f"run_{len(records)}", []
+        for i in range(min(KILLS, count - len(records))):
+            moment = MOMENTS[(len(records) + i) % len(MOMENTS)]
+            if (seen := killed(workdir, moment, seconds, rng)) is None:
+                break
+            kills.append((moment, seen))
+        last = harness.process(harness.command(workdir, *WORDS))
+        differ = [last.stderr] if last.returncode else harness.differences(workdir, directory / "reference")
+        records += [Record(f"killed {moment}", seen, not differ, "; ".join(differ)) for moment, seen in kills]
+    return records
+
+
+if __name__ == "__main__":
+    sys.exit(harness.main(run, 20))

@@ -1,0 +1,89 @@
+"""SIGTERM and Ctrl-C at random moments: saved at the next chunk, the documented exit code, and an identical resumption.
+
+    python tests/faults/signals.py [--count N] [--json]
+
+The moments are: while the run starts, before its first chunk, between chunks, and after the last step.
+"""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import harness
+from harness import Record
+
+STEPS = 8_000
+WORDS = (f"--config.train.steps={STEPS}", "--config.train.log_every=200", "--config.train.checkpoint_every=100000")
+MOMENTS = ("while it starts", "before the first chunk", "between chunks", "after the last step")
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def metrics(workdir: Path) -> str:
+    path = workdir / "metrics.jsonl"
+    return path.read_text() if path.exists() else ""
+
+
+def is_there(moment: str, workdir: Path, before: str) -> bool:
+    """Whether a run that was started with these metrics has come so far."""
+    return {
+        "while it starts": True,
+        "before the first chunk": (workdir / "metrics.jsonl").exists(),
+        "between chunks": len(metrics(workdir)) > len(before),
+        "after the last step": (workdir / "checkpoints" / str(STEPS)).exists(),
+    }[moment]
+
+
+def stopped(workdir: Path, moment: str, number: signal.Signals, rng: random.Random) -> tuple[str, list[str]] | None:
+    """Starts the run and stops it: what it said, and what is wrong with that; None if it ended before."""
+    wait = rng.uniform(*{"while it starts": (0.7, 2.5), "between chunks": (0, 0.5)}.get(moment, (0, 0.2)))
+    before = metrics(workdir)
+    with subprocess.Popen(
+        harness.command(workdir, *WORDS), cwd=harness.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while process.poll() is None and not is_there(moment, workdir, before):
+            time.sleep(0.002)
+        try:
+            process.wait(timeout=wait)
+        except subprocess.TimeoutExpired:
+            process.send_signal(number)
+        said = process.communicate(timeout=120)[1]
+    if process.returncode == 0:
+        return None
+    wrong = [f"exit code {process.returncode}"] * (process.returncode != 128 + number)
+    wrong += ["a traceback"] * ("Traceback" in said)
+    if moment in ("before the first chunk", "between chunks"):
+        step = re.search(r"stopped at step (\d+), saved", said)
+        wrong += [] if step and (workdir / "checkpoints" / step[1]).is_dir() else ["nothing saved"]
+        last = [json.loads(line)["step"] for line in metrics(workdir).splitlines()][-1]
+        wrong += [] if step and int(step[1]) == last else [f"saved at {step and step[1]}, last chunk at {last}"]
+    return " ".join(said.split()), wrong
+
+
+def run(count: int, directory: Path) -> list[Record]:
+    """`count` signals; every run gets one at each moment before it may end."""
+    rng, records = random.Random(0), []
+    alone = harness.process(harness.command(directory / "reference", *WORDS))
+    assert alone.returncode == 0, alone.stderr
+    while len(records) < count:
+        workdir, stops = directory / f"run_{len(records)}", []
+        for i, moment in enumerate(MOMENTS[: count - len(records)]):
+            number = SIGNALS[(len(records) // len(MOMENTS) + i) % 2]
+            if moment == "before the first chunk" and (workdir / "metrics.jsonl").exists():
+                continue
+            if (found := stopped(workdir, moment, number, rng)) is not None:
+                stops.append((f"{number.name} {moment}", *found))
+        last = harness.process(harness.command(workdir, *WORDS))
+        differ = [last.stderr] if last.returncode else harness.differences(workdir, directory / "reference")
+        records += [
+            Record(kind, said, not differ and not wrong, "; ".join([*wrong, *differ])) for kind, said, wrong in stops
+        ]
+    return records
+
+
+if __name__ == "__main__":
+    sys.exit(harness.main(run, 16))
