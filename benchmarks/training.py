@@ -245,18 +245,24 @@ def reached(found: list[dict[str, Any]]) -> list[tuple[str, str, float, float]]:
 
 def table(found: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
-    head = ("layers", "N", "members", "batches", "form", "inputs", "sampler", "step / ms", "of it sampling", "yardstick",
-            "faster per member than published", "times the floor", "fraction of peak")  # fmt: skip
+    head = ("layers", "N", "members", "batches", "form", "inputs", "sampler", "step / ms", "of it sampling",
+            "yardstick", "faster per member than published", "times the floor", "fraction of peak")  # fmt: skip
     lines = [head, ("---",) * len(head)]
     for row in found:
         faster, plain = speedup(row), row["yardstick_milliseconds"]
-        lines.append((
-            str(row["n_layers"]), str(row["n_context"]), str(row["members"]),
-            "shared" if row["share_batches"] else "own", row["form"], row["inputs"], row["sampler"],
-            f"{row['milliseconds_per_step']:.3g}", f"{row['sampling_milliseconds']:.3g}", f"{plain:.4g}" if plain else "",
-            f"{faster:.3g}" if faster else "", f"{row['milliseconds_per_step'] / row['floor_milliseconds']:.3g}",
-            f"{row['fraction_of_peak']:.2g}",
-        ))  # fmt: skip
+        times = [row["milliseconds_per_step"], row["sampling_milliseconds"], plain, faster]
+        times += [row["milliseconds_per_step"] / row["floor_milliseconds"], row["fraction_of_peak"]]
+        batches = "shared" if row["share_batches"] else "own"
+        setting = (
+            row["n_layers"],
+            row["n_context"],
+            row["members"],
+            batches,
+            row["form"],
+            row["inputs"],
+            row["sampler"],
+        )
+        lines.append((*map(str, setting), *("" if value is None else f"{value:.3g}" for value in times)))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

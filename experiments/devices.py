@@ -38,6 +38,27 @@ def check_device(precision: str) -> str:
     return platform
 
 
+def use_cpu_cores() -> None:
+    """See `icl_gd.training.mesh.use_cpu_cores`."""
+    from icl_gd.training import mesh
+
+    mesh.use_cpu_cores()
+
+
+def check_placement(config: Any) -> None:
+    """Whether population and batch divide among the devices as `train.parallel` asks.
+
+    Raises:
+      BadInput: if they do not.
+    """
+    from icl_gd.training import mesh
+
+    try:
+        mesh.place(config.train.parallel, config.seeds, config.train.batch_size, config.train.share_batches)
+    except ValueError as error:
+        raise BadInput(f"train.parallel={config.train.parallel}: {error}") from error
+
+
 def _config() -> Any:
     import jax
 

@@ -24,8 +24,9 @@ from pathlib import Path
 
 import absl.logging
 
-from experiments.devices import check_device
-from experiments.settings import Run, held, parse
+from experiments import processes
+from experiments.devices import check_device, check_placement, use_cpu_cores
+from experiments.settings import Run, parse
 from experiments.validation import BadInput
 
 # What is renamed when it is complete.
@@ -39,10 +40,15 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         run = parse(argv)
+        if run.config.train.parallel != "none":
+            use_cpu_cores()
+        if run.processes is not None:
+            processes.join(run.processes)
         check_device(run.config.precision)
+        check_placement(run.config)
         importlib.import_module(f"experiments.recipes.{run.config.recipe}")  # seconds, in which nothing is written yet
-        with held(run.workdir):
-            return _execute(run)
+        with processes.ours(run) as ours:
+            return _execute(ours)
     except BadInput as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2

@@ -18,7 +18,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
+from experiments import processes
 from experiments.defaults import base_config
+from experiments.processes import Processes
 from experiments.validation import OPTIONAL, BadInput, disk_needed, flatten, nearest, validate
 
 if TYPE_CHECKING:  # importing JAX takes a second, in which bad input is answered
@@ -46,6 +48,7 @@ class Run:
     variant: str | None
     workdir: Path
     overridden: tuple[str, ...]  # fields that differ from the config file's
+    processes: Processes | None = None  # None for a run in one process
 
 
 def parse(argv: list[str]) -> Run:
@@ -54,7 +57,8 @@ def parse(argv: list[str]) -> Run:
     Raises:
       BadInput: whatever is wrong with it.
     """
-    path, variant, words = _config_path(_joined(argv[1:]))
+    several, words = _processes(_joined(argv[1:]))
+    path, variant, words = _config_path(words)
     stored, config = _load_config(path, variant), _load_config(path, variant)
     words = _check_names(words, stored, config)
     values = flags.FlagValues()
@@ -71,7 +75,18 @@ def parse(argv: list[str]) -> Run:
     before, after = flatten(stored), flatten(config)
     overridden = tuple(field for field in after if after[field] != before.get(field) and field not in FREE_FIELDS)
     _check_workdir(workdir, path.stem, variant or None, config)
-    return Run(config, path.stem, variant or None, workdir, overridden)
+    return Run(config, path.stem, variant or None, workdir, overridden, several)
+
+
+def _processes(words: list[str]) -> tuple[Processes | None, list[str]]:
+    """What the command line says of processes, and the words that are left."""
+    given = {}
+    for word in words:
+        flag, _, value = word.removeprefix("--").partition("=")
+        if flag in processes.FLAGS:
+            given[flag] = value
+    left = [word for word in words if word.removeprefix("--").partition("=")[0] not in processes.FLAGS]
+    return processes.processes_of(given), left
 
 
 def _joined(words: list[str]) -> list[str]:
@@ -146,7 +161,7 @@ def _check_names(words: list[str], stored: ConfigDict, config: ConfigDict) -> li
         flag, equals, value = word.removeprefix("--").partition("=")
         field = flag.removeprefix("no").removeprefix("config.") if flag.startswith(("config.", "noconfig.")) else None
         if field is None and flag != "workdir":
-            known = ("--config", "--workdir", "--help", "--config.FIELD")
+            known = ("--config", "--workdir", "--help", "--config.FIELD", *(f"--{name}" for name in processes.FLAGS))
             near = [f"--config.{name}" for name in fields if flag in (name, name.split(".")[-1])]
             raise BadInput(f"--{flag}: unknown flag; {nearest(near[0] if near else f'--{flag}', [*known, *near])}")
         if field is None and not value:
@@ -234,7 +249,7 @@ def _check_workdir(workdir: Path, name: str, variant: str | None, config: Config
     if (free := shutil.disk_usage(above).free) < (needed := disk_needed(config)):
         raise BadInput(
             f"--workdir={workdir}: {free / 2**20:.3g} MiB are free there, a run needs about {needed / 2**20:.3g}; "
-            "make room, or give another"
+            "make room, or give another directory"
         )
     if (workdir / "results.json").exists() and not (workdir / "config.json").exists():
         raise BadInput(f"--workdir={workdir} holds results without their config.json; give another --workdir")

@@ -18,7 +18,7 @@ from experiments.settings import Run, model_of, task_of, train_of
 from experiments.validation import FIT_FLOATS
 from icl_gd import analysis, learners
 from icl_gd.tokens import concatenated
-from icl_gd.training import Interrupted, Population, fastest_predictor, initialise, train
+from icl_gd.training import Interrupted, Population, fastest_predictor, initialise, mesh, train
 
 EVAL_KEY, CURVE_KEY, FIT_KEY = 1, 2, 3  # folded into a key no member trains on
 
@@ -26,7 +26,10 @@ EVAL_KEY, CURVE_KEY, FIT_KEY = 1, 2, 3  # folded into a key no member trains on
 def run(run: Run, stop: monitor.Stop) -> None:
     """Runs a config from start (or from its last checkpoint) to report; a finished run is only redrawn."""
     workdir, config = run.workdir, run.config.to_dict()
-    if (done := continuation.finished(workdir, config)) is not None:
+    done = continuation.finished(workdir, config)
+    if mesh.told_by_first(done is not None):
+        if done is None:
+            return  # another process has it
         print(f"{workdir} holds a finished run; drawing its figures and report again")
         present(workdir, done)
         return

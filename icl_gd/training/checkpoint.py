@@ -71,7 +71,18 @@ class Checkpoints:
         import orbax.checkpoint as ocp  # half a second to import, and only runs on disk need it
 
         self._ocp = ocp
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=create, enable_async_checkpointing=False)
+        # Of several processes only this one has the store: it must not wait for the others.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="alone"
+        )
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=create and jax.process_count() == 1,
+            enable_async_checkpointing=False,
+            multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
+        )
+        if create:
+            Path(directory).mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
         self._bad: set[int] = set()
         _hush_what_is_under_way()

@@ -172,5 +172,5 @@ def agreed(signal: int | None) -> int | None:
 
 
 def told_by_first(tree: Any) -> Any:
-    """What the first process holds, on every process."""
+    """What the first process holds, a pytree of arrays and numbers, on every process."""
     return multihost_utils.broadcast_one_to_all(tree) if jax.process_count() > 1 else tree

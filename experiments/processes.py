@@ -1,0 +1,99 @@
+"""A run in several processes, on one host or many: each runs the same program, the first one writes and speaks.
+
+--coordinator=HOST:PORT --process_count=N --process_index=I      started by hand, I = 0 on HOST
+--distributed                                                    on Slurm, TPU pods or Kubernetes, which know these
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.validation import BadInput
+
+if TYPE_CHECKING:
+    from experiments.settings import Run
+
+FLAGS = ("coordinator", "process_count", "process_index", "distributed")
+PATIENCE = {"initialization_timeout": 300, "heartbeat_timeout_seconds": 100}  # seconds
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run; all None where the cluster is to be asked."""
+
+    coordinator: str | None = None
+    count: int | None = None
+    index: int | None = None
+
+
+def processes_of(given: Mapping[str, str]) -> Processes | None:
+    """What the flags say; None for a single process.
+
+    Raises:
+      BadInput: if they say too little, or what cannot be.
+    """
+    asked = given.get("distributed", "false").lower()
+    if asked not in ("", "true", "false"):
+        raise BadInput(f"--distributed={asked}: true or false is accepted")
+    by_hand = {name: given[name] for name in FLAGS[:3] if name in given}
+    if not by_hand:
+        return Processes() if asked in ("", "true") and "distributed" in given else None
+    if asked != "false":
+        raise BadInput(
+            f"--distributed asks the cluster, it contradicts --{', --'.join(by_hand)}; give one or the other"
+        )
+    if missing := [name for name in FLAGS[:3] if name not in by_hand]:
+        raise BadInput(f"--{missing[0]} is missing: --coordinator, --process_count and --process_index go together")
+    if not re.fullmatch(r"[^:\s]+:\d{1,5}", by_hand["coordinator"]):
+        raise BadInput(f"--coordinator={by_hand['coordinator']}: HOST:PORT is accepted, as in node0:1234")
+    count = _whole("process_count", by_hand["process_count"], 1, 2**20)
+    return Processes(by_hand["coordinator"], count, _whole("process_index", by_hand["process_index"], 0, count - 1))
+
+
+def _whole(name: str, text: str, low: int, high: int) -> int:
+    if not re.fullmatch(r"-?\d{1,9}", text) or not low <= int(text) <= high:
+        raise BadInput(f"--{name}={text}: a whole number from {low} to {high} is accepted")
+    return int(text)
+
+
+def join(processes: Processes) -> None:
+    """Meets the other processes; before anything else of JAX is used.
+
+    Raises:
+      BadInput: if they are not met, or the cluster does not say who they are.
+    """
+    import jax
+
+    try:
+        jax.distributed.initialize(processes.coordinator, processes.count, processes.index, **PATIENCE)
+    except Exception as error:  # of many kinds, by how the cluster failed to answer
+        why = " ".join(str(error).split())
+        raise BadInput(
+            f"the processes of this run have not met ({why}); start all of them, with the same --coordinator and "
+            "--process_count, or --distributed where a cluster started them"
+        ) from error
+
+
+@contextlib.contextmanager
+def ours(run: Run) -> Iterator[Run]:
+    """The run as this process sees it: the first holds the workdir; the others write and say nothing that is kept."""
+    from experiments.settings import held
+    from icl_gd.training import mesh
+
+    if mesh.is_first():
+        with held(run.workdir):
+            yield run
+        return
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+    ):
+        yield replace(run, workdir=Path(scratch))
