@@ -55,6 +55,7 @@ def test_the_largest_legal_mesh_is_taken():
         ((1, 2048, False, 8), ("jit", 1, 8)), ((6, 64, False, 8), ("jit", 2, 4)),
         ((10, 2048, True, 1), ("none", 1, 1)), ((3, 9, True, 2), ("none", 1, 1)),
         ((3, 9, False, 4), ("jit", 3, 1)), ((10_000, 2048, False, 64), ("jit", 16, 4)),
+        ((10_000, 2048, True, 64), ("jit", 16, 4)), ((32, 2048, True, 2), ("jit", 2, 1)),
     ]  # fmt: skip
     for asked, (mode, member, data) in cases:
         assert mesh.place("auto", *asked) == Placement(mode, member, data), asked
