@@ -1,4 +1,4 @@
-"""From the command to the first chunk of `one_layer`: import, first launch, second launch with a warm compilation cache.
+"""From the command to the first chunk of `one_layer`: import, first launch, second launch (compilation cache warm).
 
     python benchmarks/launch.py [--json] [--write]
 

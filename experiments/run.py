@@ -78,6 +78,7 @@ def _execute(run: Run) -> int:
         print(cache)
         return 0
     except Interrupted as interrupted:
+        print(cache)
         print(f"stopped at step {interrupted.step}, saved; the same command resumes from there", file=sys.stderr)
         return 128 + interrupted.signal
     except KeyboardInterrupt:

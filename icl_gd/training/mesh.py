@@ -5,6 +5,7 @@ nor that of the batch depends on the number of devices. Of several processes eac
 writes.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -103,12 +104,13 @@ class Placement:
 def use_cpu_cores(at_most: int = 4) -> None:
     """Lets every CPU core be a device of its own, up to `at_most`; call it before anything of JAX is used.
 
-    A small operation runs on one core: with two devices, two of them run. What the user says by JAX_NUM_CPU_DEVICES or
-    XLA_FLAGS stays as it is.
+    A small operation runs on one core: with two devices, two of them run. What was said before, by JAX_NUM_CPU_DEVICES,
+    XLA_FLAGS or `jax.config`, stays as it is; so do devices already in use.
     """
-    said = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not said:
-        jax.config.update("jax_num_cpu_devices", min(len(os.sched_getaffinity(0)), at_most))
+    if jax.config.read("jax_num_cpu_devices") == -1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", min(cores, at_most))
 
 
 def _spec(how: str, ndim: int) -> PartitionSpec:
