@@ -107,7 +107,8 @@ def use_cpu_cores(at_most: int = 4) -> None:
     A small operation runs on one core: with two devices, two of them run. What was said before, by JAX_NUM_CPU_DEVICES,
     XLA_FLAGS or `jax.config`, stays as it is; so do devices already in use.
     """
-    if jax.config.read("jax_num_cpu_devices") == -1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    said = jax.config.jax_num_cpu_devices != -1  # pyright: ignore[reportAttributeAccessIssue]
+    if not said and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", min(cores, at_most))
