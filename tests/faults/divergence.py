@@ -1,0 +1,76 @@
+"""A member whose loss or weights stop being finite is frozen and named; the others are to the bit what they were.
+
+    python tests/faults/divergence.py [--count N] [--json]
+
+One member of a population, anywhere in it, learns at a rate that overflows sooner or later; beside it stands the same
+population with a moderate rate in its place. With shared and own batches, moments and tokens, on one device and on two.
+"""
+
+import random
+import sys
+from pathlib import Path
+
+import harness
+from harness import Record
+
+MEMBERS, STEPS, RATE = 4, 12, 1e-2
+
+
+def frozen(rng: random.Random, case: str) -> Record:
+    """Trains both populations and compares them."""
+    import jax
+    import numpy as np
+
+    import icl_gd
+
+    task, clip = icl_gd.LinearRegression(2, 1, 3), rng.choice([None, 1e30])
+    model = icl_gd.TransformerConfig(3, init_scale=1.0, clip=clip, n_layers=rng.choice([1, 2]))
+    parallel, share = rng.choice(["none", "jit", "pmap"]), rng.random() < 0.5
+    wild, at = 10 ** rng.uniform(8, 37), rng.randrange(MEMBERS)
+    case = f"{case}: rate {wild:.2g} at {at}, clip {clip}, parallel {parallel}, shared batches {share}"
+
+    def run(rate: float) -> tuple[icl_gd.training.Population, np.ndarray]:
+        rates = [RATE * (1 + i) for i in range(MEMBERS)]
+        rates[at] = rate
+        settings = icl_gd.TrainSettings(STEPS, 16, tuple(rates), clip=1.0, share_batches=share)
+        losses = []
+        trained = icl_gd.train(
+            task,
+            model,
+            settings,
+            chunk_steps=4,
+            parallel=parallel,
+            on_chunk=lambda trained, step, loss: losses.append(loss),
+        )
+        return trained, np.concatenate(losses)
+
+    (calm, calm_losses), (both, losses) = run(5 * RATE), run(wild)
+    when, others = int(both.diverged_at[at]), [i for i in range(MEMBERS) if i != at]
+    said = []
+    if not 0 <= when < STEPS:
+        said.append(f"is said to diverge at {when}")
+    if not (np.isfinite(losses[:when, at]).all() and np.isnan(losses[when:, at]).all()):
+        said.append("its loss is not nan from the step that is named")
+    if any(int(both.diverged_at[i]) != -1 for i in others):
+        said.append("others are said to diverge")
+    for ours, theirs in zip(jax.tree.leaves(both.params), jax.tree.leaves(calm.params), strict=True):
+        if not np.isfinite(ours).all():
+            said.append("weights that are not finite are kept")
+        if np.asarray(ours)[others].tobytes() != np.asarray(theirs)[others].tobytes():
+            said.append("others' weights differ")
+    if losses[:, others].tobytes() != calm_losses[:, others].tobytes():
+        said.append("others' losses differ")
+    return Record("a diverging member is frozen, the others to the bit", case, not said, "; ".join(said))
+
+
+def run(count: int, directory: Path) -> list[Record]:
+    """`count` populations with one diverging member."""
+    from icl_gd.training import mesh
+
+    mesh.use_cpu_cores()
+    rng = random.Random(0)
+    return [frozen(rng, str(i)) for i in range(count)]
+
+
+if __name__ == "__main__":
+    sys.exit(harness.main(run, 20))
