@@ -246,10 +246,11 @@ def _check_workdir(workdir: Path, name: str, variant: str | None, config: Config
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise BadInput(f"--workdir={workdir}: cannot write to {above}; give a directory that can be made and written")
     _check_what_is_in_the_way(workdir)
-    if (free := shutil.disk_usage(above).free) < (needed := disk_needed(config)):
+    disk = shutil.disk_usage(above)
+    if disk.total and disk.free < (needed := disk_needed(config)):  # what is no disk has no total
         raise BadInput(
-            f"--workdir={workdir}: {free / 2**20:.3g} MiB are free there, a run needs about {needed / 2**20:.3g}; "
-            "make room, or give another directory"
+            f"--workdir={workdir}: {disk.free / 2**20:.3g} MiB are free there, a run needs about {needed / 2**20:.3g}; "
+            "make room, or give another"
         )
     if (workdir / "results.json").exists() and not (workdir / "config.json").exists():
         raise BadInput(f"--workdir={workdir} holds results without their config.json; give another --workdir")

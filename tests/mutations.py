@@ -102,7 +102,7 @@ MUTATIONS = [
     Mutation("experiments/settings.py", "if after < before:", "if False:", f"{FAULTS} raised"),
     Mutation("experiments/settings.py", 'if asked["train.schedule"] != "constant":', "if False:", f"{FAULTS} raised"),
     Mutation("experiments/settings.py", "    _check_what_is_in_the_way(workdir)\n", "", f"{FAULTS} way"),
-    Mutation("experiments/settings.py", "(needed := disk_needed(config))", "(needed := 0)", f"{FAULTS} way"),
+    Mutation("experiments/settings.py", "disk.total and disk.free <", "disk.free < 0 *", f"{FAULTS} way"),
     Mutation("experiments/continuation.py", "taken == json.loads(json.dumps(steps))", "True", f"{FAULTS} fewer"),
     Mutation("experiments/continuation.py", 'if end % config["train"]["log_every"]:', "if False:", f"{FAULTS} fewer"),
     Mutation("experiments/continuation.py", "ends.append(old)", "pass", f"{FAULTS} fewer"),

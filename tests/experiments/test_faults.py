@@ -16,7 +16,7 @@ from experiments.validation import BadInput
 
 ROOT = Path(__file__).parents[2]
 FAULTS = ROOT / "tests" / "faults"
-COUNTS = {"kill": 4, "signals": 4, "extension": 1, "corruption": 42, "disk": 1, "divergence": 3, "bad_input": 60}
+COUNTS = {"kill": 3, "signals": 3, "extension": 1, "corruption": 42, "disk": 1, "divergence": 3, "bad_input": 60}
 CONFIG = f"--config={ROOT}/configs/one_layer.py:smoke"
 
 

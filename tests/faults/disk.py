@@ -18,7 +18,7 @@ from pathlib import Path
 import harness
 from harness import Record, main_of_run
 
-WORDS = ("--config.train.steps=200", "--config.train.log_every=5", "--config.train.checkpoint_every=5")
+WORDS = ("--config.train.steps=100", "--config.train.log_every=5", "--config.train.checkpoint_every=5")
 # Root may write anywhere unless it gives that up.
 ORDINARY = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 
