@@ -1,11 +1,12 @@
 """Time of a training step, beside a plain token-by-token step and beside what no step can beat.
 
-    python benchmarks/training.py [--json] [--rows=WORDS] [--write]
+    python benchmarks/training.py [--json] [--rows=FIELD=VALUE,...] [--read=FILE] [--write]
 
 Every row is timed alternately with the yardstick: the same network run token by token on prompts sampled one by one,
 one member, one step at a time, as published implementations do it. Compilation is not counted. Without --json a table
 is printed, with ratios; --json prints the rows as one list and nothing else; --write puts the table, and the targets
-that were reached, into benchmarks/README.md. --rows=layers=5,members=1 takes the rows that match.
+that were reached, into benchmarks/README.md. --rows=n_layers=5,members=1 takes the rows that match; --read=FILE takes
+what an earlier --json printed instead of measuring.
 
 Runs unchanged on a GPU, and takes about ten minutes on two CPU cores, on which nothing else should run.
 """
@@ -16,6 +17,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -199,7 +201,8 @@ def measure(row: Row, peak: float, plain: Callable[[], None] | None) -> dict[str
     work = multiplications(row)
     floor = least.pop("drawing") + 1e3 * work / peak
     found = {**row._asdict(), "yardstick_milliseconds": None, **least, "floor_milliseconds": floor}
-    return found | {"fraction_of_peak": 1e3 * work / peak / found["milliseconds_per_step"]}
+    found["fraction_of_peak"] = 1e3 * work / peak / found["milliseconds_per_step"]
+    return found | {"device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}"}
 
 
 def measured(chosen: list[Row]) -> Iterator[dict[str, Any]]:
@@ -282,24 +285,26 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the rows as one list and nothing else")
     parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/README.md")
     parser.add_argument("--rows", default="", help="FIELD=VALUE,...: only the rows with these settings")
+    parser.add_argument("--read", type=Path, help="take what an earlier --json printed")
     options = parser.parse_args()
     asked = dict(word.split("=") for word in options.rows.split(",") if word)
     if unknown := set(asked) - set(Row._fields):
         parser.error(f"--rows: no such field {', '.join(unknown)}; accepted: {', '.join(Row._fields)}")
     chosen = [row for row in rows() if all(str(getattr(row, name)) == value for name, value in asked.items())]
     mesh.use_cpu_cores()
-    found = list(tqdm(measured(chosen), total=len(chosen), unit="row", file=sys.stderr))
+    if options.read:
+        found = json.loads(options.read.read_text())
+    else:
+        found = list(tqdm(measured(chosen), total=len(chosen), unit="row", file=sys.stderr))
     if options.json:
         print(json.dumps(found, indent=1))
         return
-    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}"
-    print(table(found))
-    if not asked:
-        print(targets(found))
+    text = table(found) if asked else f"Measured on {found[0]['device']}.\n\n{targets(found)}\n\n{table(found)}"
+    print(text)
     if options.write and not asked:
         from readme import put  # beside this script
 
-        put("training", f"Measured on {device}.\n\n{targets(found)}\n\n{table(found)}")
+        put("training", text)
 
 
 if __name__ == "__main__":
