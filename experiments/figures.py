@@ -12,6 +12,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from experiments import sweeps
+from experiments.results import sweep_line
 from icl_gd import plots
 
 Done = dict[str, Any]
@@ -23,7 +25,7 @@ def draw(done: Done, directory: Path) -> dict[str, str]:
     captions = {}
     with plots.style():
         for number, (name, (wanted, make, caption)) in enumerate(FIGURES.items(), 1):
-            if not all(key in done["curves"] or key in done["arrays"] for key in wanted):
+            if not all(key in done["curves"] or key in done["arrays"] or done.get(key) for key in wanted):
                 continue
             figure, stem = make(done), f"{number:02d}_{name}"
             for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
@@ -121,15 +123,34 @@ def _trapped(done: Done) -> Figure:
     return figure
 
 
-def _context(done: Done) -> Figure:
+def _sweep(done: Done) -> Figure:
+    """Loss over the first swept field, a line for every combination of the others."""
     figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4))
-    curves = done["curves"]
-    plots.line(ax, curves["loss_optimal_by_n_context"], "closed_form")
-    plots.points(ax, curves["loss_gd_by_n_context"], "gd", marker="s", size=7, label="best gradient step")
-    plots.points(
-        ax, curves["loss_trained_untrapped_by_n_context"], "trained", marker="o", size=4, label="trained layer"
-    )
-    ax.set(xlabel=r"context examples $N$", ylabel="loss", ylim=(0, None))
+    field, *others = done["sweep"][0]["fields"]
+    groups: dict[str, list] = {}
+    for point in done["sweep"]:
+        groups.setdefault(sweeps.label({other: point["fields"][other] for other in others}), []).append(point)
+    losses = [value for point in done["sweep"] for value in point["metrics"]["loss_trained"]["per_seed"] if value]
+    curves = {role: {name: sweep_line(points, field, f"loss_{role}") for name, points in groups.items()}
+              for role in ("optimal", "gd", "trained") if f"loss_{role}" in done["sweep"][0]["metrics"]}  # fmt: skip
+    once = lambda label, i: label if i == 0 else None
+    for i, curve in enumerate(curves.get("optimal", {}).values()):
+        plots.line(ax, curve, "closed_form", label=once("closed form", i))
+    for i, curve in enumerate(curves["gd"].values()):
+        plots.points(ax, curve, "gd", marker="s", size=7, label=once("best gradient step", i))
+    for i, ((name, curve), colour) in enumerate(zip(curves["trained"].items(), plots.shades(len(groups)), strict=True)):
+        shown = name.replace("_", " ").replace("=", " = ").replace(",", ", ")
+        plots.points(ax, curve, "trained", marker="o^vDs<>p"[i % 8], size=4, join=bool(others),
+                     label=shown or "trained", colour=colour if others else None)  # fmt: skip
+    label = sweeps.leaf(field).replace("_", " ")
+    ax.set(xlabel=r"context examples $N$" if field == "task.n_context" else label, ylabel="loss")
+    xs = [point["fields"][field] for point in done["sweep"]]
+    if field in sweeps.SPREAD_OUT and min(xs) > 0:
+        ax.set_xscale("log")
+    if losses and max(losses) > 10 * min(losses):
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(0, None)
     ax.legend()
     return figure
 
@@ -161,8 +182,9 @@ def _optimum(done: Done) -> Figure:
 
 
 FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Done], Figure], str]] = {
-    "context": (("loss_trained_untrapped_by_n_context", "loss_optimal_by_n_context"), _context,
-                "Loss over context size: trained layers (range over free seeds), one gradient step, closed form."),
+    "sweep": (("sweep",), _sweep,
+              "Loss over what was swept over: trained layers (mean and range over all seeds), one gradient step, and "
+              "the closed form where there is one."),
     "loss": (("loss_trained_by_step",), _loss,
              "Loss on held-out prompts over training: mean and range over free seeds; trapped seeds one by one."),
     "alignment": (("sensitivity_cosine_gd_by_step", "sensitivity_difference_gd_by_step"), _alignment,
