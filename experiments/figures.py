@@ -125,33 +125,37 @@ def _trapped(done: Done) -> Figure:
 
 def _sweep(done: Done) -> Figure:
     """Loss over the first swept field, a line for every combination of the others."""
-    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4))
     field, *others = done["sweep"][0]["fields"]
+    words = lambda name: r"context examples $N$" if name == "task.n_context" else sweeps.leaf(name).replace("_", " ")
     groups: dict[str, list] = {}
     for point in done["sweep"]:
-        groups.setdefault(sweeps.label({other: point["fields"][other] for other in others}), []).append(point)
-    losses = [value for point in done["sweep"] for value in point["metrics"]["loss_trained"]["per_seed"] if value]
-    curves = {role: {name: sweep_line(points, field, f"loss_{role}") for name, points in groups.items()}
-              for role in ("optimal", "gd", "trained") if f"loss_{role}" in done["sweep"][0]["metrics"]}  # fmt: skip
-    once = lambda label, i: label if i == 0 else None
-    for i, curve in enumerate(curves.get("optimal", {}).values()):
-        plots.line(ax, curve, "closed_form", label=once("closed form", i))
-    for i, curve in enumerate(curves["gd"].values()):
-        plots.points(ax, curve, "gd", marker="s", size=7, label=once("best gradient step", i))
-    for i, ((name, curve), colour) in enumerate(zip(curves["trained"].items(), plots.shades(len(groups)), strict=True)):
-        shown = name.replace("_", " ").replace("=", " = ").replace(",", ", ")
-        plots.points(ax, curve, "trained", marker="o^vDs<>p"[i % 8], size=4, join=bool(others),
-                     label=shown or "trained", colour=colour if others else None)  # fmt: skip
-    label = sweeps.leaf(field).replace("_", " ")
-    ax.set(xlabel=r"context examples $N$" if field == "task.n_context" else label, ylabel="loss")
+        values = (point["fields"][other] for other in others)
+        groups.setdefault(", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values), []).append(point)
+    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4 + 0.15 * len(groups) * bool(others)))
+    hide = lambda label, i: f"{'_' * bool(i)}{label}"  # a line like one before: matplotlib lists no underscores
+    for i, points in enumerate(groups.values()):
+        if "loss_optimal" in points[0]["metrics"]:
+            optimal = sweep_line(points, field, "loss_optimal")
+            plots.line(ax, optimal, "closed_form", label=hide("closed form", i))
+        gd = sweep_line(points, field, "loss_gd")
+        plots.points(ax, gd, "gd", marker="s", size=7, label=hide("best gradient step", i))
+    for i, ((name, points), shade) in enumerate(zip(groups.items(), plots.shades(len(groups)), strict=True)):
+        plots.points(ax, sweep_line(points, field, "loss_trained"), "trained", marker="o^vDs<>p"[i % 8], size=4,
+                     join=bool(others), label=name or "trained layer",
+                     colour=shade if others else None)  # fmt: skip
+    ax.set(xlabel=words(field), ylabel="loss")
     xs = [point["fields"][field] for point in done["sweep"]]
     if field in sweeps.SPREAD_OUT and min(xs) > 0:
         ax.set_xscale("log")
+    losses = [value for point in done["sweep"] for value in point["metrics"]["loss_trained"]["per_seed"] if value]
     if losses and max(losses) > 10 * min(losses):
         ax.set_yscale("log")
     else:
         ax.set_ylim(0, None)
-    ax.legend()
+    if others:
+        figure.legend(loc="outside lower center", title=f"trained layer: {', '.join(map(words, others))}")
+    else:
+        ax.legend()
     return figure
 
 

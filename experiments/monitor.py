@@ -76,7 +76,8 @@ class Monitor:
                     value = value if math.isfinite(value) else None
                     line = {"step": step, "seed": seed, "metric": self._prefix + name, "value": value}
                     lines.append(json.dumps(line | ({"fields": fields} if fields else {})))
-                self._board.add_scalar(f"{point}/{name}" if point else name, _finite_mean(part), step)
+                if math.isfinite(mean := _finite_mean(part)):
+                    self._board.add_scalar(f"{point}/{name}" if point else name, mean, step)
             shown.append(f"{name} {_finite_mean(values):.4g}")
         self._file.write("".join(f"{line}\n" for line in lines))
         self._file.flush()

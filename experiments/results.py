@@ -24,7 +24,8 @@ def metric(per_seed: Any, stderr: Any = None) -> Metric:
     """
     values = np.atleast_1d(np.asarray(per_seed, np.float64))
     n = len(values)
-    std = float(values.std(ddof=1)) if n > 1 else math.nan
+    with np.errstate(invalid="ignore"):  # of a diverged member, infinite
+        std = float(values.std(ddof=1)) if n > 1 else math.nan
     error = std / math.sqrt(n) if stderr is None and n else float(np.mean(stderr)) if n else math.nan
     mean = float(values.mean()) if n else math.nan
     return {"mean": mean, "std": std, "stderr": error, "per_seed": values.tolist()}
