@@ -7,6 +7,7 @@ closed form .27590, .20623, .16465, .13702, .11734, .06828 under the points. Var
 """
 
 from experiments.defaults import base_config, smoke
+from experiments.sweeps import sweep
 
 VARIANTS = ("smoke",)
 EXACT = {5: 0.27590, 10: 0.206229, 15: 0.16465, 20: 0.13702, 25: 0.11734, 50: 0.06828}
@@ -14,8 +15,7 @@ EXACT = {5: 0.27590, 10: 0.206229, 15: 0.16465, 20: 0.13702, 25: 0.11734, 50: 0.
 
 def get_config(variant: str = ""):
     config = base_config()
-    with config.task.ignore_type():  # a tuple is swept over
-        config.task.n_context = tuple(EXACT)
+    sweep(config.task, n_context=tuple(EXACT))
     config.seeds = 5
     config.train.share_batches = True
     config.analyses = ("alignment", "weights")

@@ -57,10 +57,11 @@ def base_config() -> ConfigDict:
 
 
 def smoke(config: ConfigDict) -> ConfigDict:
-    """The same code path in seconds: a handful of steps, few prompts, no claims."""
+    """The same code path in seconds: a handful of steps, few prompts, no claims; steps and batches are not swept."""
     config.seeds = 2
-    config.train.steps = 20
-    config.train.batch_size = 64
+    with config.train.ignore_type():
+        config.train.steps = 20
+        config.train.batch_size = 64
     config.train.log_every = 10
     config.train.checkpoint_every = 10
     config.eval.prompts = 2048

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from experiments import sweeps
 from experiments.validation import BadInput, nearest
 
 PLATFORMS = ("cpu", "gpu", "cuda", "rocm", "tpu")
@@ -53,10 +54,12 @@ def check_placement(config: Any) -> None:
     """
     from icl_gd.training import mesh
 
-    try:
-        mesh.place(config.train.parallel, config.seeds, config.train.batch_size, config.train.share_batches)
-    except ValueError as error:
-        raise BadInput(f"train.parallel={config.train.parallel}: {error}") from error
+    for _, one in sweeps.in_turn(config):
+        members = one.seeds * len(sweeps.together(one))
+        try:
+            mesh.place(one.train.parallel, members, one.train.batch_size, one.train.share_batches)
+        except ValueError as error:
+            raise BadInput(f"train.parallel={one.train.parallel}: {error}") from error
 
 
 def _config() -> Any:

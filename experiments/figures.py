@@ -12,6 +12,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from experiments import sweeps
+from experiments.results import sweep_line
 from icl_gd import plots
 
 Done = dict[str, Any]
@@ -23,7 +25,7 @@ def draw(done: Done, directory: Path) -> dict[str, str]:
     captions = {}
     with plots.style():
         for number, (name, (wanted, make, caption)) in enumerate(FIGURES.items(), 1):
-            if not all(key in done["curves"] or key in done["arrays"] for key in wanted):
+            if not all(key in done["curves"] or key in done["arrays"] or done.get(key) for key in wanted):
                 continue
             figure, stem = make(done), f"{number:02d}_{name}"
             for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
@@ -121,16 +123,39 @@ def _trapped(done: Done) -> Figure:
     return figure
 
 
-def _context(done: Done) -> Figure:
-    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4))
-    curves = done["curves"]
-    plots.line(ax, curves["loss_optimal_by_n_context"], "closed_form")
-    plots.points(ax, curves["loss_gd_by_n_context"], "gd", marker="s", size=7, label="best gradient step")
-    plots.points(
-        ax, curves["loss_trained_untrapped_by_n_context"], "trained", marker="o", size=4, label="trained layer"
-    )
-    ax.set(xlabel=r"context examples $N$", ylabel="loss", ylim=(0, None))
-    ax.legend()
+def _sweep(done: Done) -> Figure:
+    """Loss over the first swept field, a line for every combination of the others."""
+    field, *others = done["sweep"][0]["fields"]
+    words = lambda name: r"context examples $N$" if name == "task.n_context" else sweeps.leaf(name).replace("_", " ")
+    groups: dict[str, list] = {}
+    for point in done["sweep"]:
+        values = (point["fields"][other] for other in others)
+        groups.setdefault(", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values), []).append(point)
+    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4 + 0.15 * len(groups) * bool(others)))
+    hide = lambda label, i: f"{'_' * bool(i)}{label}"  # a line like one before: matplotlib lists no underscores
+    for i, points in enumerate(groups.values()):
+        if "loss_optimal" in points[0]["metrics"]:
+            optimal = sweep_line(points, field, "loss_optimal")
+            plots.line(ax, optimal, "closed_form", label=hide("closed form", i))
+        gd = sweep_line(points, field, "loss_gd")
+        plots.points(ax, gd, "gd", marker="s", size=7, label=hide("best gradient step", i))
+    for i, ((name, points), shade) in enumerate(zip(groups.items(), plots.shades(len(groups)), strict=True)):
+        plots.points(ax, sweep_line(points, field, "loss_trained"), "trained", marker="o^vDs<>p"[i % 8], size=4,
+                     join=bool(others), label=name or "trained layer",
+                     colour=shade if others else None)  # fmt: skip
+    ax.set(xlabel=words(field), ylabel="loss")
+    xs = [point["fields"][field] for point in done["sweep"]]
+    if field in sweeps.SPREAD_OUT and min(xs) > 0:
+        ax.set_xscale("log")
+    losses = [value for point in done["sweep"] for value in point["metrics"]["loss_trained"]["per_seed"] if value]
+    if losses and max(losses) > 10 * min(losses):
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(0, None)
+    if others:
+        figure.legend(loc="outside lower center", title=f"trained layer: {', '.join(map(words, others))}")
+    else:
+        ax.legend()
     return figure
 
 
@@ -161,8 +186,9 @@ def _optimum(done: Done) -> Figure:
 
 
 FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Done], Figure], str]] = {
-    "context": (("loss_trained_untrapped_by_n_context", "loss_optimal_by_n_context"), _context,
-                "Loss over context size: trained layers (range over free seeds), one gradient step, closed form."),
+    "sweep": (("sweep",), _sweep,
+              "Loss over what was swept over: trained layers (mean and range over all seeds), one gradient step, and "
+              "the closed form where there is one."),
     "loss": (("loss_trained_by_step",), _loss,
              "Loss on held-out prompts over training: mean and range over free seeds; trapped seeds one by one."),
     "alignment": (("sensitivity_cosine_gd_by_step", "sensitivity_difference_gd_by_step"), _alignment,

@@ -6,12 +6,16 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from experiments.sweeps import label as label_of
 
 
 class Stop:
@@ -41,9 +45,15 @@ class Stop:
 
 
 class Monitor:
-    """Writes metrics per step and seed, and shows progress: a bar on a terminal, plain lines otherwise."""
+    """Writes metrics per step and seed, and shows progress: a bar on a terminal, plain lines otherwise.
 
-    def __init__(self, workdir: Path, steps: int, first_seed: int, label: str = ""):
+    Args:
+      points: the fields in which combinations of a population differ; all seeds of one come before the next.
+    """
+
+    def __init__(
+        self, workdir: Path, steps: int, first_seed: int, label: str = "", points: Sequence[Mapping[str, Any]] = ({},)
+    ):
         self._prefix = f"{label}/" if label else ""
         self._steps, self._first_seed = steps, first_seed
         self._label = label or "training"
@@ -52,24 +62,42 @@ class Monitor:
         self._board = SummaryWriter(str(workdir))
         self._bar = tqdm(total=steps, desc=self._label, unit="step") if sys.stderr.isatty() else None
         self._next_line = 0
+        self._points, self._warned = points, set()
+        self._names = [",".join(filter(None, (label, label_of(fields)))) for fields in points]
 
     def write(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Appends and flushes metrics `[member]` of one step."""
-        lines = []
+        lines, shown = [], []
         for name, values in metrics.items():
-            for seed, value in enumerate(np.asarray(values, np.float64).tolist(), self._first_seed):
-                value = value if math.isfinite(value) else None
-                lines.append(json.dumps({"step": step, "seed": seed, "metric": self._prefix + name, "value": value}))
-            self._board.add_scalar(self._prefix + name, float(np.mean(values)), step)
+            values = np.asarray(values, np.float64)
+            parts = np.split(values, len(self._points))
+            for fields, point, part in zip(self._points, self._names, parts, strict=True):
+                for seed, value in enumerate(part.tolist(), self._first_seed):
+                    value = value if math.isfinite(value) else None
+                    line = {"step": step, "seed": seed, "metric": self._prefix + name, "value": value}
+                    lines.append(json.dumps(line | ({"fields": fields} if fields else {})))
+                if math.isfinite(mean := _finite_mean(part)):
+                    self._board.add_scalar(f"{point}/{name}" if point else name, mean, step)
+            shown.append(f"{name} {_finite_mean(values):.4g}")
         self._file.write("".join(f"{line}\n" for line in lines))
         self._file.flush()
-        shown = ", ".join(f"{name} {np.mean(values):.4g}" for name, values in metrics.items())
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
-            self._bar.set_postfix_str(shown)
+            self._bar.set_postfix_str(", ".join(shown))
         elif step >= self._next_line or step >= self._steps:
-            print(f"{self._label}: step {step}/{self._steps}  {shown}", flush=True)
+            print(f"{self._label}: step {step}/{self._steps}  {', '.join(shown)}", flush=True)
             self._next_line = step + self._steps // 10
+
+    def warn(self, diverged_at: np.ndarray) -> None:
+        """Says of every member `[member]` that has been frozen, once, at which step; -1 stands for none."""
+        seeds = len(diverged_at) // len(self._points)
+        for member, step in enumerate(diverged_at.tolist()):
+            if step >= 0 and member not in self._warned:
+                self._warned.add(member)
+                point = self._names[member // seeds]
+                seed = f"seed {self._first_seed + member % seeds}" + (f" of {point}" if point else "")
+                said = f"{seed} diverged at step {step} and is kept as it was before that step"
+                print(f"warning: {said}", file=sys.stderr)
 
     def resume(self, step: int) -> None:
         """Takes back what was written after `step`, from where a run goes on, and what a crash left half written.
@@ -111,13 +139,21 @@ def _name_under(prefix: str, metric: str) -> str | None:
     return name if metric.startswith(prefix) and "/" not in name else None
 
 
-def read_history(workdir: Path, label: str = "") -> dict[str, dict[int, dict[int, float]]]:
-    """metrics.jsonl as `metric -> step -> seed -> value`."""
+def _finite_mean(values: np.ndarray) -> float:
+    """The mean over members that have not diverged."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else math.nan
+
+
+def read_history(
+    workdir: Path, label: str = "", fields: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, dict[int, dict[int, float]]]:
+    """metrics.jsonl as `metric -> step -> seed -> value`, of one combination of a swept population."""
     prefix = f"{label}/" if label else ""
     history: dict[str, dict[int, dict[int, float]]] = {}
     for line in _lines(workdir / "metrics.jsonl"):
         name, value = _name_under(prefix, line["metric"]), line["value"]
-        if name is not None:
+        if name is not None and line.get("fields", {}) == fields:
             by_step = history.setdefault(name, {})
             by_step.setdefault(line["step"], {})[line["seed"]] = math.nan if value is None else value
     return history

@@ -24,7 +24,8 @@ def metric(per_seed: Any, stderr: Any = None) -> Metric:
     """
     values = np.atleast_1d(np.asarray(per_seed, np.float64))
     n = len(values)
-    std = float(values.std(ddof=1)) if n > 1 else math.nan
+    with np.errstate(invalid="ignore"):  # of a diverged member, infinite
+        std = float(values.std(ddof=1)) if n > 1 else math.nan
     error = std / math.sqrt(n) if stderr is None and n else float(np.mean(stderr)) if n else math.nan
     mean = float(values.mean()) if n else math.nan
     return {"mean": mean, "std": std, "stderr": error, "per_seed": values.tolist()}
@@ -42,19 +43,36 @@ def curve(x: Sequence[Any], members: Any) -> dict[str, list]:
     }
 
 
+def sweep_line(sweep: Sequence[Mapping[str, Any]], field: str, name: str) -> dict[str, list]:
+    """A metric at some points of a sweep, as a curve over a field; the band is the range over seeds."""
+    metrics = [point["metrics"][name] for point in sweep]
+    seeds = [[math.nan if value is None else value for value in found["per_seed"]] for found in metrics]
+    return {
+        "x": [point["fields"][field] for point in sweep],
+        "mean": [found["mean"] for found in metrics],
+        "low": [min(values, default=math.nan) for values in seeds],
+        "high": [max(values, default=math.nan) for values in seeds],
+    }
+
+
 def lookup(results: Mapping[str, Any], name: str, reduce: str = "mean") -> float:
     """The value a claim speaks of: a metric, or a curve at x as `curve[x]`; nan where there is none.
 
+    A metric of one point of a sweep is named with all its fields, as `loss_gd[train.clip=1.0,model.init_scale=0.5]`.
     `reduce` is "mean", "min" or "max": over seeds, for a curve the ends of its band.
 
     Raises:
-      KeyError: if there is no metric or curve of that name, or no such x.
+      KeyError: if there is no metric or curve of that name, or no such x or point.
     """
-    if found := re.fullmatch(r"(\w+)\[(.+)\]", name):
+    metrics = results["metrics"]
+    if (found := re.fullmatch(r"(\w+)\[(.+)\]", name)) and "=" in found[2]:
+        points = {",".join(f"{f}={v}" for f, v in p["fields"].items()): p["metrics"] for p in results["sweep"]}
+        name, metrics = found[1], points[found[2]]
+    elif found:
         line = results["curves"][found[1]]
         part = {"mean": "mean", "min": "low", "max": "high"}[reduce]
         return float(dict(zip(map(str, line["x"]), line[part], strict=True))[found[2]])
-    values = results["metrics"][name]
+    values = metrics[name]
     if reduce == "mean":
         return float(values["mean"])
     return float({"max": np.max, "min": np.min}[reduce](values["per_seed"])) if values["per_seed"] else math.nan

@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
-from experiments import processes
+from experiments import processes, sweeps
 from experiments.defaults import base_config
 from experiments.processes import Processes
 from experiments.validation import OPTIONAL, BadInput, disk_needed, flatten, nearest, validate
@@ -67,7 +67,7 @@ def parse(argv: list[str]) -> Run:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=[argv[0], *words])
         values([argv[0], *words])
     except Exception as error:  # absl and ml_collections each raise their own kinds
-        raise BadInput(_wrong_type(words, stored, error)) from error
+        raise BadInput(_wrong_type(words, config, error)) from error
     config = values["config"].value
     name = path.stem + (f"-{variant}" if variant else "")
     workdir = Path(values["workdir"].value or f"runs/{name}")
@@ -152,10 +152,12 @@ def _load_config(path: Path, variant: str) -> ConfigDict:
 
 
 def _check_names(words: list[str], stored: ConfigDict, config: ConfigDict) -> list[str]:
-    """Unknown flags and fields, with the nearest name, before absl sees them; sets the optional fields given as None.
+    """Unknown flags and fields, with the nearest name, before absl sees them; sets what absl's parsers cannot read.
 
-    absl's parsers know no None, so those words are taken out of what is returned.
+    Those are optional fields given as None, and numbers and words given as tuples, to sweep over: their words are taken
+    out of what is returned.
     """
+    base, unread = flatten(base_config()), {}
     fields, left = flatten(stored), []
     for word in words:
         flag, equals, value = word.removeprefix("--").partition("=")
@@ -170,20 +172,28 @@ def _check_names(words: list[str], stored: ConfigDict, config: ConfigDict) -> li
             raise BadInput(f"--config.{field}: unknown field; {_nearest_few(field, fields)}")
         if field is not None and not equals and not isinstance(fields[field], bool):
             raise BadInput(f"--{flag} needs a value: --config.{field}=VALUE")
-        if field in OPTIONAL and value in ("None", "none"):
-            config_path.set_value(field, config, None)
-        else:
+        several = sweeps.read_tuple(value) if field in base and not isinstance(base[field], list) else None
+        if (field in OPTIONAL and value in ("None", "none")) or several is not None:
+            unread[field] = several
+        else:  # the last word counts
+            unread.pop(field, None)
             left.append(word)
-    return left
+            if field in sweeps.SWEPT:  # one value where the config has a tuple, of the type it then has
+                with config.ignore_type():
+                    config_path.set_value(field, config, base[field])
+    with config.ignore_type():
+        for field, value in unread.items():
+            config_path.set_value(field, config, value)
+    return [word for word in left if word.partition("=")[0].removeprefix("--config.") not in unread]
 
 
-def _wrong_type(words: list[str], stored: ConfigDict, error: Exception) -> str:
+def _wrong_type(words: list[str], config: ConfigDict, error: Exception) -> str:
     """What absl could not read, in the words of a user."""
-    fields = flatten(stored)
+    fields = flatten(config)
     for word in words:
         flag, _, value = word.removeprefix("--config.").partition("=")
         if isinstance(error, flags.IllegalFlagValueError) and f"{word}:" in str(error) and flag in fields:
-            kind = config_path.get_type(flag, stored)
+            kind = config_path.get_type(flag, config)
             return f"{flag}={value}: not {KINDS.get(kind, kind.__name__)}"
     return _one_line(error)
 
@@ -267,6 +277,7 @@ def _check_workdir(workdir: Path, name: str, variant: str | None, config: Config
     if there != (None, None) and there != (name, variant):
         raise BadInput(f"--workdir={workdir} holds a run of {there[0]}:{there[1]}; give another --workdir")
     asked = flatten(json.loads(json.dumps(flatten(config), default=str)))
+    stored = flatten(base_config()) | stored  # what an older version did not know, it did as is the default
     differ = [f for f in sorted({*asked, *stored}) if asked.get(f) != stored.get(f) and not f.startswith(FREE_FIELDS)]
     if differ == ["train.steps"] and not (why := _no_extension(stored, asked)):
         return
@@ -288,8 +299,8 @@ def _no_extension(stored: dict[str, Any], asked: dict[str, Any]) -> str | None:
     return None
 
 
-def task_of(config: ConfigDict, n_context: int | None = None) -> LinearRegression:
-    """The task a config describes; `n_context` picks one value of a sweep."""
+def task_of(config: ConfigDict) -> LinearRegression:
+    """The task a config describes."""
     import numpy as np
 
     from icl_gd.tasks import LinearRegression
@@ -301,8 +312,7 @@ def task_of(config: ConfigDict, n_context: int | None = None) -> LinearRegressio
             basis, _ = np.linalg.qr(np.random.default_rng(task.rotation_seed).normal(size=basis.shape))
         covariance = tuple(map(tuple, ((basis * np.asarray(task.eigenvalues)) @ basis.T).tolist()))
     return LinearRegression(
-        d_input=task.d_input, d_output=task.d_output,
-        n_context=task.n_context if n_context is None else n_context,
+        d_input=task.d_input, d_output=task.d_output, n_context=task.n_context,
         inputs=task.inputs, input_scale=task.input_scale, covariance=covariance,
         weight_scale=task.weight_scale, noise_std=task.noise_std,
     )  # fmt: skip

@@ -11,6 +11,9 @@ from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 
+from experiments import sweeps
+from experiments.defaults import base_config
+
 RECIPES = Path(__file__).parent / "recipes"
 ONE_LAYER_ONLY = ("weights", "interpolation", "rollout", "optimum")
 ANALYSES = ("alignment", "shifts", *ONE_LAYER_ONLY)
@@ -92,6 +95,8 @@ def validate(config: ConfigDict) -> None:
       BadInput: at the first field that will not do.
     """
     fields = flatten(config)
+    for field, value in fields.items():
+        _check_sweep(field, value)
     for field, bounds in NUMBERS.items():
         for value in fields[field] if isinstance(fields[field], list) else [fields[field]]:
             if value is not None or field not in OPTIONAL:
@@ -99,9 +104,22 @@ def validate(config: ConfigDict) -> None:
     if any(not isinstance(claim, dict | ConfigDict) or "metric" not in claim for claim in config.claims):
         _reject("claims", fields["claims"], "claims are written in config files; () is accepted")
     _check_words(config, fields)
-    _check_together(config)
-    _check_memory(config)
+    for _, one in sweeps.in_turn(config):
+        _check_together(one)
+        _check_memory(one)
     _check_words_of_the_package(fields)  # last: it imports JAX, which takes a second or more
+
+
+def _check_sweep(field: str, value: Any) -> None:
+    """A tuple where one value would do."""
+    if not isinstance(value, list) or isinstance(flatten(base_config()).get(field, []), list):
+        return
+    if field not in sweeps.SWEPT:
+        _reject(field, tuple(value), f"takes one value; tuples are swept over in {', '.join(sweeps.SWEPT)}")
+    if not value:
+        _reject(field, "()", "a sweep needs at least one value")
+    if any(one in value[:i] for i, one in enumerate(value)):
+        _reject(field, tuple(value), "every value of a sweep is accepted once")
 
 
 def _check_words(config: ConfigDict, fields: dict[str, Any]) -> None:
@@ -121,7 +139,9 @@ def _check_words_of_the_package(fields: dict[str, Any]) -> None:
     from icl_gd.training.mesh import MODES
     from icl_gd.training.population import FORMS, SCHEDULES
 
-    _check_word("task.inputs", fields["task.inputs"], FAMILIES)
+    inputs = fields["task.inputs"]
+    for word in inputs if isinstance(inputs, list) else [inputs]:
+        _check_word("task.inputs", word, list(FAMILIES))
     for field, accepted in (("schedule", SCHEDULES), ("form", FORMS), ("parallel", MODES)):
         _check_word(f"train.{field}", fields[f"train.{field}"], accepted)
 
@@ -154,10 +174,6 @@ def _check_together(config: ConfigDict) -> None:
     layers = [word.strip() for word in model.attention.split(",")]
     if set(layers) != {"linear"} or len(layers) not in (1, model.n_layers):
         _reject("model.attention", model.attention, f"one word or one per layer ({model.n_layers}); accepted: linear")
-    if isinstance(task.n_context, tuple) and not task.n_context:
-        _reject("task.n_context", "()", "a sweep needs at least one value")
-    if isinstance(task.n_context, tuple) and len(set(task.n_context)) < len(task.n_context):
-        _reject("task.n_context", task.n_context, "every value of a sweep is accepted once")
     if task.eigenvalues and len(task.eigenvalues) != task.d_input:
         _reject(
             "task.eigenvalues", task.eigenvalues, f"has {len(task.eigenvalues)} values, task.d_input={task.d_input}"
@@ -188,24 +204,24 @@ def _check_together(config: ConfigDict) -> None:
 
 
 def memory_needed(config: ConfigDict) -> float:
-    """Bytes of the larger of a training step and an evaluation, within a factor of about two.
+    """Bytes of the larger of a training step and an evaluation, within a factor of about two, of one population.
 
     A step holds two batches (the next is drawn beside it), once if shared or run member by member, and, forward and
     backward, some six vectors or, below the last layer, second-moment matrices a layer, member and prompt. An
     evaluation holds the same without gradients, for a chunk of prompts and those of the curves.
     """
     task, model = config.task, config.model
-    e, layers = task.d_input + task.d_output, model.n_layers
-    n = max(task.n_context) if isinstance(task.n_context, tuple) else task.n_context
+    e, layers, n = task.d_input + task.d_output, model.n_layers, task.n_context
+    members = config.seeds * len(sweeps.together(config))
     width = e if model.d_head is None else model.d_head
     context = (n + 1) * e + e * e
     per_layer = e * e if model.clip is None else 3 * model.n_heads * (n + 1) * (n + 1 + width)
     inner = 6 * model.n_heads * (layers * per_layer if layers > 1 or model.clip is not None else e)
-    at_once = config.seeds if config.train.share_batches else 1
+    at_once = members if config.train.share_batches else 1
     step = config.train.batch_size * (3 * context + at_once * inner)
-    weights = config.seeds * layers * model.n_heads * 48 * e * max(e, width)
+    weights = members * layers * model.n_heads * 48 * e * max(e, width)
     evaluated = max(config.eval.curve_prompts, min(config.eval.prompts, 8192))
-    evaluation = evaluated * (3 * context + min(config.seeds, 16) * 6 * layers * per_layer)
+    evaluation = evaluated * (3 * context + min(members, 16) * 6 * layers * per_layer)
     fit = 3 * min(config.eval.prompts * (n + 1) * e, FIT_FLOATS)
     return BYTES_PER_FLOAT[config.precision] * float(weights + max(step, evaluation, fit))
 
@@ -213,10 +229,12 @@ def memory_needed(config: ConfigDict) -> float:
 def disk_needed(config: ConfigDict) -> float:
     """Bytes that a run writes, within a factor of about two: three checkpoints (one is written before one goes), each
     of the weights and the optimiser's two moments of them, and figures and report."""
-    model, e = config.model, config.task.d_input + config.task.d_output
-    weights = config.seeds * model.n_layers * model.n_heads * 4 * e * (model.d_head or e)
-    sweeps = len(config.task.n_context) if isinstance(config.task.n_context, tuple) else 1
-    return 3 * 3 * sweeps * BYTES_PER_FLOAT[config.precision] * float(weights) + FIGURES
+    weights = 0.0
+    for _, one in sweeps.in_turn(config):
+        model, e = one.model, one.task.d_input + one.task.d_output
+        members = one.seeds * len(sweeps.together(one))
+        weights += float(members * model.n_layers * model.n_heads * 4 * e * (model.d_head or e))
+    return 3 * 3 * BYTES_PER_FLOAT[config.precision] * weights + FIGURES
 
 
 def _check_memory(config: ConfigDict) -> None:
@@ -224,6 +242,8 @@ def _check_memory(config: ConfigDict) -> None:
     if needed > there:
         fields = flatten(config)
         sizes = ", ".join(f"{field}={fields[field]}" for field in SIZES if fields[field] not in (None, 1))
+        combinations = len(sweeps.together(config))
+        sizes += f", or sweep over fewer than {combinations} combinations" * (combinations > 1)
         raise BadInput(
             f"these sizes need about {needed / 2**30:.3g} GiB, this machine has {there / 2**30:.3g}: lower {sizes}"
         )

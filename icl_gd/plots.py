@@ -53,13 +53,24 @@ def line(ax: Axes, curve: Mapping[str, Sequence], role: str, *, marker: str = ""
     return ax
 
 
-def points(ax: Axes, curve: Mapping[str, Sequence], role: str, *, marker: str, size: float, label: str) -> Axes:
+def points(
+    ax: Axes, curve: Mapping[str, Sequence], role: str, *,
+    marker: str, size: float, label: str | None, colour: Any = None, join: bool = False,
+) -> Axes:  # fmt: skip
     """A curve known at few x: hollow markers with their band as bars, so that what lies under them is seen."""
-    _, colour, _ = ROLES[role]
+    colour = ROLES[role][1] if colour is None else colour
     mean = np.asarray(curve["mean"], float)
     reach = np.abs(np.asarray([curve["low"], curve["high"]], float) - mean)
-    ax.errorbar(curve["x"], mean, reach, fmt=marker, color=colour, markersize=size, markerfacecolor="none", label=label)
+    ax.errorbar(
+        curve["x"], mean, reach, fmt=marker, linestyle="-" if join else "", linewidth=0.9, elinewidth=1.3,
+        color=colour, markersize=size, markerfacecolor="none", label=label,
+    )  # fmt: skip
     return ax
+
+
+def shades(n: int) -> list:
+    """Colours of ordered values, from dark to light, told apart by all common kinds of colour vision."""
+    return [matplotlib.colormaps["viridis"](i / max(n - 1, 1) * 0.85) for i in range(n)]
 
 
 def level(ax: Axes, value: float, role: str, label: str | None = None) -> Axes:

@@ -22,6 +22,7 @@ from icl_gd.types import Array, Circuits, Predictor, Prompt
 
 TRAPPED_ABOVE = 1.2  # times the loss of the best layer where it is known, otherwise that of gradient descent
 WRONG_STEP = 0.5  # times the best step size: the control that the cosine cannot see
+EVERY = ("", "_untrapped", "_trapped")  # members a metric is taken over, by the ending of its name
 ROLL_OUT = (50, 0.75)  # iterations and damping, as published
 
 
@@ -66,27 +67,58 @@ class Study:
         return models.circuit_predictor(circuits, self.trained.layout)
 
 
+class Measured(NamedTuple):
+    """Values `[member]` with their sampling errors, or one number that has no members; see `Found`."""
+
+    values: np.ndarray
+    errors: np.ndarray | None
+    over: tuple[str, ...] | None  # of which members metrics are made, by the endings of their names
+
+
 @dataclass
 class Found:
-    """Records of a study: what goes into results.json."""
+    """Records of a study: what goes into results.json, made by `metrics` for all members or some of them."""
 
-    free: np.ndarray  # members that are not trapped
-    trapped: np.ndarray
-    metrics: dict[str, Any] = field(default_factory=dict)
+    is_free: np.ndarray  # [member]: not trapped
+    has_diverged: np.ndarray  # [member]: frozen as it was before that step, trapped or not
+    measured: dict[str, Measured] = field(default_factory=dict)
     curves: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def trapped(self) -> np.ndarray:
+        return np.flatnonzero(~self.is_free)
+
+    @property
     def shown(self) -> np.ndarray:
         """The members curves are drawn from: the free ones, or all where none is free (an untrained population)."""
-        return self.free if len(self.free) else self.trapped
+        return np.flatnonzero(self.is_free) if self.is_free.any() else self.trapped
 
-    def add(self, name: str, per_seed: Any, stderr: Any = None) -> None:
-        """A metric over all members, and over the free ones alone."""
-        values = np.asarray(per_seed, np.float64)
-        errors = None if stderr is None else np.broadcast_to(stderr, values.shape)
-        self.metrics[name] = metric(values, errors)
-        self.metrics[f"{name}_untrapped"] = metric(values[self.free], None if errors is None else errors[self.free])
+    def add(self, name: str, values: Any, errors: Any = None, over: tuple[str, ...] = EVERY[:2]) -> None:
+        """A metric of the members: over all of them, and over the free ones alone, unless `over` says otherwise."""
+        values = np.asarray(values, np.float64)
+        errors = None if errors is None else np.broadcast_to(errors, values.shape)
+        self.measured[name] = Measured(values, errors, over)
+
+    def add_one(self, name: str, value: Any, error: Any = None) -> None:
+        """A metric that has no members."""
+        self.measured[name] = Measured(value, error, None)
+
+    def metrics(self, members: slice = slice(None)) -> dict[str, Any]:
+        """All metrics, over the seeds of some members."""
+        free = self.is_free[members]
+        chosen = dict(zip(EVERY, (np.full(len(free), True), free, ~free), strict=True))
+        found = {}
+        for name, (values, errors, over) in self.measured.items():
+            if over is None:
+                found[name] = metric(values, errors)
+            for ending in over or ():
+                some = chosen[ending]
+                error = None if errors is None else errors[members][some]
+                found[name + ending] = metric(values[members][some], error)
+        found["seeds_trapped"] = metric(np.sum(~free), 0.0)
+        found["seeds_diverged"] = metric(np.sum(self.has_diverged[members]), 0.0)
+        return found
 
 
 def reference(task: LinearRegression, model: models.TransformerConfig, key: Array, n_fit: int) -> Reference:
@@ -149,25 +181,23 @@ def evaluate(study: Study) -> Found:
 
     optimal = _optimal_loss(study)
     standard = risks["loss_gd"].mean if optimal is None else optimal
-    free = free_members(risks["loss_trained"].mean, standard)
-    found = Found(np.flatnonzero(free), np.flatnonzero(~free))
+    found = Found(free_members(risks["loss_trained"].mean, standard), np.asarray(trained.diverged_at) >= 0)
     for name, value in risks.items():
-        if np.ndim(value.mean) and name != "loss_untrained":
-            found.add(name, value.mean, value.stderr)
+        if np.ndim(value.mean):
+            found.add(name, value.mean, value.stderr, EVERY[:1] if name == "loss_untrained" else EVERY[:2])
         else:
-            found.metrics[name] = metric(value.mean, value.stderr)
-    found.metrics["seeds_trapped"] = metric(len(found.trapped), 0.0)
-    found.add("loss_ratio_gd", risks["loss_trained"].mean / risks["loss_gd"].mean)
-    found.metrics["step_size_gd"] = metric(ref.step_size / task.n_context)
-    found.metrics["construction_error"] = metric(_construction_error(study))
+            found.add_one(name, value.mean, value.stderr)
+    found.add("loss_ratio_gd", risks["loss_trained"].mean / risks["loss_gd"].mean, over=EVERY)
+    found.add_one("step_size_gd", ref.step_size / task.n_context)
+    found.add_one("construction_error", _construction_error(study))
     if optimal is not None:
-        found.metrics["loss_optimal"] = metric(optimal, 0.0)
+        found.add_one("loss_optimal", optimal, 0.0)
         found.add("loss_ratio_optimal", risks["loss_trained"].mean / optimal)
     return found
 
 
 def free_members(losses: np.ndarray, standard: float | np.ndarray) -> np.ndarray:
-    """Which members `[member]` are neither trapped nor diverged."""
+    """Which members `[member]` are not trapped; a loss that is not finite is none of a free one."""
     return losses <= TRAPPED_ABOVE * standard  # not the negation of >, which would hold for nan
 
 
@@ -207,11 +237,11 @@ def alignment(study: Study, found: Found) -> None:
             found.add(name, values)
     for name, values in study.watch(study.untrained).items():
         if name != "loss_trained":
-            found.metrics[f"{name}_untrained"] = metric(values)
+            found.add(f"{name}_untrained", values, over=EVERY[:1])
     control = _aligned(study.reference.wrong_step, study.reference, study.prompts)
     for name, value in control.items():
         if name != "loss_trained":
-            found.metrics[f"{name}_wrong_step"] = metric(float(value))
+            found.add_one(f"{name}_wrong_step", float(value))
 
 
 def weights(study: Study, found: Found) -> None:
@@ -219,17 +249,13 @@ def weights(study: Study, found: Found) -> None:
     distance = lambda c: analysis.gauge_distance(c, study.reference.circuits, study.task.d_input)
     found.add("gauge_distance_gd", jax.vmap(distance)(study.circuits))
     untrained = jax.vmap(partial(models.circuits, study.trained.config))(study.untrained)
-    found.metrics["gauge_distance_gd_untrained"] = metric(jax.vmap(distance)(untrained))
+    found.add("gauge_distance_gd_untrained", jax.vmap(distance)(untrained), over=EVERY[:1])
     sizes = study.task.d_input, study.task.n_context
     rank = lambda c: jnp.mean(jax.vmap(analysis.participation_ratio)(analysis.effective_preconditioner(c, *sizes)))
     by_route = jax.vmap(partial(analysis.routes, d_input=sizes[0]))(study.circuits)._asdict()
     shares = {f"share_{name}": share for name, share in by_route.items()}
     for name, values in {"participation_ratio": jax.vmap(rank)(study.circuits), **shares}.items():
-        found.add(name, values)
-        found.metrics[f"{name}_trapped"] = metric(np.asarray(values)[found.trapped])
-    found.metrics["loss_ratio_gd_trapped"] = metric(
-        np.asarray(found.metrics["loss_ratio_gd"]["per_seed"])[found.trapped]
-    )
+        found.add(name, values, over=EVERY)
     found.arrays["d_input"] = study.task.d_input
     shown = {"construction": study.reference.circuits}
     for name, members in (("trained", found.shown), ("trapped", found.trapped)):
@@ -255,8 +281,8 @@ def interpolation(study: Study, found: Found) -> None:
     n_prompts = max(study.n_prompts // 8, 1)
     risks = analysis.streamed_risks(together({"along": along}), study.task.sample, study.key, n_prompts)["along"]
     found.curves["loss_by_interpolation"] = curve(ts.tolist(), risks.mean[:, found.shown])
-    middle, ends = (np.asarray(found.metrics[f"loss_{name}"]["per_seed"]) for name in ("interpolated", "trained"))
-    found.add("interpolation_ratio", middle / np.minimum(ends, found.metrics["loss_gd"]["mean"]))
+    middle, ends, gd = (found.measured[f"loss_{name}"].values for name in ("interpolated", "trained", "gd"))
+    found.add("interpolation_ratio", middle / np.minimum(ends, gd))
 
 
 def shifts(study: Study, found: Found) -> None:
@@ -328,7 +354,7 @@ def rollout(study: Study, found: Found) -> None:
         if not suffix:
             found.add("rollout_ratio", (ours / theirs[:, None]).max(0))
             found.add("rollout_loss_final", ours[-1], risks["trained"].stderr[:, -1])
-            found.metrics["rollout_loss_final_gd"] = metric(theirs[-1], risks["gd"].stderr[-1])
+            found.add_one("rollout_loss_final_gd", theirs[-1], risks["gd"].stderr[-1])
             found.arrays["damping"] = damping
 
 

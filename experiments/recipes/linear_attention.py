@@ -1,7 +1,8 @@
 """Train linear self-attention on linear regression, and ask whether it is gradient descent.
 
-train -> evaluate -> analyse -> records. A sweep over `task.n_context` repeats it, one size after another, because
-sizes are shapes.
+train -> evaluate -> analyse -> records. A sweep within a population takes all this once, and metrics combination by
+combination; one over sizes repeats it. A sweep leaves its metrics in `sweep`, one entry a combination; `metrics`, and
+the curves and arrays of single populations, stay empty, because a mean over combinations would mean nothing.
 """
 
 import json
@@ -11,8 +12,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from experiments import continuation, figures, monitor, report, results
+from experiments import continuation, figures, monitor, report, results, sweeps
 from experiments.recipes import comparisons
 from experiments.settings import Run, model_of, task_of, train_of
 from experiments.validation import FIT_FLOATS
@@ -25,8 +27,8 @@ EVAL_KEY, CURVE_KEY, FIT_KEY = 1, 2, 3  # folded into a key no member trains on
 
 def run(run: Run, stop: monitor.Stop) -> None:
     """Runs a config from start (or from its last checkpoint) to report; a finished run is only redrawn."""
-    workdir, config = run.workdir, run.config.to_dict()
-    done = continuation.finished(workdir, config)
+    workdir, stored = run.workdir, run.config.to_dict()
+    done = continuation.finished(workdir, stored)
     if mesh.told_by_first(done is not None):
         if done is None:
             return  # another process has it
@@ -35,20 +37,18 @@ def run(run: Run, stop: monitor.Stop) -> None:
         return
     began = time.time()
     about = {"experiment": run.name, "variant": run.variant, **results.provenance(run.config.precision)}
-    continuation.store(workdir, about, config)
+    continuation.store(workdir, about, stored)
 
     found: dict[str, Any] = {"metrics": {}, "curves": {}, "arrays": {}, "sweep": []}
-    contexts = run.config.task.n_context
-    if isinstance(contexts, tuple):
-        print(f"task.n_context takes {len(contexts)} values one after another: sizes are shapes")
-        for n_context in contexts:
-            part = run_one(run, n_context, f"n_context={n_context}", stop)
-            found["sweep"].append({"fields": {"task.n_context": n_context}, "metrics": part["metrics"]})
-        found["curves"] = sweep_curves(contexts, found["sweep"])
-    else:
-        found |= run_one(run, contexts, "", stop)
-    done = {**about, "steps": config["train"]["steps"], "wall_seconds": time.time() - began, **found}
-    done["claims"] = results.check_claims(config["claims"], done, run.overridden)
+    if swept := sweeps.describe(run.config):
+        print(swept, flush=True)
+    for fields, config in sweeps.in_turn(run.config):
+        part = run_one(run, config, sweeps.label(fields), stop)
+        found["sweep"] += [point | {"fields": fields | point["fields"]} for point in part.pop("sweep")]
+        found |= part if not swept else {}
+    found["curves"] |= sweep_curves(found["sweep"])
+    done = {**about, "steps": stored["train"]["steps"], "wall_seconds": time.time() - began, **found}
+    done["claims"] = results.check_claims(stored["claims"], done, run.overridden)
     results.write_json(workdir / "results.json", done)
     present(workdir, json.loads((workdir / "results.json").read_text()))
 
@@ -64,22 +64,26 @@ def present(workdir: Path, done: dict[str, Any]) -> None:
     print(f"report: {page}")
 
 
-def run_one(run: Run, n_context: int, label: str, stop: monitor.Stop) -> dict[str, Any]:
-    """One population from training to records: metrics, curves and arrays."""
-    config, workdir = run.config, run.workdir
-    task, model, settings = task_of(config, n_context=n_context), model_of(config), train_of(config)
+def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dict[str, Any]:
+    """One population from training to records: metrics, curves and arrays, or those of every combination in it.
+
+    `config` is that of the run with one value in each field that is swept over in turn.
+    """
+    workdir, points = run.workdir, sweeps.together(config)
+    task, model, settings = task_of(config), model_of(config), train_of(config)
     held_out = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
     key_eval, key_curve, key_fit = (jax.random.fold_in(held_out, i) for i in (EVAL_KEY, CURVE_KEY, FIT_KEY))
-    n_fit = min(config.eval.prompts, 2**18, FIT_FLOATS // ((n_context + 1) * model.d_token))
+    n_fit = min(config.eval.prompts, 2**18, FIT_FLOATS // ((task.n_context + 1) * model.d_token))
     reference = comparisons.reference(task, model, key_fit, n_fit)
 
     prompts = jax.vmap(task.sample)(jax.random.split(key_curve, config.eval.curve_prompts))
     layout = concatenated(task.d_input, task.d_output)
     predictor_of = lambda params: fastest_predictor(model, params, layout)
     watch = comparisons.watcher(predictor_of, reference, prompts)
-    screen = monitor.Monitor(workdir, settings.steps, config.seed, label)
+    screen = monitor.Monitor(workdir, settings.steps, config.seed, label, points)
 
     def on_chunk(trained: Population, step: int, loss: jax.Array) -> None:
+        screen.warn(np.asarray(trained.diverged_at))
         screen.write(step, {"training_loss": np.asarray(loss.mean(0))} | watch(trained.params))
 
     def on_resume(step: int) -> None:
@@ -96,6 +100,7 @@ def run_one(run: Run, n_context: int, label: str, stop: monitor.Stop) -> dict[st
             chunk_steps=config.train.log_every, on_chunk=on_chunk, stop_requested=lambda: stop.signal,
             on_resume=on_resume,
         )  # fmt: skip
+        screen.warn(np.asarray(trained.diverged_at))  # of a run that had nothing left to train
     finally:
         screen.close()
     stop.saved = True
@@ -114,7 +119,10 @@ def run_one(run: Run, n_context: int, label: str, stop: monitor.Stop) -> dict[st
         comparisons.ANALYSES[name](study, found)
         if stop.signal is not None:  # its exception may have been raised where Python ignores exceptions
             raise Interrupted(settings.steps, stop.signal)
-    if not len(found.free):
+    if any(points):
+        part = lambda i: slice(i * config.seeds, (i + 1) * config.seeds)
+        return {"sweep": [{"fields": fields, "metrics": found.metrics(part(i))} for i, fields in enumerate(points)]}
+    if not found.is_free.any():
         found.arrays["none_free"] = True
     history = monitor.read_history(workdir, label)
     for name, by_step in history.items():
@@ -124,18 +132,14 @@ def run_one(run: Run, n_context: int, label: str, stop: monitor.Stop) -> dict[st
     found.arrays["loss_trained_by_step_trapped"] = [
         [losses[step][config.seed + i] for i in found.trapped] for step in sorted(losses)
     ]
-    return {"metrics": found.metrics, "curves": found.curves, "arrays": found.arrays}
+    records = {"metrics": found.metrics(), "curves": found.curves, "arrays": found.arrays}
+    return records | {"sweep": [{"fields": {}, "metrics": records["metrics"]}] if label else []}
 
 
-def sweep_curves(values: tuple, sweep: list[dict]) -> dict[str, Any]:
-    """Every metric of a sweep as a curve over the swept value."""
+def sweep_curves(sweep: list[dict]) -> dict[str, Any]:
+    """Every metric of a sweep over one field as a curve over its values; of a sweep over several there are none."""
+    if not sweep or len(sweep[0]["fields"]) > 1:
+        return {}
+    (field,) = sweep[0]["fields"]
     names = set.intersection(*(set(point["metrics"]) for point in sweep))
-    return {
-        f"{name}_by_n_context": {
-            "x": list(values),
-            "mean": [point["metrics"][name]["mean"] for point in sweep],
-            "low": [min(point["metrics"][name]["per_seed"], default=float("nan")) for point in sweep],
-            "high": [max(point["metrics"][name]["per_seed"], default=float("nan")) for point in sweep],
-        }
-        for name in sorted(names)
-    }
+    return {f"{name}_by_{sweeps.leaf(field)}": results.sweep_line(sweep, field, name) for name in sorted(names)}

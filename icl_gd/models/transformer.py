@@ -1,7 +1,7 @@
 """A stack of attention layers built from one small frozen config."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
@@ -94,6 +94,7 @@ def init(config: TransformerConfig, key: Array) -> Params:
 
 def apply(config: TransformerConfig, params: Params, tokens: Array) -> Activations:
     """Runs the stack on tokens `[t e]`, whose last row is the query, and returns everything it computed."""
+    config = replace(config, init_scale=1.0)  # the weights are there; a sweep's tuple says nothing of them
     return _Transformer(config).apply({"params": params}, tokens)  # pyright: ignore[reportReturnType]
 
 

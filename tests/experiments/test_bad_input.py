@@ -92,7 +92,6 @@ BAD = [
     ([ONE, "--config.train.log_every=0"], ["train.log_every=0"]),
     ([ONE, "--config.train.checkpoint_every=0"], ["train.checkpoint_every=0"]),
     ([ONE, "--config.train.learning_rate=1e400"], ["train.learning_rate=inf", "finite"]),
-    ([ONE, "--config.task.n_context=(5,10)"], ["task.n_context=(5,10)", "whole number"]),
     ([ONE, "--config.task.inputs=a\nb"], ["task.inputs=a b"]),
     ([ONE, "--config.claims=({},)"], ["claims", "()"]),
     ([ONE, "--config.model.d_head=0"], ["model.d_head=0", "at least 1"]),
@@ -107,6 +106,29 @@ BAD = [
     ([SWEEP, "--config.task.n_context=(5.5,)"], ["task.n_context=5.5", "whole"]),
     ([SWEEP, "--config.task.n_context=()"], ["task.n_context=()", "at least one"]),
     ([SWEEP, "--config.task.n_context=(5,5)"], ["task.n_context", "once"]),
+    ([ONE, "--config.task.n_context=(5,10"], ["task.n_context=(5,10", "whole number"]),
+    ([ONE, "--config.seeds=(2,3)"], ["seeds=(2, 3)", "one value", "train.learning_rate", "task.n_context"]),
+    ([ONE, "--config.train.schedule=('constant','cosine')"], ["train.schedule=('constant', 'cosine')", "one value"]),
+    ([ONE, "--config.train.share_batches=(True,False)"], ["train.share_batches=(True, False)", "one value"]),
+    ([ONE, "--config.model.clip=(1.0,2.0)"], ["model.clip=(1.0, 2.0)", "one value"]),
+    ([ONE, "--config.train.learning_rate=()"], ["train.learning_rate=()", "at least one"]),
+    ([ONE, "--config.train.learning_rate=(1,1.0)"], ["train.learning_rate=(1, 1.0)", "once"]),
+    ([ONE, "--config.train.learning_rate=(1e-3,'a')"], ["train.learning_rate=a", "not a number"]),
+    ([ONE, "--config.train.learning_rate=(1e-3,(1,))"], ["train.learning_rate=(1,)", "not a number"]),
+    ([ONE, "--config.train.learning_rate=(1e-3,None)"], ["train.learning_rate=None", "not a number"]),
+    ([ONE, "--config.train.beta1=(0.9,1.0)"], ["train.beta1=1.0", "below 1"]),
+    ([ONE, "--config.train.batch_size=(1,2.5)"], ["train.batch_size=2.5", "whole"]),
+    ([ONE, "--config.train.batch_size=(True,2)"], ["train.batch_size=True", "not a number"]),
+    ([ONE, "--config.model.init_scale=(1,0)"], ["model.init_scale=0", "above 0"]),
+    ([ONE, "--config.task.inputs=('uniform','nrmal')"], ["task.inputs=nrmal", "did you mean normal?"]),
+    ([ONE, "--config.task.inputs=('uniform',['normal'])"], ["task.inputs=['normal']", "accepted"]),
+    ([ONE, "--config.model.n_layers=(1,2)"], ["model.n_layers=2", "analyses"]),
+    ([GAUSSIAN, "--config.task.d_input=(5,4)"], ["task.eigenvalues", "task.d_input=4"]),
+    ([ONE, "--config.train.batch_size=(2,2000000000)"], ["GiB", "train.batch_size=2000000000"]),
+    (
+        [ONE, f"--config.train.clip={tuple(range(1, 5000))}", "--config.train.batch_size=100000"],
+        ["GiB", "fewer than 4999 combinations"],
+    ),
 ]
 
 
@@ -198,6 +220,15 @@ def test_only_settings_of_the_run_itself_may_differ_from_those_stored(tmp_path):
     )
     with pytest.raises(BadInput, match=r"seeds \(stored 10, asked 3\)"):
         parse(["run", ONE, f"--workdir={tmp_path}", "--config.seeds=3"])
+
+
+def test_a_field_that_an_older_version_lacked_was_at_its_default(tmp_path):
+    stored = parse(["run", ONE]).config.to_dict()
+    del stored["train"]["form"], stored["train"]["parallel"]
+    (tmp_path / "config.json").write_text(json.dumps({"config": stored}))
+    assert parse(["run", ONE, f"--workdir={tmp_path}"])
+    with pytest.raises(BadInput, match=r"train.form \(stored auto, asked tokens\)"):
+        parse(["run", ONE, f"--workdir={tmp_path}", "--config.train.form=tokens"])
 
 
 def test_covariance_of_a_config():

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from experiments import monitor
-from experiments.recipes.comparisons import Found, free_members
+from experiments.recipes.comparisons import EVERY, Found, free_members
 
 
 def test_a_member_that_diverged_is_not_free():
@@ -15,14 +15,25 @@ def test_a_member_that_diverged_is_not_free():
 
 
 def test_metrics_of_all_seeds_and_of_the_free_ones():
-    found = Found(np.array([0, 2]), np.array([1]))
+    found = Found(np.array([True, False, True]), np.array([False, True, True]))
     found.add("loss", [1.0, 9.0, 2.0], [0.1, 7.0, 0.3])
-    assert found.metrics["loss"]["mean"] == 4.0
-    assert found.metrics["loss_untrapped"]["per_seed"] == [1.0, 2.0]
-    np.testing.assert_allclose(found.metrics["loss_untrapped"]["stderr"], 0.2)
-    none_free = Found(np.array([], int), np.array([0]))
+    found.add("share", [1.0, 9.0, 2.0], over=EVERY)
+    found.add_one("gd", 0.2)
+    metrics = found.metrics()
+    assert metrics["loss"]["mean"] == 4.0
+    assert metrics["loss_untrapped"]["per_seed"] == [1.0, 2.0]
+    np.testing.assert_allclose(metrics["loss_untrapped"]["stderr"], 0.2)
+    assert "loss_trapped" not in metrics
+    assert metrics["share_trapped"]["per_seed"] == [9.0]
+    assert [metrics[f"seeds_{fate}"]["mean"] for fate in ("trapped", "diverged")] == [1, 2]
+    some = found.metrics(slice(1, 3))
+    assert list(some) == list(metrics)
+    assert some["loss"]["per_seed"] == [9.0, 2.0]
+    assert (some["loss_untrapped"]["per_seed"], some["loss_untrapped"]["stderr"]) == ([2.0], 0.3)
+    assert some["gd"]["per_seed"] == [0.2]
+    none_free = Found(np.array([False]), np.array([False]))
     none_free.add("loss", [1.0], [0.1])
-    assert all(math.isnan(none_free.metrics["loss_untrapped"][key]) for key in ("mean", "std", "stderr"))
+    assert all(math.isnan(none_free.metrics()["loss_untrapped"][key]) for key in ("mean", "std", "stderr"))
     assert none_free.shown == [0]
 
 

@@ -108,3 +108,11 @@ def test_a_sweep_is_its_runs():
             jax.tree.leaves(swept.combination(i).params), jax.tree.leaves(alone.params), strict=True
         ):
             np.testing.assert_allclose(ours, theirs, atol=6e-6)
+
+
+def test_initial_scales_are_swept_over_in_the_token_form_too():
+    model = TransformerConfig(3, init_scale=(1.0, 0.5), clip=1.0)
+    swept = icl_gd.train(TASK, model, settings(False), seeds=1)
+    alone = icl_gd.train(TASK, TransformerConfig(3, init_scale=0.5, clip=1.0), settings(False), seeds=1)
+    for ours, theirs in zip(jax.tree.leaves(swept.combination(1).params), jax.tree.leaves(alone.params), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=6e-6)

@@ -1,0 +1,170 @@
+"""A sweep is its runs: order, records, resume, and what is said of it."""
+
+import json
+import signal
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+
+import icl_gd
+from experiments import figures, monitor, results, sweeps
+from experiments.recipes import linear_attention
+from experiments.settings import model_of, parse, train_of
+from experiments.validation import BadInput, memory_needed
+from icl_gd.training import Interrupted, population
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+WORDS = ("run", f"--config={CONFIGS}/one_layer.py:smoke", "--config.task.d_input=2", "--config.task.n_context=3",
+         "--config.train.batch_size=16", "--config.train.log_every=5", "--config.eval.prompts=64",
+         "--config.eval.curve_prompts=32", "--config.analyses=('alignment',)", "--config.model.init_scale=1.0",
+         "--config.train.checkpoint_every=5")  # fmt: skip
+RATES = 1e-2, 0.1
+
+
+def asked(workdir, *words):
+    workdir.mkdir(exist_ok=True)
+    return parse([*WORDS, f"--workdir={workdir}", *words])
+
+
+def swept(workdir):
+    return asked(workdir, "--config.train.learning_rate=1e-2,0.1")
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("sweep")
+    linear_attention.run(swept(workdir), monitor.Stop())
+    return workdir
+
+
+def same(ours, theirs, **tolerance):
+    assert list(ours) == list(theirs)
+    for name in ours:
+        for part in ours[name]:
+            a, b = (np.asarray(metrics[name][part], float) for metrics in (ours, theirs))
+            np.testing.assert_allclose(a, b, err_msg=name, **tolerance)
+
+
+def test_a_population_of_combinations_is_its_runs(finished, tmp_path):
+    done = json.loads((finished / "results.json").read_text())
+    assert done["metrics"] == {}
+    assert [point["fields"] for point in done["sweep"]] == [{"train.learning_rate": rate} for rate in RATES]
+    for rate, point in zip(RATES, done["sweep"], strict=True):
+        one = asked(tmp_path / str(rate), f"--config.train.learning_rate={rate}")
+        alone = linear_attention.run_one(one, one.config, "", monitor.Stop())
+        same(point["metrics"], alone["metrics"], rtol=1e-5, atol=1e-6)
+    line = done["curves"]["loss_trained_by_learning_rate"]
+    assert line["x"] == list(RATES)
+    assert line["mean"] == [point["metrics"]["loss_trained"]["mean"] for point in done["sweep"]]
+    assert line["mean"][0] != pytest.approx(line["mean"][1], rel=1e-2)
+    assert {path.name for path in (finished / "figures").iterdir()} == {"01_sweep.png", "01_sweep.pdf"}
+    assert icl_gd.load(finished).swept == tuple({"learning_rate": rate} for rate in RATES)
+
+
+def test_a_sweep_goes_on_where_it_was_stopped(finished, tmp_path, capsys):
+    stop = monitor.Stop()
+    stop.signal = signal.SIGTERM
+    with pytest.raises(Interrupted):
+        linear_attention.run(swept(tmp_path), stop)
+    linear_attention.run(swept(tmp_path), monitor.Stop())
+    assert "resuming training from step 5" in capsys.readouterr().out
+    assert lines(tmp_path) == lines(finished)
+    ours, theirs = (json.loads((w / "results.json").read_text())["sweep"] for w in (tmp_path, finished))
+    assert ours == theirs
+    for rate in RATES:
+        history = monitor.read_history(tmp_path, fields={"train.learning_rate": rate})["loss_trained"]
+        assert {step: list(seeds) for step, seeds in history.items()} == {step: [0, 1] for step in (5, 10, 15, 20)}
+    assert monitor.read_history(tmp_path) == {}
+
+
+def test_sizes_and_rates_multiply(tmp_path, capsys):
+    """Without training: every population is asked for with its own sizes, and all rates."""
+    run = asked(tmp_path, "--config.train.clip=1,0.1", "--config.task.n_context=2,3", "--config.train.batch_size=(8,)")
+    found = []
+
+    def one(run, config, label, stop):
+        found.append((label, config.task.n_context, config.train.batch_size, config.train.clip))
+        value = {"loss_trained": results.metric([config.task.n_context, 1.0]), "loss_gd": results.metric(1.0)}
+        return {"sweep": [{"fields": fields, "metrics": value} for fields in sweeps.together(config)]}
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(linear_attention, "run_one", one)
+        linear_attention.run(run, monitor.Stop())
+    assert found == [("n_context=2,batch_size=8", 2, 8, (1, 0.1)), ("n_context=3,batch_size=8", 3, 8, (1, 0.1))]
+    said = capsys.readouterr().out
+    assert "task.n_context, train.batch_size: 2 x 1 populations one after another" in said
+    assert "train.clip: 2 combinations of 2 seeds: 4 members in one population" in said
+    done = json.loads((tmp_path / "results.json").read_text())
+    fields = {"task.n_context": 3, "train.batch_size": 8, "train.clip": 0.1}
+    assert [point["fields"] for point in done["sweep"]][-1] == fields
+    assert len(done["sweep"]) == 4
+    assert (done["metrics"], done["curves"]) == ({}, {})
+    name = "loss_trained[task.n_context=3,train.batch_size=8,train.clip=0.1]"
+    assert results.lookup(done, name) == 2.0
+    assert results.lookup(done, name, "max") == 3.0
+    with pytest.raises(KeyError):
+        results.lookup(done, "loss_trained[task.n_context=4]")
+
+
+def test_combinations_stand_in_the_order_of_members():
+    words = [f"--config.{field}=0.1,0.2" for field in reversed(sweeps.TOGETHER)]
+    config = parse([*WORDS, *words]).config
+    theirs = population.combinations(train_of(config), model_of(config).init_scale)
+    assert [{sweeps.leaf(name): value for name, value in point.items()} for point in sweeps.together(config)] == theirs
+    assert len(theirs) == 2 ** len(sweeps.TOGETHER)
+    single = parse([*WORDS]).config
+    assert memory_needed(config) > memory_needed(single)
+    assert (sweeps.together(single), sweeps.describe(single)) == ([{}], "")
+    assert [fields for fields, _ in sweeps.in_turn(single)] == [{}]
+
+
+def test_every_swept_field_is_taken_in_any_spelling(tmp_path):
+    for field in sweeps.SWEPT:
+        values = ("uniform", "normal") if field == "task.inputs" else (0.25, 0.5) if "beta" in field else (1, 2)
+        config = parse([*WORDS, "--config.analyses=()", f"--config.{field}={values}"]).config
+        assert len(sweeps.together(config)) * len(sweeps.in_turn(config)) == 2, field
+    context = f"--config={CONFIGS}/context_sweep.py"
+    assert parse(["run", context, "--config.task.n_context=20"]).config.task.n_context == 20
+    assert parse(["run", context, "--config.task.n_context=5,10"]).overridden == ("task.n_context",)
+    words = ["--config.train.clip=(1,2)", "--config.train.clip=0.5"]
+    assert parse([*WORDS, *words]).config.train.clip == 0.5
+    assert parse([*WORDS, *reversed(words)]).config.train.clip == (1, 2)
+    with pytest.raises(BadInput, match=r"train.clip=a: not a float"):
+        parse([*WORDS, "--config.train.clip=(1,2)", "--config.train.clip=a"])
+
+
+@pytest.mark.parametrize("swept", [{"task.inputs": ("uniform", "normal")}, {"train.weight_decay": (0.0, 0.1)},
+                                   {"train.clip": (0.1, 1.0), "task.noise_std": (0.0, 0.5)}])  # fmt: skip
+def test_a_figure_of_any_sweep(swept, tmp_path):
+    names, points = list(swept), [[]]
+    for values in swept.values():
+        points = [[*point, value] for point in points for value in values]
+    metrics = {"loss_trained": results.metric([0.3, 0.4]), "loss_gd": results.metric(0.2)}
+    metrics |= {"loss_optimal": results.metric(0.1)} if "task.inputs" not in swept else {}
+    sweep = [{"fields": dict(zip(names, point, strict=True)), "metrics": metrics} for point in points]
+    with matplotlib.rc_context({"savefig.dpi": 30}):
+        figures.draw({"curves": {}, "arrays": {}, "metrics": {}, "sweep": sweep}, tmp_path / "figures")
+    assert (tmp_path / "figures" / "01_sweep.png").exists()
+
+
+def test_frozen_members_are_named_once(tmp_path, capsys):
+    points = [{"train.learning_rate": rate} for rate in RATES]
+    screen = monitor.Monitor(tmp_path, 10, 5, "n_context=3", points)
+    for diverged_at in ([-1, -1, -1, -1], [-1, -1, -1, 7], [9, -1, -1, 7]):
+        screen.warn(np.array(diverged_at))
+    screen.write(10, {"training_loss": np.array([1.0, 2.0, 3.0, np.nan])})
+    screen.close()
+    out, err = capsys.readouterr()
+    assert err.splitlines() == [
+        f"warning: seed {seed} of n_context=3,learning_rate={rate} diverged at step {step} and is kept as it was "
+        "before that step" for seed, rate, step in ((6, 0.1, 7), (5, 0.01, 9))
+    ]  # fmt: skip
+    assert "training_loss 2" in out
+    assert [(line["seed"], line["fields"]["train.learning_rate"], line["value"]) for line in lines(tmp_path)] == [
+        (5, 0.01, 1.0), (6, 0.01, 2.0), (5, 0.1, 3.0), (6, 0.1, None)]  # fmt: skip
