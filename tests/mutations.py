@@ -26,8 +26,8 @@ class Mutation(NamedTuple):
     law: str
 
 
-CONSTRUCTIONS, LEARNERS, MODELS, TASKS, TRAINING = (
-    f"laws/test_{name}.py" for name in ("constructions", "learners", "models", "tasks", "training")
+CONSTRUCTIONS, LEARNERS, MODELS, PARALLEL, TASKS, TRAINING = (
+    f"laws/test_{name}.py" for name in ("constructions", "learners", "models", "parallel", "tasks", "training")
 )
 FAULTS = "experiments/test_faults.py"
 MUTATIONS = [
@@ -53,9 +53,9 @@ MUTATIONS = [
     Mutation("tasks/linear.py", "self.input_scale * z", "z", f"{TASKS} shifts"),
     Mutation("tasks/linear.py", "np.sqrt(np.maximum(eigenvalues, 0.0))", "np.maximum(eigenvalues, 0.0)",
              f"{TASKS} moments"),
-    Mutation("tasks/linear.py", "y = y + self.noise_std", "y = y + 2 * self.noise_std", f"{TASKS} moments"),
-    Mutation("tasks/linear.py", "key_x, key_w, key_noise = jax.random.split(key, 3)",
-             "key_w, key_noise = jax.random.split(key); key_x = key_w", f"{TASKS} moments_and"),
+    Mutation("tasks/linear.py", "self.noise_std * jax.random", "2 * self.noise_std * jax.random", f"{TASKS} moments"),
+    Mutation("tasks/linear.py", "key_x, key_w, key_noise = jax.random.split(key, 3)\n        x =",
+             "key_w, key_noise = jax.random.split(key); key_x = key_w\n        x =", f"{TASKS} moments_and"),
     Mutation("tasks/linear.py", "(n - jnp.arange(rank", "(n - 0 * jnp.arange(rank", f"{TASKS} directly"),
     Mutation("tasks/linear.py", "np.tri(k, rank, -1", "np.tri(k, rank, -2", f"{TASKS} directly"),
     Mutation("tasks/linear.py", "labels + self.noise_std * a[d:]", "labels", f"{TASKS} directly"),
@@ -64,7 +64,7 @@ MUTATIONS = [
              "x_query, x, y_query, y = x[-1], x[:-1], y[-1], y[:-1]", f"{TASKS} longer"),
     Mutation("types.py", "total + token[:, None] * token[None, :]", "total - token[:, None] * token[None, :]",
              f"{MODELS} batch"),
-    Mutation("types.py", "context[:rest]", "context[:0]", f"{MODELS} batch"),
+    Mutation("types.py", "block(0, rest)", "block(0, 0)", f"{MODELS} batch"),
     Mutation("models/moments.py", "ab...,cb...->ac...", "ab...,bc...->ac...",
              f"{MODELS} moment_form"),
     Mutation("models/moments.py", "return -query[-d_output:] - jnp.sum", "return -query[-d_output:] + jnp.sum",
@@ -90,12 +90,21 @@ MUTATIONS = [
     Mutation("training/checkpoint.py", "self._manager.delete(step)", "pass", f"{TRAINING} stop_after"),
     Mutation("training/population.py", "batch_of(number + 1)), value", "batch_of(number + 2)), value",
              f"{TRAINING} chunked"),
-    Mutation("training/population.py", "one(params, opt_state, keys.data[0])", "one(params, opt_state, keys.data[1])",
-             f"{TRAINING} shared"),
+    Mutation("training/population.py", "set(split[0, 1])", "set(split[-1, 1])", f"{TRAINING} shared"),
+    Mutation("training/population.py", "jax.lax.pmean(found, DATA) if over_data else found", "found",
+             f"{PARALLEL} placement"),
+    Mutation("training/population.py", "partial(jnp.where, going & finite)", "partial(jnp.where, going)",
+             f"{PARALLEL} frozen"),
+    Mutation("training/population.py", "np.repeat([point[name] for point in points], seeds)",
+             "np.tile([point[name] for point in points], seeds)", f"{PARALLEL} sweep"),
+    Mutation("training/population.py", "out_shardings=lies", "", f"{PARALLEL} placement"),
+    Mutation("training/mesh.py", "parts(leaf), index, -2", "parts(leaf), 0, -2", f"{PARALLEL} placement"),
+    Mutation("training/mesh.py", "-split[0] if few(split[0]) else split[0]", "split[0]", f"{PARALLEL} largest"),
     Mutation("training/population.py", "jnp.arange(seed, seed + seeds", "seed + jnp.zeros(seeds", f"{TRAINING} alone"),
     Mutation("training/checkpoint.py", 'if described["sha256"] != _checksum(leaves, about)', "if False",
              f"{TRAINING} checksums"),
-    Mutation("training/in_context.py", "if stored != about:", "if False:", f"{TRAINING} another_population"),
+    Mutation("training/in_context.py", "if stored.get(key) != about[key]", "if False",
+             f"{TRAINING} another_population"),
     Mutation("training/in_context.py", "ending = settings.steps - step < chunk_steps", "ending = last",
              f"{TRAINING} last_whole"),
     Mutation("training/in_context.py", " if any(map(_is_step, (directory / name).iterdir()))", "", f"{FAULTS} sweep"),
