@@ -33,7 +33,7 @@ BATCH, D_INPUT = 2048, 10
 E = D_INPUT + 1
 # Milliseconds a step of the published code took, as a share of our yardstick's, timed side by side on two CPU cores.
 PUBLISHED = {(1, 10): 0.93, (5, 10): 0.93, (5, 100): 0.84}
-SECONDS_EACH, ROUNDS, DRAWS = 0.25, 5, 4
+SECONDS_EACH, ROUNDS, DRAWS = 0.25, 4, 4
 
 
 class Row(NamedTuple):
@@ -195,7 +195,7 @@ def measure(row: Row, peak: float, plain: Callable[[], None] | None) -> dict[str
     if plain is not None:
         runs["yardstick_milliseconds"] = (plain, 1)
     least = dict.fromkeys(runs, math.inf)
-    for _ in range(ROUNDS if guess < 4 * SECONDS_EACH else 2):
+    for _ in range(ROUNDS if guess < 4 * SECONDS_EACH else 1):
         for name, (run, each) in runs.items():
             least[name] = min(least[name], 1e3 * seconds(run) / each)
     work = multiplications(row)
