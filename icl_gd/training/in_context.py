@@ -172,7 +172,9 @@ def train(
     layout = concatenated(task.d_input, task.d_output)
     members = population.members_of(seed, seeds, settings, config.init_scale)
     placement = mesh.place(parallel, len(members.data), settings.batch_size, settings.share_batches)
-    chunk = population.make_chunk(*learning_problem(task, config, layout, settings), settings, placement)
+    draw, loss = learning_problem(task, config, layout, settings)
+    # Below the last layer a member's circuits meet moments that are its own.
+    chunk = population.make_chunk(draw, loss, settings, placement, side_by_side=config.n_layers == 1)
     swept = _only_swept(population.combinations(settings, config.init_scale))
     state = initialise(config, settings, seed, seeds)
     about = _about(task, config, settings, seed, seeds)

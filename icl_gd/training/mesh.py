@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MEMBER, DATA = "member", "data"
-MEMBERS_EACH = 16  # that share batches: fewer on a device are better split by their prompts, as measured on CPU cores
+MEMBERS_EACH = 64  # that share batches: fewer on a device are better split by their prompts, as measured on CPU cores
 MODES = ("auto", "none", "jit", "pmap")
 # How an argument or a result of the program lies on the mesh.
 ALL, MEMBERS, LOSSES, PROMPTS = "whole on every device", "members first", "members second", "prompts last"
@@ -142,7 +142,7 @@ def place(parallel: str, members: int, batch_size: int, share_batches: bool, n_d
         splits = [(m, d) for m, d in splits if m == 1 or d == 1]
     # Members apart need no communication; but where they share batches and a device would have few of them, it spends
     # its time on drawing batches that all the others draw too.
-    few = lambda m: share_batches and members // m < MEMBERS_EACH
+    few = lambda m: (share_batches or members == 1) and members // m < MEMBERS_EACH
     member, data = max(splits, key=lambda split: (split[0] * split[1], -split[0] if few(split[0]) else split[0]))
     used = member * data
     if used < n and (parallel != "auto" or jax.process_count() > 1):

@@ -5,7 +5,7 @@ A training batch has its prompts in the *last* axis of every leaf.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -137,7 +137,7 @@ def start(init: Callable[[Array, Array], Params], settings: TrainSettings, membe
 
 
 def make_chunk(
-    draw: Draw, loss: Loss, settings: TrainSettings, placement: Placement
+    draw: Draw, loss: Loss, settings: TrainSettings, placement: Placement, side_by_side: bool = True
 ) -> Callable[[State, Members, int], tuple[State, Array]]:
     """Compiles `(state, members, n_steps) -> (state, loss [step member])`, a scan over `n_steps` training steps.
 
@@ -148,7 +148,10 @@ def make_chunk(
       draw: a key to one step's batch, any pytree whose leaves have the prompts in their last axis.
       loss: `(params, batch) -> scalar` of one member, a mean over prompts.
       placement: over which devices members and prompts are spread.
+      side_by_side: whether members that share a batch gain by meeting it together, as in one matrix product. On a CPU
+        those that do not take turns, each in cache.
     """
+    in_turn = jax.default_backend() == "cpu"
     over_data = placement.data > 1
 
     def update(member: Member, rates: Rates, batch: Batch, number: Array) -> tuple[Member, Array]:
@@ -176,35 +179,41 @@ def make_chunk(
         return member, losses
 
     def own(member: Member, members: Members, numbers: Array) -> tuple[Member, Array]:
-        """Members with batches of their own share nothing: on a CPU they run one after another, each in cache."""
+        """Members with batches of their own share nothing: on a CPU each takes all steps before the next one does."""
 
         def one(both: tuple[Member, Members]) -> tuple[Member, Array]:
             member, its = both
             batch_of = lambda number: placement.mine(draw(jax.random.fold_in(its.data, number)))
             return scan(lambda m, batch, number: update(m, its.rates, batch, number), batch_of, member, numbers)
 
-        at_once = 1 if jax.default_backend() == "cpu" else len(members.data)
-        member, losses = jax.lax.map(one, (member, members), batch_size=at_once)
+        member, losses = jax.lax.map(one, (member, members), batch_size=1 if in_turn else len(members.data))
         return member, losses.T
 
     def shared(member: Member, members: Members, numbers: Array) -> tuple[Member, Array]:
         """Members whose data keys are one key."""
-        every, part = jax.vmap(update, in_axes=(0, 0, None, None)), placement.mine
+
+        def every(member: Member, rates: Rates, batch: Batch, number: Array) -> tuple[Member, Array]:
+            one = lambda both: update(*both, batch=batch, number=number)
+            return jax.lax.map(one, (member, rates)) if in_turn and not side_by_side else jax.vmap(one)((member, rates))
+
+        step, part = every, placement.mine
         if placement.mode == "jit":  # the compiler spreads the drawing of the batch too, so that it is drawn once
-            every = placement.on_devices(every, (MEMBERS, MEMBERS, PROMPTS, ALL), (MEMBERS, MEMBERS))
+            step = placement.on_devices(every, (MEMBERS, MEMBERS, PROMPTS, ALL), (MEMBERS, MEMBERS))
             part = placement.spread
         batch_of = lambda number: part(draw(jax.random.fold_in(members.data[0], number)))
-        return scan(lambda m, batch, number: every(m, members.rates, batch, number), batch_of, member, numbers)
+        return scan(lambda m, batch, number: step(m, members.rates, batch, number), batch_of, member, numbers)
 
-    run = shared if settings.share_batches else own
-    if placement.mode == "pmap":
-        run = placement.pmapped(run)
-    elif placement.mode == "jit" and not settings.share_batches:
-        run = placement.on_devices(run, (MEMBERS, MEMBERS, ALL), (MEMBERS, LOSSES))
+    @cache
+    def run(one_batch: bool) -> Callable[[Member, Members, Array], tuple[Member, Array]]:
+        if placement.mode == "pmap":
+            return placement.pmapped(shared if one_batch else own)
+        if placement.mode == "none" or one_batch:
+            return shared if one_batch else own
+        return placement.on_devices(own, (MEMBERS, MEMBERS, ALL), (MEMBERS, LOSSES))
 
     def chunk(state: State, members: Members, n_steps: int) -> tuple[State, Array]:
         numbers = state.step + jnp.arange(n_steps, dtype=state.step.dtype)
-        member, losses = run(state.member, members, numbers)
+        member, losses = run(settings.share_batches or len(members.data) == 1)(state.member, members, numbers)
         return State(member, state.step + n_steps), losses
 
     if placement.mode == "pmap":
