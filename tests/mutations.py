@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Mutation(NamedTuple):
-    """`old` becomes `new` in `file`, and one of the tests that `law` selects (path, and -k words) must fail."""
+    """`old` becomes `new` in `file` (of the package), and one of the tests that `law` selects (path, and -k words) must fail."""
 
     file: str
     old: str
@@ -26,6 +26,7 @@ class Mutation(NamedTuple):
     law: str
 
 
+EXPERIMENTS, COMPARISONS = "../experiments", "../experiments/recipes/comparisons.py"
 CONSTRUCTIONS, LEARNERS, MODELS, TASKS, TRAINING = (
     f"laws/test_{name}.py" for name in ("constructions", "learners", "models", "tasks", "training")
 )
@@ -95,6 +96,24 @@ MUTATIONS = [
     Mutation("training/checkpoint.py", 'if described["sha256"] != _checksum(leaves, about)', "if False",
              f"{TRAINING} checksums"),
     Mutation("training/in_context.py", "if stored != about:", "if False:", f"{TRAINING} another_population"),
+    Mutation("models/transformer.py", "config = replace(config, init_scale=1.0)", "pass",
+             "laws/test_parallel.py token_form"),
+    Mutation(f"{EXPERIMENTS}/sweeps.py", '("train.learning_rate", "train.clip",', '("train.clip", "train.learning_rate",',
+             "experiments/test_sweeps.py order"),
+    Mutation(f"{EXPERIMENTS}/recipes/linear_attention.py", "slice(i * config.seeds, (i + 1) * config.seeds)",
+             "slice(0, config.seeds)", "experiments/test_sweeps.py its_runs"),
+    Mutation(COMPARISONS, "free = self.is_free[members]", "free = self.is_free[: len(self.is_free[members])]",
+             "experiments/test_comparisons.py all_seeds"),
+    Mutation(COMPARISONS, "self.has_diverged[members]", "self.has_diverged[:0]",
+             "experiments/test_comparisons.py all_seeds"),
+    Mutation(f"{EXPERIMENTS}/monitor.py", 'line.get("fields", {}) == fields', "True",
+             "experiments/test_sweeps.py stopped"),
+    Mutation(f"{EXPERIMENTS}/monitor.py", "self._warned.add(member)", "pass", "experiments/test_sweeps.py once"),
+    Mutation(f"{EXPERIMENTS}/settings.py", "unread.pop(field, None)", "pass", "experiments/test_sweeps.py spelling"),
+    Mutation(f"{EXPERIMENTS}/settings.py", "flatten(base_config()) | stored", "stored",
+             "experiments/test_bad_input.py older"),
+    Mutation(f"{EXPERIMENTS}/validation.py", "members = config.seeds * len(sweeps.together(config))",
+             "members = config.seeds", "experiments/test_sweeps.py order"),
 ]  # fmt: skip
 
 
