@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Mutation(NamedTuple):
-    """`old` becomes `new` in `file` (of the package), and one of the tests that `law` selects (path, and -k words) must fail."""
+    """`old` becomes `new` in `file` of the package, and one of the tests `law` selects (path, -k words) must fail."""
 
     file: str
     old: str
@@ -98,7 +98,7 @@ MUTATIONS = [
     Mutation("training/in_context.py", "if stored != about:", "if False:", f"{TRAINING} another_population"),
     Mutation("models/transformer.py", "config = replace(config, init_scale=1.0)", "pass",
              "laws/test_parallel.py token_form"),
-    Mutation(f"{EXPERIMENTS}/sweeps.py", '("train.learning_rate", "train.clip",', '("train.clip", "train.learning_rate",',
+    Mutation(f"{EXPERIMENTS}/sweeps.py", '"train.beta1", "train.beta2"', '"train.beta2", "train.beta1"',
              "experiments/test_sweeps.py order"),
     Mutation(f"{EXPERIMENTS}/recipes/linear_attention.py", "slice(i * config.seeds, (i + 1) * config.seeds)",
              "slice(0, config.seeds)", "experiments/test_sweeps.py its_runs"),
