@@ -3,8 +3,8 @@
     python -m experiments.run --config=configs/learning_rate_sweep.py
 
 Five learning rates around the paper's 1e-3, times its clip of the gradient's norm, 1e-3, and one a thousand times
-wider: ten combinations of four seeds, forty members of one population, 3,000 steps, a few minutes on two CPU cores. A
-tenth of the rate has not learned it by then. Variants: `smoke`.
+wider: ten combinations of four seeds, forty members of one population, 3,000 steps, about a minute on two CPU cores.
+Expected: every rate but a tenth of the paper's is within 1 % of the best step by then. Variants: `smoke`.
 """
 
 from experiments.defaults import base_config, smoke
@@ -33,7 +33,9 @@ def get_config(variant: str = ""):
          "relation": "at_most", "target": 1.01},
         {"id": "LR.slow", "statement": "a tenth of the rate learns nothing in 3,000 steps (its best loss ratio)",
          "source": "found here", "metric": ratio + AT.format(1e-4, 1e-3), "reduce": "min",
-         "relation": "at_least", "target": 1.5},
+         "relation": "at_least", "target": 1.5,
+         "note": "it is late, not stuck: the loss leaves that of always zero after some 1,000 steps, and still falls "
+         "at the end"},
         {"id": "LR.fast", "statement": "ten times the rate stays within 5 %, clipped as in the paper",
          "source": "found here", "metric": ratio + AT.format(1e-2, 1e-3), "reduce": "max",
          "relation": "at_most", "target": 1.05},

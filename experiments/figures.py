@@ -129,19 +129,23 @@ def _sweep(done: Done) -> Figure:
     words = lambda name: r"context examples $N$" if name == "task.n_context" else sweeps.leaf(name).replace("_", " ")
     groups: dict[str, list] = {}
     for point in done["sweep"]:
-        values = (point["fields"][other] for other in others)
-        groups.setdefault(", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values), []).append(point)
-    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4 + 0.15 * len(groups) * bool(others)))
+        values = {words(other): point["fields"][other] for other in others}
+        shown = (
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+        )
+        groups.setdefault(", ".join(shown), []).append(point)
+    width = plots.COLUMN if len(others) < 3 else plots.PAGE  # for the legend
+    figure, ax = plt.subplots(figsize=(width, 2.4 + 0.15 * len(groups) * bool(others)))
     hide = lambda label, i: f"{'_' * bool(i)}{label}"  # a line like one before: matplotlib lists no underscores
     for i, points in enumerate(groups.values()):
         if "loss_optimal" in points[0]["metrics"]:
             optimal = sweep_line(points, field, "loss_optimal")
             plots.line(ax, optimal, "closed_form", label=hide("closed form", i))
         gd = sweep_line(points, field, "loss_gd")
-        plots.points(ax, gd, "gd", marker="s", size=7, label=hide("best gradient step", i))
+        plots.points(ax, gd, "gd", marker="s", size=7.0, label=hide("best gradient step", i))
     for i, ((name, points), shade) in enumerate(zip(groups.items(), plots.shades(len(groups)), strict=True)):
-        plots.points(ax, sweep_line(points, field, "loss_trained"), "trained", marker="o^vDs<>p"[i % 8], size=4,
-                     join=bool(others), label=name or "trained layer",
+        plots.points(ax, sweep_line(points, field, "loss_trained"), "trained", marker="o^vDs<>p"[i % 8], size=4.0,
+                     join=bool(others), label=f"trained layer{', ' * bool(name)}{name}",
                      colour=shade if others else None)  # fmt: skip
     ax.set(xlabel=words(field), ylabel="loss")
     xs = [point["fields"][field] for point in done["sweep"]]
@@ -153,7 +157,7 @@ def _sweep(done: Done) -> Figure:
     else:
         ax.set_ylim(0, None)
     if others:
-        figure.legend(loc="outside lower center", title=f"trained layer: {', '.join(map(words, others))}")
+        figure.legend(loc="outside lower center")
     else:
         ax.legend()
     return figure

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Mutation(NamedTuple):
-    """`old` becomes `new` in `file`, and one of the tests that `law` selects (path, and -k words) must fail."""
+    """`old` becomes `new` in `file` of the package, and one of the tests `law` selects (path, -k words) must fail."""
 
     file: str
     old: str
@@ -127,6 +127,24 @@ MUTATIONS = [
              f"{FAULTS} injected kill"),
     Mutation("experiments/run.py", "signal.signal(number, _stop_before_the_run)", "pass", f"{FAULTS} injected signals"),
     Mutation("experiments/validation.py", "if not math.isfinite(value):", "if False:", f"{FAULTS} injected bad_input"),
+    Mutation("models/transformer.py", "config = replace(config, init_scale=1.0)", "pass",
+             "laws/test_parallel.py token_form"),
+    Mutation("experiments/sweeps.py", '"train.beta1", "train.beta2"', '"train.beta2", "train.beta1"',
+             "experiments/test_sweeps.py order"),
+    Mutation("experiments/recipes/linear_attention.py", "slice(i * config.seeds, (i + 1) * config.seeds)",
+             "slice(0, config.seeds)", "experiments/test_sweeps.py its_runs"),
+    Mutation("experiments/recipes/comparisons.py", "free = self.is_free[members]", "free = self.is_free[: len(self.is_free[members])]",
+             "experiments/test_comparisons.py all_seeds"),
+    Mutation("experiments/recipes/comparisons.py", "self.has_diverged[members]", "self.has_diverged[:0]",
+             "experiments/test_comparisons.py all_seeds"),
+    Mutation("experiments/monitor.py", 'line.get("fields", {}) == fields', "True",
+             "experiments/test_sweeps.py stopped"),
+    Mutation("experiments/monitor.py", "self._warned.add(member)", "pass", "experiments/test_sweeps.py once"),
+    Mutation("experiments/settings.py", "unread.pop(field, None)", "pass", "experiments/test_sweeps.py spelling"),
+    Mutation("experiments/settings.py", "flatten(base_config()) | stored", "stored",
+             "experiments/test_bad_input.py older"),
+    Mutation("experiments/validation.py", "members = config.seeds * len(sweeps.together(config))",
+             "members = config.seeds", "experiments/test_sweeps.py order"),
 ]  # fmt: skip
 
 
