@@ -257,7 +257,8 @@ def reached(found: list[dict[str, Any]]) -> list[tuple[str, str, float, float]]:
 def table(found: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
     head = ("layers", "N", "members", "batches", "form", "inputs", "sampler", "step / ms", "of it sampling",
-            "without it", "yardstick", "faster per member than published", "times the floor", "fraction of peak")  # fmt: skip
+            "without it", "yardstick", "faster per member than published", "times the floor",
+            "fraction of peak")  # fmt: skip
     lines = [head, ("---",) * len(head)]
     for row in found:
         faster, plain = speedup(row), row["yardstick_milliseconds"]
