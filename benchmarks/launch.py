@@ -46,7 +46,7 @@ def first_chunk(workdir: Path, cache: Path) -> tuple[float, str]:
 
 
 def measure() -> list[dict]:
-    """What was timed, least of several rounds, with its target where there is one."""
+    """What was timed, with its target where there is one; of the import the least of several rounds."""
     imports = min(seconds_to_import() for _ in range(ROUNDS))
     with tempfile.TemporaryDirectory() as directory:
         cache = Path(directory) / "cache"
@@ -74,7 +74,7 @@ def main() -> None:
     found = measure()
     print(json.dumps(found, indent=1) if options.json else table(found))
     if options.write:
-        from readme import put  # beside this script
+        from pages import put  # beside this script
 
         put("launch", table(found))
 

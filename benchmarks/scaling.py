@@ -10,6 +10,7 @@ On a GPU node it times the GPU.
 import argparse
 import json
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 def share_of_one_device(members: int, batch_size: int, share_batches: bool) -> dict[str, float]:
     """Milliseconds a step, and bytes, of what one device does."""
     settings = TrainSettings(batch_size=batch_size, share_batches=share_batches)
-    draw, loss = in_context.learning_problem(TASK, MODEL, concatenated(TASK.d_input, TASK.d_output), settings)
+    layout = concatenated(TASK.d_input, TASK.d_output)
+    drawn = settings if share_batches else replace(settings, batch_size=BATCH)  # then each device draws whole batches
+    draw_all, loss = in_context.learning_problem(TASK, MODEL, layout, drawn)
+    draw = lambda key: jax.tree.map(lambda leaf: leaf[..., :batch_size], draw_all(key))
     chunk = population.make_chunk(draw, loss, settings, Placement())
     state, keys = in_context.initialise(MODEL, settings, 0, members), population.members_of(0, members, settings)
     compiled = jax.jit(partial(chunk, n_steps=CHUNK), donate_argnums=0).lower(state, keys).compile()
@@ -44,6 +48,7 @@ def share_of_one_device(members: int, batch_size: int, share_batches: bool) -> d
         jax.block_until_ready(losses)
         times.append(time.perf_counter() - began)
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    held -= memory.alias_size_in_bytes  # a state is updated in place
     return {
         "milliseconds_per_step": 1e3 * min(times[1:]) / CHUNK,
         "device_bytes": float(held),
@@ -62,6 +67,7 @@ def plan(members: int, devices: int, steps: int, share_batches: bool) -> dict[st
     return {
         "share_batches": share_batches,
         "mesh": f"{placement.member} x {placement.data}",
+        "devices used": placement.member * placement.data,
         "members per device": each,
         "prompts per device and member": BATCH // placement.data,
         "memory per device / MiB": found["device_bytes"] / 2**20,
@@ -102,7 +108,7 @@ def main() -> None:
             f"devices; times measured on {device}.\n\n{table(plans)}")  # fmt: skip
     print(text)
     if options.write:
-        from readme import put  # beside this script
+        from pages import put  # beside this script
 
         put("plan", text, PAGE)
 

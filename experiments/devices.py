@@ -23,7 +23,7 @@ def check_device(precision: str) -> str:
     """
     import jax
 
-    asked = _config().jax_platforms or ""
+    asked = jax.config.jax_platforms or ""  # pyright: ignore[reportAttributeAccessIssue]
     for word in asked.split(",") if asked else ():
         if word not in PLATFORMS:
             raise BadInput(f"JAX_PLATFORMS={asked}: {nearest(word, PLATFORMS)}, or nothing")
@@ -37,13 +37,6 @@ def check_device(precision: str) -> str:
     if why := why_not(platform, precision):
         raise BadInput(f"precision={precision}: {why}")
     return platform
-
-
-def use_cpu_cores() -> None:
-    """See `icl_gd.training.mesh.use_cpu_cores`."""
-    from icl_gd.training import mesh
-
-    mesh.use_cpu_cores()
 
 
 def check_placement(config: Any) -> None:
@@ -60,12 +53,6 @@ def check_placement(config: Any) -> None:
             mesh.place(one.train.parallel, members, one.train.batch_size, one.train.share_batches)
         except ValueError as error:
             raise BadInput(f"train.parallel={one.train.parallel}: {error}") from error
-
-
-def _config() -> Any:
-    import jax
-
-    return jax.config
 
 
 def why_not(platform: str, precision: str) -> str | None:

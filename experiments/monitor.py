@@ -59,8 +59,13 @@ class Monitor:
         self._label = label or "training"
         self._path = workdir / "metrics.jsonl"
         self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
-        self._board = SummaryWriter(str(workdir))
-        self._bar = tqdm(total=steps, desc=self._label, unit="step") if sys.stderr.isatty() else None
+        # Populations in turn have directories of their own: TensorBoard forgets in a whole directory what is after the
+        # step where one of its files goes on.
+        self._events = workdir / "events" / label if label else workdir
+        self._board = SummaryWriter(str(self._events))
+        self._bar = (
+            tqdm(total=steps, desc=self._label, unit="step") if sys.stderr.isatty() and sys.stdout.isatty() else None
+        )
         self._next_line = 0
         self._points, self._warned = points, set()
         self._names = [",".join(filter(None, (label, label_of(fields)))) for fields in points]
@@ -115,7 +120,7 @@ class Monitor:
         os.replace(partial, self._path)
         self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
         self._board.close()
-        self._board = SummaryWriter(str(self._path.parent), purge_step=step + 1)
+        self._board = SummaryWriter(str(self._events), purge_step=step + 1)
 
     def close(self) -> None:
         self._file.close()

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import re
 import tempfile
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from experiments.settings import Run
 
 FLAGS = ("coordinator", "process_count", "process_index", "distributed")
-PATIENCE = {"initialization_timeout": 300, "heartbeat_timeout_seconds": 100}  # seconds
+# Seconds. All analyse, and the slowest may take long; the first then has figures to draw.
+PATIENCE = {"initialization_timeout": 300, "heartbeat_timeout_seconds": 100, "shutdown_timeout_seconds": 3600}
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ def processes_of(given: Mapping[str, str]) -> Processes | None:
         )
     if missing := [name for name in FLAGS[:3] if name not in by_hand]:
         raise BadInput(f"--{missing[0]} is missing: --coordinator, --process_count and --process_index go together")
-    if not re.fullmatch(r"[^:\s]+:\d{1,5}", by_hand["coordinator"]):
+    host, _, port = by_hand["coordinator"].rpartition(":")
+    if not re.fullmatch(r"[^:\s]+|\[[0-9a-fA-F:]+\]", host) or not (port.isdecimal() and 0 < int(port) < 2**16):
         raise BadInput(f"--coordinator={by_hand['coordinator']}: HOST:PORT is accepted, as in node0:1234")
     count = _whole("process_count", by_hand["process_count"], 1, 2**20)
     return Processes(by_hand["coordinator"], count, _whole("process_index", by_hand["process_index"], 0, count - 1))
@@ -79,6 +83,23 @@ def join(processes: Processes) -> None:
             f"the processes of this run have not met ({why}); start all of them, with the same --coordinator and "
             "--process_count, or --distributed where a cluster started them"
         ) from error
+
+
+def check_agreement(run: Run) -> None:
+    """Whether all processes were asked for the same run: others would wait for each other for ever.
+
+    Raises:
+      BadInput: if they were not.
+    """
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    asked = json.dumps([run.name, run.variant, run.config.to_dict()], sort_keys=True, default=str)
+    digest = np.frombuffer(hashlib.sha256(asked.encode()).digest()[:4], np.uint32)
+    if len({int(value) for value in multihost_utils.process_allgather(digest).ravel()}) > 1:
+        raise BadInput(
+            "the processes of this run were given different settings; give all of them the same command line"
+        )
 
 
 @contextlib.contextmanager

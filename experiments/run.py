@@ -25,8 +25,8 @@ from pathlib import Path
 import absl.logging
 
 from experiments import processes
-from experiments.devices import check_device, check_placement, use_cpu_cores
-from experiments.settings import Run, parse
+from experiments.devices import check_device, check_placement
+from experiments.settings import Run, check_workdir, parse
 from experiments.validation import BadInput
 
 # What is renamed when it is complete.
@@ -40,10 +40,15 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         run = parse(argv)
+        from icl_gd.training import mesh  # a second to import, in which bad input is answered
+
         if run.config.train.parallel != "none":
-            use_cpu_cores()
+            mesh.use_cpu_cores()
         if run.processes is not None:
             processes.join(run.processes)
+            processes.check_agreement(run)
+            if mesh.is_first():
+                check_workdir(run)
         check_device(run.config.precision)
         check_placement(run.config)
         importlib.import_module(f"experiments.recipes.{run.config.recipe}")  # seconds, in which nothing is written yet
@@ -59,14 +64,15 @@ def _execute(run: Run) -> int:
 
     from experiments.compilation import Cache
     from experiments.monitor import Stop
-    from icl_gd.training import Interrupted
+    from icl_gd.training import Interrupted, mesh
 
     jax.config.update("jax_enable_x64", run.config.precision == "float64")
     # Comparisons of trained with constructed weights drown in TF32 or bfloat16 products.
     jax.config.update("jax_default_matmul_precision", "highest")
     # A smoke run compiles more than it computes.
     jax.config.update("jax_disable_most_optimizations", run.variant == "smoke")
-    warnings.showwarning = lambda message, *_: print("warning:", " ".join(str(message).split()), file=sys.stderr)
+    said_by = sys.stderr if mesh.is_first() else sys.stdout
+    warnings.showwarning = lambda message, *_: print("warning:", " ".join(str(message).split()), file=said_by)
     # Orbax and its tasks log, with tracebacks, what is also raised.
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -109,6 +115,11 @@ def _leave(workdir: Path, trace: str) -> None:
             log.unlink()
 
 
+def _in_company() -> bool:
+    """Whether other processes take part in this run."""
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
+
+
 def _stop_before_the_run(number: int, frame: object) -> None:
     """Ends the process at once: nothing is written yet, and extension modules that are being imported abort on an
     exception."""
@@ -120,8 +131,9 @@ if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop_before_the_run)
     code = main(sys.argv)
-    if code > 128:
-        # JAX's threads may still be at work on what was interrupted; the interpreter must not tear down under them.
+    if code > 128 or (code and _in_company()):
+        # JAX's threads may still be at work on what was interrupted; the interpreter must not tear down under them. Nor
+        # may a process that failed wait for the others, which wait for it.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

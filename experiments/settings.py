@@ -74,8 +74,10 @@ def parse(argv: list[str]) -> Run:
     validate(config)
     before, after = flatten(stored), flatten(config)
     overridden = tuple(field for field in after if after[field] != before.get(field) and field not in FREE_FIELDS)
-    _check_workdir(workdir, path.stem, variant or None, config)
-    return Run(config, path.stem, variant or None, workdir, overridden, several)
+    run = Run(config, path.stem, variant or None, workdir, overridden, several)
+    if several is None:  # of several processes only the first has a workdir
+        check_workdir(run)
+    return run
 
 
 def _processes(words: list[str]) -> tuple[Processes | None, list[str]]:
@@ -223,10 +225,11 @@ def held(workdir: Path) -> Iterator[None]:
     except OSError as error:
         raise BadInput(f"--workdir={workdir}: {error.strerror}; give a directory that can be written") from error
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BadInput(f"--workdir={workdir} is in use by another run; wait for it, or give another") from error
         yield
-    except BlockingIOError as error:
-        raise BadInput(f"--workdir={workdir} is in use by another run; wait for it, or give another") from error
     finally:
         os.close(directory)
         if made:
@@ -246,7 +249,13 @@ def _check_what_is_in_the_way(workdir: Path) -> None:
             raise BadInput(f"--workdir={workdir}: cannot write to {name} there; give a directory that can be written")
 
 
-def _check_workdir(workdir: Path, name: str, variant: str | None, config: ConfigDict) -> None:
+def check_workdir(run: Run) -> None:
+    """Whether a run can go into its workdir, or on in it.
+
+    Raises:
+      BadInput: if it cannot.
+    """
+    workdir, name, variant, config = run.workdir, run.name, run.variant, run.config
     above = workdir.absolute()
     try:
         while not above.exists() and not above.is_symlink():

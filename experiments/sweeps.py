@@ -62,11 +62,12 @@ def in_turn(config: ConfigDict) -> list[tuple[Fields, ConfigDict]]:
 
 
 def _product(config: ConfigDict, names: tuple[str, ...]) -> list[Fields]:
-    values = _swept(config, names)
+    values = swept(config, names)
     return [dict(zip(values, point, strict=True)) for point in product(*values.values())]
 
 
-def _swept(config: ConfigDict, names: tuple[str, ...]) -> dict[str, tuple]:
+def swept(config: ConfigDict, names: tuple[str, ...]) -> dict[str, tuple]:
+    """Those of the fields that take several values, with them."""
     values = {name: config_path.get_value(name, config) for name in names}
     return {name: value for name, value in values.items() if isinstance(value, tuple)}
 
@@ -83,8 +84,8 @@ def leaf(field: str) -> str:
 
 def describe(config: ConfigDict) -> str:
     """What is swept over and how; empty where nothing is."""
-    turns, rates = _swept(config, IN_TURN), _swept(config, TOGETHER)
-    count = lambda swept: f"{', '.join(swept)}: {' x '.join(str(len(values)) for values in swept.values())}"
+    turns, rates = swept(config, IN_TURN), swept(config, TOGETHER)
+    count = lambda fields: f"{', '.join(fields)}: {' x '.join(str(len(values)) for values in fields.values())}"
     said = [f"{count(turns)} populations one after another, each a program of its own: sizes are shapes"] * bool(turns)
     if rates:
         said.append(f"{count(rates)} combinations of {config.seeds} seeds: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import difflib
 import math
 import os
@@ -104,6 +105,8 @@ def validate(config: ConfigDict) -> None:
     if any(not isinstance(claim, dict | ConfigDict) or "metric" not in claim for claim in config.claims):
         _reject("claims", fields["claims"], "claims are written in config files; () is accepted")
     _check_words(config, fields)
+    _check_rounded(config, fields)
+    _check_combinations(config)
     for _, one in sweeps.in_turn(config):
         _check_together(one)
         _check_memory(one)
@@ -120,6 +123,25 @@ def _check_sweep(field: str, value: Any) -> None:
         _reject(field, "()", "a sweep needs at least one value")
     if any(one in value[:i] for i, one in enumerate(value)):
         _reject(field, tuple(value), "every value of a sweep is accepted once")
+
+
+def _check_rounded(config: ConfigDict, fields: dict[str, Any]) -> None:
+    """What is an array over members has the precision of the run: there .99999999 is 1, and 1e-50 is 0."""
+    for field in sweeps.TOGETHER if config.precision == "float32" else ():
+        for value in fields[field] if isinstance(fields[field], list) else [fields[field]]:
+            rounded = ctypes.c_float(value).value
+            try:
+                _check_number(field, rounded, *NUMBERS[field])
+            except BadInput as error:
+                raise BadInput(f"{field}={value} is {rounded} in float32, and {error}") from error
+
+
+def _check_combinations(config: ConfigDict) -> None:
+    for fields, most, what in ((sweeps.TOGETHER, 10**5, "combinations"), (sweeps.IN_TURN, 10**3, "populations")):
+        counts = {field: len(values) for field, values in sweeps.swept(config, fields).items()}
+        if math.prod(counts.values()) > most:
+            shown = " x ".join(f"{count} of {field}" for field, count in counts.items())
+            raise BadInput(f"{shown}: {math.prod(counts.values()):,} {what}; at most {most:,} are accepted in one run")
 
 
 def _check_words(config: ConfigDict, fields: dict[str, Any]) -> None:

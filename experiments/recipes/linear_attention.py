@@ -104,8 +104,8 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
     finally:
         screen.close()
     stop.saved = True
-    if stop.signal is not None:
-        raise Interrupted(settings.steps, stop.signal)
+    if (signal := mesh.agreed(stop.signal)) is not None:
+        raise Interrupted(settings.steps, signal)
 
     untrained = initialise(model, settings, config.seed, config.seeds).member.params
     study = comparisons.Study(

@@ -135,6 +135,8 @@ def place(parallel: str, members: int, batch_size: int, share_batches: bool, n_d
     n = jax.device_count() if n_devices is None else n_devices
     if parallel not in MODES:
         raise ValueError(f"parallel={parallel!r} is unknown; choose from {', '.join(MODES)}")
+    if parallel in ("none", "pmap") and jax.process_count() > 1:
+        raise ValueError(f"parallel={parallel!r} is for one process, this is one of {jax.process_count()}: auto or jit")
     if parallel == "none" or n == 1:
         return Placement()
     splits = [(m, d) for m in _divisors(members, n) for d in _divisors(batch_size, n // m)]

@@ -160,7 +160,9 @@ def make_chunk(
         value, gradient = jax.lax.pmean(found, DATA) if over_data else found
         updates, opt_state = settings.optimizer(rates).update(gradient, member.opt_state, member.params)
         params = optax.apply_updates(member.params, updates)
-        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in [value, *jax.tree.leaves(params)]]))
+        # Of a gradient whose norm overflows the clip makes zero: weights stay finite, and learn nothing.
+        watched = [value, optax.global_norm(gradient), *jax.tree.leaves(params)]
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in watched]))
         going = member.diverged_at < 0
         new, old = (params, opt_state), (member.params, member.opt_state)
         params, opt_state = jax.tree.map(partial(jnp.where, going & finite), new, old)

@@ -57,6 +57,20 @@ BAD = [
         ["form=moments", "clip=1.0"],
     ),
     ([ONE, "--config.train.parallel=pmp"], ["train.parallel=pmp", "did you mean pmap?"]),
+    ([ONE, "--config.train.beta2=0.99999999"], ["train.beta2=0.99999999 is 1.0 in float32", "below 1"]),
+    ([ONE, "--config.train.learning_rate=1e-50"], ["train.learning_rate=1e-50 is 0.0 in float32", "above 0"]),
+    ([ONE, "--config.train.clip=1e300"], ["train.clip=1e+300 is inf in float32", "finite"]),
+    (
+        [
+            ONE,
+            *(
+                f"--config.train.{name}=({','.join(f'{i + 1}e-4' for i in range(99))})"
+                for name in ("learning_rate", "clip", "weight_decay")
+            ),
+        ],
+        ["99 of train.learning_rate", "at most 100,000"],
+    ),
+    ([ONE, "--coordinator=a:99999", "--process_count=2", "--process_index=0"], ["--coordinator=a:99999", "HOST:PORT"]),
     ([ONE, "--coordinator=a:1"], ["--process_count is missing", "go together"]),
     ([ONE, "--coordinator=a", "--process_count=2", "--process_index=0"], ["--coordinator=a", "HOST:PORT"]),
     ([ONE, "--coordinator=a:1", "--process_count=2", "--process_index=2"], ["--process_index=2", "from 0 to 1"]),

@@ -28,14 +28,20 @@ def start(workdir, devices, *more):
     )  # fmt: skip
 
 
-def finish(*started):
+def finish(*started, code=0):
     try:
         said = [process.communicate(timeout=300)[0] for process in started]
     finally:
         for process in started:
             process.kill()
-    assert [process.returncode for process in started] == [0] * len(started), "\n".join(said)
+    assert [process.returncode for process in started] == [code] * len(started), "\n".join(said)
     return said
+
+
+def start_two(workdir, *more, of_the_second=()):
+    """One run in two processes of two devices each."""
+    met = (f"--coordinator=localhost:{free_port()}", "--process_count=2")
+    return [start(workdir, 2, *met, f"--process_index={i}", *more, *(of_the_second if i else ())) for i in range(2)]
 
 
 def losses(workdir):
@@ -59,9 +65,30 @@ def test_losses_do_not_depend_on_devices_or_processes(share, tmp_path):
     for mode in ("jit", "pmap"):
         finish(start(tmp_path / mode, 8, share, f"--config.train.parallel={mode}"))
         np.testing.assert_allclose(losses(tmp_path / mode), expected, rtol=1e-5, err_msg=mode)
-    met = (f"--coordinator=localhost:{free_port()}", "--process_count=2")
-    two = [start(tmp_path / "two", 2, share, *met, f"--process_index={i}") for i in range(2)]
-    _, second = finish(*two)
+    _, second = finish(*start_two(tmp_path / "two", share))
     np.testing.assert_allclose(losses(tmp_path / "two"), expected, rtol=1e-5)
     assert "step" not in second  # the first alone speaks
     assert (tmp_path / "two" / "results.json").exists()
+    first, _ = finish(*start_two(tmp_path / "two", share, f"--config.train.steps={STEPS + 50}"))
+    assert f"resuming training from step {STEPS}\n" in first
+    finish(start(tmp_path / "one", 1, share, "--config.train.parallel=none", f"--config.train.steps={STEPS + 50}"))
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_processes_with_different_settings_end(tmp_path):
+    for said in finish(*start_two(tmp_path / "two", of_the_second=("--config.seed=7",)), code=2):
+        assert said.count("error: ") == 1
+        assert "different settings" in said
+    assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.slow
+def test_what_only_the_first_process_can_see_ends_all(tmp_path):
+    """Its workdir is in use; the others do not wait for it."""
+    (tmp_path / "two").write_text("")
+    two = start_two(tmp_path / "two")
+    said = [process.communicate(timeout=120)[0] for process in two]
+    assert two[0].returncode == 2
+    assert "cannot write" in said[0]
+    assert two[1].returncode != 0

@@ -37,7 +37,7 @@ def test_smoke(name, tmp_path):
     page = (tmp_path / "report.html").read_text()
     HTMLParser().feed(page)
     assert not re.search(r"(src|href)=\"(?!data:)", page)
-    assert list(tmp_path.glob("events.out.tfevents*"))
+    assert list(tmp_path.rglob("events.out.tfevents*"))
     again = subprocess.run(command(name, tmp_path), cwd=ROOT, check=True, timeout=600, capture_output=True, text=True)
     assert "finished" in again.stdout
 

@@ -72,6 +72,13 @@ def test_sizes_that_do_not_divide_name_the_nearest_that_do():
         mesh.place("pmp", 9, 99, False, 8)
 
 
+@pytest.mark.parametrize("mode", ["none", "pmap"])
+def test_several_processes_need_a_mesh(mode, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="is for one process, this is one of 2"):
+        mesh.place(mode, 8, 64, False, 8)
+
+
 @pytest.mark.parametrize("parallel", ["none", "jit", "pmap"])
 @pytest.mark.parametrize("share", [True, False])
 def test_a_diverging_member_is_frozen_and_nobody_else_notices(share, parallel, tmp_path):
