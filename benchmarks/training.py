@@ -191,14 +191,17 @@ def measure(row: Row, peak: float, plain: Callable[[], None] | None) -> dict[str
     """Times a row, its sampling, its random numbers and the yardstick in turns, and takes the least of each."""
     draw, loss = problem(row)
     # A guess, good to a factor of three, so that one timing takes about SECONDS_EACH.
-    guess = row.batches * (1e-3 + 2e-4 * row.n_context) + row.members * ((row.n_layers - 1) * 4e-3 + 1e-4)
+    network = 1e-3 + row.members * ((row.n_layers - 1) * 4e-3 + 1e-4)
+    guess = network + row.batches * (1e-3 + 2e-4 * row.n_context)
     steps = max(1, round(SECONDS_EACH / guess))
+    # For any N the same: a loop of one step is none to the compiler, which then keeps no batch apart from its uses.
+    alone = max(2, round(SECONDS_EACH / network))
     init = lambda key, scale: models.init(row.model, key)
     placement = mesh.place("auto", row.members, BATCH, row.share_batches)
     runs = {
         "milliseconds_per_step": (stepper(row, draw, loss, init, steps), steps),
         "sampling_milliseconds": (stepper(row, *only_drawing(draw), lambda key, scale: jnp.ones(()), steps), steps),
-        "without_sampling_milliseconds": (stepper(row, drawn_once(draw), loss, init, steps), steps),
+        "without_sampling_milliseconds": (stepper(row, drawn_once(draw), loss, init, alone), alone),
         # Batches of members' own are drawn side by side.
         "drawing": (drawing(row), DRAWS * (placement.member if row.batches > 1 else 1) / row.batches),
     }
