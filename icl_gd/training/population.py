@@ -161,7 +161,8 @@ def make_chunk(
         updates, opt_state = settings.optimizer(rates).update(gradient, member.opt_state, member.params)
         params = optax.apply_updates(member.params, updates)
         # Of a gradient whose norm overflows the clip makes zero: weights stay finite, and learn nothing.
-        watched = [value, optax.global_norm(gradient), *jax.tree.leaves(params)]
+        square = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))
+        watched = [value, square, *jax.tree.leaves(params)]
         finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in watched]))
         going = member.diverged_at < 0
         new, old = (params, opt_state), (member.params, member.opt_state)
