@@ -23,7 +23,7 @@ def check_device(precision: str) -> str:
     """
     import jax
 
-    asked = jax.config.jax_platforms or ""  # pyright: ignore[reportAttributeAccessIssue]
+    asked = _config().jax_platforms or ""
     for word in asked.split(",") if asked else ():
         if word not in PLATFORMS:
             raise BadInput(f"JAX_PLATFORMS={asked}: {nearest(word, PLATFORMS)}, or nothing")
@@ -53,6 +53,12 @@ def check_placement(config: Any) -> None:
             mesh.place(one.train.parallel, members, one.train.batch_size, one.train.share_batches)
         except ValueError as error:
             raise BadInput(f"train.parallel={one.train.parallel}: {error}") from error
+
+
+def _config() -> Any:
+    import jax
+
+    return jax.config
 
 
 def why_not(platform: str, precision: str) -> str | None:
