@@ -29,7 +29,7 @@ Values = Scalar | tuple[float, ...]
 class TrainSettings:
     """How a population is trained; the defaults are those of von Oswald et al. for one layer.
 
-    A tuple in place of a number in a field of `SWEPT` is swept over: see `combinations`.
+    A tuple in place of a number is swept over, in the fields of `Rates`: see `combinations`.
 
     Attributes:
       steps, batch_size: length of training and prompts per step and member.
@@ -151,7 +151,7 @@ def make_chunk(
       side_by_side: whether members that share a batch gain by meeting it together, as in one matrix product. On a CPU
         those that do not take turns, each in cache.
     """
-    in_turn = jax.default_backend() == "cpu"
+    on_cpu = jax.default_backend() == "cpu"
     over_data = placement.data > 1
 
     def update(member: Member, rates: Rates, batch: Batch, number: Array) -> tuple[Member, Array]:
@@ -189,7 +189,7 @@ def make_chunk(
             batch_of = lambda number: placement.mine(draw(jax.random.fold_in(its.data, number)))
             return scan(lambda m, batch, number: update(m, its.rates, batch, number), batch_of, member, numbers)
 
-        member, losses = jax.lax.map(one, (member, members), batch_size=1 if in_turn else len(members.data))
+        member, losses = jax.lax.map(one, (member, members), batch_size=1 if on_cpu else len(members.data))
         return member, losses.T
 
     def shared(member: Member, members: Members, numbers: Array) -> tuple[Member, Array]:
@@ -197,7 +197,7 @@ def make_chunk(
 
         def every(member: Member, rates: Rates, batch: Batch, number: Array) -> tuple[Member, Array]:
             one = lambda both: update(*both, batch=batch, number=number)
-            return jax.lax.map(one, (member, rates)) if in_turn and not side_by_side else jax.vmap(one)((member, rates))
+            return jax.lax.map(one, (member, rates)) if on_cpu and not side_by_side else jax.vmap(one)((member, rates))
 
         step, part = every, placement.mine
         if placement.mode == "jit":  # the compiler spreads the drawing of the batch too, so that it is drawn once
