@@ -6,13 +6,16 @@ import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from experiments.sweeps import label as label_of
@@ -44,6 +47,33 @@ class Stop:
         print("stopping after this chunk", file=sys.stderr)
 
 
+class _Board:
+    """A TensorBoard event file, written where it is called: a `SummaryWriter` writes from a thread of its own, which a
+    full disk ends with a traceback, and whose queue then blocks the run.
+
+    Args:
+      purge_step: events of the directory's other files from this step on are forgotten.
+    """
+
+    def __init__(self, directory: Path, purge_step: int | None = None):
+        directory.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(directory / "events"))
+        if purge_step is not None:
+            self._write(purge_step, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends and flushes values of one step."""
+        for name, value in values.items():
+            self._write(step, summary=scalar(name, value))
+        self._writer.flush()
+
+    def _write(self, step: int, **content: Any) -> None:
+        self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
 class Monitor:
     """Writes metrics per step and seed, and shows progress: a bar on a terminal, plain lines otherwise.
 
@@ -62,7 +92,7 @@ class Monitor:
         # Populations in turn have directories of their own: TensorBoard forgets in a whole directory what is after the
         # step where one of its files goes on.
         self._events = workdir / "events" / label if label else workdir
-        self._board = SummaryWriter(str(self._events))
+        self._board = _Board(self._events)
         self._bar = (
             tqdm(total=steps, desc=self._label, unit="step") if sys.stderr.isatty() and sys.stdout.isatty() else None
         )
@@ -72,7 +102,7 @@ class Monitor:
 
     def write(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Appends and flushes metrics `[member]` of one step."""
-        lines, shown = [], []
+        lines, shown, means = [], [], {}
         for name, values in metrics.items():
             values = np.asarray(values, np.float64)
             parts = np.split(values, len(self._points))
@@ -82,10 +112,11 @@ class Monitor:
                     line = {"step": step, "seed": seed, "metric": self._prefix + name, "value": value}
                     lines.append(json.dumps(line | ({"fields": fields} if fields else {})))
                 if math.isfinite(mean := _finite_mean(part)):
-                    self._board.add_scalar(f"{point}/{name}" if point else name, mean, step)
+                    means[f"{point}/{name}" if point else name] = mean
             shown.append(f"{name} {_finite_mean(values):.4g}")
         self._file.write("".join(f"{line}\n" for line in lines))
         self._file.flush()
+        self._board.write(step, means)
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
             self._bar.set_postfix_str(", ".join(shown))
@@ -120,13 +151,14 @@ class Monitor:
         os.replace(partial, self._path)
         self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
         self._board.close()
-        self._board = SummaryWriter(str(self._events), purge_step=step + 1)
+        self._board = _Board(self._events, purge_step=step + 1)
 
     def close(self) -> None:
-        self._file.close()
-        self._board.close()
-        if self._bar is not None:
-            self._bar.close()
+        with contextlib.ExitStack() as each:  # also when one that has no room left for its last bytes raises
+            if self._bar is not None:
+                each.callback(self._bar.close)
+            each.callback(self._board.close)
+            each.callback(self._file.close)
 
 
 def _lines(path: Path) -> list[dict]:

@@ -108,7 +108,7 @@ def _foreign(at: dict[int, bytes], source: Path, directory: Path) -> list[Record
         "another program's": (_another_programs, at[20], "checkpoint 30 is unreadable"),
         "a pickle": (_pickled, at[20], "checkpoint 30 is unreadable"),
         "a stray file": (lambda path: (path / "30").write_text("?"), at[20], ""),
-        "a future version's": (_future, None, "format 2, this version reads format 1"),
+        "a future version's": (_future, None, "this version reads format"),
         "none that is sound": (_none_sound, None, "no readable checkpoint"),
         "no checkpoint at all": (shutil.rmtree, None, "holds no checkpoints"),
     }
