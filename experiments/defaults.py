@@ -25,13 +25,18 @@ def base_config() -> ConfigDict:
     config.task.noise_std = 0.0
 
     config.model = ConfigDict()
-    config.model.attention = "linear"
+    config.model.layout = "concatenated"  # of tokens
+    config.model.attention = "linear"  # "softmax", "mixed", or one word a layer: "softmax,linear"
     config.model.n_layers = 1
     config.model.n_heads = 1
     config.model.d_head = config_dict.placeholder(int)  # None: the token width
     config.model.shared = False
     config.model.clip = config_dict.placeholder(float)  # of activations; None: not clipped
     config.model.init_scale = 0.002
+    config.model.layer_norm = False
+    config.model.normalised = False  # keys and queries are divided by their sums
+    config.model.d_embed = config_dict.placeholder(int)  # None: tokens are the residual as they are
+    config.model.mlp_width = config_dict.placeholder(int)  # of a perceptron before the first layer; None: there is none
 
     config.train = ConfigDict()
     config.train.steps = 5000

@@ -330,11 +330,15 @@ def task_of(config: ConfigDict) -> LinearRegression:
 def model_of(config: ConfigDict) -> TransformerConfig:
     """The Transformer a config describes; the token width follows the task."""
     from icl_gd.models import TransformerConfig
+    from icl_gd.tokens import LAYOUTS
 
     model = config.model
+    kinds = tuple(word.strip() for word in model.attention.split(","))
     return TransformerConfig(
-        d_token=config.task.d_input + config.task.d_output, n_layers=model.n_layers, n_heads=model.n_heads,
-        d_head=model.d_head, shared=model.shared, clip=model.clip, init_scale=model.init_scale,
+        d_token=LAYOUTS[model.layout](config.task.d_input, config.task.d_output).d_token,
+        n_layers=model.n_layers, n_heads=model.n_heads, d_head=model.d_head, shared=model.shared, clip=model.clip,
+        init_scale=model.init_scale, attention=kinds[0] if len(kinds) == 1 else kinds, layer_norm=model.layer_norm,
+        normalised=model.normalised, d_embed=model.d_embed, mlp_width=model.mlp_width,
     )  # fmt: skip
 
 

@@ -19,7 +19,10 @@ RECIPES = Path(__file__).parent / "recipes"
 ONE_LAYER_ONLY = ("weights", "interpolation", "rollout", "optimum")
 ANALYSES = ("alignment", "shifts", *ONE_LAYER_ONLY)
 # Placeholders, which may be None.
-OPTIONAL = ("task.rotation_seed", "model.d_head", "model.clip")
+OPTIONAL = ("task.rotation_seed", "model.d_head", "model.clip", "model.d_embed", "model.mlp_width")
+ATTENTION = ("linear", "softmax", "mixed")
+LAYOUTS = ("concatenated",)
+D_POSITIONS = 10  # of interleaved tokens
 FIT_FLOATS = 2**27  # at most, in the prompts that step sizes are tuned on
 FIGURES = 4 * 2**20  # bytes of a run's figures, report and metrics
 BYTES_PER_FLOAT = {"float32": 4, "float64": 8}
@@ -63,6 +66,8 @@ NUMBERS: dict[str, tuple[float, float | None, bool]] = {
     "model.n_layers": (1, None, True),
     "model.n_heads": (1, None, True),
     "model.d_head": (1, None, True),
+    "model.d_embed": (1, None, True),
+    "model.mlp_width": (1, None, True),
     "model.clip": (0, None, False),
     "model.init_scale": (0, LARGEST, False),
     "train.steps": (1, 2**31 - 1, True),
@@ -81,7 +86,7 @@ NUMBERS: dict[str, tuple[float, float | None, bool]] = {
 
 SIZES = (
     *("seeds", "task.d_input", "task.d_output", "task.n_context", "model.n_layers", "model.n_heads", "model.d_head"),
-    *("train.batch_size", "eval.curve_prompts"),
+    *("model.d_embed", "model.mlp_width", "train.batch_size", "eval.curve_prompts"),
 )
 WHOLE = {
     *SIZES,
@@ -145,10 +150,11 @@ def _check_combinations(config: ConfigDict) -> None:
 
 
 def _check_words(config: ConfigDict, fields: dict[str, Any]) -> None:
-    words = {
+    words: dict[str, Collection[str]] = {
         "recipe": sorted(p.stem for p in RECIPES.glob("*.py") if "def run(" in p.read_text()),
         "precision": list(BYTES_PER_FLOAT),
         "task.name": ["linear"],
+        "model.layout": LAYOUTS,
     }
     for field, accepted in words.items():
         _check_word(field, fields[field], accepted)
@@ -194,8 +200,15 @@ def _check_number(field: str, value: Any, low: float, high: float | None, inclus
 def _check_together(config: ConfigDict) -> None:
     task, model = config.task, config.model
     layers = [word.strip() for word in model.attention.split(",")]
-    if set(layers) != {"linear"} or len(layers) not in (1, model.n_layers):
-        _reject("model.attention", model.attention, f"one word or one per layer ({model.n_layers}); accepted: linear")
+    if not set(layers) <= set(ATTENTION) or len(layers) not in (1, model.n_layers):
+        accepted = f"one word or one per layer ({model.n_layers}); accepted: {', '.join(ATTENTION)}"
+        _reject("model.attention", model.attention, accepted)
+    if model.shared and len(set(layers)) > 1:
+        _reject("model.attention", model.attention, "contradicts model.shared=True: shared weights are of one kind")
+    if model.layer_norm and model.n_layers == 1 and not model.shared:
+        _reject(
+            "model.layer_norm", True, "leaves the first of separate layers alone; one layer needs model.shared=True"
+        )
     if task.eigenvalues and len(task.eigenvalues) != task.d_input:
         _reject(
             "task.eigenvalues", task.eigenvalues, f"has {len(task.eigenvalues)} values, task.d_input={task.d_input}"
@@ -204,25 +217,37 @@ def _check_together(config: ConfigDict) -> None:
         _reject(
             "task.rotation_seed", task.rotation_seed, "rotates a covariance: give task.eigenvalues, or leave it None"
         )
-    if config.train.form == "moments" and model.clip is not None:
-        _reject("train.form", "moments", f"is exact without clip only; model.clip={model.clip} needs auto or tokens")
+    beside = beside_linear(config)
+    if config.train.form == "moments" and beside:
+        shown = ", ".join(f"{field}={value}" for field, value in beside.items())
+        _reject("train.form", "moments", f"is exact for linear layers alone; {shown} needs auto or tokens")
     if config.seed + config.seeds > 2**32:
         _reject("seeds", config.seeds, f"seed + seeds must stay below 2^32 (seed={config.seed})")
     needs = {
         "model.n_layers": [] if model.n_layers == 1 else [a for a in config.analyses if a in ONE_LAYER_ONLY],
         "model.n_heads": [a for a in config.analyses if a == "interpolation" and model.n_heads > 1],
-        "model.clip": [] if model.clip is None else [a for a in config.analyses if a in ONE_LAYER_ONLY],
+        **{field: [a for a in config.analyses if a in ONE_LAYER_ONLY] for field in beside},
         "task.inputs": [a for a in config.analyses if a == "optimum" and task.inputs != "normal"],
     }
     for field, analyses in needs.items():
         if analyses:
             if field == "task.inputs":
                 _check_words_of_the_package(flatten(config))  # it may just be misspelt
-            value = config.task.inputs if field == "task.inputs" else getattr(model, field.split(".")[1])
+            value = flatten(config)[field]
             left = tuple(a for a in config.analyses if a not in analyses)
             _reject(
                 field, value, f"contradicts analyses={','.join(analyses)}; drop those, as in --config.analyses={left}"
             )
+
+
+def beside_linear(config: ConfigDict) -> dict[str, Any]:
+    """The fields by which a network is not linear layers alone, whose moment form is exact."""
+    model = config.model
+    plain = {"attention": "linear", "clip": None, "layer_norm": False, "normalised": False, "d_embed": None,
+             "mlp_width": None}  # fmt: skip
+    kinds = ",".join(sorted({word.strip() for word in model.attention.split(",")}))
+    found = {**{name: model[name] for name in plain}, "attention": kinds}
+    return {f"model.{name}": value for name, value in found.items() if value != plain[name]}
 
 
 def memory_needed(config: ConfigDict) -> float:
@@ -233,12 +258,13 @@ def memory_needed(config: ConfigDict) -> float:
     evaluation holds the same without gradients, for a chunk of prompts and those of the curves.
     """
     task, model = config.task, config.model
-    e, layers, n = task.d_input + task.d_output, model.n_layers, task.n_context
+    e, layers, n = _width(config), model.n_layers, task.n_context * (2 if model.layout == "interleaved" else 1)
     members = config.seeds * len(sweeps.together(config))
     width = e if model.d_head is None else model.d_head
     context = (n + 1) * e + e * e
-    per_layer = e * e if model.clip is None else 3 * model.n_heads * (n + 1) * (n + 1 + width)
-    inner = 6 * model.n_heads * (layers * per_layer if layers > 1 or model.clip is not None else e)
+    tokenwise, hidden = bool(beside_linear(config)), model.mlp_width or 0
+    per_layer = 3 * model.n_heads * (n + 1) * (n + 1 + width) if tokenwise else e * e
+    inner = 6 * model.n_heads * (layers * per_layer if layers > 1 or tokenwise else e) + 3 * (n + 1) * hidden
     at_once = members if config.train.share_batches else 1
     step = config.train.batch_size * (3 * context + at_once * inner)
     weights = members * layers * model.n_heads * 48 * e * max(e, width)
@@ -248,12 +274,19 @@ def memory_needed(config: ConfigDict) -> float:
     return BYTES_PER_FLOAT[config.precision] * float(weights + max(step, evaluation, fit))
 
 
+def _width(config: ConfigDict) -> int:
+    """Of the residual."""
+    task, model = config.task, config.model
+    tokens = task.d_input + (D_POSITIONS if model.layout == "interleaved" else task.d_output)
+    return tokens if model.d_embed is None else model.d_embed
+
+
 def disk_needed(config: ConfigDict) -> float:
     """Bytes that a run writes, within a factor of about two: three checkpoints (one is written before one goes), each
     of the weights and the optimiser's two moments of them, and figures and report."""
     weights = 0.0
     for _, one in sweeps.in_turn(config):
-        model, e = one.model, one.task.d_input + one.task.d_output
+        model, e = one.model, _width(one)
         members = one.seeds * len(sweeps.together(one))
         weights += float(members * model.n_layers * model.n_heads * 4 * e * (model.d_head or e))
     return 3 * 3 * BYTES_PER_FLOAT[config.precision] * weights + FIGURES

@@ -1,5 +1,7 @@
 """Layouts: how a problem becomes tokens and how the prediction is read back."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jaxtyping import Float
 
@@ -25,6 +27,9 @@ def concatenated(d_input: int, d_output: int, w0: Array | None = None) -> Layout
         return jnp.concatenate([context, query[None]], axis=0)
 
     def read_out(token: Float[Array, " e"]) -> Float[Array, " m"]:
-        return -token[d_input:]
+        return -token[-d_output:]  # of an embedded token too, whatever its width
 
-    return Layout(encode, read_out)
+    return Layout(encode, read_out, d_input + d_output)
+
+
+LAYOUTS: dict[str, Callable[[int, int], Layout]] = {"concatenated": concatenated}  # by (d_input, d_output)

@@ -101,7 +101,8 @@ Predictor = Callable[[Array, Array, Array], Array]
 
 
 class Layout(NamedTuple):
-    """How a problem becomes tokens, and how a prediction is read from them: a pair of pure functions."""
+    """How a problem becomes tokens, and how a prediction is read from them: a pair of pure functions, and a width."""
 
     encode: Callable[[Array, Array, Array], Array]  # (x, y, x_query) -> tokens [t e]
     read_out: Callable[[Array], Array]  # query token of a residual [e] -> y_hat [m]
+    d_token: int  # e of the tokens

@@ -15,11 +15,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import continuation, figures, monitor, report, results, sweeps
-from experiments.recipes import comparisons
+from experiments import study as studies
+from experiments.analyses import ANALYSES
 from experiments.settings import Run, model_of, task_of, train_of
 from experiments.validation import FIT_FLOATS
 from icl_gd import analysis, learners
-from icl_gd.tokens import concatenated
+from icl_gd.tokens import LAYOUTS
 from icl_gd.training import Interrupted, Population, fastest_predictor, initialise, mesh, train
 
 EVAL_KEY, CURVE_KEY, FIT_KEY = 1, 2, 3  # folded into a key no member trains on
@@ -74,12 +75,12 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
     held_out = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
     key_eval, key_curve, key_fit = (jax.random.fold_in(held_out, i) for i in (EVAL_KEY, CURVE_KEY, FIT_KEY))
     n_fit = min(config.eval.prompts, 2**18, FIT_FLOATS // ((task.n_context + 1) * model.d_token))
-    reference = comparisons.reference(task, model, key_fit, n_fit)
+    reference = studies.reference(task, model, key_fit, n_fit)
 
     prompts = jax.vmap(task.sample)(jax.random.split(key_curve, config.eval.curve_prompts))
-    layout = concatenated(task.d_input, task.d_output)
+    layout = LAYOUTS[config.model.layout](task.d_input, task.d_output)
     predictor_of = lambda params: fastest_predictor(model, params, layout)
-    watch = comparisons.watcher(predictor_of, reference, prompts)
+    watch = studies.watcher(predictor_of, reference, prompts)
     screen = monitor.Monitor(workdir, settings.steps, config.seed, label, points)
 
     def on_chunk(trained: Population, step: int, loss: jax.Array) -> None:
@@ -94,7 +95,7 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
     stop.saved = False
     try:
         trained = train(
-            task, model, settings,
+            task, model, settings, layout=config.model.layout,
             seeds=config.seeds, seed=config.seed, parallel=config.train.parallel,
             checkpoints=workdir / "checkpoints" / label, checkpoint_every=config.train.checkpoint_every,
             chunk_steps=config.train.log_every, on_chunk=on_chunk, stop_requested=lambda: stop.signal,
@@ -108,15 +109,15 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
         raise Interrupted(settings.steps, signal)
 
     untrained = initialise(model, settings, config.seed, config.seeds).member.params
-    study = comparisons.Study(
+    study = studies.Study(
         task, trained, reference, prompts, watch, key_eval, config.eval.prompts, untrained, config.analyses
     )
-    found = comparisons.evaluate(study)
+    found = studies.evaluate(study)
     for name, predictor in (("gd", reference.gd), ("zero", learners.zero)):
         found.arrays[f"loss_{name}_on_curve_prompts"] = float(analysis.losses(predictor, prompts).mean())
     for name in config.analyses:
         print(f"analysing: {name}", flush=True)
-        comparisons.ANALYSES[name](study, found)
+        ANALYSES[name](study, found)
         if stop.signal is not None:  # its exception may have been raised where Python ignores exceptions
             raise Interrupted(settings.steps, stop.signal)
     if any(points):

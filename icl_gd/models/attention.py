@@ -1,22 +1,41 @@
-"""Self-attention as von Oswald et al. write it: no biases, no 1/sqrt(d_head), keys and values from the context only."""
+"""Self-attention as von Oswald et al. write it: no biases, keys and values from the context only."""
+
+from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax.linen.initializers import variance_scaling
 
 from icl_gd.types import Array, Scalar
 
+TINY = 1e-6  # beside the sum that keys and queries are divided by, as published
 
-class LinearSelfAttention(nn.Module):
-    """`e_i <- sum_heads P W_V sum_{j in context} e_j (W_K e_j)^T (W_Q e_i)`, the update of one layer.
+
+def _softmax(scores: Array, readable: Array, d_head: int) -> Array:
+    return jax.nn.softmax(jnp.where(readable, scores / d_head**0.5, -jnp.inf), axis=-1)
+
+
+# From scores, zero where the key is masked, to the pattern that multiplies the values. Only softmax scales its scores.
+KINDS: dict[str, Callable[[Array, Array, int, Array], Array]] = {
+    "linear": lambda scores, readable, d_head, mix: scores,
+    "softmax": lambda scores, readable, d_head, mix: _softmax(scores, readable, d_head),
+    "mixed": lambda scores, readable, d_head, mix: mix * _softmax(scores, readable, d_head) + (1 - mix) * scores,
+}
+
+
+class SelfAttention(nn.Module):
+    """`e_i <- sum_heads P W_V sum_{j in context} e_j pattern(W_K e_j, W_Q e_i)`, the update of one layer.
 
     Returns `(update [t e], scores [head t t], pattern [head t t])`. The last token is the query: it reads and is
-    never read, so its column of the scores is zero.
+    never read, so its column of the scores and of the pattern is zero.
     """
 
     n_heads: int
     d_head: int
     init_variance: Scalar  # of a weight, times its fan-in
+    kind: str = "linear"  # in KINDS; "mixed" learns how much of it is softmax
+    normalised: bool = False  # keys and queries are divided by their sums (Schlag et al. 2102.11174)
 
     @nn.compact
     def __call__(self, tokens: Array) -> tuple[Array, Array, Array]:
@@ -31,12 +50,18 @@ class LinearSelfAttention(nn.Module):
         out = variance_scaling(self.init_variance / self.n_heads, "fan_in", "truncated_normal", in_axis=-1, out_axis=-2,
                                batch_axis=0)  # fmt: skip
         p = self.param("P", out, (self.n_heads, e, self.d_head))
+        mix = jnp.zeros(())
+        if self.kind == "mixed":
+            # The published code's one weight, of fan-in one, behind a sigmoid of slope ten.
+            mix = jax.nn.sigmoid(10 * self.param("mix", into, (1, 1, 1))[0, 0, 0])
 
         queries = jnp.einsum("hke,te->htk", w_q, tokens)
         keys = jnp.einsum("hke,te->htk", w_k, tokens)
+        if self.normalised:
+            queries, keys = (v / (jnp.sum(v, axis=-1, keepdims=True) + TINY) for v in (queries, keys))
         values = jnp.einsum("hke,te->htk", w_v, tokens)
-        in_context = (jnp.arange(t) < t - 1).astype(tokens.dtype)
-        scores = jnp.einsum("hik,hjk->hij", queries, keys) * in_context[None, None, :]
-        pattern = scores
+        readable = (jnp.arange(t) < t - 1)[None, None, :]
+        scores = jnp.einsum("hik,hjk->hij", queries, keys) * readable.astype(tokens.dtype)
+        pattern = KINDS[self.kind](scores, readable, self.d_head, mix)
         update = jnp.einsum("hek,hij,hjk->ie", p, pattern, values)
         return update, scores, pattern

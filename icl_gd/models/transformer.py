@@ -7,8 +7,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.initializers import variance_scaling
 
-from icl_gd.models.attention import LinearSelfAttention
+from icl_gd.models.attention import KINDS, SelfAttention
 from icl_gd.types import Activations, Array, Circuits, Layout, Predictor, Scalar
 
 Params = Mapping[str, Any]
@@ -19,12 +20,19 @@ class TransformerConfig:
     """What a Transformer is made of.
 
     Attributes:
-      d_token: token width e.
+      d_token: width of the tokens that come in.
       n_layers, n_heads: sizes of the stack.
-      d_head: width of a head; the token width when left out, as in von Oswald et al.
+      d_head: width of a head; that of the residual when left out, as in von Oswald et al.
       shared: one set of weights for all layers (recurrent) instead of one per layer.
       clip: residuals are clipped to [-clip, clip] after every layer; None leaves them alone.
       init_scale: weights start with variance `init_scale / n_layers / fan_in`; a tuple is swept over in training.
+      attention: "linear", "softmax", "mixed" (a learned mix of both), or a tuple of one of them per layer.
+      layer_norm: attention reads normalised residuals, with learned scale and offset. As published, the first of
+        layers with weights of their own reads tokens as they are.
+      normalised: keys and queries are divided by their sums.
+      d_embed: tokens are mapped to this width before the first layer; None leaves them as they are.
+      mlp_width: a perceptron with a hidden layer of this width (GELU, skip) acts on every embedded token before the
+        first layer; None has none.
     """
 
     d_token: int
@@ -34,15 +42,39 @@ class TransformerConfig:
     shared: bool = False
     clip: float | None = None
     init_scale: Scalar | tuple[float, ...] = 0.002
+    attention: str | tuple[str, ...] = "linear"
+    layer_norm: bool = False
+    normalised: bool = False
+    d_embed: int | None = None
+    mlp_width: int | None = None
 
     def __post_init__(self):
-        for name in ("d_token", "n_layers", "n_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("d_token", "n_layers", "n_heads", "d_head", "d_embed", "mlp_width"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if len(self.kinds) != self.n_layers or not set(self.kinds) <= set(KINDS):
+            raise ValueError(
+                f"attention={self.attention!r} must be one of {', '.join(KINDS)}, or one of them for each of "
+                f"n_layers={self.n_layers}"
+            )
+        if self.shared and len(set(self.kinds)) > 1:
+            raise ValueError(f"attention={self.attention!r}: layers with shared weights are of one kind")
+        if self.layer_norm and self.n_layers == 1 and not self.shared:
+            raise ValueError("layer_norm=True leaves the first of separate layers alone: one layer needs shared=True")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The attention of each layer."""
+        return (self.attention,) * self.n_layers if isinstance(self.attention, str) else tuple(self.attention)
+
+    @property
+    def width(self) -> int:
+        """The width e of the residual."""
+        return self.d_token if self.d_embed is None else self.d_embed
 
     @property
     def head_width(self) -> int:
-        return self.d_token if self.d_head is None else self.d_head
+        return self.width if self.d_head is None else self.d_head
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -50,17 +82,45 @@ class TransformerConfig:
         return tuple(f"block_{0 if self.shared else layer}" for layer in range(self.n_layers))
 
 
+def _dense(variance: Any) -> nn.initializers.Initializer:
+    """Of a matrix `[out in]`."""
+    return variance_scaling(variance, "fan_in", "truncated_normal", in_axis=-1, out_axis=-2)
+
+
+class _Embedding(nn.Module):
+    """What stands before the first layer: `W_E e`, then `e + W_2 gelu(W_1 e + b_1) + b_2`, or one of them."""
+
+    config: TransformerConfig
+    init_variance: Scalar
+
+    @nn.compact
+    def __call__(self, tokens: Array) -> Array:
+        config, init = self.config, _dense(self.init_variance)
+        if config.d_embed is not None:
+            tokens = tokens @ self.param("W_E", init, (config.d_embed, config.d_token)).T
+        if config.mlp_width is not None:
+            zeros = nn.initializers.zeros
+            hidden = tokens @ self.param("W_1", init, (config.mlp_width, config.width)).T
+            hidden = nn.gelu(hidden + self.param("b_1", zeros, (config.mlp_width,)))
+            written = hidden @ self.param("W_2", init, (config.width, config.mlp_width)).T
+            tokens = tokens + written + self.param("b_2", zeros, (config.width,))
+        return tokens
+
+
 class _Block(nn.Module):
     config: TransformerConfig
+    init_variance: Scalar
+    kind: str
+    reads_normalised: bool
 
     def setup(self):
         config = self.config
-        if isinstance(config.init_scale, tuple):
-            raise ValueError(f"init_scale={config.init_scale} is swept over by training; a model starts from one value")
-        self.attention = LinearSelfAttention(config.n_heads, config.head_width, config.init_scale / config.n_layers)
+        sizes = config.n_heads, config.head_width, self.init_variance
+        self.attention = SelfAttention(*sizes, self.kind, config.normalised)
+        self.norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False) if self.reads_normalised else lambda v: v
 
     def __call__(self, residual: Array) -> tuple[Array, Array, Array]:
-        update, scores, pattern = self.attention(residual)
+        update, scores, pattern = self.attention(self.norm(residual))
         residual = residual + update
         if self.config.clip is not None:
             residual = jnp.clip(residual, -self.config.clip, self.config.clip)
@@ -72,9 +132,19 @@ class _Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array) -> Activations:
-        blocks = {name: _Block(self.config, name=name) for name in dict.fromkeys(self.config.blocks)}
+        config = self.config
+        if isinstance(config.init_scale, tuple):
+            raise ValueError(f"init_scale={config.init_scale} is swept over by training; a model starts from one value")
+        variance = config.init_scale / config.n_layers
+        blocks: dict[str, _Block] = {}
+        for layer, name in enumerate(config.blocks):
+            if name not in blocks:
+                normalised = config.layer_norm and (config.shared or layer > 0)
+                blocks[name] = _Block(config, variance, config.kinds[layer], normalised, name=name)
+        if config.d_embed is not None or config.mlp_width is not None:
+            tokens = _Embedding(config, variance, name="embedding")(tokens)
         residuals, scores, patterns = [tokens], [], []
-        for name in self.config.blocks:
+        for name in config.blocks:
             residual, score, pattern = blocks[name](residuals[-1])
             residuals.append(residual)
             scores.append(score)
@@ -83,12 +153,17 @@ class _Transformer(nn.Module):
 
 
 def has_moment_form(config: TransformerConfig) -> bool:
-    """Whether the network sees its context through second moments only: linear layers, no clip."""
-    return config.clip is None
+    """Whether the network sees its context through second moments only: linear layers, and nothing beside them."""
+    plain = config.clip is None and not config.layer_norm and not config.normalised
+    return plain and set(config.kinds) == {"linear"} and config.d_embed is None and config.mlp_width is None
 
 
 def init(config: TransformerConfig, key: Array) -> Params:
-    """Parameters `{block: {"attention": {W_K, W_Q, W_V [head d_head e], P [head e d_head]}}}` of a fresh model."""
+    """Parameters of a fresh model: `{block: {"attention": {W_K, W_Q, W_V [head d_head e], P [head e d_head]}}}`.
+
+    Beside them, where the config asks for it, `attention.mix`, `norm: {scale, bias}` and `embedding: {W_E, W_1, b_1,
+    W_2, b_2}`.
+    """
     return _Transformer(config).init(key, jnp.zeros((2, config.d_token)))["params"]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from icl_gd import models
 from icl_gd.models import TransformerConfig
-from icl_gd.tokens import concatenated
+from icl_gd.tokens import LAYOUTS
 from icl_gd.training import mesh, population
 from icl_gd.training.checkpoint import Checkpoints, unflatten
 from icl_gd.training.population import State, TrainSettings
@@ -115,7 +115,7 @@ def learning_problem(
         return Moments.of(tokens), batch.y_query
 
     if settings.form == "moments" and not models.has_moment_form(config):
-        raise ValueError(f"form='moments' is exact for linear layers without clip only, not with clip={config.clip}")
+        raise ValueError(f"form='moments' is exact for linear layers alone, which these are not: {config}")
     if settings.form == "tokens" or not models.has_moment_form(config):
         return prompts, loss_of_tokens
     if isinstance(task, MomentTask):
@@ -138,6 +138,7 @@ def train(
     config: TransformerConfig,
     settings: TrainSettings,
     *,
+    layout: str = "concatenated",
     seeds: int = 1,
     seed: int = 0,
     parallel: str = "auto",
@@ -153,7 +154,8 @@ def train(
     With tuples in `settings` or as `config.init_scale`, as many for every combination of their values.
 
     Args:
-      task: gives prompts; its sizes must fit the model's token width.
+      task: gives prompts.
+      layout: a name in `tokens.LAYOUTS`: how a prompt becomes tokens, whose width must be the model's.
       seeds, seed: number of members, and the seed of the first; member i is the run of seed + i alone.
       parallel: how members and prompts are spread over devices, see `mesh.place`.
       checkpoints: a directory; nothing is written when left out. Of several processes the first writes.
@@ -167,17 +169,20 @@ def train(
       population.Interrupted: when stopped.
       FloatingPointError: if every member has diverged; the last state is kept.
     """
-    if config.d_token != task.d_input + task.d_output:
-        raise ValueError(f"d_token={config.d_token} does not fit d_input + d_output = {task.d_input + task.d_output}")
-    layout = concatenated(task.d_input, task.d_output)
+    tokens = _layout(layout, task.d_input, task.d_output)
+    if config.d_token != tokens.d_token:
+        raise ValueError(
+            f"d_token={config.d_token}: {layout} tokens of d_input={task.d_input}, d_output={task.d_output} have width "
+            f"{tokens.d_token}"
+        )
     members = population.members_of(seed, seeds, settings, config.init_scale)
     placement = mesh.place(parallel, len(members.data), settings.batch_size, settings.share_batches)
-    draw, loss = learning_problem(task, config, layout, settings)
+    draw, loss = learning_problem(task, config, tokens, settings)
     # Below the last layer a member's circuits meet moments that are its own.
     chunk = population.make_chunk(draw, loss, settings, placement, side_by_side=config.n_layers == 1)
     swept = _only_swept(population.combinations(settings, config.init_scale))
     state = initialise(config, settings, seed, seeds)
-    about = _about(task, config, settings, seed, seeds)
+    about = {**_about(task, config, settings, seed, seeds), "layout": layout}
     store = Checkpoints(checkpoints) if checkpoints is not None and mesh.is_first() else None
 
     def after(state: State, loss: Array) -> None:
@@ -186,7 +191,7 @@ def train(
         signal, last = mesh.agreed(stop_requested()), step >= settings.steps
         # Before the checkpoint: a run that resumes from it has all that was to be recorded up to it.
         on_chunk(
-            Population(config, layout, jax.tree.map(jnp.asarray, state.member.params), diverged_at, swept), step, loss
+            Population(config, tokens, jax.tree.map(jnp.asarray, state.member.params), diverged_at, swept), step, loss
         )
         gone = bool(np.all(diverged_at >= 0))
         ending = settings.steps - step < chunk_steps  # or the last whole chunk, from where a longer run goes on
@@ -207,7 +212,13 @@ def train(
         if store is not None:
             store.close()
     member = mesh.on_host(state.member)
-    return Population(config, layout, jax.tree.map(jnp.asarray, member.params), member.diverged_at, swept)
+    return Population(config, tokens, jax.tree.map(jnp.asarray, member.params), member.diverged_at, swept)
+
+
+def _layout(name: str, d_input: int, d_output: int) -> Layout:
+    if name not in LAYOUTS:
+        raise ValueError(f"layout={name!r} is unknown; choose from {', '.join(LAYOUTS)}")
+    return LAYOUTS[name](d_input, d_output)
 
 
 def _about(task: Task, config: TransformerConfig, settings: TrainSettings, seed: int, seeds: int) -> dict[str, Any]:
@@ -273,7 +284,8 @@ def load(workdir: str | Path) -> Population:
     config = TransformerConfig(**_tuples(about["model"]))
     swept = _only_swept(population.combinations(TrainSettings(**_tuples(about["settings"])), config.init_scale))
     diverged_at = jnp.asarray(leaves["member.diverged_at"])
-    return Population(config, concatenated(about["d_input"], about["d_output"]), params, diverged_at, swept)
+    layout = _layout(about["layout"], about["d_input"], about["d_output"])
+    return Population(config, layout, params, diverged_at, swept)
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:

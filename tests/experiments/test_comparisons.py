@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from experiments import monitor
-from experiments.recipes.comparisons import EVERY, Found, free_members
+from experiments.study import EVERY, Found, free_members
 
 
 def test_a_member_that_diverged_is_not_free():

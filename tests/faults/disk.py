@@ -130,7 +130,7 @@ def _two_writers(directory: Path, reference: Path) -> list[Record]:
     processes = [subprocess.Popen(harness.command(workdir, *WORDS), **streams) for _ in range(2)]
     said = [process.communicate(timeout=300)[1] for process in processes]
     codes = [process.returncode for process in processes]
-    wrong = [f"exit codes {codes}"] * (sorted(codes) != [0, 2])
+    wrong = [f"exit codes {codes}: {said}"] * (sorted(codes) != [0, 2])
     wrong += [f"not said: {said}"] * (
         not any(harness.one_line(text) and "in use by another run" in text for text in said)
     )

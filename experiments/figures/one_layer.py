@@ -1,13 +1,6 @@
-"""Figures of a run, drawn from its results alone, in the paper's order."""
+"""Figures of one layer, of its training, and of sweeps, in the paper's order."""
 
-import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -17,25 +10,6 @@ from experiments.results import sweep_line
 from icl_gd import plots
 
 Done = dict[str, Any]
-
-
-def draw(done: Done, directory: Path) -> dict[str, str]:
-    """Draws every figure the results have records for, as png and pdf; returns captions by file stem."""
-    directory.mkdir(exist_ok=True)
-    captions = {}
-    with plots.style():
-        for number, (name, (wanted, make, caption)) in enumerate(FIGURES.items(), 1):
-            if not all(key in done["curves"] or key in done["arrays"] or done.get(key) for key in wanted):
-                continue
-            figure, stem = make(done), f"{number:02d}_{name}"
-            for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-                partial = directory / f".{stem}.{ending}"
-                figure.savefig(partial, metadata=metadata)
-                os.replace(partial, directory / f"{stem}.{ending}")
-            plt.close(figure)
-            none_free = " No seed is free: all are drawn." if "none_free" in done["arrays"] else ""
-            captions[stem] = caption + none_free
-    return captions
 
 
 def _value(done: Done, name: str) -> float | None:
@@ -189,7 +163,7 @@ def _optimum(done: Done) -> Figure:
     return figure
 
 
-FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Done], Figure], str]] = {
+FIGURES = {
     "sweep": (("sweep",), _sweep,
               "Loss over what was swept over: trained layers (mean and range over all seeds), one gradient step, and "
               "the closed form where there is one."),

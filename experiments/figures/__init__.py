@@ -1,0 +1,41 @@
+"""Figures of a run, drawn from its results alone, in the paper's order."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from experiments.figures import one_layer
+from icl_gd import plots
+
+Done = dict[str, Any]
+
+
+# What the results must have records of, what draws it, and its caption.
+FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Done], Figure], str]] = {**one_layer.FIGURES}
+
+
+def draw(done: Done, directory: Path) -> dict[str, str]:
+    """Draws every figure the results have records for, as png and pdf; returns captions by file stem."""
+    directory.mkdir(exist_ok=True)
+    captions = {}
+    with plots.style():
+        for number, (name, (wanted, make, caption)) in enumerate(FIGURES.items(), 1):
+            if not all(key in done["curves"] or key in done["arrays"] or done.get(key) for key in wanted):
+                continue
+            figure, stem = make(done), f"{number:02d}_{name}"
+            for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+                partial = directory / f".{stem}.{ending}"
+                figure.savefig(partial, metadata=metadata)
+                os.replace(partial, directory / f"{stem}.{ending}")
+            plt.close(figure)
+            none_free = " No seed is free: all are drawn." if "none_free" in done["arrays"] else ""
+            captions[stem] = caption + none_free
+    return captions

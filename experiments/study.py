@@ -1,0 +1,225 @@
+"""A trained population beside what it is compared with: `evaluate` measures what every experiment reports.
+
+Each function of `experiments.analyses` asks one question more of a `Study` and adds its records to `Found`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.results import metric
+from icl_gd import analysis, constructions, learners, models
+from icl_gd.tasks import FAMILIES, LinearRegression
+from icl_gd.tokens import concatenated
+from icl_gd.training import Population, fastest_predictor
+from icl_gd.types import Array, Circuits, Predictor, Prompt
+
+TRAPPED_ABOVE = 1.2  # times the loss of the best layer where it is known, otherwise that of gradient descent
+WRONG_STEP = 0.5  # times the best step size: the control that the cosine cannot see
+EVERY = ("", "_untrapped", "_trapped")  # members a metric is taken over, by the ending of its name
+
+Losses = Callable[[Prompt], dict[str, Array]]
+
+
+class Reference(NamedTuple):
+    """The learner a population is compared with, and the weights built to be that learner."""
+
+    step_size: float
+    gd: Predictor
+    wrong_step: Predictor
+    construction: Predictor
+    circuits: Circuits
+
+
+@dataclass(frozen=True)
+class Study:
+    """What analyses look at."""
+
+    task: LinearRegression
+    trained: Population
+    reference: Reference
+    prompts: Prompt  # the batch that curves are measured on
+    watch: Callable[[Any], dict[str, np.ndarray]]  # see `watcher`
+    key: Array
+    n_prompts: int  # of final numbers
+    untrained: Any  # the population's parameters at step 0
+    analyses: tuple[str, ...]
+
+    @property
+    def circuits(self) -> Circuits:
+        """Circuits of all members, with a leading member axis."""
+        return jax.vmap(partial(models.circuits, self.trained.config))(self.trained.params)
+
+    @property
+    def interpolated(self) -> Circuits:
+        """Halfway between every member and the construction."""
+        return jax.vmap(lambda c: analysis.interpolate(c, self.reference.circuits))(self.circuits)
+
+    def of_circuits(self, circuits: Circuits) -> Predictor:
+        return models.circuit_predictor(circuits, self.trained.layout)
+
+
+class Measured(NamedTuple):
+    """Values `[member]` with their sampling errors, or one number that has no members; see `Found`."""
+
+    values: np.ndarray
+    errors: np.ndarray | None
+    over: tuple[str, ...] | None  # of which members metrics are made, by the endings of their names
+
+
+@dataclass
+class Found:
+    """Records of a study: what goes into results.json, made by `metrics` for all members or some of them."""
+
+    is_free: np.ndarray  # [member]: not trapped
+    has_diverged: np.ndarray  # [member]: frozen as it was before that step, trapped or not
+    measured: dict[str, Measured] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def trapped(self) -> np.ndarray:
+        return np.flatnonzero(~self.is_free)
+
+    @property
+    def shown(self) -> np.ndarray:
+        """The members curves are drawn from: the free ones, or all where none is free (an untrained population)."""
+        return np.flatnonzero(self.is_free) if self.is_free.any() else self.trapped
+
+    def add(self, name: str, values: Any, errors: Any = None, over: tuple[str, ...] = EVERY[:2]) -> None:
+        """A metric of the members: over all of them, and over the free ones alone, unless `over` says otherwise."""
+        values = np.asarray(values, np.float64)
+        errors = None if errors is None else np.broadcast_to(errors, values.shape)
+        self.measured[name] = Measured(values, errors, over)
+
+    def add_one(self, name: str, value: Any, error: Any = None) -> None:
+        """A metric that has no members."""
+        self.measured[name] = Measured(value, error, None)
+
+    def metrics(self, members: slice = slice(None)) -> dict[str, Any]:
+        """All metrics, over the seeds of some members."""
+        free = self.is_free[members]
+        chosen = dict(zip(EVERY, (np.full(len(free), True), free, ~free), strict=True))
+        found = {}
+        for name, (values, errors, over) in self.measured.items():
+            if over is None:
+                found[name] = metric(values, errors)
+            for ending in over or ():
+                some = chosen[ending]
+                error = None if errors is None else errors[members][some]
+                found[name + ending] = metric(values[members][some], error)
+        found["seeds_trapped"] = metric(np.sum(~free), 0.0)
+        found["seeds_diverged"] = metric(np.sum(self.has_diverged[members]), 0.0)
+        return found
+
+
+def reference(task: LinearRegression, model: models.TransformerConfig, key: Array, n_fit: int) -> Reference:
+    """Gradient descent with as many steps as layers and its best shared step size, found on a sample of prompts."""
+    fit = jax.jit(jax.vmap(task.sample))(jax.random.split(key, n_fit))
+    step_size = learners.best_step_size(fit, model.n_layers)
+    steps = [step_size] * model.n_layers
+    built = constructions.gradient_descent_config(task.d_input, task.d_output, model.n_layers)
+    params = constructions.gradient_descent_weights(built, task.d_input, task.n_context, steps)
+    layout = concatenated(task.d_input, task.d_output)
+    return Reference(
+        step_size,
+        learners.gradient_descent(steps),
+        learners.gradient_descent([WRONG_STEP * s for s in steps]),
+        fastest_predictor(built, params, layout),
+        models.circuits(built, params),
+    )
+
+
+def together(losses_of: Mapping[str, Callable[[Prompt], Array]]) -> Losses:
+    """Several losses of the same prompts as one function."""
+    return lambda prompts: {name: losses(prompts) for name, losses in losses_of.items()}
+
+
+def watcher(
+    predictor_of: Callable[[Any], Predictor], reference: Reference, prompts: Prompt
+) -> Callable[[Any], dict[str, np.ndarray]]:
+    """What is measured during training and after it: loss and alignment `[member]` of parameters on fixed prompts."""
+    compiled = jax.jit(partial(analysis.over_members, lambda params: aligned(predictor_of(params), reference, prompts)))
+    return lambda params: jax.tree.map(np.asarray, compiled(params))
+
+
+def aligned(predictor: Predictor, reference: Reference, prompts: Prompt) -> dict[str, Array]:
+    found = analysis.alignment(predictor, reference.gd, prompts)
+    named = {f"{name}_gd": value for name, value in found._asdict().items()}
+    return {"loss_trained": analysis.losses(predictor, prompts).mean(), **named}
+
+
+def evaluate(study: Study) -> Found:
+    """Final losses, all on the same prompts, and which members are trapped."""
+    task, ref, trained = study.task, study.reference, study.trained
+    members = lambda params: partial(analysis.member_losses, trained.predictor, params)
+    losses_of = {
+        "loss_trained": members(trained.params),
+        "loss_untrained": members(study.untrained),
+        "loss_gd": partial(analysis.losses, ref.gd),
+        "loss_construction": partial(analysis.losses, ref.construction),
+        "loss_zero": partial(analysis.losses, learners.zero),
+    }
+    if task.noise_std > 0:
+        losses_of["loss_ridge"] = partial(analysis.losses, learners.ridge(noise_to_weight(task)))
+    if "interpolation" in study.analyses:
+        losses_of["loss_interpolated"] = partial(analysis.member_losses, study.of_circuits, study.interpolated)
+    risks = analysis.streamed_risks(together(losses_of), task.sample, study.key, study.n_prompts)
+    # A singular-value decomposition per prompt: on the curves' prompts only, a hundred times fewer.
+    ols = together({"loss_ols": partial(analysis.losses, learners.ols)})
+    risks |= analysis.streamed_risks(ols, task.sample, study.key, len(study.prompts.x))
+
+    optimal = _optimal_loss(study)
+    standard = risks["loss_gd"].mean if optimal is None else optimal
+    found = Found(free_members(risks["loss_trained"].mean, standard), np.asarray(trained.diverged_at) >= 0)
+    for name, value in risks.items():
+        if np.ndim(value.mean):
+            found.add(name, value.mean, value.stderr, EVERY[:1] if name == "loss_untrained" else EVERY[:2])
+        else:
+            found.add_one(name, value.mean, value.stderr)
+    found.add("loss_ratio_gd", risks["loss_trained"].mean / risks["loss_gd"].mean, over=EVERY)
+    found.add_one("step_size_gd", ref.step_size / task.n_context)
+    found.add_one("construction_error", _construction_error(study))
+    if optimal is not None:
+        found.add_one("loss_optimal", optimal, 0.0)
+        found.add("loss_ratio_optimal", risks["loss_trained"].mean / optimal)
+    return found
+
+
+def free_members(losses: np.ndarray, standard: float | np.ndarray) -> np.ndarray:
+    """Which members `[member]` are not trapped; a loss that is not finite is none of a free one."""
+    return losses <= TRAPPED_ABOVE * standard  # not the negation of >, which would hold for nan
+
+
+def _construction_error(study: Study) -> float:
+    """Largest |y_hat_built - y_hat_learner| over prompts, divided by the largest |y_hat_learner|."""
+    p = study.prompts
+    built, learner = (jax.vmap(f)(p.x, p.y, p.x_query) for f in (study.reference.construction, study.reference.gd))
+    norm = partial(jnp.linalg.norm, axis=-1)
+    return float(norm(built - learner).max() / norm(learner).max())
+
+
+def noise_to_weight(task: LinearRegression) -> float:
+    return (task.noise_std / task.weight_scale) ** 2
+
+
+def _optimal_loss(study: Study) -> float | None:
+    """The closed-form risk of the best layer, where there is one: Gaussian inputs, or independent coordinates."""
+    task = study.task
+    if study.trained.config.n_layers != 1:
+        return None
+    ratio, n = noise_to_weight(task), task.n_context
+    if task.inputs == "normal":
+        optimum = learners.gaussian_optimum_risk(task.second_moment, n, ratio, task.weight_scale)
+    elif FAMILIES[task.inputs].independent and task.covariance is None:
+        moments = task.second_moment[0, 0], task.fourth_moment
+        step_size = learners.optimal_step_size(task.d_input, n, *moments, ratio)
+        optimum = learners.one_step_risk(step_size, task.d_input, n, *moments, ratio, task.weight_scale)
+    else:
+        return None
+    return task.d_output * optimum
