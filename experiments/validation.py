@@ -19,6 +19,7 @@ RECIPES = Path(__file__).parent / "recipes"
 ONE_LAYER_ONLY = ("weights", "rollout", "optimum")
 LINEAR_ONLY = ("interpolation", *ONE_LAYER_ONLY)
 DEEP_ONLY = ("layer_map", "curvature")
+BY_LAYER = ("interpolation", *DEEP_ONLY)  # layer by layer against the reference, which then has as many steps
 ANALYSES = ("alignment", "shifts", *LINEAR_ONLY, *DEEP_ONLY)
 # Placeholders, which may be None.
 OPTIONAL = ("task.rotation_seed", "model.d_head", "model.clip", "model.d_embed", "model.mlp_width", "reference.steps")
@@ -234,9 +235,7 @@ def _check_together(config: ConfigDict) -> None:
         _reject("seeds", config.seeds, f"seed + seeds must stay below 2^32 (seed={config.seed})")
     needs = {
         "model.n_layers": [a for a in config.analyses if a in (DEEP_ONLY if model.n_layers == 1 else ONE_LAYER_ONLY)],
-        "reference.steps": [
-            a for a in config.analyses if config.reference.steps and a in ("interpolation", *DEEP_ONLY)
-        ],
+        "reference.steps": [a for a in config.analyses if a in BY_LAYER and config.reference.steps is not None],
         "model.n_heads": [a for a in config.analyses if a == "interpolation" and model.n_heads > 1],
         **{field: [a for a in config.analyses if a in LINEAR_ONLY] for field in beside},
         "task.inputs": [a for a in config.analyses if a == "optimum" and task.inputs != "normal"],

@@ -63,7 +63,7 @@ def residual_factors(
     step_sizes: Rates, gammas: Rates, eigenvalues: Float[Array, " *any"]
 ) -> Float[Array, " iterate *any"]:
     """r after every step, at every eigenvalue: what is left of the error along an eigenvector of S."""
-    return 1.0 - eigenvalues * jnp.stack([q for _, q in _polynomials(step_sizes, gammas, eigenvalues)])
+    return jnp.stack([1.0 - eigenvalues * q for _, q in _polynomials(step_sizes, gammas, eigenvalues)])
 
 
 def input_factors(
