@@ -20,7 +20,8 @@ def get_config(variant: str = ""):
     config.train.checkpoint_every = 1000
     config.claims = (
         {"id": "VO.S5.loss", "statement": "trained layers are as good as recurrent ones were asked to be (mean over "
-         "free seeds)", "source": "VO Fig. 3", "metric": "loss_trained_untrapped", "relation": "at_most", "target": 0.069},
+         "free seeds)", "source": "VO Fig. 3", "metric": "loss_trained_untrapped", "relation": "at_most",
+         "target": 0.069},
         {"id": "VO.S5.free", "statement": "at least 4 of 5 seeds are free", "source": "VO, published code",
          "metric": "seeds_trapped", "relation": "at_most", "target": 1},
         {"id": "VO.S5.cosine_published", "statement": "sensitivities of free seeds are those of GD++ with a pair a "

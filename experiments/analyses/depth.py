@@ -16,6 +16,7 @@ from icl_gd.models import TransformerConfig
 from icl_gd.types import Array, Predictor, Prompt
 
 MAP_PROMPTS = 2048
+BINS = 24  # of eigenvalues, equally full
 DEGREE = 3  # of the polynomial that is fitted beside I - gamma S
 
 
@@ -66,7 +67,21 @@ def curvature(study: Study, found: Found) -> None:
     for role, values in (("trained", ours["spectrum"][found.shown].mean(0)), ("construction", theirs["spectrum"])):
         for layer in range(n_layers):
             found.curves[f"spectrum_{role}_layer_{layer}"] = curve(ranks, values[layer, ::-1])
+    _filters(study, found, prompts)
     found.arrays["input_coefficients"] = ours["coefficients"][found.shown].mean(0).tolist()
+
+
+def _filters(study: Study, found: Found, prompts: Prompt) -> None:
+    """What is left of the error along eigenvectors of the context's covariance, by eigenvalue."""
+    x = np.asarray(prompts.x, np.float64)
+    eigenvalues = np.linalg.eigvalsh(x.swapaxes(1, 2) @ x / x.shape[1])
+    edges = np.unique(np.quantile(eigenvalues, np.linspace(0, 1, BINS + 1)))
+    middle = [float(np.median(part)) for part in np.array_split(np.sort(eigenvalues.ravel()), len(edges) - 1)]
+    of = lambda predictor: analysis.spectral_filter(predictor, prompts, jnp.asarray(edges, prompts.x.dtype))
+    trained = jax.lax.map(lambda params: of(study.trained.predictor(params)), study.trained.params)
+    found.curves["residual_factor_trained"] = curve(middle, 1 - np.asarray(trained)[found.shown].T)
+    for name, learner in study.reference.learners.items():
+        found.curves[f"residual_factor_{name}"] = curve(middle, 1 - np.asarray(jax.jit(of, static_argnums=0)(learner)))
 
 
 def _of_inputs(study: Study, config: TransformerConfig, params: Any, prompts: Prompt, rank: int) -> dict[str, Array]:

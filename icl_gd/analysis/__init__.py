@@ -1,7 +1,13 @@
 """Analyses: every comparison takes Predictors (or circuits) and is written once."""
 
 from icl_gd.analysis.alignment import Alignment, alignment, alignment_map
-from icl_gd.analysis.curvature import InputTransform, condition_numbers, context_spectrum, input_transform
+from icl_gd.analysis.curvature import (
+    InputTransform,
+    condition_numbers,
+    context_spectrum,
+    input_transform,
+    spectral_filter,
+)
 from icl_gd.analysis.interpolation import interpolate
 from icl_gd.analysis.risk import (
     MEMBERS_AT_ONCE,
@@ -50,5 +56,6 @@ __all__ = [
     "risk",
     "roll_out",
     "routes",
+    "spectral_filter",
     "streamed_risks",
 ]
