@@ -91,6 +91,6 @@ FIGURES = {
                   "algorithm that is run one step a layer has the best of each row on the diagonal."),
     "curvature": (("condition_number_by_layer_trained",), _curvature,
                   "Left and middle: the covariance S of the context's inputs after each layer, trained and GD++. "
-                  "Right: what is left of the error along eigenvectors of S. GD++ flattens the spectrum, so that later steps "
-                  "may be long enough for small eigenvalues too, which gradient descent leaves."),
+                  "Right: what is left of the error along eigenvectors of S. GD++ flattens the spectrum, so that later "
+                  "steps may be long enough for small eigenvalues too, which gradient descent leaves."),
 }  # fmt: skip
