@@ -162,6 +162,7 @@ def evaluate(study: Study) -> Found:
     for name in ref.rates:
         over = EVERY if name == "gd" else EVERY[:2]
         found.add(f"loss_ratio_{name}", risks["loss_trained"].mean / risks[f"loss_{name}"].mean, over=over)
+    found.arrays["n_layers"] = trained.config.n_layers
     found.arrays["rates"] = {name: [rates.tolist() for rates in pairs] for name, pairs in ref.rates.items()}
     found.add_one("step_size_gd", ref.step_size / task.n_context)
     found.add_one("construction_error", _construction_error(study))

@@ -20,7 +20,7 @@ ONE_LAYER_ONLY = ("weights", "rollout", "optimum")
 LINEAR_ONLY = ("interpolation", *ONE_LAYER_ONLY)
 DEEP_ONLY = ("layer_map", "curvature")
 BY_LAYER = ("interpolation", *DEEP_ONLY)  # layer by layer against the reference, which then has as many steps
-ANALYSES = ("alignment", "shifts", *LINEAR_ONLY, *DEEP_ONLY)
+ANALYSES = ("alignment", "shifts", "by_steps", *LINEAR_ONLY, *DEEP_ONLY)
 # Placeholders, which may be None.
 OPTIONAL = ("task.rotation_seed", "model.d_head", "model.clip", "model.d_embed", "model.mlp_width", "reference.steps")
 REFERENCES = ("gd", "gd_plus_plus", "gd_plus_plus_free_steps", "gd_plus_plus_published")

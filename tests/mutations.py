@@ -52,7 +52,7 @@ MUTATIONS = [
              f"{DEPTH} sampling"),
     Mutation("learners/spectral.py", "np.einsum(\"pik,ij,pjk->pk\"", "np.einsum(\"pki,ij,pkj->pk\"",
              f"{DEPTH} sampling"),
-    Mutation("learners/spectral.py", "return descend(risk, nearest)[1]", "return nearest", f"{DEPTH} minima"),
+    Mutation("learners/spectral.py", "return descend(spectrum, start)[1]", "return start", f"{DEPTH} minima"),
     Mutation("analysis/alignment.py", "distance(a, b), distance(y_hat", "distance(b, a), distance(y_hat",
              f"{DEPTH} layer_map"),
     Mutation("analysis/curvature.py", "/ (x.shape[2] - 1)", "/ x.shape[2]", f"{DEPTH} transforms"),

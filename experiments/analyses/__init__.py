@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from experiments.analyses.alignment import alignment
-from experiments.analyses.depth import curvature, layer_map
+from experiments.analyses.depth import by_steps, curvature, layer_map
 from experiments.analyses.one_layer import interpolation, optimum, rollout, weights
 from experiments.analyses.shifts import shifts
 from experiments.study import Found, Study
@@ -15,6 +15,7 @@ ANALYSES: dict[str, Callable[[Study, Found], None]] = {
     "shifts": shifts,
     "layer_map": layer_map,
     "curvature": curvature,
+    "by_steps": by_steps,
     "rollout": rollout,
     "optimum": optimum,
 }

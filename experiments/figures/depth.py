@@ -24,7 +24,7 @@ def _losses(done: Done) -> Figure:
         ax.annotate(f"{np.mean(values):.4f}", (max(values), row), (5, 0), textcoords="offset points", va="center",
                     fontsize=6.5)  # fmt: skip
     ax.set_yticks(range(len(names)), [plots.ROLES[name][0] for name in names])
-    ax.set_xlim(0, 1.25 * done["metrics"]["loss_gd"]["mean"])
+    ax.set_xlim(0, 1.3 * ax.get_xlim()[1])
     ax.set_xlabel(r"loss  $\frac{1}{2}(\hat y - y)^2$")
     return figure
 
@@ -36,7 +36,8 @@ def _alignment(done: Done) -> Figure:
         for name in ALIGNED:
             plots.line(ax, done["curves"][f"{measure}_{name}_by_step"], name)
         ax.set(xlabel="training step", ylabel=measure.replace("_", " "))
-    axes[0].set_ylim(0.8, 1.005)
+    if done["curves"]["sensitivity_cosine_gd_by_step"]["mean"][-1] > 0.8:
+        axes[0].set_ylim(0.8, 1.005)  # what comes before is the same for all
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
@@ -52,6 +53,22 @@ def _map(done: Done) -> Figure:
     axes[0, 0].set_ylabel("trained layer\n(sensitivity cosine)")
     axes[1, 0].set_ylabel("trained layer\n(prediction difference)")
     return figure
+
+
+def _by_steps(done: Done) -> Figure:
+    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4))
+    for name in ("gd", "gd_free_steps", "gd_plus_plus"):
+        plots.line(ax, done["curves"][f"loss_by_steps_{name}"], name, marker="o")
+    layers, trained = done["arrays"]["n_layers"], done["metrics"]["loss_trained"]
+    plots.points(ax, {"x": [layers], **_band(trained)}, "trained", marker="s", size=6, label="trained layers")
+    ax.set(xlabel="steps, or layers", ylabel="loss", yscale="log")
+    ax.legend()
+    return figure
+
+
+def _band(metric: dict) -> dict[str, list[float]]:
+    values = [value for value in metric["per_seed"] if value is not None]
+    return {"mean": [metric["mean"]], "low": [min(values)], "high": [max(values)]}
 
 
 def _curvature(done: Done) -> Figure:
@@ -89,6 +106,8 @@ FIGURES = {
     "layer_map": (("map_sensitivity_cosine_gd_plus_plus",), _map,
                   "What is predicted after each trained layer beside each step of a learner, mean over free seeds. An "
                   "algorithm that is run one step a layer has the best of each row on the diagonal."),
+    "by_steps": (("loss_by_steps_gd",), _by_steps,
+                 "Losses of learners by their number of steps, each at its best rates, and of the trained layers."),
     "curvature": (("condition_number_by_layer_trained",), _curvature,
                   "Left and middle: the covariance S of the context's inputs after each layer, trained and GD++. "
                   "Right: what is left of the error along eigenvectors of S. GD++ flattens the spectrum, so that later "
