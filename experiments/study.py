@@ -49,6 +49,8 @@ class Study:
     n_prompts: int  # of final numbers
     untrained: Any  # the population's parameters at step 0
     analyses: tuple[str, ...]
+    # metric -> step -> seed -> value, of what was watched; empty where the population is swept
+    history: Mapping[str, Mapping[int, Mapping[int, float]]] = field(default_factory=dict)
 
     @property
     def circuits(self) -> Circuits:
@@ -118,12 +120,12 @@ class Found:
         return found
 
 
-def reference(task: LinearRegression, model: models.TransformerConfig, key: Array, n_fit: int) -> Reference:
-    """Gradient descent with as many steps as layers and its best shared step size, found on a sample of prompts."""
+def reference(task: LinearRegression, n_steps: int, key: Array, n_fit: int) -> Reference:
+    """Gradient descent of `n_steps` steps with its best shared step size, found on a sample of prompts."""
     fit = jax.jit(jax.vmap(task.sample))(jax.random.split(key, n_fit))
-    step_size = learners.best_step_size(fit, model.n_layers)
-    steps = [step_size] * model.n_layers
-    built = constructions.gradient_descent_config(task.d_input, task.d_output, model.n_layers)
+    step_size = learners.best_step_size(fit, n_steps)
+    steps = [step_size] * n_steps
+    built = constructions.gradient_descent_config(task.d_input, task.d_output, n_steps)
     params = constructions.gradient_descent_weights(built, task.d_input, task.n_context, steps)
     layout = concatenated(task.d_input, task.d_output)
     return Reference(
@@ -141,10 +143,17 @@ def together(losses_of: Mapping[str, Callable[[Prompt], Array]]) -> Losses:
 
 
 def watcher(
-    predictor_of: Callable[[Any], Predictor], reference: Reference, prompts: Prompt
+    predictor_of: Callable[[Any], Predictor],
+    reference: Reference,
+    prompts: Prompt,
+    more: Callable[[Any], dict[str, Array]] = lambda params: {},
 ) -> Callable[[Any], dict[str, np.ndarray]]:
-    """What is measured during training and after it: loss and alignment `[member]` of parameters on fixed prompts."""
-    compiled = jax.jit(partial(analysis.over_members, lambda params: aligned(predictor_of(params), reference, prompts)))
+    """What is measured during training and after it: loss and alignment `[member]` of parameters on fixed prompts.
+
+    `more` measures what analyses ask for beside it, of one member's parameters.
+    """
+    one = lambda params: aligned(predictor_of(params), reference, prompts) | more(params)
+    compiled = jax.jit(partial(analysis.over_members, one))
     return lambda params: jax.tree.map(np.asarray, compiled(params))
 
 

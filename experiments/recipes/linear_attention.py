@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from experiments import continuation, figures, monitor, report, results, sweeps
 from experiments import study as studies
-from experiments.analyses import ANALYSES
+from experiments.analyses import ANALYSES, watched
 from experiments.settings import Run, model_of, task_of, train_of
 from experiments.validation import FIT_FLOATS
 from icl_gd import analysis, learners
@@ -75,12 +75,12 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
     held_out = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
     key_eval, key_curve, key_fit = (jax.random.fold_in(held_out, i) for i in (EVAL_KEY, CURVE_KEY, FIT_KEY))
     n_fit = min(config.eval.prompts, 2**18, FIT_FLOATS // ((task.n_context + 1) * model.d_token))
-    reference = studies.reference(task, model, key_fit, n_fit)
+    reference = studies.reference(task, gradient_steps(config), key_fit, n_fit)
 
     prompts = jax.vmap(task.sample)(jax.random.split(key_curve, config.eval.curve_prompts))
     layout = LAYOUTS[config.model.layout](task.d_input, task.d_output)
     predictor_of = lambda params: fastest_predictor(model, params, layout)
-    watch = studies.watcher(predictor_of, reference, prompts)
+    watch = studies.watcher(predictor_of, reference, prompts, watched(config.analyses, model, layout, prompts))
     screen = monitor.Monitor(workdir, settings.steps, config.seed, label, points)
 
     def on_chunk(trained: Population, step: int, loss: jax.Array) -> None:
@@ -109,8 +109,9 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
         raise Interrupted(settings.steps, signal)
 
     untrained = initialise(model, settings, config.seed, config.seeds).member.params
+    history = monitor.read_history(workdir, label)
     study = studies.Study(
-        task, trained, reference, prompts, watch, key_eval, config.eval.prompts, untrained, config.analyses
+        task, trained, reference, prompts, watch, key_eval, config.eval.prompts, untrained, config.analyses, history
     )
     found = studies.evaluate(study)
     for name, predictor in (("gd", reference.gd), ("zero", learners.zero)):
@@ -125,7 +126,6 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
         return {"sweep": [{"fields": fields, "metrics": found.metrics(part(i))} for i, fields in enumerate(points)]}
     if not found.is_free.any():
         found.arrays["none_free"] = True
-    history = monitor.read_history(workdir, label)
     for name, by_step in history.items():
         values = [[by_step[step][config.seed + i] for i in found.shown] for step in sorted(by_step)]
         found.curves[f"{name}_by_step"] = results.curve(sorted(by_step), values)
@@ -135,6 +135,12 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
     ]
     records = {"metrics": found.metrics(), "curves": found.curves, "arrays": found.arrays}
     return records | {"sweep": [{"fields": {}, "metrics": records["metrics"]}] if label else []}
+
+
+def gradient_steps(config: ConfigDict) -> int:
+    """How many steps a population is compared with: one a layer, but tokens apart must be brought together in a first."""
+    layers = config.model.n_layers
+    return max(layers - 1, 1) if config.model.layout == "interleaved" else layers
 
 
 def sweep_curves(sweep: list[dict]) -> dict[str, Any]:

@@ -1,6 +1,14 @@
 """Analyses: every comparison takes Predictors (or circuits) and is written once."""
 
 from icl_gd.analysis.alignment import Alignment, alignment
+from icl_gd.analysis.copying import (
+    DerivativeNorms,
+    NeighbourScores,
+    derivative_norms,
+    derivatives,
+    induction_score,
+    neighbour_scores,
+)
 from icl_gd.analysis.interpolation import interpolate
 from icl_gd.analysis.risk import (
     MEMBERS_AT_ONCE,
@@ -27,18 +35,24 @@ from icl_gd.analysis.weights import (
 __all__ = [
     "MEMBERS_AT_ONCE",
     "Alignment",
+    "DerivativeNorms",
     "Interval",
+    "NeighbourScores",
     "Risk",
     "Routes",
     "alignment",
     "bootstrap_interval",
     "canonical_form",
+    "derivative_norms",
+    "derivatives",
     "effective_preconditioner",
     "gauge_distance",
+    "induction_score",
     "interpolate",
     "losses",
     "match_scale",
     "member_losses",
+    "neighbour_scores",
     "over_members",
     "participation_ratio",
     "risk",

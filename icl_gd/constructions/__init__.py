@@ -1,5 +1,6 @@
 """Constructions: weights built by hand so that a Transformer runs a known learner."""
 
+from icl_gd.constructions.copying import copying_config, copying_weights
 from icl_gd.constructions.gradient_descent import gradient_descent_config, gradient_descent_weights
 
-__all__ = ["gradient_descent_config", "gradient_descent_weights"]
+__all__ = ["copying_config", "copying_weights", "gradient_descent_config", "gradient_descent_weights"]
