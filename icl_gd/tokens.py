@@ -30,7 +30,7 @@ def concatenated(d_input: int, d_output: int, w0: Array | None = None) -> Layout
     return Layout(encode, _minus_last(d_output), d_input + d_output)
 
 
-def _rates(d_positions: int) -> Float[np.ndarray, " d_positions/2"]:
+def _rates(d_positions: int) -> Float[np.ndarray, " pair"]:
     """By how much each pair of a code's dimensions turns a place, in radians."""
     if d_positions % 2 or d_positions < 2:
         raise ValueError(

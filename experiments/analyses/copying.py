@@ -16,6 +16,7 @@ from icl_gd.types import Array, Layout, Prompt
 
 FEW = 1024  # prompts that derivatives and patterns are averaged over: a Jacobian each
 D_POSITIONS = 10  # of the places' codes in the construction, as published
+NEAR = 1.04  # times the loss of the reference
 SCALES = (1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 40.0, 48.0, 56.0, 64.0, 80.0, 96.0)
 
 
@@ -56,6 +57,8 @@ def copying(study: Study, found: Found) -> None:
         found.add(name, values)
     for name, values in watch(study.untrained).items():
         found.add(f"{name}_untrained", values, over=EVERY[:1])
+    ratios = found.measured["loss_ratio_gd"].values
+    found.add_one("seeds_near_gd", np.sum(ratios <= NEAR), 0.0)
     if study.history:
         _moments(study, found)
     _patterns(study, found)
@@ -87,7 +90,7 @@ def _table(by_step: Mapping[int, Mapping[int, float]]) -> tuple[np.ndarray, np.n
 
 
 def lasting_from(steps: np.ndarray, holds: np.ndarray) -> np.ndarray:
-    """The first of the steps `[step]` from which on something holds `[step member]`; nan where it does not at the end."""
+    """The first of the steps `[step]` from which on something holds `[step member]`; nan if it does not at the end."""
     lasts = np.flip(np.logical_and.accumulate(np.flip(holds, 0), axis=0), 0)
     return np.where(lasts.any(0), steps[np.argmax(lasts, axis=0)].astype(float), np.nan)
 

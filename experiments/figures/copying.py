@@ -67,6 +67,6 @@ FIGURES = {
                  "What multiplies the values in each layer of a free seed. Odd tokens are inputs, even ones labels, "
                  "the last is the query, which nobody reads."),
     "copying_error": (("copying_error_by_scale",), _error,
-                      "A softmax layer built to merge neighbours, and one gradient step behind it, against the learner: "
+                      "A softmax layer built to merge neighbours, and a gradient step behind it, against the learner: "
                       "the error falls exponentially with the scale of scores, until rounding ends it."),
 }  # fmt: skip

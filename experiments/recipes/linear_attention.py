@@ -138,7 +138,7 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
 
 
 def gradient_steps(config: ConfigDict) -> int:
-    """How many steps a population is compared with: one a layer, but tokens apart must be brought together in a first."""
+    """How many steps of gradient descent stand beside a network: one a layer; separate tokens take a layer to merge."""
     layers = config.model.n_layers
     return max(layers - 1, 1) if config.model.layout == "interleaved" else layers
 

@@ -102,9 +102,9 @@ class _Embedding(nn.Module):
         if config.mlp_width is not None:
             zeros = nn.initializers.zeros
             hidden = tokens @ self.param("W_1", init, (config.mlp_width, config.width)).T
-            hidden = nn.gelu(hidden + self.param("b_1", zeros, (config.mlp_width,)))
+            hidden = nn.gelu(hidden + self.param("b_1", zeros, (config.mlp_width,))[None])
             written = hidden @ self.param("W_2", init, (config.width, config.mlp_width)).T
-            tokens = tokens + written + self.param("b_2", zeros, (config.width,))
+            tokens = tokens + written + self.param("b_2", zeros, (config.width,))[None]
         return tokens
 
 
