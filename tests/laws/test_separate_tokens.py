@@ -83,14 +83,18 @@ def test_copying_and_steps_are_the_learner_at_large_scale(d, n, m, k, places, ex
         etas = rng.uniform(0.05, 1.0, k) / top
         config = constructions.copying_config(d, m, 2 * places, k)
         config = replace(config, n_heads=1 + extra, d_head=config.head_width + extra)
-        weights = constructions.copying_weights(
-            config, d, n, etas, tokens.shift(2 * places, 1), 1e4, a if preconditioned else None
-        )
-        layout = tokens.interleaved(d, m, 2 * places, own_slots=True)
-        built = jax.vmap(models.layerwise_predictor(config, weights, layout))(x, y, q)
-        learner = jax.vmap(learners.layerwise_gradient_descent(etas, preconditioner=a if preconditioned else None))
-        learned = np.asarray(learner(x, y, q))
-        assert np.abs(np.asarray(built[:, 1:]) - learned).max() / np.abs(learned).max() < 1e-12
+
+        @jax.jit  # one compilation an example
+        def predictions(x, y, q, a):
+            a = a if preconditioned else None
+            weights = constructions.copying_weights(config, d, n, etas, tokens.shift(2 * places, 1), 1e4, a)
+            layout = tokens.interleaved(d, m, 2 * places, own_slots=True)
+            built = models.layerwise_predictor(config, weights, layout)
+            learner = learners.layerwise_gradient_descent(etas, preconditioner=a)
+            return [jax.vmap(form)(x, y, q) for form in (built, learner)]
+
+        built, learned = map(np.asarray, predictions(x, y, q, a))
+        assert np.abs(built[:, 1:] - learned).max() / np.abs(learned).max() < 1e-12
 
 
 def test_the_error_of_copying_falls_exponentially_with_scale(x64):
@@ -186,6 +190,20 @@ def test_scores_of_a_copier_and_of_a_layer_that_reads_everything(x64):
     assert float(copier.previous[0]) < 0.2  # of the query alone, whose successor is not there
     for score in uniform:
         np.testing.assert_allclose(score, [1 / (2 * n)], rtol=1e-12)
+
+
+def test_scores_by_hand():
+    """Two examples: inputs give 3/4 to their label, labels 1/2 to the next input, the query 1/5 to the last label."""
+    pattern = jnp.array([
+        [1.0, -3.0, 0.0, 0.0, 0.0],
+        [4.0, 1.0, 5.0, 0.0, 0.0],
+        [0.0, 1.0, 0.0, 3.0, 0.0],
+        [0.0, 0.0, 2.0, 8.0, 0.0],
+        [2.0, 0.0, 2.0, 1.0, 0.0],
+    ])  # fmt: skip
+    found = analysis.neighbour_scores(jnp.stack([pattern, -2.0 * pattern]))
+    for score, expected in zip(found, ((0.4 + 0.25 + 0.2 + 0.2) / 4, (0.75 + 0.5 + 0.75) / 3, 0.75), strict=True):
+        np.testing.assert_allclose(score, 2 * [expected], rtol=1e-6)
 
 
 def test_induction_scores(x64):
