@@ -51,12 +51,10 @@ def watch_copying(model: TransformerConfig, layout: Layout, prompts: Prompt) -> 
 
 def copying(study: Study, found: Found) -> None:
     """When copying begins and when the loss falls, what the first layers read, and the construction's error."""
-    model, layout = study.trained.config, study.trained.layout
-    watch = jax.jit(partial(analysis.over_members, watch_copying(model, layout, study.prompts)))
-    for name, values in watch(study.trained.params).items():
-        found.add(name, values)
-    for name, values in watch(study.untrained).items():
-        found.add(f"{name}_untrained", values, over=EVERY[:1])
+    for params, ending, over in ((study.trained.params, "", EVERY[:2]), (study.untrained, "_untrained", EVERY[:1])):
+        for name, values in study.watch(params).items():
+            if name.startswith("derivative_") or name.endswith("_score"):
+                found.add(f"{name}{ending}", values, over=over)
     ratios = found.measured["loss_ratio_gd"].values
     found.add_one("seeds_near_gd", np.sum(ratios <= NEAR), 0.0)
     if study.history:
@@ -77,7 +75,7 @@ def _moments(study: Study, found: Found) -> None:
     steps, losses = by_step["loss_trained"]
     plateau = float(analysis.losses(learners.zero, study.prompts).mean())
     starts = lasting_from(steps, by_step["derivative_following"][1] > 2 * by_step["derivative_others"][1])
-    halfway = lasting_from(steps, losses < 0.5 * (plateau + losses[-1]))
+    halfway = lasting_from(steps, losses < 0.5 * (plateau + losses[-1:]))
     found.add("copying_starts_at", starts)
     found.add("loss_halfway_at", halfway)
     found.add("copying_leads_by", halfway - starts)
