@@ -25,7 +25,7 @@ def base_config() -> ConfigDict:
     config.task.noise_std = 0.0
 
     config.model = ConfigDict()
-    config.model.layout = "concatenated"  # of tokens
+    config.model.layout = "concatenated"  # of tokens; "interleaved" holds x and y apart
     config.model.attention = "linear"  # "softmax", "mixed", or one word a layer: "softmax,linear"
     config.model.n_layers = 1
     config.model.n_heads = 1

@@ -38,7 +38,7 @@ def _mark(ax: Axes, done: Done, name: str, label: str, dashes: str) -> None:
 
 def _patterns(done: Done) -> Figure:
     mean, one = (np.asarray(done["arrays"][f"pattern_{name}"], float) for name in ("mean", "one"))
-    figure, axes = plt.subplots(len(mean), 2, figsize=(plots.PAGE * 0.8, 2.6 * len(mean)), squeeze=False)
+    figure, axes = plt.subplots(len(mean), 2, figsize=(plots.PAGE * 0.8, 2.4 * len(mean)), squeeze=False)
     for layer, row in enumerate(axes):
         for ax, values, title in zip(row, (mean, one), ("mean over prompts", "one prompt"), strict=True):
             plots.matrix(ax, values[layer], f"layer {layer + 1}, {title}")
