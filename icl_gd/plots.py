@@ -40,6 +40,9 @@ ROLES: dict[str, tuple[str, str, str]] = {
     "trapped": ("trapped seed", "#CC79A7", "-"),
     "zero": ("always zero", "#999999", ":"),
     "wrong_step": ("half the step size", "#CC79A7", "-."),
+    "own_token": ("own token", "#009E73", "-"),
+    "next_token": ("next token", "#D55E00", "-"),
+    "other_tokens": ("one other token", "#56B4E9", "--"),
 }
 
 

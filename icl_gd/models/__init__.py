@@ -4,6 +4,7 @@ from icl_gd.models.moments import apply_moments, circuit_predictor, layerwise_ci
 from icl_gd.models.transformer import (
     TransformerConfig,
     apply,
+    apply_to_query,
     circuits,
     has_moment_form,
     init,
@@ -15,6 +16,7 @@ __all__ = [
     "TransformerConfig",
     "apply",
     "apply_moments",
+    "apply_to_query",
     "circuit_predictor",
     "circuits",
     "has_moment_form",

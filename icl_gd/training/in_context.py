@@ -87,12 +87,15 @@ def fastest_predictor(config: TransformerConfig, params: Any, layout: Layout) ->
 
 
 def learning_problem(
-    task: Task, config: TransformerConfig, layout: Layout, settings: TrainSettings
+    task: Task, config: TransformerConfig, layout: Layout, settings: TrainSettings, concatenated: bool = True
 ) -> tuple[Callable[[Array], Any], Callable[[Any, Any], Array]]:
     """What the population trainer asks for: `draw(key) -> batch` and `loss(params, batch)`.
 
     The loss is `1/2 |y_hat - y_query|^2`, averaged over the batch. A network that has the moment form is trained in it,
     unless `settings.form` says otherwise.
+
+    Args:
+      concatenated: whether the layout's tokens are (x, y), whose moments a task may draw by itself.
 
     Raises:
       ValueError: if the moment form is asked for where it is not exact.
@@ -118,7 +121,7 @@ def learning_problem(
         raise ValueError(f"form='moments' is exact for linear layers alone, which these are not: {config}")
     if settings.form == "tokens" or not models.has_moment_form(config):
         return prompts, loss_of_tokens
-    if isinstance(task, MomentTask):
+    if isinstance(task, MomentTask) and concatenated:
         return partial(task.sample_moments, n_prompts=batch_size), loss_of_moments
     return moments, loss_of_moments
 
@@ -177,7 +180,7 @@ def train(
         )
     members = population.members_of(seed, seeds, settings, config.init_scale)
     placement = mesh.place(parallel, len(members.data), settings.batch_size, settings.share_batches)
-    draw, loss = learning_problem(task, config, tokens, settings)
+    draw, loss = learning_problem(task, config, tokens, settings, layout == "concatenated")
     # Below the last layer a member's circuits meet moments that are its own.
     chunk = population.make_chunk(draw, loss, settings, placement, side_by_side=config.n_layers == 1)
     swept = _only_swept(population.combinations(settings, config.init_scale))
