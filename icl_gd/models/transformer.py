@@ -13,6 +13,7 @@ from icl_gd.models.attention import KINDS, SelfAttention
 from icl_gd.types import Activations, Array, Circuits, Layout, Predictor, Scalar
 
 Params = Mapping[str, Any]
+LAYER_NORM_EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,9 @@ class _Block(nn.Module):
         config = self.config
         sizes = config.n_heads, config.head_width, self.init_variance
         self.attention = SelfAttention(*sizes, self.kind, config.normalised)
-        self.norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False) if self.reads_normalised else lambda v: v
+        self.norm = (
+            nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False) if self.reads_normalised else lambda v: v
+        )
 
     def __call__(self, residual: Array) -> tuple[Array, Array, Array]:
         update, scores, pattern = self.attention(self.norm(residual))
