@@ -1,4 +1,4 @@
-"""Law 5, one layer more: of the query alone, batch last, or token by token, a layer is one function with one gradient."""
+"""Law 5, one layer more: of the query alone, or token by token, a layer is one function with one gradient."""
 
 import jax
 import jax.numpy as jnp
