@@ -29,7 +29,8 @@ class Mutation(NamedTuple):
 CONSTRUCTIONS, LEARNERS, MODELS, PARALLEL, TASKS, TRAINING = (
     f"laws/test_{name}.py" for name in ("constructions", "learners", "models", "parallel", "tasks", "training")
 )
-FAULTS, QUERY = "experiments/test_faults.py", "laws/test_query.py"
+FAULTS = "experiments/test_faults.py"
+QUERY, FINITE = "laws/test_query.py", "laws/test_finite_data.py"
 MUTATIONS = [
     Mutation("constructions/gradient_descent.py", "set(-jnp.eye(m))", "set(jnp.eye(m))", f"{CONSTRUCTIONS} float64"),
     Mutation("constructions/gradient_descent.py", "set(w0)", "set(-w0)", f"{CONSTRUCTIONS} float64"),
@@ -46,16 +47,34 @@ MUTATIONS = [
     Mutation("learners/exact.py", "+ penalty * jnp.eye", "- penalty * jnp.eye", f"{LEARNERS} independent_library"),
     Mutation("learners/exact.py", "return w.T @ x_query", "return w.T @ x_query + 1e-6 * x_query[0]",
              f"{LEARNERS} rotation"),
-    Mutation("learners/closed_form.py", "- 2 * step_size * alpha2**2", "- 2 * step_size * alpha2", f"{LEARNERS} risk"),
+    Mutation("learners/closed_form.py", "2 * step_size * clean * alpha2**2", "2 * step_size * clean * alpha2",
+             f"{LEARNERS} risk"),
     Mutation("learners/closed_form.py", "(1 + 1 / n_context) * covariance", "(1 - 1 / n_context) * covariance",
              f"{LEARNERS} optimum_meets"),
-    Mutation("learners/closed_form.py", "return q + noise_to", "return q - noise_to", f"{LEARNERS} noisy"),
+    Mutation("learners/closed_form.py", "clean * noise_to_weight", "-clean * noise_to_weight", f"{LEARNERS} noisy"),
     Mutation("tasks/linear.py", "self.input_scale * z", "z", f"{TASKS} shifts"),
     Mutation("tasks/linear.py", "np.sqrt(np.maximum(eigenvalues, 0.0))", "np.maximum(eigenvalues, 0.0)",
              f"{TASKS} moments"),
     Mutation("tasks/linear.py", "self.noise_std * jax.random", "2 * self.noise_std * jax.random", f"{TASKS} moments"),
-    Mutation("tasks/linear.py", "key_x, key_w, key_noise = jax.random.split(key, 3)\n        x =",
-             "key_w, key_noise = jax.random.split(key); key_x = key_w\n        x =", f"{TASKS} moments_and"),
+    Mutation("tasks/linear.py", "key_x, key_w, key_noise, key_corrupted = jax.random.split(key, 4)\n        x =",
+             "key_w, key_noise, key_corrupted = jax.random.split(key, 3); key_x = key_w\n        x =",
+             f"{TASKS} moments_and"),
+    Mutation("tasks/linear.py", "y = jnp.where(*corruption, y)", "pass", f"{TASKS} corrupted"),
+    Mutation("tasks/linear.py", "(order < self.corrupted_labels)", "(order <= self.corrupted_labels)",
+             f"{TASKS} corrupted"),
+    Mutation("tasks/linear.py", "order = jnp.argsort(jax.random.uniform(key_which, (n, *batch)), axis=0)",
+             "order = jnp.broadcast_to(jnp.arange(n).reshape(n, *(1,) * len(batch)), (n, *batch))",
+             f"{TASKS} corrupted"),
+    Mutation("tasks/linear.py", "*(part(of, 0) for of in corruption)", "*(part(of, 0) for of in corruption[::-1])",
+             f"{TASKS} corrupted"),
+    Mutation("learners/closed_form.py", "clean * (clean - 1 / n)", "clean * (1 - 1 / n)", f"{LEARNERS} corrupted"),
+    Mutation("learners/closed_form.py", "(1 - clean) * corrupted_to_weight", "clean * corrupted_to_weight",
+             f"{LEARNERS} corrupted"),
+    Mutation("tasks/pools.py", "jax.random.randint(key, (), 0, self.size)", "jax.random.randint(key, (), 0, 10**6)",
+             f"{FINITE} pool"),
+    Mutation("tasks/pools.py", "jax.random.key(self.seed), POOL_KEY", "jax.random.key(0), POOL_KEY", f"{FINITE} pool"),
+    Mutation("tasks/tables.py", "replace=False", "replace=True", f"{FINITE} without"),
+    Mutation("tasks/tables.py", "- values.mean(axis=0)", "", f"{FINITE} standardised"),
     Mutation("tasks/linear.py", "(n - jnp.arange(rank", "(n - 0 * jnp.arange(rank", f"{TASKS} directly"),
     Mutation("tasks/linear.py", "np.tri(k, rank, -1", "np.tri(k, rank, -2", f"{TASKS} directly"),
     Mutation("tasks/linear.py", "labels + self.noise_std * a[d:]", "labels", f"{TASKS} directly"),

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 
 from experiments.analyses.alignment import alignment
+from experiments.analyses.finite_data import pool
 from experiments.analyses.one_layer import interpolation, optimum, rollout, weights
+from experiments.analyses.real_table import table
 from experiments.analyses.shifts import shifts
+from experiments.analyses.softmax import softmax
 from experiments.study import Found, Study
 
 ANALYSES: dict[str, Callable[[Study, Found], None]] = {
@@ -14,4 +17,7 @@ ANALYSES: dict[str, Callable[[Study, Found], None]] = {
     "shifts": shifts,
     "rollout": rollout,
     "optimum": optimum,
+    "softmax": softmax,
+    "pool": pool,
+    "table": table,
 }

@@ -14,6 +14,7 @@ from icl_gd.analysis.risk import (
     streamed_risks,
 )
 from icl_gd.analysis.rollout import roll_out
+from icl_gd.analysis.softmax import anisotropy, first_order, mean_share
 from icl_gd.analysis.weights import (
     Routes,
     canonical_form,
@@ -31,13 +32,16 @@ __all__ = [
     "Risk",
     "Routes",
     "alignment",
+    "anisotropy",
     "bootstrap_interval",
     "canonical_form",
     "effective_preconditioner",
+    "first_order",
     "gauge_distance",
     "interpolate",
     "losses",
     "match_scale",
+    "mean_share",
     "member_losses",
     "over_members",
     "participation_ratio",

@@ -1,5 +1,6 @@
 """Learners: the algorithms a Transformer is compared with, every one of them a Predictor."""
 
+from icl_gd.learners.centred import centre, centred
 from icl_gd.learners.closed_form import (
     gaussian_optimum_matrix,
     gaussian_optimum_risk,
@@ -19,6 +20,8 @@ from icl_gd.learners.iterative import (
 __all__ = [
     "best_step_size",
     "best_step_sizes",
+    "centre",
+    "centred",
     "gaussian_optimum_matrix",
     "gaussian_optimum_risk",
     "gradient_descent",

@@ -10,6 +10,7 @@ from icl_gd.models.transformer import (
     init,
     layerwise_predictor,
     predictor,
+    softmax_share,
 )
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "query_predictor",
     "read_moments",
     "read_query",
+    "softmax_share",
 ]

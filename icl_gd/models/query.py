@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from icl_gd.models.attention import TINY
-from icl_gd.models.transformer import LAYER_NORM_EPSILON, Params, TransformerConfig, circuits
+from icl_gd.models.transformer import LAYER_NORM_EPSILON, Params, TransformerConfig, circuits, softmax_share
 from icl_gd.types import Array, Layout, Predictor
 
 
@@ -31,12 +31,12 @@ def read_query(
     scores = jnp.einsum("ne...,he...->hn...", context, asked)
     if config.normalised:
         scores = scores / (_sums(block["attention"]["W_K"], context) * _sums(block["attention"]["W_Q"], query[None]))
-    share = _softmax_share(config, block["attention"])
-    pattern = 0.0
+    pattern = scores
     if config.kinds[0] != "linear":
-        pattern = share * jax.nn.softmax(scores / config.head_width**0.5, axis=1)
-    if config.kinds[0] != "softmax":
-        pattern = pattern + (1 - share) * scores
+        pattern = jax.nn.softmax(scores / config.head_width**0.5, axis=1)
+    if config.kinds[0] == "mixed":
+        share = softmax_share(params)[config.blocks[0]]
+        pattern = share * pattern + (1 - share) * scores
     seen = jnp.einsum("hn...,ne...->he...", pattern, context)
     rows = w_pv[:, -d_output:].swapaxes(0, 1).reshape(d_output, heads * e)
     query = tokens[-1, -d_output:] + (rows @ seen.reshape(heads * e, -1)).reshape(d_output, *batch)
@@ -46,13 +46,6 @@ def read_query(
 def query_predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:
     """A one-layer Transformer as a Predictor."""
     return lambda x, y, x_query: read_query(config, params, layout.encode(x, y, x_query), y.shape[-1])
-
-
-def _softmax_share(config: TransformerConfig, attention: Params) -> Array | float:
-    """How much of the pattern is softmax."""
-    if config.kinds[0] == "mixed":
-        return jax.nn.sigmoid(10 * attention["mix"][0, 0, 0])
-    return float(config.kinds[0] == "softmax")
 
 
 def _sums(weights: Float[Array, "head d_head e"], tokens: Float[Array, "n e *batch"]) -> Array:

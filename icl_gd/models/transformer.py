@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.initializers import variance_scaling
 
-from icl_gd.models.attention import KINDS, SelfAttention
+from icl_gd.models.attention import KINDS, MIX_SLOPE, SelfAttention
 from icl_gd.types import Activations, Array, Circuits, Layout, Predictor, Scalar
 
 Params = Mapping[str, Any]
@@ -153,6 +153,13 @@ class _Transformer(nn.Module):
             scores.append(score)
             patterns.append(pattern)
         return Activations(jnp.stack(residuals), jnp.stack(scores), jnp.stack(patterns))
+
+
+def softmax_share(params: Params) -> dict[str, Array]:
+    """How much of the pattern is softmax in each block that learned a mix of it, by the block's name."""
+    attentions = {name: block["attention"] for name, block in params.items() if "attention" in block}
+    return {name: jax.nn.sigmoid(MIX_SLOPE * found["mix"][0, 0, 0]) for name, found in attentions.items()
+            if "mix" in found}  # fmt: skip
 
 
 def has_moment_form(config: TransformerConfig) -> bool:

@@ -1,0 +1,23 @@
+"""Learners on contexts with their mean removed."""
+
+from icl_gd.types import Predictor, Prompt
+
+
+def centred(learner: Predictor) -> Predictor:
+    """The learner on `x - mean x`, `y - mean y` of the context; the query is left as it is.
+
+    Gradient descent then takes `step_size / n sum_i (y_i - mean y) (x_i - mean x)^T`: what softmax heads, whose
+    patterns sum to one, can take to first order (`analysis.softmax`).
+    """
+    return lambda x, y, x_query: learner(*_without_mean(x, y), x_query)
+
+
+def centre(prompts: Prompt) -> Prompt:
+    """A batch of prompts (leading axis) with the means of their contexts removed."""
+    return prompts._replace(
+        x=prompts.x - prompts.x.mean(1, keepdims=True), y=prompts.y - prompts.y.mean(1, keepdims=True)
+    )
+
+
+def _without_mean(*examples):
+    return tuple(values - values.mean(0, keepdims=True) for values in examples)
