@@ -145,7 +145,13 @@ def watcher(
     predictor_of: Callable[[Any], Predictor], reference: Reference, prompts: Prompt
 ) -> Callable[[Any], dict[str, np.ndarray]]:
     """What is measured during training and after it: loss and alignment `[member]` of parameters on fixed prompts."""
-    compiled = jax.jit(partial(analysis.over_members, lambda params: aligned(predictor_of(params), reference, prompts)))
+
+    def one(params: Any) -> dict[str, Array]:
+        shares = models.softmax_share(params)  # of layers that learn how much of them is softmax
+        shares = {f"softmax_share{f'_{name}' * (len(shares) > 1)}": share for name, share in shares.items()}
+        return aligned(predictor_of(params), reference, prompts) | shares
+
+    compiled = jax.jit(partial(analysis.over_members, one))
     return lambda params: jax.tree.map(np.asarray, compiled(params))
 
 

@@ -25,7 +25,13 @@ IN_TURN = (
     *("model.n_layers", "model.n_heads", "train.steps", "train.batch_size"),
 )
 SWEPT = TOGETHER + IN_TURN
-SPREAD_OUT = (*TOGETHER[:2], *TOGETHER[4:], "task.pool", "train.steps", "train.batch_size")  # values told apart by their ratios
+SPREAD_OUT = (
+    *TOGETHER[:2],
+    *TOGETHER[4:],
+    "task.pool",
+    "train.steps",
+    "train.batch_size",
+)  # values told apart by their ratios
 Fields = dict[str, Any]
 
 

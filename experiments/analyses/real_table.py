@@ -34,7 +34,7 @@ def table(study: Study, found: Found) -> None:
         "ridge": learners.ridge(penalty),
         "ols": learners.ols,
         "zero": learners.zero,
-        "whole": lambda x, y, x_query: cut.w.astype(x_query.dtype) @ x_query,
+        "whole_table": lambda x, y, x_query: cut.w.astype(x_query.dtype) @ x_query,
     }
     losses = together({name: partial(analysis.losses, learner) for name, learner in learned.items()})
     values = {name: float(loss.mean()) for name, loss in jax.jit(losses)(prompts).items()}
@@ -59,7 +59,9 @@ def diabetes(study: Study) -> Table:
     x, y = load_diabetes(return_X_y=True)
     task = study.task
     total = np.trace(task.second_moment)
-    return standardised(x, y[:, None], task.n_context, float(total / task.d_input) ** 0.5, task.weight_scale * total**0.5)
+    return standardised(
+        x, y[:, None], task.n_context, float(total / task.d_input) ** 0.5, task.weight_scale * total**0.5
+    )
 
 
 def _of_members(study: Study, measure) -> dict[str, np.ndarray]:

@@ -40,7 +40,7 @@ def softmax(study: Study, found: Found) -> None:
     found.add("mean_pattern_left", jax.vmap(lambda c: analysis.mean_share(c, d)[0])(study.circuits), over=EVERY)
     found.add("product_anisotropy", jax.vmap(analysis.anisotropy)(matrices), over=EVERY)
     found.add("summed_W_KQ_anisotropy", jax.vmap(analysis.anisotropy)(summed), over=EVERY)
-    found.add("product_step_size", jnp.trace(matrices, axis1=1, axis2=2) / d / n, over=EVERY)
+    found.add("step_size_first_order", jnp.trace(matrices, axis1=1, axis2=2) / d / n, over=EVERY)
     by_route = jax.vmap(partial(analysis.routes, d_input=d))(study.circuits)._asdict()
     for name, shares in by_route.items():
         found.add(f"share_{name}", shares, over=EVERY)

@@ -110,7 +110,15 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
 
     untrained = initialise(model, settings, config.seed, config.seeds).member.params
     study = studies.Study(
-        task, trained, reference, prompts, watch, key_eval, config.eval.prompts, untrained, config.analyses,
+        task,
+        trained,
+        reference,
+        prompts,
+        watch,
+        key_eval,
+        config.eval.prompts,
+        untrained,
+        config.analyses,
         trained_on(config),
     )
     found = studies.evaluate(study)

@@ -1,6 +1,6 @@
 """Learners on contexts with their mean removed."""
 
-from icl_gd.types import Predictor, Prompt
+from icl_gd.types import Array, Predictor, Prompt
 
 
 def centred(learner: Predictor) -> Predictor:
@@ -19,5 +19,5 @@ def centre(prompts: Prompt) -> Prompt:
     )
 
 
-def _without_mean(*examples):
+def _without_mean(*examples: Array) -> tuple[Array, ...]:
     return tuple(values - values.mean(0, keepdims=True) for values in examples)
