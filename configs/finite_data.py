@@ -62,7 +62,7 @@ def get_config(variant: str = ""):
         sweep(config.task, pool=SIZES)
     if variant == "smoke":
         smoke(config)
-        config.task.pool = (8, 64)
+        sweep(config.task, pool=(8, 64))
         config.analyses = ("pool", "table")
     elif variant not in ("", "table"):
         raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")

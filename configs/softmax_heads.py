@@ -16,8 +16,8 @@ from experiments.sweeps import sweep
 
 VARIANTS = ("two", "mixed", "smoke")
 WHY_NOT_THE_SUM = (
-    "what both heads' W_KQ have in common cancels with their W_PV, of opposite sign, so the sum is free: it stays where "
-    "the initial weights left it. The products W_PV W_KQ, which the function determines, add up to the linear solution"
+    "what both heads' W_KQ have in common cancels with their W_PV, of opposite sign, so the sum is free: it stays "
+    "where the initial weights left it. The products W_PV W_KQ, which the function determines, add up to the linear solution"
 )
 
 
@@ -41,7 +41,7 @@ def get_config(variant: str = ""):
          "relation": "at_least", "target": 0.95},
         {"id": "VO.SM.two", "statement": "and are nearly as good (worst loss ratio)", "source": "VO, softmax heads",
          "metric": at("loss_ratio_gd", 2), "reduce": "max", "relation": "at_most", "target": 1.1},
-        {"id": "VO.SM.centred", "statement": "two heads are as good as a step on the centred context (worst loss ratio)",
+        {"id": "VO.SM.centred", "statement": "two heads are as good as a step on a centred context (worst ratio)",
          "source": "found here", "metric": at("loss_ratio_gd_centred", 2), "reduce": "max", "relation": "at_most",
          "target": 1.03},
         {"id": "VO.SM.centred_cosine", "statement": "and point where it does (worst sensitivity cosine)",
@@ -67,7 +67,7 @@ def get_config(variant: str = ""):
             {"id": "VO.SM2.noise", "statement": "two heads follow gradient descent at 0 to 8 corrupted labels of 10 "
              "(worst deviation of their loss)", "source": "VO, corrupted labels",
              "metric": "corrupted_labels_deviation_untrapped", "reduce": "max", "relation": "at_most", "target": 0.1},
-            {"id": "VO.SM2.longer", "statement": "four times the context helps two heads, which take means (worst loss)",
+            {"id": "VO.SM2.longer", "statement": "four times the context helps two heads: they take means (worst loss)",
              "source": "found here", "metric": "loss_by_context_length_trained[4.0]", "reduce": "max",
              "relation": "at_most", "target": 0.15},
         )  # fmt: skip
