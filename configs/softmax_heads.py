@@ -17,7 +17,7 @@ from experiments.sweeps import sweep
 VARIANTS = ("two", "mixed", "smoke")
 WHY_NOT_THE_SUM = (
     "what both heads' W_KQ have in common cancels with their W_PV, of opposite sign, so the sum is free: it stays "
-    "where the initial weights left it. The products W_PV W_KQ, which the function determines, add up to the linear solution"
+    "where the initial weights left it. The products W_PV W_KQ, which the function determines, are what adds up"
 )
 
 

@@ -100,7 +100,7 @@ FIGURES = {
                       "cancels; W_KQ need not add up to anything, the products W_PV W_KQ are the linear solution."),
     "softmax_share": (("softmax_share_by_step",), _mix,
                       "How much of its pattern a layer that may choose makes softmax: mean and range over free seeds."),
-    "pool": (("loss_trained_on_pool_by_pool", "loss_trained_by_pool"), _pool,
+    "pool": (("loss_trained_on_pool_by_pool", "sensitivity_cosine_gd_by_pool"), _pool,
              "Layers trained on finitely many prompts, on fresh ones and on their own, beside gradient descent."),
     "table": (("loss_by_learner_table",), _table,
               "Losses on prompts cut from the diabetes table; the trained layers have seen nothing like it."),
