@@ -29,8 +29,8 @@ class Mutation(NamedTuple):
 CONSTRUCTIONS, LEARNERS, MODELS, PARALLEL, TASKS, TRAINING = (
     f"laws/test_{name}.py" for name in ("constructions", "learners", "models", "parallel", "tasks", "training")
 )
-FAULTS = "experiments/test_faults.py"
-QUERY, FINITE = "laws/test_query.py", "laws/test_finite_data.py"
+FAULTS, SWITCHES = "experiments/test_faults.py", "experiments/test_switches.py"
+QUERY, FINITE, SOFTMAX = "laws/test_query.py", "laws/test_finite_data.py", "laws/test_softmax.py"
 MUTATIONS = [
     Mutation("constructions/gradient_descent.py", "set(-jnp.eye(m))", "set(jnp.eye(m))", f"{CONSTRUCTIONS} float64"),
     Mutation("constructions/gradient_descent.py", "set(w0)", "set(-w0)", f"{CONSTRUCTIONS} float64"),
@@ -73,6 +73,20 @@ MUTATIONS = [
     Mutation("tasks/pools.py", "jax.random.randint(key, (), 0, self.size)", "jax.random.randint(key, (), 0, 10**6)",
              f"{FINITE} pool"),
     Mutation("tasks/pools.py", "jax.random.key(self.seed), POOL_KEY", "jax.random.key(0), POOL_KEY", f"{FINITE} pool"),
+    Mutation("analysis/softmax.py", "n_context * d_head**0.5", "n_context * d_head", f"{SOFTMAX} small"),
+    Mutation("analysis/softmax.py", "circuits.W_PV[:, :, d_input:]", "circuits.W_PV", f"{SOFTMAX} share"),
+    Mutation("analysis/softmax.py", "jnp.trace(matrix) / len(matrix)", "jnp.trace(matrix)", f"{SOFTMAX} anisotropy"),
+    Mutation("learners/centred.py", "learner(*_without_mean(x, y), x_query)",
+             "learner(_without_mean(x)[0], y, x_query)",
+             f"{SOFTMAX} centred"),
+    Mutation("experiments/analyses/shifts.py", "leaf * (n / task.n_context)", "leaf * (task.n_context / n)",
+             f"{SWITCHES} shifts"),
+    Mutation("experiments/analyses/shifts.py", "learners.optimal_step_size(*sizes, **noise)",
+             "study.reference.step_size",
+             f"{SWITCHES} shifts"),
+    Mutation("experiments/analyses/finite_data.py", "values - on_pool", "values", f"{SWITCHES} heart"),
+    Mutation("experiments/settings.py", "config.task.pool, config.seed)", "config.task.pool, 0)", f"{SWITCHES} seed"),
+    Mutation("experiments/study.py", "reference, prompts) | shares", "reference, prompts)", f"{SWITCHES} mix"),
     Mutation("tasks/tables.py", "replace=False", "replace=True", f"{FINITE} without"),
     Mutation("tasks/tables.py", "- values.mean(axis=0)", "", f"{FINITE} standardised"),
     Mutation("tasks/linear.py", "(n - jnp.arange(rank", "(n - 0 * jnp.arange(rank", f"{TASKS} directly"),

@@ -75,7 +75,7 @@ def _pool(done: Done) -> Figure:
     return figure
 
 
-TABLE_ROLES = {"trained": "trained layer", "gd": "gradient\ndescent", "gd_tuned": "gradient\ndescent,\ntuned here",
+TABLE_ROLES = {"trained": "trained\nlayer", "gd": "gradient\ndescent", "gd_tuned": "gradient\ndescent,\ntuned here",
                "ridge": "ridge", "ols": "least\nsquares", "zero": "always\nzero",
                "whole_table": "weights of\nthe table"}  # fmt: skip
 
@@ -84,8 +84,11 @@ def _table(done: Done) -> Figure:
     figure, ax = plt.subplots(figsize=(plots.PAGE * 0.75, 2.4))
     curve = done["curves"]["loss_by_learner_table"]
     colours = [plots.ROLES[name][1] if name in plots.ROLES else "#999999" for name in curve["x"]]
-    ax.bar([TABLE_ROLES[name] for name in curve["x"]], curve["mean"], color=colours)
-    ax.set(ylabel="loss on prompts of the table", yscale="log")
+    places = ax.bar([TABLE_ROLES[name] for name in curve["x"]], curve["mean"], color=colours)
+    top = 1.2 * max(loss for name, loss in zip(curve["x"], curve["mean"], strict=True) if name != "ols")
+    for place, loss in zip(places, curve["mean"], strict=True):  # as many examples as inputs: least squares leaves it
+        ax.text(place.get_x() + place.get_width() / 2, min(loss, 0.93 * top), f"{loss:.3g}", ha="center", va="bottom")
+    ax.set(ylabel="loss on prompts of the table", ylim=(0, top))
     return figure
 
 
