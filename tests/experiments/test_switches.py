@@ -52,6 +52,7 @@ def value(done, name):
     return done["metrics"][name]["mean"]
 
 
+@pytest.mark.slow
 def test_a_pool_is_learned_by_heart_and_fresh_prompts_are_not(overfitted):
     on_pool, fresh = value(overfitted, "loss_trained_on_pool"), value(overfitted, "loss_trained")
     assert on_pool < 0.01 < 0.2 < fresh
@@ -66,6 +67,7 @@ def test_the_pool_of_a_config_is_that_of_its_seed():
     assert trained_on(parse([*words, "--config.task.pool=None", "--config.analyses=()"]).config) == task_of(config)
 
 
+@pytest.mark.slow
 def test_the_table(overfitted):
     """On the scales of training; the penalty found is the best of those tried; what needs no context predicts best."""
     assert value(overfitted, "loss_table_zero") == pytest.approx(0.5 * 10 / 12, rel=0.3)
@@ -87,6 +89,7 @@ def test_the_table_is_scikit_learns():
     np.testing.assert_allclose(np.corrcoef(cut.x.T, cut.y.T), np.corrcoef(x.T, y), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_softmax_heads_are_measured(tmp_path):
     done = run(tmp_path, f"--config={CONFIGS}/softmax_heads.py:smoke")
     assert value(done, "loss_gd_centred") > value(done, "loss_gd")  # one example fewer to learn from
@@ -110,6 +113,7 @@ def test_the_learned_mix_is_watched(tmp_path):
     assert value(done, "softmax_share") != value(done, "softmax_share_untrained")
 
 
+@pytest.mark.slow
 def test_shifts_of_length_and_corruption(tmp_path):
     """A layer with four examples: as a mean it meets what it is at its own length, and sums elsewhere."""
     done = run(tmp_path, f"--config={CONFIGS}/noisy_labels.py:smoke", "--config.task.d_input=2",
