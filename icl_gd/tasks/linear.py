@@ -131,7 +131,8 @@ class LinearRegression:
         if (noise := self._noise(key_noise, y.shape)) is not None:
             y = y + noise
         if (corruption := self._corruption(key_corrupted, y.shape)) is not None:
-            y = jnp.where(*corruption, y)
+            which, instead = corruption
+            y = jnp.where(which, instead, y)
         return Prompt(x, y, x_query, y_query, w)
 
     def sample_moments(
@@ -168,7 +169,9 @@ class LinearRegression:
             part = lambda of, skip: jax.lax.dynamic_slice_in_dim(of, skip + start, size)
             labels = _labels(inputs := part(x, 1), w)
             labels = labels if noise is None else labels + part(noise, 0)
-            labels = labels if corruption is None else jnp.where(*(part(of, 0) for of in corruption), labels)
+            if corruption is not None:
+                which, instead = corruption
+                labels = jnp.where(part(which, 0), part(instead, 0), labels)
             return jnp.concatenate([inputs, labels], axis=1)
 
         return Moments(second_moment(tokens, self.n_context), query), y_query

@@ -65,10 +65,11 @@ def standardised(
     Raises:
       ValueError: if a column is constant.
     """
-    columns = []
-    for name, values, std in (("x", x, input_std), ("y", y, label_std)):
+
+    def scaled(name: str, values: np.ndarray, std: float) -> np.ndarray:
         spread = values.std(axis=0)
         if not np.all(spread > 0):
             raise ValueError(f"column {int(np.argmin(spread))} of {name} is constant: it has no scale to standardise")
-        columns.append(std * (values - values.mean(axis=0)) / spread)
-    return Table(*columns, n_context)
+        return std * (values - values.mean(axis=0)) / spread
+
+    return Table(scaled("x", x, input_std), scaled("y", y, label_std), n_context)
