@@ -9,15 +9,13 @@ def centred(learner: Predictor) -> Predictor:
     Gradient descent then takes `step_size / n sum_i (y_i - mean y) (x_i - mean x)^T`: what softmax heads, whose
     patterns sum to one, can take to first order (`analysis.softmax`).
     """
-    return lambda x, y, x_query: learner(*_without_mean(x, y), x_query)
+    return lambda x, y, x_query: learner(_without_mean(x), _without_mean(y), x_query)
 
 
 def centre(prompts: Prompt) -> Prompt:
     """A batch of prompts (leading axis) with the means of their contexts removed."""
-    return prompts._replace(
-        x=prompts.x - prompts.x.mean(1, keepdims=True), y=prompts.y - prompts.y.mean(1, keepdims=True)
-    )
+    return prompts._replace(x=_without_mean(prompts.x, 1), y=_without_mean(prompts.y, 1))
 
 
-def _without_mean(*examples: Array) -> tuple[Array, ...]:
-    return tuple(values - values.mean(0, keepdims=True) for values in examples)
+def _without_mean(examples: Array, axis: int = 0) -> Array:
+    return examples - examples.mean(axis, keepdims=True)
