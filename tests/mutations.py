@@ -75,6 +75,7 @@ MUTATIONS = [
     Mutation("tasks/pools.py", "jax.random.key(self.seed), POOL_KEY", "jax.random.key(0), POOL_KEY", f"{FINITE} pool"),
     Mutation("analysis/softmax.py", "n_context * d_head**0.5", "n_context * d_head", f"{SOFTMAX} small"),
     Mutation("analysis/softmax.py", "circuits.W_PV[:, :, d_input:]", "circuits.W_PV", f"{SOFTMAX} share"),
+    Mutation("analysis/softmax.py", "jnp.linalg.pinv(b) @ b", "b.T @ b", f"{SOFTMAX} common"),
     Mutation("analysis/softmax.py", "jnp.trace(matrix) / len(matrix)", "jnp.trace(matrix)", f"{SOFTMAX} anisotropy"),
     Mutation("learners/centred.py", "learner(_without_mean(x), _without_mean(y),", "learner(_without_mean(x), y - 1,",
              f"{SOFTMAX} centred"),

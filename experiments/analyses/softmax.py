@@ -1,5 +1,6 @@
 """One layer of softmax heads: what their circuits are together, and how near that is to a gradient step."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -7,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.study import EVERY, Found, Study, together
-from icl_gd import analysis, learners
+from icl_gd import analysis, learners, models
 from icl_gd.learners import centred
-from icl_gd.types import Array, Circuits, Prompt
+from icl_gd.types import Array, Circuits, Predictor
 
 
 def softmax(study: Study, found: Found) -> None:
@@ -33,7 +34,14 @@ def softmax(study: Study, found: Found) -> None:
     found.add_one("loss_gd_centred", risks["loss_gd_centred"].mean, risks["loss_gd_centred"].stderr)
     found.add("loss_first_order", risks["loss_first_order"].mean, risks["loss_first_order"].stderr)
     found.add("loss_ratio_gd_centred", found.measured["loss_trained"].values / risks["loss_gd_centred"].mean)
-    _alignment_to_centred(study, found, gd)
+    least = jax.vmap(lambda c: analysis.without_common(c, d))(study.circuits)
+    for ending, predictor_of, members in (
+        ("", study.trained.predictor, study.trained.params),
+        ("_without_common", partial(_of_softmax_circuits, study), least),
+    ):
+        aligned = lambda member, f=predictor_of: analysis.alignment(f(member), gd, study.prompts)._asdict()
+        for name, values in jax.jit(partial(analysis.over_members, aligned))(members).items():
+            found.add(f"{name}_gd_centred{ending}", np.asarray(values))
 
     matrices = jax.vmap(lambda c: analysis.effective_preconditioner(c, d, n).mean(0))(linear)  # [member d d]
     summed = study.circuits.W_KQ[:, 0, :, :d, :d].sum(1)
@@ -47,14 +55,14 @@ def softmax(study: Study, found: Found) -> None:
     _shown(study, found, matrices)
 
 
-def _alignment_to_centred(study: Study, found: Found, gd) -> None:
-    align = jax.jit(partial(analysis.over_members, lambda p: _aligned(study, p, gd, study.prompts)))
-    for name, values in align(study.trained.params).items():
-        found.add(f"{name}_gd_centred", np.asarray(values))
-
-
-def _aligned(study: Study, params, gd, prompts: Prompt) -> dict[str, Array]:
-    return analysis.alignment(study.trained.predictor(params), gd, prompts)._asdict()
+def _of_softmax_circuits(study: Study, circuits: Circuits) -> Predictor:
+    """A layer of softmax heads known by its circuits."""
+    model = study.trained.config
+    one = jnp.broadcast_to(jnp.eye(model.width), circuits.W_KQ[0].shape)
+    w_q = circuits.W_KQ[0] * (model.width / model.head_width) ** 0.5  # scores are divided by the root of a head's width
+    attention = {"W_K": one, "W_Q": w_q, "W_V": one, "P": circuits.W_PV[0]}
+    config = replace(model, d_head=None)
+    return models.query_predictor(config, {config.blocks[0]: {"attention": attention}}, study.trained.layout)
 
 
 def _shown(study: Study, found: Found, matrices: Array) -> None:

@@ -14,7 +14,7 @@ from icl_gd.analysis.risk import (
     streamed_risks,
 )
 from icl_gd.analysis.rollout import roll_out
-from icl_gd.analysis.softmax import anisotropy, first_order, mean_share
+from icl_gd.analysis.softmax import anisotropy, first_order, mean_share, without_common
 from icl_gd.analysis.weights import (
     Routes,
     canonical_form,
@@ -49,4 +49,5 @@ __all__ = [
     "roll_out",
     "routes",
     "streamed_risks",
+    "without_common",
 ]

@@ -30,6 +30,22 @@ def mean_share(circuits: Circuits, d_input: int) -> Float[Array, " layer"]:
     return norm(rows.sum(1)) / norm(rows).sum(1)
 
 
+def without_common(circuits: Circuits, d_input: int) -> Circuits:
+    """The W_KQ of least norm with the same products W_PV[y, y] W_KQ: what is free to first order is taken away.
+
+    With B `[m m, head]` the y to y entries of W_PV, the products are B W_KQ, and the least W_KQ of those products is
+    B^+ B W_KQ. Of two heads with opposite W_PV it is half their difference, with either sign.
+
+    Raises:
+      ValueError: if there is more than one layer.
+    """
+    if len(circuits.W_KQ) != 1:
+        raise ValueError(f"this is known of one-layer models only, got {len(circuits.W_KQ)} layers")
+    written = circuits.W_PV[0, :, d_input:, d_input:]
+    b = written.reshape(len(written), -1).T
+    return circuits._replace(W_KQ=jnp.einsum("gh,lhab->lgab", jnp.linalg.pinv(b) @ b, circuits.W_KQ))
+
+
 def anisotropy(matrix: Float[Array, "d d"]) -> Array:
     """Relative distance to the nearest multiple of the identity, from 0 to 1."""
     nearest = jnp.trace(matrix) / len(matrix) * jnp.eye(len(matrix), dtype=matrix.dtype)

@@ -96,6 +96,8 @@ def test_softmax_heads_are_measured(tmp_path):
     assert np.shape(done["arrays"]["W_KQ_heads"]) == (2, 11, 11)
     np.testing.assert_allclose(np.sum(done["arrays"]["W_PV_heads"], 0), done["arrays"]["W_PV_summed"])
     assert 0 < value(done, "mean_pattern_left") <= 1
+    both = (value(done, f"sensitivity_cosine_gd_centred{ending}") for ending in ("", "_without_common"))
+    assert next(both) != next(both)
     prompts = jax.vmap(task_of(parse(["run", f"--config={CONFIGS}/one_layer.py"]).config).sample)(
         jax.random.split(jax.random.key(0), 4000)
     )

@@ -48,6 +48,20 @@ def test_the_share_of_the_mean():
     assert float(analysis.mean_share(Circuits(kq, both), D)[0]) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_what_heads_have_in_common_is_taken_away_and_their_products_stay(x64):
+    rng = np.random.default_rng(2)
+    kq, pv = (jnp.asarray(rng.normal(size=(1, heads, 4, 4))) for heads in (2, 1))
+    opposite = Circuits(kq, jnp.concatenate([pv, -pv], 1))
+    least = analysis.without_common(opposite, 3)
+    half = (kq[:, 0] - kq[:, 1]) / 2
+    np.testing.assert_allclose(least.W_KQ, jnp.stack([half, -half], 1), rtol=1e-10)
+    two_outputs = Circuits(*(jnp.asarray(rng.normal(size=(1, 5, D + M, D + M))) for _ in range(2)))
+    found = analysis.without_common(two_outputs, D)
+    products = lambda c: jnp.einsum("hrs,hab->rsab", c.W_PV[0, :, D:, D:], c.W_KQ[0])
+    np.testing.assert_allclose(products(found), products(two_outputs), rtol=1e-9, atol=1e-12)
+    assert jnp.linalg.norm(found.W_KQ.ravel()) < jnp.linalg.norm(two_outputs.W_KQ.ravel())
+
+
 def test_anisotropy_is_the_distance_to_a_multiple_of_the_identity(x64):
     assert float(analysis.anisotropy(-3.0 * jnp.eye(4))) == pytest.approx(0.0, abs=1e-12)
     assert float(analysis.anisotropy(jnp.diag(jnp.array([1.0, -1.0])))) == pytest.approx(1.0)
