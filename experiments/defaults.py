@@ -23,6 +23,8 @@ def base_config() -> ConfigDict:
     config.task.rotation_seed = config_dict.placeholder(int)  # draws the covariance's eigenvectors; None: the axes
     config.task.weight_scale = 1.0
     config.task.noise_std = 0.0
+    config.task.corrupted_labels = 0  # of the context's, replaced by N(0, 1)
+    config.task.pool = config_dict.placeholder(int)  # prompts that training recycles; None: every one is fresh
 
     config.reference = ConfigDict()
     config.reference.learner = "gd"  # what is built, and interpolated with; a kind of GD++ adds all that deep ones have

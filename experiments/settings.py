@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # importing JAX takes a second, in which bad input is answere
     from icl_gd.models import TransformerConfig
     from icl_gd.tasks import LinearRegression
     from icl_gd.training import TrainSettings
+    from icl_gd.training.in_context import Task
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 # Settings of how a run goes and is shown, which may differ between a run and its continuation.
@@ -323,8 +324,16 @@ def task_of(config: ConfigDict) -> LinearRegression:
     return LinearRegression(
         d_input=task.d_input, d_output=task.d_output, n_context=task.n_context,
         inputs=task.inputs, input_scale=task.input_scale, covariance=covariance,
-        weight_scale=task.weight_scale, noise_std=task.noise_std,
+        weight_scale=task.weight_scale, noise_std=task.noise_std, corrupted_labels=task.corrupted_labels,
     )  # fmt: skip
+
+
+def trained_on(config: ConfigDict) -> Task:
+    """What a config trains on: its task, or a pool of its prompts. It is evaluated on the task."""
+    from icl_gd.tasks import FinitePool
+
+    task = task_of(config)
+    return task if config.task.pool is None else FinitePool(task, config.task.pool, config.seed)
 
 
 def model_of(config: ConfigDict) -> TransformerConfig:

@@ -40,6 +40,7 @@ class Study:
     analyses: tuple[str, ...]
     # metric -> step -> seed -> value, of what was watched; empty where the population is swept
     history: Mapping[str, Mapping[int, Mapping[int, float]]] = field(default_factory=dict)
+    trained_on: Any = None  # the task, or a pool of its prompts
 
     @property
     def circuits(self) -> Circuits:
@@ -124,7 +125,12 @@ def watcher(
 
     `more` measures what analyses ask for beside it, of one member's parameters.
     """
-    one = lambda params: aligned(predictor_of(params), reference, prompts) | more(params)
+
+    def one(params: Any) -> dict[str, Array]:
+        shares = models.softmax_share(params)  # of layers that learn how much of them is softmax
+        shares = {f"softmax_share{f'_{name}' * (len(shares) > 1)}": share for name, share in shares.items()}
+        return aligned(predictor_of(params), reference, prompts) | shares | more(params)
+
     compiled = jax.jit(partial(analysis.over_members, one))
     return lambda params: jax.tree.map(np.asarray, compiled(params))
 
@@ -198,18 +204,28 @@ def noise_to_weight(task: LinearRegression) -> float:
     return (task.noise_std / task.weight_scale) ** 2
 
 
+def corruption(task: LinearRegression) -> dict[str, float]:
+    """How many labels are noise, and of which variance, as the closed forms ask for it."""
+    return {"corrupted": task.corrupted_labels, "corrupted_to_weight": task.weight_scale**-2}
+
+
 def _optimal_loss(study: Study) -> float | None:
-    """The closed-form risk of the best layer, where there is one: Gaussian inputs, or independent coordinates."""
-    task = study.task
-    if study.trained.config.n_layers != 1:
+    """The closed-form risk of the best linear layer, where there is one: Gaussian inputs, or independent coordinates.
+
+    Corrupted labels leave it a gradient step: flipping all signs of w and of what replaces labels shows that terms
+    without labels, or of even order in them, only add to the variance.
+    """
+    task, model = study.task, study.trained.config
+    if model.n_layers != 1 or not models.has_moment_form(model):
         return None
     ratio, n = noise_to_weight(task), task.n_context
-    if task.inputs == "normal":
+    if task.inputs == "normal" and not task.corrupted_labels:
         optimum = learners.gaussian_optimum_risk(task.second_moment, n, ratio, task.weight_scale)
     elif FAMILIES[task.inputs].independent and task.covariance is None:
         moments = task.second_moment[0, 0], task.fourth_moment
-        step_size = learners.optimal_step_size(task.d_input, n, *moments, ratio)
-        optimum = learners.one_step_risk(step_size, task.d_input, n, *moments, ratio, task.weight_scale)
+        step_size = learners.optimal_step_size(task.d_input, n, *moments, ratio, **corruption(task))
+        sizes = step_size, task.d_input, n, *moments, ratio, task.weight_scale
+        optimum = learners.one_step_risk(*sizes, **corruption(task))
     else:
         return None
     return task.d_output * optimum

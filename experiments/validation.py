@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import importlib.util
 import math
 import os
 from collections.abc import Collection
@@ -20,9 +21,13 @@ ONE_LAYER_ONLY = ("weights", "rollout", "optimum")
 LINEAR_ONLY = ("interpolation", *ONE_LAYER_ONLY)
 DEEP_ONLY = ("layer_map", "curvature")
 BY_LAYER = ("interpolation", *DEEP_ONLY)  # layer by layer against the reference, which then has as many steps
-ANALYSES = ("alignment", "shifts", "by_steps", "copying", *LINEAR_ONLY, *DEEP_ONLY)
+ANALYSES = ("alignment", "shifts", "by_steps", "copying", "softmax", "pool", "table", *LINEAR_ONLY, *DEEP_ONLY)
 # Placeholders, which may be None.
-OPTIONAL = ("task.rotation_seed", "model.d_head", "model.clip", "model.d_embed", "model.mlp_width", "reference.steps")
+OPTIONAL = (
+    *("task.rotation_seed", "task.pool", "reference.steps"),
+    *("model.d_head", "model.clip", "model.d_embed", "model.mlp_width"),
+)
+DIABETES = (10, 1)  # d_input and d_output of the table that scikit-learn bundles
 REFERENCES = ("gd", "gd_plus_plus", "gd_plus_plus_free_steps", "gd_plus_plus_published")
 ATTENTION = ("linear", "softmax", "mixed")
 LAYOUTS = ("concatenated", "interleaved")
@@ -65,6 +70,8 @@ NUMBERS: dict[str, tuple[float, float | None, bool]] = {
     "task.input_scale": (0, LARGEST, False),
     "task.weight_scale": (0, LARGEST, False),
     "task.noise_std": (0, LARGEST, True),
+    "task.corrupted_labels": (0, None, True),
+    "task.pool": (1, 2**31 - 1, True),
     "task.rotation_seed": (0, None, True),
     "task.eigenvalues": (0, LARGEST, False),
     "reference.steps": (1, None, True),
@@ -96,7 +103,8 @@ SIZES = (
 )
 WHOLE = {
     *SIZES,
-    *("seed", "task.rotation_seed", "reference.steps", "reference.published_steps"),
+    *("seed", "task.rotation_seed", "task.corrupted_labels", "task.pool"),
+    *("reference.steps", "reference.published_steps"),
     *("train.steps", "train.log_every", "train.checkpoint_every", "eval.prompts"),
 }
 
@@ -232,6 +240,13 @@ def _check_together(config: ConfigDict) -> None:
             f"interleaved tokens hold y in the place of x and read it from that of the position; at most {most}, the "
             f"smaller of task.d_input and {D_POSITIONS}, or model.layout=concatenated",
         )  # fmt: skip
+    if task.corrupted_labels > task.n_context:
+        _reject("task.corrupted_labels", task.corrupted_labels, f"at most task.n_context={task.n_context} labels are "
+                "there to corrupt")  # fmt: skip
+    if task.corrupted_labels and (config.reference.steps or model.n_layers) > 1:
+        _reject("task.corrupted_labels", task.corrupted_labels, "best rates of several steps are known for labels as "
+                "they are; 0, or reference.steps=1")  # fmt: skip
+    _check_analyses(config)
     beside = beside_linear(config)
     if config.train.form == "moments" and beside:
         shown = ", ".join(f"{field}={value}" for field, value in beside.items())
@@ -257,6 +272,27 @@ def _check_together(config: ConfigDict) -> None:
             _reject(
                 field, value, f"contradicts analyses={','.join(analyses)}; drop those, as in --config.analyses={left}"
             )
+
+
+def _check_analyses(config: ConfigDict) -> None:
+    """Whether the population is one that its analyses can be asked of."""
+    task, model, analyses = config.task, config.model, config.analyses
+    if "softmax" in analyses:
+        wanted = {"n_layers": 1, "attention": "softmax", "layer_norm": False, "normalised": False, "clip": None,
+                  "d_embed": None, "mlp_width": None}  # fmt: skip
+        for name, value in wanted.items():
+            if model[name] != value:
+                _reject(f"model.{name}", model[name], f"analyses=softmax is of one softmax layer and needs {value}")
+    if "pool" in analyses and task.pool is None:
+        _reject("task.pool", None, "analyses=pool asks about the prompts of a pool; give its size")
+    if "optimum" in analyses and task.corrupted_labels:
+        _reject("task.corrupted_labels", task.corrupted_labels, "analyses=optimum is of labels as they are, with 0")
+    if "table" in analyses:
+        for name, value in zip(("d_input", "d_output"), DIABETES, strict=True):
+            if task[name] != value:
+                _reject(f"task.{name}", task[name], f"analyses=table is of the diabetes data, which has {value}")
+        if importlib.util.find_spec("sklearn") is None:
+            _reject("analyses", "table", "needs scikit-learn: pip install 'icl-gd[baselines]'")
 
 
 def beside_linear(config: ConfigDict) -> dict[str, Any]:

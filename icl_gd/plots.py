@@ -35,6 +35,8 @@ ROLES: dict[str, tuple[str, str, str]] = {
     "gd_plus_plus_published": ("GD++ as published", "#009E73", "-."),
     "construction": ("construction", "#E69F00", "-."),
     "interpolated": ("interpolated weights", "#009E73", ":"),
+    "rescaled": ("trained layer, as a mean", "#56B4E9", "-"),
+    "gd_tuned": ("gradient descent, tuned anew", "#D55E00", ":"),
     "closed_form": ("closed form", "#000000", ":"),
     "untrained": ("untrained", "#999999", "-"),
     "trapped": ("trapped seed", "#CC79A7", "-"),

@@ -6,8 +6,11 @@ from typing import Any
 from experiments.analyses.alignment import alignment
 from experiments.analyses.copying import copying, watch_copying
 from experiments.analyses.depth import by_steps, curvature, layer_map
+from experiments.analyses.finite_data import pool
 from experiments.analyses.one_layer import interpolation, optimum, rollout, weights
+from experiments.analyses.real_table import table
 from experiments.analyses.shifts import shifts
+from experiments.analyses.softmax import softmax
 from experiments.study import Found, Study
 from icl_gd.models import TransformerConfig
 from icl_gd.types import Array, Layout, Prompt
@@ -23,6 +26,9 @@ ANALYSES: dict[str, Callable[[Study, Found], None]] = {
     "rollout": rollout,
     "optimum": optimum,
     "copying": copying,
+    "softmax": softmax,
+    "pool": pool,
+    "table": table,
 }
 
 Watch = Callable[[Any], dict[str, Array]]  # one member's parameters to metrics

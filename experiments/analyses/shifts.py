@@ -3,19 +3,26 @@
 from collections.abc import Callable
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
 from experiments.results import curve
-from experiments.study import Found, Losses, Study, noise_to_weight, together
+from experiments.study import Found, Losses, Study, corruption, noise_to_weight, together
 from icl_gd import analysis, learners
-from icl_gd.tasks import FAMILIES, SHIFTS, Shift
+from icl_gd.tasks import FAMILIES, SHIFTS, Shift, change_context, corrupt_labels
 from icl_gd.types import Array, Prompt
 
 
 def shifts(study: Study, found: Found) -> None:
-    """Losses under every suite of shifts: trained, constructed, interpolated, gradient descent, closed form."""
+    """Losses under every suite of shifts: trained, constructed, interpolated, gradient descent, closed form.
+
+    Linear attention sums over the context, gradient descent takes a mean, eta / n of the n it is given. They part where
+    n changes: the trained layer and the construction keep eta over the n of training, and take too long a step on more
+    examples. `rescaled` are the trained layers with what they write multiplied by n of training over n, the convention
+    of gradient descent and of softmax, whose patterns sum to one and which is left as it is.
+    """
     losses_of: dict[str, Callable[[Prompt], Array]] = {
         "trained": partial(analysis.member_losses, study.trained.predictor, study.trained.params),
         "gd": partial(analysis.losses, study.reference.gd),
@@ -25,21 +32,35 @@ def shifts(study: Study, found: Found) -> None:
         losses_of["interpolated"] = partial(analysis.member_losses, study.of_circuits, study.interpolated)
     losses = together(losses_of)
     for suite, shift in SHIFTS.items():
+        if suite == "corrupted_labels":  # there are no more than all
+            shift = shift._replace(values=tuple(k for k in shift.values if k <= study.task.n_context))
         risks = _risks_under(study, shift, losses)
-        for name in losses_of:
+        if suite == "context_length" and set(study.trained.config.kinds) == {"linear"}:
+            risks = [risk | _rescaled(study, factor) for risk, factor in zip(risks, shift.values, strict=True)]
+        for name in risks[0]:
             mean = np.stack([risk[name].mean for risk in risks])
             found.curves[f"loss_by_{suite}_{name}"] = curve(
                 shift.values, mean if mean.ndim == 1 else mean[:, found.shown]
             )
-        if suite == "input_scale":
+        if suite in ("input_scale", "corrupted_labels"):
             ours, theirs = (np.stack([risk[name].mean for risk in risks]) for name in ("trained", "gd"))
-            found.add("input_scale_deviation", np.abs(ours / theirs[:, None] - 1).max(0))
+            found.add(f"{suite}_deviation", np.abs(ours / theirs[:, None] - 1).max(0))
     _closed_form_under_scale(study, found)
+    _closed_form_under_corruption(study, found)
+
+
+def _rescaled(study: Study, factor: float) -> dict[str, analysis.Risk]:
+    """Risks of the trained layers as means over a context of another length."""
+    task, n = change_context(study.task, factor), study.task.n_context
+    scale = lambda path, leaf: leaf * (n / task.n_context) if path[-1].key == "P" else leaf
+    params = jax.tree_util.tree_map_with_path(scale, study.trained.params)
+    losses = together({"rescaled": partial(analysis.member_losses, study.trained.predictor, params)})
+    return analysis.streamed_risks(losses, task.sample, study.key, max(study.n_prompts // 32, 1))
 
 
 def _risks_under(study: Study, shift: Shift, losses: Losses) -> list[dict[str, analysis.Risk]]:
     """Risks at every value of a shift, the same keys under each."""
-    if isinstance(shift.values[0], str):
+    if isinstance(shift.values[0], str) or shift is SHIFTS["context_length"]:  # another program for every value
         samples, n_prompts = [shift.apply(study.task, value).sample for value in shift.values], study.n_prompts // 32
     else:
         shifted = lambda value, key: shift.apply(study.task, value).sample(key)
@@ -48,12 +69,36 @@ def _risks_under(study: Study, shift: Shift, losses: Losses) -> list[dict[str, a
     return [analysis.streamed_risks(losses, sample, study.key, max(n_prompts, 1)) for sample in samples]
 
 
-def _closed_form_under_scale(study: Study, found: Found) -> None:
+def _sizes(study: Study) -> tuple | None:
+    """What the closed forms of one gradient step ask for, where they hold."""
     task = study.task
     if task.covariance is not None or not FAMILIES[task.inputs].independent or study.trained.config.n_layers != 1:
+        return None
+    return task.d_input, task.n_context, task.second_moment[0, 0], task.fourth_moment, noise_to_weight(task)
+
+
+def _closed_form_under_scale(study: Study, found: Found) -> None:
+    task, sizes = study.task, _sizes(study)
+    if sizes is None:
         return
-    sizes = task.d_input, task.n_context, task.second_moment[0, 0], task.fourth_moment, noise_to_weight(task)
     risk = partial(learners.one_step_risk, study.reference.step_size, *sizes)
     alphas = SHIFTS["input_scale"].values
-    exact = [task.d_output * risk(task.weight_scale, input_scale=float(a)) for a in alphas]
+    exact = [task.d_output * risk(task.weight_scale, float(a), **corruption(task)) for a in alphas]
     found.curves["loss_by_input_scale_closed_form"] = curve(alphas, exact)
+
+
+def _closed_form_under_corruption(study: Study, found: Found) -> None:
+    """Of the step that was tuned for the task, and of the best step for every number of corrupted labels."""
+    sizes, task = _sizes(study), study.task
+    if sizes is None:
+        return
+    exact: dict[str, list[float]] = {"closed_form": [], "gd_tuned": []}
+    ks = [k for k in SHIFTS["corrupted_labels"].values if k <= task.n_context]
+    for k in ks:
+        noise = corruption(corrupt_labels(task, int(k)))
+        steps = {"closed_form": study.reference.step_size, "gd_tuned": learners.optimal_step_size(*sizes, **noise)}
+        for name, step in steps.items():
+            risk = learners.one_step_risk(step, *sizes, task.weight_scale, **noise)
+            exact[name].append(task.d_output * risk)
+    for name, values in exact.items():
+        found.curves[f"loss_by_corrupted_labels_{name}"] = curve(ks, values)

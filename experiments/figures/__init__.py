@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from experiments.figures import copying, depth, one_layer
+from experiments.figures import copying, depth, one_layer, switches
 from icl_gd import plots
 
 Done = dict[str, Any]
@@ -23,6 +23,7 @@ FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Done], Figure], str]] = {
     **one_layer.FIGURES,
     **depth.FIGURES,
     **copying.FIGURES,
+    **switches.FIGURES,
 }
 
 

@@ -18,7 +18,7 @@ from experiments import continuation, figures, monitor, report, results, sweeps
 from experiments import study as studies
 from experiments.analyses import ANALYSES, watched
 from experiments.references import references
-from experiments.settings import Run, model_of, task_of, train_of
+from experiments.settings import Run, model_of, task_of, train_of, trained_on
 from experiments.validation import FIT_FLOATS
 from icl_gd import analysis, learners
 from icl_gd.tokens import LAYOUTS
@@ -97,7 +97,7 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
     stop.saved = False
     try:
         trained = train(
-            task, model, settings, layout=config.model.layout,
+            trained_on(config), model, settings, layout=config.model.layout,
             seeds=config.seeds, seed=config.seed, parallel=config.train.parallel,
             checkpoints=workdir / "checkpoints" / label, checkpoint_every=config.train.checkpoint_every,
             chunk_steps=config.train.log_every, on_chunk=on_chunk, stop_requested=lambda: stop.signal,
@@ -113,8 +113,9 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
     untrained = initialise(model, settings, config.seed, config.seeds).member.params
     history = monitor.read_history(workdir, label)
     study = studies.Study(
-        task, trained, reference, prompts, watch, key_eval, config.eval.prompts, untrained, config.analyses, history
-    )
+        task, trained, reference, prompts, watch, key_eval, config.eval.prompts, untrained, config.analyses, history,
+        trained_on(config),
+    )  # fmt: skip
     found = studies.evaluate(study)
     for name, predictor in (*reference.learners.items(), ("zero", learners.zero)):
         found.arrays[f"loss_{name}_on_curve_prompts"] = float(analysis.losses(predictor, prompts).mean())

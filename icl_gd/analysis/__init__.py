@@ -29,6 +29,7 @@ from icl_gd.analysis.risk import (
     streamed_risks,
 )
 from icl_gd.analysis.rollout import roll_out
+from icl_gd.analysis.softmax import anisotropy, first_order, mean_share, without_common
 from icl_gd.analysis.weights import (
     Routes,
     canonical_form,
@@ -50,6 +51,7 @@ __all__ = [
     "Routes",
     "alignment",
     "alignment_map",
+    "anisotropy",
     "bootstrap_interval",
     "canonical_form",
     "condition_numbers",
@@ -57,12 +59,14 @@ __all__ = [
     "derivative_norms",
     "derivatives",
     "effective_preconditioner",
+    "first_order",
     "gauge_distance",
     "induction_score",
     "input_transform",
     "interpolate",
     "losses",
     "match_scale",
+    "mean_share",
     "member_losses",
     "neighbour_scores",
     "over_members",
@@ -72,4 +76,5 @@ __all__ = [
     "routes",
     "spectral_filter",
     "streamed_risks",
+    "without_common",
 ]

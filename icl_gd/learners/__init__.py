@@ -1,5 +1,6 @@
 """Learners: the algorithms a Transformer is compared with, every one of them a Predictor."""
 
+from icl_gd.learners.centred import centre, centred
 from icl_gd.learners.closed_form import (
     gaussian_optimum_matrix,
     gaussian_optimum_risk,
@@ -33,6 +34,8 @@ __all__ = [
     "best_gd_plus_plus",
     "best_step_size",
     "best_step_sizes",
+    "centre",
+    "centred",
     "gaussian_optimum_matrix",
     "gaussian_optimum_risk",
     "gd_plus_plus",

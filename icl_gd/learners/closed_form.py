@@ -9,18 +9,27 @@ import numpy as np
 
 
 def optimal_step_size(
-    d_input: int, n_context: int, second: float, fourth: float, noise_to_weight: float = 0.0
+    d_input: int,
+    n_context: int,
+    second: float,
+    fourth: float,
+    noise_to_weight: float = 0.0,
+    corrupted: int = 0,
+    corrupted_to_weight: float = 1.0,
 ) -> float:
     """The best step size of one gradient step from zero for independent centred coordinates.
 
-    With S = (1/n) sum_i x_i x_i^T, E S^2 = Q I where Q = (m4 + (d-1) s^2)/n + (1 - 1/n) s^2, and the noise adds
-    (sigma^2/psi^2) s / n to Q; then eta = s / Q minimises E (w.x_q - eta w S x_q)^2.
+    `c s / (Q + R)` in the notation of `one_step_risk`, which is quadratic in the step size.
 
     Args:
       second, fourth: moments s and m4 of a coordinate.
       noise_to_weight: sigma^2 / psi^2.
+      corrupted: how many of the n context labels are replaced by noise of variance tau^2.
+      corrupted_to_weight: tau^2 / psi^2.
     """
-    return second / _mean_square(d_input, n_context, second, fourth, noise_to_weight)
+    clean = 1 - corrupted / n_context
+    signal, noise = _mean_squares(d_input, n_context, second, fourth, noise_to_weight, corrupted, corrupted_to_weight)
+    return clean * second / (signal + noise)
 
 
 def one_step_risk(
@@ -32,22 +41,36 @@ def one_step_risk(
     noise_to_weight: float = 0.0,
     weight_scale: float = 1.0,
     input_scale: float = 1.0,
+    corrupted: int = 0,
+    corrupted_to_weight: float = 1.0,
 ) -> float:
     """Risk of one gradient step from zero, with inputs scaled by alpha = `input_scale` at test time.
 
-    `psi^2 d/2 (alpha^2 s - 2 eta alpha^4 s^2 + eta^2 s (alpha^6 Q + alpha^4 noise))`; its minimum over eta at
-    alpha = 1 without noise is `d s (1 - s^2/Q) / 2`.
+    `psi^2 d/2 (alpha^2 s - 2 eta c alpha^4 s^2 + eta^2 s (alpha^6 Q + alpha^4 R))`, c = 1 - k/n the clean share.
+
+    Proof. The prediction is y_hat = (eta/n) sum_i y_i x_i.x_q, where y_i = w.x_i + noise in n - k examples and
+    y_i = z_i of variance tau^2 in the k others. Given the inputs, z_i and the noise are centred and independent of w,
+    so only clean labels meet the target: E y_hat w.x_q = (eta/n)(n - k) E (w.x)(x.x_q)(w.x_q) = eta c psi^2 d s^2.
+    Of E y_hat^2 the part in w is (eta/n)^2 psi^2 s E |sum_clean x x^T|_F^2 = eta^2 psi^2 d s Q with
+    Q = c (m4 + (d-1) s^2)/n + c (c - 1/n) s^2, by n - k diagonal and (n - k)(n - k - 1) other pairs; the rest, of
+    noise, is (eta/n)^2 ((n - k) sigma^2 + k tau^2) E (x.x_q)^2 = eta^2 psi^2 d s R with
+    R = s (c sigma^2 + (1 - c) tau^2) / (n psi^2). Scaled inputs multiply these three by alpha^4, alpha^6, alpha^4, and
+    E (w.x_q)^2 = psi^2 d s by alpha^2. QED
     """
-    alpha2 = input_scale**2
-    clean = _mean_square(d_input, n_context, second, fourth, 0.0)
-    noise = noise_to_weight * second / n_context
-    quadratic = step_size**2 * second * (alpha2**3 * clean + alpha2**2 * noise)
-    return 0.5 * d_input * weight_scale**2 * (alpha2 * second - 2 * step_size * alpha2**2 * second**2 + quadratic)
+    alpha2, clean = input_scale**2, 1 - corrupted / n_context
+    signal, noise = _mean_squares(d_input, n_context, second, fourth, noise_to_weight, corrupted, corrupted_to_weight)
+    quadratic = step_size**2 * second * (alpha2**3 * signal + alpha2**2 * noise)
+    linear = 2 * step_size * clean * alpha2**2 * second**2
+    return 0.5 * d_input * weight_scale**2 * (alpha2 * second - linear + quadratic)
 
 
-def _mean_square(d_input: int, n_context: int, second: float, fourth: float, noise_to_weight: float) -> float:
-    q = (fourth + (d_input - 1) * second**2) / n_context + (1 - 1 / n_context) * second**2
-    return q + noise_to_weight * second / n_context
+def _mean_squares(
+    d: int, n: int, second: float, fourth: float, noise_to_weight: float, corrupted: int, corrupted_to_weight: float
+) -> tuple[float, float]:
+    """Q and R of `one_step_risk`."""
+    clean = 1 - corrupted / n
+    signal = clean * (fourth + (d - 1) * second**2) / n + clean * (clean - 1 / n) * second**2
+    return signal, second * (clean * noise_to_weight + (1 - clean) * corrupted_to_weight) / n
 
 
 def gaussian_optimum_matrix(covariance: np.ndarray, n_context: int, noise_to_weight: float = 0.0) -> np.ndarray:

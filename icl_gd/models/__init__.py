@@ -1,6 +1,7 @@
 """Models: plain functions over plain parameter dicts; Flax stays inside this room."""
 
 from icl_gd.models.moments import apply_moments, circuit_predictor, layerwise_circuit_predictor, read_moments
+from icl_gd.models.query import has_query_form, query_predictor, read_query
 from icl_gd.models.transformer import (
     TransformerConfig,
     apply,
@@ -10,6 +11,7 @@ from icl_gd.models.transformer import (
     init,
     layerwise_predictor,
     predictor,
+    softmax_share,
 )
 
 __all__ = [
@@ -20,9 +22,13 @@ __all__ = [
     "circuit_predictor",
     "circuits",
     "has_moment_form",
+    "has_query_form",
     "init",
     "layerwise_circuit_predictor",
     "layerwise_predictor",
     "predictor",
+    "query_predictor",
     "read_moments",
+    "read_query",
+    "softmax_share",
 ]

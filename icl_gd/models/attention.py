@@ -10,6 +10,7 @@ from flax.linen.initializers import variance_scaling
 from icl_gd.types import Array, Scalar
 
 TINY = 1e-6  # beside the sum that keys and queries are divided by, as published
+MIX_SLOPE = 10  # of the sigmoid that the learned mix passes through
 
 
 def _softmax(scores: Array, d_head: int) -> Array:
@@ -53,8 +54,8 @@ class SelfAttention(nn.Module):
         p = self.param("P", out, (self.n_heads, e, self.d_head))
         mix = jnp.zeros(())
         if self.kind == "mixed":
-            # The published code's one weight, of fan-in one, behind a sigmoid of slope ten.
-            mix = jax.nn.sigmoid(10 * self.param("mix", into, (1, 1, 1))[0, 0, 0])
+            # The published code's one weight, of fan-in one, behind a steep sigmoid.
+            mix = jax.nn.sigmoid(MIX_SLOPE * self.param("mix", into, (1, 1, 1))[0, 0, 0])
 
         # Weights meet each other before they meet tokens: so there are fewer products per token, and, in the first
         # layer, gradients need half as many of the products over pairs of tokens.

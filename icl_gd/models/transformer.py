@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from flax.linen.initializers import variance_scaling
 from jaxtyping import Float
 
-from icl_gd.models.attention import KINDS, SelfAttention
+from icl_gd.models.attention import KINDS, MIX_SLOPE, SelfAttention
 from icl_gd.types import Activations, Array, Circuits, Layout, Predictor, Scalar
 
 Params = Mapping[str, Any]
+LAYER_NORM_EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,9 @@ class _Block(nn.Module):
         config = self.config
         sizes = config.n_heads, config.head_width, self.init_variance
         self.attention = SelfAttention(*sizes, self.kind, config.normalised)
-        self.norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False) if self.reads_normalised else lambda v: v
+        self.norm = (
+            nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False) if self.reads_normalised else lambda v: v
+        )
 
     def __call__(self, residual: Array, query_only: bool = False) -> tuple[Array, Array, Array]:
         update, scores, pattern = self.attention(self.norm(residual), query_only)
@@ -154,6 +157,13 @@ class _Transformer(nn.Module):
             scores.append(score)
             patterns.append(pattern)
         return residuals, scores, patterns
+
+
+def softmax_share(params: Params) -> dict[str, Array]:
+    """How much of the pattern is softmax in each block that learned a mix of it, by the block's name."""
+    attentions = {name: block["attention"] for name, block in params.items() if "attention" in block}
+    return {name: jax.nn.sigmoid(MIX_SLOPE * found["mix"][0, 0, 0]) for name, found in attentions.items()
+            if "mix" in found}  # fmt: skip
 
 
 def has_moment_form(config: TransformerConfig) -> bool:

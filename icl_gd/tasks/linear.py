@@ -65,6 +65,8 @@ class LinearRegression:
         moment, so that `E x x^T = input_scale^2 C` for every family whose coordinates are centred.
       weight_scale: standard deviation of every entry of `W`.
       noise_std: standard deviation of the Gaussian noise on context labels; `y_query` is noise-free.
+      corrupted_labels: how many of the context's labels are replaced by N(0, 1), whatever the scale of the others;
+        which ones is drawn without replacement (von Oswald et al., published `size_distract`).
     """
 
     d_input: int = 10
@@ -75,12 +77,15 @@ class LinearRegression:
     covariance: tuple[tuple[float, ...], ...] | None = None
     weight_scale: Scalar = 1.0
     noise_std: float = 0.0
+    corrupted_labels: int | Scalar = 0
 
     def __post_init__(self):
         if self.inputs not in FAMILIES:
             raise ValueError(f"inputs={self.inputs!r} is not a family of inputs; choose from {', '.join(FAMILIES)}")
         if self.covariance is not None and np.shape(self.covariance) != (self.d_input, self.d_input):
             raise ValueError(f"covariance has shape {np.shape(self.covariance)}, d_input={self.d_input} needs a square")
+        if not isinstance(self.corrupted_labels, jax.Array) and not 0 <= self.corrupted_labels <= self.n_context:
+            raise ValueError(f"corrupted_labels={self.corrupted_labels} must be from 0 to n_context={self.n_context}")
 
     @property
     def second_moment(self) -> np.ndarray:
@@ -118,13 +123,16 @@ class LinearRegression:
         The same key gives the same prompt, whatever is vmapped or jitted around it. The query is drawn first, so a
         prompt's first k examples are the same for every n_context >= k.
         """
-        key_x, key_w, key_noise = jax.random.split(key, 3)
+        key_x, key_w, key_noise, key_corrupted = jax.random.split(key, 4)
         x = self.sample_inputs(key_x, self.n_context + 1, batch)
         w = self.weight_scale * jax.random.normal(key_w, (self.d_output, self.d_input, *batch))
         y = _labels(x, w)
         x_query, x, y_query, y = x[0], x[1:], y[0], y[1:]
         if (noise := self._noise(key_noise, y.shape)) is not None:
             y = y + noise
+        if (corruption := self._corruption(key_corrupted, y.shape)) is not None:
+            which, instead = corruption
+            y = jnp.where(which, instead, y)
         return Prompt(x, y, x_query, y_query, w)
 
     def sample_moments(
@@ -137,13 +145,17 @@ class LinearRegression:
             sum over. It has the same law, but other prompts for a key. By itself where it is cheaper.
 
         Raises:
-          ValueError: if asked for directly drawn moments of inputs that are not normal.
+          ValueError: if asked for directly drawn moments of inputs that are not normal, or of corrupted labels.
         """
         if direct is None:
-            direct = self.inputs == "normal" and self.n_context >= DIRECT_FROM
+            direct = self.inputs == "normal" and self.n_context >= DIRECT_FROM and not self._corrupts
         if direct and self.inputs != "normal":
             raise ValueError(f"moments are drawn directly for normal inputs only, not for inputs={self.inputs!r}")
-        key_x, key_w, key_noise = jax.random.split(key, 3)
+        if direct and self._corrupts:
+            raise ValueError(
+                f"corrupted_labels={self.corrupted_labels}: moments of such a context are not drawn directly"
+            )
+        key_x, key_w, key_noise, key_corrupted = jax.random.split(key, 4)
         w = self.weight_scale * jax.random.normal(key_w, (self.d_output, self.d_input, n_prompts))
         x = self.sample_inputs(key_x, 1 if direct else self.n_context + 1, (n_prompts,))
         y_query = _labels(x[:1], w)[0]
@@ -151,16 +163,35 @@ class LinearRegression:
         if direct:
             return Moments(self._sample_second_moment(key_noise, w), query), y_query
         noise = self._noise(key_noise, (self.n_context, self.d_output, n_prompts))
+        corruption = self._corruption(key_corrupted, (self.n_context, self.d_output, n_prompts))
 
         def tokens(start: Array | int, size: int) -> Array:
             part = lambda of, skip: jax.lax.dynamic_slice_in_dim(of, skip + start, size)
             labels = _labels(inputs := part(x, 1), w)
-            return jnp.concatenate([inputs, labels if noise is None else labels + part(noise, 0)], axis=1)
+            labels = labels if noise is None else labels + part(noise, 0)
+            if corruption is not None:
+                which, instead = corruption
+                labels = jnp.where(part(which, 0), part(instead, 0), labels)
+            return jnp.concatenate([inputs, labels], axis=1)
 
         return Moments(second_moment(tokens, self.n_context), query), y_query
 
     def _noise(self, key: Array, shape: tuple[int, ...]) -> Array | None:
         return self.noise_std * jax.random.normal(key, shape) if self.noise_std > 0.0 else None
+
+    @property
+    def _corrupts(self) -> bool:
+        return isinstance(self.corrupted_labels, jax.Array) or self.corrupted_labels > 0  # traced: it may
+
+    def _corruption(self, key: Array, shape: tuple[int, ...]) -> tuple[Array, Array] | None:
+        """Where labels `[n m *batch]` are replaced, and by what; the same keys replace more of them for larger k."""
+        if not self._corrupts:
+            return None
+        key_which, key_noise = jax.random.split(key)
+        n, _, *batch = shape
+        order = jnp.argsort(jax.random.uniform(key_which, (n, *batch)), axis=0)  # uniform over permutations
+        which = jnp.broadcast_to((order < self.corrupted_labels)[:, None], shape)
+        return which, jax.random.normal(key_noise, shape)
 
     def _sample_second_moment(self, key: Array, w: Float[Array, "m d *batch"]) -> Float[Array, "e e *batch"]:
         """`sum_j e_j e_j^T` over a context of normal inputs, given the weights, without drawing the context.

@@ -28,6 +28,16 @@ def change_family(task: LinearRegression, family: str) -> LinearRegression:
     return replace(task, inputs=family, input_scale=task.input_scale * float(np.sqrt(old / new)))
 
 
+def change_context(task: LinearRegression, factor: float) -> LinearRegression:
+    """Contexts of `factor` times as many examples, rounded, at least one."""
+    return replace(task, n_context=max(1, round(factor * task.n_context)))
+
+
+def corrupt_labels(task: LinearRegression, k: int | Scalar) -> LinearRegression:
+    """k of the context's labels are noise, however many were before."""
+    return replace(task, corrupted_labels=k)
+
+
 class Shift(NamedTuple):
     """A suite: the values of the shifted quantity and the function that applies one of them to a task."""
 
@@ -39,4 +49,6 @@ SHIFTS: dict[str, Shift] = {
     "input_scale": Shift((0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), scale_inputs),
     "weight_scale": Shift((0.5, 1.0, 2.0, 3.0, 4.0, 5.0), scale_weights),
     "input_family": Shift(tuple(FAMILIES), change_family),
+    "context_length": Shift((0.5, 1.0, 2.0, 4.0), change_context),
+    "corrupted_labels": Shift((0, 2, 4, 6, 8), corrupt_labels),
 }

@@ -80,9 +80,11 @@ class Population:
 
 
 def fastest_predictor(config: TransformerConfig, params: Any, layout: Layout) -> Predictor:
-    """The moment form where it is exact, the token form otherwise."""
+    """The moment form where it is exact, the query form of other networks of one layer, otherwise the token form."""
     if models.has_moment_form(config):
         return models.circuit_predictor(models.circuits(config, params), layout)
+    if models.has_query_form(config):
+        return models.query_predictor(config, params, layout)
     return models.predictor(config, params, layout)
 
 
@@ -112,6 +114,11 @@ def learning_problem(
         y_hat = jax.vmap(models.predictor(config, params, layout), -1, -1)(batch.x, batch.y, batch.x_query)
         return 0.5 * jnp.mean(jnp.sum((y_hat - batch.y_query) ** 2, axis=0))
 
+    def loss_of_queries(params: Any, batch: Prompt) -> Array:
+        tokens = jax.vmap(layout.encode, -1, -1)(batch.x, batch.y, batch.x_query)
+        y_hat = models.read_query(config, params, tokens, task.d_output)
+        return 0.5 * jnp.mean(jnp.sum((y_hat - batch.y_query) ** 2, axis=0))
+
     def moments(key: Array) -> tuple[Moments, Array]:
         batch = prompts(key)
         tokens = jax.vmap(layout.encode, -1, -1)(batch.x, batch.y, batch.x_query)
@@ -119,6 +126,8 @@ def learning_problem(
 
     if settings.form == "moments" and not models.has_moment_form(config):
         raise ValueError(f"form='moments' is exact for linear layers alone, which these are not: {config}")
+    if settings.form == "auto" and models.has_query_form(config) and not models.has_moment_form(config):
+        return prompts, loss_of_queries
     if settings.form == "tokens" or not models.has_moment_form(config):
         return prompts, loss_of_tokens
     if isinstance(task, MomentTask) and concatenated:

@@ -98,6 +98,8 @@ TASKS = {
     "uniform": LinearRegression(3, 1, 4),
     "noisy": LinearRegression(3, 1, 4, noise_std=0.4, weight_scale=2.0),
     "laplace": LinearRegression(2, 1, 5, inputs="laplace"),
+    "corrupted": LinearRegression(3, 1, 5, corrupted_labels=2, noise_std=0.3, weight_scale=0.5),
+    "all_but_one_corrupted": LinearRegression(2, 1, 3, inputs="normal", corrupted_labels=2),
 }
 
 
@@ -107,8 +109,9 @@ def test_one_step_risk_meets_sampling(name, alpha, x64):
     task = TASKS[name]
     sizes = task.d_input, task.n_context, task.second_moment[0, 0], task.fourth_moment
     ratio = (task.noise_std / task.weight_scale) ** 2
-    eta = learners.optimal_step_size(*sizes, ratio)
-    exact = learners.one_step_risk(eta, *sizes, ratio, task.weight_scale, alpha)
+    corruption = task.corrupted_labels, task.weight_scale**-2
+    eta = learners.optimal_step_size(*sizes, ratio, *corruption)
+    exact = learners.one_step_risk(eta, *sizes, ratio, task.weight_scale, alpha, *corruption)
     prompts = jax.jit(jax.vmap(scale_inputs(task, alpha).sample))(jax.random.split(jax.random.key(5), 100_000))
     sampled = losses(learners.gradient_descent([eta]), prompts)
     assert abs(float(sampled.mean()) - exact) < 5 * float(sampled.std()) / 100_000**0.5

@@ -1,5 +1,7 @@
 """Law 3: a task is a function of its key, and its moments are what it says."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,6 +91,30 @@ def test_moments_drawn_directly_have_the_law_of_contexts(name, x64):
     assert np.all(deviation < 5 * np.sqrt(kurtosis / (2 * n)) + 1e-6)
 
 
+@pytest.mark.parametrize("k", [0, 2, 5])
+def test_corrupted_labels(k, x64):
+    """As many as asked for, all of an example's or none, any example's, by N(0, 1); the rest is as without them."""
+    clean = LinearRegression(2, 2, 5, weight_scale=3.0)
+    task = replace(clean, corrupted_labels=k)
+    key, n = jax.random.key(4), 4000
+    whole, before = task.sample(key, (n,)), clean.sample(key, (n,))
+    for name in ("x", "x_query", "y_query", "w"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(before, name))
+    replaced = np.asarray(whole.y != before.y)
+    np.testing.assert_array_equal(replaced.sum(0), np.full((2, n), k))
+    np.testing.assert_array_equal(replaced[:, 0], replaced[:, 1])
+    np.testing.assert_allclose(replaced.mean((1, 2)), k / 5, atol=5 * (0.25 / n) ** 0.5)
+    if k:
+        noise = np.asarray(whole.y)[replaced]
+        np.testing.assert_allclose([noise.mean(), noise.std()], [0, 1], atol=5 / len(noise) ** 0.5)
+    (context, _), y_query = task.sample_moments(key, n)
+    tokens = jnp.concatenate([whole.x, whole.y], axis=1)
+    np.testing.assert_allclose(context, jnp.einsum("nab,ncb->acb", tokens, tokens), atol=1e-12)
+    np.testing.assert_array_equal(y_query, whole.y_query)
+    traced = jax.jit(lambda k: replace(clean, corrupted_labels=k).sample(key))(jnp.asarray(float(k)))
+    np.testing.assert_allclose(traced.y, task.sample(key).y, atol=1e-12)
+
+
 def test_longer_contexts_continue_shorter_ones():
     short, long = (LinearRegression(3, 1, n).sample(jax.random.key(2)) for n in (4, 9))
     np.testing.assert_array_equal(short.x, long.x[:4])
@@ -109,6 +135,8 @@ def test_shifts_do_what_they_say():
         moved = change_family(task, family)
         np.testing.assert_allclose(np.trace(moved.second_moment), np.trace(task.second_moment), rtol=1e-12)
         assert (moved.inputs, moved.weight_scale, moved.n_context) == (family, 1.0, 4)
+    assert [SHIFTS["context_length"].apply(task, factor).n_context for factor in (0.1, 0.5, 2.0)] == [1, 2, 8]
+    assert SHIFTS["corrupted_labels"].apply(task, 2).corrupted_labels == 2
     skewed = LinearRegression(2, 1, 3, covariance=COVARIANCE, input_scale=2.0)
     np.testing.assert_array_equal(change_family(skewed, "normal").second_moment, skewed.second_moment)
 
@@ -118,5 +146,9 @@ def test_bad_tasks_are_refused():
         LinearRegression(inputs="cauchy")
     with pytest.raises(ValueError, match="directly for normal"):
         LinearRegression(inputs="uniform").sample_moments(jax.random.key(0), 3, direct=True)
+    with pytest.raises(ValueError, match="corrupted_labels=6 must be from 0 to n_context=5"):
+        LinearRegression(n_context=5, corrupted_labels=6)
+    with pytest.raises(ValueError, match="corrupted_labels=1: moments"):
+        LinearRegression(inputs="normal", corrupted_labels=1).sample_moments(jax.random.key(0), 3, direct=True)
     with pytest.raises(ValueError, match="covariance"):
         LinearRegression(d_input=3, covariance=COVARIANCE)

@@ -1,0 +1,135 @@
+"""Analyses of softmax heads, finite training sets and a real table, on populations that show what is measured."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_diabetes
+
+from experiments import monitor
+from experiments.analyses import real_table
+from experiments.recipes import linear_attention
+from experiments.settings import parse, task_of, trained_on
+from icl_gd import learners
+from icl_gd.tasks import FinitePool
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SMALL = (
+    "--config.eval.prompts=256",
+    "--config.eval.curve_prompts=64",
+    "--config.seeds=2",
+    "--config.train.log_every=50",
+)
+
+
+def run(workdir, *words):
+    workdir.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patched:  # figures are looked at elsewhere
+        patched.setattr(linear_attention, "present", lambda *_: None)
+        _run(workdir, *words)
+    return json.loads((workdir / "results.json").read_text())
+
+
+def _run(workdir, *words):
+    linear_attention.run(parse(["run", *SMALL, *words, f"--workdir={workdir}"]), monitor.Stop())
+
+
+@pytest.fixture(scope="module")
+def overfitted(tmp_path_factory):
+    """Three prompts of a table's size, learned by heart."""
+    return run(
+        tmp_path_factory.mktemp("pool"), f"--config={CONFIGS}/finite_data.py:smoke", "--config.task.pool=3",
+        "--config.train.steps=300", "--config.train.learning_rate=0.02", "--config.train.clip=1.0",
+        "--config.model.init_scale=0.3", "--config.analyses=('pool','table')",
+        "--config.eval.curve_prompts=1024",
+    )  # fmt: skip
+
+
+def value(done, name):
+    return done["metrics"][name]["mean"]
+
+
+@pytest.mark.slow
+def test_a_pool_is_learned_by_heart_and_fresh_prompts_are_not(overfitted):
+    on_pool, fresh = value(overfitted, "loss_trained_on_pool"), value(overfitted, "loss_trained")
+    assert on_pool < 0.01 < 0.2 < fresh
+    assert value(overfitted, "generalisation_gap") == pytest.approx(fresh - on_pool, rel=1e-5)
+    assert value(overfitted, "loss_gd_tuned_on_pool") > value(overfitted, "loss_gd")
+
+
+def test_the_pool_of_a_config_is_that_of_its_seed():
+    words = ["run", f"--config={CONFIGS}/finite_data.py:smoke", "--config.task.pool=5", "--config.seed=4"]
+    config = parse(words).config
+    assert trained_on(config) == FinitePool(task_of(config), 5, 4)
+    assert trained_on(parse([*words, "--config.task.pool=None", "--config.analyses=()"]).config) == task_of(config)
+
+
+@pytest.mark.slow
+def test_the_table(overfitted):
+    """On the scales of training; the penalty found is the best of those tried; what needs no context predicts best."""
+    assert value(overfitted, "loss_table_zero") == pytest.approx(0.5 * 10 / 12, rel=0.3)
+    whole, ridge, tuned, zero = (
+        value(overfitted, f"loss_table_{n}") for n in ("whole_table", "ridge", "gd_tuned", "zero")
+    )
+    assert whole < ridge < tuned < zero < value(overfitted, "loss_table_ols")
+    assert overfitted["curves"]["loss_by_learner_table"]["x"][0] == "trained"
+
+
+def test_the_table_is_scikit_learns():
+    class Asked:
+        task = task_of(parse(["run", f"--config={CONFIGS}/one_layer.py"]).config)
+
+    cut = real_table.diabetes(Asked)
+    x, y = load_diabetes(return_X_y=True)
+    np.testing.assert_allclose(cut.x.std(0), 12**-0.5, rtol=1e-9)
+    np.testing.assert_allclose(cut.y.std(0), (10 / 12) ** 0.5, rtol=1e-9)
+    np.testing.assert_allclose(np.corrcoef(cut.x.T, cut.y.T), np.corrcoef(x.T, y), atol=1e-9)
+
+
+@pytest.mark.slow
+def test_softmax_heads_are_measured(tmp_path):
+    done = run(tmp_path, f"--config={CONFIGS}/softmax_heads.py:smoke")
+    assert value(done, "loss_gd_centred") > value(done, "loss_gd")  # one example fewer to learn from
+    assert np.shape(done["arrays"]["W_KQ_heads"]) == (2, 11, 11)
+    np.testing.assert_allclose(np.sum(done["arrays"]["W_PV_heads"], 0), done["arrays"]["W_PV_summed"])
+    assert 0 < value(done, "mean_pattern_left") <= 1
+    both = (value(done, f"sensitivity_cosine_gd_centred{ending}") for ending in ("", "_without_common"))
+    assert next(both) != next(both)
+    prompts = jax.vmap(task_of(parse(["run", f"--config={CONFIGS}/one_layer.py"]).config).sample)(
+        jax.random.split(jax.random.key(0), 4000)
+    )
+    centred = learners.centre(prompts)
+    assert float(jnp.abs(centred.x.mean(1)).max()) < 1e-6
+    assert value(done, "step_size_gd_centred") == pytest.approx(learners.best_step_size(centred) / 10, rel=0.2)
+
+
+def test_the_learned_mix_is_watched(tmp_path):
+    done = run(tmp_path, f"--config={CONFIGS}/softmax_heads.py:smoke", "--config.model.attention=mixed",
+               "--config.model.n_heads=1", "--config.analyses=('alignment',)",
+               "--config.train.log_every=10")  # fmt: skip
+    assert done["curves"]["softmax_share_by_step"]["x"] == [10, 20]
+    assert 0 < value(done, "softmax_share") < 1
+    assert value(done, "softmax_share") != value(done, "softmax_share_untrained")
+
+
+@pytest.mark.slow
+def test_shifts_of_length_and_corruption(tmp_path):
+    """A layer with four examples: as a mean it meets what it is at its own length, and sums elsewhere."""
+    done = run(tmp_path, f"--config={CONFIGS}/noisy_labels.py:smoke", "--config.task.d_input=2",
+               "--config.task.n_context=4", "--config.model.init_scale=1.0",
+               "--config.analyses=('shifts',)")  # fmt: skip
+    curves = done["curves"]
+    assert curves["loss_by_context_length_trained"]["x"] == [0.5, 1.0, 2.0, 4.0]
+    trained, rescaled = (curves[f"loss_by_context_length_{name}"]["mean"] for name in ("trained", "rescaled"))
+    assert trained[1] == pytest.approx(rescaled[1], rel=1e-5)
+    assert trained[3] != pytest.approx(rescaled[3], rel=0.01)
+    gd, built = (curves[f"loss_by_context_length_{name}"]["mean"] for name in ("gd", "construction"))
+    assert gd[1] == pytest.approx(built[1], rel=1e-4)
+    assert gd[3] < gd[1] < built[3]
+    assert curves["loss_by_corrupted_labels_trained"]["x"] == [0, 2, 4]
+    kept, anew = (curves[f"loss_by_corrupted_labels_{name}"]["mean"] for name in ("closed_form", "gd_tuned"))
+    assert kept[1] > anew[1]
+    assert anew[2] == pytest.approx(0.5 * 2 / 12)  # nothing is left to learn from: the best step is none

@@ -1,0 +1,93 @@
+"""Prompts of which there are finitely many: recycled ones, and those cut from a table."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icl_gd.models import TransformerConfig
+from icl_gd.tasks import FinitePool, LinearRegression, Table, standardised
+from icl_gd.training import TrainSettings, train
+
+TASK = LinearRegression(3, 2, 4)
+
+
+def test_a_pool_has_its_prompts_and_no_others():
+    pool = FinitePool(TASK, 5, seed=3)
+    drawn = jax.jit(jax.vmap(pool.sample))(jax.random.split(jax.random.key(1), 2000))
+    x, there = np.asarray(drawn.x), [pool.prompt(i) for i in range(5)]
+    counts = [np.sum(np.all(x == np.asarray(prompt.x), axis=(1, 2))) for prompt in there]
+    assert sum(counts) == 2000
+    np.testing.assert_allclose(counts, 400, atol=5 * 400**0.5)
+    for i, prompt in enumerate(there):
+        at = int(np.flatnonzero(np.all(x == np.asarray(prompt.x), axis=(1, 2)))[0])
+        for ours, theirs in zip(prompt, (leaf[at] for leaf in drawn), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
+        assert not np.any(prompt.x == FinitePool(TASK, 5, seed=4).prompt(i).x)
+    larger = FinitePool(TASK, 50, seed=3)  # a larger pool has the smaller one's prompts and more
+    np.testing.assert_array_equal(larger.prompt(4).x, there[4].x)
+    with pytest.raises(ValueError, match="size=0"):
+        FinitePool(TASK, 0)
+
+
+def test_training_on_a_pool_of_one_is_training_on_its_prompt():
+    """Every batch of it is the same, so two data keys give the same members."""
+    settings = TrainSettings(steps=3, batch_size=4, clip=1.0, share_batches=True)
+    config = TransformerConfig(5, init_scale=1.0)
+    losses = {}
+    for size in (1, 50):
+        losses[size] = []
+        train(
+            FinitePool(TASK, size), config, settings, chunk_steps=1, on_chunk=lambda *a, s=size: losses[s].append(a[2])
+        )
+    first, second, third = (float(loss[0, 0]) for loss in losses[1])
+    assert first > second > third
+    assert abs(first - third) < 0.1 * first  # no other prompt in between
+    assert np.ptp(losses[50]) > 0.1 * np.mean(losses[50])
+
+
+def table(n_context=4):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 3)) * np.array([1.0, 5.0, 0.1]) + 2.0
+    return Table(x, x @ rng.normal(size=(3, 2)) + rng.normal(size=(12, 2)), n_context)
+
+
+def test_prompts_of_a_table_are_rows_without_repetition(x64):
+    cut = table()
+    prompts = jax.vmap(cut.sample)(jax.random.split(jax.random.key(0), 500))
+    whole = np.concatenate([np.asarray(prompts.x), np.asarray(prompts.x_query)[:, None]], axis=1)
+    labels = np.concatenate([np.asarray(prompts.y), np.asarray(prompts.y_query)[:, None]], axis=1)
+    rows = np.argmin(np.abs(whole[:, :, None, 0] - cut.x[None, None, :, 0]), axis=-1)
+    np.testing.assert_array_equal(whole, cut.x[rows])
+    np.testing.assert_array_equal(labels, cut.y[rows])
+    assert all(len(set(some)) == 5 for some in rows)
+    assert set(rows[:, -1]) == set(range(12))  # any row is a query
+    np.testing.assert_allclose(cut.x.T @ (cut.x @ prompts.w[0].T - cut.y), 0, atol=1e-9)
+    assert (cut.d_input, cut.d_output) == (3, 2)
+
+
+def test_standardised_columns():
+    plain = table()
+    cut = standardised(plain.x, plain.y, 4, 0.3, 2.0)
+    for values, std in ((cut.x, 0.3), (cut.y, 2.0)):
+        np.testing.assert_allclose(values.mean(0), 0, atol=1e-12)
+        np.testing.assert_allclose(values.std(0), std)
+    with pytest.raises(ValueError, match="column 1 of x is constant"):
+        standardised(plain.x * np.array([1.0, 0.0, 1.0]), plain.y)
+
+
+def test_bad_tables_are_refused():
+    cut = table()
+    with pytest.raises(ValueError, match="12 rows, y has 11"):
+        Table(cut.x, cut.y[1:])
+    with pytest.raises(ValueError, match="n_context=12"):
+        table(12)
+
+
+def test_the_sample_of_a_table_is_one_program():
+    """Drawn under jit and vmap, the same rows."""
+    cut, keys = table(), jax.random.split(jax.random.key(2), 3)
+    together = jax.jit(jax.vmap(cut.sample))(keys)
+    for i, key in enumerate(keys):
+        np.testing.assert_allclose(cut.sample(key).x, together.x[i], rtol=1e-6)
+    assert not jnp.array_equal(together.x[0], together.x[1])
