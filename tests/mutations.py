@@ -101,7 +101,7 @@ MUTATIONS = [
     Mutation("training/mesh.py", "parts(leaf), index, -2", "parts(leaf), 0, -2", f"{PARALLEL} placement"),
     Mutation("training/mesh.py", "-split[0] if few(split[0]) else split[0]", "split[0]", f"{PARALLEL} largest"),
     Mutation("training/population.py", "jnp.arange(seed, seed + seeds", "seed + jnp.zeros(seeds", f"{TRAINING} alone"),
-    Mutation("training/checkpoint.py", 'if described["sha256"] != _checksum(leaves, about)', "if False",
+    Mutation("training/checkpoint.py", 'if described["sha256"] != checksum(leaves, about)', "if False",
              f"{TRAINING} checksums"),
     Mutation("training/in_context.py", "if stored.get(key) != about[key]", "if False",
              f"{TRAINING} another_population"),

@@ -77,6 +77,11 @@ class TransformerConfig:
         return self.width if self.d_head is None else self.d_head
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether anything stands before the first layer."""
+        return self.d_embed is not None or self.mlp_width is not None
+
+    @property
     def blocks(self) -> tuple[str, ...]:
         """The parameter block each layer reads, in order."""
         return tuple(f"block_{0 if self.shared else layer}" for layer in range(self.n_layers))
@@ -141,7 +146,7 @@ class _Transformer(nn.Module):
             if name not in blocks:
                 normalised = config.layer_norm and (config.shared or layer > 0)
                 blocks[name] = _Block(config, variance, config.kinds[layer], normalised, name=name)
-        if config.d_embed is not None or config.mlp_width is not None:
+        if config.is_embedded:
             tokens = _Embedding(config, variance, name="embedding")(tokens)
         residuals, scores, patterns = [tokens], [], []
         for name in config.blocks:
@@ -152,10 +157,14 @@ class _Transformer(nn.Module):
         return Activations(jnp.stack(residuals), jnp.stack(scores), jnp.stack(patterns))
 
 
+def acts_through_circuits(config: TransformerConfig) -> bool:
+    """Whether all layers are linear, and nothing stands between them."""
+    return config.clip is None and not (config.layer_norm or config.normalised) and set(config.kinds) == {"linear"}
+
+
 def has_moment_form(config: TransformerConfig) -> bool:
     """Whether the network sees its context through second moments only: linear layers, and nothing beside them."""
-    plain = config.clip is None and not config.layer_norm and not config.normalised
-    return plain and set(config.kinds) == {"linear"} and config.d_embed is None and config.mlp_width is None
+    return acts_through_circuits(config) and not config.is_embedded
 
 
 def init(config: TransformerConfig, key: Array) -> Params:
@@ -171,6 +180,13 @@ def apply(config: TransformerConfig, params: Params, tokens: Array) -> Activatio
     """Runs the stack on tokens `[t e]`, whose last row is the query, and returns everything it computed."""
     config = replace(config, init_scale=1.0)  # the weights are there; a sweep's tuple says nothing of them
     return _Transformer(config).apply({"params": params}, tokens)  # pyright: ignore[reportReturnType]
+
+
+def embed(config: TransformerConfig, params: Params, tokens: Array) -> Array:
+    """Tokens `[... e]` as the first layer finds them, `[... width]`: each is embedded by itself."""
+    if not config.is_embedded:
+        return tokens
+    return _Embedding(config, 1.0).apply({"params": params["embedding"]}, tokens)  # pyright: ignore[reportReturnType]
 
 
 def layerwise_predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:
