@@ -29,7 +29,7 @@ class Mutation(NamedTuple):
 CONSTRUCTIONS, LEARNERS, MODELS, PARALLEL, TASKS, TRAINING = (
     f"laws/test_{name}.py" for name in ("constructions", "learners", "models", "parallel", "tasks", "training")
 )
-FAULTS = "experiments/test_faults.py"
+FAULTS, QUERY = "experiments/test_faults.py", "laws/test_query.py"
 MUTATIONS = [
     Mutation("constructions/gradient_descent.py", "set(-jnp.eye(m))", "set(jnp.eye(m))", f"{CONSTRUCTIONS} float64"),
     Mutation("constructions/gradient_descent.py", "set(w0)", "set(-w0)", f"{CONSTRUCTIONS} float64"),
@@ -146,6 +146,12 @@ MUTATIONS = [
              "experiments/test_bad_input.py older"),
     Mutation("experiments/validation.py", "members = config.seeds * len(sweeps.together(config))",
              "members = config.seeds", "experiments/test_sweeps.py order"),
+    Mutation("models/query.py", "config.head_width**0.5, axis=1", "config.head_width, axis=1", f"{QUERY} narrow"),
+    Mutation("models/query.py", "query = tokens[-1, -d_output:]", "query = read[-1, -d_output:]",
+             f"{QUERY} layer_norm"),
+    Mutation("models/query.py", "(1 - share) * scores", "scores", f"{QUERY} mixed"),
+    Mutation("models/query.py", "rows = w_pv[:, -d_output:].swapaxes(0, 1)", "rows = w_pv[:, -d_output:]",
+             f"{QUERY} softmax"),
 ]  # fmt: skip
 
 

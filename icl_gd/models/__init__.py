@@ -1,15 +1,9 @@
 """Models: plain functions over plain parameter dicts; Flax stays inside this room."""
 
-from icl_gd.models.moments import (
-    apply_moments,
-    circuit_predictor,
-    layerwise_circuit_predictor,
-    read_moments,
-    read_tokens,
-)
+from icl_gd.models.moments import apply_moments, circuit_predictor, layerwise_circuit_predictor, read_moments
+from icl_gd.models.query import has_query_form, query_predictor, read_query
 from icl_gd.models.transformer import (
     TransformerConfig,
-    acts_through_circuits,
     apply,
     circuits,
     embed,
@@ -21,17 +15,18 @@ from icl_gd.models.transformer import (
 
 __all__ = [
     "TransformerConfig",
-    "acts_through_circuits",
     "apply",
     "apply_moments",
     "circuit_predictor",
     "circuits",
     "embed",
     "has_moment_form",
+    "has_query_form",
     "init",
     "layerwise_circuit_predictor",
     "layerwise_predictor",
     "predictor",
+    "query_predictor",
     "read_moments",
-    "read_tokens",
+    "read_query",
 ]

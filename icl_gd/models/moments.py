@@ -46,22 +46,6 @@ def read_moments(circuits: Circuits, moments: Moments, d_output: int) -> Float[A
     return -query[-d_output:] - jnp.sum(read * written, axis=(0, 2))
 
 
-def read_tokens(circuits: Circuits, tokens: Float[Array, "t e"], d_output: int) -> Float[Array, " m"]:
-    """The prediction of one layer from its tokens, of which only the query is updated, and only where it is read.
-
-    With fewer tokens than their width it costs less than their moments.
-
-    Raises:
-      ValueError: with more than one layer, which need the other tokens updated too.
-    """
-    if len(circuits.W_KQ) != 1:
-        raise ValueError(f"one layer is read from its tokens, these are {len(circuits.W_KQ)}")
-    context, query = tokens[:-1], tokens[-1]
-    scores = (circuits.W_KQ[0] @ query) @ context.T
-    values = jnp.einsum("hme,te->htm", circuits.W_PV[0, :, -d_output:], context)
-    return -query[-d_output:] - jnp.einsum("ht,htm->m", scores, values)
-
-
 def layerwise_circuit_predictor(circuits: Circuits, layout: Layout) -> Predictor:
     """As `circuit_predictor`, read out after every layer: y_hat `[depth m]`."""
 

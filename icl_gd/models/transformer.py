@@ -13,6 +13,7 @@ from icl_gd.models.attention import KINDS, SelfAttention
 from icl_gd.types import Activations, Array, Circuits, Layout, Predictor, Scalar
 
 Params = Mapping[str, Any]
+LAYER_NORM_EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,9 @@ class _Block(nn.Module):
         config = self.config
         sizes = config.n_heads, config.head_width, self.init_variance
         self.attention = SelfAttention(*sizes, self.kind, config.normalised)
-        self.norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False) if self.reads_normalised else lambda v: v
+        self.norm = (
+            nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False) if self.reads_normalised else lambda v: v
+        )
 
     def __call__(self, residual: Array) -> tuple[Array, Array, Array]:
         update, scores, pattern = self.attention(self.norm(residual))
@@ -157,14 +160,10 @@ class _Transformer(nn.Module):
         return Activations(jnp.stack(residuals), jnp.stack(scores), jnp.stack(patterns))
 
 
-def acts_through_circuits(config: TransformerConfig) -> bool:
-    """Whether all layers are linear, and nothing stands between them."""
-    return config.clip is None and not (config.layer_norm or config.normalised) and set(config.kinds) == {"linear"}
-
-
 def has_moment_form(config: TransformerConfig) -> bool:
     """Whether the network sees its context through second moments only: linear layers, and nothing beside them."""
-    return acts_through_circuits(config) and not config.is_embedded
+    plain = config.clip is None and not config.layer_norm and not config.normalised and not config.is_embedded
+    return plain and set(config.kinds) == {"linear"}
 
 
 def init(config: TransformerConfig, key: Array) -> Params:

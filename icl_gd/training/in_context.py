@@ -84,17 +84,12 @@ class Population:
 
 
 def fastest_predictor(config: TransformerConfig, params: Any, layout: Layout) -> Predictor:
-    """The form that costs least: moments, one layer read where it is read, or all tokens through all layers."""
+    """The moment form where it is exact, the query form of other networks of one layer, otherwise the token form."""
     if models.has_moment_form(config):
         return models.circuit_predictor(models.circuits(config, params), layout)
-    if not (models.acts_through_circuits(config) and config.n_layers == 1):
-        return models.predictor(config, params, layout)
-    circuits = models.circuits(config, params)
-
-    def predict(x: Array, y: Array, x_query: Array) -> Array:
-        return models.read_tokens(circuits, models.embed(config, params, layout.encode(x, y, x_query)), y.shape[-1])
-
-    return predict
+    if models.has_query_form(config):
+        return models.query_predictor(config, params, layout)
+    return models.predictor(config, params, layout)
 
 
 def learning_problem(
@@ -117,8 +112,12 @@ def learning_problem(
         return 0.5 * jnp.mean(jnp.sum((y_hat - y_query) ** 2, axis=0))
 
     def loss_of_tokens(params: Any, batch: Prompt) -> Array:
-        predict = models.predictor if settings.form == "tokens" else fastest_predictor
-        y_hat = jax.vmap(predict(config, params, layout), -1, -1)(batch.x, batch.y, batch.x_query)
+        y_hat = jax.vmap(models.predictor(config, params, layout), -1, -1)(batch.x, batch.y, batch.x_query)
+        return 0.5 * jnp.mean(jnp.sum((y_hat - batch.y_query) ** 2, axis=0))
+
+    def loss_of_queries(params: Any, batch: Prompt) -> Array:
+        tokens = jax.vmap(layout.encode, -1, -1)(batch.x, batch.y, batch.x_query)
+        y_hat = models.read_query(config, params, tokens, task.d_output)
         return 0.5 * jnp.mean(jnp.sum((y_hat - batch.y_query) ** 2, axis=0))
 
     def moments(key: Array) -> tuple[Moments, Array]:
@@ -129,13 +128,17 @@ def learning_problem(
     if settings.form == "moments" and not models.has_moment_form(config):
         raise ValueError(f"form='moments' is exact for linear layers alone, which these are not: {config}")
     if settings.form == "tokens" or not models.has_moment_form(config):
-        if config.mlp_width is None:
-            return prompts, loss_of_tokens
-        tokens = jax.eval_shape(lambda key: layout.encode(*task.sample(key)[:3]), jax.random.key(0))
-        return prompts, in_blocks(loss_of_tokens, max(HIDDEN_FLOATS // (len(tokens) * config.mlp_width), 1))
+        loss = loss_of_queries if settings.form == "auto" and models.has_query_form(config) else loss_of_tokens
+        return prompts, loss if config.mlp_width is None else in_blocks(loss, _prompts_in_cache(task, config, layout))
     if isinstance(task, MomentTask):
         return partial(task.sample_moments, n_prompts=batch_size), loss_of_moments
     return moments, loss_of_moments
+
+
+def _prompts_in_cache(task: Task, config: TransformerConfig, layout: Layout) -> int:
+    """How many prompts a perceptron meets at once."""
+    tokens = jax.eval_shape(lambda key: layout.encode(*task.sample(key)[:3]), jax.random.key(0))
+    return max(HIDDEN_FLOATS // (len(tokens) * (config.mlp_width or 1)), 1)
 
 
 def initialise(
