@@ -24,6 +24,11 @@ def base_config() -> ConfigDict:
     config.task.weight_scale = 1.0
     config.task.noise_std = 0.0
 
+    config.reference = ConfigDict()
+    config.reference.learner = "gd"  # what is built, and interpolated with; a kind of GD++ adds all that deep ones have
+    config.reference.steps = config_dict.placeholder(int)  # None: as many as layers
+    config.reference.published_steps = 1000  # of Adam, by which the published code learns GD++
+
     config.model = ConfigDict()
     config.model.layout = "concatenated"  # of tokens
     config.model.attention = "linear"  # "softmax", "mixed", or one word a layer: "softmax,linear"
@@ -61,6 +66,21 @@ def base_config() -> ConfigDict:
     return config
 
 
+def deep(config: ConfigDict, n_layers: int, shared: bool) -> ConfigDict:
+    """Several layers, with the settings of von Oswald et al. for them: beside gradient descent and GD++."""
+    config.seeds = 5
+    config.model.n_layers = n_layers
+    config.model.shared = shared
+    config.train.share_batches = True
+    config.train.steps = 5000 if shared else 50_000
+    config.train.learning_rate = 1e-3 if n_layers <= 3 else 5e-4
+    config.train.clip = 1e-3 if n_layers <= 2 else 10.0
+    config.reference.learner = "gd_plus_plus" if shared else "gd_plus_plus_published"
+    config.reference.published_steps = 1000 if shared else 30_000
+    config.analyses = ("alignment", "layer_map", "curvature", "interpolation", "shifts")
+    return config
+
+
 def smoke(config: ConfigDict) -> ConfigDict:
     """The same code path in seconds: a handful of steps, few prompts, no claims; steps and batches are not swept."""
     config.seeds = 2
@@ -68,6 +88,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
         config.train.steps = 20
         config.train.batch_size = 64
     config.train.log_every = 10
+    config.reference.published_steps = 10
     config.train.checkpoint_every = 10
     config.eval.prompts = 2048
     config.eval.curve_prompts = 256

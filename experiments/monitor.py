@@ -20,6 +20,8 @@ from tqdm import tqdm
 
 from experiments.sweeps import label as label_of
 
+SHOWN = ("training_loss", "loss_", "sensitivity_cosine_")  # on the terminal, by how names begin
+
 
 class Stop:
     """Ctrl-C and SIGTERM. While steps are unsaved a signal waits for the end of the chunk; otherwise, and the second
@@ -113,7 +115,8 @@ class Monitor:
                     lines.append(json.dumps(line | ({"fields": fields} if fields else {})))
                 if math.isfinite(mean := _finite_mean(part)):
                     means[f"{point}/{name}" if point else name] = mean
-            shown.append(f"{name} {_finite_mean(values):.4g}")
+            if name.startswith(SHOWN):
+                shown.append(f"{name} {_finite_mean(values):.4g}")
         self._file.write("".join(f"{line}\n" for line in lines))
         self._file.flush()
         self._board.write(step, means)

@@ -16,10 +16,14 @@ from experiments import sweeps
 from experiments.defaults import base_config
 
 RECIPES = Path(__file__).parent / "recipes"
-ONE_LAYER_ONLY = ("weights", "interpolation", "rollout", "optimum")
-ANALYSES = ("alignment", "shifts", *ONE_LAYER_ONLY)
+ONE_LAYER_ONLY = ("weights", "rollout", "optimum")
+LINEAR_ONLY = ("interpolation", *ONE_LAYER_ONLY)
+DEEP_ONLY = ("layer_map", "curvature")
+BY_LAYER = ("interpolation", *DEEP_ONLY)  # layer by layer against the reference, which then has as many steps
+ANALYSES = ("alignment", "shifts", *LINEAR_ONLY, *DEEP_ONLY)
 # Placeholders, which may be None.
-OPTIONAL = ("task.rotation_seed", "model.d_head", "model.clip", "model.d_embed", "model.mlp_width")
+OPTIONAL = ("task.rotation_seed", "model.d_head", "model.clip", "model.d_embed", "model.mlp_width", "reference.steps")
+REFERENCES = ("gd", "gd_plus_plus", "gd_plus_plus_free_steps", "gd_plus_plus_published")
 ATTENTION = ("linear", "softmax", "mixed")
 LAYOUTS = ("concatenated",)
 D_POSITIONS = 10  # of interleaved tokens
@@ -63,6 +67,8 @@ NUMBERS: dict[str, tuple[float, float | None, bool]] = {
     "task.noise_std": (0, LARGEST, True),
     "task.rotation_seed": (0, None, True),
     "task.eigenvalues": (0, LARGEST, False),
+    "reference.steps": (1, None, True),
+    "reference.published_steps": (1, None, True),
     "model.n_layers": (1, None, True),
     "model.n_heads": (1, None, True),
     "model.d_head": (1, None, True),
@@ -90,7 +96,8 @@ SIZES = (
 )
 WHOLE = {
     *SIZES,
-    *("seed", "task.rotation_seed", "train.steps", "train.log_every", "train.checkpoint_every", "eval.prompts"),
+    *("seed", "task.rotation_seed", "reference.steps", "reference.published_steps"),
+    *("train.steps", "train.log_every", "train.checkpoint_every", "eval.prompts"),
 }
 
 
@@ -155,6 +162,7 @@ def _check_words(config: ConfigDict, fields: dict[str, Any]) -> None:
         "precision": list(BYTES_PER_FLOAT),
         "task.name": ["linear"],
         "model.layout": LAYOUTS,
+        "reference.learner": REFERENCES,
     }
     for field, accepted in words.items():
         _check_word(field, fields[field], accepted)
@@ -221,12 +229,15 @@ def _check_together(config: ConfigDict) -> None:
     if config.train.form == "moments" and beside:
         shown = ", ".join(f"{field}={value}" for field, value in beside.items())
         _reject("train.form", "moments", f"is exact for linear layers alone; {shown} needs auto or tokens")
+    if config.reference.learner != "gd" and model.n_layers == 1:
+        _reject("reference.learner", config.reference.learner, "GD++ is for deep networks; model.n_layers=1 needs gd")
     if config.seed + config.seeds > 2**32:
         _reject("seeds", config.seeds, f"seed + seeds must stay below 2^32 (seed={config.seed})")
     needs = {
-        "model.n_layers": [] if model.n_layers == 1 else [a for a in config.analyses if a in ONE_LAYER_ONLY],
+        "model.n_layers": [a for a in config.analyses if a in (DEEP_ONLY if model.n_layers == 1 else ONE_LAYER_ONLY)],
+        "reference.steps": [a for a in config.analyses if a in BY_LAYER and config.reference.steps is not None],
         "model.n_heads": [a for a in config.analyses if a == "interpolation" and model.n_heads > 1],
-        **{field: [a for a in config.analyses if a in ONE_LAYER_ONLY] for field in beside},
+        **{field: [a for a in config.analyses if a in LINEAR_ONLY] for field in beside},
         "task.inputs": [a for a in config.analyses if a == "optimum" and task.inputs != "normal"],
     }
     for field, analyses in needs.items():

@@ -26,8 +26,8 @@ class Mutation(NamedTuple):
     law: str
 
 
-CONSTRUCTIONS, LEARNERS, MODELS, PARALLEL, TASKS, TRAINING = (
-    f"laws/test_{name}.py" for name in ("constructions", "learners", "models", "parallel", "tasks", "training")
+CONSTRUCTIONS, DEPTH, LEARNERS, MODELS, PARALLEL, TASKS, TRAINING = (
+    f"laws/test_{name}.py" for name in ("constructions", "depth", "learners", "models", "parallel", "tasks", "training")
 )
 FAULTS, QUERY = "experiments/test_faults.py", "laws/test_query.py"
 MUTATIONS = [
@@ -41,8 +41,22 @@ MUTATIONS = [
     Mutation("learners/iterative.py", "w = w - step_size / n", "w = w + step_size / n", f"{LEARNERS} gradient"),
     Mutation("learners/iterative.py", "update = one_step[:, 0], one_step[:, 1] - one_step[:, 0]",
              "update = one_step[:, 0], one_step[:, 1] - 0.9 * one_step[:, 0] + 0.1 * prompts.y_query",
-             f"{LEARNERS} minima"),
-    Mutation("learners/iterative.py", 'method="brent"', 'method="brent", options={"maxiter": 1}', f"{LEARNERS} minima"),
+             f"{LEARNERS} minimum"),
+    Mutation("learners/iterative.py", "y_hat + eta * moment @ query", "y_hat + eta * moment @ x[-1]",
+             f"{DEPTH} construction"),
+    Mutation("learners/iterative.py", "x - gamma * x @ curvature", "x + gamma * x @ curvature",
+             f"{DEPTH} construction"),
+    Mutation("constructions/gd_plus_plus.py", "-float(gamma)", "float(gamma)", f"{DEPTH} construction"),
+    Mutation("learners/spectral.py", "a * (1.0 - gamma * a**2", "a * (1.0 - gamma * a", f"{DEPTH} polynomials"),
+    Mutation("learners/spectral.py", "spectrum.noise * eigenvalues * q**2", "spectrum.noise * q**2",
+             f"{DEPTH} sampling"),
+    Mutation("learners/spectral.py", "np.einsum(\"pik,ij,pjk->pk\"", "np.einsum(\"pki,ij,pkj->pk\"",
+             f"{DEPTH} sampling"),
+    Mutation("learners/spectral.py", "return descend(risk, nearest)[1]", "return nearest", f"{DEPTH} minima"),
+    Mutation("analysis/alignment.py", "distance(a, b), distance(y_hat", "distance(b, a), distance(y_hat",
+             f"{DEPTH} layer_map"),
+    Mutation("analysis/curvature.py", "/ (x.shape[2] - 1)", "/ x.shape[2]", f"{DEPTH} transforms"),
+    Mutation("analysis/curvature.py", "spectrum[..., -rank]", "spectrum[..., 0]", f"{DEPTH} condition"),
     Mutation("learners/exact.py", "+ penalty * jnp.eye", "- penalty * jnp.eye", f"{LEARNERS} independent_library"),
     Mutation("learners/exact.py", "return w.T @ x_query", "return w.T @ x_query + 1e-6 * x_query[0]",
              f"{LEARNERS} rotation"),

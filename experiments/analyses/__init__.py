@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from experiments.analyses.alignment import alignment
+from experiments.analyses.depth import curvature, layer_map
 from experiments.analyses.one_layer import interpolation, optimum, rollout, weights
 from experiments.analyses.shifts import shifts
 from experiments.study import Found, Study
@@ -12,6 +13,8 @@ ANALYSES: dict[str, Callable[[Study, Found], None]] = {
     "weights": weights,
     "interpolation": interpolation,
     "shifts": shifts,
+    "layer_map": layer_map,
+    "curvature": curvature,
     "rollout": rollout,
     "optimum": optimum,
 }

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from experiments import continuation, figures, monitor, report, results, sweeps
 from experiments import study as studies
 from experiments.analyses import ANALYSES
+from experiments.references import references
 from experiments.settings import Run, model_of, task_of, train_of
 from experiments.validation import FIT_FLOATS
 from icl_gd import analysis, learners
@@ -75,7 +76,8 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
     held_out = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
     key_eval, key_curve, key_fit = (jax.random.fold_in(held_out, i) for i in (EVAL_KEY, CURVE_KEY, FIT_KEY))
     n_fit = min(config.eval.prompts, 2**18, FIT_FLOATS // ((task.n_context + 1) * model.d_token))
-    reference = studies.reference(task, model, key_fit, n_fit)
+    asked = config.reference
+    reference = references(task, model, key_fit, n_fit, asked.learner, asked.steps, asked.published_steps)
 
     prompts = jax.vmap(task.sample)(jax.random.split(key_curve, config.eval.curve_prompts))
     layout = LAYOUTS[config.model.layout](task.d_input, task.d_output)
@@ -113,7 +115,7 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
         task, trained, reference, prompts, watch, key_eval, config.eval.prompts, untrained, config.analyses
     )
     found = studies.evaluate(study)
-    for name, predictor in (("gd", reference.gd), ("zero", learners.zero)):
+    for name, predictor in (*reference.learners.items(), ("zero", learners.zero)):
         found.arrays[f"loss_{name}_on_curve_prompts"] = float(analysis.losses(predictor, prompts).mean())
     for name in config.analyses:
         print(f"analysing: {name}", flush=True)

@@ -1,6 +1,7 @@
 """Analyses: every comparison takes Predictors (or circuits) and is written once."""
 
-from icl_gd.analysis.alignment import Alignment, alignment
+from icl_gd.analysis.alignment import Alignment, alignment, alignment_map
+from icl_gd.analysis.curvature import InputTransform, condition_numbers, context_spectrum, input_transform
 from icl_gd.analysis.interpolation import interpolate
 from icl_gd.analysis.risk import (
     MEMBERS_AT_ONCE,
@@ -27,14 +28,19 @@ from icl_gd.analysis.weights import (
 __all__ = [
     "MEMBERS_AT_ONCE",
     "Alignment",
+    "InputTransform",
     "Interval",
     "Risk",
     "Routes",
     "alignment",
+    "alignment_map",
     "bootstrap_interval",
     "canonical_form",
+    "condition_numbers",
+    "context_spectrum",
     "effective_preconditioner",
     "gauge_distance",
+    "input_transform",
     "interpolate",
     "losses",
     "match_scale",

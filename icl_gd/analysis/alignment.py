@@ -31,6 +31,27 @@ def alignment(predictor: Predictor, reference: Predictor, prompts: Prompt) -> Al
     return jax.tree.map(jnp.mean, jax.vmap(one)(prompts.x, prompts.y, prompts.x_query))
 
 
+def alignment_map(layerwise: Predictor, reference: Predictor, prompts: Prompt) -> Alignment:
+    """Alignment of what a network predicts after every layer to what a learner predicts after every step.
+
+    Args:
+      layerwise: y_hat `[depth m]`, as `models.layerwise_predictor` gives it.
+      reference: y_hat `[iterate m]`, as `learners.layerwise_gradient_descent` gives it.
+
+    Returns:
+      Alignment whose fields are `[depth iterate]`; the first of both are before any layer or step.
+    """
+
+    def one(x: Array, y: Array, x_query: Array) -> Alignment:
+        y_hat, y_reference = layerwise(x, y, x_query), reference(x, y, x_query)
+        flat = lambda f: (sensitivity := jax.jacrev(f, argnums=2)(x, y, x_query)).reshape(len(sensitivity), -1)
+        a, b = flat(layerwise), flat(reference)
+        distance = lambda u, v: jnp.linalg.norm(u[:, None] - v[None], axis=-1)
+        return Alignment(jax.vmap(_unit)(a) @ jax.vmap(_unit)(b).T, distance(a, b), distance(y_hat, y_reference))
+
+    return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), jax.vmap(one)(prompts.x, prompts.y, prompts.x_query))
+
+
 def _unit(v: Array) -> Array:
     """v over its norm; zero stays zero, so a predictor that ignores its query has cosine 0, not nan."""
     tiny = jnp.finfo(v.dtype).tiny

@@ -10,26 +10,46 @@ from icl_gd.learners.deep_features import deep_gradient_descent, layerwise_deep_
 from icl_gd.learners.exact import ols, ridge
 from icl_gd.learners.iterative import (
     best_step_size,
-    best_step_sizes,
+    gd_plus_plus,
     gradient_descent,
     gradient_descent_iterates,
+    layerwise_gd_plus_plus,
     layerwise_gradient_descent,
     zero,
 )
+from icl_gd.learners.spectral import (
+    Pairs,
+    Spectrum,
+    best_gd_plus_plus,
+    best_step_sizes,
+    input_factors,
+    residual_factors,
+    spectral_risk,
+    tied_step_size,
+)
 
 __all__ = [
+    "Pairs",
+    "Spectrum",
+    "best_gd_plus_plus",
     "best_step_size",
     "best_step_sizes",
     "deep_gradient_descent",
     "gaussian_optimum_matrix",
     "gaussian_optimum_risk",
+    "gd_plus_plus",
     "gradient_descent",
     "gradient_descent_iterates",
+    "input_factors",
     "layerwise_deep_gradient_descent",
+    "layerwise_gd_plus_plus",
     "layerwise_gradient_descent",
     "ols",
     "one_step_risk",
     "optimal_step_size",
+    "residual_factors",
     "ridge",
+    "spectral_risk",
+    "tied_step_size",
     "zero",
 ]

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jaxtyping import Float
 
 from icl_gd.types import Array, Predictor, Prompt
@@ -56,59 +55,56 @@ def gradient_descent(step_sizes: StepSizes, w0: Array | None = None, preconditio
     return lambda x, y, x_query: layerwise(x, y, x_query)[-1]
 
 
+def layerwise_gd_plus_plus(step_sizes: StepSizes, gammas: StepSizes) -> Predictor:
+    """As `gd_plus_plus`, with the prediction of every iterate: y_hat `[iterate m]`."""
+
+    def predict(x: Array, y: Array, x_query: Array) -> Array:
+        n = len(x)
+
+        def step(state: tuple[Array, ...], rates: Array) -> tuple[tuple[Array, ...], Array]:
+            x, y, query, y_hat = state
+            eta, gamma = rates
+            moment, curvature = y.T @ x / n, x.T @ x / n
+            y_hat = y_hat + eta * moment @ query
+            state = x - gamma * x @ curvature, y - eta * x @ moment.T, query - gamma * curvature @ query, y_hat
+            return state, y_hat
+
+        start = jnp.zeros(y.shape[-1], x.dtype)
+        rates = jnp.stack([jnp.asarray(step_sizes, x.dtype), jnp.asarray(gammas, x.dtype)], axis=-1)
+        _, y_hats = jax.lax.scan(step, (x, y, x_query, start), rates)
+        return jnp.concatenate([start[None], y_hats])
+
+    return predict
+
+
+def gd_plus_plus(step_sizes: StepSizes, gammas: StepSizes) -> Predictor:
+    """GD++ from zero, as a Predictor: beside each gradient step on the labels, a step on the inputs themselves.
+
+    `x_j <- x_j - gamma / n * sum_i x_i x_i^T x_j` for context and query, with the inputs as they were before the step,
+    flattens the spectrum of the context, so that later steps may be longer (von Oswald et al., appendix A.10). Where it
+    starts from is always zero: labels less `W_0 x_j` would ask for the inputs that have been transformed.
+
+    Args:
+      step_sizes, gammas: one of each per step; the last gamma changes nothing that is read.
+    """
+    layerwise = layerwise_gd_plus_plus(step_sizes, gammas)
+    return lambda x, y, x_query: layerwise(x, y, x_query)[-1]
+
+
 def zero(x: Array, y: Array, x_query: Array) -> Array:
     """The Predictor that has learned nothing: always zero."""
     return jnp.zeros(y.shape[-1], y.dtype)
 
 
-def best_step_size(prompts: Prompt, n_steps: int = 1, w0: Array | None = None) -> float:
-    """The step size, shared by all steps, with the least mean square error on the queries of a sample of prompts.
+def best_step_size(prompts: Prompt, w0: Array | None = None) -> float:
+    """The step size of one step with the least mean square error on the queries of a sample of prompts.
 
-    One step is closed form: y_hat = W_0 x_query + eta g is linear in eta, so
-    eta = sum (y_query - W_0 x_query) . g / sum |g|^2. More steps are minimised by Brent's method.
+    y_hat = W_0 x_query + eta g is linear in eta, so eta = sum (y_query - W_0 x_query) . g / sum |g|^2. Those of more
+    steps, and of GD++, are in `learners.spectral`.
 
     Args:
       prompts: a batch of Prompts (leading axis).
     """
     one_step = jax.vmap(layerwise_gradient_descent([1.0], w0))(prompts.x, prompts.y, prompts.x_query)
     start, update = one_step[:, 0], one_step[:, 1] - one_step[:, 0]
-    first = float(jnp.sum((prompts.y_query - start) * update) / jnp.sum(update**2))
-    if n_steps == 1:
-        return first
-    risk = _risk_of_steps(prompts, w0)
-    # The loss of K steps is a polynomial in eta that falls from eta = 0 and rises again before the divergence at
-    # 2 / lambda_max; with more steps the best shared rate only shrinks or grows mildly, and the bracket covers both.
-    found = scipy.optimize.minimize_scalar(
-        lambda eta: float(risk(jnp.full(n_steps, eta))[0]), bracket=(0.25 * first, first), method="brent"
-    )
-    return float(found.x)
-
-
-def best_step_sizes(prompts: Prompt, n_steps: int, w0: Array | None = None) -> np.ndarray:
-    """One step size per step `[step]`, minimising the same error by BFGS from the best shared one.
-
-    The order of the steps does not matter to gradient descent on a quadratic, so they are returned sorted.
-    """
-    if n_steps == 1:
-        return np.array([best_step_size(prompts, 1, w0)])
-    risk = _risk_of_steps(prompts, w0)
-    start = best_step_size(prompts, n_steps, w0) * np.linspace(0.7, 1.3, n_steps)  # equal rates are a saddle
-
-    def risk_and_gradient(eta: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = risk(jnp.asarray(eta))
-        return float(value), np.asarray(gradient, np.float64)
-
-    found = scipy.optimize.minimize(risk_and_gradient, start, jac=True, method="BFGS")
-    return np.sort(found.x)
-
-
-def _risk_of_steps(prompts: Prompt, w0: Array | None):
-    """Mean square error and its gradient as a jitted function of the step sizes `[step]`."""
-
-    @jax.jit
-    @jax.value_and_grad
-    def risk(step_sizes: Array) -> Array:
-        y_hat = jax.vmap(gradient_descent(step_sizes, w0))(prompts.x, prompts.y, prompts.x_query)
-        return jnp.mean(jnp.sum((y_hat - prompts.y_query) ** 2, axis=-1))
-
-    return risk
+    return float(jnp.sum((prompts.y_query - start) * update) / jnp.sum(update**2))
