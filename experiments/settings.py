@@ -25,7 +25,7 @@ from experiments.validation import OPTIONAL, BadInput, disk_needed, flatten, nea
 
 if TYPE_CHECKING:  # importing JAX takes a second, in which bad input is answered
     from icl_gd.models import TransformerConfig
-    from icl_gd.tasks import LinearRegression
+    from icl_gd.tasks import LinearRegression, SineRegression
     from icl_gd.training import TrainSettings
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -325,6 +325,13 @@ def task_of(config: ConfigDict) -> LinearRegression:
         inputs=task.inputs, input_scale=task.input_scale, covariance=covariance,
         weight_scale=task.weight_scale, noise_std=task.noise_std,
     )  # fmt: skip
+
+
+def sine_of(config: ConfigDict) -> SineRegression:
+    """The task of a config of sine waves."""
+    from icl_gd.tasks import SineRegression
+
+    return SineRegression(config.task.n_context, config.task.faithful)
 
 
 def model_of(config: ConfigDict) -> TransformerConfig:

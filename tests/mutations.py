@@ -137,7 +137,7 @@ MUTATIONS = [
     Mutation("experiments/run.py", "os._exit(128 + number)", "os._exit(1)", f"{FAULTS} imported"),
     Mutation("experiments/compilation.py", "-{_cpu()}", "", f"{FAULTS} cache"),
     Mutation("experiments/doctor.py", "            well = False", "            pass", f"{FAULTS} doctor"),
-    Mutation("experiments/recipes/linear_attention.py", "        screen.resume(step)", "        pass",
+    Mutation("experiments/watched.py", "        screen.resume(step)", "        pass",
              f"{FAULTS} injected kill"),
     Mutation("experiments/run.py", "signal.signal(number, _stop_before_the_run)", "pass", f"{FAULTS} injected signals"),
     Mutation("experiments/validation.py", "if not math.isfinite(value):", "if False:", f"{FAULTS} injected bad_input"),

@@ -1,6 +1,6 @@
 """A stack of attention layers built from one small frozen config."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -186,6 +186,16 @@ def embed(config: TransformerConfig, params: Params, tokens: Array) -> Array:
     if not config.is_embedded:
         return tokens
     return _Embedding(config, 1.0).apply({"params": params["embedding"]}, tokens)  # pyright: ignore[reportReturnType]
+
+
+def features(config: TransformerConfig, params: Params, d_output: int) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """The embedding of concatenated tokens as `(x [d], y [m]) -> (features [width - m], target [m])`: its y slots."""
+
+    def of_example(x: Array, y: Array) -> tuple[Array, Array]:
+        residual = embed(config, params, jnp.concatenate([x, y]))
+        return residual[:-d_output], residual[-d_output:]
+
+    return of_example
 
 
 def layerwise_predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:
