@@ -29,6 +29,7 @@ STYLE: Any = {
 ROLES: dict[str, tuple[str, str, str]] = {
     "trained": ("trained layer", "#0072B2", "-"),
     "gd": ("gradient descent", "#D55E00", "--"),
+    "gd_deep_features": ("gradient descent on deep features", "#D55E00", "--"),
     "construction": ("construction", "#E69F00", "-."),
     "interpolated": ("interpolated weights", "#009E73", ":"),
     "closed_form": ("closed form", "#000000", ":"),

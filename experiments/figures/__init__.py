@@ -12,14 +12,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from experiments.figures import one_layer
+from experiments.figures import nonlinear, one_layer
 from icl_gd import plots
 
 Done = dict[str, Any]
 
 
 # What the results must have records of, what draws it, and its caption.
-FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Done], Figure], str]] = {**one_layer.FIGURES}
+FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Done], Figure], str]] = {**one_layer.FIGURES, **nonlinear.FIGURES}
 
 
 def draw(done: Done, directory: Path) -> dict[str, str]:

@@ -8,8 +8,6 @@ import numpy as np
 
 from icl_gd.types import Array, Prompt
 
-AMPLITUDES, PHASES = (0.1, 0.5), (0.0, np.pi)
-
 
 @dataclass(frozen=True)
 class SineRegression:
@@ -36,6 +34,13 @@ class SineRegression:
     @property
     def d_output(self) -> int:
         return 1
+
+    @property
+    def label_moments(self) -> tuple[float, float]:
+        """`E y` and `E y^2`, as above."""
+        mean = 0.6 / np.pi * np.sin(5.0) / 5.0
+        c = 0.08 / np.pi**2 if self.faithful else 0.0
+        return float(mean), float(0.31 / 3 - c * np.sin(10.0) / 10.0) / 2
 
     def sample(self, key: Array) -> Prompt:
         """One prompt. The query is drawn first, so the first k examples are the same for every n_context >= k."""
