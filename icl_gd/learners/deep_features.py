@@ -30,7 +30,7 @@ def layerwise_deep_gradient_descent(embed: Embed, step_sizes: StepSizes) -> Pred
     def predict(x: Array, y: Array, x_query: Array) -> Array:
         features, targets = jax.vmap(embed)(x, y)
         query, start = embed(x_query, jnp.zeros_like(y[0]))
-        return gradient_descent_iterates(features, targets, step_sizes) @ query - start
+        return gradient_descent_iterates(features, targets, step_sizes) @ query - start[None]
 
     return predict
 

@@ -105,11 +105,13 @@ class _Embedding(nn.Module):
         if config.d_embed is not None:
             tokens = tokens @ self.param("W_E", init, (config.d_embed, config.d_token)).T
         if config.mlp_width is not None:
-            zeros = nn.initializers.zeros
+            bias = lambda name, width: self.param(name, nn.initializers.zeros, (width,)).reshape(
+                (1,) * (tokens.ndim - 1) + (width,)
+            )
             hidden = tokens @ self.param("W_1", init, (config.mlp_width, config.width)).T
-            hidden = nn.gelu(hidden + self.param("b_1", zeros, (config.mlp_width,)))
+            hidden = nn.gelu(hidden + bias("b_1", config.mlp_width))
             written = hidden @ self.param("W_2", init, (config.width, config.mlp_width)).T
-            tokens = tokens + written + self.param("b_2", zeros, (config.width,))
+            tokens = tokens + written + bias("b_2", config.width)
         return tokens
 
 

@@ -219,8 +219,7 @@ def train(
     swept = _only_swept(population.combinations(settings, config.init_scale))
     state = initialise(config, settings, seed, seeds, given)
     about = {**_about(task, config, settings, seed, seeds), "layout": layout}
-    if given:
-        about["given"] = checksum(flatten(given), {})
+    about["given"] = checksum(flatten(given), {}) if given else None
     store = Checkpoints(checkpoints) if checkpoints is not None and mesh.is_first() else None
 
     def after(state: State, loss: Array) -> None:
