@@ -15,6 +15,24 @@ Variants: `faithful` is the published setting, amplitude and phase from one key,
 from experiments.defaults import base_config, smoke
 
 VARIANTS = ("faithful", "smoke")
+PAPER = "VO, non-linear regression"
+
+
+def both_learn(prefix: str) -> tuple:
+    """What the paper says of sine waves."""
+    return (
+        {"id": f"{prefix}.loss", "statement": "a perceptron with one layer learns sine waves in context (worst seed)",
+         "source": PAPER, "metric": "loss_trained", "reduce": "max", "relation": "at_most", "target": 0.01},
+        {"id": f"{prefix}.loss_gd", "statement": "so does the perceptron with one gradient step on its head (worst seed)",
+         "source": PAPER, "metric": "loss_gd_deep_features", "reduce": "max", "relation": "at_most", "target": 0.01},
+        {"id": f"{prefix}.difference", "statement": "their predictions differ by little next to the spread of targets "
+         "(mean difference over standard deviation, worst seed)", "source": PAPER,
+         "metric": "prediction_difference_ratio_gd_deep_features", "reduce": "max", "relation": "at_most",
+         "target": 0.25},
+        {"id": f"{prefix}.cosine", "statement": "their predictions rise and fall together over the query (worst seed)",
+         "source": PAPER, "metric": "sensitivity_cosine_gd_deep_features", "reduce": "min", "relation": "at_least",
+         "target": 0.9},
+    )  # fmt: skip
 
 
 def get_config(variant: str = ""):
@@ -33,7 +51,30 @@ def get_config(variant: str = ""):
     config.train.log_every = 200
     config.eval.prompts = 2**17
     config.eval.curve_prompts = 2048
+    config.claims = (
+        *both_learn("VO.S"),
+        {"id": "VO.S.linear", "statement": "a gradient step on the inputs themselves learns next to nothing",
+         "source": "control; predicting zero has 0.02583 in closed form", "metric": "loss_gd", "relation": "at_least",
+         "target": 0.025},
+        {"id": "VO.S.untrained", "statement": "untrained networks predict nothing (their best loss)",
+         "source": "control", "metric": "loss_untrained", "reduce": "min", "relation": "at_least", "target": 0.025},
+        {"id": "VO.S.untrained_difference", "statement": "untrained networks predict otherwise than the learner (least "
+         "mean difference over all seeds)", "source": "control",
+         "metric": "prediction_difference_gd_deep_features_untrained", "reduce": "min", "relation": "at_least",
+         "target": 0.1},
+        {"id": "VO.S.before", "statement": "before its layer the network has learned nothing in context (best loss)",
+         "source": PAPER, "metric": "loss_trained_before", "reduce": "min", "relation": "at_least", "target": 0.02},
+        {"id": "VO.S.construction", "statement": "perceptron and constructed layer are a gradient step on deep features "
+         "(largest error, float32)", "source": "VO Proposition 1", "metric": "construction_error",
+         "relation": "at_most", "target": 1e-5},
+        *({"id": f"VO.S.waves_{name}", "statement": f"sin x and cos x lie in three components of {what} (least share)",
+           "source": "the task is linear in sin x and cos x", "metric": f"waves_in_features_{metric}", "reduce": "min",
+           "relation": "at_least", "target": 0.9}
+          for name, what, metric in (("trained", "the layer's features", "trained"),
+                                     ("gd", "the learner's features", "gd_deep_features"))),
+    )  # fmt: skip
     if variant == "faithful":
+        config.claims = both_learn("VO.Sf")
         config.seeds = 1
         config.task.faithful = True
         config.train.batch_size = 2048

@@ -9,7 +9,7 @@ from icl_gd import plots
 
 Done = dict[str, Any]
 LEARNER = "gd_deep_features"
-SHORT = {"trained": "one layer", LEARNER: "one gradient step"}
+SHORT = {"trained": "layer", LEARNER: "gradient step"}
 
 
 def _loss(done: Done) -> Figure:
@@ -34,19 +34,21 @@ def _alignment(done: Done) -> Figure:
 
 def _functions(done: Done) -> Figure:
     prompts = done["arrays"]["functions"]
-    figure, axes = plt.subplots(2, len(prompts), figsize=(plots.PAGE, 3.2), sharex=True, sharey=True)
+    figure, axes = plt.subplots(2, len(prompts), figsize=(plots.PAGE, 3.0), sharex=True, sharey=True)
     for row, role in zip(axes, ("trained", LEARNER), strict=True):
         _, colour, dashes = plots.ROLES[role]
         for ax, prompt in zip(row, prompts, strict=True):
             ax.plot(prompt["x"], prompt["target"], color="black", linewidth=0.8, label="target")
-            ax.plot(prompt["x"], prompt[f"{role}_before"], ":", color=colour, linewidth=1.0, label="before")
+            ax.plot(
+                prompt["x"], prompt[f"{role}_before"], ":", color=colour, linewidth=1.0, label=f"before {SHORT[role]}"
+            )
             ax.plot(prompt["x"], prompt[role], dashes, color=colour, label=f"after {SHORT[role]}")
             ax.plot(prompt["context_x"], prompt["context_y"], "o", color="black", markersize=2.5, label="context")
         row[0].set(ylabel="$y$")
-        handles, labels = row[0].get_legend_handles_labels()
-        row[-1].legend(handles, labels, loc="center left", bbox_to_anchor=(1.0, 0.5), title=plots.ROLES[role][0])
     for ax in axes[-1]:
         ax.set(xlabel="$x$")
+    (handles, labels), (more, names) = (row[0].get_legend_handles_labels() for row in axes)
+    figure.legend([*handles, *more[1:3]], [*labels, *names[1:3]], loc="outside lower center", ncols=6)
     return figure
 
 
