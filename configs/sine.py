@@ -21,9 +21,9 @@ PAPER = "VO, non-linear regression"
 def both_learn(prefix: str) -> tuple:
     """What the paper says of sine waves."""
     return (
-        {"id": f"{prefix}.loss", "statement": "a perceptron with one layer learns sine waves in context (worst seed)",
+        {"id": f"{prefix}.loss", "statement": "a perceptron with one layer learns sine waves in context (worst)",
          "source": PAPER, "metric": "loss_trained", "reduce": "max", "relation": "at_most", "target": 0.01},
-        {"id": f"{prefix}.loss_gd", "statement": "so does the perceptron with one gradient step on its head (worst seed)",
+        {"id": f"{prefix}.loss_gd", "statement": "so does the perceptron with one gradient step on its head (worst)",
          "source": PAPER, "metric": "loss_gd_deep_features", "reduce": "max", "relation": "at_most", "target": 0.01},
         {"id": f"{prefix}.difference", "statement": "their predictions differ by little next to the spread of targets "
          "(mean difference over standard deviation, worst seed)", "source": PAPER,
@@ -64,7 +64,7 @@ def get_config(variant: str = ""):
          "target": 0.1},
         {"id": "VO.S.before", "statement": "before its layer the network has learned nothing in context (best loss)",
          "source": PAPER, "metric": "loss_trained_before", "reduce": "min", "relation": "at_least", "target": 0.02},
-        {"id": "VO.S.construction", "statement": "perceptron and constructed layer are a gradient step on deep features "
+        {"id": "VO.S.construction", "statement": "perceptron and built layer are a gradient step on deep features "
          "(largest error, float32)", "source": "VO Proposition 1", "metric": "construction_error",
          "relation": "at_most", "target": 1e-5},
         *({"id": f"VO.S.waves_{name}", "statement": f"sin x and cos x lie in three components of {what} (least share)",

@@ -30,6 +30,7 @@ CONSTRUCTIONS, DEPTH, LEARNERS, MODELS, PARALLEL, TASKS, TRAINING = (
     f"laws/test_{name}.py" for name in ("constructions", "depth", "learners", "models", "parallel", "tasks", "training")
 )
 FAULTS, QUERY = "experiments/test_faults.py", "laws/test_query.py"
+DEEP_FEATURES, INTEROP, SINE = (f"laws/test_{name}.py" for name in ("deep_features", "interop", "nonlinear_tasks"))
 MUTATIONS = [
     Mutation("constructions/gradient_descent.py", "set(-jnp.eye(m))", "set(jnp.eye(m))", f"{CONSTRUCTIONS} float64"),
     Mutation("constructions/gradient_descent.py", "set(w0)", "set(-w0)", f"{CONSTRUCTIONS} float64"),
@@ -166,6 +167,28 @@ MUTATIONS = [
     Mutation("models/query.py", "(1 - share) * scores", "scores", f"{QUERY} mixed"),
     Mutation("models/query.py", "rows = w_pv[:, -d_output:].swapaxes(0, 1)", "rows = w_pv[:, -d_output:]",
              f"{QUERY} softmax"),
+    Mutation("tasks/nonlinear.py", "key_amplitude if self.faithful else key_phase", "key_phase", f"{SINE} moments_and"),
+    Mutation("tasks/nonlinear.py", "if self.faithful else 0.0", "if not self.faithful else 0.0", f"{SINE} differ"),
+    Mutation("tasks/nonlinear.py", "Prompt(x[1:], y[1:], x[0], y[0]", "Prompt(x[:-1], y[:-1], x[-1], y[-1]",
+             f"{SINE} longer"),
+    Mutation("learners/deep_features.py", "- start[None]", "+ start[None]", f"{DEEP_FEATURES} learner"),
+    Mutation("learners/deep_features.py", "jnp.zeros_like(y[0])", "jnp.ones_like(y[0])", f"{DEEP_FEATURES} learner"),
+    Mutation("constructions/gradient_descent.py", "config.width - d_input", "config.d_token - d_input",
+             f"{DEEP_FEATURES} learner"),
+    Mutation("training/in_context.py", "jax.lax.stop_gradient(params[name])", "params[name]",
+             f"{DEEP_FEATURES} given_is_not"),
+    Mutation("training/in_context.py", "checksum(flatten(given), {}) if given else None", "None",
+             f"{DEEP_FEATURES} given_is_not"),
+    Mutation("training/in_context.py", "if settings.weight_decay != 0.0:", "if False:", f"{DEEP_FEATURES} refused"),
+    Mutation("training/blocks.py", "leaf / len(jax.tree.leaves(blocks)[0])", "leaf", f"{DEEP_FEATURES} blocks"),
+    Mutation("training/blocks.py", "range(-(-size // at_once), size + 1)", "range(size // at_once or 1, size + 1)",
+             f"{DEEP_FEATURES} blocks"),
+    Mutation("models/query.py", "embed(config, params, jnp.moveaxis(tokens, 1, -1))", "jnp.moveaxis(tokens, 1, -1)",
+             "laws/test_query.py token_form"),
+    Mutation("interop.py", "np.swapaxes(p.reshape(n_heads, d_head, width), 1, 2)",
+             "p.reshape(d_head, n_heads, width).transpose(1, 2, 0)", f"{INTEROP} read_is"),
+    Mutation("interop.py", "p = dampening *", "p = 1.0 *", f"{INTEROP} read_is"),
+    Mutation("interop.py", "    reader.finish()\n", "", f"{INTEROP} refused"),
 ]  # fmt: skip
 
 
