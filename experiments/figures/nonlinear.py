@@ -71,7 +71,7 @@ def _differences(done: Done) -> Figure:
 
 
 def _features(done: Done) -> Figure:
-    figure, axes = plt.subplots(1, 2, figsize=(plots.PAGE, 2.3), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(plots.PAGE, 2.6), sharey=True)
     arrays = done["arrays"]
     for ax, role in zip(axes, ("trained", LEARNER), strict=True):
         for component, share, dashes, colour in zip(
@@ -79,7 +79,7 @@ def _features(done: Done) -> Figure:
         ):
             ax.plot(arrays["features_x"], component, dashes, color=colour, label=f"{100 * share:.1f} %")
         ax.set(xlabel="$x$", title=plots.ROLES[role][0])
-        ax.legend(title="share of variance")
+        ax.legend(title="share of variance", loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3)
     axes[0].set(ylabel="component, root mean square 1")
     return figure
 
