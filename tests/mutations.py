@@ -173,7 +173,7 @@ MUTATIONS = [
              f"{SINE} longer"),
     Mutation("learners/deep_features.py", "- start[None]", "+ start[None]", f"{DEEP_FEATURES} learner"),
     Mutation("learners/deep_features.py", "jnp.zeros_like(y[0])", "jnp.ones_like(y[0])", f"{DEEP_FEATURES} learner"),
-    Mutation("models/transformer.py", "return residual[:-d_output], residual", "return 2.0 * residual[:-d_output], residual",
+    Mutation("models/transformer.py", "return residual[:-d_output],", "return 2.0 * residual[:-d_output],",
              f"{DEEP_FEATURES} learner"),
     Mutation("training/in_context.py", "jax.lax.stop_gradient(params[name])", "params[name]",
              f"{DEEP_FEATURES} given_is_not"),
