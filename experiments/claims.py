@@ -5,6 +5,7 @@
 With --check nothing is written, and the exit code is 1, with one line, if a page is stale.
 """
 
+import ast
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report import number, target, trapped
+from experiments.results import holds
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -56,15 +58,28 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
         raise ValueError(f"README.md needs the markers {BEGIN} and {END}, in this order")
     sections = [_section(name, results) for name, results in found.items()] or [f"{NONE}\n"]
     return {
-        root / "README.md": f"{before}{BEGIN}\n{_overview(found)}\n{END}{after}",
+        root / "README.md": f"{before}{BEGIN}\n{_overview(found, root)}\n{END}{after}",
         root / "docs" / "results.md": "\n".join([TITLE, *sections]),
     }
 
 
-def _overview(found: Mapping[str, Results]) -> str:
-    """The README's table: every claim of every experiment, with how many of its seeds are trapped."""
-    rows = [(name, trapped(results), *row) for name, results in found.items() for row in _rows(results)]
-    return _table(("experiment", "seeds trapped", *HEADER), rows) if found else NONE
+def _overview(found: Mapping[str, Results], root: Path) -> str:
+    """The README's table: a row an experiment, with the claims that do not hold by name."""
+    rows = []
+    for name, results in found.items():
+        stated = results["claims"]
+        failing = ", ".join(claim["id"] for claim in stated if not holds(claim)) or "none"
+        count = f"{sum(map(holds, stated))} of {len(stated)}"
+        rows.append((name, _about(root / "configs" / f"{results['experiment']}.py"), count, failing, trapped(results)))
+    return (
+        _table(("experiment", "question", "claims that hold", "that do not", "seeds trapped"), rows) if rows else NONE
+    )
+
+
+def _about(config: Path) -> str:
+    """The first line of a config's docstring."""
+    said = ast.get_docstring(ast.parse(config.read_text(encoding="utf-8"))) if config.exists() else None
+    return (said or "").partition("\n")[0]
 
 
 def _section(name: str, results: Results) -> str:
@@ -84,7 +99,7 @@ def _rows(results: Results) -> list[tuple[str, ...]]:
             claim["source"],
             target(claim),
             number(claim["value"]),
-            "yes" if claim["holds"] else "**no**",
+            "yes" if holds(claim) else "**no**",
             claim["note"],
         )
         for claim in results["claims"]

@@ -33,7 +33,7 @@ def base_config() -> ConfigDict:
     config.reference.published_steps = 1000  # of Adam, by which the published code learns GD++
 
     config.model = ConfigDict()
-    config.model.layout = "concatenated"  # of tokens
+    config.model.layout = "concatenated"  # of tokens; "interleaved" holds x and y apart
     config.model.attention = "linear"  # "softmax", "mixed", or one word a layer: "softmax,linear"
     config.model.n_layers = 1
     config.model.n_heads = 1

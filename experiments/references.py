@@ -17,6 +17,7 @@ from icl_gd.training import TrainSettings, fastest_predictor, mesh, population
 from icl_gd.types import Array, Circuits, Moments, Predictor
 
 WRONG_STEP = 0.5  # times the best step size: the control that the cosine cannot see
+SPECTRAL_FIT = 2**17  # prompts at most that rates of several steps are found on
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def references(
     else:
         moment = np.einsum("pi,pj->ij", *[np.asarray(fit.x_query, np.float64)] * 2) / n_fit
         noise = (task.noise_std / task.weight_scale) ** 2
-        spectrum = Spectrum.of(fit.x, moment, noise)
+        spectrum = Spectrum.of(fit.x[:SPECTRAL_FIT], moment, noise)
         rates = {"gd": Pairs(learners.best_step_sizes(spectrum, n_steps), none)}
         if main != "gd":
             rates |= _deep(task, model, spectrum, n_steps, key_published, published_steps)

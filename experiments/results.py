@@ -88,17 +88,22 @@ def check_claims(claims: Sequence[Mapping[str, Any]], results: Mapping[str, Any]
             value, note = math.nan, f"{claim['metric']} was not measured with these settings"
         if overridden:
             note = f"stated for other settings of {', '.join(overridden)}. {note}".strip()
-        target, tolerance = float(claim["target"]), float(claim.get("tolerance", 0.0))
-        holds = {
-            "within": abs(value - target) <= tolerance,
-            "at_least": value >= target - tolerance,
-            "at_most": value <= target + tolerance,
-        }[claim["relation"]]
-        rows.append(
-            {key: claim[key] for key in ("id", "statement", "source", "relation")}
-            | {"target": target, "tolerance": tolerance, "value": value, "holds": bool(holds), "note": note}
-        )
+        row = {key: claim[key] for key in ("id", "statement", "source", "relation")}
+        row |= {"target": float(claim["target"]), "tolerance": float(claim.get("tolerance", 0.0)), "value": value}
+        rows.append({**row, "holds": holds(row), "note": note})
     return rows
+
+
+def holds(claim: Mapping[str, Any]) -> bool:
+    """Whether a claim holds, from its relation, value, target and tolerance alone; without a value none does."""
+    if claim["value"] is None or math.isnan(claim["value"]):
+        return False
+    over = claim["value"] - claim["target"]
+    return {
+        "within": abs(over) <= claim["tolerance"],
+        "at_least": over >= -claim["tolerance"],
+        "at_most": over <= claim["tolerance"],
+    }[claim["relation"]]
 
 
 def provenance(precision: str) -> dict[str, Any]:

@@ -38,6 +38,8 @@ class Study:
     n_prompts: int  # of final numbers
     untrained: Any  # the population's parameters at step 0
     analyses: tuple[str, ...]
+    # metric -> step -> seed -> value, of what was watched; empty where the population is swept
+    history: Mapping[str, Mapping[int, Mapping[int, float]]] = field(default_factory=dict)
 
     @property
     def circuits(self) -> Circuits:
@@ -113,10 +115,17 @@ def together(losses_of: Mapping[str, Callable[[Prompt], Array]]) -> Losses:
 
 
 def watcher(
-    predictor_of: Callable[[Any], Predictor], reference: References, prompts: Prompt
+    predictor_of: Callable[[Any], Predictor],
+    reference: References,
+    prompts: Prompt,
+    more: Callable[[Any], dict[str, Array]] = lambda params: {},
 ) -> Callable[[Any], dict[str, np.ndarray]]:
-    """What is measured during training and after it: loss and alignment `[member]` of parameters on fixed prompts."""
-    compiled = jax.jit(partial(analysis.over_members, lambda params: aligned(predictor_of(params), reference, prompts)))
+    """What is measured during training and after it: loss and alignment `[member]` of parameters on fixed prompts.
+
+    `more` measures what analyses ask for beside it, of one member's parameters.
+    """
+    one = lambda params: aligned(predictor_of(params), reference, prompts) | more(params)
+    compiled = jax.jit(partial(analysis.over_members, one))
     return lambda params: jax.tree.map(np.asarray, compiled(params))
 
 
@@ -160,7 +169,9 @@ def evaluate(study: Study) -> Found:
         else:
             found.add_one(name, value.mean, value.stderr)
     for name in ref.rates:
-        found.add(f"loss_ratio_{name}", risks["loss_trained"].mean / risks[f"loss_{name}"].mean, over=EVERY)
+        over = EVERY if name == "gd" else EVERY[:2]
+        found.add(f"loss_ratio_{name}", risks["loss_trained"].mean / risks[f"loss_{name}"].mean, over=over)
+    found.arrays["n_layers"] = trained.config.n_layers
     found.arrays["rates"] = {name: [rates.tolist() for rates in pairs] for name, pairs in ref.rates.items()}
     found.add_one("step_size_gd", ref.step_size / task.n_context)
     found.add_one("construction_error", _construction_error(study))

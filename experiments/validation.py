@@ -20,12 +20,12 @@ ONE_LAYER_ONLY = ("weights", "rollout", "optimum")
 LINEAR_ONLY = ("interpolation", *ONE_LAYER_ONLY)
 DEEP_ONLY = ("layer_map", "curvature")
 BY_LAYER = ("interpolation", *DEEP_ONLY)  # layer by layer against the reference, which then has as many steps
-ANALYSES = ("alignment", "shifts", *LINEAR_ONLY, *DEEP_ONLY)
+ANALYSES = ("alignment", "shifts", "by_steps", "copying", *LINEAR_ONLY, *DEEP_ONLY)
 # Placeholders, which may be None.
 OPTIONAL = ("task.rotation_seed", "model.d_head", "model.clip", "model.d_embed", "model.mlp_width", "reference.steps")
 REFERENCES = ("gd", "gd_plus_plus", "gd_plus_plus_free_steps", "gd_plus_plus_published")
 ATTENTION = ("linear", "softmax", "mixed")
-LAYOUTS = ("concatenated",)
+LAYOUTS = ("concatenated", "interleaved")
 TASKS = ("linear", "sine")
 # What a task of sine waves has; the other fields of tasks do nothing for it.
 SINE_TASK = {"name", "d_input", "d_output", "n_context", "faithful"}
@@ -260,6 +260,13 @@ def _check_together(config: ConfigDict) -> None:
         _reject(
             "task.rotation_seed", task.rotation_seed, "rotates a covariance: give task.eigenvalues, or leave it None"
         )
+    apart, most = model.layout == "interleaved", min(task.d_input, D_POSITIONS)
+    if apart and task.d_output > most:
+        _reject(
+            "task.d_output", task.d_output,
+            f"interleaved tokens hold y in the place of x and read it from that of the position; at most {most}, the "
+            f"smaller of task.d_input and {D_POSITIONS}, or model.layout=concatenated",
+        )  # fmt: skip
     beside = beside_linear(config)
     if config.train.form == "moments" and beside:
         shown = ", ".join(f"{field}={value}" for field, value in beside.items())
@@ -273,6 +280,7 @@ def _check_together(config: ConfigDict) -> None:
         "reference.steps": [a for a in config.analyses if a in BY_LAYER and config.reference.steps is not None],
         "model.n_heads": [a for a in config.analyses if a == "interpolation" and model.n_heads > 1],
         **{field: [a for a in config.analyses if a in LINEAR_ONLY] for field in beside},
+        "model.layout": [a for a in config.analyses if a in ((*LINEAR_ONLY, *DEEP_ONLY) if apart else ("copying",))],
         "task.inputs": [a for a in config.analyses if a == "optimum" and task.inputs != "normal"],
     }
     for field, analyses in needs.items():

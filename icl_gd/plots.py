@@ -30,6 +30,10 @@ ROLES: dict[str, tuple[str, str, str]] = {
     "trained": ("trained layer", "#0072B2", "-"),
     "gd": ("gradient descent", "#D55E00", "--"),
     "gd_deep_features": ("gradient descent on deep features", "#D55E00", "--"),
+    "gd_free_steps": ("gradient descent, a step size each", "#D55E00", ":"),
+    "gd_plus_plus": ("GD++, best pair", "#56B4E9", "--"),
+    "gd_plus_plus_free_steps": ("GD++, best pair a layer", "#56B4E9", ":"),
+    "gd_plus_plus_published": ("GD++ as published", "#009E73", "-."),
     "construction": ("construction", "#E69F00", "-."),
     "interpolated": ("interpolated weights", "#009E73", ":"),
     "closed_form": ("closed form", "#000000", ":"),
@@ -37,6 +41,9 @@ ROLES: dict[str, tuple[str, str, str]] = {
     "trapped": ("trapped seed", "#CC79A7", "-"),
     "zero": ("always zero", "#999999", ":"),
     "wrong_step": ("half the step size", "#CC79A7", "-."),
+    "own_token": ("own token", "#009E73", "-"),
+    "next_token": ("next token", "#D55E00", "-"),
+    "other_tokens": ("one other token", "#56B4E9", "--"),
 }
 
 
@@ -91,6 +98,21 @@ def bars(ax: Axes, curves: Mapping[str, Mapping[str, Sequence]]) -> Axes:
         reach = np.abs(np.asarray([curve["low"], curve["high"]], float) - mean)
         ax.bar(place, mean, width, yerr=reach, color=colour, label=name, error_kw={"linewidth": 0.8})
         ax.set_xticks(np.arange(len(curve["x"])), curve["x"])
+    return ax
+
+
+def heat(ax: Axes, values: Sequence[Sequence[float]], title: str) -> Axes:
+    """A map of layers (rows, from one) by steps (columns, from one), with its numbers written in."""
+    entries = np.asarray(values, float)
+    ax.imshow(entries, cmap="viridis")
+    ax.set_title(title)
+    rows, columns = entries.shape
+    ax.set_xticks(range(columns), [str(i + 1) for i in range(columns)])
+    ax.set_yticks(range(rows), [str(i + 1) for i in range(rows)])
+    middle = (entries.min() + entries.max()) / 2
+    for (row, column), value in np.ndenumerate(entries):
+        ax.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=5.5,
+                color="white" if value < middle else "black")  # fmt: skip
     return ax
 
 

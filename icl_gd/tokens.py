@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from icl_gd.types import Array, Layout
@@ -26,10 +27,75 @@ def concatenated(d_input: int, d_output: int, w0: Array | None = None) -> Layout
         query = jnp.concatenate([x_query, -start.astype(x_query.dtype) @ x_query])
         return jnp.concatenate([context, query[None]], axis=0)
 
+    return Layout(encode, _minus_last(d_output), d_input + d_output)
+
+
+def _rates(d_positions: int) -> Float[np.ndarray, " pair"]:
+    """By how much each pair of a code's dimensions turns a place, in radians."""
+    if d_positions % 2 or d_positions < 2:
+        raise ValueError(
+            f"d_positions={d_positions}: codes of places are pairs of sine and cosine; give an even number"
+        )
+    return 10000.0 ** (-np.arange(0, d_positions, 2) / d_positions)
+
+
+def positions(n_tokens: int, d_positions: int) -> Float[np.ndarray, "t d_positions"]:
+    """Codes of the places 0, 1, ...: sines and cosines in turn, of slower and slower rates (Vaswani et al. 2017)."""
+    angles = np.arange(n_tokens)[:, None] * _rates(d_positions)
+    return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(n_tokens, d_positions)
+
+
+def shift(d_positions: int, places: int) -> Float[np.ndarray, "d_positions d_positions"]:
+    """The rotation that takes the code of every place to the code of the place `places` further on."""
+    turn = np.zeros((d_positions, d_positions))
+    for i, angle in enumerate(places * _rates(d_positions)):
+        cos, sin = np.cos(angle), np.sin(angle)
+        turn[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = [[cos, sin], [-sin, cos]]
+    return turn
+
+
+def interleaved(d_input: int, d_output: int, d_positions: int = 10, own_slots: bool = False) -> Layout:
+    """Separate tokens x_1, y_1, x_2, ..., x_query, each with the code of its place: 2n + 1 of them.
+
+    As published by von Oswald et al. (appendix, tokens that hold x and y apart): `[x_j, p]`, `[0, ..., 0, y_j, p]` and
+    `[x_query, p]`, so that y stands where the last coordinates of x do, and only its place tells one from the other.
+    The prediction is minus the last slots of the query's token. They hold a part of its position's code, close to 1,
+    which is why an untrained network does not predict zero.
+
+    Args:
+      d_positions: dimensions of a place's code, an even number.
+      own_slots: x, y and the prediction have slots of their own, `[x_j, 0, p, 0]`, `[0, y_j, p, 0]` and
+        `[x_query, 0, p, 0]`. This is what the copying layer of `constructions.copying` needs.
+
+    Raises:
+      ValueError: if y has no room in the place of x, or the prediction none in that of the code.
+    """
+    most = d_output if own_slots else min(d_input, d_positions)
+    if d_output > most:
+        raise ValueError(
+            f"d_output={d_output}: interleaved tokens hold y in the place of x and the prediction in that of the "
+            f"position; at most {most} is accepted with d_input={d_input}, d_positions={d_positions}"
+        )
+    _rates(d_positions)
+
+    def encode(x: Float[Array, "n d"], y: Float[Array, "n m"], x_query: Float[Array, " d"]) -> Float[Array, "2*n+1 e"]:
+        n, apart = len(x), d_output if own_slots else 0
+        inputs = jnp.pad(jnp.concatenate([x, x_query[None]]), ((0, 0), (0, apart)))
+        labels = jnp.pad(y, ((0, 0), (d_input - d_output + apart, 0)))
+        pairs = jnp.stack([inputs[:-1], labels], axis=1).reshape(2 * n, d_input + apart)
+        content = jnp.concatenate([pairs, inputs[-1:]])
+        places = jnp.asarray(positions(2 * n + 1, d_positions), x.dtype)
+        return jnp.concatenate([content, jnp.pad(places, ((0, 0), (0, apart)))], axis=-1)
+
+    return Layout(encode, _minus_last(d_output), d_input + d_positions + 2 * d_output * own_slots)
+
+
+def _minus_last(d_output: int) -> Callable[[Array], Array]:
     def read_out(token: Float[Array, " e"]) -> Float[Array, " m"]:
         return -token[-d_output:]  # of an embedded token too, whatever its width
 
-    return Layout(encode, read_out, d_input + d_output)
+    return read_out
 
 
-LAYOUTS: dict[str, Callable[[int, int], Layout]] = {"concatenated": concatenated}  # by (d_input, d_output)
+# By (d_input, d_output).
+LAYOUTS: dict[str, Callable[[int, int], Layout]] = {"concatenated": concatenated, "interleaved": interleaved}

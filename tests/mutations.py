@@ -29,7 +29,7 @@ class Mutation(NamedTuple):
 CONSTRUCTIONS, DEPTH, LEARNERS, MODELS, PARALLEL, TASKS, TRAINING = (
     f"laws/test_{name}.py" for name in ("constructions", "depth", "learners", "models", "parallel", "tasks", "training")
 )
-FAULTS, QUERY = "experiments/test_faults.py", "laws/test_query.py"
+FAULTS, QUERY, SEPARATE = "experiments/test_faults.py", "laws/test_query.py", "laws/test_separate_tokens.py"
 DEEP_FEATURES, INTEROP, SINE = (f"laws/test_{name}.py" for name in ("deep_features", "interop", "nonlinear_tasks"))
 MUTATIONS = [
     Mutation("constructions/gradient_descent.py", "set(-jnp.eye(m))", "set(jnp.eye(m))", f"{CONSTRUCTIONS} float64"),
@@ -53,7 +53,7 @@ MUTATIONS = [
              f"{DEPTH} sampling"),
     Mutation("learners/spectral.py", "np.einsum(\"pik,ij,pjk->pk\"", "np.einsum(\"pki,ij,pkj->pk\"",
              f"{DEPTH} sampling"),
-    Mutation("learners/spectral.py", "return descend(risk, nearest)[1]", "return nearest", f"{DEPTH} minima"),
+    Mutation("learners/spectral.py", "return descend(spectrum, start)[1]", "return start", f"{DEPTH} minima"),
     Mutation("analysis/alignment.py", "distance(a, b), distance(y_hat", "distance(b, a), distance(y_hat",
              f"{DEPTH} layer_map"),
     Mutation("analysis/curvature.py", "/ (x.shape[2] - 1)", "/ x.shape[2]", f"{DEPTH} transforms"),
@@ -189,6 +189,27 @@ MUTATIONS = [
              "p.reshape(d_head, n_heads, width).transpose(1, 2, 0)", f"{INTEROP} read_is"),
     Mutation("interop.py", "p = dampening *", "p = 1.0 *", f"{INTEROP} read_is"),
     Mutation("interop.py", "    reader.finish()\n", "", f"{INTEROP} refused"),
+    Mutation("constructions/copying.py", ".at[0, first(m), out].set(-identity)", "", f"{SEPARATE} large_scale"),
+    Mutation("constructions/copying.py", "jnp.asarray(next_place))", "jnp.asarray(next_place).T)",
+             f"{SEPARATE} large_scale"),
+    Mutation("constructions/copying.py", "width**0.5 * scale", "scale", f"{SEPARATE} exponentially"),
+    Mutation("tokens.py", "[[cos, sin], [-sin, cos]]", "[[cos, -sin], [sin, cos]]", f"{SEPARATE} shift_takes"),
+    Mutation("tokens.py", "return 10000.0 **", "return 1000.0 **", f"{SEPARATE} every_example"),
+    Mutation("tokens.py", "(d_input - d_output + apart, 0)", "(d_input - d_output, apart)",
+             f"{SEPARATE} every_example"),
+    Mutation("tokens.py", "if d_output > most", "if d_output > most + 1", f"{SEPARATE} cannot_hold"),
+    Mutation("analysis/copying.py", "mean(0, keepdims=True) if faithful", "mean(0, keepdims=True) if not faithful",
+             f"{SEPARATE} published_loops"),
+    Mutation("analysis/copying.py", "- (0.0 if faithful else following)", "- following", f"{SEPARATE} published_loops"),
+    Mutation("analysis/copying.py", "[..., :d_content]", "[..., -d_content:]", f"{SEPARATE} finite_differences"),
+    Mutation("analysis/copying.py", "following[:, ::2]", "following[:, 1::2]", f"{SEPARATE} scores_by_hand"),
+    Mutation("analysis/copying.py", "size = jnp.abs(pattern)", "size = pattern", f"{SEPARATE} scores_by_hand"),
+    Mutation("analysis/copying.py", "shares[..., 2 * i] + shares", "shares", f"{SEPARATE} induction"),
+    Mutation("models/attention.py", "softmax(scores / d_head**0.5", "softmax(scores", f"{SEPARATE} by_hand softmax"),
+    Mutation("models/attention.py", "tokens[-1:] if query_only", "tokens[:1] if query_only", f"{SEPARATE} on_its_own"),
+    Mutation("models/transformer.py", "residual[-1:] if query_only", "residual[:1] if query_only",
+             f"{SEPARATE} on_its_own"),
+    Mutation("training/in_context.py", "and concatenated:", "and True:", f"{SEPARATE} moments_of"),
 ]  # fmt: skip
 
 

@@ -1,12 +1,16 @@
 """Questions asked of a trained population, each a function that adds its records to `Found`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from experiments.analyses.alignment import alignment
-from experiments.analyses.depth import curvature, layer_map
+from experiments.analyses.copying import copying, watch_copying
+from experiments.analyses.depth import by_steps, curvature, layer_map
 from experiments.analyses.one_layer import interpolation, optimum, rollout, weights
 from experiments.analyses.shifts import shifts
 from experiments.study import Found, Study
+from icl_gd.models import TransformerConfig
+from icl_gd.types import Array, Layout, Prompt
 
 ANALYSES: dict[str, Callable[[Study, Found], None]] = {
     "alignment": alignment,
@@ -15,6 +19,18 @@ ANALYSES: dict[str, Callable[[Study, Found], None]] = {
     "shifts": shifts,
     "layer_map": layer_map,
     "curvature": curvature,
+    "by_steps": by_steps,
     "rollout": rollout,
     "optimum": optimum,
+    "copying": copying,
 }
+
+Watch = Callable[[Any], dict[str, Array]]  # one member's parameters to metrics
+# What an analysis measures during training: a function of the model, its layout and the curves' prompts.
+WATCHED: dict[str, Callable[[TransformerConfig, Layout, Prompt], Watch]] = {"copying": watch_copying}
+
+
+def watched(analyses: Sequence[str], model: TransformerConfig, layout: Layout, prompts: Prompt) -> Watch:
+    """What all of the analyses measure during training, as one function."""
+    watches = [WATCHED[name](model, layout, prompts) for name in analyses if name in WATCHED]
+    return lambda params: {name: value for watch in watches for name, value in watch(params).items()}

@@ -13,5 +13,5 @@ def alignment(study: Study, found: Found) -> None:
             found.add(f"{name}_untrained", values, over=EVERY[:1])
     control = aligned(study.reference.wrong_step, study.reference, study.prompts)
     for name, value in control.items():
-        if name != "loss_trained":
+        if name.endswith("_gd"):
             found.add_one(f"{name}_wrong_step", float(value))

@@ -10,12 +10,16 @@ import numpy as np
 
 from experiments.results import curve
 from experiments.study import Found, Study
-from icl_gd import analysis, models
+from icl_gd import analysis, constructions, learners, models
 from icl_gd.analysis import Alignment
 from icl_gd.models import TransformerConfig
+from icl_gd.tasks import LinearRegression
+from icl_gd.tokens import concatenated
 from icl_gd.types import Array, Predictor, Prompt
 
 MAP_PROMPTS = 2048
+STEPS = range(1, 11)  # of learners
+BINS = 24  # of eigenvalues, equally full
 DEGREE = 3  # of the polynomial that is fitted beside I - gamma S
 
 
@@ -66,7 +70,21 @@ def curvature(study: Study, found: Found) -> None:
     for role, values in (("trained", ours["spectrum"][found.shown].mean(0)), ("construction", theirs["spectrum"])):
         for layer in range(n_layers):
             found.curves[f"spectrum_{role}_layer_{layer}"] = curve(ranks, values[layer, ::-1])
+    _filters(study, found, prompts)
     found.arrays["input_coefficients"] = ours["coefficients"][found.shown].mean(0).tolist()
+
+
+def _filters(study: Study, found: Found, prompts: Prompt) -> None:
+    """What is left of the error along eigenvectors of the context's covariance, by eigenvalue."""
+    x = np.asarray(prompts.x, np.float64)
+    eigenvalues = np.linalg.eigvalsh(x.swapaxes(1, 2) @ x / x.shape[1])
+    edges = np.unique(np.quantile(eigenvalues, np.linspace(0, 1, BINS + 1)))
+    middle = [float(np.median(part)) for part in np.array_split(np.sort(eigenvalues.ravel()), len(edges) - 1)]
+    of = lambda predictor: analysis.spectral_filter(predictor, prompts, jnp.asarray(edges, prompts.x.dtype))
+    trained = jax.lax.map(lambda params: of(study.trained.predictor(params)), study.trained.params)
+    found.curves["residual_factor_trained"] = curve(middle, 1 - np.asarray(trained)[found.shown].T)
+    for name, learner in study.reference.learners.items():
+        found.curves[f"residual_factor_{name}"] = curve(middle, 1 - np.asarray(jax.jit(of, static_argnums=0)(learner)))
 
 
 def _of_inputs(study: Study, config: TransformerConfig, params: Any, prompts: Prompt, rank: int) -> dict[str, Array]:
@@ -85,3 +103,37 @@ def _of_inputs(study: Study, config: TransformerConfig, params: Any, prompts: Pr
         "coefficients": polynomial.coefficients,
         "polynomial_explained": polynomial.explained,
     }
+
+
+def by_steps(study: Study, found: Found) -> None:
+    """What more steps give gradient descent and GD++, at their best rates; and that GD++ is built for any number."""
+    task = study.task
+    x = np.asarray(study.prompts.x)
+    spectrum = learners.Spectrum.of(x, np.einsum("pni,pnj->ij", x, x, dtype=np.float64) / (x.shape[0] * x.shape[1]))
+    risks: dict[str, list[float]] = {"gd": [], "gd_free_steps": [], "gd_plus_plus": []}
+    scale = task.d_output * task.weight_scale**2
+    for k in STEPS:
+        rates = {
+            "gd": (learners.best_step_sizes(spectrum, k),),
+            "gd_free_steps": (learners.best_step_sizes(spectrum, k, free=True),),
+            "gd_plus_plus": learners.best_gd_plus_plus(spectrum, k),
+        }
+        for name, its in rates.items():
+            risks[name].append(scale * float(learners.spectral_risk(spectrum, *its)))
+    for name, values in risks.items():
+        found.curves[f"loss_by_steps_{name}"] = curve(STEPS, values)
+    errors = [_built_error(k, m, task.n_context) for k in STEPS for m in (1, 2, 3)]
+    found.add_one("construction_error_float64", max(errors), 0.0)
+
+
+def _built_error(k: int, m: int, n: int, d: int = 4) -> float:
+    """Largest difference of GD++ built and computed, in float64, over its largest prediction."""
+    with jax.enable_x64(True):
+        task = LinearRegression(d, m, n, input_scale=2.0)
+        prompts = jax.vmap(task.sample)(jax.random.split(jax.random.key(k), 64))
+        rates = np.random.default_rng(k).uniform(0.2, 1.0, (2, k))
+        config = constructions.gradient_descent_config(d, m, k)
+        params = constructions.gd_plus_plus_weights(config, d, n, *rates)
+        forms = models.predictor(config, params, concatenated(d, m)), learners.gd_plus_plus(*rates)
+        built, learner = (jax.vmap(form)(prompts.x, prompts.y, prompts.x_query) for form in forms)
+        return float(jnp.abs(built - learner).max() / jnp.abs(learner).max())

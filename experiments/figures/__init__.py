@@ -12,14 +12,19 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from experiments.figures import nonlinear, one_layer
+from experiments.figures import copying, depth, nonlinear, one_layer
 from icl_gd import plots
 
 Done = dict[str, Any]
 
 
 # What the results must have records of, what draws it, and its caption.
-FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Done], Figure], str]] = {**one_layer.FIGURES, **nonlinear.FIGURES}
+FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Done], Figure], str]] = {
+    **one_layer.FIGURES,
+    **depth.FIGURES,
+    **copying.FIGURES,
+    **nonlinear.FIGURES,
+}
 
 
 def draw(done: Done, directory: Path) -> dict[str, str]:
@@ -28,7 +33,8 @@ def draw(done: Done, directory: Path) -> dict[str, str]:
     captions = {}
     with plots.style():
         for number, (name, (wanted, make, caption)) in enumerate(FIGURES.items(), 1):
-            if not all(key in done["curves"] or key in done["arrays"] or done.get(key) for key in wanted):
+            if not all(key in done["curves"] or key in done["arrays"] or key in done["metrics"] or done.get(key)
+                       for key in wanted):  # fmt: skip
                 continue
             figure, stem = make(done), f"{number:02d}_{name}"
             for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):

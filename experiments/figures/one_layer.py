@@ -10,6 +10,7 @@ from experiments.results import sweep_line
 from icl_gd import plots
 
 Done = dict[str, Any]
+DEEP = ("gd_free_steps", "gd_plus_plus_published", "gd_plus_plus", "gd_plus_plus_free_steps")  # learners of more steps
 
 
 def _value(done: Done, name: str) -> float | None:
@@ -25,10 +26,12 @@ def _loss(done: Done) -> Figure:
         _, colour, dashes = plots.ROLES["trapped"]
         ax.plot(curve["x"], losses, dashes, color=colour, linewidth=0.7, label="trapped seeds" if i == 0 else None)
     # On the curve's own prompts: a sample of ten thousand is off by a percent, more than what is to be seen here.
-    plots.level(ax, done["arrays"]["loss_gd_on_curve_prompts"], "gd", "best gradient step")
-    plots.level(ax, done["arrays"]["loss_zero_on_curve_prompts"], "zero")
+    deep = [name for name in DEEP if f"loss_{name}_on_curve_prompts" in done["arrays"]]
+    plots.level(ax, done["arrays"]["loss_gd_on_curve_prompts"], "gd", None if deep else "best gradient step")
+    for name in (*deep, "zero"):
+        plots.level(ax, done["arrays"][f"loss_{name}_on_curve_prompts"], name)
     ax.set(xlabel="training step", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$")
-    ax.legend()
+    ax.legend(fontsize=6 if deep else None)
     return figure
 
 
@@ -60,7 +63,8 @@ def _interpolation(done: Done) -> Figure:
     figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.2))
     plots.line(ax, done["curves"]["loss_by_interpolation"], "interpolated", marker="o")
     low, high = done["curves"]["loss_by_interpolation"]["mean"][-1], _value(done, "loss_zero")
-    plots.level(ax, low, "gd", "best gradient step")  # the line's end, on its own prompts
+    deep = "loss_gd_plus_plus" in done["metrics"]
+    plots.level(ax, low, "gd_plus_plus" if deep else "gd", "GD++" if deep else "best gradient step")  # the line's end
     ax.set(xlabel="trained weights → constructed weights", ylabel="loss", ylim=(0.9 * low, 0.9 * low + 0.25 * high))
     ax.legend()
     return figure

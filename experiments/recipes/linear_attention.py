@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from experiments import monitor, results, sweeps
 from experiments import study as studies
-from experiments.analyses import ANALYSES
+from experiments.analyses import ANALYSES, watched
 from experiments.recorded import recorded
 from experiments.references import references
 from experiments.settings import Run, model_of, task_of, train_of
@@ -59,14 +59,15 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
     prompts = jax.vmap(task.sample)(jax.random.split(key_curve, config.eval.curve_prompts))
     layout = LAYOUTS[config.model.layout](task.d_input, task.d_output)
     predictor_of = lambda params: fastest_predictor(model, params, layout)
-    watch = studies.watcher(predictor_of, reference, prompts)
+    watch = studies.watcher(predictor_of, reference, prompts, watched(config.analyses, model, layout, prompts))
     trained = train_watched(
         config, task, model, settings, stop, watch, workdir, workdir / "checkpoints" / label, label,
         points,
     )  # fmt: skip
     untrained = initialise(model, settings, config.seed, config.seeds).member.params
+    history = monitor.read_history(workdir, label)
     study = studies.Study(
-        task, trained, reference, prompts, watch, key_eval, config.eval.prompts, untrained, config.analyses
+        task, trained, reference, prompts, watch, key_eval, config.eval.prompts, untrained, config.analyses, history
     )
     found = studies.evaluate(study)
     for name, predictor in (*reference.learners.items(), ("zero", learners.zero)):
@@ -81,7 +82,6 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
         return {"sweep": [{"fields": fields, "metrics": found.metrics(part(i))} for i, fields in enumerate(points)]}
     if not found.is_free.any():
         found.arrays["none_free"] = True
-    history = monitor.read_history(workdir, label)
     for name, by_step in history.items():
         values = [[by_step[step][config.seed + i] for i in found.shown] for step in sorted(by_step)]
         found.curves[f"{name}_by_step"] = results.curve(sorted(by_step), values)

@@ -1,7 +1,21 @@
 """Analyses: every comparison takes Predictors (or circuits) and is written once."""
 
 from icl_gd.analysis.alignment import Alignment, alignment, alignment_map
-from icl_gd.analysis.curvature import InputTransform, condition_numbers, context_spectrum, input_transform
+from icl_gd.analysis.copying import (
+    DerivativeNorms,
+    NeighbourScores,
+    derivative_norms,
+    derivatives,
+    induction_score,
+    neighbour_scores,
+)
+from icl_gd.analysis.curvature import (
+    InputTransform,
+    condition_numbers,
+    context_spectrum,
+    input_transform,
+    spectral_filter,
+)
 from icl_gd.analysis.interpolation import interpolate
 from icl_gd.analysis.risk import (
     MEMBERS_AT_ONCE,
@@ -28,8 +42,10 @@ from icl_gd.analysis.weights import (
 __all__ = [
     "MEMBERS_AT_ONCE",
     "Alignment",
+    "DerivativeNorms",
     "InputTransform",
     "Interval",
+    "NeighbourScores",
     "Risk",
     "Routes",
     "alignment",
@@ -38,17 +54,22 @@ __all__ = [
     "canonical_form",
     "condition_numbers",
     "context_spectrum",
+    "derivative_norms",
+    "derivatives",
     "effective_preconditioner",
     "gauge_distance",
+    "induction_score",
     "input_transform",
     "interpolate",
     "losses",
     "match_scale",
     "member_losses",
+    "neighbour_scores",
     "over_members",
     "participation_ratio",
     "risk",
     "roll_out",
     "routes",
+    "spectral_filter",
     "streamed_risks",
 ]

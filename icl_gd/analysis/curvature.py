@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from icl_gd.types import Array
+from icl_gd.types import Array, Predictor, Prompt
 
 
 def context_spectrum(residual: Float[Array, "depth t e"], d_input: int) -> Float[Array, "depth d"]:
@@ -66,3 +66,24 @@ def input_transform(
     else:
         coefficients = coefficients.at[:, 0].add(1.0)
     return InputTransform(coefficients, 1.0 - left / jnp.maximum(total, jnp.finfo(total.dtype).tiny))
+
+
+def spectral_filter(predictor: Predictor, prompts: Prompt, edges: Float[Array, " bin+1"]) -> Float[Array, " bin"]:
+    """What a Predictor makes of the weights along eigenvectors of S, by eigenvalue: the h of `y_hat = W h(S) x_query`.
+
+    In each bin of eigenvalues the factor that fits best, over prompts, `(d y_hat / d x_query) v = h W v`. It is 0 where
+    nothing is learned and 1 where everything is, and is asked of any Predictor; gradient descent and GD++ have
+    `h = 1 - learners.residual_factors`. A bin without eigenvalues has nan.
+    """
+
+    def one(x: Array, y: Array, x_query: Array, w: Array) -> tuple[Array, Array, Array]:
+        eigenvalues, vectors = jnp.linalg.eigh(x.T @ x / len(x))
+        found, true = jax.jacrev(predictor, argnums=2)(x, y, x_query) @ vectors, w @ vectors
+        return eigenvalues, jnp.sum(found * true, axis=0), jnp.sum(true**2, axis=0)
+
+    eigenvalues, shared, power = (
+        leaf.ravel() for leaf in jax.vmap(one)(prompts.x, prompts.y, prompts.x_query, prompts.w)
+    )
+    bins = jnp.searchsorted(edges, eigenvalues) - 1
+    total = lambda values: jax.ops.segment_sum(jnp.where(bins >= 0, values, 0.0), jnp.maximum(bins, 0), len(edges))[:-1]
+    return total(shared) / total(power)

@@ -1,6 +1,13 @@
 """Constructions: weights built by hand so that a Transformer runs a known learner."""
 
+from icl_gd.constructions.copying import copying_config, copying_weights
 from icl_gd.constructions.gd_plus_plus import gd_plus_plus_weights
 from icl_gd.constructions.gradient_descent import gradient_descent_config, gradient_descent_weights
 
-__all__ = ["gd_plus_plus_weights", "gradient_descent_config", "gradient_descent_weights"]
+__all__ = [
+    "copying_config",
+    "copying_weights",
+    "gd_plus_plus_weights",
+    "gradient_descent_config",
+    "gradient_descent_weights",
+]

@@ -14,7 +14,7 @@ over eigenpairs (lambda_k, v_k) of S: weights, noise and queries are integrated 
 prompt. Gradient descent has gamma = 0.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -33,9 +33,9 @@ STARTS = 6
 class Spectrum(NamedTuple):
     """The contexts of a sample of prompts, as far as gradient descent and GD++ tell them apart."""
 
-    eigenvalues: Float[np.ndarray, "prompt d"]  # of S
-    weights: Float[np.ndarray, "prompt d"]  # v_k^T Lambda v_k
-    noise: float  # sigma^2 / psi^2 / n
+    eigenvalues: Float[np.ndarray, "prompt d"] | Float[Array, "prompt d"]  # of S
+    weights: Float[np.ndarray, "prompt d"] | Float[Array, "prompt d"]  # v_k^T Lambda v_k
+    noise: float | Array  # sigma^2 / psi^2 / n
 
     @classmethod
     def of(
@@ -97,74 +97,76 @@ def best_step_sizes(spectrum: Spectrum, n_steps: int, free: bool = False) -> Flo
 
     The order does not matter to gradient descent.
     """
-    shared = _shared_step_size(spectrum, n_steps)
-    if not free or n_steps == 1:
-        return np.full(n_steps, shared)
-    spread = lambda rng: shared * np.exp(rng.normal(size=n_steps))  # equal ones are a saddle
-    return np.sort(_minimise(lambda z: spectral_risk(spectrum, z), spread, _searched(spectrum)))
+    every, none = np.ones((n_steps, 1)), np.zeros((n_steps, 1))
+    # Of one step it is in closed form, and the start of the search: with more steps it shrinks or grows mildly.
+    first, second = (float(np.mean(spectrum.weights * spectrum.eigenvalues**k)) for k in (1, 2))
+    shared = _minimise(spectrum, every, none, np.array([first / (second + spectrum.noise * first)]))
+    if free and n_steps > 1:  # equal ones are a saddle
+        each = np.eye(n_steps)
+        return np.sort(_minimise(spectrum, each, 0 * each, np.repeat(shared, n_steps), spread=1.0))
+    return np.repeat(shared, n_steps)
 
 
 def best_gd_plus_plus(spectrum: Spectrum, n_steps: int, free: bool = False) -> Pairs:
     """GD++'s best pair, one for all steps or, if `free`, one per step: the best of several local minima."""
-    eta = _shared_step_size(spectrum, n_steps)
+    every, none = np.ones((n_steps, 1)), np.zeros((n_steps, 1))
     # a (1 - gamma a^2 lambda) must not overshoot: gamma stays near the inverse of the largest eigenvalues.
     gamma = 0.5 / float(np.quantile(spectrum.eigenvalues[:, -1], 0.9))
-    pair = lambda rng: np.array([eta, gamma]) * np.exp(0.3 * rng.normal(size=2))
-    of_pair = lambda of, z: spectral_risk(of, [z[0]] * n_steps, [z[1]] * n_steps)
-    shared = _minimise(lambda z: of_pair(spectrum, z), pair, lambda z: of_pair(spectrum.first(SEARCHED), z))
-    if not free or n_steps == 1:
-        return Pairs(np.full(n_steps, shared[0]), np.full(n_steps, shared[1]))
-    every = np.repeat(shared, n_steps)
-    start = lambda rng: every * np.exp(0.2 * rng.normal(size=2 * n_steps))
-    of_all = lambda of, z: spectral_risk(of, z[:n_steps], z[n_steps:])
-    found = _minimise(lambda z: of_all(spectrum, z), start, lambda z: of_all(spectrum.first(SEARCHED), z))
+    start = np.array([best_step_sizes(spectrum, n_steps)[0], gamma])
+    found = _minimise(spectrum, np.hstack([every, none]), np.hstack([none, every]), start, spread=0.3)
+    found = np.repeat(found, n_steps)
+    if free and n_steps > 1:
+        each = np.eye(n_steps)
+        maps = np.hstack([each, 0 * each]), np.hstack([0 * each, each])
+        found = _minimise(spectrum, *maps, found, spread=0.2)
     return Pairs(found[:n_steps], found[n_steps:])
 
 
 def tied_step_size(spectrum: Spectrum, n_steps: int, n_context: int) -> float:
     """The best step size of GD++ with `gamma = step_size / n`, from where the published code starts to learn a pair."""
-    risk = lambda z: spectral_risk(spectrum, [z[0]] * n_steps, [z[0] / n_context] * n_steps)
-    start = np.array([_shared_step_size(spectrum, n_steps)])
-    return float(_minimise(risk, lambda rng: start)[0])
+    every = np.ones((n_steps, 1))
+    return float(_minimise(spectrum, every, every / n_context, best_step_sizes(spectrum, n_steps)[:1])[0])
 
 
-def _shared_step_size(spectrum: Spectrum, n_steps: int) -> float:
-    # Of one step it is in closed form, and the start of the search: with more steps it shrinks or grows mildly.
-    moments = [float(np.mean(spectrum.weights * spectrum.eigenvalues**k)) for k in (1, 2)]
-    one = moments[0] / (moments[1] + spectrum.noise * moments[0])
-    if n_steps == 1:
-        return one
-    return float(_minimise(lambda z: spectral_risk(spectrum, [z[0]] * n_steps), lambda rng: np.array([0.9 * one]))[0])
-
-
-def _searched(spectrum: Spectrum) -> Callable[[Array], Array]:
-    return lambda z: spectral_risk(spectrum.first(SEARCHED), z)
+@jax.jit
+def _risk_and_gradient(eigenvalues: Array, weights: Array, noise: Array, rates: Array) -> tuple[Array, Array]:
+    """Log risk of rates `[2 step]`, and its gradient: one program for all learners of as many steps."""
+    risk = lambda rates: jnp.log(spectral_risk(Spectrum(eigenvalues, weights, noise), rates[0], rates[1]))
+    return jax.value_and_grad(risk)(rates)
 
 
 def _minimise(
-    risk: Callable[[Array], Array],
-    start: Callable[[np.random.Generator], np.ndarray],
-    rough: Callable[[Array], Array] | None = None,
-) -> np.ndarray:
-    """The minimum of `risk` by BFGS, from one start or, with a `rough` risk, from the best of several minima of it.
+    spectrum: Spectrum,
+    to_step_sizes: Float[np.ndarray, "step p"],
+    to_gammas: Float[np.ndarray, "step p"],
+    start: Float[np.ndarray, " p"],
+    spread: float = 0.0,
+) -> Float[np.ndarray, " p"]:
+    """The p numbers, of which all rates are linear functions, with the least risk, by BFGS.
 
     In float64 whatever the caller computes in, and relative to the start, because rates of one learner differ by
-    orders of magnitude.
+    orders of magnitude. With a `spread` (of the starts' logarithms) the best of several minima, as found on some of the
+    contexts, is followed on all of them.
     """
+    maps = np.stack([to_step_sizes, to_gammas])
     rng = np.random.default_rng(0)
 
-    def descend(f: Callable[[Array], Array], origin: np.ndarray) -> tuple[float, np.ndarray]:
-        value_and_gradient = jax.jit(jax.value_and_grad(lambda ratio: jnp.log(f(ratio * origin))))
+    def descend(spectrum: Spectrum, origin: np.ndarray) -> tuple[float, np.ndarray]:
+        data = [jnp.asarray(leaf) for leaf in spectrum]
 
-        def both(ratio: np.ndarray) -> tuple[float, np.ndarray]:
-            value, gradient = value_and_gradient(jnp.asarray(ratio))
-            return (float(value), np.asarray(gradient)) if np.isfinite(value) else (1e9, np.zeros(len(ratio)))
+        def risk_and_gradient(ratio: np.ndarray) -> tuple[float, np.ndarray]:
+            value, gradient = _risk_and_gradient(*data, jnp.asarray(maps @ (ratio * origin)))
+            if not np.isfinite(value):
+                return 1e9, np.zeros(len(ratio))
+            return float(value), np.einsum("rs,rsp->p", gradient, maps) * origin
 
-        found = scipy.optimize.minimize(both, np.ones(len(origin)), jac=True, method="BFGS", options={"gtol": 1e-7})
+        found = scipy.optimize.minimize(
+            risk_and_gradient, np.ones(len(origin)), jac=True, method="BFGS", options={"gtol": 1e-7}
+        )
         return float(found.fun), found.x * origin
 
     with jax.enable_x64(True):
-        if rough is None:
-            return descend(risk, start(rng))[1]
-        _, nearest = min((descend(rough, start(rng)) for _ in range(STARTS)), key=lambda found: found[0])
-        return descend(risk, nearest)[1]
+        if spread:
+            starts = [start * np.exp(spread * rng.normal(size=len(start))) for _ in range(STARTS)]
+            start = min((descend(spectrum.first(SEARCHED), origin) for origin in starts), key=lambda found: found[0])[1]
+        return descend(spectrum, start)[1]

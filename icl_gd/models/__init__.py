@@ -5,6 +5,7 @@ from icl_gd.models.query import has_query_form, query_predictor, read_query
 from icl_gd.models.transformer import (
     TransformerConfig,
     apply,
+    apply_to_query,
     circuits,
     embed,
     features,
@@ -18,6 +19,7 @@ __all__ = [
     "TransformerConfig",
     "apply",
     "apply_moments",
+    "apply_to_query",
     "circuit_predictor",
     "circuits",
     "embed",

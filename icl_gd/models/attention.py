@@ -12,15 +12,15 @@ from icl_gd.types import Array, Scalar
 TINY = 1e-6  # beside the sum that keys and queries are divided by, as published
 
 
-def _softmax(scores: Array, readable: Array, d_head: int) -> Array:
-    return jax.nn.softmax(jnp.where(readable, scores / d_head**0.5, -jnp.inf), axis=-1)
+def _softmax(scores: Array, d_head: int) -> Array:
+    return jax.nn.softmax(scores / d_head**0.5, axis=-1)
 
 
-# From scores, zero where the key is masked, to the pattern that multiplies the values. Only softmax scales its scores.
-KINDS: dict[str, Callable[[Array, Array, int, Array], Array]] = {
-    "linear": lambda scores, readable, d_head, mix: scores,
-    "softmax": lambda scores, readable, d_head, mix: _softmax(scores, readable, d_head),
-    "mixed": lambda scores, readable, d_head, mix: mix * _softmax(scores, readable, d_head) + (1 - mix) * scores,
+# From scores to the pattern that multiplies the values. Only softmax scales its scores.
+KINDS: dict[str, Callable[[Array, int, Array], Array]] = {
+    "linear": lambda scores, d_head, mix: scores,
+    "softmax": lambda scores, d_head, mix: _softmax(scores, d_head),
+    "mixed": lambda scores, d_head, mix: mix * _softmax(scores, d_head) + (1 - mix) * scores,
 }
 
 
@@ -28,7 +28,8 @@ class SelfAttention(nn.Module):
     """`e_i <- sum_heads P W_V sum_{j in context} e_j pattern(W_K e_j, W_Q e_i)`, the update of one layer.
 
     Returns `(update [t e], scores [head t t], pattern [head t t])`. The last token is the query: it reads and is
-    never read, so its column of the scores and of the pattern is zero.
+    never read, so its column of the scores and of the pattern is zero. With `query_only` it alone reads: the rows
+    of all three are one, the last of the t.
     """
 
     n_heads: int
@@ -38,8 +39,8 @@ class SelfAttention(nn.Module):
     normalised: bool = False  # keys and queries are divided by their sums (Schlag et al. 2102.11174)
 
     @nn.compact
-    def __call__(self, tokens: Array) -> tuple[Array, Array, Array]:
-        t, e = tokens.shape
+    def __call__(self, tokens: Array, query_only: bool = False) -> tuple[Array, Array, Array]:
+        reading, context, e = tokens[-1:] if query_only else tokens, tokens[:-1], tokens.shape[-1]
         # Truncated normal with variance init_variance / fan_in, corrected for the truncation, as in the published code.
         into = variance_scaling(self.init_variance, "fan_in", "truncated_normal", in_axis=-1, out_axis=-2, batch_axis=0)
         shape = (self.n_heads, self.d_head, e)
@@ -55,13 +56,15 @@ class SelfAttention(nn.Module):
             # The published code's one weight, of fan-in one, behind a sigmoid of slope ten.
             mix = jax.nn.sigmoid(10 * self.param("mix", into, (1, 1, 1))[0, 0, 0])
 
-        queries = jnp.einsum("hke,te->htk", w_q, tokens)
-        keys = jnp.einsum("hke,te->htk", w_k, tokens)
+        # Weights meet each other before they meet tokens: so there are fewer products per token, and, in the first
+        # layer, gradients need half as many of the products over pairs of tokens.
+        asked = jnp.einsum("hkc,hke,ie->hic", w_k, w_q, reading)
+        scores = jnp.einsum("hic,jc->hij", asked, context)
         if self.normalised:
-            queries, keys = (v / (jnp.sum(v, axis=-1, keepdims=True) + TINY) for v in (queries, keys))
-        values = jnp.einsum("hke,te->htk", w_v, tokens)
-        readable = (jnp.arange(t) < t - 1)[None, None, :]
-        scores = jnp.einsum("hik,hjk->hij", queries, keys) * readable.astype(tokens.dtype)
-        pattern = KINDS[self.kind](scores, readable, self.d_head, mix)
-        update = jnp.einsum("hek,hij,hjk->ie", p, pattern, values)
-        return update, scores, pattern
+            total = lambda w, tokens: jnp.einsum("hke,te->ht", w, tokens) + TINY
+            scores = scores / (total(w_q, reading)[:, :, None] * total(w_k, context)[:, None, :])
+        pattern = KINDS[self.kind](scores, self.d_head, mix)
+        seen = jnp.einsum("hij,jc->hic", pattern, context)
+        update = jnp.einsum("hek,hkc,hic->ie", p, w_v, seen)
+        unread = lambda of_context: jnp.pad(of_context, ((0, 0), (0, 0), (0, 1)))
+        return update, unread(scores), unread(pattern)

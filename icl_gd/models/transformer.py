@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.initializers import variance_scaling
+from jaxtyping import Float
 
 from icl_gd.models.attention import KINDS, SelfAttention
 from icl_gd.types import Activations, Array, Circuits, Layout, Predictor, Scalar
@@ -129,19 +130,22 @@ class _Block(nn.Module):
             nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False) if self.reads_normalised else lambda v: v
         )
 
-    def __call__(self, residual: Array) -> tuple[Array, Array, Array]:
-        update, scores, pattern = self.attention(self.norm(residual))
-        residual = residual + update
+    def __call__(self, residual: Array, query_only: bool = False) -> tuple[Array, Array, Array]:
+        update, scores, pattern = self.attention(self.norm(residual), query_only)
+        residual = (residual[-1:] if query_only else residual) + update
         if self.config.clip is not None:
             residual = jnp.clip(residual, -self.config.clip, self.config.clip)
         return residual, scores, pattern
 
 
 class _Transformer(nn.Module):
+    """Residuals, scores and patterns, layer by layer; with `query_only` those of the last layer have the query's row
+    alone."""
+
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, tokens: Array) -> Activations:
+    def __call__(self, tokens: Array, query_only: bool = False) -> tuple[list[Array], list[Array], list[Array]]:
         config = self.config
         if isinstance(config.init_scale, tuple):
             raise ValueError(f"init_scale={config.init_scale} is swept over by training; a model starts from one value")
@@ -154,12 +158,12 @@ class _Transformer(nn.Module):
         if config.is_embedded:
             tokens = _Embedding(config, variance, name="embedding")(tokens)
         residuals, scores, patterns = [tokens], [], []
-        for name in config.blocks:
-            residual, score, pattern = blocks[name](residuals[-1])
+        for layer, name in enumerate(config.blocks, 1):
+            residual, score, pattern = blocks[name](residuals[-1], query_only and layer == config.n_layers)
             residuals.append(residual)
             scores.append(score)
             patterns.append(pattern)
-        return Activations(jnp.stack(residuals), jnp.stack(scores), jnp.stack(patterns))
+        return residuals, scores, patterns
 
 
 def has_moment_form(config: TransformerConfig) -> bool:
@@ -179,8 +183,17 @@ def init(config: TransformerConfig, key: Array) -> Params:
 
 def apply(config: TransformerConfig, params: Params, tokens: Array) -> Activations:
     """Runs the stack on tokens `[t e]`, whose last row is the query, and returns everything it computed."""
+    return Activations(*map(jnp.stack, _run(config, params, tokens)))
+
+
+def apply_to_query(config: TransformerConfig, params: Params, tokens: Array) -> Float[Array, " e"]:
+    """`apply(...).residual[-1, -1]`, without what nobody reads of the last layer: the updates of the context."""
+    return _run(config, params, tokens, query_only=True)[0][-1][-1]
+
+
+def _run(config: TransformerConfig, params: Params, tokens: Array, query_only: bool = False) -> Any:
     config = replace(config, init_scale=1.0)  # the weights are there; a sweep's tuple says nothing of them
-    return _Transformer(config).apply({"params": params}, tokens)  # pyright: ignore[reportReturnType]
+    return _Transformer(config).apply({"params": params}, tokens, query_only)
 
 
 def embed(config: TransformerConfig, params: Params, tokens: Array) -> Array:
@@ -212,8 +225,7 @@ def layerwise_predictor(config: TransformerConfig, params: Params, layout: Layou
 
 def predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:
     """The Transformer as a Predictor."""
-    layerwise = layerwise_predictor(config, params, layout)
-    return lambda x, y, x_query: layerwise(x, y, x_query)[-1]
+    return lambda x, y, x_query: layout.read_out(apply_to_query(config, params, layout.encode(x, y, x_query)))
 
 
 def circuits(config: TransformerConfig, params: Params) -> Circuits:

@@ -93,12 +93,15 @@ def fastest_predictor(config: TransformerConfig, params: Any, layout: Layout) ->
 
 
 def learning_problem(
-    task: Task, config: TransformerConfig, layout: Layout, settings: TrainSettings
+    task: Task, config: TransformerConfig, layout: Layout, settings: TrainSettings, concatenated: bool = True
 ) -> tuple[Callable[[Array], Any], Callable[[Any, Any], Array]]:
     """What the population trainer asks for: `draw(key) -> batch` and `loss(params, batch)`.
 
     The loss is `1/2 |y_hat - y_query|^2`, averaged over the batch. A network that has the moment form is trained in it,
     unless `settings.form` says otherwise.
+
+    Args:
+      concatenated: whether the layout's tokens are (x, y), whose moments a task may draw by itself.
 
     Raises:
       ValueError: if the moment form is asked for where it is not exact.
@@ -130,7 +133,7 @@ def learning_problem(
     if settings.form == "tokens" or not models.has_moment_form(config):
         loss = loss_of_queries if settings.form == "auto" and models.has_query_form(config) else loss_of_tokens
         return prompts, loss if config.mlp_width is None else in_blocks(loss, _prompts_in_cache(task, config, layout))
-    if isinstance(task, MomentTask):
+    if isinstance(task, MomentTask) and concatenated:
         return partial(task.sample_moments, n_prompts=batch_size), loss_of_moments
     return moments, loss_of_moments
 
@@ -210,7 +213,7 @@ def train(
         )
     members = population.members_of(seed, seeds, settings, config.init_scale)
     placement = mesh.place(parallel, len(members.data), settings.batch_size, settings.share_batches)
-    draw, loss = learning_problem(task, config, tokens, settings)
+    draw, loss = learning_problem(task, config, tokens, settings, layout == "concatenated")
     if given:
         _check_given(config, settings, given)
         loss = _only_own(loss, given)

@@ -18,6 +18,7 @@ ONE = f"--config={CONFIGS}/one_layer.py"
 GAUSSIAN = f"--config={CONFIGS}/gaussian_optimum.py"
 SWEEP = f"--config={CONFIGS}/context_sweep.py"
 SINE = f"--config={CONFIGS}/sine.py"
+APART = f"--config={CONFIGS}/token_copying.py"
 
 BAD = [
     ([], ["--config", "one_layer"]),
@@ -148,6 +149,11 @@ BAD = [
     ([ONE, "--config.model.init_scale=(1,0)"], ["model.init_scale=0", "above 0"]),
     ([ONE, "--config.task.inputs=('uniform','nrmal')"], ["task.inputs=nrmal", "did you mean normal?"]),
     ([ONE, "--config.task.inputs=('uniform',['normal'])"], ["task.inputs=['normal']", "accepted"]),
+    ([APART, "--config.task.d_output=11"], ["task.d_output=11", "at most 10", "model.layout=concatenated"]),
+    ([APART, "--config.task.d_input=2", "--config.task.d_output=3"], ["task.d_output=3", "at most 2"]),
+    ([APART, "--config.model.layout=concatenated"], ["model.layout=concatenated", "analyses=copying"]),
+    ([ONE, "--config.model.layout=interleaved"], ["model.layout=interleaved", "analyses=weights,interpolation"]),
+    ([ONE, "--config.model.layout=interleavd"], ["model.layout=interleavd", "did you mean interleaved?"]),
     ([ONE, "--config.model.n_layers=(1,2)"], ["model.n_layers=2", "analyses"]),
     ([GAUSSIAN, "--config.task.d_input=(5,4)"], ["task.eigenvalues", "task.d_input=4"]),
     ([ONE, "--config.train.batch_size=(2,2000000000)"], ["GiB", "train.batch_size=2000000000"]),

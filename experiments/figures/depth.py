@@ -1,0 +1,115 @@
+"""Figures of deep networks beside gradient descent and GD++."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from icl_gd import plots
+
+Done = dict[str, Any]
+LEARNERS = ("gd", "gd_free_steps", "gd_plus_plus_published", "gd_plus_plus", "gd_plus_plus_free_steps")
+ALIGNED = ("gd", "gd_plus_plus_published", "gd_plus_plus", "gd_plus_plus_free_steps")
+
+
+def _losses(done: Done) -> Figure:
+    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.2))
+    names = ["trained", "interpolated", *reversed(LEARNERS)]
+    names = [name for name in names if f"loss_{name}" in done["metrics"]]
+    for row, name in enumerate(names):
+        values = [value for value in done["metrics"][f"loss_{name}"]["per_seed"] if value is not None]
+        _, colour, _ = plots.ROLES[name]
+        ax.plot(values, [row] * len(values), "o", color=colour, markerfacecolor="none")
+        ax.annotate(f"{np.mean(values):.4f}", (max(values), row), (5, 0), textcoords="offset points", va="center",
+                    fontsize=6.5)  # fmt: skip
+    ax.set_yticks(range(len(names)), [plots.ROLES[name][0] for name in names])
+    ax.set_xlim(0, 1.3 * ax.get_xlim()[1])
+    ax.set_xlabel(r"loss  $\frac{1}{2}(\hat y - y)^2$")
+    return figure
+
+
+def _alignment(done: Done) -> Figure:
+    figure, axes = plt.subplots(1, 3, figsize=(plots.PAGE, 2.5))
+    measures = ("sensitivity_cosine", "sensitivity_difference", "prediction_difference")
+    for ax, measure in zip(axes, measures, strict=True):
+        for name in ALIGNED:
+            plots.line(ax, done["curves"][f"{measure}_{name}_by_step"], name)
+        ax.set(xlabel="training step", ylabel=measure.replace("_", " "))
+    if done["curves"]["sensitivity_cosine_gd_by_step"]["mean"][-1] > 0.8:
+        axes[0].set_ylim(0.8, 1.005)  # what comes before is the same for all
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _map(done: Done) -> Figure:
+    names = ("gd", "gd_plus_plus_published", "gd_plus_plus")
+    figure, axes = plt.subplots(2, 3, figsize=(plots.PAGE, 4.2), sharex=True, sharey=True)
+    for column, name in enumerate(names):
+        plots.heat(axes[0, column], done["arrays"][f"map_sensitivity_cosine_{name}"], plots.ROLES[name][0])
+        plots.heat(axes[1, column], done["arrays"][f"map_prediction_difference_{name}"], "")
+        axes[1, column].set_xlabel("step of the learner")
+    axes[0, 0].set_ylabel("trained layer\n(sensitivity cosine)")
+    axes[1, 0].set_ylabel("trained layer\n(prediction difference)")
+    return figure
+
+
+def _by_steps(done: Done) -> Figure:
+    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4))
+    for name in ("gd", "gd_free_steps", "gd_plus_plus"):
+        plots.line(ax, done["curves"][f"loss_by_steps_{name}"], name, marker="o")
+    layers, trained = done["arrays"]["n_layers"], done["metrics"]["loss_trained"]
+    plots.points(ax, {"x": [layers], **_band(trained)}, "trained", marker="s", size=6, label="trained layers")
+    ax.set(xlabel="steps, or layers", ylabel="loss", yscale="log")
+    ax.legend()
+    return figure
+
+
+def _band(metric: dict) -> dict[str, list[float]]:
+    values = [value for value in metric["per_seed"] if value is not None]
+    return {"mean": [metric["mean"]], "low": [min(values)], "high": [max(values)]}
+
+
+def _curvature(done: Done) -> Figure:
+    figure, axes = plt.subplots(1, 3, figsize=(plots.PAGE, 2.9), width_ratios=(1, 1.1, 1.1))
+    curves = done["curves"]
+    for role in ("construction", "trained"):
+        plots.line(axes[0], curves[f"condition_number_by_layer_{role}"], role, marker="o",
+                   label="GD++" if role == "construction" else None)  # fmt: skip
+    axes[0].set(xlabel="layers", ylabel="median condition number of $S$", yscale="log")
+    axes[0].set_xticks(curves["condition_number_by_layer_trained"]["x"])
+    axes[0].legend()
+    layers = [key for key in curves if key.startswith("spectrum_trained_layer_")]
+    for key, shade in zip(layers, plots.shades(len(layers)), strict=True):
+        other = curves[key.replace("trained", "construction")]
+        axes[1].plot(curves[key]["x"], curves[key]["mean"], color=shade, label=f"{key.rsplit('_', 1)[1]} layers")
+        axes[1].plot(other["x"], other["mean"], "--", color=shade)
+    axes[1].set(xlabel="rank", ylabel="median eigenvalue of $S$", yscale="log")
+    axes[1].legend(title="after (dashed: GD++)", title_fontsize=7)
+    for role in ("trained", *ALIGNED):
+        plots.line(axes[2], curves[f"residual_factor_{role}"], role)
+    axes[2].axhline(0, color="black", linewidth=0.4)
+    axes[2].set(xlabel="eigenvalue of $S$ at the start", ylabel="share of the error left", ylim=(-0.75, 1.02))
+    handles, labels = axes[2].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+FIGURES = {
+    "depth_losses": (("loss_gd_plus_plus",), _losses,
+                     "Losses of deep trained networks (every seed) beside those of the learners they are compared "
+                     "with, on the same prompts."),
+    "depth_alignment": (("sensitivity_cosine_gd_plus_plus_by_step",), _alignment,
+                        "Alignment to gradient descent and to kinds of GD++ over training: mean and range over free "
+                        "seeds."),
+    "layer_map": (("map_sensitivity_cosine_gd_plus_plus",), _map,
+                  "What is predicted after each trained layer beside each step of a learner, mean over free seeds. An "
+                  "algorithm that is run one step a layer has the best of each row on the diagonal."),
+    "by_steps": (("loss_by_steps_gd",), _by_steps,
+                 "Losses of learners by their number of steps, each at its best rates, and of the trained layers."),
+    "curvature": (("condition_number_by_layer_trained",), _curvature,
+                  "Left and middle: the covariance S of the context's inputs after each layer, trained and GD++. "
+                  "Right: what is left of the error along eigenvectors of S. GD++ flattens the spectrum, so that later "
+                  "steps may be long enough for small eigenvalues too, which gradient descent leaves."),
+}  # fmt: skip

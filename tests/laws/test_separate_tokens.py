@@ -1,0 +1,273 @@
+"""Separate tokens: their layout, the copying construction, what a first layer copies, and the query's own path."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icl_gd import LinearRegression, analysis, constructions, learners, models, tokens
+from icl_gd.models import TransformerConfig
+from icl_gd.training import TrainSettings
+from icl_gd.training.in_context import learning_problem
+
+KINDS = {
+    "linear": {},
+    "softmax": {"attention": "softmax"},
+    "mixed": {"attention": "mixed"},
+    "by_layer": {"attention": ("softmax", "linear")},
+    "heads": {"attention": "softmax", "n_heads": 3, "d_head": 2},
+    "clip": {"clip": 0.5},
+    "layer_norm": {"layer_norm": True, "shared": True},
+    "normalised": {"normalised": True},
+    "embedded": {"attention": "softmax", "d_embed": 7, "mlp_width": 9},
+}
+
+
+def problems(d, n, m, seed=0, count=4):
+    rng = np.random.default_rng(seed)
+    return tuple(jnp.asarray(rng.normal(size=(count, *shape))) for shape in ((n, d), (n, m), (d,)))
+
+
+@pytest.mark.parametrize(("d", "n", "m"), [(1, 1, 1), (3, 4, 2), (10, 10, 1), (4, 2, 4)])
+@pytest.mark.parametrize("own_slots", [False, True])
+def test_every_example_is_two_tokens_and_every_token_has_its_place(d, n, m, own_slots, x64):
+    x, y, q = (part[0] for part in problems(d, n, m))
+    layout = tokens.interleaved(d, m, 6, own_slots)
+    encoded = np.asarray(layout.encode(x, y, q))
+    content = d + m if own_slots else d
+    assert encoded.shape == (2 * n + 1, layout.d_token)
+    for j in range(n):
+        np.testing.assert_array_equal(encoded[2 * j, :d], x[j])
+        np.testing.assert_array_equal(encoded[2 * j + 1, content - m : content], y[j])
+        assert not encoded[2 * j, d:content].any()
+        assert not encoded[2 * j + 1, : content - m].any()
+    np.testing.assert_array_equal(encoded[-1, :d], q)
+    for place, code in enumerate(encoded[:, content : content + 6]):
+        angles = place / 10000 ** (np.array([0, 2, 4]) / 6)
+        np.testing.assert_allclose(code, np.ravel(np.stack([np.sin(angles), np.cos(angles)], -1)), atol=1e-12)
+    assert not encoded[:, content + 6 :].any()
+    np.testing.assert_array_equal(
+        layout.read_out(jnp.arange(layout.d_token) + 1.0), -jnp.arange(layout.d_token)[-m:] - 1
+    )
+
+
+def test_what_separate_tokens_cannot_hold_is_refused():
+    with pytest.raises(ValueError, match=r"d_output=3.*at most 2"):
+        tokens.interleaved(2, 3)
+    with pytest.raises(ValueError, match="d_positions=7"):
+        tokens.interleaved(3, 1, 7)
+    with pytest.raises(ValueError, match=r"d_output=5.*at most 4"):
+        tokens.interleaved(8, 5, 4)
+    tokens.interleaved(8, 5, 4, own_slots=True)
+
+
+@pytest.mark.parametrize("places", [-2, 0, 1, 5])
+def test_a_shift_takes_every_place_to_another(places):
+    codes = tokens.positions(30, 8)
+    np.testing.assert_allclose(codes[5:20] @ tokens.shift(8, places).T, codes[5 + places : 20 + places], atol=1e-12)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(d=st.integers(1, 5), n=st.integers(1, 8), m=st.integers(1, 3), k=st.integers(1, 3), places=st.integers(1, 4),
+       extra=st.integers(0, 2), preconditioned=st.booleans(), seed=st.integers(0, 2**31))  # fmt: skip
+def test_copying_and_steps_are_the_learner_at_large_scale(d, n, m, k, places, extra, preconditioned, seed):
+    with jax.enable_x64(True):
+        x, y, q = problems(d, n, m, seed)
+        rng = np.random.default_rng(seed)
+        a = jnp.asarray(rng.normal(size=(d, d)) if preconditioned else np.eye(d))
+        top = max(np.linalg.norm(x_i.T @ x_i / n @ np.asarray(a), 2) for x_i in np.asarray(x))
+        etas = rng.uniform(0.05, 1.0, k) / top
+        config = constructions.copying_config(d, m, 2 * places, k)
+        config = replace(config, n_heads=1 + extra, d_head=config.head_width + extra)
+
+        @jax.jit  # one compilation an example
+        def predictions(x, y, q, a):
+            a = a if preconditioned else None
+            weights = constructions.copying_weights(config, d, n, etas, tokens.shift(2 * places, 1), 1e4, a)
+            layout = tokens.interleaved(d, m, 2 * places, own_slots=True)
+            built = models.layerwise_predictor(config, weights, layout)
+            learner = learners.layerwise_gradient_descent(etas, preconditioner=a)
+            return [jax.vmap(form)(x, y, q) for form in (built, learner)]
+
+        built, learned = map(np.asarray, predictions(x, y, q, a))
+        assert np.abs(built[:, 1:] - learned).max() / np.abs(learned).max() < 1e-12
+
+
+def test_the_error_of_copying_falls_exponentially_with_scale(x64):
+    """At the rate of the least gap between a place's successor and the others, until rounding ends it."""
+    d, n, m, d_positions = 4, 6, 2, 10
+    x, y, q = problems(d, n, m)
+    config, layout = constructions.copying_config(d, m, d_positions), tokens.interleaved(d, m, d_positions, True)
+    learned = jax.vmap(learners.gradient_descent([0.5]))(x, y, q)
+    step = tokens.shift(d_positions, 1)
+
+    def error(scale):
+        weights = constructions.copying_weights(config, d, n, [0.5], step, scale)
+        built = jax.vmap(models.predictor(config, weights, layout))(x, y, q)
+        return float(jnp.abs(built - learned).max() / jnp.abs(learned).max())
+
+    codes = tokens.positions(2 * n, d_positions)
+    alike = codes[:-1:2] @ step.T @ codes.T  # of inputs, on every token of the context
+    gap = min(row[2 * i + 1] - np.delete(row, 2 * i + 1).max() for i, row in enumerate(alike))
+    errors = np.array([error(scale) for scale in (15.0, 25.0, 35.0, 500.0)])
+    np.testing.assert_allclose(np.diff(np.log(errors[:3])) / 10, -gap, rtol=0.02)
+    assert errors[0] > 1e-4
+    assert errors[-1] < 1e-14
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"d_token": 14}, "d_token=14"),
+        ({"d_head": 5}, "d_head=5"),
+        ({"attention": ("linear", "linear")}, "needs softmax"),
+        ({"n_layers": 3, "attention": ("softmax", "linear", "linear")}, "of 1 steps"),
+    ],
+)
+def test_what_a_config_cannot_copy_is_refused(changes, words):
+    config = replace(constructions.copying_config(3, 2, 6), **changes)
+    with pytest.raises(ValueError, match=words):
+        constructions.copying_weights(config, 3, 5, [1.0], tokens.shift(6, 1), 1.0)
+
+
+def built_copier(d, n, m, scale=1e3, places=6):
+    config = constructions.copying_config(d, m, places)
+    weights = constructions.copying_weights(config, d, n, [0.5], tokens.shift(places, 1), scale)
+    return config, weights, tokens.interleaved(d, m, places, own_slots=True)
+
+
+def test_derivatives_are_finite_differences(x64):
+    config = TransformerConfig(9, 2, init_scale=9.0, attention=("softmax", "linear"))
+    params, layout = models.init(config, jax.random.key(0)), tokens.interleaved(3, 1, 6)
+    encoded = layout.encode(*(part[0] for part in problems(3, 4, 1)))
+    layer = lambda t: models.apply(config, params, t).residual[1]
+    found = analysis.derivatives(layer, encoded, 3)
+    assert found.shape == (8, 9, 3)
+    for j, c in ((0, 0), (3, 2), (7, 1), (8, 0)):
+        moved = [layer(encoded.at[j, c].add(sign * 1e-5))[:-1].sum(-1) for sign in (1, -1)]
+        np.testing.assert_allclose(found[:, j, c], (moved[0] - moved[1]) / 2e-5, rtol=1e-6, atol=1e-8)
+    assert not np.asarray(found[:, -1]).any()  # the query is never read
+
+
+def test_norms_of_derivatives_are_those_of_the_published_loops(x64):
+    n, d = 4, 3
+    found = np.random.default_rng(0).normal(size=(5, 2 * n, 2 * n + 1, d))
+    found[:, :, -1] = 0
+    own, following, others, each = 0.0, 0.0, 0.0, []
+    for k in range(2 * n - 1):
+        norms = np.linalg.norm(found[:, k].mean(0), axis=-1)
+        own, following = own + norms[k], following + norms[k + 1]
+        others += (norms[:k].sum() + norms[k + 1 :].sum()) / len(norms[:-2])
+        by_prompt = np.linalg.norm(found[:, k], axis=-1)
+        each.append([by_prompt[:, k], by_prompt[:, k + 1], np.delete(by_prompt, (k, k + 1, 2 * n), axis=1).mean(1)])
+    faithful = analysis.derivative_norms(jnp.asarray(found), faithful=True)
+    np.testing.assert_allclose(faithful, np.array([own, following, others]) / (2 * n - 1), rtol=1e-12)
+    np.testing.assert_allclose(analysis.derivative_norms(jnp.asarray(found)), np.mean(each, axis=(0, 2)), rtol=1e-12)
+
+
+def test_a_copier_depends_on_the_next_token_alone(x64):
+    """The y part of the next token, added once to a token: derivative one in each of its m slots."""
+    config, weights, layout = built_copier(3, 4, 2)
+    encoded = jax.vmap(layout.encode)(*problems(3, 4, 2))
+    layer = lambda t: models.apply(config, weights, t).residual[1]
+    norms = analysis.derivative_norms(jax.vmap(lambda t: analysis.derivatives(layer, t, 5))(encoded))
+    np.testing.assert_allclose(norms, [5**0.5, 2**0.5, 0.0], atol=1e-10)
+
+
+def test_scores_of_a_copier_and_of_a_layer_that_reads_everything(x64):
+    d, n, m = 3, 5, 2
+    config, weights, layout = built_copier(d, n, m)
+    encoded = layout.encode(*(part[0] for part in problems(d, n, m)))
+    at = lambda weights: analysis.neighbour_scores(models.apply(config, weights, encoded).pattern[0])
+    copier, uniform = at(weights), at(jax.tree.map(jnp.zeros_like, weights))
+    np.testing.assert_allclose(copier.following, [1.0], rtol=1e-10)
+    np.testing.assert_allclose(copier.label, [1.0], rtol=1e-10)
+    np.testing.assert_allclose(copier.previous[0] * 2 * n, jnp.sum(jnp.abs(copier.previous * 2 * n)), rtol=1e-10)
+    assert float(copier.previous[0]) < 0.2  # of the query alone, whose successor is not there
+    for score in uniform:
+        np.testing.assert_allclose(score, [1 / (2 * n)], rtol=1e-12)
+
+
+def test_scores_by_hand():
+    """Two examples: inputs give 3/4 to their label, labels 1/2 to the next input, the query 1/5 to the last label."""
+    pattern = jnp.array([
+        [1.0, -3.0, 0.0, 0.0, 0.0],
+        [4.0, 1.0, 5.0, 0.0, 0.0],
+        [0.0, 1.0, 0.0, 3.0, 0.0],
+        [0.0, 0.0, 2.0, 8.0, 0.0],
+        [2.0, 0.0, 2.0, 1.0, 0.0],
+    ])  # fmt: skip
+    found = analysis.neighbour_scores(jnp.stack([pattern, -2.0 * pattern]))
+    for score, expected in zip(found, ((0.4 + 0.25 + 0.2 + 0.2) / 4, (0.75 + 0.5 + 0.75) / 3, 0.75), strict=True):
+        np.testing.assert_allclose(score, 2 * [expected], rtol=1e-6)
+
+
+def test_induction_scores(x64):
+    """Of a head that looks for what is alike it is one, of one that looks at everything 1 / n."""
+    d, n, scale = 3, 5, 300.0
+    x, y, q = (part[0] for part in problems(d, n, 1))
+    prompt = LinearRegression(d, 1, n).sample(jax.random.key(0))
+    prompt = prompt._replace(x=x / jnp.linalg.norm(x, axis=1, keepdims=True), y=y, x_query=q)
+    layout = tokens.interleaved(d, 1, 6, own_slots=True)
+    config = TransformerConfig(layout.d_token, attention="softmax")
+    only_x = jnp.diag((jnp.arange(layout.d_token) < d).astype(float))
+    zeros = jax.tree.map(jnp.zeros_like, models.init(config, jax.random.key(0)))["block_0"]["attention"]
+    alike = {"block_0": {"attention": {**zeros, "W_K": scale * only_x[None], "W_Q": only_x[None]}}}
+    score = lambda weights: analysis.induction_score(lambda t: models.apply(config, weights, t).pattern, layout, prompt)
+    np.testing.assert_allclose(score(alike), [[1.0]], rtol=1e-6)
+    np.testing.assert_allclose(score({"block_0": {"attention": zeros}}), [[1 / n]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_query_on_its_own_is_the_query_among_all(name, x64):
+    """In value, and in the gradient by weights and by tokens."""
+    config = TransformerConfig(5, 2, init_scale=8.0, **{"n_heads": 2} | KINDS[name])
+    params = models.init(config, jax.random.key(1))
+    encoded = jax.random.normal(jax.random.key(2), (7, 5))
+    with_all = lambda params, t: models.apply(config, params, t).residual[-1, -1]
+    alone = lambda params, t: models.apply_to_query(config, params, t)
+    np.testing.assert_allclose(alone(params, encoded), with_all(params, encoded), rtol=1e-12)
+    weigh = jnp.arange(1.0, config.width + 1)
+    ours, theirs = (
+        jax.grad(lambda p, t, f=f: jnp.sum(weigh * f(p, t)), argnums=(0, 1))(params, encoded) for f in (alone, with_all)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["softmax", "mixed", "normalised", "heads"])
+def test_attention_by_hand(name, x64):
+    """Token by token and head by head, from keys, queries and values."""
+    config = replace(TransformerConfig(5, 1, 2, init_scale=8.0), **KINDS[name])
+    params = models.init(config, jax.random.key(1))
+    w = {key: np.asarray(value) for key, value in params["block_0"]["attention"].items()}
+    encoded = np.asarray(jax.random.normal(jax.random.key(2), (7, 5)))
+    expected = encoded.copy()
+    for i in range(7):
+        for h in range(config.n_heads):
+            query, keys = w["W_Q"][h] @ encoded[i], encoded[:-1] @ w["W_K"][h].T
+            if config.normalised:
+                query, keys = query / (query.sum() + 1e-6), keys / (keys.sum(1, keepdims=True) + 1e-6)
+            scores = keys @ query
+            soft = np.exp(scores / config.head_width**0.5)
+            mix = 1 / (1 + np.exp(-10 * w["mix"][0, 0, 0])) if name == "mixed" else float("softmax" in config.kinds)
+            pattern = mix * soft / soft.sum() + (1 - mix) * scores
+            expected[i] += w["P"][h] @ w["W_V"][h] @ (pattern @ encoded[:-1])
+    found = models.apply(config, params, jnp.asarray(encoded))
+    np.testing.assert_allclose(found.residual[-1], expected, rtol=1e-9)
+    assert not np.asarray(found.pattern[..., -1]).any()
+    assert not np.asarray(found.scores[..., -1]).any()
+
+
+def test_moments_of_separate_tokens_are_those_of_the_layout(x64):
+    """A task that draws moments draws those of tokens (x, y); linear layers train on this layout's all the same."""
+    task, config = LinearRegression(3, 2, 4), TransformerConfig(13, 2, init_scale=9.0)
+    params, losses = models.init(config, jax.random.key(0)), []
+    for form in ("tokens", "moments"):
+        settings = TrainSettings(batch_size=6, form=form)
+        draw, loss = learning_problem(task, config, tokens.interleaved(3, 2), settings, concatenated=False)
+        losses.append(float(loss(params, draw(jax.random.key(1)))))
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-10)
