@@ -42,7 +42,7 @@ def store(workdir: Path, about: Mapping[str, Any], config: Mapping[str, Any]) ->
     results.write_json(workdir / "config.json", {**about, **extended, "config": config})
     for end in ends:
         if end % config["train"]["log_every"]:
-            for checkpoint in (workdir / "checkpoints").glob(f"**/{end}/"):
+            for checkpoint in workdir.glob(f"**/checkpoints/**/{end}/"):
                 shutil.rmtree(checkpoint)
 
 

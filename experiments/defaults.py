@@ -25,10 +25,13 @@ def base_config() -> ConfigDict:
     config.task.noise_std = 0.0
     config.task.corrupted_labels = 0  # of the context's, replaced by N(0, 1)
     config.task.pool = config_dict.placeholder(int)  # prompts that training recycles; None: every one is fresh
+    config.task.faithful = False  # sine: amplitude and phase from one key, as published
 
     config.reference = ConfigDict()
     config.reference.learner = "gd"  # what is built, and interpolated with; a kind of GD++ adds all that deep ones have
     config.reference.steps = config_dict.placeholder(int)  # None: as many as layers
+    config.reference.learning_rate = 3e-4  # sine: of the meta-learned learner
+    config.reference.step_size = 0.1  # sine: of a gradient step on its head, fixed; features learn their scale
     config.reference.published_steps = 1000  # of Adam, by which the published code learns GD++
 
     config.model = ConfigDict()

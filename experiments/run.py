@@ -30,7 +30,7 @@ from experiments.settings import Run, check_workdir, parse
 from experiments.validation import BadInput
 
 # What is renamed when it is complete.
-UNFINISHED = ("*.json*.partial", "report.html.partial", "checkpoints/**/*.orbax-checkpoint-tmp*", "figures/.[0-9]*")
+UNFINISHED = ("*.json*.partial", "report.html.partial", "**/checkpoints/**/*.orbax-checkpoint-tmp*", "figures/.[0-9]*")
 
 
 def main(argv: list[str]) -> int:
@@ -94,7 +94,7 @@ def _execute(run: Run) -> int:
         if os.environ.get("ICL_GD_TRACEBACK"):
             raise
         message, kept = " ".join(str(error).split()), "nothing was saved"
-        if any((run.workdir / "checkpoints").glob("**/state")):
+        if any(run.workdir.glob("**/checkpoints/**/state")):
             kept = f"the last good checkpoint is kept in {run.workdir}"
         _leave(run.workdir, traceback.format_exc())
         print(f"error: the run failed: {type(error).__name__}: {message}; {kept}", file=sys.stderr)

@@ -25,7 +25,7 @@ from experiments.validation import OPTIONAL, BadInput, disk_needed, flatten, nea
 
 if TYPE_CHECKING:  # importing JAX takes a second, in which bad input is answered
     from icl_gd.models import TransformerConfig
-    from icl_gd.tasks import LinearRegression
+    from icl_gd.tasks import LinearRegression, SineRegression
     from icl_gd.training import TrainSettings
     from icl_gd.training.in_context import Task
 
@@ -334,6 +334,13 @@ def trained_on(config: ConfigDict) -> Task:
 
     task = task_of(config)
     return task if config.task.pool is None else FinitePool(task, config.task.pool, config.seed)
+
+
+def sine_of(config: ConfigDict) -> SineRegression:
+    """The task of a config of sine waves."""
+    from icl_gd.tasks import SineRegression
+
+    return SineRegression(config.task.n_context, config.task.faithful)
 
 
 def model_of(config: ConfigDict) -> TransformerConfig:

@@ -31,6 +31,10 @@ DIABETES = (10, 1)  # d_input and d_output of the table that scikit-learn bundle
 REFERENCES = ("gd", "gd_plus_plus", "gd_plus_plus_free_steps", "gd_plus_plus_published")
 ATTENTION = ("linear", "softmax", "mixed")
 LAYOUTS = ("concatenated", "interleaved")
+TASKS = ("linear", "sine")
+# What a task of sine waves has; the other fields of tasks do nothing for it.
+SINE_TASK = {"name", "d_input", "d_output", "n_context", "faithful"}
+SINE_ONLY = ("task.faithful", "reference.learning_rate", "reference.step_size")
 D_POSITIONS = 10  # of interleaved tokens
 FIT_FLOATS = 2**27  # at most, in the prompts that step sizes are tuned on
 FIGURES = 4 * 2**20  # bytes of a run's figures, report and metrics
@@ -76,6 +80,8 @@ NUMBERS: dict[str, tuple[float, float | None, bool]] = {
     "task.eigenvalues": (0, LARGEST, False),
     "reference.steps": (1, None, True),
     "reference.published_steps": (1, None, True),
+    "reference.learning_rate": (0, 1e30, False),
+    "reference.step_size": (0, None, False),
     "model.n_layers": (1, None, True),
     "model.n_heads": (1, None, True),
     "model.d_head": (1, None, True),
@@ -157,6 +163,9 @@ def _check_rounded(config: ConfigDict, fields: dict[str, Any]) -> None:
 
 
 def _check_combinations(config: ConfigDict) -> None:
+    if config.recipe == "sine" and (several := sweeps.swept(config, sweeps.SWEPT)):
+        field, values = next(iter(several.items()))
+        _reject(field, values, "recipe=sine takes one value")
     for fields, most, what in ((sweeps.TOGETHER, 10**5, "combinations"), (sweeps.IN_TURN, 10**3, "populations")):
         counts = {field: len(values) for field, values in sweeps.swept(config, fields).items()}
         if math.prod(counts.values()) > most:
@@ -168,7 +177,7 @@ def _check_words(config: ConfigDict, fields: dict[str, Any]) -> None:
     words: dict[str, Collection[str]] = {
         "recipe": sorted(p.stem for p in RECIPES.glob("*.py") if "def run(" in p.read_text()),
         "precision": list(BYTES_PER_FLOAT),
-        "task.name": ["linear"],
+        "task.name": TASKS,
         "model.layout": LAYOUTS,
         "reference.learner": REFERENCES,
     }
@@ -213,8 +222,34 @@ def _check_number(field: str, value: Any, low: float, high: float | None, inclus
         _reject(field, value, wanted)
 
 
+def _check_task(config: ConfigDict) -> None:
+    """Whether recipe, task and network belong together, and no field is changed that does nothing."""
+    fields, default = flatten(config), flatten(base_config())
+    sine, task = config.recipe == "sine", config.task.name
+    if sine != (task == "sine"):
+        accepted = "sine" if sine else "linear"
+        _reject("task.name", task, f"contradicts recipe={config.recipe}, which takes {accepted}")
+    if not sine:
+        idle, wanted = SINE_ONLY, {}
+    else:
+        idle = [f"task.{name}" for name in config.task if name not in SINE_TASK]
+        idle += ["analyses"] if config.analyses else []
+        wanted = {"task.d_input": 1, "task.d_output": 1, "model.layout": "concatenated", "reference.learner": "gd",
+                  "train.weight_decay": 0.0}  # fmt: skip
+        default = {**default, "analyses": "()"}
+    for field in idle:
+        if fields[field] != default[field]:
+            _reject(field, fields[field], f"does nothing for task.name={task}; leave it at {default[field]}")
+    for field, value in wanted.items():
+        if fields[field] != value:
+            _reject(field, fields[field], f"recipe=sine takes {value}")
+    if sine and (config.model.d_embed is None or config.model.d_embed < 2):
+        _reject("model.d_embed", config.model.d_embed, "recipe=sine takes at least 2: features, and a slot for y")
+
+
 def _check_together(config: ConfigDict) -> None:
     task, model = config.task, config.model
+    _check_task(config)
     layers = [word.strip() for word in model.attention.split(",")]
     if not set(layers) <= set(ATTENTION) or len(layers) not in (1, model.n_layers):
         accepted = f"one word or one per layer ({model.n_layers}); accepted: {', '.join(ATTENTION)}"

@@ -1,8 +1,8 @@
 """icl_gd: find out which learning algorithm a Transformer runs inside its forward pass."""
 
-from icl_gd import analysis, constructions, learners, models, tokens
+from icl_gd import analysis, constructions, interop, learners, models, tokens
 from icl_gd.models import TransformerConfig
-from icl_gd.tasks import LinearRegression
+from icl_gd.tasks import LinearRegression, SineRegression
 from icl_gd.training import Population, TrainSettings, load, train
 from icl_gd.types import Predictor, Prompt
 
@@ -13,10 +13,12 @@ __all__ = [
     "Population",
     "Predictor",
     "Prompt",
+    "SineRegression",
     "TrainSettings",
     "TransformerConfig",
     "analysis",
     "constructions",
+    "interop",
     "learners",
     "load",
     "models",

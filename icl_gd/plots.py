@@ -29,6 +29,7 @@ STYLE: Any = {
 ROLES: dict[str, tuple[str, str, str]] = {
     "trained": ("trained layer", "#0072B2", "-"),
     "gd": ("gradient descent", "#D55E00", "--"),
+    "gd_deep_features": ("gradient descent on deep features", "#D55E00", "--"),
     "gd_free_steps": ("gradient descent, a step size each", "#D55E00", ":"),
     "gd_plus_plus": ("GD++, best pair", "#56B4E9", "--"),
     "gd_plus_plus_free_steps": ("GD++, best pair a layer", "#56B4E9", ":"),

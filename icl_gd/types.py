@@ -43,7 +43,7 @@ class Prompt(NamedTuple):
     y: Float[Array, "n m"]
     x_query: Float[Array, " d"]
     y_query: Float[Array, " m"]  # noise-free
-    w: Float[Array, "m d"]  # the weights that made the labels
+    w: Float[Array, "..."]  # what made the labels: weights [m d] of a linear task; see the task where it is another
 
 
 class Moments(NamedTuple):

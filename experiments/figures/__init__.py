@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from experiments.figures import copying, depth, one_layer, switches
+from experiments.figures import copying, depth, nonlinear, one_layer, switches
 from icl_gd import plots
 
 Done = dict[str, Any]
@@ -24,6 +24,7 @@ FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Done], Figure], str]] = {
     **depth.FIGURES,
     **copying.FIGURES,
     **switches.FIGURES,
+    **nonlinear.FIGURES,
 }
 
 

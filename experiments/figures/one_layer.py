@@ -171,7 +171,7 @@ FIGURES = {
     "sweep": (("sweep",), _sweep,
               "Loss over what was swept over: trained layers (mean and range over all seeds), one gradient step, and "
               "the closed form where there is one."),
-    "loss": (("loss_trained_by_step",), _loss,
+    "loss": (("loss_trained_by_step", "loss_gd_on_curve_prompts"), _loss,
              "Loss on held-out prompts over training: mean and range over free seeds; trapped seeds one by one."),
     "alignment": (("sensitivity_cosine_gd_by_step", "sensitivity_difference_gd_by_step"), _alignment,
                   "Alignment to one gradient step over training, beside an untrained and a wrong-step-size control."),

@@ -5,42 +5,33 @@ combination; one over sizes repeats it. A sweep leaves its metrics in `sweep`, o
 the curves and arrays of single populations, stay empty, because a mean over combinations would mean nothing.
 """
 
-import json
-import time
-from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import continuation, figures, monitor, report, results, sweeps
+from experiments import monitor, results, sweeps
 from experiments import study as studies
 from experiments.analyses import ANALYSES, watched
+from experiments.recorded import recorded
 from experiments.references import references
 from experiments.settings import Run, model_of, task_of, train_of, trained_on
 from experiments.validation import FIT_FLOATS
+from experiments.watched import train_watched
 from icl_gd import analysis, learners
 from icl_gd.tokens import LAYOUTS
-from icl_gd.training import Interrupted, Population, fastest_predictor, initialise, mesh, train
+from icl_gd.training import Interrupted, fastest_predictor, initialise
 
 EVAL_KEY, CURVE_KEY, FIT_KEY = 1, 2, 3  # folded into a key no member trains on
 
 
 def run(run: Run, stop: monitor.Stop) -> None:
     """Runs a config from start (or from its last checkpoint) to report; a finished run is only redrawn."""
-    workdir, stored = run.workdir, run.config.to_dict()
-    done = continuation.finished(workdir, stored)
-    if mesh.told_by_first(done is not None):
-        if done is None:
-            return  # another process has it
-        print(f"{workdir} holds a finished run; drawing its figures and report again")
-        present(workdir, done)
-        return
-    began = time.time()
-    about = {"experiment": run.name, "variant": run.variant, **results.provenance(run.config.precision)}
-    continuation.store(workdir, about, stored)
+    recorded(run, lambda: measure(run, stop))
 
+
+def measure(run: Run, stop: monitor.Stop) -> dict[str, Any]:
+    """All populations of a run, one after another: metrics, curves and arrays, or those of a sweep."""
     found: dict[str, Any] = {"metrics": {}, "curves": {}, "arrays": {}, "sweep": []}
     if swept := sweeps.describe(run.config):
         print(swept, flush=True)
@@ -49,21 +40,7 @@ def run(run: Run, stop: monitor.Stop) -> None:
         found["sweep"] += [point | {"fields": fields | point["fields"]} for point in part.pop("sweep")]
         found |= part if not swept else {}
     found["curves"] |= sweep_curves(found["sweep"])
-    done = {**about, "steps": stored["train"]["steps"], "wall_seconds": time.time() - began, **found}
-    done["claims"] = results.check_claims(stored["claims"], done, run.overridden)
-    results.write_json(workdir / "results.json", done)
-    present(workdir, json.loads((workdir / "results.json").read_text()))
-
-
-def present(workdir: Path, done: dict[str, Any]) -> None:
-    """Draws figures and report from the results alone, and prints what holds."""
-    captions = figures.draw(done, workdir / "figures")
-    config = json.loads((workdir / "config.json").read_text())["config"]
-    page = report.write_report(workdir, done, config, captions)
-    for claim in done["claims"]:
-        value = "nan" if claim["value"] is None else f"{claim['value']:.5g}"
-        print(f"{'holds' if claim['holds'] else 'FAILS'}  {claim['id']:<28} {value:>10}  {claim['statement']}")
-    print(f"report: {page}")
+    return found
 
 
 def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dict[str, Any]:
@@ -83,33 +60,10 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
     layout = LAYOUTS[config.model.layout](task.d_input, task.d_output)
     predictor_of = lambda params: fastest_predictor(model, params, layout)
     watch = studies.watcher(predictor_of, reference, prompts, watched(config.analyses, model, layout, prompts))
-    screen = monitor.Monitor(workdir, settings.steps, config.seed, label, points)
-
-    def on_chunk(trained: Population, step: int, loss: jax.Array) -> None:
-        screen.warn(np.asarray(trained.diverged_at))
-        screen.write(step, {"training_loss": np.asarray(loss.mean(0))} | watch(trained.params))
-
-    def on_resume(step: int) -> None:
-        if step:
-            print(f"resuming {label or 'training'} from step {step}", flush=True)
-        screen.resume(step)  # from 0 too: a run may have crashed before its first checkpoint
-
-    stop.saved = False
-    try:
-        trained = train(
-            trained_on(config), model, settings, layout=config.model.layout,
-            seeds=config.seeds, seed=config.seed, parallel=config.train.parallel,
-            checkpoints=workdir / "checkpoints" / label, checkpoint_every=config.train.checkpoint_every,
-            chunk_steps=config.train.log_every, on_chunk=on_chunk, stop_requested=lambda: stop.signal,
-            on_resume=on_resume,
-        )  # fmt: skip
-        screen.warn(np.asarray(trained.diverged_at))  # of a run that had nothing left to train
-    finally:
-        screen.close()
-    stop.saved = True
-    if (signal := mesh.agreed(stop.signal)) is not None:
-        raise Interrupted(settings.steps, signal)
-
+    trained = train_watched(
+        config, trained_on(config), model, settings, stop, watch, workdir, workdir / "checkpoints" / label, label,
+        points,
+    )  # fmt: skip
     untrained = initialise(model, settings, config.seed, config.seeds).member.params
     history = monitor.read_history(workdir, label)
     study = studies.Study(

@@ -15,6 +15,11 @@ token j is (W_K e_i)^T (W_Q e_j) = x_i^T A x_j. So token j receives (0, eta_l/n 
 -W_{l-1} x_q - (W_l - W_{l-1}) x_q = -W_l x_q; x slots are untouched. QED
 
 The invariant shows why the context's y slots equal the residuals y_j - W_l x_j only when W_0 = 0.
+
+Deep features. Behind an embedding that leaves (phi_j, t_j) of token j and (phi_q, t_q) of the query, the same layers
+with W_0 = 0 take steps on a linear head W of the features phi towards the targets t, from W = 0, and predict
+W_K phi_q - t_q: the layers cannot tell (phi_j, t_j) from (x_j, y_j), and that the query's slot starts at t_q, not at
+0, is added to it in every layer (the induction's last line, with t_q - W_l phi_q for -W_l x_q). QED
 """
 
 from collections.abc import Sequence
@@ -42,7 +47,8 @@ def gradient_descent_weights(
     """Parameters for `config` whose layer l is the l-th gradient step; heads beyond the first write nothing.
 
     Args:
-      config: token width d + m; as many layers as steps; `d_head` at least max(d, m); one step size if shared.
+      config: residuals of width d + m; as many layers as steps; `d_head` at least max(d, m); one step size if shared.
+        Where tokens are embedded, d is the width of features and these are the blocks without the embedding.
       n_context: the number of examples n the step is averaged over.
       step_sizes: eta of every step.
       w0: `[m d]` start, the same as that given to the layout; zero when left out.
@@ -51,25 +57,23 @@ def gradient_descent_weights(
     Raises:
       ValueError: if the config cannot hold the steps.
     """
-    d, m = d_input, config.d_token - d_input
+    d, m = d_input, config.width - d_input
     width, heads = config.head_width, config.n_heads
     if len(step_sizes) != config.n_layers:
         raise ValueError(f"{len(step_sizes)} step sizes for a Transformer with n_layers={config.n_layers}")
     if config.shared and len(set(map(float, step_sizes))) > 1:
         raise ValueError("layers with shared weights take one step size; the step sizes differ")
     if m < 1 or width < max(d, m):
-        raise ValueError(
-            f"d_token={config.d_token}, d_head={width} cannot hold d_input={d}: needs m>=1, d_head>=max(d,m)"
-        )
+        raise ValueError(f"width={config.width}, d_head={width} cannot hold d_input={d}: needs m>=1, d_head>=max(d,m)")
 
     w0 = jnp.zeros((m, d)) if w0 is None else jnp.asarray(w0)
     a = jnp.eye(d) if preconditioner is None else jnp.asarray(preconditioner)
     x, y, kept = slice(0, d), slice(d, d + m), slice(0, m)
-    empty = jnp.zeros((heads, width, config.d_token))
+    empty = jnp.zeros((heads, width, config.width))
     # The head carries the y part of a value in its first m entries: rows of W_V that are zero need no room.
     w_v = empty.at[0, kept, x].set(w0).at[0, kept, y].set(-jnp.eye(m))
     layer = {"W_K": empty.at[0, x, x].set(jnp.eye(d)), "W_Q": empty.at[0, x, x].set(a), "W_V": w_v}
-    write = jnp.zeros((heads, config.d_token, width)).at[0, y, kept].set(jnp.eye(m))
+    write = jnp.zeros((heads, config.width, width)).at[0, y, kept].set(jnp.eye(m))
     return {
         name: {"attention": {**layer, "P": float(step_size) / n_context * write}}
         for name, step_size in zip(config.blocks, step_sizes, strict=True)

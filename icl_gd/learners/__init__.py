@@ -7,6 +7,7 @@ from icl_gd.learners.closed_form import (
     one_step_risk,
     optimal_step_size,
 )
+from icl_gd.learners.deep_features import deep_gradient_descent, layerwise_deep_gradient_descent
 from icl_gd.learners.exact import ols, ridge
 from icl_gd.learners.iterative import (
     best_step_size,
@@ -36,12 +37,14 @@ __all__ = [
     "best_step_sizes",
     "centre",
     "centred",
+    "deep_gradient_descent",
     "gaussian_optimum_matrix",
     "gaussian_optimum_risk",
     "gd_plus_plus",
     "gradient_descent",
     "gradient_descent_iterates",
     "input_factors",
+    "layerwise_deep_gradient_descent",
     "layerwise_gd_plus_plus",
     "layerwise_gradient_descent",
     "ols",

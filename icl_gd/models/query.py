@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from icl_gd.models.attention import TINY
-from icl_gd.models.transformer import LAYER_NORM_EPSILON, Params, TransformerConfig, circuits, softmax_share
+from icl_gd.models.transformer import LAYER_NORM_EPSILON, Params, TransformerConfig, circuits, embed, softmax_share
 from icl_gd.types import Array, Layout, Predictor
 
 
 def has_query_form(config: TransformerConfig) -> bool:
-    """Whether the context reaches the prediction through one attention layer, and tokens come as they are."""
-    return config.n_layers == 1 and config.d_embed is None and config.mlp_width is None
+    """Whether the context reaches the prediction through one attention layer."""
+    return config.n_layers == 1
 
 
 def read_query(
@@ -23,6 +23,7 @@ def read_query(
 ) -> Float[Array, " m *batch"]:
     """The prediction of a one-layer network, minus the last `d_output` slots of the query token."""
     block = params[config.blocks[0]]
+    tokens = jnp.moveaxis(embed(config, params, jnp.moveaxis(tokens, 1, -1)), -1, 1)
     read = _layer_norm(tokens, block["norm"]) if config.layer_norm else tokens
     context, query = read[:-1], read[-1]
     (w_kq,), (w_pv,) = circuits(config, params)

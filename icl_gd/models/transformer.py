@@ -1,6 +1,6 @@
 """A stack of attention layers built from one small frozen config."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,6 +79,11 @@ class TransformerConfig:
         return self.width if self.d_head is None else self.d_head
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether anything stands before the first layer."""
+        return self.d_embed is not None or self.mlp_width is not None
+
+    @property
     def blocks(self) -> tuple[str, ...]:
         """The parameter block each layer reads, in order."""
         return tuple(f"block_{0 if self.shared else layer}" for layer in range(self.n_layers))
@@ -101,11 +106,13 @@ class _Embedding(nn.Module):
         if config.d_embed is not None:
             tokens = tokens @ self.param("W_E", init, (config.d_embed, config.d_token)).T
         if config.mlp_width is not None:
-            zeros = nn.initializers.zeros
+            bias = lambda name, width: self.param(name, nn.initializers.zeros, (width,)).reshape(
+                (1,) * (tokens.ndim - 1) + (width,)
+            )
             hidden = tokens @ self.param("W_1", init, (config.mlp_width, config.width)).T
-            hidden = nn.gelu(hidden + self.param("b_1", zeros, (config.mlp_width,))[None])
+            hidden = nn.gelu(hidden + bias("b_1", config.mlp_width))
             written = hidden @ self.param("W_2", init, (config.width, config.mlp_width)).T
-            tokens = tokens + written + self.param("b_2", zeros, (config.width,))[None]
+            tokens = tokens + written + bias("b_2", config.width)
         return tokens
 
 
@@ -148,7 +155,7 @@ class _Transformer(nn.Module):
             if name not in blocks:
                 normalised = config.layer_norm and (config.shared or layer > 0)
                 blocks[name] = _Block(config, variance, config.kinds[layer], normalised, name=name)
-        if config.d_embed is not None or config.mlp_width is not None:
+        if config.is_embedded:
             tokens = _Embedding(config, variance, name="embedding")(tokens)
         residuals, scores, patterns = [tokens], [], []
         for layer, name in enumerate(config.blocks, 1):
@@ -168,8 +175,8 @@ def softmax_share(params: Params) -> dict[str, Array]:
 
 def has_moment_form(config: TransformerConfig) -> bool:
     """Whether the network sees its context through second moments only: linear layers, and nothing beside them."""
-    plain = config.clip is None and not config.layer_norm and not config.normalised
-    return plain and set(config.kinds) == {"linear"} and config.d_embed is None and config.mlp_width is None
+    plain = config.clip is None and not config.layer_norm and not config.normalised and not config.is_embedded
+    return plain and set(config.kinds) == {"linear"}
 
 
 def init(config: TransformerConfig, key: Array) -> Params:
@@ -194,6 +201,23 @@ def apply_to_query(config: TransformerConfig, params: Params, tokens: Array) -> 
 def _run(config: TransformerConfig, params: Params, tokens: Array, query_only: bool = False) -> Any:
     config = replace(config, init_scale=1.0)  # the weights are there; a sweep's tuple says nothing of them
     return _Transformer(config).apply({"params": params}, tokens, query_only)
+
+
+def embed(config: TransformerConfig, params: Params, tokens: Array) -> Array:
+    """Tokens `[... e]` as the first layer finds them, `[... width]`: each is embedded by itself."""
+    if not config.is_embedded:
+        return tokens
+    return _Embedding(config, 1.0).apply({"params": params["embedding"]}, tokens)  # pyright: ignore[reportReturnType]
+
+
+def features(config: TransformerConfig, params: Params, d_output: int) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """The embedding of concatenated tokens as `(x [d], y [m]) -> (features [width - m], target [m])`: its y slots."""
+
+    def of_example(x: Array, y: Array) -> tuple[Array, Array]:
+        residual = embed(config, params, jnp.concatenate([x, y]))
+        return residual[:-d_output], residual[-d_output:]
+
+    return of_example
 
 
 def layerwise_predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:

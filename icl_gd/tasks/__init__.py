@@ -1,6 +1,7 @@
 """Tasks: each turns a key into one Prompt. Key first, one key one draw; the caller vmaps."""
 
 from icl_gd.tasks.linear import FAMILIES, LinearRegression
+from icl_gd.tasks.nonlinear import SineRegression
 from icl_gd.tasks.pools import FinitePool
 from icl_gd.tasks.shifts import (
     SHIFTS,
@@ -19,6 +20,7 @@ __all__ = [
     "FinitePool",
     "LinearRegression",
     "Shift",
+    "SineRegression",
     "Table",
     "change_context",
     "change_family",

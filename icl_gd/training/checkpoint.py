@@ -38,7 +38,7 @@ def unflatten(template: Any, leaves: Mapping[str, np.ndarray]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in wanted])
 
 
-def _checksum(leaves: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
+def checksum(leaves: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
     """Of names, types, shapes and values, and of what is said about them."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(leaves):
@@ -96,7 +96,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         leaves, about = flatten(state), {**about, "format": FORMAT}
-        described = {"about": about, "sha256": _checksum(leaves, about)}
+        described = {"about": about, "sha256": checksum(leaves, about)}
         items = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(leaves), about=self._ocp.args.JsonSave(described)
         )
@@ -138,7 +138,7 @@ class Checkpoints:
         leaves = {name: np.asarray(leaf) for name, leaf in items["state"].items()}
         described = items["about"]
         about = dict(described["about"])
-        if described["sha256"] != _checksum(leaves, about):
+        if described["sha256"] != checksum(leaves, about):
             raise ValueError("its checksum does not match its content")
         return leaves, about
 

@@ -1,7 +1,7 @@
 """Training Transformers to learn in context: binds task, layout and model to the population trainer."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
@@ -15,9 +15,13 @@ from icl_gd import models
 from icl_gd.models import TransformerConfig
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training import mesh, population
-from icl_gd.training.checkpoint import Checkpoints, unflatten
+from icl_gd.training.blocks import in_blocks
+from icl_gd.training.checkpoint import Checkpoints, checksum, flatten, unflatten
 from icl_gd.training.population import State, TrainSettings
 from icl_gd.types import Array, Layout, Moments, Predictor, Prompt
+
+Given = Mapping[str, Any]  # blocks of parameters by name
+HIDDEN_FLOATS = 2**18  # of a perceptron, at once: they stay in a core's cache
 
 
 @runtime_checkable
@@ -126,23 +130,40 @@ def learning_problem(
 
     if settings.form == "moments" and not models.has_moment_form(config):
         raise ValueError(f"form='moments' is exact for linear layers alone, which these are not: {config}")
-    if settings.form == "auto" and models.has_query_form(config) and not models.has_moment_form(config):
-        return prompts, loss_of_queries
     if settings.form == "tokens" or not models.has_moment_form(config):
-        return prompts, loss_of_tokens
+        loss = loss_of_queries if settings.form == "auto" and models.has_query_form(config) else loss_of_tokens
+        return prompts, loss if config.mlp_width is None else in_blocks(loss, _prompts_in_cache(task, config, layout))
     if isinstance(task, MomentTask) and concatenated:
         return partial(task.sample_moments, n_prompts=batch_size), loss_of_moments
     return moments, loss_of_moments
 
 
-def initialise(config: TransformerConfig, settings: TrainSettings, seed: int, seeds: int) -> State:
-    """The population at step 0."""
+def _prompts_in_cache(task: Task, config: TransformerConfig, layout: Layout) -> int:
+    """How many prompts a perceptron meets at once."""
+    tokens = jax.eval_shape(lambda key: layout.encode(*task.sample(key)[:3]), jax.random.key(0))
+    return max(HIDDEN_FLOATS // (len(tokens) * (config.mlp_width or 1)), 1)
+
+
+def initialise(
+    config: TransformerConfig, settings: TrainSettings, seed: int, seeds: int, given: Given | None = None
+) -> State:
+    """The population at step 0; see `train` for what is given."""
     members = population.members_of(seed, seeds, settings, config.init_scale)
-    return population.start(partial(_init, config), settings, members)
+    return population.start(partial(_init, config, given or {}), settings, members)
 
 
-def _init(config: TransformerConfig, key: Array, init_scale: Array) -> Any:
-    return models.init(replace(config, init_scale=init_scale), key)
+def _init(config: TransformerConfig, given: Given, key: Array, init_scale: Array) -> Any:
+    return {**models.init(replace(config, init_scale=init_scale), key), **given}
+
+
+def _only_own(loss: population.Loss, given: Given) -> population.Loss:
+    """The loss as a function of what is not given: the gradient of the rest is zero, and so are Adam's steps."""
+
+    def of_own(params: Any, batch: Any) -> Array:
+        still = {name: jax.lax.stop_gradient(params[name]) for name in given}
+        return loss({**params, **still}, batch)
+
+    return of_own
 
 
 def train(
@@ -153,6 +174,7 @@ def train(
     layout: str = "concatenated",
     seeds: int = 1,
     seed: int = 0,
+    given: Given | None = None,
     parallel: str = "auto",
     checkpoints: str | Path | None = None,
     checkpoint_every: int = 1000,
@@ -169,6 +191,8 @@ def train(
       task: gives prompts.
       layout: a name in `tokens.LAYOUTS`: how a prompt becomes tokens, whose width must be the model's.
       seeds, seed: number of members, and the seed of the first; member i is the run of seed + i alone.
+      given: blocks of parameters, by name, that all members have and training leaves alone: those of a construction,
+        say, to learn what stands before it.
       parallel: how members and prompts are spread over devices, see `mesh.place`.
       checkpoints: a directory; nothing is written when left out. Of several processes the first writes.
       chunk_steps: steps per compiled chunk; `on_chunk(population, step, loss [step member])` is called after each.
@@ -176,8 +200,8 @@ def train(
       stop_requested: polled after each chunk; a signal number saves and raises `Interrupted`.
 
     Raises:
-      ValueError: if the token width does not fit the task, the checkpoints are of another population, or population and
-        batch cannot be spread over the devices as asked.
+      ValueError: if the token width does not fit the task, what is given does not fit the model, the checkpoints are of
+        another population, or population and batch cannot be spread over the devices as asked.
       population.Interrupted: when stopped.
       FloatingPointError: if every member has diverged; the last state is kept.
     """
@@ -190,11 +214,15 @@ def train(
     members = population.members_of(seed, seeds, settings, config.init_scale)
     placement = mesh.place(parallel, len(members.data), settings.batch_size, settings.share_batches)
     draw, loss = learning_problem(task, config, tokens, settings, layout == "concatenated")
+    if given:
+        _check_given(config, settings, given)
+        loss = _only_own(loss, given)
     # Below the last layer a member's circuits meet moments that are its own.
     chunk = population.make_chunk(draw, loss, settings, placement, side_by_side=config.n_layers == 1)
     swept = _only_swept(population.combinations(settings, config.init_scale))
-    state = initialise(config, settings, seed, seeds)
+    state = initialise(config, settings, seed, seeds, given)
     about = {**_about(task, config, settings, seed, seeds), "layout": layout}
+    about["given"] = checksum(flatten(given), {}) if given else None
     store = Checkpoints(checkpoints) if checkpoints is not None and mesh.is_first() else None
 
     def after(state: State, loss: Array) -> None:
@@ -225,6 +253,15 @@ def train(
             store.close()
     member = mesh.on_host(state.member)
     return Population(config, tokens, jax.tree.map(jnp.asarray, member.params), member.diverged_at, swept)
+
+
+def _check_given(config: TransformerConfig, settings: TrainSettings, given: Given) -> None:
+    shapes = partial(jax.tree.map, jnp.shape)
+    own = shapes(jax.eval_shape(partial(models.init, replace(config, init_scale=1.0)), jax.random.key(0)))
+    if wrong := [name for name, block in given.items() if own.get(name) != shapes(block)]:
+        raise ValueError(f"given {', '.join(wrong)}: not a block, or not of the shapes, of {config}")
+    if settings.weight_decay != 0.0:
+        raise ValueError(f"weight_decay={settings.weight_decay} would shrink what is given; it must be 0")
 
 
 def _layout(name: str, d_input: int, d_output: int) -> Layout:

@@ -17,6 +17,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 ONE = f"--config={CONFIGS}/one_layer.py"
 GAUSSIAN = f"--config={CONFIGS}/gaussian_optimum.py"
 SWEEP = f"--config={CONFIGS}/context_sweep.py"
+SINE = f"--config={CONFIGS}/sine.py"
 APART = f"--config={CONFIGS}/token_copying.py"
 
 BAD = [
@@ -99,6 +100,17 @@ BAD = [
     ([GAUSSIAN, "--config.task.d_input=4"], ["task.eigenvalues", "task.d_input=4"]),
     ([GAUSSIAN, "--config.task.inputs=uniform"], ["task.inputs=uniform", "optimum"]),
     ([SWEEP, "--config.task.n_context=(5,-1)"], ["task.n_context=-1"]),
+    ([SINE, "--config.task.inputs=normal"], ["task.inputs=normal", "does nothing", "uniform"]),
+    ([SINE, "--config.task.d_input=2"], ["task.d_input=2", "takes 1"]),
+    ([SINE, "--config.analyses=('weights',)"], ["analyses", "does nothing", "()"]),
+    ([SINE, "--config.train.learning_rate=(1e-3,1e-4)"], ["train.learning_rate", "recipe=sine takes one value"]),
+    ([SINE, "--config.train.weight_decay=0.1"], ["train.weight_decay=0.1", "takes 0.0"]),
+    ([SINE, "--config.model.d_embed=None"], ["model.d_embed=None", "at least 2"]),
+    ([SINE, "--config.reference.step_size=0"], ["reference.step_size=0", "above 0"]),
+    ([SINE, "--config.task.name=linear"], ["task.name=linear", "recipe=sine"]),
+    ([ONE, "--config.task.name=sine"], ["task.name=sine", "recipe=linear_attention"]),
+    ([ONE, "--config.task.faithful=true"], ["task.faithful=True", "does nothing"]),
+    ([ONE, "--config.reference.learning_rate=1e-3"], ["reference.learning_rate=0.001", "does nothing"]),
     ([ONE, f"--workdir={CONFIGS}/one_layer.py/x"], ["--workdir", "cannot write"]),
     ([ONE, "--workdir=" + 300 * "a"], ["--workdir", "too long"]),
     ([ONE, "--workdir="], ["--workdir", "directory"]),

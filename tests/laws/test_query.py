@@ -20,6 +20,8 @@ LAYERS = {
     "layer_norm": TransformerConfig(D + M, shared=True, layer_norm=True),
     "normalised": TransformerConfig(D + M, n_heads=2, normalised=True),
     "clipped": TransformerConfig(D + M, clip=0.3),
+    "embedded": TransformerConfig(D + M, n_heads=2, d_embed=7, mlp_width=6),
+    "perceptron": TransformerConfig(D + M, attention="softmax", mlp_width=6),
     "all": TransformerConfig(D + M, 1, 2, None, True, 0.5, 1.0, "mixed", True, True),
 }
 
@@ -55,7 +57,5 @@ def test_training_takes_the_same_gradient(name, x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12), found["auto"], found["tokens"])
 
 
-def test_several_layers_and_embeddings_have_no_query_form():
+def test_several_layers_have_no_query_form():
     assert not models.has_query_form(TransformerConfig(5, 2))
-    assert not models.has_query_form(TransformerConfig(5, d_embed=4))
-    assert not models.has_query_form(TransformerConfig(5, mlp_width=4))

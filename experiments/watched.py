@@ -1,0 +1,67 @@
+"""Training with everything a run shows and keeps: metrics as it goes, checkpoints, resume, signals."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments import monitor
+from icl_gd.models import TransformerConfig
+from icl_gd.training import Interrupted, Population, TrainSettings, mesh, train
+from icl_gd.training.in_context import Task
+
+
+def train_watched(
+    config: ConfigDict,
+    task: Task,
+    model: TransformerConfig,
+    settings: TrainSettings,
+    stop: monitor.Stop,
+    watch: Callable[[Any], Mapping[str, np.ndarray]],
+    workdir: Path,
+    checkpoints: Path,
+    label: str = "",
+    points: Sequence[Mapping[str, Any]] = ({},),
+    **more: Any,
+) -> Population:
+    """Trains the config's seeds in a workdir, or goes on where an interrupted run left it.
+
+    Args:
+      watch: parameters of all members to metrics `[member]`, after every `train.log_every` steps.
+      checkpoints: where this population's are.
+      label: of this population, where a workdir has several: its metrics are filed under it.
+      points: the fields in which combinations of a population differ.
+      more: for `icl_gd.train`.
+
+    Raises:
+      Interrupted: when a signal asked for it.
+    """
+    screen = monitor.Monitor(workdir, settings.steps, config.seed, label, points)
+
+    def on_chunk(trained: Population, step: int, loss: jax.Array) -> None:
+        screen.warn(np.asarray(trained.diverged_at))
+        screen.write(step, {"training_loss": np.asarray(loss.mean(0))} | dict(watch(trained.params)))
+
+    def on_resume(step: int) -> None:
+        if step:
+            print(f"resuming {label or 'training'} from step {step}", flush=True)
+        screen.resume(step)  # from 0 too: a run may have crashed before its first checkpoint
+
+    stop.saved = False
+    try:
+        trained = train(
+            task, model, settings, layout=config.model.layout, seeds=config.seeds, seed=config.seed,
+            parallel=config.train.parallel, checkpoints=checkpoints, checkpoint_every=config.train.checkpoint_every,
+            chunk_steps=config.train.log_every, on_chunk=on_chunk, stop_requested=lambda: stop.signal,
+            on_resume=on_resume, **more,
+        )  # fmt: skip
+        screen.warn(np.asarray(trained.diverged_at))  # of a run that had nothing left to train
+    finally:
+        screen.close()
+    stop.saved = True
+    if (signal := mesh.agreed(stop.signal)) is not None:
+        raise Interrupted(settings.steps, signal)
+    return trained

@@ -1,0 +1,41 @@
+"""Gradient descent on the output head of a network whose features are given (von Oswald et al., non-linear tasks).
+
+The published network embeds whole tokens (x, y): the features and the target of an example may depend on both, and
+those of the query are what it makes of (x_query, 0). With `embed(x, y) = (phi, t)` the learner descends
+
+    1/(2n) sum_i |W phi(x_i, y_i) - t(x_i, y_i)|^2    from W = 0, and predicts    W phi(x_query, 0) - t(x_query, 0).
+
+Ordinary gradient descent on the head of y_hat = f_0(x) + W phi(x) is the special case in which features see no labels
+and targets are residuals, t(x, y) = y - f_0(x): then -t(x_query, 0) = f_0(x_query), the prediction before the first
+step. The embedding says how far a trained network is from it; see `analyses` of the experiment `sine`.
+
+Step size is gauge here: features times c with eta / c^2 are the same learner, so it may be fixed and features learned.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from icl_gd.learners.iterative import StepSizes, gradient_descent_iterates
+from icl_gd.types import Array, Predictor
+
+Embed = Callable[[Array, Array], tuple[Array, Array]]
+"""`(x [d], y [m]) -> (features [k], target [m])` of one example, or, with y = 0, of the query."""
+
+
+def layerwise_deep_gradient_descent(embed: Embed, step_sizes: StepSizes) -> Predictor:
+    """As `deep_gradient_descent`, with the prediction of every iterate, the first before any step: `[iterate m]`."""
+
+    def predict(x: Array, y: Array, x_query: Array) -> Array:
+        features, targets = jax.vmap(embed)(x, y)
+        query, start = embed(x_query, jnp.zeros_like(y[0]))
+        return gradient_descent_iterates(features, targets, step_sizes) @ query - start[None]
+
+    return predict
+
+
+def deep_gradient_descent(embed: Embed, step_sizes: StepSizes) -> Predictor:
+    """Gradient descent on a linear head of deep features, one step per entry of `step_sizes`, as a Predictor."""
+    layerwise = layerwise_deep_gradient_descent(embed, step_sizes)
+    return lambda x, y, x_query: layerwise(x, y, x_query)[-1]

@@ -1,0 +1,157 @@
+"""Published parameters, read, are the published network: against a forward pass of it written from its description."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icl_gd import interop, models
+
+D_TOKEN, N = 4, 5
+PLAIN = {
+    "layers": 1, "heads": 1, "key": 3, "deq": True, "softmax": False, "first": False, "mix": False, "norm": False,
+    "sum_norm": False, "clip": 0.0, "embed": 0, "hidden": 0, "y_update": False, "dampening": 1.0,
+}  # fmt: skip
+NETWORKS = {
+    "one": {},
+    "separate_one": {"deq": False},
+    "recurrent": {"layers": 3, "heads": 2},
+    "separate": {"layers": 2, "heads": 2, "deq": False},
+    "softmax": {"layers": 2, "softmax": True, "heads": 2},
+    "first_softmax": {"layers": 3, "first": True, "deq": False},
+    "mix_shared": {"layers": 2, "mix": True, "heads": 2},
+    "mix_separate": {"layers": 2, "mix": True, "deq": False},
+    "norm_shared": {"layers": 2, "norm": True},
+    "norm_separate": {"layers": 3, "norm": True, "deq": False},
+    "sum_norm": {"layers": 2, "sum_norm": True, "heads": 2},
+    "clip": {"layers": 2, "clip": 0.4},
+    "embedded": {"embed": 6},
+    "perceptron": {"hidden": 7, "softmax": True},
+    "sine": {"embed": 6, "hidden": 8, "heads": 2},
+    "y_update": {"layers": 2, "y_update": True, "dampening": 0.75},
+    "all": {"layers": 3, "heads": 2, "deq": False, "first": True, "norm": True, "sum_norm": True, "clip": 2.0,
+            "embed": 6, "hidden": 8, "dampening": 0.5},
+}  # fmt: skip
+SEPARATE = "net/~trans_block/layer_"
+
+
+def published(of, seed=0):
+    """Random parameters under the names that Haiku gives them."""
+    rng, e = np.random.default_rng(seed), of["embed"] or D_TOKEN
+    draw = lambda *shape: rng.normal(size=shape) / shape[0] ** 0.5
+    params = {"net/emb": {"w": draw(D_TOKEN, e)}} if of["embed"] else {}
+    if of["hidden"]:
+        params["net/input_mlp/linear"] = {"w": draw(e, of["hidden"]), "b": draw(of["hidden"])}
+        params["net/input_mlp/linear_1"] = {"w": draw(of["hidden"], e), "b": draw(e)}
+    for layer in range(1 if of["deq"] else of["layers"]):
+        module = "net/multi_head_attention" if of["deq"] else f"{SEPARATE}{layer}"
+        for name in ("query", "key", "value"):
+            params[f"{module}/{name}"] = {"w": draw(e, of["heads"] * of["key"])}
+        params[f"{module}/linear"] = {"w": draw(of["heads"] * of["key"], e)}
+        if of["mix"] and layer == 0:
+            params[f"{module}/non_lin_mix"] = {"w": np.array([[0.07]])}
+        if of["norm"] and (of["deq"] or layer):
+            where = "net/l_norm/layer_norm" if of["deq"] else f"net/~trans_block/norm_{layer}"
+            params[where] = {"scale": 1 + 0.3 * draw(e), "offset": 0.3 * draw(e)}
+    return params
+
+
+def forward(params, tokens, of):
+    """Residuals of every depth: attention of all tokens to the context, heads side by side, as published."""
+    linear = lambda x, name: x @ params[name]["w"] + params[name].get("b", 0.0)
+    gelu = lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    h = linear(tokens, "net/emb") if of["embed"] else tokens
+    if of["hidden"]:
+        h = h + linear(gelu(linear(h, "net/input_mlp/linear")), "net/input_mlp/linear_1")
+    residuals = [h]
+    for layer in range(of["layers"]):
+        module = "net/multi_head_attention" if of["deq"] else f"{SEPARATE}{layer}"
+        norm = params.get("net/l_norm/layer_norm" if of["deq"] else f"net/~trans_block/norm_{layer}")
+        read = h
+        if norm is not None:
+            read = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-5)
+            read = read * norm["scale"] + norm["offset"]
+        heads = []
+        for head in range(of["heads"]):
+            part = slice(head * of["key"], (head + 1) * of["key"])
+            q, k, v = (linear(read, f"{module}/{name}")[:, part] for name in ("query", "key", "value"))
+            k, v = k[:-1], v[:-1]
+            if of["sum_norm"]:
+                q, k = (a / (a.sum(-1, keepdims=True) + 1e-6) for a in (q, k))
+            logits = q @ k.T
+            softmax = np.exp(logits / math.sqrt(of["key"]))
+            softmax /= softmax.sum(-1, keepdims=True)
+            if of["softmax"] or (of["first"] and layer == 0):
+                logits = softmax
+            elif of["mix"] and (of["deq"] or layer == 0):
+                share = 1 / (1 + np.exp(-10 * params[f"{module}/non_lin_mix"]["w"][0, 0]))
+                logits = share * softmax + (1 - share) * logits
+            heads.append(logits @ v)
+        update = of["dampening"] * linear(np.concatenate(heads, -1), f"{module}/linear")
+        h = h + update * (np.arange(h.shape[1]) == h.shape[1] - 1 if of["y_update"] else 1.0)
+        h = np.clip(h, -of["clip"], of["clip"]) if of["clip"] else h
+        residuals.append(h)
+    return np.stack(residuals)
+
+
+def read(params, of):
+    kinds = ("softmax",) + ("linear",) * (of["layers"] - 1) if of["first"] else "softmax" if of["softmax"] else "linear"
+    return interop.from_published(
+        params, n_layers=of["layers"] if of["deq"] else None, n_heads=of["heads"], attention=kinds,
+        clip=of["clip"] or None, normalised=of["sum_norm"], y_update=of["y_update"], dampening=of["dampening"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_read_is_published(name, x64, tmp_path):
+    of = PLAIN | NETWORKS[name]
+    params, tokens = published(of), np.random.default_rng(1).normal(size=(N + 1, D_TOKEN))
+    config, ours = read(params, of)
+    expected = forward(params, tokens, of)
+    assert np.abs(expected[-1] - expected[0]).max() > 0.01
+    found = models.apply(config, ours, jnp.asarray(tokens)).residual
+    np.testing.assert_allclose(found, expected, atol=1e-11 * np.abs(expected).max())
+    shapes = lambda tree: jax.tree.map(jnp.shape, dict(tree))
+    assert shapes(ours) == shapes(models.init(config, jax.random.key(0)))
+    np.savez(tmp_path / "p.npz", **{f"{module}/{leaf}": v for module, of_ in params.items() for leaf, v in of_.items()})
+    again, theirs = read(str(tmp_path / "p.npz"), of)
+    assert again == config
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    if of["dampening"] == 1.0:
+        written = interop.to_published(config, ours, "net")
+        assert {name: set(leaves) for name, leaves in written.items()} == {n: set(v) for n, v in params.items()}
+        for module, leaves in params.items():
+            for leaf, value in leaves.items():
+                np.testing.assert_allclose(written[module][leaf], value, rtol=1e-15)
+
+
+def changed(**extra):
+    return {**published(PLAIN), **extra}
+
+
+@pytest.mark.parametrize(
+    ("params", "words", "more"),
+    [
+        (changed(**{"net/multi_head_attention/query": {"w": np.ones((4, 3)), "b": np.ones(3)}}), "biases", {}),
+        (changed(**{"net/linear": {"w": np.ones((4, 1)), "b": np.ones(1)}}), "net/linear", {}),
+        (changed(**{"net/mlp/linear": {"w": np.ones((4, 4))}}), "dense layers", {}),
+        (changed(**{"net/token_vocab": {"vocab": np.ones((9, 1, 4))}}), "vocabulary", {}),
+        (changed(**{"net/emb": {"w": np.ones((2, 3))}}), "positions", {}),
+        (changed(**{"net_gd/multi_head_attention/query": {"w": np.ones((4, 3))}}), "one network", {}),
+        ({}, "none", {}),
+        ({"net/multi_head_attention/query": {"w": np.ones((4, 3))}}, "missing", {}),
+        (published(PLAIN | {"layers": 2, "deq": False}), "2 separate", {"n_layers": 3}),
+        (published(PLAIN), "n_heads=2", {"n_heads": 2}),
+    ],
+)  # fmt: skip
+def test_what_there_is_none_of_here_is_refused(params, words, more):
+    with pytest.raises(ValueError, match=words):
+        interop.from_published(params, **more)
+
+
+def test_pickles_are_not_read(tmp_path):
+    np.savez(tmp_path / "p.npz", **{"net/multi_head_attention/query/w": np.array([{}], dtype=object)})
+    with pytest.raises(ValueError, match="allow_pickle"):
+        interop.from_published(tmp_path / "p.npz")

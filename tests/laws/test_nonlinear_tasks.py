@@ -1,0 +1,66 @@
+"""Law 3 for tasks that are not linear."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icl_gd.tasks import SineRegression
+
+TASKS = {"free": SineRegression(4), "faithful": SineRegression(4, faithful=True)}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_same_key_same_prompt(name):
+    task, keys = TASKS[name], jax.random.split(jax.random.key(0), 3)
+    sample, batch = jax.jit(task.sample), jax.jit(jax.vmap(task.sample))(keys)
+    for i, key in enumerate(keys):
+        for one, again, eager, batched in zip(sample(key), sample(key), task.sample(key), batch, strict=True):
+            np.testing.assert_array_equal(one, again)
+            np.testing.assert_allclose(one, eager, atol=1e-6)
+            np.testing.assert_allclose(one, batched[i], atol=1e-6)
+    assert not np.any(batch.x[0] == batch.x[1])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_moments_and_labels(name, x64):
+    task, n = TASKS[name], 100_000
+    p = jax.jit(jax.vmap(task.sample))(jax.random.split(jax.random.key(1), n))
+    amplitude, phase = np.asarray(p.w[:, 0]).T
+    assert np.all((np.abs(p.x) <= 5) & (amplitude >= 0.1)[:, None, None] & (amplitude <= 0.5)[:, None, None])
+    assert 0 <= phase.min() < 0.01
+    assert np.pi - 0.01 < phase.max() <= np.pi
+    np.testing.assert_allclose(p.y[..., 0], amplitude[:, None] * np.sin(p.x[..., 0] + phase[:, None]), atol=1e-12)
+    np.testing.assert_allclose(p.y_query[:, 0], amplitude * np.sin(p.x_query[:, 0] + phase), atol=1e-12)
+    y = np.asarray(p.y_query)[:, 0]
+    for power, exact in zip((1, 2), task.label_moments, strict=True):
+        assert abs((y**power).mean() - exact) < 4 * (y**power).std() / n**0.5
+    drawn = np.stack([p.x_query[:, 0], p.x[:, 0, 0], amplitude, phase])
+    expected = np.eye(4)
+    if task.faithful:
+        expected[2, 3] = expected[3, 2] = 1.0
+        np.testing.assert_allclose((amplitude - 0.1) / 0.4, phase / np.pi, atol=1e-6)
+    np.testing.assert_allclose(np.corrcoef(drawn), expected, atol=5 / n**0.5)
+
+
+def test_the_two_families_differ_in_their_second_moment():
+    """Far beyond what the sample of the law above resolves: one of them cannot pass for the other."""
+    free, faithful = (TASKS[name].label_moments for name in ("free", "faithful"))
+    assert free == pytest.approx((0.6 / np.pi * np.sin(5.0) / 5, 0.31 / 6))
+    assert faithful[1] - free[1] == pytest.approx(-0.04 / np.pi**2 * np.sin(10.0) / 10)
+
+
+def test_longer_contexts_continue_shorter_ones():
+    short, long = (SineRegression(n).sample(jax.random.key(2)) for n in (4, 9))
+    np.testing.assert_array_equal(short.w, long.w)
+    np.testing.assert_array_equal(short.x_query, long.x_query)
+    np.testing.assert_array_equal(short.x, long.x[:4])
+    np.testing.assert_allclose(short.y, long.y[:4], atol=1e-6)
+
+
+def test_it_is_linear_in_two_waves(x64):
+    """y = (a cos p) sin x + (a sin p) cos x: least squares on the waves is exact from two examples on."""
+    p = SineRegression(2).sample(jax.random.key(3))
+    waves = lambda x: jnp.concatenate([jnp.sin(x), jnp.cos(x)], -1)
+    w, *_ = jnp.linalg.lstsq(waves(p.x), p.y)
+    np.testing.assert_allclose(w.T @ waves(p.x_query), p.y_query, atol=1e-8)
