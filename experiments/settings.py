@@ -204,7 +204,7 @@ def _wrong_type(words: list[str], config: ConfigDict, error: Exception) -> str:
 def _nearest_few(field: str, fields: Any) -> str:
     near = difflib.get_close_matches(field, list(fields), 1, 0.5)
     by_leaf = [name for name in fields if name.split(".")[-1] == field.split(".")[-1]]
-    found = by_leaf or near
+    found = difflib.get_close_matches(field, by_leaf, 1, 0.0) or near
     return f"did you mean {found[0]}?" if found else f"accepted: {', '.join(fields)}"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes
 
-from experiments import monitor
+from experiments import monitor, recorded
 from experiments.analyses import real_table
 from experiments.recipes import linear_attention
 from experiments.settings import parse, task_of, trained_on
@@ -28,7 +28,7 @@ SMALL = (
 def run(workdir, *words):
     workdir.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patched:  # figures are looked at elsewhere
-        patched.setattr(linear_attention, "present", lambda *_: None)
+        patched.setattr(recorded, "present", lambda *_: None)
         _run(workdir, *words)
     return json.loads((workdir / "results.json").read_text())
 
