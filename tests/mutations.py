@@ -244,6 +244,10 @@ MUTATIONS = [
     Mutation("models/transformer.py", "residual[-1:] if query_only", "residual[:1] if query_only",
              f"{SEPARATE} on_its_own"),
     Mutation("training/in_context.py", "and concatenated:", "and True:", f"{SEPARATE} moments_of"),
+    Mutation("training/in_context.py", "name in asked if name in default}, **stored}", "name in asked if name in default}}",
+             f"{TRAINING} does_not_say"),
+    Mutation("training/in_context.py", "(default if stored is None else stored) == asked", "stored == asked",
+             f"{TRAINING} does_not_say"),
 ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -244,7 +244,7 @@ def train(
 
     try:
         if checkpoints is not None:
-            state = _resumed(store, state, about)
+            state = _resumed(store, state, about, _defaults(task, config, settings))
             on_resume(int(state.step))
         members, state = placement.put(members), State(placement.put(state.member), placement.put(state.step, mesh.ALL))
         state = population.run_chunks(chunk, state, members, settings.steps, chunk_steps, after)
@@ -281,7 +281,16 @@ def _about(task: Task, config: TransformerConfig, settings: TrainSettings, seed:
     return json.loads(json.dumps(about, default=str))
 
 
-def _resumed(store: Checkpoints | None, state: State, about: dict[str, Any]) -> State:
+def _defaults(task: Task, config: TransformerConfig, settings: TrainSettings) -> dict[str, Any]:
+    """What a checkpoint says that was written before there was a field."""
+    parts = {"task": task, "model": config, "settings": settings}
+    of = lambda part: (
+        {f.name: f.default for f in fields(part) if f.default is not MISSING} if is_dataclass(part) else {}
+    )
+    return json.loads(json.dumps({**{name: of(part) for name, part in parts.items()}, "layout": "concatenated"}))
+
+
+def _resumed(store: Checkpoints | None, state: State, about: dict[str, Any], defaults: dict[str, Any]) -> State:
     """The state of the newest sound checkpoint, or `state`; the process that has the store tells the others.
 
     Raises:
@@ -290,11 +299,17 @@ def _resumed(store: Checkpoints | None, state: State, about: dict[str, Any]) -> 
     if store is not None:
         if (restored := store.restore()) is not None:
             _, leaves, stored = restored
-            if differ := ", ".join(key for key in about if stored.get(key) != about[key]):
+            if differ := ", ".join(key for key in about if not _same(stored.get(key), about[key], defaults.get(key))):
                 raise ValueError(f"the checkpoints are of another population: {differ} differ")
             state = unflatten(state, leaves)
         store.forget_broken()
     return mesh.told_by_first(state)
+
+
+def _same(stored: Any, asked: Any, default: Any) -> bool:
+    if isinstance(asked, dict) and isinstance(stored, dict):
+        return {**{name: default[name] for name in asked if name in default}, **stored} == asked
+    return (default if stored is None else stored) == asked
 
 
 def _only_swept(points: list[dict[str, float]]) -> tuple[dict[str, float], ...]:
@@ -333,7 +348,7 @@ def load(workdir: str | Path) -> Population:
     config = TransformerConfig(**_tuples(about["model"]))
     swept = _only_swept(population.combinations(TrainSettings(**_tuples(about["settings"])), config.init_scale))
     diverged_at = jnp.asarray(leaves["member.diverged_at"])
-    layout = _layout(about["layout"], about["d_input"], about["d_output"])
+    layout = _layout(about.get("layout", "concatenated"), about["d_input"], about["d_output"])
     return Population(config, layout, params, diverged_at, swept)
 
 

@@ -1,8 +1,10 @@
 """Law 6: a population is its members, a resumed run is the uninterrupted one, a broken checkpoint is passed over."""
 
+import contextlib
 import gc
 import shutil
 import warnings
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -181,6 +183,25 @@ def test_a_sweep_names_what_can_be_loaded(tmp_path):
     run(checkpoints=tmp_path / "checkpoints" / "n_context=5")
     with pytest.raises(FileNotFoundError, match=r"a sweep; load one of .*n_context=5"):
         icl_gd.load(tmp_path)
+
+
+def test_what_a_checkpoint_does_not_say_is_as_it_was_by_default(saved, tmp_path):
+    """One written before there were layouts, corrupted labels and kinds of attention goes on, and is loaded."""
+    older = tmp_path / "older"
+    with contextlib.closing(checkpoint.Checkpoints(saved[0])) as theirs:
+        step, leaves, about = theirs.restore()
+    for part, name in (("task", "corrupted_labels"), ("model", "attention"), ("settings", "form")):
+        del about[part][name]
+    del about["layout"], about["given"]
+    with contextlib.closing(checkpoint.Checkpoints(older)) as ours:
+        ours.save(step, leaves, about)
+    said = []
+    again = run(checkpoints=older, on_resume=said.append)
+    assert said == [step]
+    assert same(again.params, icl_gd.load(older).params)
+    with pytest.raises(ValueError, match="model differ"):
+        other = replace(MODEL, attention="softmax")
+        icl_gd.train(TASK, other, SETTINGS, seeds=3, checkpoints=older)
 
 
 def test_checkpoints_of_another_population_are_refused(saved, tmp_path):
