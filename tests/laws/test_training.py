@@ -199,8 +199,8 @@ def test_what_a_checkpoint_does_not_say_is_as_it_was_by_default(saved, tmp_path)
     again = run(checkpoints=older, on_resume=said.append)
     assert said == [step]
     assert same(again.params, icl_gd.load(older).params)
+    other = replace(MODEL, attention="softmax")
     with pytest.raises(ValueError, match="model differ"):
-        other = replace(MODEL, attention="softmax")
         icl_gd.train(TASK, other, SETTINGS, seeds=3, checkpoints=older)
 
 
