@@ -80,6 +80,8 @@ def _moments(study: Study, found: Found) -> None:
     # The norms of which the first is made are equal, within a percent, for as long as all tokens are read alike.
     found.add("copying_starts_at", starts)
     found.add("copying_clear_at", clear)
+    at_start = losses[np.searchsorted(steps, np.nan_to_num(starts, nan=steps[-1])), np.arange(losses.shape[1])]
+    found.add("loss_ratio_zero_at_start", at_start / plateau)
     found.add("loss_halfway_at", halfway)
     found.add("copying_leads_by", halfway - starts)
     found.add("copying_clear_leads_by", halfway - clear)
