@@ -9,7 +9,7 @@ batch, so they differ in their initial weights alone. Expected: the loss stays f
 zero is, then falls to about 1.04 times that of one gradient step on the same prompts; just before it falls, the first
 layer's output comes to depend on the next token more than on the others.
 
-Variants: `converged` trains 30,000 steps with a decaying learning rate; `smoke`.
+Variants: `converged` trains 20,000 steps with a decaying learning rate; `smoke`.
 """
 
 from experiments.defaults import base_config, smoke
@@ -71,7 +71,7 @@ def get_config(variant: str = ""):
          "target": 0.01},
     )  # fmt: skip
     if variant == "converged":
-        config.train.steps = 30_000
+        config.train.steps = 20_000
         config.train.schedule = "cosine"
         config.claims = (
             {"id": "VO.copyc.loss", "statement": "every seed reaches 1.02 times the loss of one gradient step (largest "
