@@ -17,6 +17,7 @@ from icl_gd.types import Array, Layout, Prompt
 FEW = 1024  # prompts that derivatives and patterns are averaged over: a Jacobian each
 D_POSITIONS = 10  # of the places' codes in the construction, as published
 NEAR = 1.04  # times the loss of the reference
+CLEAR = 2.0  # times the norm for the others
 SCALES = (1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 40.0, 48.0, 56.0, 64.0, 80.0, 96.0)
 
 
@@ -68,17 +69,24 @@ def _few(prompts: Prompt) -> Prompt:
 
 
 def _moments(study: Study, found: Found) -> None:
-    """The steps at which copying starts and at which the loss is halfway down, of every member."""
-    by_step = {
-        name: _table(study.history[name]) for name in ("loss_trained", "derivative_following", "derivative_others")
-    }
-    steps, losses = by_step["loss_trained"]
+    """The steps at which copying starts and is clear, and at which the loss is halfway down, of every member."""
+    names = ("loss_trained", *(f"derivative_{to}" for to in analysis.DerivativeNorms._fields))
+    tables = {name: _table(study.history[name]) for name in names}
+    steps, losses = tables["loss_trained"]
+    following, others = (tables[f"derivative_{to}"][1] for to in ("following", "others"))
     plateau = float(analysis.losses(learners.zero, study.prompts).mean())
-    starts = lasting_from(steps, by_step["derivative_following"][1] > 2 * by_step["derivative_others"][1])
     halfway = lasting_from(steps, losses < 0.5 * (plateau + losses[-1:]))
+    starts, clear = (lasting_from(steps, following > times * others) for times in (1.0, CLEAR))
+    # The norms of which the first is made are equal, within a percent, for as long as all tokens are read alike.
     found.add("copying_starts_at", starts)
+    found.add("copying_clear_at", clear)
+    at_start = losses[np.searchsorted(steps, np.nan_to_num(starts, nan=steps[-1])), np.arange(losses.shape[1])]
+    found.add("loss_ratio_zero_at_start", at_start / plateau)
     found.add("loss_halfway_at", halfway)
     found.add("copying_leads_by", halfway - starts)
+    found.add("copying_clear_leads_by", halfway - clear)
+    by_seed = {name: values[:, found.shown].T.tolist() for name, (_, values) in tables.items()}
+    found.arrays["copying_by_seed"] = {"step": steps.tolist(), **by_seed}
 
 
 def _table(by_step: Mapping[int, Mapping[int, float]]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,30 +10,47 @@ from matplotlib.figure import Figure
 from icl_gd import plots
 
 Done = dict[str, Any]
+MARKS = {
+    "loss_halfway_at": "halfway down",
+    "copying_starts_at": "next above others",
+    "copying_clear_at": "twice the others",
+}
 TO = {"own_token": "own", "next_token": "following", "other_tokens": "others"}  # roles, and the ends of metrics' names
 
 
 def _copying(done: Done) -> Figure:
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(plots.COLUMN, 4.2), sharex=True)
-    plots.line(top, done["curves"]["loss_trained_by_step"], "trained", label="trained, two layers")
+    """Every seed on its own: they fall at different steps, and a mean would show none of them."""
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(plots.COLUMN, 4.4), sharex=True)
+    by_seed, zero = done["arrays"]["copying_by_seed"], done["arrays"]["loss_zero_on_curve_prompts"]
+    _seeds(top, by_seed["step"], by_seed["loss_trained"], "trained", "trained, a line a seed")
     plots.level(top, done["arrays"]["loss_gd_on_curve_prompts"], "gd", "one gradient step")
-    plots.level(top, done["arrays"]["loss_zero_on_curve_prompts"], "zero")
-    top.set(ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$", ylim=(0, 1.3 * done["arrays"]["loss_zero_on_curve_prompts"]))
+    plots.level(top, zero, "zero")
+    top.set(ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$", ylim=(0, 1.2 * zero))
     for role, to in TO.items():
-        plots.line(bottom, done["curves"][f"derivative_{to}_by_step"], role)
+        _seeds(bottom, by_seed["step"], by_seed[f"derivative_{to}"], role, plots.ROLES[role][0])
     bottom.set(xlabel="training step", ylabel="norm of derivatives", yscale="log")
+    for name, ax, to, marker in (
+        ("loss_halfway_at", top, "loss_trained", "o"),
+        ("copying_starts_at", bottom, "derivative_following", "v"),
+        ("copying_clear_at", bottom, "derivative_following", "o"),
+    ):
+        _mark(ax, by_seed, to, done["metrics"][f"{name}_untrapped"]["per_seed"], MARKS[name], marker)
     for ax in (top, bottom):
-        _mark(ax, done, "loss_halfway_at", "loss halfway down", "-.")
-        _mark(ax, done, "copying_starts_at", "next above others", ":")
         ax.legend()
     return figure
 
 
-def _mark(ax: Axes, done: Done, name: str, label: str, dashes: str) -> None:
-    """The steps of the seeds that have one, as lines; only the first is named."""
-    steps = [step for step in done["metrics"].get(name, {}).get("per_seed", []) if step is not None]
-    for i, step in enumerate(steps):
-        ax.axvline(step, color="black", linestyle=dashes, linewidth=0.6, alpha=0.7, label=f"{'_' * bool(i)}{label}")
+def _seeds(ax: Axes, steps: list, values: list, role: str, label: str) -> None:
+    _, colour, dashes = plots.ROLES[role]
+    for i, line in enumerate(values):
+        ax.plot(steps, np.asarray(line, float), dashes, color=colour, linewidth=0.8, label=f"{'_' * bool(i)}{label}")
+
+
+def _mark(ax: Axes, by_seed: dict, to: str, at: list, label: str, marker: str) -> None:
+    """Each seed's curve at its own step; seeds without one have no mark."""
+    found = [(step, line[by_seed["step"].index(step)]) for step, line in zip(at, by_seed[to], strict=False) if step]
+    if found:
+        ax.plot(*zip(*found, strict=True), marker, color="black", markersize=3, markerfacecolor="none", label=label)
 
 
 def _patterns(done: Done) -> Figure:
@@ -58,11 +75,11 @@ def _error(done: Done) -> Figure:
 
 
 FIGURES = {
-    "copying": (("derivative_following_by_step",), _copying,
-                "Loss on held-out prompts over training, and the norms of the derivative of the first layer's outputs "
-                "to their own, the next, and one other token: mean and range over free seeds. Lines mark, seed by "
-                "seed, where the norm for the next token comes to stand above twice that for the others, and where the "
-                "loss is halfway down from that of predicting zero."),
+    "copying": (("copying_by_seed",), _copying,
+                "Loss on held-out prompts over training, and norms of the derivative of the first layer's outputs by "
+                "their own, the next, and one other token, free seeds one by one. Marked are the steps from which on "
+                "the norm for the next token stays above that for the others, and above twice that, and from which on "
+                "the loss is more than halfway down from that of predicting zero."),
     "patterns": (("pattern_mean", "pattern_one"), _patterns,
                  "What multiplies the values in each layer of a free seed. Odd tokens are inputs, even ones labels, "
                  "the last is the query, which nobody reads."),
