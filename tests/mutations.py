@@ -93,7 +93,7 @@ MUTATIONS = [
     Mutation("analysis/softmax.py", "circuits.W_PV[:, :, d_input:]", "circuits.W_PV", f"{SOFTMAX} share"),
     Mutation("analysis/softmax.py", "jnp.linalg.pinv(b) @ b", "b.T @ b", f"{SOFTMAX} common"),
     Mutation("analysis/softmax.py", "jnp.trace(matrix) / len(matrix)", "jnp.trace(matrix)", f"{SOFTMAX} anisotropy"),
-    Mutation("learners/centred.py", "learner(_without_mean(x), _without_mean(y),", "learner(_without_mean(x), y - 1,",
+    Mutation("learners/centred.py", "learner(_without_mean(x), _without_mean(y),", "learner(x, _without_mean(y) + 1,",
              f"{SOFTMAX} centred"),
     Mutation("experiments/analyses/shifts.py", "leaf * (n / task.n_context)", "leaf * (task.n_context / n)",
              f"{SWITCHES} shifts"),
