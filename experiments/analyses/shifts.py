@@ -43,7 +43,8 @@ def shifts(study: Study, found: Found) -> None:
                 shift.values, mean if mean.ndim == 1 else mean[:, found.shown]
             )
         if suite in ("input_scale", "corrupted_labels"):
-            ours, theirs = (np.stack([risk[name].mean for risk in risks]) for name in ("trained", "gd"))
+            standard = "gd" if study.reference.main == "gd" else "construction"  # which is GD++ then
+            ours, theirs = (np.stack([risk[name].mean for risk in risks]) for name in ("trained", standard))
             found.add(f"{suite}_deviation", np.abs(ours / theirs[:, None] - 1).max(0))
     _closed_form_under_scale(study, found)
     _closed_form_under_corruption(study, found)
