@@ -83,7 +83,7 @@ def test_construction_is_its_learner_in_float32(**drawn):
         (TransformerConfig(4, 2), [1.0], "step sizes"),
         (TransformerConfig(4, 2, shared=True), [1.0, 2.0], "shared"),
         (TransformerConfig(4, 1, d_head=2), [1.0], "d_head"),
-        (TransformerConfig(3, 1), [1.0], "d_token"),
+        (TransformerConfig(3, 1), [1.0], "width=3"),
     ],
 )
 def test_what_a_config_cannot_hold_is_refused(config, etas, words):
