@@ -34,7 +34,9 @@ def get_config(variant: str = ""):
     config.eval.prompts = 2**17
     config.claims = (
         {"id": "VO.copy.loss", "statement": "two layers on separate tokens reach 1.04 times the loss of one gradient "
-         "step (how many of 5 seeds)", "source": PAPER, "metric": "seeds_near_gd", "relation": "at_least", "target": 4},
+         "step (how many of 5 seeds)", "source": PAPER, "metric": "seeds_near_gd", "relation": "at_least", "target": 4,
+         "note": "1.016, 1.037, 1.039, 1.042 and 1.043, with 1.038 for the published code's seed 0: what they lack is "
+         "mostly in the coordinate whose place y shares, which takes about 0.6 of the step of the others"},
         {"id": "VO.copy.gd", "statement": "the gradient step beside them reaches the closed-form risk",
          "source": "closed form: best single gradient step, d = n = 10", "metric": "loss_gd", "relation": "within",
          "target": 0.206229, "tolerance": 0.002},
@@ -51,7 +53,8 @@ def get_config(variant: str = ""):
          "metric": "copying_clear_leads_by", "reduce": "min", "relation": "at_least", "target": 0},
         {"id": "VO.copy.derivative", "statement": "the norm of the derivative to the next token ends near one (its "
          "least)", "source": PAPER, "metric": "derivative_following", "reduce": "min", "relation": "at_least",
-         "target": 0.7},
+         "target": 0.7,
+         "note": "one seed of five copies at a smaller scale, 0.61: the second layer's weights make up for it"},
         {"id": "VO.copy.others", "statement": "and that to the others is small (its largest)", "source": PAPER,
          "metric": "derivative_others", "reduce": "max", "relation": "at_most", "target": 0.15},
         {"id": "VO.copy.untrained", "statement": "untrained layers do not tell the next token from others (largest "
@@ -59,10 +62,15 @@ def get_config(variant: str = ""):
          "reduce": "max", "relation": "at_most", "target": 0.06},
         {"id": "VO.copy.label", "statement": "inputs read their label in the first layer more than all else together "
          "(least share)", "source": PAPER, "metric": "label_token_score", "reduce": "min", "relation": "at_least",
-         "target": 0.5},
+         "target": 0.5,
+         "note": "one seed gives 0.40 to the label and 0.5 to itself, its labels 0.65 to the next input: it has another "
+         "solution than the rest, and with 1.016 the best one"},
         {"id": "VO.copy.cosine", "statement": "what is learned points where the gradient step does (least sensitivity "
          "cosine)", "source": PAPER, "metric": "sensitivity_cosine_gd", "reduce": "min", "relation": "at_least",
          "target": 0.95},
+        {"id": "VO.copy.shared", "statement": "the coordinate whose place y shares takes a shorter step than the others "
+         "(largest ratio)", "source": "found here", "metric": "shared_coordinate_step", "reduce": "max",
+         "relation": "at_most", "target": 0.75},
         {"id": "VO.copy.built", "statement": "a copying layer built by hand and a gradient step are the learner at "
          "large scale (largest error, float64)", "source": "constructions/copying.py",
          "metric": "copying_construction_error", "relation": "at_most", "target": 1e-6},
