@@ -37,7 +37,7 @@ def get_config(variant: str = ""):
          "step (how many of 5 seeds)", "source": PAPER, "metric": "seeds_near_gd", "relation": "at_least", "target": 4,
          "note": "1.016, 1.037, 1.039, 1.042 and 1.043; the published code's seed 0 has 1.038. A step of 0.62 in the "
          "coordinate whose place y shares costs 1.4 %; the rest is a part of the predictions, 0.11 of 0.64 in standard "
-         "deviation, that is no step in any coordinate. At a constant rate the ratio moves by 0.005 between logs"},
+         "deviation, that is no step in any coordinate. At a constant rate the ratio moves by 0.003 every 100 steps"},
         {"id": "VO.copy.gd", "statement": "the gradient step beside them reaches the closed-form risk",
          "source": "closed form: best single gradient step, d = n = 10", "metric": "loss_gd", "relation": "within",
          "target": 0.206229, "tolerance": 0.002},
