@@ -1,13 +1,13 @@
 """Tokens that hold x and y apart: a first layer learns to copy, then a second learns the gradient step
-(von Oswald et al. 2212.07677, section 4 and its appendix on token construction; normal_token_construct.ipynb).
+(von Oswald et al. 2212.07677, standard token construction; published as normal_token_construct.ipynb).
 
     python -m experiments.run --config=configs/token_copying.py
 
 Five seeds, tokens x_1, y_1, x_2, ..., x_query with ten sinusoidal dimensions for their place, softmax attention in the
 first of two layers, d = n = 10, 10,000 steps of batch 2048; half an hour on two CPU cores. Members share each step's
 batch, so they differ in their initial weights alone. Expected: the loss stays for thousands of steps where predicting
-zero is, then falls to about 1.04 times that of one gradient step on the same prompts; just before it falls, the first
-layer's output comes to depend on the next token more than on the others.
+zero is, then falls to 1.02 to 1.045 times that of one gradient step on the same prompts; just before it falls, the
+first layer's output comes to depend on the next token more than on the others.
 
 Variants: `converged` trains 20,000 steps with a decaying learning rate; `smoke`.
 """
@@ -35,7 +35,10 @@ def get_config(variant: str = ""):
     config.eval.prompts = 2**17
     config.claims = (
         {"id": "VO.copy.loss", "statement": "two layers on separate tokens reach 1.04 times the loss of one gradient "
-         "step (how many of 5 seeds)", "source": PAPER, "metric": "seeds_near_gd", "relation": "at_least", "target": 4},
+         "step (how many of 5 seeds)", "source": PAPER, "metric": "seeds_near_gd", "relation": "at_least", "target": 4,
+         "note": "1.016, 1.037, 1.039, 1.042 and 1.043; the published code's seed 0 has 1.038. A step of 0.62 in the "
+         "coordinate whose place y shares costs 1.4 %; the rest is a part of the predictions, 0.11 of 0.64 in standard "
+         "deviation, that is no step in any coordinate. At a constant rate the ratio moves by 0.003 every 100 steps"},
         {"id": "VO.copy.gd", "statement": "the gradient step beside them reaches the closed-form risk",
          "source": "closed form: best single gradient step, d = n = 10", "metric": "loss_gd", "relation": "within",
          "target": 0.206229, "tolerance": 0.002},
@@ -52,7 +55,8 @@ def get_config(variant: str = ""):
          "metric": "copying_clear_leads_by", "reduce": "min", "relation": "at_least", "target": 0},
         {"id": "VO.copy.derivative", "statement": "the norm of the derivative to the next token ends near one (its "
          "least)", "source": PAPER, "metric": "derivative_following", "reduce": "min", "relation": "at_least",
-         "target": 0.7},
+         "target": 0.7,
+         "note": "one seed of five copies at a smaller scale, 0.61: the second layer's weights make up for it"},
         {"id": "VO.copy.others", "statement": "and that to the others is small (its largest)", "source": PAPER,
          "metric": "derivative_others", "reduce": "max", "relation": "at_most", "target": 0.15},
         {"id": "VO.copy.untrained", "statement": "untrained layers do not tell the next token from others (largest "
@@ -60,10 +64,15 @@ def get_config(variant: str = ""):
          "reduce": "max", "relation": "at_most", "target": 0.06},
         {"id": "VO.copy.label", "statement": "inputs read their label in the first layer more than all else together "
          "(least share)", "source": PAPER, "metric": "label_token_score", "reduce": "min", "relation": "at_least",
-         "target": 0.5},
+         "target": 0.5,
+         "note": "one seed's inputs give 0.40 to their label and half to themselves, its labels 0.6 to the next input: "
+         "another solution than the others have, and with 1.016 the best one"},
         {"id": "VO.copy.cosine", "statement": "what is learned points where the gradient step does (least sensitivity "
          "cosine)", "source": PAPER, "metric": "sensitivity_cosine_gd", "reduce": "min", "relation": "at_least",
          "target": 0.95},
+        {"id": "VO.copy.shared", "statement": "the coordinate whose place y shares takes a shorter step than others "
+         "(largest ratio)", "source": "found here", "metric": "shared_coordinate_step", "reduce": "max",
+         "relation": "at_most", "target": 0.75},
         {"id": "VO.copy.built", "statement": "a copying layer built by hand and a gradient step are the learner at "
          "large scale (largest error, float64)", "source": "constructions/copying.py",
          "metric": "copying_construction_error", "relation": "at_most", "target": 1e-6},

@@ -57,7 +57,7 @@ def shift(d_positions: int, places: int) -> Float[np.ndarray, "d_positions d_pos
 def interleaved(d_input: int, d_output: int, d_positions: int = 10, own_slots: bool = False) -> Layout:
     """Separate tokens x_1, y_1, x_2, ..., x_query, each with the code of its place: 2n + 1 of them.
 
-    As published by von Oswald et al. (appendix, tokens that hold x and y apart): `[x_j, p]`, `[0, ..., 0, y_j, p]` and
+    As published by von Oswald et al. for their "standard token construction": `[x_j, p]`, `[0, ..., 0, y_j, p]` and
     `[x_query, p]`, so that y stands where the last coordinates of x do, and only its place tells one from the other.
     The prediction is minus the last slots of the query's token. They hold a part of its position's code, close to 1,
     which is why an untrained network does not predict zero.

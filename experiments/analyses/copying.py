@@ -60,6 +60,7 @@ def copying(study: Study, found: Found) -> None:
     found.add_one("seeds_near_gd", np.sum(ratios <= NEAR), 0.0)
     if study.history:
         _moments(study, found)
+    _coordinates(study, found)
     _patterns(study, found)
     _construction_error(study, found)
 
@@ -109,6 +110,25 @@ def _patterns(study: Study, found: Found) -> None:
     patterns = jax.vmap(lambda one: models.apply(study.trained.config, params, one).pattern[:, 0])(encoded)
     for name, values in (("mean", patterns.mean(0)), ("one", patterns[0])):
         found.arrays[f"pattern_{name}"] = np.asarray(values, np.float64).tolist()
+
+
+def _coordinates(study: Study, found: Found) -> None:
+    """The step that each coordinate of x takes: the coefficients c of `y_hat ~ sum_i c_i x_query_i sum_j y_j x_ji`.
+
+    Fitted by least squares over prompts and outputs; those of a gradient step are step_size / n. The last coordinates
+    are those whose place y shares.
+    """
+    p, (d, m) = study.prompts, (study.task.d_input, study.task.d_output)
+    features = jnp.einsum("pi,pjr,pji->pri", p.x_query, p.y, p.x).reshape(-1, d)
+
+    def steps(params: Any) -> Array:
+        y_hat = jax.vmap(study.trained.predictor(params))(p.x, p.y, p.x_query)
+        return jnp.linalg.lstsq(features, y_hat.reshape(-1))[0]
+
+    found_steps = np.asarray(analysis.over_members(jax.jit(steps), study.trained.params), np.float64)  # [member d]
+    found.curves["step_by_coordinate"] = curve(range(1, d + 1), found_steps[found.shown].T)
+    if d > m:
+        found.add("shared_coordinate_step", found_steps[:, -m:].mean(1) / found_steps[:, :-m].mean(1))
 
 
 def _construction_error(study: Study, found: Found) -> None:

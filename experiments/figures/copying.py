@@ -66,6 +66,16 @@ def _patterns(done: Done) -> Figure:
     return figure
 
 
+def _coordinates(done: Done) -> Figure:
+    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.0))
+    curve = done["curves"]["step_by_coordinate"]
+    plots.level(ax, done["metrics"]["step_size_gd"]["mean"], "gd", "one gradient step")
+    plots.points(ax, curve, "trained", marker="o", size=4.0, label="trained, two layers")
+    ax.set(xlabel="coordinate of x", ylabel=r"step size over $N$", ylim=(0, None), xticks=curve["x"])
+    ax.legend()
+    return figure
+
+
 def _error(done: Done) -> Figure:
     figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.2))
     plots.line(ax, done["curves"]["copying_error_by_scale"], "construction", marker="o")
@@ -83,6 +93,9 @@ FIGURES = {
     "patterns": (("pattern_mean", "pattern_one"), _patterns,
                  "What multiplies the values in each layer of a free seed. Odd tokens are inputs, even ones labels, "
                  "the last is the query, which nobody reads."),
+    "coordinates": (("step_by_coordinate",), _coordinates,
+                    "The step that each coordinate takes, fitted to predictions: mean and range over free seeds. The "
+                    "last is the one whose place y shares."),
     "copying_error": (("copying_error_by_scale",), _error,
                       "A softmax layer built to merge neighbours, and a gradient step behind it, against the learner: "
                       "the error falls exponentially with the scale of scores, until rounding ends it."),
