@@ -6,8 +6,9 @@ von Oswald et al. 2212.07677, the section on non-linear regression. x ~ U(-5, 5)
 phase) with two free parameters. Tokens (x, y) are embedded in 40 dimensions, a perceptron 40 -> 160 -> 40 (GELU, skip)
 acts on each, then one layer. Beside it the same perceptron is meta-learned with one gradient step on its output head.
 
-Both take 20,000 steps, five seeds each. Published batches are of 2048 prompts; these are of 256, eight times faster on
-two CPU cores: TIME there. Expected: EXPECTED
+Both take 20,000 steps, five seeds each. Published batches are of 2048 prompts; these are of 256, eight times cheaper,
+with which it takes about twenty minutes on two CPU cores. Expected: both losses below .01, where predicting zero has
+.0258; the learner's about .002.
 
 Variants: `faithful` is the published setting, amplitude and phase from one key, batches of 2048, one seed; `smoke`.
 """

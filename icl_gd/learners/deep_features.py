@@ -7,7 +7,12 @@ those of the query are what it makes of (x_query, 0). With `embed(x, y) = (phi, 
 
 Ordinary gradient descent on the head of y_hat = f_0(x) + W phi(x) is the special case in which features see no labels
 and targets are residuals, t(x, y) = y - f_0(x): then -t(x_query, 0) = f_0(x_query), the prediction before the first
-step. The embedding says how far a trained network is from it; see `analyses` of the experiment `sine`.
+step. How far features see labels is measured by the experiment `sine`.
+
+Every linear layer behind an embedding is a preconditioned step of this kind: with embedded tokens h and v the y row of
+W_PV, it predicts -h_q[y] - sum_i (v . h_i) (h_i^T W_KQ h_q), which is one step of size n with features h, targets
+t_i = -v . h_i and the matrix A = W_KQ (see `gradient_descent_iterates`). What is open about a trained one is whether
+its targets and its matrix do what plain gradient descent does.
 
 Step size is gauge here: features times c with eta / c^2 are the same learner, so it may be fixed and features learned.
 """

@@ -65,6 +65,21 @@ def test_features_that_see_no_labels_make_it_descent_on_the_head(x64):
     np.testing.assert_allclose(gauge, expected, rtol=1e-12)
 
 
+def test_every_layer_is_a_preconditioned_step_on_features_of_its_own(x64):
+    config = TransformerConfig(3, d_embed=6, mlp_width=8, init_scale=30.0)
+    params = models.init(config, jax.random.key(4))
+    *_, (x, y, q) = network("steps")
+    tokens_of = tokens.concatenated(2, 1)
+    embedded = models.embed(config, params, tokens_of.encode(x, y, q))
+    circuits = models.circuits(config, params)
+    context, query = embedded[:-1], embedded[-1]
+    targets = -(context @ circuits.W_PV[0, 0, -1])[:, None]
+    w = learners.gradient_descent_iterates(context, targets, [float(N)], preconditioner=circuits.W_KQ[0, 0])[-1]
+    expected = models.predictor(config, params, tokens_of)(x, y, q)
+    assert np.abs(w @ query) > 1e-3
+    np.testing.assert_allclose(w @ query - query[-1:], expected, rtol=1e-10)
+
+
 TASK = SineRegression(3)
 MODEL = TransformerConfig(2, d_embed=4, mlp_width=6, init_scale=1.0)
 SETTINGS = TrainSettings(steps=4, batch_size=12, learning_rate=1e-2, clip=1.0)
