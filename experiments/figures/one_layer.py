@@ -121,6 +121,9 @@ def _sweep(done: Done) -> Figure:
             plots.line(ax, optimal, "closed_form", label=hide("closed form", i))
         gd = sweep_line(points, field, "loss_gd")
         plots.points(ax, gd, "gd", marker="s", size=7.0, label=hide("best gradient step", i))
+        if "loss_gd_centred" in points[0]["metrics"]:
+            centred = sweep_line(points, field, "loss_gd_centred")
+            plots.line(ax, centred, "closed_form", label=hide("best step, centred context", i))
     for i, ((name, points), shade) in enumerate(zip(groups.items(), plots.shades(len(groups)), strict=True)):
         plots.points(ax, sweep_line(points, field, "loss_trained"), "trained", marker="o^vDs<>p"[i % 8], size=4.0,
                      join=bool(others), label=f"trained layer{', ' * bool(name)}{name}",
@@ -129,6 +132,8 @@ def _sweep(done: Done) -> Figure:
     xs = [point["fields"][field] for point in done["sweep"]]
     if field in sweeps.SPREAD_OUT and min(xs) > 0:
         ax.set_xscale("log")
+    elif all(isinstance(x, int) for x in xs):
+        ax.xaxis.get_major_locator().set_params(integer=True)
     losses = [value for point in done["sweep"] for value in point["metrics"]["loss_trained"]["per_seed"] if value]
     if losses and max(losses) > 10 * min(losses):
         ax.set_yscale("log")
