@@ -138,9 +138,9 @@ def test_a_run_repairs_its_broken_checkpoint(saved, tmp_path):
 def test_content_that_is_not_its_checksums_is_not_loaded(tmp_path, monkeypatch):
     """Also where every layer below is content."""
     run(checkpoints=tmp_path, checkpoint_every=4, chunk_steps=4)
-    truth = checkpoint._checksum
+    truth = checkpoint.checksum
     newest = lambda leaves, about: "0" if leaves["step"] == 8 else truth(leaves, about)
-    monkeypatch.setattr(checkpoint, "_checksum", newest)
+    monkeypatch.setattr(checkpoint, "checksum", newest)
     with pytest.warns(UserWarning, match="checkpoint 8 is unreadable.* checksum"):
         population_at_4 = icl_gd.load(tmp_path)
     monkeypatch.undo()
