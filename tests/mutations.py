@@ -59,6 +59,8 @@ MUTATIONS = [
     Mutation("analysis/alignment.py", "distance(a, b), distance(y_hat", "distance(b, a), distance(y_hat",
              f"{DEPTH} layer_map"),
     Mutation("analysis/curvature.py", "/ (x.shape[2] - 1)", "/ x.shape[2]", f"{DEPTH} transforms"),
+    Mutation("analysis/curvature.py", "jnp.searchsorted(edges, eigenvalues) - 1",
+             "jnp.searchsorted(edges, eigenvalues)", f"{DEPTH} spectral_filter"),
     Mutation("analysis/curvature.py", "spectrum[..., -rank]", "spectrum[..., 0]", f"{DEPTH} condition"),
     Mutation("learners/exact.py", "+ penalty * jnp.eye", "- penalty * jnp.eye", f"{LEARNERS} independent_library"),
     Mutation("learners/exact.py", "return w.T @ x_query", "return w.T @ x_query + 1e-6 * x_query[0]",

@@ -68,12 +68,15 @@ def input_transform(
     return InputTransform(coefficients, 1.0 - left / jnp.maximum(total, jnp.finfo(total.dtype).tiny))
 
 
-def spectral_filter(predictor: Predictor, prompts: Prompt, edges: Float[Array, " bin+1"]) -> Float[Array, " bin"]:
+def spectral_filter(predictor: Predictor, prompts: Prompt, edges: Float[Array, " edge"]) -> Float[Array, " bin"]:
     """What a Predictor makes of the weights along eigenvectors of S, by eigenvalue: the h of `y_hat = W h(S) x_query`.
 
     In each bin of eigenvalues the factor that fits best, over prompts, `(d y_hat / d x_query) v = h W v`. It is 0 where
     nothing is learned and 1 where everything is, and is asked of any Predictor; gradient descent and GD++ have
     `h = 1 - learners.residual_factors`. A bin without eigenvalues has nan.
+
+    Args:
+      edges: of the bins, one more than there are, in growing order.
     """
 
     def one(x: Array, y: Array, x_query: Array, w: Array) -> tuple[Array, Array, Array]:

@@ -52,7 +52,8 @@ def test_no_pickle():
     """Neither in the package nor in what it runs: nothing that is read can run code."""
     for folder in ("icl_gd", "experiments", "configs"):
         for path in (ROOT / folder).rglob("*.py"):
-            assert not re.search(r"import (pickle|joblib|dill)|allow_pickle|np\.load\(", path.read_text()), path
+            unsafe = r"import (pickle|joblib|dill)|allow_pickle=(?!False)|np\.load\((?!.*allow_pickle=False)"
+            assert not re.search(unsafe, path.read_text()), path
 
 
 def stored(workdir, steps, **more):

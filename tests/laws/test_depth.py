@@ -172,3 +172,15 @@ def test_condition_numbers():
     spectrum = jnp.asarray([[1e-9, 0.5, 2.0], [1.0, 2.0, 4.0]])
     np.testing.assert_allclose(analysis.condition_numbers(spectrum, 2), [4.0, 2.0])
     np.testing.assert_allclose(analysis.condition_numbers(spectrum, 3), [2e9, 4.0], rtol=1e-6)
+
+
+def test_spectral_filter_of_a_learner_is_its_polynomial(x64):
+    """With one eigenvalue a bin it is exact; a bin below all eigenvalues is empty."""
+    prompts = sample(LinearRegression(D, 2, N, input_scale=2.0), 5)
+    eigenvalues = np.sort(np.linalg.eigvalsh(np.einsum("pni,pnj->pij", prompts.x, prompts.x) / N).ravel())
+    middles = (eigenvalues[1:] + eigenvalues[:-1]) / 2
+    edges = jnp.asarray([-2.0, -1.0, *middles, 1e3])
+    found = analysis.spectral_filter(learners.gd_plus_plus(*RATES), prompts, edges)
+    expected = 1 - learners.residual_factors(*RATES, jnp.asarray(eigenvalues))[-1]
+    assert np.isnan(found[0])
+    np.testing.assert_allclose(found[1:], expected, rtol=1e-8, atol=1e-12)
