@@ -23,6 +23,7 @@ from harness import ROOT, Record
 from experiments import run as command
 from experiments import validation
 from experiments.settings import KINDS, parse
+from experiments.sweeps import SWEPT
 from experiments.validation import ANALYSES, NUMBERS, ONE_LAYER_ONLY, SIZES, WHOLE, flatten
 
 CONFIGS = [f"--config={path}" for path in sorted((ROOT / "configs").glob("*.py"))]
@@ -81,7 +82,8 @@ def wrong_type(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
         list: ["(1,", "(1 2)", "((1,2)"],
     }
     field = rng.choice([name for name, value in fields.items() if type(value) in kinds and name != "claims"])
-    value = rng.choice(kinds[type(fields[field])])
+    # Where a field is swept over, a comma makes a tuple of values, each of the right type.
+    value = rng.choice([value for value in kinds[type(fields[field])] if "," not in value or field not in SWEPT])
     kind = tuple if type(fields[field]) is list else type(fields[field])
     yield Case("of a wrong type", (f"--config.{field}={value}",), (f"{field}={value}", KINDS[kind]))
 
