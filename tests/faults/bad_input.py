@@ -149,14 +149,16 @@ def too_large(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
 def contradiction(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
     if fields["recipe"] == "sine":
         return  # it has no analyses, and refuses the other fields before they can contradict each other
-    analysis, number = rng.choice(ONE_LAYER_ONLY), rng.randrange(2, 40)
+    analysis, number = rng.choice(ONE_LAYER_ONLY), rng.randrange(6, 40)  # more layers than any config has
     asked = f"--config.analyses=('{analysis}',)"
+    linear = fields["model.attention"] == "linear" and not fields["model.layer_norm"]
     cases = [
-        Case("", (asked, f"--config.model.n_layers={number}"), (f"model.n_layers={number}", analysis)),
         Case("", (f"--config.seed={2**31 - number}", f"--config.seeds={2**31 + 2 * number}"), ("seeds=", "2^32")),
         Case("", (f"--config.model.attention={','.join(['linear'] * number)}",), ("model.attention", "one per layer")),
     ]
-    if analysis != "optimum":
+    if linear:
+        cases.append(Case("", (asked, f"--config.model.n_layers={number}"), (f"model.n_layers={number}", analysis)))
+    if linear and analysis != "optimum" and fields["model.n_layers"] == 1:
         cases.append(Case("", (asked, f"--config.model.clip={number}"), (f"model.clip={number}.0", analysis)))
     if not fields["task.eigenvalues"]:
         cases.append(Case("", (f"--config.task.rotation_seed={number}",), (f"rotation_seed={number}", "eigenvalues")))
