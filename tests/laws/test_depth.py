@@ -76,10 +76,11 @@ def test_polynomials_are_the_learner(x64):
     np.testing.assert_allclose(spectrum, np.sort(expected, axis=1), rtol=1e-9, atol=1e-13)
 
 
+SKEWED = ((1.0, 0.4, 0.1), (0.4, 0.3, 0.0), (0.1, 0.0, 0.2))  # of two dimensions eigenvectors form symmetric matrices
 TASKS = {
     "uniform": LinearRegression(D, 1, N, input_scale=2.0),
     "noisy": LinearRegression(D, 1, N, input_scale=2.0, noise_std=0.3, weight_scale=1.5),
-    "skewed": LinearRegression(2, 1, N, "normal", covariance=((1.0, 0.4), (0.4, 0.3)), noise_std=0.2),
+    "skewed": LinearRegression(3, 1, N, "normal", covariance=SKEWED, noise_std=0.2),
 }
 
 
@@ -95,6 +96,22 @@ def test_spectral_risk_meets_sampling(name, x64):
         learner = learners.gradient_descent(etas) if gammas is None else learners.gd_plus_plus(etas, gammas)
         sampled = losses(learner, prompts)
         assert abs(float(sampled.mean()) - exact) < 5 * float(sampled.std()) / 50_000**0.5
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_spectral_risk_is_exact_over_weights_noise_and_queries(name, x64):
+    """A learner is linear in the labels, y_hat = y^T C x_query, so on given contexts its risk is a trace."""
+    task = TASKS[name]
+    contexts, moment = sample(task, 20).x, task.second_moment
+    learner = learners.gd_plus_plus([0.4, 0.5], [0.3, 0.2])
+    d, labels = task.d_input, jnp.eye(N)
+    c = jax.vmap(lambda x: jax.vmap(lambda q: learner(x, labels, q))(jnp.eye(d)).T)(contexts)  # [prompt n d]
+    left = np.eye(d) - np.einsum("pni,pnj->pij", contexts, c)
+    expected = task.weight_scale**2 * np.einsum("pij,jk,pik->p", left, moment, left)
+    expected += task.noise_std**2 * np.einsum("pnj,jk,pnk->p", c, moment, c)
+    spectrum = Spectrum.of(contexts, moment, (task.noise_std / task.weight_scale) ** 2)
+    found = task.weight_scale**2 * float(learners.spectral_risk(spectrum, [0.4, 0.5], [0.3, 0.2]))
+    assert found == pytest.approx(0.5 * expected.mean(), rel=1e-10)
 
 
 @pytest.mark.parametrize("free", [False, True])
