@@ -9,6 +9,9 @@ batch, so they differ in their initial weights alone. Expected: the loss stays f
 zero is, then falls to 1.02 to 1.045 times that of one gradient step on the same prompts; just before it falls, the
 first layer's output comes to depend on the next token more than on the others.
 
+Targets other than 1.04, the closed form and those of the construction are ours. Most were set while part of the curves
+could be seen, and the claim about the coordinate that y shares (`VO.copy.shared`) after the run had shown it.
+
 Variants: `converged` trains 20,000 steps with a decaying learning rate; `smoke`.
 """
 
