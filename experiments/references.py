@@ -138,7 +138,10 @@ def _published(
 
     def loss(params: dict[str, Array], batch: tuple[Moments, Array]) -> Array:
         diagonal = jnp.concatenate(
-            [jnp.repeat(params[f"P_{s}"][:, None] * params[f"W_V_{s}"][:, None], size, 1) for s, size in _slots(d, m)],
+            [
+                jnp.repeat(params[f"P_{s}"][:, None] * params[f"W_V_{s}"][:, None], size, 1)
+                for s, size in (("x", d), ("y", m))
+            ],
             axis=1,
         )
         w_pv = jnp.broadcast_to(jax.vmap(jnp.diag)(diagonal)[:, None], w_kq.shape)
@@ -153,10 +156,6 @@ def _published(
     product = {slot: params[f"P_{slot}"] * params[f"W_V_{slot}"] for slot in ("x", "y")}
     every = lambda rates: np.broadcast_to(-n * np.asarray(rates, np.float64), n_steps)
     return Pairs(every(product["y"]), every(product["x"]))
-
-
-def _slots(d: int, m: int) -> tuple[tuple[str, int], tuple[str, int]]:
-    return ("x", d), ("y", m)
 
 
 def _learned(

@@ -43,6 +43,17 @@ def curve(x: Sequence[Any], members: Any) -> dict[str, list]:
     }
 
 
+def curves_by_step(
+    history: Mapping[str, Mapping[int, Mapping[int, float]]], first_seed: int, members: Sequence[int] | np.ndarray
+) -> dict[str, dict[str, list]]:
+    """What was measured over training (metric -> step -> seed -> value), as curves `METRIC_by_step` over members."""
+    return {
+        f"{name}_by_step": curve(sorted(by_step), [[by_step[step][first_seed + i] for i in members]
+                                                   for step in sorted(by_step)])
+        for name, by_step in history.items()
+    }  # fmt: skip
+
+
 def sweep_line(sweep: Sequence[Mapping[str, Any]], field: str, name: str) -> dict[str, list]:
     """A metric at some points of a sweep, as a curve over a field; the band is the range over seeds."""
     metrics = [point["metrics"][name] for point in sweep]

@@ -5,7 +5,7 @@ Each function of `experiments.analyses` asks one question more of a `Study` and 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +41,15 @@ class Study:
     # metric -> step -> seed -> value, of what was watched; empty where the population is swept
     history: Mapping[str, Mapping[int, Mapping[int, float]]] = field(default_factory=dict)
     trained_on: Any = None  # the task, or a pool of its prompts
+
+    @cached_property
+    def watched(self) -> dict[str, np.ndarray]:
+        """What is watched during training, of the trained members."""
+        return self.watch(self.trained.params)
+
+    @cached_property
+    def watched_untrained(self) -> dict[str, np.ndarray]:
+        return self.watch(self.untrained)
 
     @property
     def circuits(self) -> Circuits:
@@ -195,9 +204,18 @@ def free_members(losses: np.ndarray, standard: float | np.ndarray) -> np.ndarray
 def _construction_error(study: Study) -> float:
     """Largest |y_hat_built - y_hat_learner| over prompts, divided by the largest |y_hat_learner|."""
     p, ref = study.prompts, study.reference
-    built, learner = (jax.vmap(f)(p.x, p.y, p.x_query) for f in (ref.construction, ref.learner(ref.main)))
+    return float(largest_error(*(jax.vmap(f)(p.x, p.y, p.x_query) for f in (ref.construction, ref.learner(ref.main)))))
+
+
+def largest_error(found: Array, expected: Array) -> Array:
+    """Largest |found - expected| over prompts, over the largest |expected|, of predictions `[prompt m]`."""
     norm = partial(jnp.linalg.norm, axis=-1)
-    return float(norm(built - learner).max() / norm(learner).max())
+    return norm(found - expected).max() / norm(expected).max()
+
+
+def first(prompts: Prompt, n: int) -> Prompt:
+    """The first n prompts of a batch, for what is dear to measure."""
+    return jax.tree.map(lambda leaf: leaf[:n], prompts)
 
 
 def noise_to_weight(task: LinearRegression) -> float:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.results import curve
-from experiments.study import EVERY, Found, Study
+from experiments.study import EVERY, Found, Study, first, largest_error
 from icl_gd import analysis, constructions, learners, models, tokens
 from icl_gd.models import TransformerConfig
 from icl_gd.types import Array, Layout, Prompt
@@ -28,14 +28,14 @@ def watch_copying(model: TransformerConfig, layout: Layout, prompts: Prompt) -> 
     prompt. `SCORE`: the first layer's reading of neighbours, and the last layer's of the example the query repeats, of
     the head that does it most.
     """
-    few = _few(prompts)
+    few = first(prompts, FEW)
     encoded = jax.vmap(layout.encode)(few.x, few.y, few.x_query)
     content = few.x.shape[-1]
 
     def watch(params: Any) -> dict[str, Array]:
-        first = lambda one: models.apply(model, params, one).residual[1]
+        layer_1 = lambda one: models.apply(model, params, one).residual[1]
         patterns = lambda one: models.apply(model, params, one).pattern
-        found = jax.vmap(lambda one: analysis.derivatives(first, one, content))(encoded)
+        found = jax.vmap(lambda one: analysis.derivatives(layer_1, one, content))(encoded)
         norms = {
             f"derivative_{to}{ending}": norm
             for ending, faithful in (("", True), ("_per_prompt", False))
@@ -52,8 +52,8 @@ def watch_copying(model: TransformerConfig, layout: Layout, prompts: Prompt) -> 
 
 def copying(study: Study, found: Found) -> None:
     """When copying begins and when the loss falls, what the first layers read, and the construction's error."""
-    for params, ending, over in ((study.trained.params, "", EVERY[:2]), (study.untrained, "_untrained", EVERY[:1])):
-        for name, values in study.watch(params).items():
+    for watched, ending, over in ((study.watched, "", EVERY[:2]), (study.watched_untrained, "_untrained", EVERY[:1])):
+        for name, values in watched.items():
             if name.startswith("derivative_") or name.endswith("_score"):
                 found.add(f"{name}{ending}", values, over=over)
     ratios = found.measured["loss_ratio_gd"].values
@@ -63,10 +63,6 @@ def copying(study: Study, found: Found) -> None:
     _coordinates(study, found)
     _patterns(study, found)
     _construction_error(study, found)
-
-
-def _few(prompts: Prompt) -> Prompt:
-    return jax.tree.map(lambda leaf: leaf[:FEW], prompts)
 
 
 def _moments(study: Study, found: Found) -> None:
@@ -104,7 +100,7 @@ def lasting_from(steps: np.ndarray, holds: np.ndarray) -> np.ndarray:
 
 def _patterns(study: Study, found: Found) -> None:
     """Patterns `[layer t t]` of the first head of a free seed: the mean over prompts, and those of one prompt."""
-    layout, few = study.trained.layout, _few(study.prompts)
+    layout, few = study.trained.layout, first(study.prompts, FEW)
     params = study.trained.member(int(found.shown[0]))
     encoded = jax.vmap(layout.encode)(few.x, few.y, few.x_query)
     patterns = jax.vmap(lambda one: models.apply(study.trained.config, params, one).pattern[:, 0])(encoded)
@@ -139,14 +135,14 @@ def _construction_error(study: Study, found: Found) -> None:
     config = constructions.copying_config(d, m, D_POSITIONS)
     step_size = study.reference.step_size
     with jax.enable_x64(True):
-        few = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), _few(study.prompts))
+        few = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), first(study.prompts, FEW))
         learned = jax.vmap(learners.gradient_descent([step_size]))(few.x, few.y, few.x_query)
 
         def error(scale: Array) -> Array:
             step = tokens.shift(D_POSITIONS, 1)
             params = constructions.copying_weights(config, d, task.n_context, [step_size], step, scale)
             built = jax.vmap(models.predictor(config, params, layout))(few.x, few.y, few.x_query)
-            return jnp.linalg.norm(built - learned, axis=-1).max() / jnp.linalg.norm(learned, axis=-1).max()
+            return largest_error(built, learned)
 
         errors = np.asarray(jax.lax.map(error, jnp.asarray(SCALES)))
     found.curves["copying_error_by_scale"] = curve(SCALES, errors)

@@ -1,6 +1,5 @@
 """Deep networks, layer by layer: beside the steps of learners, and what becomes of the inputs' covariance."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.results import curve
-from experiments.study import Found, Study
+from experiments.study import Found, Study, first, largest_error
 from icl_gd import analysis, constructions, learners, models
-from icl_gd.analysis import Alignment
 from icl_gd.models import TransformerConfig
 from icl_gd.tasks import LinearRegression
 from icl_gd.tokens import concatenated
-from icl_gd.types import Array, Predictor, Prompt
+from icl_gd.types import Array, Prompt
 
 MAP_PROMPTS = 2048
 STEPS = range(1, 11)  # of learners
@@ -25,12 +23,12 @@ DEGREE = 3  # of the polynomial that is fitted beside I - gamma S
 
 def layer_map(study: Study, found: Found) -> None:
     """Alignment of every layer to every step of every learner, of all members, and where each layer's peaks."""
-    prompts = jax.tree.map(lambda leaf: leaf[:MAP_PROMPTS], study.prompts)
+    prompts = first(study.prompts, MAP_PROMPTS)
     config, layout = study.trained.config, study.trained.layout
     predictor_of = lambda params: models.layerwise_predictor(config, params, layout)
     for name in study.reference.rates:
         learner = study.reference.layerwise(name)
-        of = partial(_map_of, predictor_of, learner, prompts)
+        of = lambda params, f=learner: analysis.alignment_map(predictor_of(params), f, prompts)
         maps = jax.tree.map(np.asarray, jax.jit(partial(analysis.over_members, of))(study.trained.params))
         cosine = maps.sensitivity_cosine[:, 1:, 1:]  # [member layer step]
         own = np.arange(cosine.shape[1])
@@ -40,13 +38,9 @@ def layer_map(study: Study, found: Found) -> None:
             found.arrays[f"map_{measure}_{name}"] = values[found.shown, 1:, 1:].mean(0).tolist()
 
 
-def _map_of(predictor_of: Callable[[Any], Predictor], learner: Predictor, prompts: Prompt, params: Any) -> Alignment:
-    return analysis.alignment_map(predictor_of(params), learner, prompts)
-
-
 def curvature(study: Study, found: Found) -> None:
     """The context's condition number after every layer, and what a layer makes of inputs, beside the construction's."""
-    prompts = jax.tree.map(lambda leaf: leaf[:MAP_PROMPTS], study.prompts)
+    prompts = first(study.prompts, MAP_PROMPTS)
     d, rank = study.task.d_input, min(study.task.d_input, study.task.n_context)
     of = lambda config, params: _of_inputs(study, config, params, prompts, rank)
     ours = jax.lax.map(partial(of, study.trained.config), study.trained.params)
@@ -136,4 +130,4 @@ def _built_error(k: int, m: int, n: int, d: int = 4) -> float:
         params = constructions.gd_plus_plus_weights(config, d, n, *rates)
         forms = models.predictor(config, params, concatenated(d, m)), learners.gd_plus_plus(*rates)
         built, learner = (jax.vmap(form)(prompts.x, prompts.y, prompts.x_query) for form in forms)
-        return float(jnp.abs(built - learner).max() / jnp.abs(learner).max())
+        return float(largest_error(built, learner))

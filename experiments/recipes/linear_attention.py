@@ -83,9 +83,7 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
         return {"sweep": [{"fields": fields, "metrics": found.metrics(part(i))} for i, fields in enumerate(points)]}
     if not found.is_free.any():
         found.arrays["none_free"] = True
-    for name, by_step in history.items():
-        values = [[by_step[step][config.seed + i] for i in found.shown] for step in sorted(by_step)]
-        found.curves[f"{name}_by_step"] = results.curve(sorted(by_step), values)
+    found.curves |= results.curves_by_step(history, config.seed, found.shown)
     losses = history.get("loss_trained", {})
     found.arrays["loss_trained_by_step_trapped"] = [
         [losses[step][config.seed + i] for i in found.trapped] for step in sorted(losses)

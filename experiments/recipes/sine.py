@@ -4,7 +4,6 @@ learn -> train -> evaluate -> records. The learner is trained first, so that the
 over training, as von Oswald et al. show it. Member i of one population is compared with member i of the other.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -68,14 +67,6 @@ def measure(run: Run, stop: monitor.Stop) -> dict[str, Any]:
     )
     found = nonlinear.evaluate(study)
     histories = monitor.read_history(workdir) | monitor.read_history(workdir, "learner")
-    found.curves |= _by_step(histories, config.seed, found.shown)
+    histories.pop("training_loss", None)  # of one population, under a name that both have
+    found.curves |= results.curves_by_step(histories, config.seed, found.shown)
     return {"metrics": found.metrics(), "curves": found.curves, "arrays": found.arrays, "sweep": []}
-
-
-def _by_step(histories: Mapping[str, dict[int, dict[int, float]]], seed: int, shown: np.ndarray) -> dict[str, Any]:
-    """What was measured over training, as curves over the members shown."""
-    return {
-        f"{name}_by_step": results.curve(sorted(by_step), [[by_step[step][seed + i] for i in shown] for step in
-                                                           sorted(by_step)])
-        for name, by_step in histories.items() if name != "training_loss"
-    }  # fmt: skip
