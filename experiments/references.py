@@ -39,14 +39,23 @@ class References:
 
     def layerwise(self, name: str) -> Predictor:
         """A learner, read out after every step: y_hat `[iterate m]`."""
-        step_sizes, gammas = self.rates[name]
-        if np.any(gammas):
-            return learners.layerwise_gd_plus_plus(step_sizes, gammas)
-        return learners.layerwise_gradient_descent(step_sizes)
+        return self._form(*self.rates[name])
+
+    def over_learners(self, f: Callable[[Predictor], Any]) -> dict[str, Any]:
+        """f of every learner that is read out after every step, as `layerwise` gives it: one program for all."""
+        rates = Pairs(*(np.stack(rates) for rates in zip(*self.rates.values(), strict=True)))
+        found = jax.lax.map(lambda rates: f(self._form(*rates)), rates)
+        return {name: jax.tree.map(lambda leaf, i=i: leaf[i], found) for i, name in enumerate(self.rates)}
+
+    @property
+    def _form(self) -> Callable[..., Predictor]:
+        """Of step sizes and gammas; gradient descent is written as such where no learner has a gamma."""
+        if any(np.any(gammas) for _, gammas in self.rates.values()):
+            return learners.layerwise_gd_plus_plus
+        return lambda step_sizes, gammas: learners.layerwise_gradient_descent(step_sizes)
 
     def learner(self, name: str) -> Predictor:
-        layerwise = self.layerwise(name)
-        return lambda x, y, x_query: layerwise(x, y, x_query)[-1]
+        return last(self.layerwise(name))
 
     @property
     def learners(self) -> dict[str, Predictor]:
@@ -73,6 +82,11 @@ class References:
     @property
     def circuits(self) -> Circuits:
         return models.circuits(self.config, self.params)
+
+
+def last(layerwise: Predictor) -> Predictor:
+    """What a learner that is read out after every step predicts in the end."""
+    return lambda x, y, x_query: layerwise(x, y, x_query)[-1]
 
 
 def references(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.references import References
+from experiments.references import References, last
 from experiments.results import metric
 from icl_gd import analysis, learners, models
 from icl_gd.tasks import FAMILIES, LinearRegression
@@ -147,8 +147,8 @@ def watcher(
 def aligned(predictor: Predictor, reference: References, prompts: Prompt) -> dict[str, Array]:
     """Loss, and alignment to every learner."""
     found = {"loss_trained": analysis.losses(predictor, prompts).mean()}
-    for name, learner in reference.learners.items():
-        values = analysis.alignment(predictor, learner, prompts)._asdict()
+    of = lambda layerwise: analysis.alignment(predictor, last(layerwise), prompts)._asdict()
+    for name, values in reference.over_learners(of).items():
         found |= {f"{measure}_{name}": value for measure, value in values.items()}
     return found
 

@@ -62,6 +62,7 @@ MUTATIONS = [
     Mutation("analysis/curvature.py", "jnp.searchsorted(edges, eigenvalues) - 1",
              "jnp.searchsorted(edges, eigenvalues)", f"{DEPTH} spectral_filter"),
     Mutation("analysis/curvature.py", "spectrum[..., -rank]", "spectrum[..., 0]", f"{DEPTH} condition"),
+    Mutation("experiments/references.py", "leaf[i], found", "leaf[0], found", f"{DEPTH} one_program"),
     Mutation("learners/exact.py", "+ penalty * jnp.eye", "- penalty * jnp.eye", f"{LEARNERS} independent_library"),
     Mutation("learners/exact.py", "return w.T @ x_query", "return w.T @ x_query + 1e-6 * x_query[0]",
              f"{LEARNERS} rotation"),

@@ -26,10 +26,11 @@ def layer_map(study: Study, found: Found) -> None:
     prompts = first(study.prompts, MAP_PROMPTS)
     config, layout = study.trained.config, study.trained.layout
     predictor_of = lambda params: models.layerwise_predictor(config, params, layout)
-    for name in study.reference.rates:
-        learner = study.reference.layerwise(name)
-        of = lambda params, f=learner: analysis.alignment_map(predictor_of(params), f, prompts)
-        maps = jax.tree.map(np.asarray, jax.jit(partial(analysis.over_members, of))(study.trained.params))
+    of = lambda params: study.reference.over_learners(
+        lambda learner: analysis.alignment_map(predictor_of(params), learner, prompts)
+    )
+    measured = jax.jit(partial(analysis.over_members, of))(study.trained.params)
+    for name, maps in jax.tree.map(np.asarray, measured).items():
         cosine = maps.sensitivity_cosine[:, 1:, 1:]  # [member layer step]
         own = np.arange(cosine.shape[1])
         found.add(f"map_peaks_{name}", np.mean(cosine.argmax(-1) == own, axis=-1))

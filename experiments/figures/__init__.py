@@ -38,6 +38,8 @@ def draw(done: Done, directory: Path) -> dict[str, str]:
                        for key in wanted):  # fmt: skip
                 continue
             figure, stem = make(done), f"{number:02d}_{name}"
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # as it lies; it would be laid out anew for every file
             for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
                 partial = directory / f".{stem}.{ending}"
                 figure.savefig(partial, metadata=metadata)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.references import references
 from icl_gd import analysis, constructions, learners, models, tokens
 from icl_gd.analysis import losses
 from icl_gd.learners import Spectrum
@@ -201,3 +202,17 @@ def test_spectral_filter_of_a_learner_is_its_polynomial(x64):
     expected = 1 - learners.residual_factors(*RATES, jnp.asarray(eigenvalues))[-1]
     assert np.isnan(found[0])
     np.testing.assert_allclose(found[1:], expected, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("main", ["gd", "gd_plus_plus"])
+def test_one_program_measures_every_learner(main, x64):
+    task = LinearRegression(3, n_context=5)
+    found = references(task, TransformerConfig(4, 2, shared=True), jax.random.key(0), 256, main, published_steps=5)
+    x, y, q = problem(0, 3, 5, 1)
+    measured = found.over_learners(lambda learner: learner(x, y, q))
+    assert set(measured) == set(found.rates)
+    assert len(measured) == (1 if main == "gd" else 5)
+    for name, (step_sizes, gammas) in found.rates.items():
+        expected = learners.layerwise_gd_plus_plus(step_sizes, gammas)(x, y, q)
+        np.testing.assert_allclose(measured[name], expected, rtol=1e-12)
+        np.testing.assert_allclose(found.learner(name)(x, y, q), expected[-1], rtol=1e-12)
