@@ -66,6 +66,7 @@ def base_config() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.prompts = 2**20  # of the final numbers
     config.eval.curve_prompts = 10_000  # of curves over training and of alignment
+    config.eval.shift_values = config_dict.placeholder(int)  # at most so many of every suite of shifts; None: all
 
     config.claims = ()
     return config
@@ -97,5 +98,6 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.train.checkpoint_every = 10
     config.eval.prompts = 2048
     config.eval.curve_prompts = 256
+    config.eval.shift_values = 2
     config.claims = ()
     return config

@@ -41,6 +41,7 @@ class Study:
     # metric -> step -> seed -> value, of what was watched; empty where the population is swept
     history: Mapping[str, Mapping[int, Mapping[int, float]]] = field(default_factory=dict)
     trained_on: Any = None  # the task, or a pool of its prompts
+    shift_values: int | None = None  # at most so many of every suite of shifts; all where None
 
     @cached_property
     def watched(self) -> dict[str, np.ndarray]:
@@ -204,7 +205,8 @@ def free_members(losses: np.ndarray, standard: float | np.ndarray) -> np.ndarray
 def _construction_error(study: Study) -> float:
     """Largest |y_hat_built - y_hat_learner| over prompts, divided by the largest |y_hat_learner|."""
     p, ref = study.prompts, study.reference
-    return float(largest_error(*(jax.vmap(f)(p.x, p.y, p.x_query) for f in (ref.construction, ref.learner(ref.main)))))
+    forms = ref.construction, ref.learner(ref.main)
+    return float(jax.jit(lambda: largest_error(*(jax.vmap(form)(p.x, p.y, p.x_query) for form in forms)))())
 
 
 def largest_error(found: Array, expected: Array) -> Array:

@@ -100,6 +100,7 @@ NUMBERS: dict[str, tuple[float, float | None, bool]] = {
     "train.checkpoint_every": (1, None, True),
     "eval.prompts": (1, 10**9, True),
     "eval.curve_prompts": (1, None, True),
+    "eval.shift_values": (1, None, True),
 }
 
 
@@ -112,6 +113,7 @@ WHOLE = {
     *("seed", "task.rotation_seed", "task.corrupted_labels", "task.pool"),
     *("reference.steps", "reference.published_steps"),
     *("train.steps", "train.log_every", "train.checkpoint_every", "eval.prompts"),
+    "eval.shift_values",
 }
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.references import last
 from experiments.results import curve
 from experiments.study import Found, Study, first, largest_error
 from icl_gd import analysis, constructions, learners, models
@@ -44,9 +45,12 @@ def curvature(study: Study, found: Found) -> None:
     prompts = first(study.prompts, MAP_PROMPTS)
     d, rank = study.task.d_input, min(study.task.d_input, study.task.n_context)
     of = lambda config, params: _of_inputs(study, config, params, prompts, rank)
-    ours = jax.lax.map(partial(of, study.trained.config), study.trained.params)
-    theirs = of(study.reference.config, study.reference.params)
-    ours, theirs = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (ours, theirs))
+    both = lambda ours, theirs: (
+        jax.lax.map(partial(of, study.trained.config), ours),
+        of(study.reference.config, theirs),
+    )
+    measured = jax.jit(both)(study.trained.params, study.reference.params)
+    ours, theirs = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), measured)
 
     n_layers = study.trained.config.n_layers
     median, reference = ours["condition"], theirs["condition"]  # [member depth], [depth]
@@ -76,10 +80,12 @@ def _filters(study: Study, found: Found, prompts: Prompt) -> None:
     edges = np.unique(np.quantile(eigenvalues, np.linspace(0, 1, BINS + 1)))
     middle = [float(np.median(part)) for part in np.array_split(np.sort(eigenvalues.ravel()), len(edges) - 1)]
     of = lambda predictor: analysis.spectral_filter(predictor, prompts, jnp.asarray(edges, prompts.x.dtype))
-    trained = jax.lax.map(lambda params: of(study.trained.predictor(params)), study.trained.params)
-    found.curves["residual_factor_trained"] = curve(middle, 1 - np.asarray(trained)[found.shown].T)
-    for name, learner in study.reference.learners.items():
-        found.curves[f"residual_factor_{name}"] = curve(middle, 1 - np.asarray(jax.jit(of, static_argnums=0)(learner)))
+    ours = lambda params: jax.lax.map(lambda params: of(study.trained.predictor(params)), params)
+    theirs = lambda: study.reference.over_learners(lambda learner: of(last(learner)))
+    trained = np.asarray(jax.jit(ours)(study.trained.params))
+    found.curves["residual_factor_trained"] = curve(middle, 1 - trained[found.shown].T)
+    for name, values in jax.jit(theirs)().items():
+        found.curves[f"residual_factor_{name}"] = curve(middle, 1 - np.asarray(values))
 
 
 def _of_inputs(study: Study, config: TransformerConfig, params: Any, prompts: Prompt, rank: int) -> dict[str, Array]:

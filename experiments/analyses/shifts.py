@@ -32,8 +32,7 @@ def shifts(study: Study, found: Found) -> None:
         losses_of["interpolated"] = partial(analysis.member_losses, study.of_circuits, study.interpolated)
     losses = together(losses_of)
     for suite, shift in SHIFTS.items():
-        if suite == "corrupted_labels":  # there are no more than all
-            shift = shift._replace(values=tuple(k for k in shift.values if k <= study.task.n_context))
+        shift = shift._replace(values=looked_at(study, suite))
         risks = _risks_under(study, shift, losses)
         if suite == "context_length" and set(study.trained.config.kinds) == {"linear"}:
             risks = [risk | _rescaled(study, factor) for risk, factor in zip(risks, shift.values, strict=True)]
@@ -50,6 +49,15 @@ def shifts(study: Study, found: Found) -> None:
     _closed_form_under_corruption(study, found)
 
 
+def looked_at(study: Study, suite: str) -> tuple:
+    """The values of a suite that are looked at: evenly many where not all are asked for, with its first and last."""
+    values = tuple(SHIFTS[suite].values)
+    if suite == "corrupted_labels":  # there are no more than all
+        values = tuple(k for k in values if k <= study.task.n_context)
+    asked = len(values) if study.shift_values is None else min(study.shift_values, len(values))
+    return tuple(values[i] for i in np.linspace(0, len(values) - 1, asked).round().astype(int))
+
+
 def _rescaled(study: Study, factor: float) -> dict[str, analysis.Risk]:
     """Risks of the trained layers as means over a context of another length."""
     task, n = change_context(study.task, factor), study.task.n_context
@@ -61,7 +69,7 @@ def _rescaled(study: Study, factor: float) -> dict[str, analysis.Risk]:
 
 def _risks_under(study: Study, shift: Shift, losses: Losses) -> list[dict[str, analysis.Risk]]:
     """Risks at every value of a shift, the same keys under each."""
-    if isinstance(shift.values[0], str) or shift is SHIFTS["context_length"]:  # another program for every value
+    if isinstance(shift.values[0], str) or shift.apply is change_context:  # another program for every value
         samples, n_prompts = [shift.apply(study.task, value).sample for value in shift.values], study.n_prompts // 32
     else:
         shifted = lambda value, key: shift.apply(study.task, value).sample(key)
@@ -83,7 +91,7 @@ def _closed_form_under_scale(study: Study, found: Found) -> None:
     if sizes is None:
         return
     risk = partial(learners.one_step_risk, study.reference.step_size, *sizes)
-    alphas = SHIFTS["input_scale"].values
+    alphas = looked_at(study, "input_scale")
     exact = [task.d_output * risk(task.weight_scale, float(a), **corruption(task)) for a in alphas]
     found.curves["loss_by_input_scale_closed_form"] = curve(alphas, exact)
 
@@ -94,7 +102,7 @@ def _closed_form_under_corruption(study: Study, found: Found) -> None:
     if sizes is None:
         return
     exact: dict[str, list[float]] = {"closed_form": [], "gd_tuned": []}
-    ks = [k for k in SHIFTS["corrupted_labels"].values if k <= task.n_context]
+    ks = looked_at(study, "corrupted_labels")
     for k in ks:
         noise = corruption(corrupt_labels(task, int(k)))
         steps = {"closed_form": study.reference.step_size, "gd_tuned": learners.optimal_step_size(*sizes, **noise)}

@@ -38,12 +38,11 @@ def draw(done: Done, directory: Path) -> dict[str, str]:
                        for key in wanted):  # fmt: skip
                 continue
             figure, stem = make(done), f"{number:02d}_{name}"
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # as it lies; it would be laid out anew for every file
             for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
                 partial = directory / f".{stem}.{ending}"
                 figure.savefig(partial, metadata=metadata)
                 os.replace(partial, directory / f"{stem}.{ending}")
+                figure.set_layout_engine("none")  # as it lies now, or it would be laid out anew for every file
             plt.close(figure)
             none_free = " No seed is free: all are drawn." if "none_free" in done["arrays"] else ""
             captions[stem] = caption + none_free

@@ -68,7 +68,7 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
     history = monitor.read_history(workdir, label)
     study = studies.Study(
         task, trained, reference, prompts, watch, key_eval, config.eval.prompts, untrained, config.analyses, history,
-        trained_on(config),
+        trained_on(config), config.eval.shift_values,
     )  # fmt: skip
     found = studies.evaluate(study)
     for name, predictor in (*reference.learners.items(), ("zero", learners.zero)):

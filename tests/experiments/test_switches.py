@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,11 @@ from sklearn.datasets import load_diabetes
 
 from experiments import monitor, recorded
 from experiments.analyses import real_table
+from experiments.analyses.shifts import looked_at
 from experiments.recipes import linear_attention
 from experiments.settings import parse, task_of, trained_on
 from icl_gd import learners
-from icl_gd.tasks import FinitePool
+from icl_gd.tasks import FinitePool, LinearRegression
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = (
@@ -115,11 +117,19 @@ def test_the_learned_mix_is_watched(tmp_path):
     assert value(done, "softmax_share") != value(done, "softmax_share_untrained")
 
 
+def test_of_few_shifts_the_ends_are_among_them():
+    of = lambda asked, suite: looked_at(SimpleNamespace(task=LinearRegression(n_context=4), shift_values=asked), suite)
+    assert of(2, "input_scale") == (0.5, 2.0)
+    assert of(3, "weight_scale") == (0.5, 2.0, 5.0)
+    assert of(None, "context_length") == of(9, "context_length") == (0.5, 1.0, 2.0, 4.0)
+    assert of(2, "corrupted_labels") == (0, 4)
+
+
 @pytest.mark.slow
 def test_shifts_of_length_and_corruption(tmp_path):
     """A layer with four examples: as a mean it meets what it is at its own length, and sums elsewhere."""
     done = run(tmp_path, f"--config={CONFIGS}/noisy_labels.py:smoke", "--config.task.d_input=2",
-               "--config.task.n_context=4", "--config.model.init_scale=1.0",
+               "--config.task.n_context=4", "--config.model.init_scale=1.0", "--config.eval.shift_values=9",
                "--config.analyses=('shifts',)")  # fmt: skip
     curves = done["curves"]
     assert curves["loss_by_context_length_trained"]["x"] == [0.5, 1.0, 2.0, 4.0]
