@@ -24,7 +24,7 @@ BY_LAYER = ("interpolation", *DEEP_ONLY)  # layer by layer against the reference
 ANALYSES = ("alignment", "shifts", "by_steps", "copying", "softmax", "pool", "table", *LINEAR_ONLY, *DEEP_ONLY)
 # Placeholders, which may be None.
 OPTIONAL = (
-    *("task.rotation_seed", "task.pool", "reference.steps"),
+    *("task.rotation_seed", "task.pool", "reference.steps", "eval.shift_values"),
     *("model.d_head", "model.clip", "model.d_embed", "model.mlp_width"),
 )
 DIABETES = (10, 1)  # d_input and d_output of the table that scikit-learn bundles
