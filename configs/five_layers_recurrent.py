@@ -3,9 +3,9 @@
     python -m experiments.run --config=configs/five_layers_recurrent.py
 
 Five seeds, one set of weights applied five times, d = n = 10, 5,000 steps of batch 2048; about a quarter of an hour on
-two cores. Expected: losses .1087 for five gradient steps of one best size, .0790 for five of their own, .0654 for GD++
-as the published code finds it, .0517 for GD++ with one best pair, at most .0215 with one best pair a layer, and at most
-.069 for the trained layers. Which GD++ they are nearest to is asked, not presumed.
+two cores. Expected: losses .1084 for five gradient steps of one best size, .0789 for five of their own, .0517 for GD++
+with one best pair, which the published way of learning it finds too, .0576 for the trained layers, and for GD++ with
+one best pair a layer .0115 on the prompts of the curves and no finite number on many more.
 
 Activations are not clipped. Variants: `faithful` clips them to [-10, 10], as published; `smoke`.
 """
@@ -15,6 +15,22 @@ from experiments.defaults import base_config, deep, smoke
 VARIANTS = ("faithful", "smoke")
 
 OPTIMA = "optima of the rates on 2^17 prompts"
+WHY_INFINITE = (
+    "on the 10,000 prompts of the curves it is .0115. Nothing bounds activations: each step cubes the inputs, so that "
+    "a rare prompt with an eigenvalue beyond those the rates were found on diverges, and is all of the mean"
+)
+WHY_NOT_PUBLISHED = (
+    "from the same start, by the same optimiser and on the same diagonals the rates reach the best pair here (31.2 and "
+    "2.04, best 31.0 and 2.04); why those of the published code do not was not found"
+)
+WHY_SHORT = (
+    "trained layers end 10 to 14 % above it and flat since step 4,000: the rate is constant, and single prompts that "
+    "diverge set the training loss back (up to 10^9 in a mean over 100 steps)"
+)
+WHY_NOT_THE_FOURTH = (
+    "four of five layers are. Steps of the one pair over- and undershoot in turn; the fourth layer (cosine .88 to its "
+    "own step) undershoots less, and is nearer to the fifth step (.99)"
+)
 
 
 def get_config(variant: str = ""):
@@ -27,10 +43,10 @@ def get_config(variant: str = ""):
         {"id": "VO.L5.gd_plus_plus", "statement": "GD++ with one pair of rates, at its best", "source": OPTIMA,
          "metric": "loss_gd_plus_plus", "relation": "within", "target": 0.0517, "tolerance": 0.000517},
         {"id": "VO.L5.gd_plus_plus_free", "statement": "GD++ with one pair a layer, at its best", "source": OPTIMA,
-         "metric": "loss_gd_plus_plus_free_steps", "relation": "at_most", "target": 0.0215},
+         "metric": "loss_gd_plus_plus_free_steps", "relation": "at_most", "target": 0.0215, "note": WHY_INFINITE},
         {"id": "VO.L5.gd_plus_plus_published", "statement": "GD++ as the published code finds it", "source":
          "VO, published code", "metric": "loss_gd_plus_plus_published", "relation": "within", "target": 0.0654,
-         "tolerance": 0.003},
+         "tolerance": 0.003, "note": WHY_NOT_PUBLISHED},
         {"id": "VO.L5.loss", "statement": "trained layers come near the published GD++ (mean over free seeds)",
          "source": "VO Fig. 3", "metric": "loss_trained_untrapped", "relation": "at_most", "target": 0.069},
         {"id": "VO.L5.free", "statement": "at least 4 of 5 seeds are free", "source": "VO, published code",
@@ -45,11 +61,11 @@ def get_config(variant: str = ""):
          "metric": "sensitivity_cosine_gd_untrapped", "reduce": "max", "relation": "at_most", "target": 0.98},
         {"id": "VO.L5.short", "statement": "the trained model reaches what its own form can do: the best shared pair "
          "(worst loss ratio)", "source": "found here", "metric": "loss_ratio_gd_plus_plus_untrapped", "reduce": "max",
-         "relation": "at_most", "target": 1.05},
+         "relation": "at_most", "target": 1.05, "note": WHY_SHORT},
         {"id": "VO.L5.map", "statement": "every layer of every free seed is nearest to its own step of the published "
          "GD++ (least share of layers)", "source": "found here",
          "metric": "map_peaks_gd_plus_plus_published_untrapped", "reduce": "min", "relation": "at_least",
-         "target": 1.0},
+         "target": 1.0, "note": WHY_NOT_THE_FOURTH},
         {"id": "VO.L5.condition", "statement": "the median condition number falls after each layer but the last",
          "source": "VO, appendix A.10", "metric": "condition_number_falls_untrapped", "reduce": "min",
          "relation": "at_least", "target": 1.0},

@@ -13,6 +13,10 @@ Variants: `smoke`.
 from experiments.defaults import base_config, deep, smoke
 
 VARIANTS = ("smoke",)
+WHY_SHORT = (
+    "the mean over seeds is 1.049. From step 2,700 on the loss of the curves goes up and down between .079 and .085: "
+    "the learning rate is constant, and where the last step falls decides"
+)
 
 
 def get_config(variant: str = ""):
@@ -35,7 +39,7 @@ def get_config(variant: str = ""):
          "reduce": "min", "relation": "at_least", "target": 0.95},
         {"id": "VO.A10.loss", "statement": "trained layers come near the best GD++ (worst loss ratio)",
          "source": "VO Fig. 3", "metric": "loss_ratio_gd_plus_plus_untrapped", "reduce": "max",
-         "relation": "at_most", "target": 1.05},
+         "relation": "at_most", "target": 1.05, "note": WHY_SHORT},
         {"id": "VO.A10.cosine", "statement": "sensitivities of free seeds are those of the best GD++ (worst cosine)",
          "source": "VO Fig. 3", "metric": "sensitivity_cosine_gd_plus_plus_untrapped", "reduce": "min",
          "relation": "at_least", "target": 0.995},

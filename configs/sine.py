@@ -7,8 +7,8 @@ phase) with two free parameters. Tokens (x, y) are embedded in 40 dimensions, a 
 acts on each, then one layer. Beside it the same perceptron is meta-learned with one gradient step on its output head.
 
 Both take 20,000 steps, five seeds each. Published batches are of 2048 prompts; these are of 256, eight times cheaper,
-with which it takes about twenty minutes on two CPU cores. Expected: both losses below .01, where predicting zero has
-.0258; the learner's about .002.
+with which it takes a quarter of an hour on two CPU cores. Expected: losses of .0027 (the layer) and .0021 (the
+learner), where predicting zero has .0258.
 
 Variants: `faithful` is the published setting, amplitude and phase from one key, batches of 2048, one seed; `smoke`.
 """
@@ -17,6 +17,14 @@ from experiments.defaults import base_config, smoke
 
 VARIANTS = ("faithful", "smoke")
 PAPER = "VO, non-linear regression"
+WHY_SIGNS = (
+    "the sensitivity to one input is one number, and its cosine a sign: the signs agree for 94 of 100 queries in the "
+    "worst seed, and for 95 in the mean over seeds"
+)
+WHY_MEAN_WAVE = (
+    "phases in (0, pi) have a mean wave, (.6 / pi) cos x, whose loss is .0172 in closed form. "
+    "It is known from the query alone, and is what the network has learned"
+)
 
 
 def both_learn(prefix: str) -> tuple:
@@ -32,7 +40,7 @@ def both_learn(prefix: str) -> tuple:
          "target": 0.25},
         {"id": f"{prefix}.cosine", "statement": "their predictions rise and fall together over the query (worst seed)",
          "source": PAPER, "metric": "sensitivity_cosine_gd_deep_features", "reduce": "min", "relation": "at_least",
-         "target": 0.9},
+         "target": 0.9, "note": WHY_SIGNS},
     )  # fmt: skip
 
 
@@ -64,7 +72,8 @@ def get_config(variant: str = ""):
          "metric": "prediction_difference_gd_deep_features_untrained", "reduce": "min", "relation": "at_least",
          "target": 0.1},
         {"id": "VO.S.before", "statement": "before its layer the network has learned nothing in context (best loss)",
-         "source": PAPER, "metric": "loss_trained_before", "reduce": "min", "relation": "at_least", "target": 0.02},
+         "source": PAPER, "metric": "loss_trained_before", "reduce": "min", "relation": "at_least", "target": 0.02,
+         "note": WHY_MEAN_WAVE},
         {"id": "VO.S.construction", "statement": "perceptron and built layer are a gradient step on deep features "
          "(largest error, float32)", "source": "VO Proposition 1", "metric": "construction_error",
          "relation": "at_most", "target": 1e-5},

@@ -90,6 +90,12 @@ def level(ax: Axes, value: float, role: str, label: str | None = None) -> Axes:
     return ax
 
 
+def frame_losses(ax: Axes, zero: float) -> Axes:
+    """The upper end of an axis of losses: those that diverge leave the frame, at a hundred times that of zero."""
+    ax.set_ylim(top=min(ax.get_ylim()[1], 100 * zero))
+    return ax
+
+
 def bars(ax: Axes, curves: Mapping[str, Mapping[str, Sequence]]) -> Axes:
     """Curves over names, as groups of bars: role -> curve."""
     width = 0.8 / len(curves)

@@ -17,14 +17,21 @@ def _losses(done: Done) -> Figure:
     figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.2))
     names = ["trained", "interpolated", *reversed(LEARNERS)]
     names = [name for name in names if f"loss_{name}" in done["metrics"]]
-    for row, name in enumerate(names):
-        values = [value for value in done["metrics"][f"loss_{name}"]["per_seed"] if value is not None]
+    zero = done["metrics"]["loss_zero"]["mean"]
+    losses = {name: _values(done["metrics"][f"loss_{name}"]) for name in names}
+    reach = 1.3 * max((max(values) for values in losses.values() if max(values) < zero), default=zero)
+    for row, (name, values) in enumerate(losses.items()):
         _, colour, _ = plots.ROLES[name]
+        if max(values) > reach:  # rare prompts on which it diverges are most of its mean
+            ax.annotate(f"{np.mean(values):.2g}", (0.9 * reach, row), (-5, 0), textcoords="offset points",
+                        va="center", ha="right", fontsize=6.5)  # fmt: skip
+            ax.plot([0.93 * reach], [row], ">", color=colour)
+            continue
         ax.plot(values, [row] * len(values), "o", color=colour, markerfacecolor="none")
         ax.annotate(f"{np.mean(values):.4f}", (max(values), row), (5, 0), textcoords="offset points", va="center",
                     fontsize=6.5)  # fmt: skip
     ax.set_yticks(range(len(names)), [plots.ROLES[name][0] for name in names])
-    ax.set_xlim(0, 1.3 * ax.get_xlim()[1])
+    ax.set_xlim(0, reach)
     ax.set_xlabel(r"loss  $\frac{1}{2}(\hat y - y)^2$")
     return figure
 
@@ -56,19 +63,24 @@ def _map(done: Done) -> Figure:
 
 
 def _by_steps(done: Done) -> Figure:
-    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4))
+    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.8))
     for name in ("gd", "gd_free_steps", "gd_plus_plus"):
         plots.line(ax, done["curves"][f"loss_by_steps_{name}"], name, marker="o")
     layers, trained = done["arrays"]["n_layers"], done["metrics"]["loss_trained"]
     plots.points(ax, {"x": [layers], **_band(trained)}, "trained", marker="s", size=6, label="trained layers")
     ax.set(xlabel="steps, or layers", ylabel="loss", yscale="log")
-    ax.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
 def _band(metric: dict) -> dict[str, list[float]]:
-    values = [value for value in metric["per_seed"] if value is not None]
+    values = _values(metric)
     return {"mean": [metric["mean"]], "low": [min(values)], "high": [max(values)]}
+
+
+def _values(metric: dict) -> list[float]:
+    """Of the seeds that have one; infinite where none has."""
+    return [value for value in metric["per_seed"] if value is not None] or [np.inf]
 
 
 def _curvature(done: Done) -> Figure:

@@ -13,12 +13,12 @@ SHORT = {"trained": "layer", LEARNER: "gradient step"}
 
 
 def _loss(done: Done) -> Figure:
-    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4))
+    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.7))
     plots.line(ax, done["curves"]["loss_trained_by_step"], "trained")
     plots.line(ax, done["curves"][f"loss_{LEARNER}_by_step"], LEARNER)
     plots.level(ax, done["arrays"]["loss_zero"], "zero")
     ax.set(xlabel="training step", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$", yscale="log")
-    ax.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

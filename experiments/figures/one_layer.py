@@ -88,6 +88,7 @@ def _shifts(done: Done) -> Figure:
             for role, curve in curves.items():
                 plots.line(ax, curve, role, marker="o" if role == "trained" else "")
         ax.set(xlabel=label, ylabel="loss", yscale="log")
+        plots.frame_losses(ax, done["metrics"]["loss_zero"]["mean"])
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure

@@ -20,6 +20,7 @@ def _noise_and_length(done: Done) -> Figure:
             if (curve := done["curves"].get(f"loss_by_{suite}_{role}")) is not None:
                 plots.line(ax, curve, role, marker="o" if role == "trained" else "")
         ax.set(xlabel=label, ylabel="loss", yscale="log")
+        plots.frame_losses(ax, done["metrics"]["loss_zero"]["mean"])
     axes[0].set_xscale("log", base=2)
     axes[0].xaxis.set_major_formatter("{x:g}")
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
