@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.references import last
 from experiments.results import curve
 from experiments.study import EVERY, Found, free_members, together
 from icl_gd import analysis, learners, models
@@ -42,8 +43,7 @@ class SineStudy:
         return learners.layerwise_deep_gradient_descent(embed, self.step_sizes)
 
     def descended(self, params: Params) -> Predictor:
-        layerwise = self.descend(params)
-        return lambda x, y, x_query: layerwise(x, y, x_query)[-1]
+        return last(self.descend(params))
 
 
 def beside(
