@@ -126,6 +126,7 @@ def references(
 def _deep(
     task: LinearRegression, model: models.TransformerConfig, spectrum: Spectrum, n_steps: int, key: Array, steps: int
 ) -> dict[str, Pairs]:
+    print(f"finding the rates of gradient descent and GD++, {n_steps} steps each", flush=True)
     free = learners.best_step_sizes(spectrum, n_steps, free=True)
     return {
         "gd_free_steps": Pairs(free, np.zeros(n_steps)),
@@ -181,5 +182,6 @@ def _learned(
     placement = mesh.place("none", 1, settings.batch_size, settings.share_batches)
     chunk = population.make_chunk(draw, loss, settings, placement)
     state = population.start(lambda key, scale: start, settings, members)
-    state = population.run_chunks(chunk, state, members, settings.steps, settings.steps)
+    told = lambda state, loss: print(f"GD++ as published: step {state.step}/{settings.steps}", flush=True)
+    state = population.run_chunks(chunk, state, members, settings.steps, max(500, settings.steps // 10), told)
     return jax.tree.map(lambda leaf: leaf[0], state.member.params)

@@ -11,6 +11,7 @@ from experiments.analyses.one_layer import interpolation, optimum, rollout, weig
 from experiments.analyses.real_table import table
 from experiments.analyses.shifts import shifts
 from experiments.analyses.softmax import softmax
+from experiments.analyses.tails import tails
 from experiments.study import Found, Study
 from icl_gd.models import TransformerConfig
 from icl_gd.types import Array, Layout, Prompt
@@ -29,6 +30,7 @@ ANALYSES: dict[str, Callable[[Study, Found], None]] = {
     "softmax": softmax,
     "pool": pool,
     "table": table,
+    "tails": tails,
 }
 
 Watch = Callable[[Any], dict[str, Array]]  # one member's parameters to metrics

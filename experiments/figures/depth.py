@@ -73,6 +73,22 @@ def _by_steps(done: Done) -> Figure:
     return figure
 
 
+def _tails(done: Done) -> Figure:
+    figure, axes = plt.subplots(1, 2, figsize=(plots.PAGE, 2.7))
+    for ax, quantity in zip(axes, ("loss_median", "diverging_share"), strict=True):
+        for role in ("trained", *LEARNERS):
+            if (curve := done["curves"].get(f"{quantity}_by_input_scale_{role}")) is not None:
+                plots.line(ax, curve, role)
+        ax.set_xlabel("scale of the inputs / that of training")
+    axes[0].set(ylabel="median loss over prompts", yscale="log")
+    plots.frame_losses(axes[0], done["metrics"]["loss_zero"]["mean"])
+    axes[1].set(ylabel="share of prompts that diverge", ylim=(0, 1))
+    axes[1].set_yscale("symlog", linthresh=1e-4)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
 def _band(metric: dict) -> dict[str, list[float]]:
     values = _values(metric)
     return {"mean": [metric["mean"]], "low": [min(values)], "high": [max(values)]}
@@ -120,6 +136,10 @@ FIGURES = {
                   "algorithm that is run one step a layer has the best of each row on the diagonal."),
     "by_steps": (("loss_by_steps_gd",), _by_steps,
                  "Losses of learners by their number of steps, each at its best rates, and of the trained layers."),
+    "tails": (("loss_median_by_input_scale_trained",), _tails,
+              "Inputs of other scales; nothing is trained anew. Left: the median loss, which rare prompts leave alone. "
+              "Right: the share of prompts with more than a hundred times the mean loss of predicting zero. Without a "
+              "clip they are most of a mean."),
     "curvature": (("condition_number_by_layer_trained",), _curvature,
                   "Left and middle: the covariance S of the context's inputs after each layer, trained and GD++. "
                   "Right: what is left of the error along eigenvectors of S. GD++ flattens the spectrum, so that later "

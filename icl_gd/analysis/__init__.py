@@ -21,12 +21,15 @@ from icl_gd.analysis.risk import (
     MEMBERS_AT_ONCE,
     Interval,
     Risk,
+    Tail,
     bootstrap_interval,
     losses,
     member_losses,
     over_members,
     risk,
+    sampled_losses,
     streamed_risks,
+    tail,
 )
 from icl_gd.analysis.rollout import roll_out
 from icl_gd.analysis.softmax import anisotropy, first_order, mean_share, without_common
@@ -49,6 +52,7 @@ __all__ = [
     "NeighbourScores",
     "Risk",
     "Routes",
+    "Tail",
     "alignment",
     "alignment_map",
     "anisotropy",
@@ -74,7 +78,9 @@ __all__ = [
     "risk",
     "roll_out",
     "routes",
+    "sampled_losses",
     "spectral_filter",
     "streamed_risks",
+    "tail",
     "without_common",
 ]

@@ -1,6 +1,6 @@
 """Risk of Predictors: `1/2 |y_hat - y_query|^2`, summed over output dimensions, averaged over prompts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,14 @@ class Risk(NamedTuple):
 
     mean: np.ndarray
     stderr: np.ndarray
+
+
+class Tail(NamedTuple):
+    """What rare prompts do to a mean; every field has whatever axes the losses had besides prompts."""
+
+    diverging: np.ndarray  # share of prompts on which the predictor has diverged
+    bounded_mean: np.ndarray  # over the other prompts
+    median: np.ndarray  # over all; nan counts as infinite
 
 
 class Interval(NamedTuple):
@@ -81,21 +89,58 @@ def streamed_risks(
         handed in. So is a `sample` that is a `jax.tree_util.Partial` of one function and any arrays.
       n_prompts: rounded up to whole chunks; sums are kept in float64.
     """
-    chunk = min(chunk, n_prompts)
-    measure, sample = jax.jit(losses), sample if isinstance(sample, Partial) else Partial(sample)
-    n_chunks = -(-n_prompts // chunk)
-    parts = []
-    for i in range(n_chunks):
-        # Two programs: what draws the prompts is not fused into, and computed again by, each of the losses.
-        values = measure(_draw(sample, jax.random.split(jax.random.fold_in(key, i), chunk)))
-        parts.append({name: _mean_and_square(v) for name, v in values.items()})
+    parts = [
+        {name: _mean_and_square(v) for name, v in values.items()}
+        for values in _in_chunks(losses, sample, key, n_prompts, chunk)
+    ]
+    drawn = len(parts) * min(chunk, n_prompts)
     risks = {}
     for name in parts[0]:
         mean = np.mean([np.asarray(part[name][0], np.float64) for part in parts], axis=0)
         square = np.mean([np.asarray(part[name][1], np.float64) for part in parts], axis=0)
         with np.errstate(invalid="ignore"):  # a predictor that diverges has infinite risk and no error
-            risks[name] = Risk(mean, np.sqrt(np.maximum(square - mean**2, 0.0) / (n_chunks * chunk)))
+            risks[name] = Risk(mean, np.sqrt(np.maximum(square - mean**2, 0.0) / drawn))
     return risks
+
+
+def sampled_losses(
+    losses: Callable[[Prompt], Mapping[str, Array]],
+    sample: Callable[[Array], Prompt],
+    key: Array,
+    n_prompts: int,
+    chunk: int = 8192,
+) -> dict[str, np.ndarray]:
+    """Every loss `[... prompt]` that `streamed_risks` takes the mean of, on the same prompts: for more than a mean."""
+    parts = [jax.tree.map(np.asarray, values) for values in _in_chunks(losses, sample, key, n_prompts, chunk)]
+    return {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
+
+
+def tail(losses: np.ndarray, beyond: float | np.ndarray) -> Tail:
+    """How much of a mean hangs on rare prompts, from losses `[... prompt]` some of which may be infinite or nan.
+
+    Args:
+      beyond: the loss above which a predictor has diverged.
+    """
+    values = np.asarray(losses, np.float64)
+    stays = values <= beyond  # false for nan
+    kept = np.where(stays, values, 0.0).sum(-1)
+    with np.errstate(invalid="ignore"):  # where all diverge there is no mean of the others
+        bounded_mean = kept / stays.sum(-1)
+    return Tail(1 - stays.mean(-1), bounded_mean, np.median(np.where(np.isnan(values), np.inf, values), axis=-1))
+
+
+def _in_chunks(
+    losses: Callable[[Prompt], Mapping[str, Array]],
+    sample: Callable[[Array], Prompt],
+    key: Array,
+    n_prompts: int,
+    chunk: int,
+) -> Iterator[Mapping[str, Array]]:
+    chunk = min(chunk, n_prompts)
+    measure, sample = jax.jit(losses), sample if isinstance(sample, Partial) else Partial(sample)
+    for i in range(-(-n_prompts // chunk)):
+        # Two programs: what draws the prompts is not fused into, and computed again by, each of the losses.
+        yield measure(_draw(sample, jax.random.split(jax.random.fold_in(key, i), chunk)))
 
 
 @jax.jit

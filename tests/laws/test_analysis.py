@@ -24,6 +24,18 @@ def test_streamed_risks_are_those_of_all_prompts_together(x64):
     direct = np.asarray(analysis.losses(GD, jax.vmap(TASK.sample)(keys)))
     np.testing.assert_allclose(found.mean, direct.mean(), rtol=1e-12)
     np.testing.assert_allclose(found.stderr, direct.std() / 300**0.5, rtol=1e-9)
+    sampled = analysis.sampled_losses(losses, TASK.sample, key, 250, chunk=100)["gd"]
+    np.testing.assert_allclose(sampled, direct, rtol=1e-12)
+
+
+def test_a_tail_is_what_diverges_and_what_is_left():
+    """Two of five are beyond 9: an infinite one and a nan; the median has them all, however far out."""
+    rng, values = np.random.default_rng(0), np.array([1.0, np.nan, 4.0, 7.0, np.inf])
+    rows = np.stack([rng.permutation(values), rng.permutation(values + 5.0)])
+    diverging, bounded_mean, median = analysis.tail(rows, 9.0)
+    np.testing.assert_allclose(diverging, [0.4, 0.6], rtol=1e-12)
+    np.testing.assert_allclose(bounded_mean, [4.0, 7.5], rtol=1e-12)
+    np.testing.assert_allclose(median, [7.0, 12.0], rtol=1e-12)
 
 
 def test_a_sampler_with_arguments_is_compiled_once(x64):

@@ -1,0 +1,54 @@
+"""Rare prompts: deep networks without a clip diverge on some, which are then all of a mean."""
+
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from experiments.analyses.shifts import looked_at
+from experiments.references import last
+from experiments.results import curve
+from experiments.study import Found, Study
+from icl_gd import analysis, learners
+from icl_gd.tasks import scale_inputs
+from icl_gd.types import Array, Prompt
+
+DIVERGES = 100.0  # times the mean loss of predicting zero, which a bounded prediction never comes near
+SHIFTED_PROMPTS = 2**15  # at most, at every scale of the inputs
+
+
+def tails(study: Study, found: Found) -> None:
+    """On how many prompts trained layers and learners diverge, the loss on the others, and the median.
+
+    Under scaled inputs too, where the mean of what is not clipped is soon infinite.
+    """
+
+    def losses_of(prompts: Prompt) -> dict[str, Array]:
+        of = lambda layerwise: analysis.losses(last(layerwise), prompts)
+        return {
+            "trained": analysis.member_losses(study.trained.predictor, study.trained.params, prompts),
+            "zero": analysis.losses(learners.zero, prompts),
+        } | study.reference.over_learners(of)
+
+    def tails_of(sample: Partial, n_prompts: int) -> dict[str, analysis.Tail]:
+        losses = analysis.sampled_losses(losses_of, sample, study.key, n_prompts)
+        beyond = DIVERGES * losses.pop("zero").mean(dtype=np.float64)
+        return {name: analysis.tail(values, beyond) for name, values in losses.items()}
+
+    shifted = lambda alpha, key: scale_inputs(study.task, alpha).sample(key)
+    at = lambda alpha: Partial(shifted, jnp.asarray(alpha, study.prompts.x.dtype))
+    for name, tail in tails_of(at(1.0), study.n_prompts).items():
+        add = found.add if name == "trained" else partial(found.add_one, error=None)
+        add(f"diverging_share_{name}", tail.diverging)
+        add(f"loss_bounded_{name}", tail.bounded_mean)
+        add(f"loss_median_{name}", tail.median)
+    alphas = looked_at(study, "input_scale")
+    by_scale = [tails_of(at(alpha), min(study.n_prompts, SHIFTED_PROMPTS)) for alpha in alphas]
+    for name in by_scale[0]:
+        shown = (lambda values: values[:, found.shown]) if name == "trained" else (lambda values: values)
+        diverging, median = (
+            shown(np.stack([getattr(tails[name], part) for tails in by_scale])) for part in ("diverging", "median")
+        )
+        found.curves[f"diverging_share_by_input_scale_{name}"] = curve(alphas, diverging)
+        found.curves[f"loss_median_by_input_scale_{name}"] = curve(alphas, median)
