@@ -50,10 +50,13 @@ def test_a_batch_of_moments_is_its_prompts(name, n, x64):
     params, key = params_of(config), jax.random.key(1)
     moments, y_query = task.sample_moments(key, 5)
     batch = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), task.sample(key, (5,)))
-    expected = jax.vmap(models.predictor(config, params, LAYOUT))(batch.x, batch.y, batch.x_query)
-    found = models.read_moments(models.circuits(config, params), moments, M)
-    np.testing.assert_allclose(found.T, expected, rtol=1e-10)
+    of_tokens = lambda params: jax.vmap(models.predictor(config, params, LAYOUT))(batch.x, batch.y, batch.x_query)
+    of_moments = lambda params: models.read_moments(models.circuits(config, params), moments, M).T
+    np.testing.assert_allclose(of_moments(params), of_tokens(params), rtol=1e-10)
     np.testing.assert_array_equal(y_query.T, batch.y_query)
+    gradient = lambda form: jax.grad(lambda params: jnp.sum(form(params) ** 2))(params)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 * float(jnp.abs(b).max()))
+    jax.tree.map(close, gradient(of_moments), gradient(of_tokens))
 
 
 def test_recurrent_is_stacked_with_tied_weights(x64):
