@@ -21,7 +21,11 @@ ONE_LAYER_ONLY = ("weights", "rollout", "optimum")
 LINEAR_ONLY = ("interpolation", *ONE_LAYER_ONLY)
 DEEP_ONLY = ("layer_map", "curvature")
 BY_LAYER = ("interpolation", *DEEP_ONLY)  # layer by layer against the reference, which then has as many steps
-ANALYSES = ("alignment", "shifts", "by_steps", "copying", "softmax", "pool", "table", "tails", *LINEAR_ONLY, *DEEP_ONLY)
+ANALYSES = (
+    *("alignment", "standardised_tokens", "shifts", "tails", "by_steps", "copying", "softmax", "pool", "table"),
+    *LINEAR_ONLY,
+    *DEEP_ONLY,
+)
 # Placeholders, which may be None.
 OPTIONAL = (
     *("task.rotation_seed", "task.pool", "reference.steps", "eval.shift_values"),

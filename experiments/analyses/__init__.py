@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.analyses.alignment import alignment
+from experiments.analyses.alignment import alignment, standardised_tokens
 from experiments.analyses.copying import copying, watch_copying
 from experiments.analyses.depth import by_steps, curvature, layer_map
 from experiments.analyses.finite_data import pool
@@ -18,6 +18,7 @@ from icl_gd.types import Array, Layout, Prompt
 
 ANALYSES: dict[str, Callable[[Study, Found], None]] = {
     "alignment": alignment,
+    "standardised_tokens": standardised_tokens,
     "weights": weights,
     "interpolation": interpolation,
     "shifts": shifts,

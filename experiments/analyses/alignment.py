@@ -1,6 +1,16 @@
 """Predictions and sensitivities beside gradient descent's, with controls."""
 
-from experiments.study import EVERY, Found, Study, aligned
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.study import EVERY, Found, Study, aligned, together
+from icl_gd import analysis, learners
+from icl_gd.learners import standardised
+from icl_gd.types import Predictor
 
 
 def alignment(study: Study, found: Found) -> None:
@@ -15,3 +25,28 @@ def alignment(study: Study, found: Found) -> None:
     for name, value in control.items():
         if name.endswith("_gd"):
             found.add_one(f"{name}_wrong_step", float(value))
+
+
+def standardised_tokens(study: Study, found: Found) -> None:
+    """The best gradient step on standardised tokens, which are all that a layer behind LayerNorm can see."""
+    step = learners.best_step_size(learners.standardise(study.prompts))
+    beside(study, found, "gd_standardised", standardised(learners.gradient_descent([step])))
+    found.add_one("step_size_gd_standardised", step / study.task.n_context)
+
+
+def beside(study: Study, found: Found, name: str, learner: Predictor) -> None:
+    """Loss of one learner more, and the members' loss and alignment beside it: records as of gradient descent."""
+    losses = together({"loss": partial(analysis.losses, learner)})
+    risk = analysis.streamed_risks(losses, study.task.sample, study.key, study.n_prompts)["loss"]
+    found.add_one(f"loss_{name}", risk.mean, risk.stderr)
+    found.add(f"loss_ratio_{name}", found.measured["loss_trained"].values / risk.mean)
+    align(study, found, name, learner, study.trained.predictor, study.trained.params)
+
+
+def align(
+    study: Study, found: Found, name: str, learner: Predictor, predictor_of: Callable[[Any], Predictor], members: Any
+) -> None:
+    """Alignment of members' Predictors to a learner, as metrics whose names end with `name`."""
+    aligned = lambda member: analysis.alignment(predictor_of(member), learner, study.prompts)._asdict()
+    for measure, values in jax.jit(partial(analysis.over_members, aligned))(members).items():
+        found.add(f"{measure}_{name}", np.asarray(values))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.analyses.alignment import align, beside
 from experiments.study import EVERY, Found, Study, together
 from icl_gd import analysis, learners, models
 from icl_gd.learners import centred
@@ -26,22 +27,12 @@ def softmax(study: Study, found: Found) -> None:
     gd = centred(learners.gradient_descent([step]))
     found.add_one("step_size_gd_centred", step / n)
 
-    losses_of = {
-        "loss_gd_centred": partial(analysis.losses, gd),
-        "loss_first_order": partial(analysis.member_losses, lambda c: centred(study.of_circuits(c)), linear),
-    }
-    risks = analysis.streamed_risks(together(losses_of), task.sample, study.key, study.n_prompts)
-    found.add_one("loss_gd_centred", risks["loss_gd_centred"].mean, risks["loss_gd_centred"].stderr)
-    found.add("loss_first_order", risks["loss_first_order"].mean, risks["loss_first_order"].stderr)
-    found.add("loss_ratio_gd_centred", found.measured["loss_trained"].values / risks["loss_gd_centred"].mean)
+    beside(study, found, "gd_centred", gd)
+    losses = together({"linear": partial(analysis.member_losses, lambda c: centred(study.of_circuits(c)), linear)})
+    risk = analysis.streamed_risks(losses, task.sample, study.key, study.n_prompts)["linear"]
+    found.add("loss_first_order", risk.mean, risk.stderr)
     least = jax.vmap(lambda c: analysis.without_common(c, d))(study.circuits)
-    for ending, predictor_of, members in (
-        ("", study.trained.predictor, study.trained.params),
-        ("_without_common", partial(_of_softmax_circuits, study), least),
-    ):
-        aligned = lambda member, f=predictor_of: analysis.alignment(f(member), gd, study.prompts)._asdict()
-        for name, values in jax.jit(partial(analysis.over_members, aligned))(members).items():
-            found.add(f"{name}_gd_centred{ending}", np.asarray(values))
+    align(study, found, "gd_centred_without_common", gd, partial(_of_softmax_circuits, study), least)
 
     matrices = jax.vmap(lambda c: analysis.effective_preconditioner(c, d, n).mean(0))(linear)  # [member d d]
     summed = study.circuits.W_KQ[:, 0, :, :d, :d].sum(1)

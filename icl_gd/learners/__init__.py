@@ -1,6 +1,5 @@
 """Learners: the algorithms a Transformer is compared with, every one of them a Predictor."""
 
-from icl_gd.learners.centred import centre, centred
 from icl_gd.learners.closed_form import (
     gaussian_optimum_matrix,
     gaussian_optimum_risk,
@@ -28,6 +27,7 @@ from icl_gd.learners.spectral import (
     spectral_risk,
     tied_step_size,
 )
+from icl_gd.learners.transformed import centre, centred, standardise, standardised
 
 __all__ = [
     "Pairs",
@@ -53,6 +53,8 @@ __all__ = [
     "residual_factors",
     "ridge",
     "spectral_risk",
+    "standardise",
+    "standardised",
     "tied_step_size",
     "zero",
 ]

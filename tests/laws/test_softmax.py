@@ -1,13 +1,13 @@
-"""Softmax heads to first order, and learners on centred contexts."""
+"""Softmax heads to first order, and learners on prompts that are centred or standardised."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_gd import analysis, learners, models, tokens
+from icl_gd import analysis, constructions, learners, models, tokens
 from icl_gd.models import TransformerConfig
-from icl_gd.types import Circuits
+from icl_gd.types import Circuits, Prompt
 
 D, M, N = 3, 2, 6
 LAYOUT = tokens.concatenated(D, M)
@@ -75,3 +75,26 @@ def test_centred_learners_do_not_see_the_mean(x64):
     np.testing.assert_allclose(learner(x + 2.0, y - 1.0, q), expected, rtol=1e-10)
     centre = lambda v: v - v.mean(0, keepdims=True)
     np.testing.assert_allclose(0.3 / N * centre(y).T @ centre(x) @ q, expected, rtol=1e-10)
+
+
+def test_a_gradient_step_behind_a_layer_norm_is_one_on_standardised_tokens(x64):
+    x, y, q = (1e4 * part for part in prompt())  # against which the epsilon of LayerNorm is nothing
+    config = TransformerConfig(D + M, shared=True, layer_norm=True)
+    built = constructions.gradient_descent_weights(config, D, N, [0.3])
+    norm = {"scale": jnp.ones(D + M), "bias": jnp.zeros(D + M)}
+    layer = models.predictor(config, {"block_0": {**built["block_0"], "norm": norm}}, LAYOUT)
+    learner = learners.standardised(learners.gradient_descent([0.3]))
+    np.testing.assert_allclose(learner(x, y, q), layer(x, y, q), rtol=1e-10)
+    np.testing.assert_allclose(learner(3 * x, 3 * y, 5 * q), learner(x, y, q), rtol=1e-10)
+
+
+def test_a_batch_is_transformed_as_learners_do(x64):
+    batch = Prompt(
+        *(jnp.stack(parts) for parts in zip(prompt(0), prompt(1), strict=True)), jnp.ones((2, M)), jnp.ones((2, M, D))
+    )
+    step = learners.gradient_descent([0.3])
+    for learner, view in ((learners.centred, learners.centre), (learners.standardised, learners.standardise)):
+        seen = view(batch)
+        expected = jax.vmap(learner(step))(batch.x, batch.y, batch.x_query)
+        np.testing.assert_allclose(jax.vmap(step)(seen.x, seen.y, seen.x_query), expected, rtol=1e-12)
+        np.testing.assert_array_equal(seen.y_query, batch.y_query)
