@@ -136,13 +136,14 @@ def watcher(
     `more` measures what analyses ask for beside it, of one member's parameters.
     """
 
-    def one(params: Any) -> dict[str, Array]:
+    def one(params: Any, prompts: Prompt) -> dict[str, Array]:
         shares = models.softmax_share(params)  # of layers that learn how much of them is softmax
         shares = {f"softmax_share{f'_{name}' * (len(shares) > 1)}": share for name, share in shares.items()}
         return aligned(predictor_of(params), reference, prompts) | shares | more(params)
 
-    compiled = jax.jit(partial(analysis.over_members, one))
-    return lambda params: jax.tree.map(np.asarray, compiled(params))
+    # Prompts are an argument: the compiler would fold constants, for seconds, by computing with them itself.
+    compiled = jax.jit(lambda params, prompts: analysis.over_members(lambda member: one(member, prompts), params))
+    return lambda params: jax.tree.map(np.asarray, compiled(params, prompts))
 
 
 def aligned(predictor: Predictor, reference: References, prompts: Prompt) -> dict[str, Array]:
@@ -187,6 +188,7 @@ def evaluate(study: Study) -> Found:
     for name in ref.rates:
         over = EVERY if name == "gd" else EVERY[:2]
         found.add(f"loss_ratio_{name}", risks["loss_trained"].mean / risks[f"loss_{name}"].mean, over=over)
+    found.add("steps_skipped", trained.skipped, 0.0, over=EVERY[:1])
     found.arrays["n_layers"] = trained.config.n_layers
     found.arrays["rates"] = {name: [rates.tolist() for rates in pairs] for name, pairs in ref.rates.items()}
     found.add_one("step_size_gd", ref.step_size / task.n_context)

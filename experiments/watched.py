@@ -43,7 +43,7 @@ def train_watched(
 
     def on_chunk(trained: Population, step: int, loss: jax.Array) -> None:
         screen.warn(np.asarray(trained.diverged_at))
-        screen.write(step, {"training_loss": np.asarray(loss.mean(0))} | dict(watch(trained.params)))
+        screen.write(step, {"training_loss": _mean_of_taken(np.asarray(loss))} | dict(watch(trained.params)))
 
     def on_resume(step: int) -> None:
         if step:
@@ -65,3 +65,10 @@ def train_watched(
     if (signal := mesh.agreed(stop.signal)) is not None:
         raise Interrupted(settings.steps, signal)
     return trained
+
+
+def _mean_of_taken(loss: np.ndarray) -> np.ndarray:
+    """Mean `[member]` of losses `[step member]` over the steps that were taken; nan where none was."""
+    taken = ~np.isnan(loss)
+    with np.errstate(invalid="ignore"):
+        return np.where(taken, loss, 0.0).sum(0) / taken.sum(0)

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-FORMAT = 2
+FORMAT = 3
 Leaves = dict[str, np.ndarray]
 
 

@@ -17,7 +17,7 @@ from icl_gd.tokens import LAYOUTS
 from icl_gd.training import mesh, population
 from icl_gd.training.blocks import in_blocks
 from icl_gd.training.checkpoint import Checkpoints, checksum, flatten, unflatten
-from icl_gd.training.population import State, TrainSettings
+from icl_gd.training.population import Member, State, TrainSettings
 from icl_gd.types import Array, Layout, Moments, Predictor, Prompt
 
 Given = Mapping[str, Any]  # blocks of parameters by name
@@ -48,8 +48,9 @@ class Population:
 
     Attributes:
       params: every leaf has a leading member axis; for every combination of swept values in turn, all seeds.
-      diverged_at: `[member]`, the step at which a member's loss or weights stopped being finite; it is kept as it was
+      diverged_at: `[member]`, the step from which on a member's loss or weights were not finite; it is kept as it was
         before that step. -1 for the others.
+      skipped: `[member]`, how many steps were not taken because they would not have been finite.
       swept: the values of what was swept over, a mapping for every combination; `({},)` where nothing was.
     """
 
@@ -57,6 +58,7 @@ class Population:
     layout: Layout
     params: Any
     diverged_at: Array | np.ndarray
+    skipped: Array | np.ndarray
     swept: tuple[dict[str, float], ...] = ({},)
 
     def __len__(self) -> int:
@@ -67,7 +69,7 @@ class Population:
         seeds = len(self) // len(self.swept)
         part = lambda leaf: leaf[i * seeds : (i + 1) * seeds]
         return replace(self, params=jax.tree.map(part, self.params), diverged_at=part(self.diverged_at),
-                       swept=(self.swept[i],))  # fmt: skip
+                       skipped=part(self.skipped), swept=(self.swept[i],))  # fmt: skip
 
     def member(self, i: int) -> Any:
         """Parameters of one member."""
@@ -230,9 +232,7 @@ def train(
         step, diverged_at = int(state.step), state.member.diverged_at
         signal, last = mesh.agreed(stop_requested()), step >= settings.steps
         # Before the checkpoint: a run that resumes from it has all that was to be recorded up to it.
-        on_chunk(
-            Population(config, tokens, jax.tree.map(jnp.asarray, state.member.params), diverged_at, swept), step, loss
-        )
+        on_chunk(_population(config, tokens, state.member, swept), step, loss)
         gone = bool(np.all(diverged_at >= 0))
         ending = settings.steps - step < chunk_steps  # or the last whole chunk, from where a longer run goes on
         if store is not None and (ending or gone or signal or step % checkpoint_every < len(loss)):
@@ -251,8 +251,13 @@ def train(
     finally:
         if store is not None:
             store.close()
-    member = mesh.on_host(state.member)
-    return Population(config, tokens, jax.tree.map(jnp.asarray, member.params), member.diverged_at, swept)
+    return _population(config, tokens, mesh.on_host(state.member), swept)
+
+
+def _population(config: TransformerConfig, layout: Layout, member: Member, swept: tuple) -> Population:
+    return Population(
+        config, layout, jax.tree.map(jnp.asarray, member.params), member.diverged_at, member.skipped, swept
+    )
 
 
 def _check_given(config: TransformerConfig, settings: TrainSettings, given: Given) -> None:
@@ -347,9 +352,9 @@ def load(workdir: str | Path) -> Population:
             reduce(lambda node, key: node.setdefault(key, {}), path, params)[last] = jnp.asarray(leaf)
     config = TransformerConfig(**_tuples(about["model"]))
     swept = _only_swept(population.combinations(TrainSettings(**_tuples(about["settings"])), config.init_scale))
-    diverged_at = jnp.asarray(leaves["member.diverged_at"])
+    diverged_at, skipped = (jnp.asarray(leaves[f"member.{name}"]) for name in ("diverged_at", "skipped"))
     layout = _layout(about.get("layout", "concatenated"), about["d_input"], about["d_output"])
-    return Population(config, layout, params, diverged_at, swept)
+    return Population(config, layout, params, diverged_at, skipped, swept)
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class TrainSettings:
 
 
 FORMS = ("auto", "tokens", "moments")
+PATIENCE = 5  # steps in a row that are not finite, with which a member has diverged
 SCHEDULES: dict[str, Callable[[Any, int], optax.Schedule]] = {
     "constant": lambda rate, steps: optax.constant_schedule(rate),
     "cosine": optax.cosine_decay_schedule,
@@ -96,7 +97,9 @@ class Member(NamedTuple):
 
     params: Params
     opt_state: Any
-    diverged_at: Array  # the step that would not have been finite, before which the member is frozen; -1 otherwise
+    skipped: Array  # steps that would not have been finite, and were not taken
+    in_a_row: Array  # of these, the last ones
+    diverged_at: Array  # the first of `PATIENCE` such steps in a row, before which the member is frozen; -1 otherwise
 
 
 class State(NamedTuple):
@@ -133,7 +136,8 @@ def start(init: Callable[[Array, Array], Params], settings: TrainSettings, membe
     """A fresh population at step 0; `init` takes a key and an initial scale."""
     params = jax.vmap(init)(members.init, members.rates.init_scale)
     opt_state = jax.vmap(lambda rates, params: settings.optimizer(rates).init(params))(members.rates, params)
-    return State(Member(params, opt_state, jnp.full(len(members.data), -1, jnp.int32)), jnp.zeros((), jnp.int32))
+    every = lambda value: jnp.full(len(members.data), value, jnp.int32)  # buffers of their own: each is given away
+    return State(Member(params, opt_state, every(0), every(0), every(-1)), jnp.zeros((), jnp.int32))
 
 
 def make_chunk(
@@ -141,8 +145,9 @@ def make_chunk(
 ) -> Callable[[State, Members, int], tuple[State, Array]]:
     """Compiles `(state, members, n_steps) -> (state, loss [step member])`, a scan over `n_steps` training steps.
 
-    A member whose loss or weights would stop being finite is frozen as it was before that step; its loss is nan from
-    there on, and nothing changes for the others.
+    A step with which a member's loss or weights would stop being finite is not taken: its loss is nan, the member stays
+    as it was, and nothing changes for the others. One prompt in many millions on which a deep network overflows ends no
+    run so; a member with `PATIENCE` such steps in a row has diverged, and stays as it is for good.
 
     Args:
       draw: a key to one step's batch, any pytree whose leaves have the prompts in their last axis.
@@ -167,8 +172,11 @@ def make_chunk(
         going = member.diverged_at < 0
         new, old = (params, opt_state), (member.params, member.opt_state)
         params, opt_state = jax.tree.map(partial(jnp.where, going & finite), new, old)
-        diverged_at = jnp.where(going & ~finite, number, member.diverged_at)
-        return Member(params, opt_state, diverged_at), jnp.where(going & finite, value, jnp.nan)
+        in_a_row = jnp.where(finite, 0, member.in_a_row + going)
+        gone = going & (in_a_row == PATIENCE)
+        diverged_at = jnp.where(gone, number - (PATIENCE - 1), member.diverged_at)
+        skipped = member.skipped + (going & ~finite)
+        return Member(params, opt_state, skipped, in_a_row, diverged_at), jnp.where(going & finite, value, jnp.nan)
 
     def scan(step: Step, batch_of: Callable[[Array], Batch], member: Member, numbers: Array) -> tuple[Member, Array]:
         def body(carry: tuple[Member, Batch], number: Array) -> tuple[tuple[Member, Batch], Array]:

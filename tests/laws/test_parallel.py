@@ -84,8 +84,9 @@ def test_several_processes_need_a_mesh(mode, monkeypatch):
 def test_a_diverging_member_is_frozen_and_nobody_else_notices(share, parallel, tmp_path):
     """A learning rate that overflows after a while, beside one that does not."""
     run = lambda rates, **more: icl_gd.train(
-        TASK, MODELS["moments"], settings(share, learning_rate=rates), seeds=2, parallel=parallel, chunk_steps=2, **more
-    )
+        TASK, MODELS["moments"], settings(share, learning_rate=rates, steps=12), seeds=2, parallel=parallel,
+        chunk_steps=2, **more,
+    )  # fmt: skip
     calm = run((1e-2, 2e-2))
     wild = run((1e-2, 1e12), checkpoints=tmp_path)
     np.testing.assert_array_equal(calm.diverged_at, -1)
@@ -96,6 +97,7 @@ def test_a_diverging_member_is_frozen_and_nobody_else_notices(share, parallel, t
         assert np.isfinite(theirs).all()
     saved = icl_gd.load(tmp_path)
     np.testing.assert_array_equal(saved.diverged_at, wild.diverged_at)
+    np.testing.assert_array_equal(saved.skipped, [0, 0, population.PATIENCE, population.PATIENCE])
     assert [point["learning_rate"] for point in saved.swept] == [1e-2, 1e12]
 
 

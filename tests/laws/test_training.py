@@ -9,6 +9,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import icl_gd
@@ -239,7 +240,7 @@ def test_a_checkpoint_of_another_format_is_not_read(tmp_path, monkeypatch):
     run(checkpoints=tmp_path)
     monkeypatch.undo()
     for open_it in (icl_gd.load, lambda directory: run(checkpoints=directory)):
-        with pytest.raises(ValueError, match="format 3, this version reads format 2"):
+        with pytest.raises(ValueError, match="format 4, this version reads format 3"):
             open_it(tmp_path)
 
 
@@ -252,6 +253,36 @@ def test_training_finds_gradient_descent():
     loss = lambda predict: float(icl_gd.analysis.losses(predict, prompts).mean())
     best = loss(learners.gradient_descent([learners.best_step_size(prompts)]))
     assert max(map(loss, trained.predictors)) < 1.01 * best < 0.5 * loss(learners.zero)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(share):
+    """Two batches of five are nan, until step 40; every one is from then on."""
+    settings = TrainSettings(50, 8, learning_rate=1e-2, clip=1.0, share_batches=share)
+    members = population.members_of(0, 2, settings)
+    loss = lambda params, batch: jnp.mean((params["w"] - batch) ** 2)
+    spoiled = lambda number: number >= 40 or int(number) % 5 in (1, 2)
+
+    def draw(key):  # a key knows its step through a table
+        spoil = jnp.any(jnp.all(jax.random.key_data(key)[None] == table, axis=-1))
+        return jnp.where(spoil, jnp.nan, jax.random.normal(key, (8,)))
+
+    keys = jax.vmap(lambda data: jax.vmap(lambda i: jax.random.fold_in(data, i))(jnp.arange(50)))(members.data)
+    table = jax.random.key_data(keys)[:, np.array([spoiled(i) for i in range(50)])].reshape(-1, 2)
+    chunk = population.make_chunk(draw, loss, settings, mesh.Placement())
+    start = population.start(lambda key, scale: {"w": jax.random.normal(key)}, settings, members)
+    expected = [float(w) for w in start.member.params["w"]]
+    found = population.run_chunks(chunk, start, members, 50, 10).member
+    np.testing.assert_array_equal(found.diverged_at, 40)
+    np.testing.assert_array_equal(found.skipped, 16 + population.PATIENCE)
+    for i, w in enumerate(expected):
+        rates = jax.tree.map(lambda rate, i=i: rate[i], members.rates)
+        params, optimizer = {"w": jnp.asarray(w)}, settings.optimizer(rates)
+        state = optimizer.init(params)
+        for number in (n for n in range(50) if not spoiled(n)):
+            updates, state = optimizer.update(jax.grad(loss)(params, draw(keys[i, number])), state, params)
+            params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(found.params["w"][i], params["w"], rtol=1e-5)
 
 
 def test_errors():
