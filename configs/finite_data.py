@@ -37,7 +37,8 @@ def get_config(variant: str = ""):
          "relation": "at_most", "target": 1.05},
         {"id": "VO.finite.small", "statement": "1,024 prompts are learned by heart: fresh ones cost half as much again "
          "(best loss ratio)", "source": "found here", "metric": at("loss_ratio_gd", 1024), "reduce": "min",
-         "relation": "at_least", "target": 1.5},
+         "relation": "at_least", "target": 1.5,
+         "note": "they cost a fifth more; 256 are learned by heart, and cost three times as much"},
         {"id": "VO.finite.heart", "statement": "64 prompts are fitted better than gradient descent fits them (worst "
          "loss on them)", "source": "found here", "metric": at("loss_trained_on_pool", 64), "reduce": "max",
          "relation": "at_most", "target": 0.1},

@@ -16,6 +16,7 @@ VARIANTS = ("trained", "smoke")
 # k: risk of the step tuned for clean labels, and of the best step for k corrupted ones.
 EXACT = {0: (0.206229, 0.206229), 2: (0.256819, 0.256410), 4: (0.315912, 0.311625), 6: (0.383507, 0.364256),
          8: (0.459604, 0.402731)}  # fmt: skip
+WHY_LATE = "one seed is late: the mean cosine is .947 at step 4,600 and .986 at 5,000, where the others have .995"
 EXACT_SOURCE = "closed form: one gradient step, k corrupted labels"
 
 
@@ -48,7 +49,8 @@ def get_config(variant: str = ""):
                 ("loss", "every free seed is as good as that step (worst loss ratio)", "VO, section 3",
                  "loss_ratio_gd_untrapped", {"reduce": "max", "relation": "at_most", "target": 1.01}),
                 ("cosine", "every free seed's sensitivities point where the step's do", "VO, section 3",
-                 "sensitivity_cosine_gd_untrapped", {"reduce": "min", "relation": "at_least", "target": 0.99}),
+                 "sensitivity_cosine_gd_untrapped",
+                 {"reduce": "min", "relation": "at_least", "target": 0.99} | ({"note": WHY_LATE} if k == 8 else {})),
                 ("free", "at least 4 of 5 seeds are free", "VO, published code",
                  "seeds_trapped", {"relation": "at_most", "target": 1}),
             )

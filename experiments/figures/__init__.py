@@ -29,15 +29,21 @@ FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Done], Figure], str]] = {
 
 
 def draw(done: Done, directory: Path) -> dict[str, str]:
-    """Draws every figure the results have records for, as png and pdf; returns captions by file stem."""
+    """Draws every figure the results have records for, as png and pdf, numbered in order.
+
+    Those that are there under another number, from an older version, are removed.
+
+    Returns:
+      Captions by file stem.
+    """
     directory.mkdir(exist_ok=True)
     captions = {}
     with plots.style():
-        for number, (name, (wanted, make, caption)) in enumerate(FIGURES.items(), 1):
+        for name, (wanted, make, caption) in FIGURES.items():
             if not all(key in done["curves"] or key in done["arrays"] or key in done["metrics"] or done.get(key)
                        for key in wanted):  # fmt: skip
                 continue
-            figure, stem = make(done), f"{number:02d}_{name}"
+            figure, stem = make(done), f"{len(captions) + 1:02d}_{name}"
             for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
                 partial = directory / f".{stem}.{ending}"
                 figure.savefig(partial, metadata=metadata)
@@ -46,4 +52,7 @@ def draw(done: Done, directory: Path) -> dict[str, str]:
             plt.close(figure)
             none_free = " No seed is free: all are drawn." if "none_free" in done["arrays"] else ""
             captions[stem] = caption + none_free
+    for path in directory.glob("[0-9][0-9]_*.p[nd][gf]"):
+        if path.stem not in captions and path.stem[3:] in FIGURES:
+            path.unlink()
     return captions

@@ -148,9 +148,12 @@ def test_a_figure_of_any_sweep(swept, tmp_path):
     metrics = {"loss_trained": results.metric([0.3, 0.4]), "loss_gd": results.metric(0.2)}
     metrics |= {"loss_optimal": results.metric(0.1)} if "task.inputs" not in swept else {}
     sweep = [{"fields": dict(zip(names, point, strict=True)), "metrics": metrics} for point in points]
+    (tmp_path / "figures").mkdir()
+    for name in ("07_sweep.png", "07_mine.png"):  # as an older version numbered it; and what is no figure of ours
+        (tmp_path / "figures" / name).touch()
     with matplotlib.rc_context({"savefig.dpi": 30}):
         figures.draw({"curves": {}, "arrays": {}, "metrics": {}, "sweep": sweep}, tmp_path / "figures")
-    assert (tmp_path / "figures" / "01_sweep.png").exists()
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"01_sweep.png", "01_sweep.pdf", "07_mine.png"}
 
 
 def test_frozen_members_are_named_once(tmp_path, capsys):
