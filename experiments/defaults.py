@@ -96,7 +96,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.train.log_every = 10
     config.reference.published_steps = 10
     config.train.checkpoint_every = 10
-    config.eval.prompts = 2048
+    config.eval.prompts = 512
     config.eval.curve_prompts = 256
     config.eval.shift_values = 2
     config.claims = ()

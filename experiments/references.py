@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from icl_gd import constructions, learners, models
+from icl_gd import analysis, constructions, learners, models
 from icl_gd.learners import Pairs, Spectrum
 from icl_gd.tasks import LinearRegression
 from icl_gd.tokens import concatenated
 from icl_gd.training import TrainSettings, fastest_predictor, mesh, population
-from icl_gd.types import Array, Circuits, Moments, Predictor
+from icl_gd.types import Array, Circuits, Moments, Predictor, Prompt
 
 WRONG_STEP = 0.5  # times the best step size: the control that the cosine cannot see
 SPECTRAL_FIT = 2**17  # prompts at most that rates of several steps are found on
@@ -54,12 +54,13 @@ class References:
             return learners.layerwise_gd_plus_plus
         return lambda step_sizes, gammas: learners.layerwise_gradient_descent(step_sizes)
 
+    def losses(self, prompts: Prompt) -> dict[str, Array]:
+        """`loss_NAME` `[prompt]` of every learner."""
+        found = self.over_learners(lambda layerwise: analysis.losses(last(layerwise), prompts))
+        return {f"loss_{name}": values for name, values in found.items()}
+
     def learner(self, name: str) -> Predictor:
         return last(self.layerwise(name))
-
-    @property
-    def learners(self) -> dict[str, Predictor]:
-        return {name: self.learner(name) for name in self.rates}
 
     @property
     def gd(self) -> Predictor:

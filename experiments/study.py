@@ -162,7 +162,6 @@ def evaluate(study: Study) -> Found:
     losses_of = {
         "loss_trained": members(trained.params),
         "loss_untrained": members(study.untrained),
-        **{f"loss_{name}": partial(analysis.losses, learner) for name, learner in ref.learners.items()},
         "loss_construction": partial(analysis.losses, ref.construction),
         "loss_zero": partial(analysis.losses, learners.zero),
     }
@@ -170,10 +169,10 @@ def evaluate(study: Study) -> Found:
         losses_of["loss_ridge"] = partial(analysis.losses, learners.ridge(noise_to_weight(task)))
     if "interpolation" in study.analyses:
         losses_of["loss_interpolated"] = partial(analysis.member_losses, study.of_circuits, study.interpolated)
-    risks = analysis.streamed_risks(together(losses_of), task.sample, study.key, study.n_prompts)
+    every = lambda prompts: together(losses_of)(prompts) | ref.losses(prompts)
+    risks = analysis.streamed_risks(every, task.sample, study.key, study.n_prompts)
     # A singular-value decomposition per prompt: on the curves' prompts only, a hundred times fewer.
-    ols = together({"loss_ols": partial(analysis.losses, learners.ols)})
-    risks |= analysis.streamed_risks(ols, task.sample, study.key, len(study.prompts.x))
+    risks["loss_ols"] = analysis.Risk.of(jax.jit(partial(analysis.losses, learners.ols))(study.prompts))
 
     optimal = _optimal_loss(study)
     # Deep networks are held to what the paper holds them to: the best GD++ is out of their reach.

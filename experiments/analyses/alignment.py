@@ -21,7 +21,7 @@ def alignment(study: Study, found: Found) -> None:
     for name, values in study.watched_untrained.items():
         if name != "loss_trained":
             found.add(f"{name}_untrained", values, over=EVERY[:1])
-    control = aligned(study.reference.wrong_step, study.reference, study.prompts)
+    control = jax.jit(partial(aligned, study.reference.wrong_step, study.reference))(study.prompts)
     for name, value in control.items():
         if name.endswith("_gd"):
             found.add_one(f"{name}_wrong_step", float(value))

@@ -64,18 +64,23 @@ def _rescaled(study: Study, factor: float) -> dict[str, analysis.Risk]:
     scale = lambda path, leaf: leaf * (n / task.n_context) if path[-1].key == "P" else leaf
     params = jax.tree_util.tree_map_with_path(scale, study.trained.params)
     losses = together({"rescaled": partial(analysis.member_losses, study.trained.predictor, params)})
-    return analysis.streamed_risks(losses, task.sample, study.key, max(study.n_prompts // 32, 1))
+    return analysis.streamed_risks(losses, task.sample, study.key, _part(study, 32))
+
+
+def _part(study: Study, of: int) -> int:
+    """How many prompts a shift is measured on: a part of all, but a whole chunk, or programs would be compiled anew."""
+    return max(study.n_prompts // of, min(study.n_prompts, analysis.CHUNK))
 
 
 def _risks_under(study: Study, shift: Shift, losses: Losses) -> list[dict[str, analysis.Risk]]:
     """Risks at every value of a shift, the same keys under each."""
     if isinstance(shift.values[0], str) or shift.apply is change_context:  # another program for every value
-        samples, n_prompts = [shift.apply(study.task, value).sample for value in shift.values], study.n_prompts // 32
+        samples, n_prompts = [shift.apply(study.task, value).sample for value in shift.values], _part(study, 32)
     else:
         shifted = lambda value, key: shift.apply(study.task, value).sample(key)
         values = jnp.asarray(shift.values, study.prompts.x.dtype)
-        samples, n_prompts = [Partial(shifted, value) for value in values], study.n_prompts // 4
-    return [analysis.streamed_risks(losses, sample, study.key, max(n_prompts, 1)) for sample in samples]
+        samples, n_prompts = [Partial(shifted, value) for value in values], _part(study, 4)
+    return [analysis.streamed_risks(losses, sample, study.key, n_prompts) for sample in samples]
 
 
 def _sizes(study: Study) -> tuple | None:

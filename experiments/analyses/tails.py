@@ -7,7 +7,6 @@ import numpy as np
 from jax.tree_util import Partial
 
 from experiments.analyses.shifts import looked_at
-from experiments.references import last
 from experiments.results import curve
 from experiments.study import Found, Study
 from icl_gd import analysis, learners
@@ -25,16 +24,15 @@ def tails(study: Study, found: Found) -> None:
     """
 
     def losses_of(prompts: Prompt) -> dict[str, Array]:
-        of = lambda layerwise: analysis.losses(last(layerwise), prompts)
         return {
-            "trained": analysis.member_losses(study.trained.predictor, study.trained.params, prompts),
-            "zero": analysis.losses(learners.zero, prompts),
-        } | study.reference.over_learners(of)
+            "loss_trained": analysis.member_losses(study.trained.predictor, study.trained.params, prompts),
+            "loss_zero": analysis.losses(learners.zero, prompts),
+        } | study.reference.losses(prompts)
 
     def tails_of(sample: Partial, n_prompts: int) -> dict[str, analysis.Tail]:
         losses = analysis.sampled_losses(losses_of, sample, study.key, n_prompts)
-        beyond = DIVERGES * losses.pop("zero").mean(dtype=np.float64)
-        return {name: analysis.tail(values, beyond) for name, values in losses.items()}
+        beyond = DIVERGES * losses.pop("loss_zero").mean(dtype=np.float64)
+        return {name.removeprefix("loss_"): analysis.tail(values, beyond) for name, values in losses.items()}
 
     shifted = lambda alpha, key: scale_inputs(study.task, alpha).sample(key)
     at = lambda alpha: Partial(shifted, jnp.asarray(alpha, study.prompts.x.dtype))

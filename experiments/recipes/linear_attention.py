@@ -71,8 +71,10 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
         trained_on(config), config.eval.shift_values,
     )  # fmt: skip
     found = studies.evaluate(study)
-    for name, predictor in (*reference.learners.items(), ("zero", learners.zero)):
-        found.arrays[f"loss_{name}_on_curve_prompts"] = float(analysis.losses(predictor, prompts).mean())
+    on_curves = jax.jit(
+        lambda prompts: reference.losses(prompts) | {"loss_zero": analysis.losses(learners.zero, prompts)}
+    )
+    found.arrays |= {f"{name}_on_curve_prompts": float(values.mean()) for name, values in on_curves(prompts).items()}
     for name in config.analyses:
         print(f"analysing: {name}", flush=True)
         ANALYSES[name](study, found)

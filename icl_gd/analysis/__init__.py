@@ -18,6 +18,7 @@ from icl_gd.analysis.curvature import (
 )
 from icl_gd.analysis.interpolation import interpolate
 from icl_gd.analysis.risk import (
+    CHUNK,
     MEMBERS_AT_ONCE,
     Interval,
     Risk,
@@ -44,6 +45,7 @@ from icl_gd.analysis.weights import (
 )
 
 __all__ = [
+    "CHUNK",
     "MEMBERS_AT_ONCE",
     "Alignment",
     "DerivativeNorms",

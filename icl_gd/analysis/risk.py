@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 from icl_gd.types import Array, Predictor, Prompt
 
 MEMBERS_AT_ONCE = 16
+CHUNK = 8192  # prompts
 
 
 class Risk(NamedTuple):
@@ -18,6 +19,12 @@ class Risk(NamedTuple):
 
     mean: np.ndarray
     stderr: np.ndarray
+
+    @classmethod
+    def of(cls, losses: Array) -> "Risk":
+        """Of losses `[... prompt]`."""
+        values = np.asarray(losses, np.float64)
+        return cls(values.mean(-1), values.std(-1) / values.shape[-1] ** 0.5)
 
 
 class Tail(NamedTuple):
@@ -80,7 +87,7 @@ def streamed_risks(
     sample: Callable[[Array], Prompt],
     key: Array,
     n_prompts: int,
-    chunk: int = 8192,
+    chunk: int = CHUNK,
 ) -> dict[str, Risk]:
     """Risks on many prompts, drawn and forgotten chunk by chunk: the same prompts for all.
 
@@ -108,7 +115,7 @@ def sampled_losses(
     sample: Callable[[Array], Prompt],
     key: Array,
     n_prompts: int,
-    chunk: int = 8192,
+    chunk: int = CHUNK,
 ) -> dict[str, np.ndarray]:
     """Every loss `[... prompt]` that `streamed_risks` takes the mean of, on the same prompts: for more than a mean."""
     parts = [jax.tree.map(np.asarray, values) for values in _in_chunks(losses, sample, key, n_prompts, chunk)]
