@@ -66,7 +66,9 @@ def base_config() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.prompts = 2**20  # of the final numbers
     config.eval.curve_prompts = 10_000  # of curves over training and of alignment
-    config.eval.shift_values = config_dict.placeholder(int)  # at most so many of every suite of shifts; None: all
+    config.eval.suite_values = config_dict.placeholder(
+        int
+    )  # at most so many of shifts in a suite, or of steps; None: all
 
     config.claims = ()
     return config
@@ -88,8 +90,10 @@ def deep(config: ConfigDict, n_layers: int, shared: bool) -> ConfigDict:
 
 
 def smoke(config: ConfigDict) -> ConfigDict:
-    """The same code path in seconds: a handful of steps, few prompts, no claims; steps and batches are not swept."""
+    """The same code path in seconds: a handful of steps, few prompts, two layers at most, no claims; steps and batches
+    are not swept."""
     config.seeds = 2
+    config.model.n_layers = min(config.model.n_layers, 2)
     with config.train.ignore_type():
         config.train.steps = 20
         config.train.batch_size = 64
@@ -98,6 +102,6 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.train.checkpoint_every = 10
     config.eval.prompts = 512
     config.eval.curve_prompts = 256
-    config.eval.shift_values = 2
+    config.eval.suite_values = 2
     config.claims = ()
     return config

@@ -148,9 +148,10 @@ def _published(
     d, m, n = task.d_input, task.d_output, task.n_context
     tied = learners.tied_step_size(spectrum, n_steps, n)
     layers = 1 if model.shared else n_steps
-    ones = jnp.ones(layers)
+    ones = np.ones(layers)
     start = {"P_x": -tied / n**2 * ones, "W_V_x": ones, "P_y": tied / n * ones, "W_V_y": -ones}
-    w_kq = jnp.broadcast_to(jnp.diag(jnp.repeat(jnp.array([1.0, 0.0]), np.array([d, m]))), (n_steps, 1, d + m, d + m))
+    start = {name: jnp.asarray(leaf, float) for name, leaf in start.items()}
+    w_kq = np.broadcast_to(np.diag(np.repeat([1.0, 0.0], [d, m])), (n_steps, 1, d + m, d + m))
 
     def loss(params: dict[str, Array], batch: tuple[Moments, Array]) -> Array:
         diagonal = jnp.concatenate(
@@ -161,7 +162,7 @@ def _published(
             axis=1,
         )
         w_pv = jnp.broadcast_to(jax.vmap(jnp.diag)(diagonal)[:, None], w_kq.shape)
-        y_hat = models.read_moments(Circuits(w_kq, w_pv), batch[0], m)
+        y_hat = models.read_moments(Circuits(jnp.asarray(w_kq, w_pv.dtype), w_pv), batch[0], m)
         return 0.5 * jnp.mean(jnp.sum((y_hat - batch[1]) ** 2, axis=0))
 
     settings = TrainSettings(

@@ -3,7 +3,7 @@
 Each function of `experiments.analyses` asks one question more of a `Study` and adds its records to `Found`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -41,7 +41,12 @@ class Study:
     # metric -> step -> seed -> value, of what was watched; empty where the population is swept
     history: Mapping[str, Mapping[int, Mapping[int, float]]] = field(default_factory=dict)
     trained_on: Any = None  # the task, or a pool of its prompts
-    shift_values: int | None = None  # at most so many of every suite of shifts; all where None
+    suite_values: int | None = None  # see `few`
+
+    def few(self, values: Sequence) -> tuple:
+        """At most `suite_values` of them, all where that is None: evenly many, with the first and last."""
+        asked = len(values) if self.suite_values is None else min(self.suite_values, len(values))
+        return tuple(values[i] for i in np.linspace(0, len(values) - 1, asked).round().astype(int))
 
     @cached_property
     def watched(self) -> dict[str, np.ndarray]:
@@ -52,15 +57,16 @@ class Study:
     def watched_untrained(self) -> dict[str, np.ndarray]:
         return self.watch(self.untrained)
 
-    @property
+    @cached_property
     def circuits(self) -> Circuits:
         """Circuits of all members, with a leading member axis."""
-        return jax.vmap(partial(models.circuits, self.trained.config))(self.trained.params)
+        return jax.jit(jax.vmap(partial(models.circuits, self.trained.config)))(self.trained.params)
 
-    @property
+    @cached_property
     def interpolated(self) -> Circuits:
         """Halfway between every member and the construction."""
-        return jax.vmap(lambda c: analysis.interpolate(c, self.reference.circuits))(self.circuits)
+        halfway = jax.vmap(analysis.interpolate, in_axes=(0, None))
+        return jax.jit(halfway)(self.circuits, self.reference.circuits)
 
     def of_circuits(self, circuits: Circuits) -> Predictor:
         return models.circuit_predictor(circuits, self.trained.layout)
@@ -191,7 +197,7 @@ def evaluate(study: Study) -> Found:
     found.arrays["n_layers"] = trained.config.n_layers
     found.arrays["rates"] = {name: [rates.tolist() for rates in pairs] for name, pairs in ref.rates.items()}
     found.add_one("step_size_gd", ref.step_size / task.n_context)
-    found.add_one("construction_error", _construction_error(study))
+    found.add_one("construction_error", construction_error(ref.construction, ref.learner(ref.main), study.prompts))
     if optimal is not None:
         found.add_one("loss_optimal", optimal, 0.0)
         found.add("loss_ratio_optimal", risks["loss_trained"].mean / optimal)
@@ -203,11 +209,10 @@ def free_members(losses: np.ndarray, standard: float | np.ndarray) -> np.ndarray
     return losses <= TRAPPED_ABOVE * standard  # not the negation of >, which would hold for nan
 
 
-def _construction_error(study: Study) -> float:
+def construction_error(built: Predictor, learner: Predictor, prompts: Prompt) -> float:
     """Largest |y_hat_built - y_hat_learner| over prompts, divided by the largest |y_hat_learner|."""
-    p, ref = study.prompts, study.reference
-    forms = ref.construction, ref.learner(ref.main)
-    return float(jax.jit(lambda: largest_error(*(jax.vmap(form)(p.x, p.y, p.x_query) for form in forms)))())
+    of = lambda p: largest_error(*(jax.vmap(form)(p.x, p.y, p.x_query) for form in (built, learner)))
+    return float(jax.jit(of)(prompts))
 
 
 def largest_error(found: Array, expected: Array) -> Array:

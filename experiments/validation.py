@@ -28,7 +28,7 @@ ANALYSES = (
 )
 # Placeholders, which may be None.
 OPTIONAL = (
-    *("task.rotation_seed", "task.pool", "reference.steps", "eval.shift_values"),
+    *("task.rotation_seed", "task.pool", "reference.steps", "eval.suite_values"),
     *("model.d_head", "model.clip", "model.d_embed", "model.mlp_width"),
 )
 DIABETES = (10, 1)  # d_input and d_output of the table that scikit-learn bundles
@@ -104,7 +104,7 @@ NUMBERS: dict[str, tuple[float, float | None, bool]] = {
     "train.checkpoint_every": (1, None, True),
     "eval.prompts": (1, 10**9, True),
     "eval.curve_prompts": (1, None, True),
-    "eval.shift_values": (1, None, True),
+    "eval.suite_values": (1, None, True),
 }
 
 
@@ -117,7 +117,7 @@ WHOLE = {
     *("seed", "task.rotation_seed", "task.corrupted_labels", "task.pool"),
     *("reference.steps", "reference.published_steps"),
     *("train.steps", "train.log_every", "train.checkpoint_every", "eval.prompts"),
-    "eval.shift_values",
+    "eval.suite_values",
 }
 
 

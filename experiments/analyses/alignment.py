@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.study import EVERY, Found, Study, aligned, together
+from experiments.study import EVERY, Found, Study, together
 from icl_gd import analysis, learners
 from icl_gd.learners import standardised
 from icl_gd.types import Predictor
@@ -21,10 +21,9 @@ def alignment(study: Study, found: Found) -> None:
     for name, values in study.watched_untrained.items():
         if name != "loss_trained":
             found.add(f"{name}_untrained", values, over=EVERY[:1])
-    control = jax.jit(partial(aligned, study.reference.wrong_step, study.reference))(study.prompts)
-    for name, value in control.items():
-        if name.endswith("_gd"):
-            found.add_one(f"{name}_wrong_step", float(value))
+    control = partial(analysis.alignment, study.reference.wrong_step, study.reference.gd)
+    for measure, value in jax.jit(control)(study.prompts)._asdict().items():
+        found.add_one(f"{measure}_gd_wrong_step", float(value))
 
 
 def standardised_tokens(study: Study, found: Found) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.references import last
 from experiments.results import curve
-from experiments.study import Found, Study, first, largest_error
+from experiments.study import Found, Study, construction_error, first
 from icl_gd import analysis, constructions, learners, models
 from icl_gd.models import TransformerConfig
 from icl_gd.tasks import LinearRegression
@@ -113,7 +113,8 @@ def by_steps(study: Study, found: Found) -> None:
     spectrum = learners.Spectrum.of(x, np.einsum("pni,pnj->ij", x, x, dtype=np.float64) / (x.shape[0] * x.shape[1]))
     risks: dict[str, list[float]] = {"gd": [], "gd_free_steps": [], "gd_plus_plus": []}
     scale = task.d_output * task.weight_scale**2
-    for k in STEPS:
+    steps = study.few(STEPS)
+    for k in steps:
         rates = {
             "gd": (learners.best_step_sizes(spectrum, k),),
             "gd_free_steps": (learners.best_step_sizes(spectrum, k, free=True),),
@@ -122,8 +123,8 @@ def by_steps(study: Study, found: Found) -> None:
         for name, its in rates.items():
             risks[name].append(scale * float(learners.spectral_risk(spectrum, *its)))
     for name, values in risks.items():
-        found.curves[f"loss_by_steps_{name}"] = curve(STEPS, values)
-    errors = [_built_error(k, m, task.n_context) for k in STEPS for m in (1, 2, 3)]
+        found.curves[f"loss_by_steps_{name}"] = curve(steps, values)
+    errors = [_built_error(k, 1 + k % 3, task.n_context) for k in steps]
     found.add_one("construction_error_float64", max(errors), 0.0)
 
 
@@ -135,6 +136,5 @@ def _built_error(k: int, m: int, n: int, d: int = 4) -> float:
         rates = np.random.default_rng(k).uniform(0.2, 1.0, (2, k))
         config = constructions.gradient_descent_config(d, m, k)
         params = constructions.gd_plus_plus_weights(config, d, n, *rates)
-        forms = models.predictor(config, params, concatenated(d, m)), learners.gd_plus_plus(*rates)
-        built, learner = (jax.vmap(form)(prompts.x, prompts.y, prompts.x_query) for form in forms)
-        return float(largest_error(built, learner))
+        built = models.predictor(config, params, concatenated(d, m))
+        return construction_error(built, learners.gd_plus_plus(*rates), prompts)

@@ -1,7 +1,7 @@
 """Losses under distribution shifts; nothing is fitted anew."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from experiments.results import curve
 from experiments.study import Found, Losses, Study, corruption, noise_to_weight, together
 from icl_gd import analysis, learners
-from icl_gd.tasks import FAMILIES, SHIFTS, Shift, change_context, corrupt_labels
+from icl_gd.tasks import FAMILIES, SHIFTS, LinearRegression, Shift, change_context, corrupt_labels
 from icl_gd.types import Array, Prompt
 
 
@@ -50,12 +50,11 @@ def shifts(study: Study, found: Found) -> None:
 
 
 def looked_at(study: Study, suite: str) -> tuple:
-    """The values of a suite that are looked at: evenly many where not all are asked for, with its first and last."""
+    """The values of a suite that are looked at."""
     values = tuple(SHIFTS[suite].values)
     if suite == "corrupted_labels":  # there are no more than all
         values = tuple(k for k in values if k <= study.task.n_context)
-    asked = len(values) if study.shift_values is None else min(study.shift_values, len(values))
-    return tuple(values[i] for i in np.linspace(0, len(values) - 1, asked).round().astype(int))
+    return study.few(values)
 
 
 def _rescaled(study: Study, factor: float) -> dict[str, analysis.Risk]:
@@ -65,6 +64,12 @@ def _rescaled(study: Study, factor: float) -> dict[str, analysis.Risk]:
     params = jax.tree_util.tree_map_with_path(scale, study.trained.params)
     losses = together({"rescaled": partial(analysis.member_losses, study.trained.predictor, params)})
     return analysis.streamed_risks(losses, task.sample, study.key, _part(study, 32))
+
+
+@cache
+def shifted(task: LinearRegression, apply: Callable[..., LinearRegression]) -> Callable[[Array, Array], Prompt]:
+    """`(value, key) -> Prompt` of the shifted task: one function a shift, so that its program is compiled once."""
+    return lambda value, key: apply(task, value).sample(key)
 
 
 def _part(study: Study, of: int) -> int:
@@ -77,9 +82,8 @@ def _risks_under(study: Study, shift: Shift, losses: Losses) -> list[dict[str, a
     if isinstance(shift.values[0], str) or shift.apply is change_context:  # another program for every value
         samples, n_prompts = [shift.apply(study.task, value).sample for value in shift.values], _part(study, 32)
     else:
-        shifted = lambda value, key: shift.apply(study.task, value).sample(key)
         values = jnp.asarray(shift.values, study.prompts.x.dtype)
-        samples, n_prompts = [Partial(shifted, value) for value in values], _part(study, 4)
+        samples, n_prompts = [Partial(shifted(study.task, shift.apply), value) for value in values], _part(study, 4)
     return [analysis.streamed_risks(losses, sample, study.key, n_prompts) for sample in samples]
 
 

@@ -1,12 +1,13 @@
 """Rare prompts: deep networks without a clip diverge on some, which are then all of a mean."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from experiments.analyses.shifts import looked_at
+from experiments.analyses.shifts import looked_at, shifted
 from experiments.results import curve
 from experiments.study import Found, Study
 from icl_gd import analysis, learners
@@ -29,14 +30,14 @@ def tails(study: Study, found: Found) -> None:
             "loss_zero": analysis.losses(learners.zero, prompts),
         } | study.reference.losses(prompts)
 
-    def tails_of(sample: Partial, n_prompts: int) -> dict[str, analysis.Tail]:
+    def tails_of(sample: Callable[[Array], Prompt], n_prompts: int) -> dict[str, analysis.Tail]:
         losses = analysis.sampled_losses(losses_of, sample, study.key, n_prompts)
         beyond = DIVERGES * losses.pop("loss_zero").mean(dtype=np.float64)
         return {name.removeprefix("loss_"): analysis.tail(values, beyond) for name, values in losses.items()}
 
-    shifted = lambda alpha, key: scale_inputs(study.task, alpha).sample(key)
-    at = lambda alpha: Partial(shifted, jnp.asarray(alpha, study.prompts.x.dtype))
-    for name, tail in tails_of(at(1.0), study.n_prompts).items():
+    scale = shifted(study.task, scale_inputs)
+    at = lambda alpha: Partial(scale, jnp.asarray(alpha, study.prompts.x.dtype))
+    for name, tail in tails_of(study.task.sample, study.n_prompts).items():
         add = found.add if name == "trained" else partial(found.add_one, error=None)
         add(f"diverging_share_{name}", tail.diverging)
         add(f"loss_bounded_{name}", tail.bounded_mean)

@@ -56,7 +56,7 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
     asked = config.reference
     reference = references(task, model, key_fit, n_fit, asked.learner, asked.steps, asked.published_steps)
 
-    prompts = jax.vmap(task.sample)(jax.random.split(key_curve, config.eval.curve_prompts))
+    prompts = jax.jit(jax.vmap(task.sample))(jax.random.split(key_curve, config.eval.curve_prompts))
     layout = LAYOUTS[config.model.layout](task.d_input, task.d_output)
     predictor_of = lambda params: fastest_predictor(model, params, layout)
     watch = studies.watcher(predictor_of, reference, prompts, watched(config.analyses, model, layout, prompts))
@@ -68,7 +68,7 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
     history = monitor.read_history(workdir, label)
     study = studies.Study(
         task, trained, reference, prompts, watch, key_eval, config.eval.prompts, untrained, config.analyses, history,
-        trained_on(config), config.eval.shift_values,
+        trained_on(config), config.eval.suite_values,
     )  # fmt: skip
     found = studies.evaluate(study)
     on_curves = jax.jit(

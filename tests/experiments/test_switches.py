@@ -1,6 +1,7 @@
 """Analyses of softmax heads, finite training sets and a real table, on populations that show what is measured."""
 
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from experiments.analyses import real_table
 from experiments.analyses.shifts import looked_at
 from experiments.recipes import linear_attention
 from experiments.settings import parse, task_of, trained_on
+from experiments.study import Study
 from icl_gd import learners
 from icl_gd.tasks import FinitePool, LinearRegression
 
@@ -118,7 +120,11 @@ def test_the_learned_mix_is_watched(tmp_path):
 
 
 def test_of_few_shifts_the_ends_are_among_them():
-    of = lambda asked, suite: looked_at(SimpleNamespace(task=LinearRegression(n_context=4), shift_values=asked), suite)
+    def of(asked, suite):
+        study = SimpleNamespace(task=LinearRegression(n_context=4), suite_values=asked)
+        study.few = partial(Study.few, study)
+        return looked_at(study, suite)
+
     assert of(2, "input_scale") == (0.5, 2.0)
     assert of(3, "weight_scale") == (0.5, 2.0, 5.0)
     assert of(None, "context_length") == of(9, "context_length") == (0.5, 1.0, 2.0, 4.0)
@@ -129,7 +135,7 @@ def test_of_few_shifts_the_ends_are_among_them():
 def test_shifts_of_length_and_corruption(tmp_path):
     """A layer with four examples: as a mean it meets what it is at its own length, and sums elsewhere."""
     done = run(tmp_path, f"--config={CONFIGS}/noisy_labels.py:smoke", "--config.task.d_input=2",
-               "--config.task.n_context=4", "--config.model.init_scale=1.0", "--config.eval.shift_values=9",
+               "--config.task.n_context=4", "--config.model.init_scale=1.0", "--config.eval.suite_values=9",
                "--config.analyses=('shifts',)")  # fmt: skip
     curves = done["curves"]
     assert curves["loss_by_context_length_trained"]["x"] == [0.5, 1.0, 2.0, 4.0]
