@@ -6,7 +6,7 @@ Five seeds, one set of weights applied twice, d = n = 10, 5,000 steps of batch 2
 Expected: losses .1567 for two gradient steps of one best size, .1414 for two of their own, .1106 for GD++ with one best
 pair, and at most .1145 for the trained layers, whose sensitivities are those of GD++ and not those of GD.
 
-Variants: `heads` has four heads a layer, `layer_norm` normalises what attention reads, `normalised` divides keys and
+Variants: `heads` has four heads a layer; `layer_norm` normalises what attention reads; `normalised` divides keys and
 queries by their sums; `smoke`.
 """
 

@@ -8,6 +8,7 @@ With --check nothing is written, and the exit code is 1, with one line, if a pag
 import ast
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,16 +71,20 @@ def _overview(found: Mapping[str, Results], root: Path) -> str:
         stated = results["claims"]
         failing = ", ".join(claim["id"] for claim in stated if not holds(claim)) or "none"
         count = f"{sum(map(holds, stated))} of {len(stated)}"
-        rows.append((name, _about(root / "configs" / f"{results['experiment']}.py"), count, failing, trapped(results)))
+        about = _about(root / "configs" / f"{results['experiment']}.py", name.partition("-")[2])
+        rows.append((name, about, count, failing, trapped(results)))
     return (
         _table(("experiment", "question", "claims that hold", "that do not", "seeds trapped"), rows) if rows else NONE
     )
 
 
-def _about(config: Path) -> str:
-    """The first line of a config's docstring."""
+def _about(config: Path, variant: str) -> str:
+    """The first line of a config's docstring; of a variant, what its line of variants says of it."""
     said = ast.get_docstring(ast.parse(config.read_text(encoding="utf-8"))) if config.exists() else None
-    return (said or "").partition("\n")[0]
+    first, _, rest = (said or "").partition("\n")
+    listed = " ".join(rest.partition("Variants: ")[2].partition("\n\n")[0].split())
+    of_it = (part for part in re.split(r";\s(?=`)", listed) if part.startswith(f"`{variant}` "))
+    return next(of_it, first)
 
 
 def _section(name: str, results: Results) -> str:

@@ -147,7 +147,9 @@ def test_without_results_the_tables_say_so(repository):
 
 def test_tables_follow_the_results(repository, capsys):
     (repository / "configs").mkdir()
-    (repository / "configs" / "one_layer.py").write_text('"""One layer, many seeds.\n\nMore."""\n')
+    (repository / "configs" / "one_layer.py").write_text(
+        '"""One layer, many seeds.\n\nVariants: `few` has few seeds (two; no\nmore); `trapped` has many; `smoke`."""\n'
+    )
     commit(repository, "one_layer", json.dumps(finished(precision="float32")))
     commit(repository, "one_layer-trapped", json.dumps(finished(claims=[])))
     assert claims.main(["--check"], repository) == 1
@@ -160,6 +162,7 @@ def test_tables_follow_the_results(repository, capsys):
     assert readme.endswith("\nafter\n")
     assert readme.count(claims.END) == 1
     assert "| one_layer | One layer, many seeds. | 1 of 2 | fails | 1 of 2 |" in readme
+    assert "| one_layer-trapped | `trapped` has many | 0 of 0 | none | 1 of 2 |" in readme
     assert "| VO.F2.loss | as good as one step | VO Fig. 2 | = 0.2062 ± 0.002 | 0.20631 | yes |  |" in docs
     assert "Trapped seeds: 1 of 2." in docs
     assert "## one_layer-trapped\n" in docs
