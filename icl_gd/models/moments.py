@@ -40,25 +40,29 @@ def _layer_map(
     return (w_pv.swapaxes(0, 1).reshape(e, heads * e) @ read.reshape(heads * e, -1)).reshape(e, e, *batch)
 
 
-@jax.custom_vjp
 def _product(a: Float[Array, "i j *batch"], b: Float[Array, "j k *batch"]) -> Float[Array, "i k *batch"]:
-    """`a @ b` for every prompt of a batch that stands last.
+    """`a @ b`, for every prompt of a batch that stands last."""
+    return a @ b if a.ndim == 2 else _batched_product(a, b)
 
-    On a CPU as a sum of outer products, one after another: vectors run along prompts, and what is added up stays in
-    cache. The compiler's own batched product of small matrices takes four times as long.
+
+@jax.custom_vjp
+def _batched_product(a: Float[Array, "i j *batch"], b: Float[Array, "j k *batch"]) -> Float[Array, "i k *batch"]:
+    """On a CPU as a sum of outer products, one after another: vectors run along prompts, and what is added up stays in
+    cache. The compiler's own product of many small matrices takes four times as long.
     """
-    plain = lambda a, b: jnp.einsum("ij...,jk...->ik...", a, b)
-    if a.ndim == 2:
-        return plain(a, b)
     outer = lambda a, b, j: a[:, j][:, None] * b[j][None]
     added_up = lambda a, b: jax.lax.fori_loop(1, len(b), lambda j, sum_: sum_ + outer(a, b, j), outer(a, b, 0))
+    plain = lambda a, b: jnp.einsum("ij...,jk...->ik...", a, b)
     return jax.lax.platform_dependent(a, b, cpu=added_up, default=plain)
 
 
 # Or a gradient would keep every partial sum.
-_product.defvjp(
-    lambda a, b: (_product(a, b), (a, b)),
-    lambda kept, slope: (_product(slope, kept[1].swapaxes(0, 1)), _product(kept[0].swapaxes(0, 1), slope)),
+_batched_product.defvjp(
+    lambda a, b: (_batched_product(a, b), (a, b)),
+    lambda kept, slope: (
+        _batched_product(slope, kept[1].swapaxes(0, 1)),
+        _batched_product(kept[0].swapaxes(0, 1), slope),
+    ),
 )
 
 

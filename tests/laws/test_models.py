@@ -35,8 +35,12 @@ def test_moment_form_is_token_form(name, x64):
     config = CONFIGS[name]
     params, x = params_of(config), prompt()
     circuits = models.circuits(config, params)
-    tokens_form = models.layerwise_predictor(config, params, LAYOUT)(*x)
-    np.testing.assert_allclose(models.layerwise_circuit_predictor(circuits, LAYOUT)(*x), tokens_form, rtol=1e-10)
+    of_tokens, of_moments = (
+        models.layerwise_predictor(config, params, LAYOUT), models.layerwise_circuit_predictor(circuits, LAYOUT)
+    )  # fmt: skip
+    np.testing.assert_allclose(of_moments(*x), of_tokens(*x), rtol=1e-10)
+    backward, forward = jax.jacrev(of_tokens, 2)(*x), jax.jacfwd(of_moments, 2)(*x)
+    np.testing.assert_allclose(forward, backward, rtol=1e-9, atol=1e-12)
     residual = models.apply(config, params, LAYOUT.encode(*x)).residual
     _, contexts = models.apply_moments(circuits, Moments.of(LAYOUT.encode(*x)))
     np.testing.assert_allclose(contexts, jnp.einsum("lta,ltb->lab", residual[:, :-1], residual[:, :-1]), rtol=1e-10)
