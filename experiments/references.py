@@ -59,6 +59,10 @@ class References:
         found = self.over_learners(lambda layerwise: analysis.losses(last(layerwise), prompts))
         return {f"loss_{name}": values for name, values in found.items()}
 
+    def responses(self, prompts: Prompt) -> dict[str, analysis.Response]:
+        """The Response of every learner."""
+        return self.over_learners(lambda layerwise: analysis.response(last(layerwise), prompts))
+
     def learner(self, name: str) -> Predictor:
         return last(self.layerwise(name))
 

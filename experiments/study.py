@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.references import References, last
+from experiments.references import References
 from experiments.results import metric
 from icl_gd import analysis, learners, models
 from icl_gd.tasks import FAMILIES, LinearRegression
@@ -139,25 +139,26 @@ def watcher(
 ) -> Callable[[Any], dict[str, np.ndarray]]:
     """What is measured during training and after it: loss and alignment `[member]` of parameters on fixed prompts.
 
-    `more` measures what analyses ask for beside it, of one member's parameters.
+    What learners say of the prompts is computed once. `more` measures what analyses ask for beside it, of one member's
+    parameters.
     """
+    learned = jax.jit(reference.responses)(prompts)
 
-    def one(params: Any, prompts: Prompt) -> dict[str, Array]:
+    def one(params: Any, prompts: Prompt, learned: Mapping[str, analysis.Response]) -> dict[str, Array]:
         shares = models.softmax_share(params)  # of layers that learn how much of them is softmax
         shares = {f"softmax_share{f'_{name}' * (len(shares) > 1)}": share for name, share in shares.items()}
-        return aligned(predictor_of(params), reference, prompts) | shares | more(params)
+        return _aligned(predictor_of(params), prompts, learned) | shares | more(params)
 
-    # Prompts are an argument: the compiler would fold constants, for seconds, by computing with them itself.
-    compiled = jax.jit(lambda params, prompts: analysis.over_members(lambda member: one(member, prompts), params))
-    return lambda params: jax.tree.map(np.asarray, compiled(params, prompts))
+    # Arguments, not constants: the compiler would fold those, for seconds, by computing with them itself.
+    compiled = jax.jit(lambda params, *fixed: analysis.over_members(lambda member: one(member, *fixed), params))
+    return lambda params: jax.tree.map(np.asarray, compiled(params, prompts, learned))
 
 
-def aligned(predictor: Predictor, reference: References, prompts: Prompt) -> dict[str, Array]:
+def _aligned(predictor: Predictor, prompts: Prompt, learned: Mapping[str, analysis.Response]) -> dict[str, Array]:
     """Loss, and alignment to every learner."""
-    found = {"loss_trained": analysis.losses(predictor, prompts).mean()}
-    of = lambda layerwise: analysis.alignment(predictor, last(layerwise), prompts)._asdict()
-    for name, values in reference.over_learners(of).items():
-        found |= {f"{measure}_{name}": value for measure, value in values.items()}
+    found, ours = {"loss_trained": analysis.losses(predictor, prompts).mean()}, analysis.response(predictor, prompts)
+    for name, theirs in learned.items():
+        found |= {f"{measure}_{name}": value for measure, value in analysis.compare(ours, theirs)._asdict().items()}
     return found
 
 

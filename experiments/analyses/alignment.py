@@ -10,7 +10,7 @@ import numpy as np
 from experiments.study import EVERY, Found, Study, together
 from icl_gd import analysis, learners
 from icl_gd.learners import standardised
-from icl_gd.types import Predictor
+from icl_gd.types import Predictor, Prompt
 
 
 def alignment(study: Study, found: Found) -> None:
@@ -46,6 +46,11 @@ def align(
     study: Study, found: Found, name: str, learner: Predictor, predictor_of: Callable[[Any], Predictor], members: Any
 ) -> None:
     """Alignment of members' Predictors to a learner, as metrics whose names end with `name`."""
-    aligned = lambda member: analysis.alignment(predictor_of(member), learner, study.prompts)._asdict()
-    for measure, values in jax.jit(partial(analysis.over_members, aligned))(members).items():
+
+    def aligned(members: Any, prompts: Prompt) -> analysis.Alignment:
+        theirs = analysis.response(learner, prompts)
+        compare = lambda member: analysis.compare(analysis.response(predictor_of(member), prompts), theirs)
+        return analysis.over_members(compare, members)
+
+    for measure, values in jax.jit(aligned)(members, study.prompts)._asdict().items():
         found.add(f"{measure}_{name}", np.asarray(values))

@@ -26,11 +26,14 @@ def layer_map(study: Study, found: Found) -> None:
     """Alignment of every layer to every step of every learner, of all members, and where each layer's peaks."""
     prompts = first(study.prompts, MAP_PROMPTS)
     config, layout = study.trained.config, study.trained.layout
-    predictor_of = lambda params: models.layerwise_predictor(config, params, layout)
-    of = lambda params: study.reference.over_learners(
-        lambda learner: analysis.alignment_map(predictor_of(params), learner, prompts)
-    )
-    measured = jax.jit(partial(analysis.over_members, of))(study.trained.params)
+
+    def maps_of(params: Any, prompts: Prompt) -> dict[str, analysis.Alignment]:
+        theirs = study.reference.over_learners(lambda learner: analysis.response(learner, prompts))
+        respond = lambda member: analysis.response(models.layerwise_predictor(config, member, layout), prompts)
+        compare = lambda member: {name: analysis.compare_layers(respond(member), theirs[name]) for name in theirs}
+        return analysis.over_members(compare, params)
+
+    measured = jax.jit(maps_of)(study.trained.params, prompts)
     for name, maps in jax.tree.map(np.asarray, measured).items():
         cosine = maps.sensitivity_cosine[:, 1:, 1:]  # [member layer step]
         own = np.arange(cosine.shape[1])

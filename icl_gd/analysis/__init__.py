@@ -1,6 +1,14 @@
 """Analyses: every comparison takes Predictors (or circuits) and is written once."""
 
-from icl_gd.analysis.alignment import Alignment, alignment, alignment_map
+from icl_gd.analysis.alignment import (
+    Alignment,
+    Response,
+    alignment,
+    alignment_map,
+    compare,
+    compare_layers,
+    response,
+)
 from icl_gd.analysis.copying import (
     DerivativeNorms,
     NeighbourScores,
@@ -52,6 +60,7 @@ __all__ = [
     "InputTransform",
     "Interval",
     "NeighbourScores",
+    "Response",
     "Risk",
     "Routes",
     "Tail",
@@ -60,6 +69,8 @@ __all__ = [
     "anisotropy",
     "bootstrap_interval",
     "canonical_form",
+    "compare",
+    "compare_layers",
     "condition_numbers",
     "context_spectrum",
     "derivative_norms",
@@ -77,6 +88,7 @@ __all__ = [
     "neighbour_scores",
     "over_members",
     "participation_ratio",
+    "response",
     "risk",
     "roll_out",
     "routes",

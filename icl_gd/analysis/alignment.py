@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from icl_gd.types import Array, Predictor, Prompt
 
@@ -19,16 +20,37 @@ class Alignment(NamedTuple):
     prediction_difference: Array  # |difference of predictions|_2; the absolute value for one output
 
 
+class Response(NamedTuple):
+    """What a Predictor says of a batch of prompts, and how that changes with the query; flattened outputs stand last.
+
+    Of one that is read out after every layer or step, both have that axis in between.
+    """
+
+    y_hat: Float[Array, "prompt *depth m"]
+    sensitivity: Float[Array, "prompt *depth md"]  # d y_hat / d x_query
+
+
+def response(predictor: Predictor, prompts: Prompt) -> Response:
+    """The Response of a Predictor. What is compared with many others is computed once."""
+
+    def one(x: Array, y: Array, x_query: Array) -> Response:
+        sensitivity = jax.jacrev(predictor, argnums=2)(x, y, x_query)
+        return Response(predictor(x, y, x_query), sensitivity.reshape(*sensitivity.shape[:-2], -1))
+
+    return jax.vmap(one)(prompts.x, prompts.y, prompts.x_query)
+
+
 def alignment(predictor: Predictor, reference: Predictor, prompts: Prompt) -> Alignment:
     """Alignment of a Predictor to a reference over a batch of prompts."""
+    return compare(response(predictor, prompts), response(reference, prompts))
 
-    def one(x: Array, y: Array, x_query: Array) -> Alignment:
-        y_hat, y_reference = predictor(x, y, x_query), reference(x, y, x_query)
-        a = jax.jacrev(predictor, argnums=2)(x, y, x_query).ravel()
-        b = jax.jacrev(reference, argnums=2)(x, y, x_query).ravel()
-        return Alignment(_unit(a) @ _unit(b), jnp.linalg.norm(a - b), jnp.linalg.norm(y_hat - y_reference))
 
-    return jax.tree.map(jnp.mean, jax.vmap(one)(prompts.x, prompts.y, prompts.x_query))
+def compare(ours: Response, theirs: Response) -> Alignment:
+    """Alignment of two Responses to the same prompts."""
+    cosine = jnp.sum(_unit(ours.sensitivity) * _unit(theirs.sensitivity), axis=-1)
+    distance = lambda u, v: jnp.linalg.norm(u - v, axis=-1)
+    differences = map(distance, (ours.sensitivity, ours.y_hat), (theirs.sensitivity, theirs.y_hat))
+    return Alignment(*(jnp.mean(values, axis=0) for values in (cosine, *differences)))
 
 
 def alignment_map(layerwise: Predictor, reference: Predictor, prompts: Prompt) -> Alignment:
@@ -41,19 +63,16 @@ def alignment_map(layerwise: Predictor, reference: Predictor, prompts: Prompt) -
     Returns:
       Alignment whose fields are `[depth iterate]`; the first of both are before any layer or step.
     """
+    return compare_layers(response(layerwise, prompts), response(reference, prompts))
 
-    def one(x: Array, y: Array, x_query: Array) -> Alignment:
-        y_hat, y_reference = layerwise(x, y, x_query), reference(x, y, x_query)
-        flat = lambda f: (sensitivity := jax.jacrev(f, argnums=2)(x, y, x_query)).reshape(len(sensitivity), -1)
-        a, b = flat(layerwise), flat(reference)
-        distance = lambda u, v: jnp.linalg.norm(u[:, None] - v[None], axis=-1)
-        return Alignment(jax.vmap(_unit)(a) @ jax.vmap(_unit)(b).T, distance(a, b), distance(y_hat, y_reference))
 
-    return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), jax.vmap(one)(prompts.x, prompts.y, prompts.x_query))
+def compare_layers(ours: Response, theirs: Response) -> Alignment:
+    """As `alignment_map`, of Responses `[prompt depth ...]` and `[prompt iterate ...]`."""
+    return compare(*(Response(*(jnp.expand_dims(leaf, axis) for leaf in of)) for of, axis in ((ours, 2), (theirs, 1))))
 
 
 def _unit(v: Array) -> Array:
-    """v over its norm; zero stays zero, so a predictor that ignores its query has cosine 0, not nan."""
+    """v `[... md]` over its norm; zero stays zero, so a predictor that ignores its query has cosine 0, not nan."""
     tiny = jnp.finfo(v.dtype).tiny
-    v = v / jnp.maximum(jnp.abs(v).max(), tiny)  # or the squares of small sensitivities underflow
-    return v / jnp.maximum(jnp.linalg.norm(v), tiny)
+    v = v / jnp.maximum(jnp.abs(v).max(-1, keepdims=True), tiny)  # or the squares of small sensitivities underflow
+    return v / jnp.maximum(jnp.linalg.norm(v, axis=-1, keepdims=True), tiny)
