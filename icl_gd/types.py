@@ -100,6 +100,10 @@ Predictor = Callable[[Array, Array, Array], Array]
 """`(x [n d], y [n m], x_query [d]) -> y_hat [m]`: one problem, no batch axis. Batch it with `jax.vmap`."""
 
 
+PrefixPredictor = Callable[[Array, Array], Array]
+"""`(x [n d], y [n m]) -> y_hat [n m]`: the k-th entry, from zero, is a Predictor's of `x[k]`, given the k before it."""
+
+
 class Layout(NamedTuple):
     """How a problem becomes tokens, and how a prediction is read from them: a pair of pure functions, and a width."""
 

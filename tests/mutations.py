@@ -33,6 +33,7 @@ SEPARATE = "laws/test_separate_tokens.py"
 FAULTS, SWITCHES = "experiments/test_faults.py", "experiments/test_switches.py"
 DEEP_FEATURES, INTEROP, SINE = (f"laws/test_{name}.py" for name in ("deep_features", "interop", "nonlinear_tasks"))
 QUERY, FINITE, SOFTMAX = "laws/test_query.py", "laws/test_finite_data.py", "laws/test_softmax.py"
+PREFIX = "laws/test_prefix.py"
 MUTATIONS = [
     Mutation("constructions/gradient_descent.py", "set(-jnp.eye(m))", "set(jnp.eye(m))", f"{CONSTRUCTIONS} float64"),
     Mutation("constructions/gradient_descent.py", "set(w0)", "set(-w0)", f"{CONSTRUCTIONS} float64"),
@@ -92,6 +93,16 @@ MUTATIONS = [
     Mutation("tasks/pools.py", "jax.random.randint(key, (), 0, self.size)", "jax.random.randint(key, (), 0, 10**6)",
              f"{FINITE} pool"),
     Mutation("tasks/pools.py", "jax.random.key(self.seed), POOL_KEY", "jax.random.key(0), POOL_KEY", f"{FINITE} pool"),
+    Mutation("learners/prefix.py", "outside / jnp.where(is_new, square, 1.0)", "outside", f"{PREFIX} prefix_is"),
+    Mutation("learners/prefix.py", "spread * jnp.outer(gain, gain)", "jnp.outer(gain, gain)", f"{PREFIX} prefix_is"),
+    Mutation("learners/prefix.py", "jnp.outer(outside, gain), 0.0", "0.0 * free, 0.0", f"{PREFIX} prefix_is"),
+    Mutation("learners/prefix.py", "square > negligible**2 * (x @ x)", "square > 0.0", f"{PREFIX} prefix_is"),
+    Mutation("learners/prefix.py", "dtype=x.dtype) / penalty", "dtype=x.dtype) * penalty", f"{PREFIX} prefix_is"),
+    Mutation("learners/prefix.py", "before = jnp.tri(n, k=-1", "before = jnp.tri(n, k=0", f"{PREFIX} prefix_is"),
+    Mutation("learners/nearest.py", "jnp.any(at_query), at_query", "jnp.any(at_query), weight",
+             f"{PREFIX} at_the_query"),
+    Mutation("learners/nearest.py", "weight / jnp.where(at_query, 1.0, distance)", "weight * distance",
+             f"{PREFIX} scikit"),
     Mutation("analysis/softmax.py", "n_context * d_head**0.5", "n_context * d_head", f"{SOFTMAX} small"),
     Mutation("analysis/softmax.py", "circuits.W_PV[:, :, d_input:]", "circuits.W_PV", f"{SOFTMAX} share"),
     Mutation("analysis/softmax.py", "jnp.linalg.pinv(b) @ b", "b.T @ b", f"{SOFTMAX} common"),

@@ -17,6 +17,13 @@ from icl_gd.learners.iterative import (
     layerwise_gradient_descent,
     zero,
 )
+from icl_gd.learners.nearest import nearest_neighbours
+from icl_gd.learners.prefix import (
+    prefix_averaging,
+    prefix_least_squares,
+    prefix_nearest_neighbours,
+    prefix_ridge,
+)
 from icl_gd.learners.spectral import (
     Pairs,
     Spectrum,
@@ -47,9 +54,14 @@ __all__ = [
     "layerwise_deep_gradient_descent",
     "layerwise_gd_plus_plus",
     "layerwise_gradient_descent",
+    "nearest_neighbours",
     "ols",
     "one_step_risk",
     "optimal_step_size",
+    "prefix_averaging",
+    "prefix_least_squares",
+    "prefix_nearest_neighbours",
+    "prefix_ridge",
     "residual_factors",
     "ridge",
     "spectral_risk",

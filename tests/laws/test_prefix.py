@@ -1,0 +1,92 @@
+"""Learners of all prefixes at once say what their Predictors do of every prefix, and what independent libraries do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.linear_model
+import sklearn.neighbors
+
+from icl_gd import learners
+
+N, D, M = 12, 5, 2
+averaging = learners.gradient_descent([1.0])
+nearest = {(k, how): learners.nearest_neighbours(k, how) for k in (1, 3) for how in ("uniform", "distance")}
+LEARNERS = {
+    "least_squares": (learners.prefix_least_squares, learners.ols),
+    "ridge": (learners.prefix_ridge(0.7), learners.ridge(0.7)),
+    "averaging": (learners.prefix_averaging, averaging),
+    **{f"nearest_{k}_{how}": (learners.prefix_nearest_neighbours(k, how), form) for (k, how), form in nearest.items()},
+}
+
+
+def examples(seed=0, n=N):
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.normal(size=(n, D))), jnp.asarray(rng.normal(size=(n, M)))
+
+
+def collinear(seed=0):
+    """Inputs that repeat, are multiples and sums of others, or zero: new ones and old ones in turn."""
+    x, y = examples(seed)
+    return x.at[2].set(x[0]).at[4].set(-2 * x[1]).at[5].set(x[0] + x[3]).at[7].set(0.0), y
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("draw", [examples, collinear])
+def test_every_prefix_is_the_predictor(name, draw, x64):
+    prefix, predictor = LEARNERS[name]
+    x, y = draw()
+    found = prefix(x, y)
+    assert found.shape == (N, M)
+    np.testing.assert_array_equal(found[0], 0.0)
+    for k in range(1, N):
+        np.testing.assert_allclose(found[k], predictor(x[:k], y[:k], x[k]), rtol=1e-9, atol=1e-10, err_msg=str(k))
+
+
+@pytest.mark.parametrize("draw", [examples, collinear])
+def test_least_squares_is_the_pseudo_inverse(draw, x64):
+    x, y = draw(1)
+    found = learners.prefix_least_squares(x, y)
+    for k in range(1, N):
+        np.testing.assert_allclose(found[k], x[k] @ np.linalg.pinv(x[:k]) @ y[:k], rtol=1e-9, atol=1e-10)
+
+
+def test_least_squares_in_single_precision():
+    """The typical prompt of d = 20 is right to a few digits at every k, at k = d too, where it is worst conditioned."""
+    x, y = (np.random.default_rng(2).normal(size=(200, 41, size)) for size in (20, 1))
+    found = np.asarray(jax.vmap(learners.prefix_least_squares)(jnp.float32(x), jnp.float32(y)), np.float64)
+    for k in (1, 10, 19, 20, 21, 40):
+        exact = np.einsum("pd,pdm->pm", x[:, k], np.linalg.pinv(x[:, :k]) @ y[:, :k])
+        assert np.median(np.abs(found[:, k] - exact)) < 1e-4 * np.median(np.abs(exact)), k
+
+
+def test_ridge_and_neighbours_are_scikit_learns(x64):
+    x, y = examples(3)
+    ridge = sklearn.linear_model.Ridge(0.7, fit_intercept=False)
+    for k in range(1, N):
+        expected = ridge.fit(x[:k], y[:k]).predict(x[k : k + 1])[0]
+        np.testing.assert_allclose(learners.prefix_ridge(0.7)(x, y)[k], expected, rtol=1e-9)
+        for how in ("uniform", "distance"):
+            model = sklearn.neighbors.KNeighborsRegressor(min(3, k), weights=how).fit(x[:k], y[:k])
+            found = learners.prefix_nearest_neighbours(3, how)(x, y)[k]
+            np.testing.assert_allclose(found, model.predict(x[k : k + 1])[0], rtol=1e-9)
+
+
+def test_an_example_at_the_query_is_all_that_counts_by_distance(x64):
+    x, y = examples(4)
+    by_distance = learners.nearest_neighbours(3, "distance")
+    np.testing.assert_allclose(by_distance(x, y, x[5]), y[5], rtol=1e-12)
+    np.testing.assert_allclose(by_distance(x.at[1].set(x[5]), y, x[5]), (y[1] + y[5]) / 2, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: learners.nearest_neighbours(0), "neighbours=0"),
+        (lambda: learners.prefix_nearest_neighbours(3, "gaussian"), "uniform, distance"),
+        (lambda: learners.prefix_ridge(0.0), "penalty=0.0"),
+    ],
+)
+def test_what_makes_no_learner_is_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
