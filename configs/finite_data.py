@@ -3,9 +3,10 @@
     python -m experiments.run --config=configs/finite_data.py
 
 One layer trained as in one_layer on 64 to 65,536 prompts that come back, five seeds each, one size after another; about
-eight minutes on two CPU cores. All numbers are of fresh prompts but `loss_trained_on_pool`. Beside the layers stands
-gradient descent tuned on the same prompts, which has one number to learn and needs few. The published code recycles
-whole batches: `cycle_data` of them are a pool of 2,048 times as many prompts.
+eight minutes on two CPU cores. There is one pool of each size, and one order of it: seeds differ in their initial
+weights alone. All numbers are of fresh prompts but `loss_trained_on_pool`. Beside the layers stands gradient descent
+tuned on the same prompts, which has one number to learn and needs few. The published code recycles whole batches:
+`cycle_data` of them are a pool of 2,048 times as many prompts.
 
 Variants: `table` trains on fresh prompts, and asks whether it is gradient descent on prompts cut from a real table
 (scikit-learn's diabetes data, d = 10; needs the extra `baselines`); `smoke`.
@@ -38,10 +39,11 @@ def get_config(variant: str = ""):
         {"id": "VO.finite.small", "statement": "1,024 prompts are learned by heart: fresh ones cost half as much again "
          "(best loss ratio)", "source": "found here", "metric": at("loss_ratio_gd", 1024), "reduce": "min",
          "relation": "at_least", "target": 1.5,
-         "note": "they cost a fifth more; 256 are learned by heart, and cost three times as much"},
-        {"id": "VO.finite.heart", "statement": "64 prompts are fitted better than gradient descent fits them (worst "
-         "loss on them)", "source": "found here", "metric": at("loss_trained_on_pool", 64), "reduce": "max",
-         "relation": "at_most", "target": 0.1},
+         "note": "they cost a fifth more. 256 are half learned by heart (.10, where gradient descent has .21 on them), "
+         "and fresh ones cost three times as much"},
+        {"id": "VO.finite.heart", "statement": "64 prompts are learned by heart (worst loss on them)",
+         "source": "found here", "metric": at("loss_trained_on_pool", 64), "reduce": "max", "relation": "at_most",
+         "target": 0.1},
         {"id": "VO.finite.tuned", "statement": "one step size is learned from 256 prompts (loss of gradient descent "
          "tuned on them)", "source": "closed form: best single gradient step, .2062",
          "metric": at("loss_gd_tuned_on_pool", 256), "relation": "at_most", "target": 0.21},

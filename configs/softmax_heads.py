@@ -17,8 +17,9 @@ from experiments.sweeps import sweep
 
 VARIANTS = ("two", "mixed", "smoke")
 WHY_NOT_THE_SUM = (
-    "what both heads' W_KQ have in common cancels with their W_PV, of opposite sign, so the sum is free: it stays "
-    "where the initial weights left it. The products W_PV W_KQ, which the function determines, are what adds up"
+    "what both heads' W_KQ have in common cancels with their W_PV, of opposite sign, so the sum is free to first "
+    "order, and nothing makes it a multiple of the identity. The products W_PV W_KQ, which the function determines, "
+    "are what adds up"
 )
 WHY_SHORT = (
     "what their W_KQ have in common is free to first order in the scores, not to second; seeds that have "
@@ -56,7 +57,7 @@ def get_config(variant: str = ""):
          "sensitivity cosine)", "source": "found here",
          "metric": at("sensitivity_cosine_gd_centred_without_common", 2), "reduce": "min", "relation": "at_least",
          "target": 0.999},
-        {"id": "VO.SM.four", "statement": "four heads are no worse than two (worst loss ratio to the centred step)",
+        {"id": "VO.SM.four", "statement": "four heads are as good as the centred step too (worst loss ratio)",
          "source": "VO, softmax heads", "metric": at("loss_ratio_gd_centred", 4), "reduce": "max",
          "relation": "at_most", "target": 1.03},
         {"id": "VO.SM.cancel", "statement": "the heads' W_PV cancel the mean pattern (largest share left)",

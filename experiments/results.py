@@ -57,12 +57,12 @@ def curves_by_step(
 def sweep_line(sweep: Sequence[Mapping[str, Any]], field: str, name: str) -> dict[str, list]:
     """A metric at some points of a sweep, as a curve over a field; the band is the range over seeds."""
     metrics = [point["metrics"][name] for point in sweep]
-    seeds = [[math.nan if value is None else value for value in found["per_seed"]] for found in metrics]
+    seeds = [[math.nan if value is None else value for value in found["per_seed"]] or [math.nan] for found in metrics]
     return {
         "x": [point["fields"][field] for point in sweep],
         "mean": [found["mean"] for found in metrics],
-        "low": [min(values, default=math.nan) for values in seeds],
-        "high": [max(values, default=math.nan) for values in seeds],
+        "low": [float(np.min(values)) for values in seeds],  # nan where one of them is
+        "high": [float(np.max(values)) for values in seeds],
     }
 
 

@@ -284,9 +284,10 @@ def _check_together(config: ConfigDict) -> None:
     if task.corrupted_labels > task.n_context:
         _reject("task.corrupted_labels", task.corrupted_labels, f"at most task.n_context={task.n_context} labels are "
                 "there to corrupt")  # fmt: skip
-    if task.corrupted_labels and (config.reference.steps or model.n_layers) > 1:
-        _reject("task.corrupted_labels", task.corrupted_labels, "best rates of several steps are known for labels as "
-                "they are; 0, or reference.steps=1")  # fmt: skip
+    several = (config.reference.steps or model.n_layers) > 1 or config.reference.learner != "gd"
+    if task.corrupted_labels and several:
+        _reject("task.corrupted_labels", task.corrupted_labels, "best rates of several steps and of GD++ are known for "
+                "labels as they are; 0, or reference.learner=gd and reference.steps=1")  # fmt: skip
     _check_analyses(config)
     beside = beside_linear(config)
     if config.train.form == "moments" and beside:
@@ -296,11 +297,14 @@ def _check_together(config: ConfigDict) -> None:
         _reject("reference.learner", config.reference.learner, "GD++ is for deep networks; model.n_layers=1 needs gd")
     if config.seed + config.seeds > 2**32:
         _reject("seeds", config.seeds, f"seed + seeds must stay below 2^32 (seed={config.seed})")
+    steps = config.reference.steps
+    one_step = ONE_LAYER_ONLY if steps != 1 else ()
+    of_tokens = lambda field: ("curvature",) if field == "model.d_embed" else ()  # of inputs where the layout put them
     needs = {
         "model.n_layers": [a for a in config.analyses if a in (DEEP_ONLY if model.n_layers == 1 else ONE_LAYER_ONLY)],
-        "reference.steps": [a for a in config.analyses if a in BY_LAYER and config.reference.steps is not None],
+        "reference.steps": [a for a in config.analyses if a in ((*BY_LAYER, *one_step) if steps is not None else ())],
         "model.n_heads": [a for a in config.analyses if a == "interpolation" and model.n_heads > 1],
-        **{field: [a for a in config.analyses if a in LINEAR_ONLY] for field in beside},
+        **{field: [a for a in config.analyses if a in (*LINEAR_ONLY, *of_tokens(field))] for field in beside},
         "model.layout": [a for a in config.analyses if a in ((*LINEAR_ONLY, *DEEP_ONLY) if apart else ("copying",))],
         "task.inputs": [a for a in config.analyses if a == "optimum" and task.inputs != "normal"],
     }
@@ -324,6 +328,8 @@ def _check_analyses(config: ConfigDict) -> None:
         for name, value in wanted.items():
             if model[name] != value:
                 _reject(f"model.{name}", model[name], f"analyses=softmax is of one softmax layer and needs {value}")
+        if task.n_context < 2:
+            _reject("task.n_context", task.n_context, "analyses=softmax takes the context's mean away; at least 2")
     if "pool" in analyses and task.pool is None:
         _reject("task.pool", None, "analyses=pool asks about the prompts of a pool; give its size")
     if "optimum" in analyses and task.corrupted_labels:

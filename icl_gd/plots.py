@@ -105,19 +105,25 @@ def bars(ax: Axes, curves: Mapping[str, Mapping[str, Sequence]]) -> Axes:
         mean = np.asarray(curve["mean"], float)
         reach = np.abs(np.asarray([curve["low"], curve["high"]], float) - mean)
         ax.bar(place, mean, width, yerr=reach, color=colour, label=name, error_kw={"linewidth": 0.8})
+        for at in place[~np.isfinite(mean)]:  # no height would do
+            ax.text(at, 0.02, "∞", color=colour, ha="center", transform=ax.get_xaxis_transform())
         ax.set_xticks(np.arange(len(curve["x"])), curve["x"])
     return ax
 
 
-def heat(ax: Axes, values: Sequence[Sequence[float]], title: str) -> Axes:
-    """A map of layers (rows, from one) by steps (columns, from one), with its numbers written in."""
+def heat(ax: Axes, values: Sequence[Sequence[float]], title: str, limits: tuple[float, float]) -> Axes:
+    """A map of layers (rows, from one) by steps (columns, from one), with its numbers written in.
+
+    Args:
+      limits: the ends of the colours, for maps that are compared.
+    """
     entries = np.asarray(values, float)
-    ax.imshow(entries, cmap="viridis")
+    ax.imshow(entries, cmap="viridis", vmin=limits[0], vmax=limits[1])
     ax.set_title(title)
     rows, columns = entries.shape
     ax.set_xticks(range(columns), [str(i + 1) for i in range(columns)])
     ax.set_yticks(range(rows), [str(i + 1) for i in range(rows)])
-    middle = (entries.min() + entries.max()) / 2
+    middle = sum(limits) / 2
     for (row, column), value in np.ndenumerate(entries):
         ax.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=5.5,
                 color="white" if value < middle else "black")  # fmt: skip

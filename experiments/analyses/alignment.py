@@ -29,11 +29,11 @@ def alignment(study: Study, found: Found) -> None:
 def standardised_tokens(study: Study, found: Found) -> None:
     """The best gradient step on standardised tokens, which are all that a layer behind LayerNorm can see."""
     step = learners.best_step_size(learners.standardise(study.prompts))
-    beside(study, found, "gd_standardised", standardised(learners.gradient_descent([step])))
+    compare_with(study, found, "gd_standardised", standardised(learners.gradient_descent([step])))
     found.add_one("step_size_gd_standardised", step / study.task.n_context)
 
 
-def beside(study: Study, found: Found, name: str, learner: Predictor) -> None:
+def compare_with(study: Study, found: Found, name: str, learner: Predictor) -> None:
     """Loss of one learner more, and the members' loss and alignment beside it: records as of gradient descent."""
     losses = together({"loss": partial(analysis.losses, learner)})
     risk = analysis.streamed_risks(losses, study.task.sample, study.key, study.n_prompts)["loss"]

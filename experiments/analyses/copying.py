@@ -78,7 +78,7 @@ def _moments(study: Study, found: Found) -> None:
     found.add("copying_starts_at", starts)
     found.add("copying_clear_at", clear)
     at_start = losses[np.searchsorted(steps, np.nan_to_num(starts, nan=steps[-1])), np.arange(losses.shape[1])]
-    found.add("loss_ratio_zero_at_start", at_start / plateau)
+    found.add("loss_ratio_zero_at_start", np.where(np.isnan(starts), np.nan, at_start / plateau))
     found.add("loss_halfway_at", halfway)
     found.add("copying_leads_by", halfway - starts)
     found.add("copying_clear_leads_by", halfway - clear)

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.references import last
 from experiments.results import curve
-from experiments.study import Found, Study, construction_error, first
+from experiments.study import Found, Study, construction_error, first, noise_to_weight
 from icl_gd import analysis, constructions, learners, models
 from icl_gd.models import TransformerConfig
 from icl_gd.tasks import LinearRegression
@@ -59,7 +59,8 @@ def curvature(study: Study, found: Found) -> None:
     median, reference = ours["condition"], theirs["condition"]  # [member depth], [depth]
     read = slice(1, n_layers)  # what the last layer leaves of the inputs is not read
     found.add("condition_number_falls", np.all(np.diff(median[:, :n_layers], axis=1) < 0, axis=1))
-    ratio = np.abs(np.log(median[:, read]) / np.log(reference[read]) - 1)
+    with np.errstate(invalid="ignore"):  # one eigenvalue has no condition
+        ratio = np.abs(np.log(median[:, read]) / np.log(reference[read]) - 1)
     found.add("condition_number_deviation", ratio.max(1))
     found.add("input_transform_explained", ours["explained"][:, : n_layers - 1].min(1))
     found.add("input_polynomial_explained", ours["polynomial_explained"][:, : n_layers - 1].min(1))
@@ -80,8 +81,10 @@ def _filters(study: Study, found: Found, prompts: Prompt) -> None:
     """What is left of the error along eigenvectors of the context's covariance, by eigenvalue."""
     x = np.asarray(prompts.x, np.float64)
     eigenvalues = np.linalg.eigvalsh(x.swapaxes(1, 2) @ x / x.shape[1])
+    eigenvalues[:, : max(x.shape[2] - x.shape[1], 0)] = 0.0  # but for rounding: fewer examples than dimensions
     edges = np.unique(np.quantile(eigenvalues, np.linspace(0, 1, BINS + 1)))
-    middle = [float(np.median(part)) for part in np.array_split(np.sort(eigenvalues.ravel()), len(edges) - 1)]
+    bins = np.clip(np.searchsorted(edges, eigenvalues, side="right") - 1, 0, len(edges) - 2)
+    middle = [float(np.median(eigenvalues[bins == i])) for i in range(len(edges) - 1)]
     of = lambda predictor: analysis.spectral_filter(predictor, prompts, jnp.asarray(edges, prompts.x.dtype))
     ours = lambda params: jax.lax.map(lambda params: of(study.trained.predictor(params)), params)
     theirs = lambda: study.reference.over_learners(lambda learner: of(last(learner)))
@@ -113,7 +116,8 @@ def by_steps(study: Study, found: Found) -> None:
     """What more steps give gradient descent and GD++, at their best rates; and that GD++ is built for any number."""
     task = study.task
     x = np.asarray(study.prompts.x)
-    spectrum = learners.Spectrum.of(x, np.einsum("pni,pnj->ij", x, x, dtype=np.float64) / (x.shape[0] * x.shape[1]))
+    moment = np.einsum("pni,pnj->ij", x, x, dtype=np.float64) / (x.shape[0] * x.shape[1])
+    spectrum = learners.Spectrum.of(x, moment, noise_to_weight(task))
     risks: dict[str, list[float]] = {"gd": [], "gd_free_steps": [], "gd_plus_plus": []}
     scale = task.d_output * task.weight_scale**2
     steps = study.few(STEPS)

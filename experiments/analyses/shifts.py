@@ -89,8 +89,9 @@ def _risks_under(study: Study, shift: Shift, losses: Losses) -> list[dict[str, a
 
 def _sizes(study: Study) -> tuple | None:
     """What the closed forms of one gradient step ask for, where they hold."""
-    task = study.task
-    if task.covariance is not None or not FAMILIES[task.inputs].independent or study.trained.config.n_layers != 1:
+    task, steps = study.task, len(study.reference.rates["gd"].step_sizes)
+    known = task.covariance is None and FAMILIES[task.inputs].independent
+    if not known or steps != 1 or study.trained.config.n_layers != 1:
         return None
     return task.d_input, task.n_context, task.second_moment[0, 0], task.fourth_moment, noise_to_weight(task)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.analyses.alignment import align, beside
+from experiments.analyses.alignment import align, compare_with
 from experiments.study import EVERY, Found, Study, together
 from icl_gd import analysis, learners, models
 from icl_gd.learners import centred
@@ -27,7 +27,7 @@ def softmax(study: Study, found: Found) -> None:
     gd = centred(learners.gradient_descent([step]))
     found.add_one("step_size_gd_centred", step / n)
 
-    beside(study, found, "gd_centred", gd)
+    compare_with(study, found, "gd_centred", gd)
     losses = together({"linear": partial(analysis.member_losses, lambda c: centred(study.of_circuits(c)), linear)})
     risk = analysis.streamed_risks(losses, task.sample, study.key, study.n_prompts)["linear"]
     found.add("loss_first_order", risk.mean, risk.stderr)
@@ -60,7 +60,7 @@ def _shown(study: Study, found: Found, matrices: Array) -> None:
     """The circuits of one member, head by head and summed, for the figure; where none is free, its best."""
     best = int(np.nanargmin(found.measured["loss_trained"].values))
     member: Circuits = jax.tree.map(lambda leaf: np.asarray(leaf[best, 0], np.float64), study.circuits)
-    found.arrays["d_input"] = study.task.d_input
+    found.arrays |= {"d_input": study.task.d_input, "n_context": study.task.n_context}
     for circuit, heads in member._asdict().items():
         found.arrays[f"{circuit}_heads"] = heads.tolist()
         found.arrays[f"{circuit}_summed"] = heads.sum(0).tolist()

@@ -1,7 +1,6 @@
 """Rare prompts: deep networks without a clip diverge on some, which are then all of a mean."""
 
 from collections.abc import Callable
-from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +14,7 @@ from icl_gd.tasks import scale_inputs
 from icl_gd.types import Array, Prompt
 
 DIVERGES = 100.0  # times the mean loss of predicting zero, which a bounded prediction never comes near
-SHIFTED_PROMPTS = 2**15  # at most, at every scale of the inputs
+PROMPTS, SHIFTED_PROMPTS = 2**20, 2**15  # at most, all in memory; and at every scale of the inputs
 
 
 def tails(study: Study, found: Found) -> None:
@@ -37,11 +36,15 @@ def tails(study: Study, found: Found) -> None:
 
     scale = shifted(study.task, scale_inputs)
     at = lambda alpha: Partial(scale, jnp.asarray(alpha, study.prompts.x.dtype))
-    for name, tail in tails_of(study.task.sample, study.n_prompts).items():
-        add = found.add if name == "trained" else partial(found.add_one, error=None)
-        add(f"diverging_share_{name}", tail.diverging)
+    n_prompts = min(study.n_prompts, PROMPTS)
+    tails = tails_of(study.task.sample, n_prompts)
+    for name, tail in tails.items():
+        add = found.add if name == "trained" else found.add_one
+        add(f"diverging_share_{name}", tail.diverging, np.sqrt(tail.diverging * (1 - tail.diverging) / n_prompts))
         add(f"loss_bounded_{name}", tail.bounded_mean)
         add(f"loss_median_{name}", tail.median)
+        if name != "trained":
+            found.add(f"loss_bounded_ratio_{name}", tails["trained"].bounded_mean / tail.bounded_mean)
     alphas = looked_at(study, "input_scale")
     by_scale = [tails_of(at(alpha), min(study.n_prompts, SHIFTED_PROMPTS)) for alpha in alphas]
     for name in by_scale[0]:

@@ -54,8 +54,10 @@ def _map(done: Done) -> Figure:
     names = ("gd", "gd_plus_plus_published", "gd_plus_plus")
     figure, axes = plt.subplots(2, 3, figsize=(plots.PAGE, 4.2), sharex=True, sharey=True)
     for column, name in enumerate(names):
-        plots.heat(axes[0, column], done["arrays"][f"map_sensitivity_cosine_{name}"], plots.ROLES[name][0])
-        plots.heat(axes[1, column], done["arrays"][f"map_prediction_difference_{name}"], "")
+        for row, measure in enumerate(("sensitivity_cosine", "prediction_difference")):
+            maps = [done["arrays"][f"map_{measure}_{other}"] for other in names]
+            title = plots.ROLES[name][0] if row == 0 else ""
+            plots.heat(axes[row, column], maps[column], title, (np.min(maps), np.max(maps)))
         axes[1, column].set_xlabel("step of the learner")
     axes[0, 0].set_ylabel("trained layer\n(sensitivity cosine)")
     axes[1, 0].set_ylabel("trained layer\n(prediction difference)")
@@ -78,7 +80,7 @@ def _tails(done: Done) -> Figure:
     for ax, quantity in zip(axes, ("loss_median", "diverging_share"), strict=True):
         for role in ("trained", *LEARNERS):
             if (curve := done["curves"].get(f"{quantity}_by_input_scale_{role}")) is not None:
-                plots.line(ax, curve, role)
+                plots.line(ax, curve, role, marker="o" if role == "trained" or len(curve["x"]) == 1 else "")
         ax.set_xlabel("scale of the inputs / that of training")
     axes[0].set(ylabel="median loss over prompts", yscale="log")
     plots.frame_losses(axes[0], done["metrics"]["loss_zero"]["mean"])
@@ -116,9 +118,11 @@ def _curvature(done: Done) -> Figure:
     axes[1].set(xlabel="rank", ylabel="median eigenvalue of $S$", yscale="log")
     axes[1].legend(title="after (dashed: GD++)", title_fontsize=7)
     for role in ("trained", *ALIGNED):
-        plots.line(axes[2], curves[f"residual_factor_{role}"], role)
+        if (curve := curves.get(f"residual_factor_{role}")) is not None:
+            plots.line(axes[2], curve, role)
     axes[2].axhline(0, color="black", linewidth=0.4)
     axes[2].set(xlabel="eigenvalue of $S$ at the start", ylabel="share of the error left", ylim=(-0.75, 1.02))
+    axes[2].set_xscale("log")  # where it is zero nothing is known, and nothing is drawn
     handles, labels = axes[2].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure

@@ -30,6 +30,8 @@ def _loss(done: Done) -> Figure:
     plots.level(ax, done["arrays"]["loss_gd_on_curve_prompts"], "gd", None if deep else "best gradient step")
     for name in (*deep, "zero"):
         plots.level(ax, done["arrays"][f"loss_{name}_on_curve_prompts"], name)
+    if (standardised := _value(done, "loss_gd_standardised")) is not None:
+        plots.level(ax, standardised, "gd_tuned", "on standardised tokens")
     ax.set(xlabel="training step", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$")
     ax.legend(fontsize=6 if deep else None)
     return figure
@@ -180,7 +182,7 @@ FIGURES = {
     "loss": (("loss_trained_by_step", "loss_gd_on_curve_prompts"), _loss,
              "Loss on held-out prompts over training: mean and range over free seeds; trapped seeds one by one."),
     "alignment": (("sensitivity_cosine_gd_by_step", "sensitivity_difference_gd_by_step"), _alignment,
-                  "Alignment to one gradient step over training, beside an untrained and a wrong-step-size control."),
+                  "Alignment to gradient descent over training, beside an untrained and a wrong-step-size control."),
     "weights": (("W_KQ_construction", "W_KQ_trained"), _weights,
                 "The circuits of the construction and of a free seed, the scale between them matched."),
     "interpolation": (("loss_by_interpolation",), _interpolation,

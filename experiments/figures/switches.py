@@ -39,16 +39,9 @@ def _heads(done: Done) -> Figure:
                          arrays["d_input"])  # fmt: skip
         plots.matrix(axes[row, heads], arrays[f"{circuit}_summed"], f"${symbol}$, summed", arrays["d_input"])
     plots.matrix(axes[0, -1], arrays["first_order_matrix"], "heads' products")
-    step = done["metrics"]["step_size_gd_centred"]["mean"] * _examples(done)
+    step = done["metrics"]["step_size_gd_centred"]["mean"] * arrays["n_context"]
     plots.matrix(axes[1, -1], (step * np.eye(arrays["d_input"])).tolist(), "centred GD step")
     return figure
-
-
-def _examples(done: Done) -> float:
-    """Context examples: both step sizes are printed over them, and the matrix is not."""
-    matrix = np.asarray(done["arrays"]["first_order_matrix"])
-    best = int(np.argmin(done["metrics"]["loss_trained"]["per_seed"]))
-    return float(np.trace(matrix) / len(matrix) / done["metrics"]["step_size_first_order"]["per_seed"][best])
 
 
 def _mix(done: Done) -> Figure:

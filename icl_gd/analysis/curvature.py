@@ -81,12 +81,15 @@ def spectral_filter(predictor: Predictor, prompts: Prompt, edges: Float[Array, "
 
     def one(x: Array, y: Array, x_query: Array, w: Array) -> tuple[Array, Array, Array]:
         eigenvalues, vectors = jnp.linalg.eigh(x.T @ x / len(x))
+        # But for rounding zero: a context of fewer examples than dimensions leaves some directions empty.
+        eigenvalues = eigenvalues.at[: max(x.shape[1] - len(x), 0)].set(0.0)
         found, true = jax.jacrev(predictor, argnums=2)(x, y, x_query) @ vectors, w @ vectors
         return eigenvalues, jnp.sum(found * true, axis=0), jnp.sum(true**2, axis=0)
 
     eigenvalues, shared, power = (
         leaf.ravel() for leaf in jax.vmap(one)(prompts.x, prompts.y, prompts.x_query, prompts.w)
     )
-    bins = jnp.searchsorted(edges, eigenvalues) - 1
-    total = lambda values: jax.ops.segment_sum(jnp.where(bins >= 0, values, 0.0), jnp.maximum(bins, 0), len(edges))[:-1]
+    bins = jnp.clip(jnp.searchsorted(edges, eigenvalues, side="right") - 1, 0, len(edges) - 2)
+    inside = (eigenvalues >= edges[0]) & (eigenvalues <= edges[-1])
+    total = lambda values: jax.ops.segment_sum(jnp.where(inside, values, 0.0), bins, len(edges) - 1)
     return total(shared) / total(power)

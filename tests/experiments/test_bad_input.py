@@ -17,6 +17,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 ONE = f"--config={CONFIGS}/one_layer.py"
 GAUSSIAN = f"--config={CONFIGS}/gaussian_optimum.py"
 SWEEP = f"--config={CONFIGS}/context_sweep.py"
+TWO, SOFTMAX = f"--config={CONFIGS}/two_layers.py", f"--config={CONFIGS}/softmax_heads.py"
 SINE = f"--config={CONFIGS}/sine.py"
 APART = f"--config={CONFIGS}/token_copying.py"
 
@@ -60,6 +61,13 @@ BAD = [
     ([ONE, "--config.task.pool=0"], ["task.pool=0", "at least 1"]),
     ([ONE, "--config.analyses=('pool',)"], ["task.pool=None", "pool"]),
     ([ONE, "--config.analyses=('softmax',)"], ["model.attention=linear", "softmax"]),
+    ([SOFTMAX, "--config.model.n_heads=2", "--config.task.n_context=1"], ["task.n_context=1", "mean", "at least 2"]),
+    ([TWO, "--config.model.d_embed=12", "--config.analyses=('curvature',)"], ["model.d_embed=12", "curvature"]),
+    ([ONE, "--config.reference.steps=3", "--config.analyses=('weights',)"], ["reference.steps=3", "weights"]),
+    (
+        [TWO, "--config.task.corrupted_labels=4", "--config.reference.steps=1", "--config.analyses=()"],
+        ["task.corrupted_labels=4", "reference.learner=gd"],
+    ),
     ([ONE, "--config.analyses=('table',)", "--config.task.d_input=4"], ["task.d_input=4", "table", "10"]),
     ([ONE, "--config.precision=float16"], ["float16", "float32"]),
     ([ONE, "--config.train.schedule=linear"], ["linear", "cosine"]),

@@ -204,6 +204,14 @@ def test_spectral_filter_of_a_learner_is_its_polynomial(x64):
     np.testing.assert_allclose(found[1:], expected, rtol=1e-8, atol=1e-12)
 
 
+def test_nothing_is_learned_along_empty_directions(x64):
+    """Of a context with fewer examples than dimensions, in the bin that begins at zero."""
+    prompts = sample(LinearRegression(D, 2, D - 2, input_scale=2.0), 50)
+    found = analysis.spectral_filter(learners.gradient_descent([1.0]), prompts, jnp.asarray([0.0, 1e-9, 10.0]))
+    assert float(found[0]) == pytest.approx(0.0, abs=1e-12)
+    assert found[1] > 0.1
+
+
 @pytest.mark.parametrize("main", ["gd", "gd_plus_plus"])
 def test_one_program_measures_every_learner(main, x64):
     task = LinearRegression(3, n_context=5)
