@@ -129,9 +129,7 @@ def differences(study: SineStudy, found: Found) -> None:
     levels = np.linspace(0.01, 0.99, 99)
     for name, values in apart.items():
         quantiles = np.quantile(np.abs(values), levels, axis=1)
-        found.curves[f"absolute_{name}_by_quantile"] = curve(
-            levels.tolist(), quantiles if name == "targets" else quantiles[:, found.shown]
-        )
+        found.curves[f"absolute_{name}_by_quantile"] = curve(levels.tolist(), quantiles)
 
 
 def _predictions(of: Callable[[Params], Predictor], prompts: Prompt, params: Params) -> Array:

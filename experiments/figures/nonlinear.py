@@ -87,7 +87,7 @@ def _features(done: Done) -> Figure:
 FIGURES = {
     "deep_features_loss": ((f"loss_{LEARNER}_by_step",), _loss,
                            "Loss on held-out prompts over training, of the Transformer and of the meta-learned "
-                           "learner: mean and range over free seeds."),
+                           "learner: mean and range over seeds."),
     "deep_features_alignment": ((f"sensitivity_cosine_{LEARNER}_by_step",), _alignment,
                                 "Alignment of each Transformer to a fully trained learner over training, beside an "
                                 "untrained control."),

@@ -67,8 +67,8 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
     untrained = initialise(model, settings, config.seed, config.seeds).member.params
     history = monitor.read_history(workdir, label)
     study = studies.Study(
-        task, trained, reference, prompts, watch, key_eval, config.eval.prompts, untrained, config.analyses, history,
-        trained_on(config), config.eval.suite_values,
+        task, trained, reference, prompts, watch, key=key_eval, n_prompts=config.eval.prompts, untrained=untrained,
+        analyses=config.analyses, history=history, trained_on=trained_on(config), suite_values=config.eval.suite_values,
     )  # fmt: skip
     found = studies.evaluate(study)
     on_curves = jax.jit(
