@@ -75,8 +75,9 @@ def shifted(task: LinearRegression, apply: Callable[..., LinearRegression]) -> C
 
 
 def _part(study: Study, of: int) -> int:
-    """How many prompts a shift is measured on: a part of all, but a whole chunk, or programs would be compiled anew."""
-    return max(study.n_prompts // of, min(study.n_prompts, analysis.CHUNK))
+    """How many prompts a shift is measured on: a part of all, less of them the deeper, but a whole chunk, or programs
+    would be compiled anew."""
+    return max(study.n_prompts // (of * study.trained.config.n_layers), min(study.n_prompts, analysis.CHUNK))
 
 
 def _risks_under(study: Study, shift: Shift, losses: Losses) -> list[dict[str, analysis.Risk]]:
