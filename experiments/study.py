@@ -60,13 +60,15 @@ class Study:
     @cached_property
     def circuits(self) -> Circuits:
         """Circuits of all members, with a leading member axis."""
-        return jax.jit(jax.vmap(partial(models.circuits, self.trained.config)))(self.trained.params)
+        with jax.ensure_compile_time_eval():  # what is kept must not be a tracer of whoever asks first
+            return jax.jit(jax.vmap(partial(models.circuits, self.trained.config)))(self.trained.params)
 
     @cached_property
     def interpolated(self) -> Circuits:
         """Halfway between every member and the construction."""
         halfway = jax.vmap(analysis.interpolate, in_axes=(0, None))
-        return jax.jit(halfway)(self.circuits, self.reference.circuits)
+        with jax.ensure_compile_time_eval():
+            return jax.jit(halfway)(self.circuits, self.reference.circuits)
 
     def of_circuits(self, circuits: Circuits) -> Predictor:
         return models.circuit_predictor(circuits, self.trained.layout)
