@@ -9,11 +9,9 @@ code learns it in 30,000 steps, and at its best.
 Activations are not clipped. Variants: `faithful` clips them to [-10, 10], as published; `smoke`.
 """
 
-from experiments.defaults import base_config, deep, smoke
+from experiments.defaults import about_tails, base_config, deep, smoke
 
 VARIANTS = ("faithful", "smoke")
-
-OPTIMA = "optima of the rates on 2^17 prompts"
 
 
 def get_config(variant: str = ""):
@@ -40,14 +38,7 @@ def get_config(variant: str = ""):
          "ratio of losses on prompts where neither diverges)", "source": "found here",
          "metric": "loss_bounded_ratio_gd_plus_plus_free_steps_untrapped", "reduce": "max", "relation": "at_most",
          "target": 1.05},
-        {"id": "VO.S5.bounded", "statement": "GD++ with one pair a layer, at its best, on the prompts on which it does "
-         "not diverge", "source": OPTIMA, "metric": "loss_bounded_gd_plus_plus_free_steps", "relation": "at_most",
-         "target": 0.0215},
-        {"id": "VO.S5.diverging", "statement": "which are nearly all (share of those where it does)", "source":
-         "found here", "metric": "diverging_share_gd_plus_plus_free_steps", "relation": "at_most", "target": 1e-4},
-        {"id": "VO.S5.diverging_trained", "statement": "and trained layers diverge on no more (largest share)",
-         "source": "found here", "metric": "diverging_share_trained_untrapped", "reduce": "max",
-         "relation": "at_most", "target": 1e-4},
+        *about_tails("VO.S5"),
         {"id": "VO.S5.condition", "statement": "the median condition number falls after each layer but the last",
          "source": "VO, appendix A.10", "metric": "condition_number_falls_untrapped", "reduce": "min",
          "relation": "at_least", "target": 1.0},

@@ -10,11 +10,9 @@ one best pair a layer .0115 on the prompts of the curves and no finite number on
 Activations are not clipped. Variants: `faithful` clips them to [-10, 10], as published; `smoke`.
 """
 
-from experiments.defaults import base_config, deep, smoke
+from experiments.defaults import OPTIMA, about_tails, base_config, deep, smoke
 
 VARIANTS = ("faithful", "smoke")
-
-OPTIMA = "optima of the rates on 2^17 prompts"
 WHY_INFINITE = (
     "nothing bounds activations: each step cubes the inputs, so that a rare prompt with an eigenvalue beyond those the "
     "rates were found on diverges, and is all of the mean. Nine in a million do; on all others it is .0116"
@@ -67,14 +65,7 @@ def get_config(variant: str = ""):
          "GD++ (least share of layers)", "source": "found here",
          "metric": "map_peaks_gd_plus_plus_published_untrapped", "reduce": "min", "relation": "at_least",
          "target": 1.0, "note": WHY_NOT_THE_FOURTH},
-        {"id": "VO.L5.bounded", "statement": "GD++ with one pair a layer, at its best, on the prompts on which it does "
-         "not diverge", "source": OPTIMA, "metric": "loss_bounded_gd_plus_plus_free_steps", "relation": "at_most",
-         "target": 0.0215},
-        {"id": "VO.L5.diverging", "statement": "which are nearly all (share of those where it does)", "source":
-         "found here", "metric": "diverging_share_gd_plus_plus_free_steps", "relation": "at_most", "target": 1e-4},
-        {"id": "VO.L5.diverging_trained", "statement": "and trained layers diverge on no more (largest share)",
-         "source": "found here", "metric": "diverging_share_trained_untrapped", "reduce": "max",
-         "relation": "at_most", "target": 1e-4},
+        *about_tails("VO.L5"),
         {"id": "VO.L5.condition", "statement": "the median condition number falls after each layer but the last",
          "source": "VO, appendix A.10", "metric": "condition_number_falls_untrapped", "reduce": "min",
          "relation": "at_least", "target": 1.0},

@@ -10,11 +10,9 @@ Variants: `heads` has four heads a layer; `layer_norm` normalises what attention
 queries by their sums; `smoke`.
 """
 
-from experiments.defaults import base_config, deep, smoke
+from experiments.defaults import OPTIMA, base_config, deep, smoke
 
 VARIANTS = ("heads", "layer_norm", "normalised", "smoke")
-
-OPTIMA = "optima of the rates on 2^17 prompts"
 
 
 def get_config(variant: str = ""):

@@ -29,8 +29,11 @@ def layer_map(study: Study, found: Found) -> None:
 
     def maps_of(params: Any, prompts: Prompt) -> dict[str, analysis.Alignment]:
         theirs = study.reference.over_learners(lambda learner: analysis.response(learner, prompts))
-        respond = lambda member: analysis.response(models.layerwise_predictor(config, member, layout), prompts)
-        compare = lambda member: {name: analysis.compare_layers(respond(member), theirs[name]) for name in theirs}
+
+        def compare(member: Any) -> dict[str, analysis.Alignment]:
+            ours = analysis.response(models.layerwise_predictor(config, member, layout), prompts)
+            return {name: analysis.compare_layers(ours, of_learner) for name, of_learner in theirs.items()}
+
         return analysis.over_members(compare, params)
 
     measured = jax.jit(maps_of)(study.trained.params, prompts)

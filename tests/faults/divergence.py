@@ -49,8 +49,11 @@ def frozen(rng: random.Random, case: str) -> Record:
     said = []
     if not 0 <= when < STEPS:
         said.append(f"is said to diverge at {when}")
-    if not (np.isfinite(losses[when - 1, at]) or when == 0) or not np.isnan(losses[when:, at]).all():
-        said.append("its loss is not nan from the step that is named on")
+    if not np.isnan(losses[when:, at]).all():
+        said.append("its loss is not nan from the step that is named")
+    earlier = int(both.skipped[at]) - icl_gd.training.population.PATIENCE
+    if np.isfinite(losses[:when, at]).sum() != when - earlier:
+        said.append("its loss is not finite at the steps before it that were taken")
     if any(int(both.diverged_at[i]) != -1 for i in others):
         said.append("others are said to diverge")
     for ours, theirs in zip(jax.tree.leaves(both.params), jax.tree.leaves(calm.params), strict=True):
