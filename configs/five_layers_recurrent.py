@@ -75,7 +75,8 @@ def get_config(variant: str = ""):
     if variant == "faithful":
         config.model.clip = 10.0
         config.analyses = tuple(name for name in config.analyses if name != "interpolation")
-        config.claims = tuple({**claim, "id": claim["id"].replace("L5", "L5f")} for claim in config.claims)
+        unexplained = ({key: claim[key] for key in claim if key != "note"} for claim in config.claims)
+        config.claims = tuple({**claim, "id": claim["id"].replace("L5", "L5f")} for claim in unexplained)
     elif variant == "smoke":
         smoke(config)
     elif variant:
