@@ -20,6 +20,7 @@ from icl_gd.training import Population
 from icl_gd.types import Array, Circuits, Predictor, Prompt
 
 TRAPPED_ABOVE = 1.2  # times the loss of the best layer where it is known, otherwise that of gradient descent
+DIVERGES = 100.0  # times the mean loss of predicting zero, which a bounded prediction never comes near
 EVERY = ("", "_untrapped", "_trapped")  # members a metric is taken over, by the ending of its name
 
 Losses = Callable[[Prompt], dict[str, Array]]
@@ -178,7 +179,12 @@ def evaluate(study: Study) -> Found:
         losses_of["loss_ridge"] = partial(analysis.losses, learners.ridge(noise_to_weight(task)))
     if "interpolation" in study.analyses:
         losses_of["loss_interpolated"] = partial(analysis.member_losses, study.of_circuits, study.interpolated)
-    every = lambda prompts: together(losses_of)(prompts) | ref.losses(prompts)
+    beyond = DIVERGES * float(jax.jit(partial(analysis.losses, learners.zero))(study.prompts).mean())
+
+    def every(prompts: Prompt) -> dict[str, Array]:
+        losses = together(losses_of)(prompts) | ref.losses(prompts)
+        return losses | {"capped": capped(losses["loss_trained"], beyond)}
+
     risks = analysis.streamed_risks(every, task.sample, study.key, study.n_prompts)
     # A singular-value decomposition per prompt: on the curves' prompts only, a hundred times fewer.
     risks["loss_ols"] = analysis.Risk.of(jax.jit(partial(analysis.losses, learners.ols))(study.prompts))
@@ -188,7 +194,7 @@ def evaluate(study: Study) -> Found:
     # on which that diverges are all of its mean, to gradient descent.
     standard = min(risks[name].mean for name in ("loss_gd", "loss_gd_plus_plus_published") if name in risks)
     standard = standard if optimal is None else optimal
-    found = Found(free_members(risks["loss_trained"].mean, standard), np.asarray(trained.diverged_at) >= 0)
+    found = Found(free_members(risks.pop("capped").mean, standard), np.asarray(trained.diverged_at) >= 0)
     for name, value in risks.items():
         if np.ndim(value.mean):
             found.add(name, value.mean, value.stderr, EVERY[:1] if name == "loss_untrained" else EVERY[:2])
@@ -211,6 +217,15 @@ def evaluate(study: Study) -> Found:
 def free_members(losses: np.ndarray, standard: float | np.ndarray) -> np.ndarray:
     """Which members `[member]` are not trapped; a loss that is not finite is none of a free one."""
     return losses <= TRAPPED_ABOVE * standard  # not the negation of >, which would hold for nan
+
+
+def capped(losses: Array, most: float) -> Array:
+    """Losses of which none is larger than `most`, nor nan.
+
+    Rare prompts on which a network without a clip diverges are all of its mean, and say nothing of the solution that
+    its seed has found; a seed that diverges on one in a hundred is trapped by their capped losses too.
+    """
+    return jnp.fmin(losses, most)
 
 
 def construction_error(built: Predictor, learner: Predictor, prompts: Prompt) -> float:

@@ -283,6 +283,8 @@ MUTATIONS = [
     Mutation("models/attention.py", "tokens[-1:] if query_only", "tokens[:1] if query_only", f"{SEPARATE} on_its_own"),
     Mutation("models/transformer.py", "residual[-1:] if query_only", "residual[:1] if query_only",
              f"{SEPARATE} on_its_own"),
+    Mutation("experiments/study.py", "jnp.fmin(losses, most)", "jnp.minimum(losses, most)",
+             "experiments/test_comparisons.py rare"),
     Mutation("training/in_context.py", "and concatenated:", "and True:", f"{SEPARATE} moments_of"),
     Mutation("training/in_context.py", "if name in default}, **stored}", "if name in default}}",
              f"{TRAINING} does_not_say"),

@@ -8,12 +8,11 @@ from jax.tree_util import Partial
 
 from experiments.analyses.shifts import looked_at, shifted
 from experiments.results import curve
-from experiments.study import Found, Study
+from experiments.study import DIVERGES, Found, Study
 from icl_gd import analysis, learners
 from icl_gd.tasks import scale_inputs
 from icl_gd.types import Array, Prompt
 
-DIVERGES = 100.0  # times the mean loss of predicting zero, which a bounded prediction never comes near
 PROMPTS, SHIFTED_PROMPTS = 2**20, 2**15  # at most, all in memory; and at every scale of the inputs
 
 

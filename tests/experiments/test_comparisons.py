@@ -3,15 +3,26 @@
 import json
 import math
 
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import monitor
-from experiments.study import EVERY, Found, free_members
+from experiments.study import EVERY, Found, capped, free_members
 
 
 def test_a_member_that_diverged_is_not_free():
     losses = np.array([0.2, np.nan, 0.241, 0.239, np.inf])
     np.testing.assert_array_equal(free_members(losses, 0.2), [True, False, False, True, False])
+
+
+def test_a_seed_is_not_trapped_by_rare_prompts_on_which_it_diverges():
+    losses = np.full((3, 2000), 0.1)
+    losses[0, :2] = np.nan, np.inf
+    losses[1, :100] = 1e30  # one in twenty
+    losses[2] = 0.4
+    means = np.asarray(capped(jnp.asarray(losses), 42.0)).mean(-1)
+    np.testing.assert_array_equal(free_members(means, 0.2), [True, False, False])
+    np.testing.assert_array_equal(capped(jnp.asarray([0.0, 41.0, 43.0]), 42.0), [0.0, 41.0, 42.0])
 
 
 def test_metrics_of_all_seeds_and_of_the_free_ones():
