@@ -2,10 +2,10 @@
 
     python -m experiments.run --config=configs/five_layers.py
 
-Five seeds, d = n = 10, 50,000 steps of batch 2048; about an hour and a half on two cores. They are compared with GD++ of
-one pair of rates a layer, as the published code learns it in 30,000 steps, and at its best. Expected: losses, on the
-prompts where nothing diverges, of .0225 for the published pairs, .0116 for the best, and between .008 and .018 for the
-trained layers, which in most seeds do better than any GD++.
+Five seeds, d = n = 10, 50,000 steps of batch 2048; an hour and a half on two cores. They are compared with GD++ of one
+pair of rates a layer, as the published code learns it in 30,000 steps, and at its best. Expected: losses, on the prompts
+where nothing diverges, of .0225 for the published pairs, .0116 for the best, and between .008 and .018 for the trained
+layers, which in most seeds do better than any GD++.
 
 Activations are not clipped. Variants: `faithful` clips them to [-10, 10], as published; `smoke`.
 """
@@ -22,13 +22,13 @@ WHY_BEYOND = (
     "go beyond both"
 )
 WHY_NOT_BEST = (
-    "four of five seeds are better than the best GD++, by 17 to 31 %, so they are something else; the fifth, worse than "
-    "it by 57 %, is the furthest from it"
+    "four of five seeds are better than the best GD++, by 17 to 31 %, so they are something else; the fifth, worse "
+    "than it by 57 %, is the furthest from it"
 )
 WHY_ONE_SEED = "one seed of five ends at .0182; the other four are better than the best pairs, by 17 to 31 %"
 WHY_RISES = (
-    "it falls over two layers, faster than by GD++ (819, 195, 61), and rises after them: there the layers change inputs "
-    "by what is no polynomial in their covariance (of the update one explains .12 to .83)"
+    "it falls over two layers, faster than by GD++ (819, 195, 61), and rises after them: there the layers change "
+    "inputs by what is no polynomial in their covariance (of the update one explains .12 to .83)"
 )
 
 
@@ -41,8 +41,8 @@ def get_config(variant: str = ""):
         {"id": "VO.S5.loss", "statement": "trained layers are as good as recurrent ones were asked to be (mean over "
          "free seeds)", "source": "VO Fig. 3", "metric": "loss_trained_untrapped", "relation": "at_most",
          "target": 0.069, "note": WHY_INFINITE},
-        {"id": "VO.S5.bounded_trained", "statement": "and, on prompts on which they do not diverge, as those were found "
-         "to be (mean over free seeds)", "source": "five_layers_recurrent", "metric": "loss_bounded_trained_untrapped",
+        {"id": "VO.S5.bounded_trained", "statement": "and, on prompts on which they do not diverge, as those were "
+         "found to be (mean over free seeds)", "source": "five_layers_recurrent", "metric": "loss_bounded_trained_untrapped",
          "relation": "at_most", "target": 0.0576},
         {"id": "VO.S5.free", "statement": "at least 4 of 5 seeds are free", "source": "VO, published code",
          "metric": "seeds_trapped", "relation": "at_most", "target": 1},
