@@ -3,7 +3,7 @@
     python -m experiments.run --config=configs/five_layers.py
 
 Five seeds, d = n = 10, 50,000 steps of batch 2048; an hour and a half on two cores. They are compared with GD++ of one
-pair of rates a layer, as the published code learns it in 30,000 steps, and at its best. Expected: losses, on the prompts
+pair of rates a layer, as the published code learns it in 30,000 steps, and at its best. Expected: losses, on prompts
 where nothing diverges, of .0225 for the published pairs, .0116 for the best, and between .008 and .018 for the trained
 layers, which in most seeds do better than any GD++.
 
@@ -42,8 +42,8 @@ def get_config(variant: str = ""):
          "free seeds)", "source": "VO Fig. 3", "metric": "loss_trained_untrapped", "relation": "at_most",
          "target": 0.069, "note": WHY_INFINITE},
         {"id": "VO.S5.bounded_trained", "statement": "and, on prompts on which they do not diverge, as those were "
-         "found to be (mean over free seeds)", "source": "five_layers_recurrent", "metric": "loss_bounded_trained_untrapped",
-         "relation": "at_most", "target": 0.0576},
+         "found to be (mean over free seeds)", "source": "five_layers_recurrent",
+         "metric": "loss_bounded_trained_untrapped", "relation": "at_most", "target": 0.0576},
         {"id": "VO.S5.free", "statement": "at least 4 of 5 seeds are free", "source": "VO, published code",
          "metric": "seeds_trapped", "relation": "at_most", "target": 1},
         {"id": "VO.S5.cosine_published", "statement": "sensitivities of free seeds are those of GD++ with a pair a "
