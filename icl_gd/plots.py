@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
 
 COLUMN, PAGE = 3.25, 6.75  # inches: one column, and the width of a page
 
@@ -111,22 +112,25 @@ def bars(ax: Axes, curves: Mapping[str, Mapping[str, Sequence]]) -> Axes:
     return ax
 
 
-def heat(ax: Axes, values: Sequence[Sequence[float]], title: str, limits: tuple[float, float]) -> Axes:
+def heat(
+    ax: Axes, values: Sequence[Sequence[float]], title: str, limits: tuple[float, float], log: bool = False
+) -> Axes:
     """A map of layers (rows, from one) by steps (columns, from one), with its numbers written in.
 
     Args:
       limits: the ends of the colours, for maps that are compared.
+      log: colours go with the logarithm.
     """
     entries = np.asarray(values, float)
-    ax.imshow(entries, cmap="viridis", vmin=limits[0], vmax=limits[1])
+    norm = (LogNorm if log and limits[0] > 0 else Normalize)(*limits)
+    ax.imshow(entries, cmap="viridis", norm=norm)
     ax.set_title(title)
     rows, columns = entries.shape
     ax.set_xticks(range(columns), [str(i + 1) for i in range(columns)])
     ax.set_yticks(range(rows), [str(i + 1) for i in range(rows)])
-    middle = sum(limits) / 2
     for (row, column), value in np.ndenumerate(entries):
         ax.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=5.5,
-                color="white" if value < middle else "black")  # fmt: skip
+                color="white" if norm(value) < 0.5 else "black")  # fmt: skip
     return ax
 
 

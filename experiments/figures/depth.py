@@ -19,7 +19,10 @@ def _losses(done: Done) -> Figure:
     names = [name for name in names if f"loss_{name}" in done["metrics"]]
     zero = done["metrics"]["loss_zero"]["mean"]
     losses = {name: _values(done["metrics"][f"loss_{name}"]) for name in names}
-    reach = 1.3 * max((max(values) for values in losses.values() if max(values) < zero), default=zero)
+    bounded = {name: _values(done["metrics"][f"loss_bounded_{name}"]) for name, values in losses.items()
+               if max(values) > zero and f"loss_bounded_{name}" in done["metrics"]}  # fmt: skip
+    losses |= bounded
+    reach = 1.5 * max((max(values) for values in losses.values() if max(values) < zero), default=zero)
     for row, (name, values) in enumerate(losses.items()):
         _, colour, _ = plots.ROLES[name]
         if max(values) > reach:  # rare prompts on which it diverges are most of its mean
@@ -28,11 +31,13 @@ def _losses(done: Done) -> Figure:
             ax.plot([0.93 * reach], [row], ">", color=colour)
             continue
         ax.plot(values, [row] * len(values), "o", color=colour, markerfacecolor="none")
-        ax.annotate(f"{np.mean(values):.4f}", (max(values), row), (5, 0), textcoords="offset points", va="center",
-                    fontsize=6.5)  # fmt: skip
+        ax.annotate(f"{np.mean(values):.4f}" + " *" * (name in bounded), (max(values), row), (5, 0),
+                    textcoords="offset points", va="center", fontsize=6.5)  # fmt: skip
     ax.set_yticks(range(len(names)), [plots.ROLES[name][0] for name in names])
     ax.set_xlim(0, reach)
     ax.set_xlabel(r"loss  $\frac{1}{2}(\hat y - y)^2$")
+    if bounded:
+        figure.supxlabel("* of prompts on which it does not diverge", fontsize=6.5, x=0.98, ha="right")
     return figure
 
 
@@ -51,13 +56,16 @@ def _alignment(done: Done) -> Figure:
 
 
 def _map(done: Done) -> Figure:
-    names = ("gd", "gd_plus_plus_published", "gd_plus_plus")
+    rates = done["arrays"]["rates"]["gd_plus_plus_published"]
+    shared = all(len(set(of_layers)) == 1 for of_layers in rates)  # one pair for all layers, as their weights are
+    names = ("gd", "gd_plus_plus_published", "gd_plus_plus" if shared else "gd_plus_plus_free_steps")
     figure, axes = plt.subplots(2, 3, figsize=(plots.PAGE, 4.2), sharex=True, sharey=True)
     for column, name in enumerate(names):
         for row, measure in enumerate(("sensitivity_cosine", "prediction_difference")):
             maps = [done["arrays"][f"map_{measure}_{other}"] for other in names]
             title = plots.ROLES[name][0] if row == 0 else ""
-            plots.heat(axes[row, column], maps[column], title, (np.min(maps), np.max(maps)))
+            limits = float(np.min(maps)), float(np.max(maps))
+            plots.heat(axes[row, column], maps[column], title, limits, log=measure == "prediction_difference")
         axes[1, column].set_xlabel("step of the learner")
     axes[0, 0].set_ylabel("trained layer\n(sensitivity cosine)")
     axes[1, 0].set_ylabel("trained layer\n(prediction difference)")
@@ -113,10 +121,11 @@ def _curvature(done: Done) -> Figure:
     layers = [key for key in curves if key.startswith("spectrum_trained_layer_")]
     for key, shade in zip(layers, plots.shades(len(layers)), strict=True):
         other = curves[key.replace("trained", "construction")]
-        axes[1].plot(curves[key]["x"], curves[key]["mean"], color=shade, label=f"{key.rsplit('_', 1)[1]} layers")
+        axes[1].plot(curves[key]["x"], curves[key]["mean"], color=shade, label=key.rsplit("_", 1)[1])
         axes[1].plot(other["x"], other["mean"], "--", color=shade)
     axes[1].set(xlabel="rank", ylabel="median eigenvalue of $S$", yscale="log")
-    axes[1].legend(title="after (dashed: GD++)", title_fontsize=7)
+    axes[1].legend(title="after so many layers (dashed: GD++)", title_fontsize=7, loc="lower center", ncols=5,
+                   bbox_to_anchor=(0.5, 1.0), handlelength=0.9, columnspacing=0.8, handletextpad=0.4)  # fmt: skip
     for role in ("trained", *ALIGNED):
         if (curve := curves.get(f"residual_factor_{role}")) is not None:
             plots.line(axes[2], curve, role)
@@ -131,13 +140,14 @@ def _curvature(done: Done) -> Figure:
 FIGURES = {
     "depth_losses": (("loss_gd_plus_plus",), _losses,
                      "Losses of deep trained networks (every seed) beside those of the learners they are compared "
-                     "with, on the same prompts."),
+                     "with, on the same prompts; where rare prompts are all of a mean, of the others."),
     "depth_alignment": (("sensitivity_cosine_gd_plus_plus_by_step",), _alignment,
                         "Alignment to gradient descent and to kinds of GD++ over training: mean and range over free "
                         "seeds."),
     "layer_map": (("map_sensitivity_cosine_gd_plus_plus",), _map,
                   "What is predicted after each trained layer beside each step of a learner, mean over free seeds. An "
-                  "algorithm that is run one step a layer has the best of each row on the diagonal."),
+                  "algorithm that is run one step a layer has the best of each row on the diagonal. Colours of "
+                  "differences are those of their logarithms."),
     "by_steps": (("loss_by_steps_gd",), _by_steps,
                  "Losses of learners by their number of steps, each at its best rates, and of the trained layers."),
     "tails": (("loss_median_by_input_scale_trained",), _tails,
