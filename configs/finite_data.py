@@ -54,11 +54,11 @@ def get_config(variant: str = ""):
             {"id": "VO.table.cosine", "statement": "on prompts of a real table every free seed's sensitivities point "
              "where gradient descent's do", "source": "found here", "metric": "sensitivity_cosine_gd_table_untrapped",
              "reduce": "min", "relation": "at_least", "target": 0.99},
-            {"id": "VO.table.loss", "statement": "and its loss is gradient descent's (worst loss ratio)",
+            {"id": "VO.table.loss", "statement": "and its loss is no worse than gradient descent's (worst ratio)",
              "source": "found here", "metric": "loss_table_ratio_gd_untrapped", "reduce": "max",
              "relation": "at_most", "target": 1.05},
             {"id": "VO.table.step", "statement": "the step tuned for uniform inputs is too long for correlated ones: "
-             "it does worse than always zero, whose loss is .416", "source": "found here",
+             "it does worse than always zero, whose loss is .417", "source": "found here",
              "metric": "loss_table_gd", "relation": "at_least", "target": 0.42},
         )  # fmt: skip
     else:

@@ -79,9 +79,10 @@ def get_config(variant: str = ""):
              "metric": "seeds_trapped", "relation": "at_least", "target": 1},
             {"id": "VO.trap.few", "statement": "and few: at most eight", "source": "VO, published code",
              "metric": "seeds_trapped", "relation": "at_most", "target": 8},
-            {"id": "VO.trap.loss", "statement": "trapped seeds sit on one plateau (mean loss ratio)",
-             "source": "VO, published code", "metric": "loss_ratio_gd_trapped", "relation": "within", "target": 1.9,
-             "tolerance": 0.05},
+            *({"id": f"VO.trap.loss_{which}", "statement": f"trapped seeds sit on one plateau ({said} loss ratio)",
+               "source": "VO, published code", "metric": "loss_ratio_gd_trapped", "reduce": which,
+               "relation": "within", "target": 1.9, "tolerance": 0.05}
+              for which, said in (("min", "least"), ("max", "largest"))),
             {"id": "VO.trap.roles", "statement": "their key and value have exchanged roles (least share)",
              "source": "VO, published code", "metric": "share_exchanged_trapped", "reduce": "min",
              "relation": "at_least", "target": 0.9},

@@ -56,7 +56,7 @@ def get_config(variant: str = ""):
          "relation": "at_least", "target": 0.95},
         {"id": "VO.copy.clear", "statement": "it has twice their norm by halfway", "source": "found here",
          "metric": "copying_clear_leads_by", "reduce": "min", "relation": "at_least", "target": 0},
-        {"id": "VO.copy.derivative", "statement": "the norm of the derivative to the next token ends near one (its "
+        {"id": "VO.copy.derivative", "statement": "the norm of the derivative to the next token ends large (its "
          "least)", "source": PAPER, "metric": "derivative_following", "reduce": "min", "relation": "at_least",
          "target": 0.7,
          "note": "one seed of five copies at a smaller scale, 0.61: the second layer's weights make up for it"},

@@ -58,10 +58,23 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
     if not begin or not end:
         raise ValueError(f"README.md needs the markers {BEGIN} and {END}, in this order")
     sections = [_section(name, results) for name, results in found.items()] or [f"{NONE}\n"]
+    if missing := _not_run(found, root):
+        sections.append(f"## No full run yet\n\n{', '.join(missing)}\n")
     return {
         root / "README.md": f"{before}{BEGIN}\n{_overview(found, root)}\n{END}{after}",
         root / "docs" / "results.md": "\n".join([TITLE, *sections]),
     }
+
+
+def _not_run(found: Mapping[str, Results], root: Path) -> list[str]:
+    """Configs, and variants that are no smoke, without committed results."""
+    missing = []
+    for path in sorted(root.glob("configs/*.py")):
+        said = re.search(r"^VARIANTS = (\(.*?\))$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        variants = ast.literal_eval(said[1]) if said else ()
+        names = {path.stem: path.stem, **{f"{path.stem}-{v}": f"{path.stem}:{v}" for v in variants if v != "smoke"}}
+        missing += [f"`{shown}`" for name, shown in names.items() if name not in found]
+    return missing
 
 
 def _overview(found: Mapping[str, Results], root: Path) -> str:
@@ -74,7 +87,9 @@ def _overview(found: Mapping[str, Results], root: Path) -> str:
         about = _about(root / "configs" / f"{results['experiment']}.py", name.partition("-")[2])
         rows.append((name, about, count, failing, trapped(results)))
     return (
-        _table(("experiment", "question", "claims that hold", "that do not", "seeds trapped"), rows) if rows else NONE
+        _table(("experiment", "question", "claims that hold", "that do not", "seeds above 1.2 x reference"), rows)
+        if rows
+        else NONE
     )
 
 
@@ -91,7 +106,7 @@ def _section(name: str, results: Results) -> str:
     """One experiment of docs/results.md: how it ran, and its claims with their notes."""
     precision = f", {results['precision']}" if "precision" in results else ""
     ran = f"{results['wall_seconds']:.0f} s on {results['device']}{precision}, revision {results['git']}."
-    ran += f" Trapped seeds: {trapped(results)}."
+    ran += f" Seeds above 1.2 times the reference: {trapped(results)}."
     rows = [(claim["id"], *row) for claim, row in zip(results["claims"], _rows(results), strict=True)]
     return f"## {name}\n\n{ran}\n\n{_table(('id', *HEADER), rows) if rows else 'It states no claims.'}\n"
 

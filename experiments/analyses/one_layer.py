@@ -51,9 +51,10 @@ def interpolation(study: Study, found: Found) -> None:
 
     n_prompts = max(study.n_prompts // 8, 1)
     risks = analysis.streamed_risks(together({"along": along}), study.task.sample, study.key, n_prompts)["along"]
-    found.curves["loss_by_interpolation"] = curve(ts.tolist(), risks.mean[:, found.shown])
-    middle, ends, gd = (found.measured[f"loss_{name}"].values for name in ("interpolated", "trained", "gd"))
-    found.add("interpolation_ratio", middle / np.minimum(ends, gd))
+    middle, *ends = (found.measured[f"loss_{name}"].values for name in ("interpolated", "trained", "construction"))
+    if np.isfinite(middle[found.shown]).any():  # there is something to draw
+        found.curves["loss_by_interpolation"] = curve(ts.tolist(), risks.mean[:, found.shown])
+    found.add("interpolation_ratio", middle / np.minimum(*ends))
 
 
 def rollout(study: Study, found: Found) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import sweeps
@@ -18,8 +19,8 @@ def _value(done: Done, name: str) -> float | None:
 
 
 def _loss(done: Done) -> Figure:
-    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4))
-    curve = done["curves"]["loss_trained_by_step"]
+    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.7))
+    curve, zero = done["curves"]["loss_trained_by_step"], done["arrays"]["loss_zero_on_curve_prompts"]
     plots.line(ax, curve, "trained")
     trapped = done["arrays"]["loss_trained_by_step_trapped"]
     for i, losses in enumerate(zip(*trapped, strict=True)):
@@ -28,25 +29,35 @@ def _loss(done: Done) -> Figure:
     # On the curve's own prompts: a sample of ten thousand is off by a percent, more than what is to be seen here.
     deep = [name for name in DEEP if f"loss_{name}_on_curve_prompts" in done["arrays"]]
     plots.level(ax, done["arrays"]["loss_gd_on_curve_prompts"], "gd", None if deep else "best gradient step")
-    for name in (*deep, "zero"):
-        plots.level(ax, done["arrays"][f"loss_{name}_on_curve_prompts"], name)
+    levels = {name: done["arrays"][f"loss_{name}_on_curve_prompts"] for name in (*deep, "zero")}
+    for name, value in levels.items():
+        plots.level(ax, value, name)
     if (standardised := _value(done, "loss_gd_standardised")) is not None:
         plots.level(ax, standardised, "gd_tuned", "on standardised tokens")
     ax.set(xlabel="training step", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$")
-    ax.legend(fontsize=6 if deep else None)
+    if min(levels.values()) < zero / 20:
+        ax.set_yscale("log")
+    if ax.get_ylim()[1] > 2 * zero:  # what does worse for a moment leaves the frame
+        ax.set_ylim(None if ax.get_yscale() == "log" else 0, 2 * zero)
+    narrow = {"fontsize": 6, "columnspacing": 0.8, "handlelength": 1.5} if deep else {}
+    figure.legend(loc="outside lower center", ncols=2, **narrow)
     return figure
 
 
 def _alignment(done: Done) -> Figure:
-    figure, axes = plt.subplots(1, 3, figsize=(plots.PAGE, 2.2))
+    figure, axes = plt.subplots(1, 3, figsize=(plots.PAGE, 2.4))
     names = ("sensitivity_cosine_gd", "sensitivity_difference_gd", "prediction_difference_gd")
     for ax, name in zip(axes, names, strict=True):
-        plots.line(ax, done["curves"][f"{name}_by_step"], "trained")
+        curve = done["curves"][f"{name}_by_step"]
+        plots.line(ax, curve, "trained")
+        if np.max(curve["mean"]) > 100 * np.median(curve["mean"]):  # single steps on which it diverges
+            ax.set_yscale("log")
         for control in ("untrained", "wrong_step"):
             if (value := _value(done, f"{name}_{control}")) is not None:
                 plots.level(ax, value, control)
         ax.set(xlabel="training step", ylabel=name.removesuffix("_gd").replace("_", " "))
-    axes[0].legend()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -64,10 +75,13 @@ def _weights(done: Done) -> Figure:
 def _interpolation(done: Done) -> Figure:
     figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.2))
     plots.line(ax, done["curves"]["loss_by_interpolation"], "interpolated", marker="o")
-    low, high = done["curves"]["loss_by_interpolation"]["mean"][-1], _value(done, "loss_zero")
-    deep = "loss_gd_plus_plus" in done["metrics"]
-    plots.level(ax, low, "gd_plus_plus" if deep else "gd", "GD++" if deep else "best gradient step")  # the line's end
-    ax.set(xlabel="trained weights → constructed weights", ylabel="loss", ylim=(0.9 * low, 0.9 * low + 0.25 * high))
+    curve, deep = done["curves"]["loss_by_interpolation"], "loss_gd_plus_plus" in done["metrics"]
+    end, high = curve["mean"][-1], max(value for value in curve["high"] if value is not None)
+    plots.level(ax, end, "gd_plus_plus" if deep else "gd", "GD++" if deep else "best gradient step")
+    # What is within a tenth is to be seen as such.
+    ax.set(
+        xlabel="trained weights → constructed weights", ylabel="loss", ylim=(0.9 * end, max(1.25 * end, 1.05 * high))
+    )
     ax.legend()
     return figure
 
@@ -182,7 +196,8 @@ FIGURES = {
     "loss": (("loss_trained_by_step", "loss_gd_on_curve_prompts"), _loss,
              "Loss on held-out prompts over training: mean and range over free seeds; trapped seeds one by one."),
     "alignment": (("sensitivity_cosine_gd_by_step", "sensitivity_difference_gd_by_step"), _alignment,
-                  "Alignment to gradient descent over training, beside an untrained and a wrong-step-size control."),
+                  "Alignment to gradient descent over training (mean and range over free seeds), beside controls where "
+                  "they were measured: untrained layers, and gradient descent with half its step size."),
     "weights": (("W_KQ_construction", "W_KQ_trained"), _weights,
                 "The circuits of the construction and of a free seed, the scale between them matched."),
     "interpolation": (("loss_by_interpolation",), _interpolation,

@@ -164,11 +164,19 @@ def test_tables_follow_the_results(repository, capsys):
     assert "| one_layer | One layer, many seeds. | 1 of 2 | fails | 1 of 2 |" in readme
     assert "| one_layer-trapped | `trapped` has many | 0 of 0 | none | 1 of 2 |" in readme
     assert "| VO.F2.loss | as good as one step | VO Fig. 2 | = 0.2062 ± 0.002 | 0.20631 | yes |  |" in docs
-    assert "Trapped seeds: 1 of 2." in docs
+    assert "Seeds above 1.2 times the reference: 1 of 2." in docs
+    assert "## No full run yet" not in docs
     assert "## one_layer-trapped\n" in docs
     for text, columns in ((readme, 5), (docs, 7)):
         bars = {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")}
         assert bars == {columns + 1}
+    (repository / "configs" / "two_layers.py").write_text('VARIANTS = ("heads", "smoke")\n')
+    assert claims.main([], repository) == 0
+    assert (
+        (repository / "docs" / "results.md")
+        .read_text()
+        .endswith("## No full run yet\n\n`two_layers`, `two_layers:heads`\n")
+    )
     shutil.rmtree(repository / "results")
     assert claims.main([], repository) == 0
     assert claims.NONE in (repository / "README.md").read_text()
