@@ -87,11 +87,11 @@ def get_config(variant: str = ""):
         config.train.steps = 20_000
         config.train.schedule = "cosine"
         config.claims = (
-            {"id": "VO.copyc.loss", "statement": "every seed reaches 1.02 times the loss of one gradient step (largest "
-             "ratio)", "source": PAPER, "metric": "loss_ratio_gd", "reduce": "max", "relation": "at_most",
-             "target": 1.02, "note": "1.009, 1.028, 1.033, 1.035 and 1.036: all below 1.04, .7 % better than after half "
-             "the steps at a constant rate, and flat. The coordinate whose place y shares still takes .61 to .66 of the "
-             "others' step, which costs 1.4 %"},
+            {"id": "VO.copyc.loss", "statement": "every seed reaches 1.02 times the loss of one gradient step "
+             "(largest ratio)", "source": PAPER, "metric": "loss_ratio_gd", "reduce": "max", "relation": "at_most",
+             "target": 1.02, "note": "1.009, 1.028, 1.033, 1.035 and 1.036: all below 1.04, .7 % better than after "
+             "half the steps at a constant rate, and flat. The coordinate whose place y shares still takes .61 to .66 "
+             "of the others' step, which costs 1.4 %"},
             {"id": "VO.copyc.label", "statement": "inputs read their label in the first layer more than all else "
              "together (least share)", "source": PAPER, "metric": "label_token_score", "reduce": "min",
              "relation": "at_least", "target": 0.5, "note": "the seed with another solution has .39, the others .60 to "
