@@ -7,7 +7,8 @@ two cores. Expected: losses .1084 for five gradient steps of one best size, .078
 with one best pair, which the published way of learning it finds too, .0576 for the trained layers, and for GD++ with
 one best pair a layer .0115 on the prompts of the curves and no finite number on many more.
 
-Activations are not clipped. Variants: `faithful` clips them to [-10, 10], as published; `smoke`.
+Activations are not clipped. Variants: `faithful` clips them to [-10, 10], as published, which costs 17 % (.0676, the
+published loss); `smoke`.
 """
 
 from experiments.defaults import BOUND, OPTIMA, about_tails, base_config, deep, smoke
@@ -18,15 +19,38 @@ WHY_INFINITE = (
     "rates were found on diverges, and is all of the mean. Nine in a million do; on all others it is .0116"
 )
 WHY_NOT_PUBLISHED = (
-    "from the same start, by the same optimiser and on the same diagonals the rates reach the best pair here (31.2 and "
-    "2.04, best 31.0 and 2.04). One difference is left: there activations are clipped to [-10, 10] as the rates are "
-    "learned"
+    "there activations are clipped to [-10, 10], here they are not: under that clip the best pair is another (20.0 and "
+    "1.38, here 31.0 and 2.04) and has a loss of .0655 on 20,000 prompts, which is the published number"
 )
 WHY_SHORT = "trained layers end 10 to 14 % above it, flat since step 4,000 at a constant learning rate"
 WHY_NOT_THE_FOURTH = (
     "four of five layers are. Steps of the one pair over- and undershoot in turn; the fourth layer (cosine .88 to its "
     "own step) undershoots less, and is nearer to the fifth step (.99). By predictions the third is nearest to it too"
 )
+
+
+def as_published() -> tuple:
+    """What the published code gives on its seed 0, of layers that are clipped as there."""
+    beside = "GD++ beside them is not clipped: its best pair under the clip has the published loss (VO.L5)"
+    return (
+        {"id": "VO.L5f.loss", "statement": "clipped as published, trained layers have the published loss (mean)",
+         "source": "VO, published code", "metric": "loss_trained", "relation": "within", "target": 0.0676,
+         "tolerance": 0.001},
+        {"id": "VO.L5f.clip", "statement": "which is what the clip costs: without it it is .0576", "source":
+         "five_layers_recurrent", "metric": "loss_trained", "relation": "at_least", "target": 0.0634},
+        {"id": "VO.L5f.cosine_gd", "statement": "their sensitivities have the published cosine to those of GD (mean)",
+         "source": "VO, published code", "metric": "sensitivity_cosine_gd", "relation": "within", "target": 0.973,
+         "tolerance": 0.005},
+        {"id": "VO.L5f.cosine_published", "statement": "and to those of GD++ as published (mean)", "source":
+         "VO, published code", "metric": "sensitivity_cosine_gd_plus_plus_published", "relation": "within",
+         "target": 0.9966, "tolerance": 0.002, "note": beside},
+        {"id": "VO.L5f.gd_plus_plus_published", "statement": "GD++ as the published code finds it", "source":
+         "VO, published code", "metric": "loss_gd_plus_plus_published", "relation": "within", "target": 0.0654,
+         "tolerance": 0.003, "note": beside},
+        {"id": "VO.L5f.condition", "statement": "the median condition number falls after each layer but the last",
+         "source": "VO, appendix A.10", "metric": "condition_number_falls", "reduce": "min", "relation": "at_least",
+         "target": 1.0},
+    )  # fmt: skip
 
 
 def get_config(variant: str = ""):
@@ -73,8 +97,7 @@ def get_config(variant: str = ""):
     if variant == "faithful":
         config.model.clip = 10.0
         config.analyses = tuple(name for name in config.analyses if name != "interpolation")
-        unexplained = ({key: claim[key] for key in claim if key != "note"} for claim in config.claims)
-        config.claims = tuple({**claim, "id": claim["id"].replace("L5", "L5f")} for claim in unexplained)
+        config.claims = as_published()
     elif variant == "smoke":
         smoke(config)
     elif variant:
