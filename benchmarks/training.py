@@ -159,7 +159,7 @@ def drawing(row: Row) -> Callable[[], None]:
     draw = jax.jit(lambda key: jax.lax.scan(another(key), one(key), jnp.arange(DRAWS - 1))[0])
 
     def run() -> None:
-        jax.block_until_ready(draw(jax.random.key(0)))
+        jax.block_until_ready(draw(jax.random.key(0), 0))
 
     run()
     return run

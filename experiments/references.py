@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -173,14 +172,18 @@ def _published(
         steps=steps, batch_size=512, learning_rate=5e-4 if n_steps > 3 else 1e-3,
         clip=10.0 if n_steps > 2 else 1e-3, beta2=0.999, epsilon=1e-8,
     )  # fmt: skip
-    params = _learned(partial(task.sample_moments, n_prompts=512), loss, settings, start, key)
+    params = _learned(lambda key, step: task.sample_moments(key, n_prompts=512), loss, settings, start, key)
     product = {slot: params[f"P_{slot}"] * params[f"W_V_{slot}"] for slot in ("x", "y")}
     every = lambda rates: np.broadcast_to(-n * np.asarray(rates, np.float64), n_steps)
     return Pairs(every(product["y"]), every(product["x"]))
 
 
 def _learned(
-    draw: Callable[[Array], Any], loss: Callable[[Any, Any], Array], settings: TrainSettings, start: Any, key: Array
+    draw: Callable[[Array, Array], Any],
+    loss: Callable[[Any, Any], Array],
+    settings: TrainSettings,
+    start: Any,
+    key: Array,
 ) -> Any:
     """The parameters that one member, trained from `start`, ends with."""
     seed = int(jax.random.randint(key, (), 0, 2**31 - 1))

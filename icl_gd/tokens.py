@@ -87,7 +87,24 @@ def interleaved(d_input: int, d_output: int, d_positions: int = 10, own_slots: b
         places = jnp.asarray(positions(2 * n + 1, d_positions), x.dtype)
         return jnp.concatenate([content, jnp.pad(places, ((0, 0), (0, apart)))], axis=-1)
 
-    return Layout(encode, _minus_last(d_output), d_input + d_positions + 2 * d_output * own_slots)
+    width = d_input + d_positions + 2 * d_output * own_slots
+    return Layout(encode, _minus_last(d_output), width, inputs=slice(0, None, 2))
+
+
+def alternating(d_input: int, d_output: int) -> Layout:
+    """Separate tokens `x_1`, `(y_1, 0)`, x_2, ..., x_query without places, as Garg et al. have them: 2n + 1 of them.
+
+    What is narrower is filled up with zeros. Models add positions of their own, and read predictions from what they
+    learn to; of others it is minus the last slots.
+    """
+    width = max(d_input, d_output)
+
+    def encode(x: Float[Array, "n d"], y: Float[Array, "n m"], x_query: Float[Array, " d"]) -> Float[Array, "2*n+1 e"]:
+        wide = lambda rows: jnp.pad(rows, ((0, 0), (0, width - rows.shape[-1])))
+        pairs = jnp.stack([wide(x), wide(y)], axis=1).reshape(2 * len(x), width)
+        return jnp.concatenate([pairs, wide(x_query[None])])
+
+    return Layout(encode, _minus_last(d_output), width, inputs=slice(0, None, 2))
 
 
 def _minus_last(d_output: int) -> Callable[[Array], Array]:
@@ -98,4 +115,8 @@ def _minus_last(d_output: int) -> Callable[[Array], Array]:
 
 
 # By (d_input, d_output).
-LAYOUTS: dict[str, Callable[[int, int], Layout]] = {"concatenated": concatenated, "interleaved": interleaved}
+LAYOUTS: dict[str, Callable[[int, int], Layout]] = {
+    "concatenated": concatenated,
+    "interleaved": interleaved,
+    "alternating": alternating,
+}

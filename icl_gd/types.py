@@ -25,7 +25,7 @@ Conventions, stated here once:
 
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,20 @@ class Prompt(NamedTuple):
     y: Float[Array, "n m"]
     x_query: Float[Array, " d"]
     y_query: Float[Array, " m"]  # noise-free
-    w: Float[Array, "..."]  # what made the labels: weights [m d] of a linear task; see the task where it is another
+    w: Any  # what made the labels: weights [m d] of a linear task; see the task where it is another
+
+
+class PrefixPrompt(NamedTuple):
+    """One problem met at every length: the k-th query, from zero, comes after the first k examples.
+
+    Where queries are the examples to come, as in training, `x_query` is `x`.
+    """
+
+    x: Float[Array, "n d"]
+    y: Float[Array, "n m"]
+    x_query: Float[Array, "n d"]
+    y_query: Float[Array, "n m"]  # noise-free
+    w: Any  # the function that made the labels
 
 
 class Moments(NamedTuple):
@@ -110,3 +123,4 @@ class Layout(NamedTuple):
     encode: Callable[[Array, Array, Array], Array]  # (x, y, x_query) -> tokens [t e]
     read_out: Callable[[Array], Array]  # query token of a residual [e] -> y_hat [m]
     d_token: int  # e of the tokens
+    inputs: slice | None = None  # which tokens hold an x and no label, of x alone and the query; None: only the query's

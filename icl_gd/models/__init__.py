@@ -13,6 +13,8 @@ from icl_gd.models.transformer import (
     init,
     layerwise_predictor,
     predictor,
+    prefix_predictor,
+    read_out,
     softmax_share,
 )
 
@@ -31,8 +33,10 @@ __all__ = [
     "layerwise_circuit_predictor",
     "layerwise_predictor",
     "predictor",
+    "prefix_predictor",
     "query_predictor",
     "read_moments",
+    "read_out",
     "read_query",
     "softmax_share",
 ]

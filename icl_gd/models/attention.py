@@ -1,71 +1,93 @@
-"""Self-attention as von Oswald et al. write it: no biases, keys and values from the context only."""
+"""Self-attention: of the context only and without biases, as von Oswald et al. have it, or causal, as GPT-2 has it."""
 
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.initializers import variance_scaling
+from jaxtyping import Bool
 
-from icl_gd.types import Array, Scalar
+from icl_gd.models.initial import Initial
+from icl_gd.types import Array
 
 TINY = 1e-6  # beside the sum that keys and queries are divided by, as published
 MIX_SLOPE = 10  # of the sigmoid that the learned mix passes through
 
-
-def _softmax(scores: Array, d_head: int) -> Array:
-    return jax.nn.softmax(scores / d_head**0.5, axis=-1)
+Seen = Bool[Array, "t t"] | None  # which key tokens a query token reads; None: all there are
 
 
-# From scores to the pattern that multiplies the values. Only softmax scales its scores.
-KINDS: dict[str, Callable[[Array, int, Array], Array]] = {
-    "linear": lambda scores, d_head, mix: scores,
-    "softmax": lambda scores, d_head, mix: _softmax(scores, d_head),
-    "mixed": lambda scores, d_head, mix: mix * _softmax(scores, d_head) + (1 - mix) * scores,
+def _softmax(scores: Array, d_head: int, seen: Seen) -> Array:
+    exact = scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) / d_head**0.5
+    exact = exact if seen is None else jnp.where(seen, exact, -jnp.inf)
+    return jax.nn.softmax(exact, axis=-1).astype(scores.dtype)
+
+
+# From scores, zero where nothing is read, to the pattern that multiplies the values. Only softmax scales its scores.
+KINDS: dict[str, Callable[[Array, int, Array, Seen], Array]] = {
+    "linear": lambda scores, d_head, mix, seen: scores,
+    "softmax": lambda scores, d_head, mix, seen: _softmax(scores, d_head, seen),
+    "mixed": lambda scores, d_head, mix, seen: mix * _softmax(scores, d_head, seen) + (1 - mix) * scores,
 }
 
 
 class SelfAttention(nn.Module):
-    """`e_i <- sum_heads P W_V sum_{j in context} e_j pattern(W_K e_j, W_Q e_i)`, the update of one layer.
+    """`e_i <- sum_heads P W_V sum_j e_j pattern(W_K e_j, W_Q e_i)`, the update of one layer.
 
-    Returns `(update [t e], scores [head t t], pattern [head t t])`. The last token is the query: it reads and is
-    never read, so its column of the scores and of the pattern is zero. With `query_only` it alone reads: the rows
-    of all three are one, the last of the t.
+    Returns `(update [t e], scores [head t t], pattern [head t t])`. Tokens read the context, which is all but the last:
+    that is the query, it reads and is never read. In causal attention a token reads itself and those before it. What
+    is not read has zero in scores and pattern. With `query_only` the last token alone reads: the rows of all three are
+    one, the last of the t.
     """
 
     n_heads: int
     d_head: int
-    init_variance: Scalar  # of a weight, times its fan-in
+    initial: Initial
     kind: str = "linear"  # in KINDS; "mixed" learns how much of it is softmax
     normalised: bool = False  # keys and queries are divided by their sums (Schlag et al. 2102.11174)
+    causal: bool = False
+    biases: bool = False
 
     @nn.compact
     def __call__(self, tokens: Array, query_only: bool = False) -> tuple[Array, Array, Array]:
-        reading, context, e = tokens[-1:] if query_only else tokens, tokens[:-1], tokens.shape[-1]
-        # Truncated normal with variance init_variance / fan_in, corrected for the truncation, as in the published code.
-        into = variance_scaling(self.init_variance, "fan_in", "truncated_normal", in_axis=-1, out_axis=-2, batch_axis=0)
-        shape = (self.n_heads, self.d_head, e)
-        w_k = self.param("W_K", into, shape)
-        w_q = self.param("W_Q", into, shape)
-        w_v = self.param("W_V", into, shape)
+        reading, read = tokens[-1:] if query_only else tokens, tokens if self.causal else tokens[:-1]
+        e = tokens.shape[-1]
+        inner = (self.n_heads, self.d_head, e)
+        w_k, w_q, w_v = (self.param(f"W_{name}", self.initial.reads, inner) for name in "KQV")
         # P reads all heads, side by side: with all of them its fan-in is n_heads * d_head.
-        out = variance_scaling(self.init_variance / self.n_heads, "fan_in", "truncated_normal", in_axis=-1, out_axis=-2,
-                               batch_axis=0)  # fmt: skip
-        p = self.param("P", out, (self.n_heads, e, self.d_head))
+        p = self.param("P", self.initial.writes(self.n_heads), (self.n_heads, e, self.d_head))
         mix = jnp.zeros(())
         if self.kind == "mixed":
             # The published code's one weight, of fan-in one, behind a steep sigmoid.
-            mix = jax.nn.sigmoid(MIX_SLOPE * self.param("mix", into, (1, 1, 1))[0, 0, 0])
+            mix = jax.nn.sigmoid(MIX_SLOPE * self.param("mix", self.initial.reads, (1, 1, 1))[0, 0, 0])
+        seen = jnp.tri(len(reading), len(read), len(read) - len(reading), dtype=bool) if self.causal else None
 
-        # Weights meet each other before they meet tokens: so there are fewer products per token, and, in the first
-        # layer, gradients need half as many of the products over pairs of tokens.
-        asked = jnp.einsum("hkc,hke,ie->hic", w_k, w_q, reading)
-        scores = jnp.einsum("hic,jc->hij", asked, context)
+        # Weights of heads as wide as a token meet each other before they meet tokens: so there are fewer products per
+        # token, and, in the first layer, gradients need half as many of the products over pairs of tokens.
+        wide = self.d_head >= e and not self.biases
+        if wide:
+            scores = jnp.einsum("hic,jc->hij", jnp.einsum("hkc,hke,ie->hic", w_k, w_q, reading), read)
+        else:
+            scores = jnp.einsum("hik,hjk->hij", self._inner("Q", w_q, reading), self._inner("K", w_k, read))
         if self.normalised:
             total = lambda w, tokens: jnp.einsum("hke,te->ht", w, tokens) + TINY
-            scores = scores / (total(w_q, reading)[:, :, None] * total(w_k, context)[:, None, :])
-        pattern = KINDS[self.kind](scores, self.d_head, mix)
-        seen = jnp.einsum("hij,jc->hic", pattern, context)
-        update = jnp.einsum("hek,hkc,hic->ie", p, w_v, seen)
+            scores = scores / (total(w_q, reading)[:, :, None] * total(w_k, read)[:, None, :])
+        if seen is not None:
+            scores = jnp.where(seen, scores, 0.0)
+        pattern = KINDS[self.kind](scores, self.d_head, mix, seen)
+        if wide:
+            update = jnp.einsum("hek,hkc,hic->ie", p, w_v, jnp.einsum("hij,jc->hic", pattern, read))
+        else:
+            update = jnp.einsum("hek,hik->ie", p, jnp.einsum("hij,hjk->hik", pattern, self._inner("V", w_v, read)))
+        if self.biases:
+            update = update + self.param("b_P", nn.initializers.zeros, (e,))[None]
+        if self.causal:
+            return update, scores, pattern
         unread = lambda of_context: jnp.pad(of_context, ((0, 0), (0, 0), (0, 1)))
         return update, unread(scores), unread(pattern)
+
+    def _inner(self, name: str, weights: Array, tokens: Array) -> Array:
+        """Keys, queries or values `[head t d_head]`."""
+        found = jnp.einsum("hke,te->htk", weights, tokens)
+        if self.biases:
+            found = found + self.param(f"b_{name}", nn.initializers.zeros, (self.n_heads, self.d_head))[:, None]
+        return found

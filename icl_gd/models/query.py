@@ -15,7 +15,7 @@ from icl_gd.types import Array, Layout, Predictor
 
 def has_query_form(config: TransformerConfig) -> bool:
     """Whether the context reaches the prediction through one attention layer."""
-    return config.n_layers == 1
+    return config.n_layers == 1 and config.is_plain
 
 
 def read_query(

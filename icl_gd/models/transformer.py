@@ -7,14 +7,16 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.initializers import variance_scaling
 from jaxtyping import Float
 
+from icl_gd.models import initial
 from icl_gd.models.attention import KINDS, MIX_SLOPE, SelfAttention
-from icl_gd.types import Activations, Array, Circuits, Layout, Predictor, Scalar
+from icl_gd.models.initial import Initial
+from icl_gd.types import Activations, Array, Circuits, Layout, Predictor, PrefixPredictor, Scalar
 
 Params = Mapping[str, Any]
 LAYER_NORM_EPSILON = 1e-5
+COMPUTE = (None, "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,18 @@ class TransformerConfig:
       d_embed: tokens are mapped to this width before the first layer; None leaves them as they are.
       mlp_width: a perceptron with a hidden layer of this width (GELU, skip) acts on every embedded token before the
         first layer; None has none.
+      init: where weights start from, in `initial.KINDS`; `init_scale` above is that of "published".
+      causal: every token reads itself and those before it, and a layout that holds x and y apart is read out at every
+        x; otherwise all read the context, which is all tokens but the last.
+      pre_norm: attention and perceptron of every layer, and the read-out, read normalised residuals.
+      layer_mlp_width: a perceptron like the above acts after attention in every layer; None has none.
+      biases: of keys, queries, values, projections and of what maps tokens to `d_embed`.
+      n_positions: a learned vector for every place is added to tokens, so many of them at most; None adds nothing.
+      d_read_out: predictions, of this size, are a learned linear map of the residual; None reads slots of the layout.
+      compute: the type of activations, "float32" or "bfloat16"; None takes that of the parameters. Softmax, LayerNorm's
+        sums and a learned read-out stay float32.
+
+    GPT-2 is causal, with pre_norm, biases, `layer_mlp_width = 4 d_embed`, `d_head = d_embed / n_heads`, init="gpt2".
     """
 
     d_token: int
@@ -49,9 +63,19 @@ class TransformerConfig:
     normalised: bool = False
     d_embed: int | None = None
     mlp_width: int | None = None
+    init: str = "published"
+    causal: bool = False
+    pre_norm: bool = False
+    layer_mlp_width: int | None = None
+    biases: bool = False
+    n_positions: int | None = None
+    d_read_out: int | None = None
+    compute: str | None = None
 
     def __post_init__(self):
-        for name in ("d_token", "n_layers", "n_heads", "d_head", "d_embed", "mlp_width"):
+        sizes = ("d_token", "n_layers", "n_heads", "d_head", "d_embed", "mlp_width", "layer_mlp_width", "n_positions",
+                 "d_read_out")  # fmt: skip
+        for name in sizes:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         if len(self.kinds) != self.n_layers or not set(self.kinds) <= set(KINDS):
@@ -61,6 +85,12 @@ class TransformerConfig:
             )
         if self.shared and len(set(self.kinds)) > 1:
             raise ValueError(f"attention={self.attention!r}: layers with shared weights are of one kind")
+        if self.init not in initial.KINDS:
+            raise ValueError(f"init={self.init!r} is unknown; choose from {', '.join(initial.KINDS)}")
+        if self.compute not in COMPUTE:
+            raise ValueError(f"compute={self.compute!r} is unknown; choose from {', '.join(map(str, COMPUTE))}")
+        if self.layer_norm and self.pre_norm:
+            raise ValueError("pre_norm=True normalises what layer_norm=True does, and more: one of them is enough")
         if self.layer_norm and self.n_layers == 1 and not self.shared:
             raise ValueError("layer_norm=True leaves the first of separate layers alone: one layer needs shared=True")
 
@@ -79,6 +109,17 @@ class TransformerConfig:
         return self.width if self.d_head is None else self.d_head
 
     @property
+    def initial(self) -> Initial:
+        assert not isinstance(self.init_scale, tuple), "swept over by training; a model starts from one value"
+        return initial.KINDS[self.init](self.init_scale, self.n_layers)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether layers are attention to the context and nothing beside it."""
+        beside = self.n_positions, self.d_read_out, self.layer_mlp_width
+        return not (self.causal or self.pre_norm or self.biases or self.compute) and set(beside) == {None}
+
+    @property
     def is_embedded(self) -> bool:
         """Whether anything stands before the first layer."""
         return self.d_embed is not None or self.mlp_width is not None
@@ -89,53 +130,91 @@ class TransformerConfig:
         return tuple(f"block_{0 if self.shared else layer}" for layer in range(self.n_layers))
 
 
-def _dense(variance: Any) -> nn.initializers.Initializer:
-    """Of a matrix `[out in]`."""
-    return variance_scaling(variance, "fan_in", "truncated_normal", in_axis=-1, out_axis=-2)
-
-
 class _Embedding(nn.Module):
-    """What stands before the first layer: `W_E e`, then `e + W_2 gelu(W_1 e + b_1) + b_2`, or one of them."""
+    """What stands before the first layer: `W_E e + b_E`, then `e + W_2 gelu(W_1 e + b_1) + b_2`, or one of them."""
 
     config: TransformerConfig
-    init_variance: Scalar
+    initial: Initial
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
-        config, init = self.config, _dense(self.init_variance)
+        config, initial = self.config, self.initial
         if config.d_embed is not None:
-            tokens = tokens @ self.param("W_E", init, (config.d_embed, config.d_token)).T
+            tokens = tokens @ self.param("W_E", initial.ends, (config.d_embed, config.d_token)).T
+            if config.biases:
+                tokens = tokens + _row(self.param("b_E", initial.end_biases(config.d_token), (config.d_embed,)), tokens)
         if config.mlp_width is not None:
-            bias = lambda name, width: self.param(name, nn.initializers.zeros, (width,)).reshape(
-                (1,) * (tokens.ndim - 1) + (width,)
-            )
-            hidden = tokens @ self.param("W_1", init, (config.mlp_width, config.width)).T
-            hidden = nn.gelu(hidden + bias("b_1", config.mlp_width))
-            written = hidden @ self.param("W_2", init, (config.width, config.mlp_width)).T
-            tokens = tokens + written + bias("b_2", config.width)
+            tokens = tokens + _perceptron(self, initial, config.mlp_width, tokens)
         return tokens
+
+
+def _row(bias: Array, tokens: Array) -> Array:
+    """A bias `[e]` beside tokens `[... e]`: ranks are promoted by hand."""
+    return bias.reshape((1,) * (tokens.ndim - 1) + bias.shape)
+
+
+def _perceptron(module: nn.Module, initial: Initial, width: int, tokens: Array) -> Array:
+    """`W_2 gelu(W_1 e + b_1) + b_2`, with parameters of the module; gelu is the tanh form, as GPT-2 has it."""
+    e = tokens.shape[-1]
+    bias = lambda name, size: module.param(name, nn.initializers.zeros, (size,))
+    hidden = tokens @ module.param("W_1", initial.reads, (width, e)).T
+    hidden = nn.gelu(hidden + _row(bias("b_1", width), hidden))
+    return hidden @ module.param("W_2", initial.writes(1), (e, width)).T + _row(bias("b_2", e), tokens)
+
+
+class _Perceptron(nn.Module):
+    width: int
+    initial: Initial
+
+    @nn.compact
+    def __call__(self, tokens: Array) -> Array:
+        return _perceptron(self, self.initial, self.width, tokens)
+
+
+def _norm(**more: Any) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, **more)
 
 
 class _Block(nn.Module):
     config: TransformerConfig
-    init_variance: Scalar
+    initial: Initial
     kind: str
     reads_normalised: bool
 
     def setup(self):
         config = self.config
-        sizes = config.n_heads, config.head_width, self.init_variance
-        self.attention = SelfAttention(*sizes, self.kind, config.normalised)
-        self.norm = (
-            nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False) if self.reads_normalised else lambda v: v
+        self.attention = SelfAttention(
+            config.n_heads, config.head_width, self.initial, self.kind, config.normalised, config.causal, config.biases
         )
+        self.norm = _norm() if self.reads_normalised else lambda v: v
+        if config.layer_mlp_width is not None:
+            self.mlp = _Perceptron(config.layer_mlp_width, self.initial)
+            self.mlp_norm = _norm() if self.reads_normalised else lambda v: v
 
     def __call__(self, residual: Array, query_only: bool = False) -> tuple[Array, Array, Array]:
         update, scores, pattern = self.attention(self.norm(residual), query_only)
         residual = (residual[-1:] if query_only else residual) + update
+        if self.config.layer_mlp_width is not None:
+            residual = residual + self.mlp(self.mlp_norm(residual))
         if self.config.clip is not None:
             residual = jnp.clip(residual, -self.config.clip, self.config.clip)
         return residual, scores, pattern
+
+
+class _Head(nn.Module):
+    """What is read out of a residual `[... e]`: `W_O e + b_O` `[... m]`, of the normalised residual with
+    `pre_norm`."""
+
+    config: TransformerConfig
+    initial: Initial
+
+    @nn.compact
+    def __call__(self, residual: Array) -> Array:
+        config, e = self.config, residual.shape[-1]
+        if config.pre_norm:
+            residual = _norm(name="norm")(residual)
+        y_hat = residual @ self.param("W_O", self.initial.ends, (config.d_read_out, e)).T
+        return y_hat + _row(self.param("b_O", self.initial.end_biases(e), (config.d_read_out,)), y_hat)
 
 
 class _Transformer(nn.Module):
@@ -149,20 +228,27 @@ class _Transformer(nn.Module):
         config = self.config
         if isinstance(config.init_scale, tuple):
             raise ValueError(f"init_scale={config.init_scale} is swept over by training; a model starts from one value")
-        variance = config.init_scale / config.n_layers
+        initial = config.initial
         blocks: dict[str, _Block] = {}
         for layer, name in enumerate(config.blocks):
             if name not in blocks:
-                normalised = config.layer_norm and (config.shared or layer > 0)
-                blocks[name] = _Block(config, variance, config.kinds[layer], normalised, name=name)
+                normalised = config.pre_norm or (config.layer_norm and (config.shared or layer > 0))
+                blocks[name] = _Block(config, initial, config.kinds[layer], normalised, name=name)
         if config.is_embedded:
-            tokens = _Embedding(config, variance, name="embedding")(tokens)
+            tokens = _Embedding(config, initial, name="embedding")(tokens)
+        if config.n_positions is not None:
+            if len(tokens) > config.n_positions:
+                raise ValueError(f"{len(tokens)} tokens have no place among n_positions={config.n_positions}")
+            places = self.param("positions", initial.positions, (config.n_positions, config.width))
+            tokens = tokens + places[: len(tokens)]
         residuals, scores, patterns = [tokens], [], []
         for layer, name in enumerate(config.blocks, 1):
             residual, score, pattern = blocks[name](residuals[-1], query_only and layer == config.n_layers)
             residuals.append(residual)
             scores.append(score)
             patterns.append(pattern)
+        if config.d_read_out is not None and self.is_initializing():
+            _Head(config, initial, name="head")(residuals[-1])
         return residuals, scores, patterns
 
 
@@ -175,15 +261,16 @@ def softmax_share(params: Params) -> dict[str, Array]:
 
 def has_moment_form(config: TransformerConfig) -> bool:
     """Whether the network sees its context through second moments only: linear layers, and nothing beside them."""
-    plain = config.clip is None and not config.layer_norm and not config.normalised and not config.is_embedded
-    return plain and set(config.kinds) == {"linear"}
+    bare = config.clip is None and not config.layer_norm and not config.normalised and not config.is_embedded
+    return config.is_plain and bare and set(config.kinds) == {"linear"}
 
 
 def init(config: TransformerConfig, key: Array) -> Params:
     """Parameters of a fresh model: `{block: {"attention": {W_K, W_Q, W_V [head d_head e], P [head e d_head]}}}`.
 
-    Beside them, where the config asks for it, `attention.mix`, `norm: {scale, bias}` and `embedding: {W_E, W_1, b_1,
-    W_2, b_2}`.
+    Beside them, where the config asks for it, `attention.{mix, b_K, b_Q, b_V [head d_head], b_P [e]}`, `norm: {scale,
+    bias}`, `mlp: {W_1, b_1, W_2, b_2}` and `mlp_norm` of a block; `embedding: {W_E, b_E, W_1, b_1, W_2, b_2}`,
+    `positions [n_positions e]`, and `head: {norm, W_O, b_O}`.
     """
     return _Transformer(config).init(key, jnp.zeros((2, config.d_token)))["params"]
 
@@ -200,14 +287,25 @@ def apply_to_query(config: TransformerConfig, params: Params, tokens: Array) -> 
 
 def _run(config: TransformerConfig, params: Params, tokens: Array, query_only: bool = False) -> Any:
     config = replace(config, init_scale=1.0)  # the weights are there; a sweep's tuple says nothing of them
+    if config.compute is not None:
+        params, tokens = jax.tree.map(lambda leaf: leaf.astype(config.compute), (params, tokens))
     return _Transformer(config).apply({"params": params}, tokens, query_only)
+
+
+def read_out(config: TransformerConfig, params: Params, layout: Layout) -> Callable[[Array], Array]:
+    """From a residual `[e]` of the query's token to y_hat `[m]`: the learned head's, or the layout's."""
+    if config.d_read_out is None:
+        return layout.read_out
+    head = _Head(replace(config, init_scale=1.0), replace(config, init_scale=1.0).initial)
+    return lambda residual: head.apply({"params": params["head"]}, residual.astype(params["head"]["W_O"].dtype))
 
 
 def embed(config: TransformerConfig, params: Params, tokens: Array) -> Array:
     """Tokens `[... e]` as the first layer finds them, `[... width]`: each is embedded by itself."""
     if not config.is_embedded:
         return tokens
-    return _Embedding(config, 1.0).apply({"params": params["embedding"]}, tokens)  # pyright: ignore[reportReturnType]
+    config = replace(config, init_scale=1.0)
+    return _Embedding(config, config.initial).apply({"params": params["embedding"]}, tokens)  # pyright: ignore[reportReturnType]
 
 
 def features(config: TransformerConfig, params: Params, d_output: int) -> Callable[[Array, Array], tuple[Array, Array]]:
@@ -225,14 +323,34 @@ def layerwise_predictor(config: TransformerConfig, params: Params, layout: Layou
 
     def predict(x: Array, y: Array, x_query: Array) -> Array:
         residual = apply(config, params, layout.encode(x, y, x_query)).residual
-        return jax.vmap(layout.read_out)(residual[:, -1])
+        return jax.vmap(read_out(config, params, layout))(residual[:, -1])
 
     return predict
 
 
 def predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:
     """The Transformer as a Predictor."""
-    return lambda x, y, x_query: layout.read_out(apply_to_query(config, params, layout.encode(x, y, x_query)))
+    read = read_out(config, params, layout)
+    return lambda x, y, x_query: read(apply_to_query(config, params, layout.encode(x, y, x_query)))
+
+
+def prefix_predictor(config: TransformerConfig, params: Params, layout: Layout) -> PrefixPredictor:
+    """A causal Transformer as a PrefixPredictor: one pass, read out at every x.
+
+    Raises:
+      ValueError: if tokens see what comes after them, or hold x and y together.
+    """
+    if not config.causal or layout.inputs is None:
+        raise ValueError(
+            "predictions at every x take a causal model, and a layout that holds x and y apart; "
+            f"causal={config.causal}, tokens hold them {'together' if layout.inputs is None else 'apart'}"
+        )
+    read = jax.vmap(read_out(config, params, layout))
+
+    def predict(x: Array, y: Array) -> Array:
+        return read(_run(config, params, layout.encode(x[:-1], y[:-1], x[-1]))[0][-1][layout.inputs])
+
+    return predict
 
 
 def circuits(config: TransformerConfig, params: Params) -> Circuits:

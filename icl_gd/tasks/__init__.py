@@ -1,8 +1,21 @@
 """Tasks: each turns a key into one Prompt. Key first, one key one draw; the caller vmaps."""
 
+from icl_gd.tasks.families import PROMPT_FAMILIES, PromptFamily
+from icl_gd.tasks.functions import (
+    FUNCTIONS,
+    DecisionTree,
+    FunctionClass,
+    FunctionPool,
+    Linear,
+    Quadratic,
+    ReLUNetwork,
+    Signs,
+    Sparse,
+)
 from icl_gd.tasks.linear import FAMILIES, LinearRegression
 from icl_gd.tasks.nonlinear import SineRegression
-from icl_gd.tasks.pools import FinitePool
+from icl_gd.tasks.pools import FinitePool, FinitePrefixPool
+from icl_gd.tasks.regression import FunctionRegression
 from icl_gd.tasks.shifts import (
     SHIFTS,
     Shift,
@@ -16,11 +29,24 @@ from icl_gd.tasks.tables import Table, standardised
 
 __all__ = [
     "FAMILIES",
+    "FUNCTIONS",
+    "PROMPT_FAMILIES",
     "SHIFTS",
+    "DecisionTree",
     "FinitePool",
+    "FinitePrefixPool",
+    "FunctionClass",
+    "FunctionPool",
+    "FunctionRegression",
+    "Linear",
     "LinearRegression",
+    "PromptFamily",
+    "Quadratic",
+    "ReLUNetwork",
     "Shift",
+    "Signs",
     "SineRegression",
+    "Sparse",
     "Table",
     "change_context",
     "change_family",

@@ -5,7 +5,8 @@ from typing import Protocol, runtime_checkable
 
 import jax
 
-from icl_gd.types import Array, Prompt
+from icl_gd.tasks.regression import FunctionRegression
+from icl_gd.types import Array, PrefixPrompt, Prompt
 
 POOL_KEY = 2**31 - 2  # folded into a key whose first children members of a population train on
 
@@ -52,9 +53,30 @@ class FinitePool:
 
     def prompt(self, index: Array | int) -> Prompt:
         """One of the pool's prompts, `index` from 0 to `size - 1`."""
-        root = jax.random.fold_in(jax.random.key(self.seed), POOL_KEY)
-        return self.task.sample(jax.random.fold_in(root, index))
+        return self.task.sample(self._key(index))
+
+    def _key(self, index: Array | int) -> Array:
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), POOL_KEY), index)
 
     def sample(self, key: Array) -> Prompt:
         """One prompt of the pool, each as likely as any other."""
         return self.prompt(jax.random.randint(key, (), 0, self.size))
+
+
+@dataclass(frozen=True)
+class FinitePrefixPool(FinitePool):
+    """A finite pool of prompts that are problems at every length."""
+
+    task: FunctionRegression
+
+    @property
+    def n_context(self) -> int:
+        return self.task.n_context
+
+    @property
+    def logistic(self) -> bool:
+        return self.task.logistic
+
+    def sample_prefixes(self, key: Array, active: Array | int | None = None) -> PrefixPrompt:
+        """One prompt of the pool, each as likely as any other."""
+        return self.task.sample_prefixes(self._key(jax.random.randint(key, (), 0, self.size)), active)

@@ -1,6 +1,17 @@
 """Training: populations in one program, checkpoints, and the bridge to Predictors."""
 
+from icl_gd.training.curriculum import Curriculum, Ramp
 from icl_gd.training.in_context import Population, fastest_predictor, initialise, load, train
 from icl_gd.training.population import Interrupted, TrainSettings
 
-__all__ = ["Interrupted", "Population", "TrainSettings", "fastest_predictor", "initialise", "load", "train"]
+__all__ = [
+    "Curriculum",
+    "Interrupted",
+    "Population",
+    "Ramp",
+    "TrainSettings",
+    "fastest_predictor",
+    "initialise",
+    "load",
+    "train",
+]

@@ -18,7 +18,7 @@ from icl_gd.training import mesh, population
 from icl_gd.training.blocks import in_blocks
 from icl_gd.training.checkpoint import Checkpoints, checksum, flatten, unflatten
 from icl_gd.training.population import Member, State, TrainSettings
-from icl_gd.types import Array, Layout, Moments, Predictor, Prompt
+from icl_gd.types import Array, Layout, Moments, Predictor, PrefixPredictor, PrefixPrompt, Prompt
 
 Given = Mapping[str, Any]  # blocks of parameters by name
 HIDDEN_FLOATS = 2**18  # of a perceptron, at once: they stay in a core's cache
@@ -33,6 +33,15 @@ class Task(Protocol):
     @property
     def d_output(self) -> int: ...
     def sample(self, key: Array) -> Prompt: ...
+
+
+@runtime_checkable
+class PrefixTask(Protocol):
+    """A task whose prompts are problems at every length, the first so many inputs of which may be active."""
+
+    @property
+    def n_context(self) -> int: ...
+    def sample_prefixes(self, key: Array, active: Array | int | None = None) -> PrefixPrompt: ...
 
 
 @runtime_checkable
@@ -79,6 +88,10 @@ class Population:
         """One member's parameters as a Predictor; vmap it over `params` to have them all."""
         return fastest_predictor(self.config, params, self.layout)
 
+    def prefix_predictor(self, params: Any) -> PrefixPredictor:
+        """One member's parameters, of a causal model, as a PrefixPredictor."""
+        return models.prefix_predictor(self.config, params, self.layout)
+
     @property
     def predictors(self) -> list[Predictor]:
         """One Predictor per member."""
@@ -96,20 +109,27 @@ def fastest_predictor(config: TransformerConfig, params: Any, layout: Layout) ->
 
 def learning_problem(
     task: Task, config: TransformerConfig, layout: Layout, settings: TrainSettings, concatenated: bool = True
-) -> tuple[Callable[[Array], Any], Callable[[Any, Any], Array]]:
-    """What the population trainer asks for: `draw(key) -> batch` and `loss(params, batch)`.
+) -> tuple[Callable[[Array, Array], Any], Callable[[Any, Any], Array]]:
+    """What the population trainer asks for: `draw(key, step) -> batch` and `loss(params, batch)`.
 
     The loss is `1/2 |y_hat - y_query|^2`, averaged over the batch. A network that has the moment form is trained in it,
-    unless `settings.form` says otherwise.
+    unless `settings.form` says otherwise. A causal network is trained on every prefix of a prompt, where layout and
+    task have them: see `_prefix_problem`.
 
     Args:
       concatenated: whether the layout's tokens are (x, y), whose moments a task may draw by itself.
 
     Raises:
-      ValueError: if the moment form is asked for where it is not exact.
+      ValueError: if the moment form is asked for where it is not exact, or a curriculum where there are no prefixes.
     """
+    if config.causal and layout.inputs is not None and isinstance(task, PrefixTask):
+        return _prefix_problem(task, config, layout, settings)
+    if settings.curriculum is not None:
+        raise ValueError(
+            "a curriculum is one of prefixes: it needs a causal model, tokens apart, and a task that has them"
+        )
     batch_size = settings.batch_size
-    prompts = lambda key: jax.vmap(task.sample, out_axes=-1)(jax.random.split(key, batch_size))
+    prompts = lambda key, step: jax.vmap(task.sample, out_axes=-1)(jax.random.split(key, batch_size))
 
     def loss_of_moments(params: Any, batch: tuple[Moments, Array]) -> Array:
         moments, y_query = batch
@@ -125,8 +145,8 @@ def learning_problem(
         y_hat = models.read_query(config, params, tokens, task.d_output)
         return 0.5 * jnp.mean(jnp.sum((y_hat - batch.y_query) ** 2, axis=0))
 
-    def moments(key: Array) -> tuple[Moments, Array]:
-        batch = prompts(key)
+    def moments(key: Array, step: Array | int) -> tuple[Moments, Array]:
+        batch = prompts(key, step)
         tokens = jax.vmap(layout.encode, -1, -1)(batch.x, batch.y, batch.x_query)
         return Moments.of(tokens), batch.y_query
 
@@ -136,8 +156,35 @@ def learning_problem(
         loss = loss_of_queries if settings.form == "auto" and models.has_query_form(config) else loss_of_tokens
         return prompts, loss if config.mlp_width is None else in_blocks(loss, _prompts_in_cache(task, config, layout))
     if isinstance(task, MomentTask) and concatenated:
-        return partial(task.sample_moments, n_prompts=batch_size), loss_of_moments
+        return lambda key, step: task.sample_moments(key, n_prompts=batch_size), loss_of_moments
     return moments, loss_of_moments
+
+
+def _prefix_problem(
+    task: PrefixTask, config: TransformerConfig, layout: Layout, settings: TrainSettings
+) -> tuple[Callable[[Array, Array], Any], Callable[[Any, Any], Array]]:
+    """As `learning_problem`, of all prefixes at once: the loss is a mean over the points of a prompt.
+
+    Each point is predicted from those before it. Of a task of classes the loss is the logistic one, `log(1 + exp(-y
+    y_hat))`. The targets are labels as the context has them, with their noise, as published; it changes no minimiser.
+    """
+    n, logistic = task.n_context + 1, getattr(task, "logistic", False)
+
+    def prefixes(key: Array, step: Array | int) -> tuple[Array, Array, Array]:
+        stage = settings.curriculum
+        active, points = (None, n) if stage is None else (stage.inputs.at(step), stage.points.at(step))
+        sample = partial(task.sample_prefixes, active=active)
+        batch = jax.vmap(sample, out_axes=-1)(jax.random.split(key, settings.batch_size))
+        weight = jnp.where(jnp.arange(n) < points, 1.0, 0.0) / points
+        return batch.x, batch.y, jnp.broadcast_to(weight[:, None].astype(batch.y.dtype), (n, settings.batch_size))
+
+    def loss(params: Any, batch: tuple[Array, Array, Array]) -> Array:
+        x, y, weight = (jnp.moveaxis(leaf, -1, 0) for leaf in batch)
+        y_hat = jax.vmap(models.prefix_predictor(config, params, layout))(x, y)
+        errors = jax.nn.softplus(-y * y_hat) if logistic else 0.5 * (y_hat - y) ** 2
+        return jnp.mean(jnp.sum(weight * jnp.sum(errors, axis=-1), axis=-1))
+
+    return prefixes, loss
 
 
 def _prompts_in_cache(task: Task, config: TransformerConfig, layout: Layout) -> int:

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from icl_gd.training.curriculum import Curriculum
 from icl_gd.training.mesh import ALL, DATA, LOSSES, MEMBERS, PROMPTS, Placement
 from icl_gd.types import Array, Scalar
 
 Params = Any
 Batch = Any
-Draw = Callable[[Array], Batch]
+Draw = Callable[[Array, Array], Batch]
 Loss = Callable[[Params, Batch], Array]
 Step = Callable[[Any, Batch, Array], tuple[Any, Array]]
 Values = Scalar | tuple[float, ...]
@@ -38,6 +39,7 @@ class TrainSettings:
       beta1, beta2, epsilon, weight_decay: of AdamW.
       share_batches: all members see the same batch at each step (common random numbers) instead of their own.
       form: the network runs on "tokens" or, where that is exact, on their "moments"; "auto" takes moments where it may.
+      curriculum: of training on all prefixes: how many inputs and points a step has; all when left out.
     """
 
     steps: int = 5000
@@ -51,6 +53,7 @@ class TrainSettings:
     weight_decay: Values = 0.0
     share_batches: bool = False
     form: str = "auto"
+    curriculum: Curriculum | None = None
 
     def __post_init__(self):
         if self.form not in FORMS:
@@ -150,7 +153,7 @@ def make_chunk(
     run so; a member with `PATIENCE` such steps in a row has diverged, and stays as it is for good.
 
     Args:
-      draw: a key to one step's batch, any pytree whose leaves have the prompts in their last axis.
+      draw: a key and the number of its step, from zero, to a batch: any pytree with prompts in the last axis of leaves.
       loss: `(params, batch) -> scalar` of one member, a mean over prompts.
       placement: over which devices members and prompts are spread.
       side_by_side: whether members that share a batch gain by meeting it together, as in one matrix product. On a CPU
@@ -194,7 +197,7 @@ def make_chunk(
 
         def one(both: tuple[Member, Members]) -> tuple[Member, Array]:
             member, its = both
-            batch_of = lambda number: placement.mine(draw(jax.random.fold_in(its.data, number)))
+            batch_of = lambda number: placement.mine(draw(jax.random.fold_in(its.data, number), number))
             return scan(lambda m, batch, number: update(m, its.rates, batch, number), batch_of, member, numbers)
 
         member, losses = jax.lax.map(one, (member, members), batch_size=1 if on_cpu else len(members.data))
@@ -211,7 +214,7 @@ def make_chunk(
         if placement.mode == "jit":  # the compiler spreads the drawing of the batch too, so that it is drawn once
             step = placement.on_devices(every, (MEMBERS, MEMBERS, PROMPTS, ALL), (MEMBERS, MEMBERS))
             part = placement.spread
-        batch_of = lambda number: part(draw(jax.random.fold_in(members.data[0], number)))
+        batch_of = lambda number: part(draw(jax.random.fold_in(members.data[0], number), number))
         return scan(lambda m, batch, number: step(m, members.rates, batch, number), batch_of, member, numbers)
 
     @cache

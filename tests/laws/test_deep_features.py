@@ -125,7 +125,7 @@ def test_a_step_beside_what_is_given_is_one_of_the_rest_alone():
     state = optimiser.init(params)
     alone = jax.jit(jax.grad(lambda embedding, batch: loss({"embedding": embedding, **GIVEN}, batch)))
     for step in range(SETTINGS.steps):
-        gradient = alone(params, draw(jax.random.fold_in(members.data[0], step)))
+        gradient = alone(params, draw(jax.random.fold_in(members.data[0], step), step))
         updates, state = optimiser.update(gradient, state, params)
         params = optax.apply_updates(params, updates)
     jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours[0], theirs, atol=4e-6), embedding, params)

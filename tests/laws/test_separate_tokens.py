@@ -269,5 +269,5 @@ def test_moments_of_separate_tokens_are_those_of_the_layout(x64):
     for form in ("tokens", "moments"):
         settings = TrainSettings(batch_size=6, form=form)
         draw, loss = learning_problem(task, config, tokens.interleaved(3, 2), settings, concatenated=False)
-        losses.append(float(loss(params, draw(jax.random.key(1)))))
+        losses.append(float(loss(params, draw(jax.random.key(1), 0))))
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-10)

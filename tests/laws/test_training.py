@@ -261,14 +261,10 @@ def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(share):
     settings = TrainSettings(50, 8, learning_rate=1e-2, clip=1.0, share_batches=share)
     members = population.members_of(0, 2, settings)
     loss = lambda params, batch: jnp.mean((params["w"] - batch) ** 2)
-    spoiled = lambda number: number >= 40 or int(number) % 5 in (1, 2)
+    spoiled = lambda number: (number >= 40) | (number % 5 == 1) | (number % 5 == 2)
 
-    def draw(key):  # a key knows its step through a table
-        spoil = jnp.any(jnp.all(jax.random.key_data(key)[None] == table, axis=-1))
-        return jnp.where(spoil, jnp.nan, jax.random.normal(key, (8,)))
-
+    draw = lambda key, step: jnp.where(spoiled(step), jnp.nan, jax.random.normal(key, (8,)))
     keys = jax.vmap(lambda data: jax.vmap(lambda i: jax.random.fold_in(data, i))(jnp.arange(50)))(members.data)
-    table = jax.random.key_data(keys)[:, np.array([spoiled(i) for i in range(50)])].reshape(-1, 2)
     chunk = population.make_chunk(draw, loss, settings, mesh.Placement())
     start = population.start(lambda key, scale: {"w": jax.random.normal(key)}, settings, members)
     expected = [float(w) for w in start.member.params["w"]]
@@ -280,7 +276,7 @@ def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(share):
         params, optimizer = {"w": jnp.asarray(w)}, settings.optimizer(rates)
         state = optimizer.init(params)
         for number in (n for n in range(50) if not spoiled(n)):
-            updates, state = optimizer.update(jax.grad(loss)(params, draw(keys[i, number])), state, params)
+            updates, state = optimizer.update(jax.grad(loss)(params, draw(keys[i, number], number)), state, params)
             params = optax.apply_updates(params, updates)
         np.testing.assert_allclose(found.params["w"][i], params["w"], rtol=1e-5)
 

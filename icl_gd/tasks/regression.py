@@ -1,0 +1,84 @@
+"""Regression on a function class: a fresh function in every prompt (Garg et al. 2208.01066)."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from icl_gd.tasks.families import PROMPT_FAMILIES
+from icl_gd.tasks.functions import FunctionClass, Signs
+from icl_gd.types import Array, PrefixPrompt, Prompt
+
+
+@dataclass(frozen=True)
+class FunctionRegression:
+    """Prompts of a function class, of which every prefix is a problem too.
+
+    Attributes:
+      functions: the class.
+      n_context: examples before the last query; a prompt has `n_context + 1` points.
+      family: how inputs and queries are drawn, in `PROMPT_FAMILIES`.
+      input_scale: factor of all inputs. Functions are those of the scaled inputs.
+      label_scale: factor of all labels.
+      noise_std: of the context's labels, at label scale 1.
+      renormalised: noisy labels are brought back to the variance of those without noise.
+    """
+
+    functions: FunctionClass
+    n_context: int = 40
+    family: str = "standard"
+    input_scale: float = 1.0
+    label_scale: float = 1.0
+    noise_std: float = 0.0
+    renormalised: bool = False
+
+    def __post_init__(self):
+        if self.family not in PROMPT_FAMILIES:
+            raise ValueError(f"family={self.family!r} is unknown; choose from {', '.join(PROMPT_FAMILIES)}")
+        if self.n_context < 0:
+            raise ValueError(f"n_context={self.n_context} must be at least 0")
+
+    @property
+    def d_input(self) -> int:
+        return self.functions.d_input
+
+    @property
+    def d_output(self) -> int:
+        return 1
+
+    @property
+    def logistic(self) -> bool:
+        """Whether labels are classes, 1 and -1, and training is on the logistic loss."""
+        return isinstance(getattr(self.functions, "functions", self.functions), Signs)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether queries are the inputs to come."""
+        return PROMPT_FAMILIES[self.family].in_order
+
+    def sample_prefixes(self, key: Array, active: Array | int | None = None) -> PrefixPrompt:
+        """One prompt of `n_context + 1` points, with a query for every prefix.
+
+        Args:
+          active: only the first so many inputs are not zero (a stage of a curriculum); all when left out.
+        """
+        key_x, key_w, key_noise = jax.random.split(key, 3)
+        x, x_query = PROMPT_FAMILIES[self.family].draw(key_x, self.n_context + 1, self.d_input)
+        scale = self.input_scale
+        if active is not None:
+            scale = jnp.where(jnp.arange(self.d_input) < active, self.input_scale, 0.0)[None].astype(x.dtype)
+        x, x_query = scale * x, scale * x_query
+        w = self.functions.draw(key_w, active)
+        label_scale = self.label_scale
+        if self.renormalised:
+            label_scale = label_scale / (1 + self.noise_std**2 / self.functions.variance) ** 0.5
+        of = lambda x: label_scale * self.functions.apply(w, x)
+        y, y_query = of(x), of(x_query)
+        if self.noise_std > 0.0:
+            y = y + label_scale * self.noise_std * jax.random.normal(key_noise, y.shape)
+        return PrefixPrompt(x, y, x_query, y_query, w)
+
+    def sample(self, key: Array) -> Prompt:
+        """The same prompt at its full length."""
+        prompt = self.sample_prefixes(key)
+        return Prompt(prompt.x[:-1], prompt.y[:-1], prompt.x_query[-1], prompt.y_query[-1], prompt.w)
