@@ -17,6 +17,7 @@ from icl_gd.learners.iterative import (
     layerwise_gradient_descent,
     zero,
 )
+from icl_gd.learners.lasso import lasso, prefix_lasso, prefix_lasso_path
 from icl_gd.learners.nearest import nearest_neighbours
 from icl_gd.learners.prefix import (
     prefix_averaging,
@@ -51,6 +52,7 @@ __all__ = [
     "gradient_descent",
     "gradient_descent_iterates",
     "input_factors",
+    "lasso",
     "layerwise_deep_gradient_descent",
     "layerwise_gd_plus_plus",
     "layerwise_gradient_descent",
@@ -59,6 +61,8 @@ __all__ = [
     "one_step_risk",
     "optimal_step_size",
     "prefix_averaging",
+    "prefix_lasso",
+    "prefix_lasso_path",
     "prefix_least_squares",
     "prefix_nearest_neighbours",
     "prefix_ridge",

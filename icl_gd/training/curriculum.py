@@ -1,6 +1,6 @@
 """A curriculum: training starts on fewer inputs and shorter prompts (Garg et al. 2208.01066, appendix A).
 
-Inputs beyond the active ones are zero, points beyond those of the stage have no weight in the loss, and shapes stay what
+Inputs beyond the active ones are zero, points beyond those of the stage weigh nothing in the loss, and shapes stay what
 they are, so no stage compiles anew.
 """
 

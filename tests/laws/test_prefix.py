@@ -1,5 +1,7 @@
 """Learners of all prefixes at once say what their Predictors do of every prefix, and what independent libraries do."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ nearest = {(k, how): learners.nearest_neighbours(k, how) for k in (1, 3) for how
 LEARNERS = {
     "least_squares": (learners.prefix_least_squares, learners.ols),
     "ridge": (learners.prefix_ridge(0.7), learners.ridge(0.7)),
+    "lasso": (learners.prefix_lasso(0.1), learners.lasso(0.1)),
     "averaging": (learners.prefix_averaging, averaging),
     **{f"nearest_{k}_{how}": (learners.prefix_nearest_neighbours(k, how), form) for (k, how), form in nearest.items()},
 }
@@ -72,6 +75,37 @@ def test_ridge_and_neighbours_are_scikit_learns(x64):
             np.testing.assert_allclose(found, model.predict(x[k : k + 1])[0], rtol=1e-9)
 
 
+ALPHAS = (1.0, 0.1, 0.01, 0.001, 0.0001)
+
+
+@pytest.mark.parametrize("draw", [examples, collinear])
+def test_every_lasso_of_a_path_is_scikit_learns(draw, x64):
+    """Coordinate descent to the end; also with fewer examples than inputs, where many weights are zero."""
+    x, y = draw(6)
+    found = learners.prefix_lasso_path(ALPHAS)(x, y)
+    assert found.shape == (len(ALPHAS), N, M)
+    for alpha, of_alpha in zip(ALPHAS, found, strict=True):
+        model = sklearn.linear_model.Lasso(alpha, fit_intercept=False, tol=1e-13, max_iter=10**6)
+        for k in (k for k in range(1, N) if np.any(x[:k] @ x[:k].T)):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that it would like an alpha that is larger
+                expected = model.fit(x[:k], y[:k]).predict(x[k : k + 1])[0]
+            np.testing.assert_allclose(of_alpha[k], expected, atol=1e-7, err_msg=f"{alpha}, {k}")
+
+
+@pytest.mark.parametrize(("n", "d"), [(1, 4), (3, 8), (8, 8), (30, 8)])
+def test_a_lasso_is_stationary(n, d, x64):
+    """Its own conditions of optimality, which ask no other solver, on 100 problems for every alpha."""
+    rng = np.random.default_rng(n)
+    x, y = rng.normal(size=(100, n, d)), rng.normal(size=(100, n, 1))
+    for alpha in ALPHAS:
+        weight = lambda x, y: jax.vmap(lambda e: learners.lasso(alpha)(x, y, e))(jnp.eye(d))  # noqa: B023
+        w = np.asarray(jax.vmap(weight)(jnp.asarray(x), jnp.asarray(y)))[..., 0]
+        correlation = np.einsum("pnd,pn->pd", x, y[..., 0] - np.einsum("pnd,pd->pn", x, w)) / n
+        assert np.all(np.abs(correlation) <= alpha + 1e-9)
+        np.testing.assert_allclose(correlation[w != 0], alpha * np.sign(w[w != 0]), atol=1e-9)
+
+
 def test_an_example_at_the_query_is_all_that_counts_by_distance(x64):
     x, y = examples(4)
     by_distance = learners.nearest_neighbours(3, "distance")
@@ -85,6 +119,8 @@ def test_an_example_at_the_query_is_all_that_counts_by_distance(x64):
         (lambda: learners.nearest_neighbours(0), "neighbours=0"),
         (lambda: learners.prefix_nearest_neighbours(3, "gaussian"), "uniform, distance"),
         (lambda: learners.prefix_ridge(0.0), "penalty=0.0"),
+        (lambda: learners.lasso(0.0), r"alphas=\(0.0,\)"),
+        (lambda: learners.prefix_lasso_path([]), r"alphas=\(\)"),
     ],
 )
 def test_what_makes_no_learner_is_refused(make, words):
