@@ -25,6 +25,7 @@ from icl_gd.analysis.curvature import (
     spectral_filter,
 )
 from icl_gd.analysis.interpolation import interpolate
+from icl_gd.analysis.prefix import prefix_errors, prefix_predictions
 from icl_gd.analysis.risk import (
     CHUNK,
     MEMBERS_AT_ONCE,
@@ -88,6 +89,8 @@ __all__ = [
     "neighbour_scores",
     "over_members",
     "participation_ratio",
+    "prefix_errors",
+    "prefix_predictions",
     "response",
     "risk",
     "roll_out",

@@ -36,11 +36,11 @@ class Tail(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A mean with a percentile-bootstrap interval."""
+    """A mean with a percentile-bootstrap interval; arrays keep whatever axes the values had besides prompts."""
 
-    mean: float
-    low: float
-    high: float
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 def losses(predictor: Predictor, prompts: Prompt) -> Array:
@@ -52,19 +52,20 @@ def losses(predictor: Predictor, prompts: Prompt) -> Array:
 
 
 def bootstrap_interval(values: Array, key: Array, level: float = 0.9, resamples: int = 1000) -> Interval:
-    """Mean of `values [prompt]` with its percentile-bootstrap interval (Efron 1979).
+    """Mean over prompts of `values [prompt *more]` with its percentile-bootstrap interval (Efron 1979).
 
-    Resamples one at a time, so memory stays at one copy of the values.
+    Resamples prompts, one sample at a time, so memory stays at one copy of the values.
 
     Raises:
-      ValueError: if the values have more axes than that of prompts.
+      ValueError: if the level is not between 0 and 1.
     """
-    if values.ndim != 1:
-        raise ValueError(f"an interval takes values of one axis [prompt], got {values.shape}")
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level={level} must be between 0 and 1")
     n = len(values)
-    mean = jax.lax.map(lambda k: jnp.mean(values[jax.random.randint(k, (n,), 0, n)]), jax.random.split(key, resamples))
-    low, high = np.quantile(np.asarray(mean), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(jnp.mean(values)), float(low), float(high))
+    resampled = lambda k: jnp.mean(values[jax.random.randint(k, (n,), 0, n)], axis=0)
+    means = np.asarray(jax.lax.map(resampled, jax.random.split(key, resamples)), np.float64)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return Interval(np.asarray(values, np.float64).mean(0), low, high)
 
 
 def risk(predictor: Predictor, prompts: Prompt, key: Array, level: float = 0.9) -> Interval:

@@ -8,6 +8,7 @@ from icl_gd.learners.closed_form import (
 )
 from icl_gd.learners.deep_features import deep_gradient_descent, layerwise_deep_gradient_descent
 from icl_gd.learners.exact import ols, ridge
+from icl_gd.learners.host import HostPredictor, boosted_trees, greedy_tree, host_predictions
 from icl_gd.learners.iterative import (
     best_step_size,
     gd_plus_plus,
@@ -19,6 +20,7 @@ from icl_gd.learners.iterative import (
 )
 from icl_gd.learners.lasso import lasso, prefix_lasso, prefix_lasso_path
 from icl_gd.learners.nearest import nearest_neighbours
+from icl_gd.learners.network import prefix_two_layer_network, two_layer_network
 from icl_gd.learners.prefix import (
     prefix_averaging,
     prefix_least_squares,
@@ -38,11 +40,13 @@ from icl_gd.learners.spectral import (
 from icl_gd.learners.transformed import centre, centred, standardise, standardised
 
 __all__ = [
+    "HostPredictor",
     "Pairs",
     "Spectrum",
     "best_gd_plus_plus",
     "best_step_size",
     "best_step_sizes",
+    "boosted_trees",
     "centre",
     "centred",
     "deep_gradient_descent",
@@ -51,6 +55,8 @@ __all__ = [
     "gd_plus_plus",
     "gradient_descent",
     "gradient_descent_iterates",
+    "greedy_tree",
+    "host_predictions",
     "input_factors",
     "lasso",
     "layerwise_deep_gradient_descent",
@@ -66,11 +72,13 @@ __all__ = [
     "prefix_least_squares",
     "prefix_nearest_neighbours",
     "prefix_ridge",
+    "prefix_two_layer_network",
     "residual_factors",
     "ridge",
     "spectral_risk",
     "standardise",
     "standardised",
     "tied_step_size",
+    "two_layer_network",
     "zero",
 ]

@@ -60,8 +60,11 @@ def test_bootstrap_interval_has_the_width_of_the_sampling_error():
     assert found.mean == pytest.approx(float(values.mean()))
     assert found.low < found.mean < found.high
     assert found.high - found.low == pytest.approx(2 * 1.645 * float(values.std()) / 4000**0.5, rel=0.1)
-    with pytest.raises(ValueError, match="one axis"):
-        analysis.bootstrap_interval(values[:, None], jax.random.key(1))
+    both = analysis.bootstrap_interval(jnp.stack([values, -values], axis=1), jax.random.key(1), level=0.9)
+    for ends in ((both.mean[0], both.low[0], both.high[0]), (-both.mean[1], -both.high[1], -both.low[1])):
+        np.testing.assert_allclose(ends, found, rtol=1e-5)
+    with pytest.raises(ValueError, match="level=1"):
+        analysis.bootstrap_interval(values, jax.random.key(1), level=1.0)
 
 
 def test_losses_and_those_of_members(x64):

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import sklearn.linear_model
 import sklearn.neighbors
+import sklearn.tree
 
-from icl_gd import learners
+from icl_gd import analysis, learners
+from icl_gd.tasks import FunctionRegression, Linear
 
 N, D, M = 12, 5, 2
 averaging = learners.gradient_descent([1.0])
@@ -19,6 +21,11 @@ LEARNERS = {
     "ridge": (learners.prefix_ridge(0.7), learners.ridge(0.7)),
     "lasso": (learners.prefix_lasso(0.1), learners.lasso(0.1)),
     "averaging": (learners.prefix_averaging, averaging),
+    "network": (learners.prefix_two_layer_network(1, 8, 20), learners.two_layer_network(1, 8, 20)),
+    "network_gd": (
+        learners.prefix_two_layer_network(2, 8, 5, 0.1, "gd"),
+        learners.two_layer_network(2, 8, 5, 0.1, "gd"),
+    ),
     **{f"nearest_{k}_{how}": (learners.prefix_nearest_neighbours(k, how), form) for (k, how), form in nearest.items()},
 }
 
@@ -106,6 +113,73 @@ def test_a_lasso_is_stationary(n, d, x64):
         np.testing.assert_allclose(correlation[w != 0], alpha * np.sign(w[w != 0]), atol=1e-9)
 
 
+def test_greedy_trees_are_scikit_learns_and_stay_on_the_host():
+    x, y = (np.stack([np.asarray(examples(seed)[i]) for seed in range(3)]) for i in (0, 1))
+    for depth in (2, None):
+        found = learners.host_predictions(learners.greedy_tree(depth), x, y, -x)
+        assert found.shape == y.shape
+        np.testing.assert_array_equal(found[:, 0], 0.0)
+        for k in range(1, N):
+            tree = sklearn.tree.DecisionTreeRegressor(max_depth=depth, random_state=0).fit(x[1, :k], y[1, :k])
+            np.testing.assert_array_equal(found[1, k], tree.predict(-x[1, k : k + 1])[0])
+    with pytest.raises(TypeError, match="outside of jit"):
+        jax.vmap(learners.greedy_tree())(jnp.asarray(x), jnp.asarray(y), jnp.asarray(x[:, 0]))
+
+
+def test_host_predictions_are_the_same_over_processes():
+    x, y = (np.asarray(part)[None].repeat(3, 0) for part in examples(2, 4))
+    query = np.where(np.arange(4)[None, :, None] == 2, np.nan, x)
+    one, two = (learners.host_predictions(learners.greedy_tree(2), x, y, query, processes) for processes in (1, 2))
+    np.testing.assert_array_equal(one, two)
+    assert np.isnan(one[:, 2]).all()
+    assert np.isfinite(one[:, [1, 3]]).all()
+
+
+def test_a_network_fits_its_context_in_many_steps(x64):
+    x, y = examples(5)
+    fitted = learners.two_layer_network(0, 100, 3000)
+    np.testing.assert_allclose(jax.vmap(fitted, in_axes=(None, None, 0))(x, y, x), y, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["standard", "orthogonal_query", "repeated_query"])
+def test_predictions_of_prompts_are_those_of_their_prefixes(name, x64):
+    """Queries that are not the inputs to come too."""
+    task = FunctionRegression(Linear(D), N - 1, name)
+    prompts = jax.vmap(task.sample_prefixes)(jax.random.split(jax.random.key(0), 3))
+    found = analysis.prefix_predictions(learners.prefix_ridge(0.7), prompts, task.in_order)
+    several = analysis.prefix_predictions(learners.prefix_lasso_path(ALPHAS[:2]), prompts, task.in_order)
+    errors = analysis.prefix_errors(learners.prefix_ridge(0.7), prompts, task.in_order)
+    assert (found.shape, several.shape, errors.shape) == ((3, N, 1), (2, 3, N, 1), (3, N))
+    for i in range(3):
+        x, y, x_query, y_query, _ = jax.tree.map(lambda leaf, i=i: leaf[i], prompts)
+        for k in (k for k in range(1, N) if np.isfinite(x_query[k]).all()):
+            expected = learners.ridge(0.7)(x[:k], y[:k], x_query[k])
+            np.testing.assert_allclose(found[i, k], expected, rtol=1e-9)
+            np.testing.assert_allclose(errors[i, k], jnp.sum((expected - y_query[k]) ** 2), rtol=1e-9)
+            np.testing.assert_allclose(several[1, i, k], learners.lasso(0.1)(x[:k], y[:k], x_query[k]), atol=1e-10)
+
+
+PROMPTS = 1280
+# Of d = 20, by learner, family and k: the mean of an error over d, exactly.
+EXPECTED = {
+    ("least_squares", "standard"): {0: 1.0, 5: 0.75, 10: 0.5, 19: 0.05, 20: 0.0, 40: 0.0},
+    ("averaging", "standard"): {5: 21 / 5, 10: 21 / 10, 40: 0.525},
+    ("least_squares", "orthogonal_query"): dict.fromkeys((0, 5, 10, 19), 1.0),
+    ("least_squares", "repeated_query"): dict.fromkeys((1, 10, 20, 40), 0.0),
+}
+
+
+@pytest.mark.parametrize(("name", "family"), EXPECTED)
+def test_errors_are_those_known_exactly(name, family, x64):
+    task = FunctionRegression(Linear(20), 40, family)
+    prompts = jax.jit(jax.vmap(task.sample_prefixes))(jax.random.split(jax.random.key(1), PROMPTS))
+    measure = jax.jit(lambda prompts: analysis.prefix_errors(LEARNERS[name][0], prompts, task.in_order, 64))
+    errors = np.asarray(measure(prompts)) / 20
+    for k, expected in EXPECTED[name, family].items():
+        stderr = errors[:, k].std() / PROMPTS**0.5
+        assert abs(errors[:, k].mean() - expected) <= 4 * stderr + 1e-9, (k, errors[:, k].mean())
+
+
 def test_an_example_at_the_query_is_all_that_counts_by_distance(x64):
     x, y = examples(4)
     by_distance = learners.nearest_neighbours(3, "distance")
@@ -119,6 +193,13 @@ def test_an_example_at_the_query_is_all_that_counts_by_distance(x64):
         (lambda: learners.nearest_neighbours(0), "neighbours=0"),
         (lambda: learners.prefix_nearest_neighbours(3, "gaussian"), "uniform, distance"),
         (lambda: learners.prefix_ridge(0.0), "penalty=0.0"),
+        (lambda: learners.greedy_tree(0), "max_depth=0"),
+        (lambda: learners.two_layer_network(steps=0), "steps=0"),
+        (lambda: learners.two_layer_network(optimizer="sgd"), "adam, gd"),
+        (
+            lambda: learners.host_predictions(learners.greedy_tree(), *[np.zeros((1, 1, 1))] * 3, processes=0),
+            "processes=0",
+        ),
         (lambda: learners.lasso(0.0), r"alphas=\(0.0,\)"),
         (lambda: learners.prefix_lasso_path([]), r"alphas=\(\)"),
     ],

@@ -1,0 +1,98 @@
+"""Learners of other libraries: greedy trees and boosted ones. They run on the host, one problem at a time.
+
+Neither `vmap` nor `grad` nor `jit` reach them, which is why they are no Predictors but `HostPredictor`s, on plain numpy
+arrays; `host_predictions` asks one of many problems, over several processes.
+"""
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from icl_gd.types import Array
+
+PROBLEMS_AT_ONCE = 16  # that a process is handed
+
+
+@dataclass(frozen=True)
+class HostPredictor:
+    """`(x [n d], y [n m], x_query [d]) -> y_hat [m]` on the host; zero without examples.
+
+    Attributes:
+      make: a fresh estimator with scikit-learn's `fit` and `predict`.
+
+    Raises:
+      TypeError: inside of jit, vmap and grad.
+    """
+
+    make: Callable[[], Any]
+
+    def __call__(self, x: np.ndarray | Array, y: np.ndarray | Array, x_query: np.ndarray | Array) -> np.ndarray:
+        if isinstance(x, jax.core.Tracer):
+            raise TypeError("a HostPredictor runs outside of jit, vmap and grad; host_predictions maps it over prompts")
+        if not len(x):
+            return np.zeros(y.shape[-1])
+        fitted = self.make().fit(x, y if y.shape[-1] > 1 else y[:, 0])
+        return np.asarray(fitted.predict(x_query[None]), float).reshape(y.shape[-1])
+
+
+def greedy_tree(max_depth: int | None = None) -> HostPredictor:
+    """A regression tree grown greedily (scikit-learn), to a depth, or until its leaves are pure.
+
+    Raises:
+      ValueError: if the depth is not positive.
+      ModuleNotFoundError: without scikit-learn.
+    """
+    if max_depth is not None and max_depth < 1:
+        raise ValueError(f"max_depth={max_depth} must be at least 1, or None")
+    from sklearn.tree import DecisionTreeRegressor
+
+    return HostPredictor(partial(DecisionTreeRegressor, max_depth=max_depth, random_state=0))
+
+
+def boosted_trees() -> HostPredictor:
+    """Gradient-boosted trees with the settings of the xgboost library, as published.
+
+    Raises:
+      ModuleNotFoundError: without xgboost.
+    """
+    from xgboost import XGBRegressor
+
+    return HostPredictor(partial(XGBRegressor, n_jobs=1))
+
+
+def host_predictions(
+    predictor: HostPredictor, x: np.ndarray, y: np.ndarray, x_query: np.ndarray, processes: int = 1
+) -> np.ndarray:
+    """Predictions `[prompt n m]` for the k-th query of every prompt after its first k examples.
+
+    Args:
+      x, y, x_query: `[prompt n d]`, `[prompt n m]`, `[prompt n d]`; a query that is not finite has nan.
+      processes: over which prompts are spread; with one, this one.
+
+    Raises:
+      ValueError: if there is no process.
+    """
+    if processes < 1:
+        raise ValueError(f"processes={processes} must be at least 1")
+    prompts = list(zip(*(np.asarray(part, float) for part in (x, y, x_query)), strict=True))
+    one = partial(_of_prompt, predictor)
+    if processes == 1:
+        return np.stack([one(prompt) for prompt in prompts])
+    # Forked processes would inherit locks that threads of the compiler hold.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context) as pool:
+        return np.stack(list(pool.map(one, prompts, chunksize=PROBLEMS_AT_ONCE)))
+
+
+def _of_prompt(predictor: HostPredictor, prompt: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    x, y, x_query = prompt
+    found = np.full(y.shape, np.nan)
+    for k in np.flatnonzero(np.isfinite(x_query).all(axis=1)):
+        found[k] = predictor(x[:k], y[:k], x_query[k])
+    return found
