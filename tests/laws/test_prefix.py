@@ -154,7 +154,7 @@ def test_predictions_of_prompts_are_those_of_their_prefixes(name, x64):
         x, y, x_query, y_query, _ = jax.tree.map(lambda leaf, i=i: leaf[i], prompts)
         for k in (k for k in range(1, N) if np.isfinite(x_query[k]).all()):
             expected = learners.ridge(0.7)(x[:k], y[:k], x_query[k])
-            np.testing.assert_allclose(found[i, k], expected, rtol=1e-9)
+            np.testing.assert_allclose(found[i, k], expected, atol=1e-10)
             np.testing.assert_allclose(errors[i, k], jnp.sum((expected - y_query[k]) ** 2), rtol=1e-9)
             np.testing.assert_allclose(several[1, i, k], learners.lasso(0.1)(x[:k], y[:k], x_query[k]), atol=1e-10)
 
