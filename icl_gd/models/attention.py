@@ -13,7 +13,7 @@ from icl_gd.types import Array
 TINY = 1e-6  # beside the sum that keys and queries are divided by, as published
 MIX_SLOPE = 10  # of the sigmoid that the learned mix passes through
 
-Seen = Bool[Array, "t t"] | None  # which key tokens a query token reads; None: all there are
+Seen = Bool[Array, "reading read"] | None  # which tokens are read by which; None: all there are
 
 
 def _softmax(scores: Array, d_head: int, seen: Seen) -> Array:

@@ -9,6 +9,7 @@ import json
 import sys
 import warnings
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,24 @@ FORMAT = 3
 Leaves = dict[str, np.ndarray]
 
 
-def flatten(tree: Any) -> Leaves:
-    """The leaves of a pytree by dotted name."""
+def by_name(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by dotted name, as they are."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def flatten(tree: Any) -> Leaves:
+    """The leaves of a pytree by dotted name, as arrays on the host."""
+    return {name: np.asarray(leaf) for name, leaf in by_name(tree).items()}
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves by dotted name as a tree of dicts."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *path, last = name.split(".")
+        reduce(lambda node, key: node.setdefault(key, {}), path, tree)[last] = leaf
+    return tree
 
 
 def unflatten(template: Any, leaves: Mapping[str, np.ndarray]) -> Any:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,7 +16,7 @@ from icl_gd.models import TransformerConfig
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training import mesh, population
 from icl_gd.training.blocks import in_blocks
-from icl_gd.training.checkpoint import Checkpoints, checksum, flatten, unflatten
+from icl_gd.training.checkpoint import Checkpoints, checksum, flatten, nested, unflatten
 from icl_gd.training.population import Member, State, TrainSettings
 from icl_gd.types import Array, Layout, Moments, Predictor, PrefixPredictor, PrefixPrompt, Prompt
 
@@ -392,13 +392,12 @@ def load(workdir: str | Path) -> Population:
     if restored is None:
         raise FileNotFoundError(f"no readable checkpoint under {workdir}")
     _, leaves, about = restored
-    params: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        if name.startswith("member.params."):
-            *path, last = name.split(".")[2:]
-            reduce(lambda node, key: node.setdefault(key, {}), path, params)[last] = jnp.asarray(leaf)
+    prefix = "member.params."
+    of_member = {name.removeprefix(prefix): leaf for name, leaf in leaves.items() if name.startswith(prefix)}
+    params = jax.tree.map(jnp.asarray, nested(of_member))
     config = TransformerConfig(**_tuples(about["model"]))
-    swept = _only_swept(population.combinations(TrainSettings(**_tuples(about["settings"])), config.init_scale))
+    rates = {name: value for name, value in _tuples(about["settings"]).items() if name in population.Rates._fields}
+    swept = _only_swept(population.combinations(TrainSettings(**rates), config.init_scale))
     diverged_at, skipped = (jnp.asarray(leaves[f"member.{name}"]) for name in ("diverged_at", "skipped"))
     layout = _layout(about.get("layout", "concatenated"), about["d_input"], about["d_output"])
     return Population(config, layout, params, diverged_at, skipped, swept)

@@ -1,4 +1,4 @@
-"""Other people's weights, in and out: parameters of the published implementation of von Oswald et al. (2212.07677).
+"""Parameters of the published implementation of von Oswald et al. (2212.07677), in and out.
 
 They are a mapping from module names to arrays, as Haiku keeps them: `{"transformer/multi_head_attention/query":
 {"w": [e, head * d_head]}, ...}`, matrices acting from the right on rows, heads side by side. Arrays may be numpy's or

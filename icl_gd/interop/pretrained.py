@@ -1,0 +1,111 @@
+"""A model as two files that others can read: weights as safetensors, and a config.json that says what they are of."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from safetensors.numpy import load_file, save_file
+
+from icl_gd import models
+from icl_gd.models import TransformerConfig
+from icl_gd.models.transformer import Params
+from icl_gd.tokens import LAYOUTS
+from icl_gd.training.checkpoint import by_name, flatten, nested
+from icl_gd.types import Layout, Predictor, PrefixPredictor
+
+WEIGHTS, CONFIG, FORMAT = "model.safetensors", "config.json", 1
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model with all that is needed to use it.
+
+    Attributes:
+      params: of one member, or of several, on a leading axis.
+      layout: a name in `tokens.LAYOUTS`.
+    """
+
+    config: TransformerConfig
+    params: Params
+    layout: str
+    d_input: int
+    d_output: int = 1
+
+    @property
+    def tokens(self) -> Layout:
+        return LAYOUTS[self.layout](self.d_input, self.d_output)
+
+    @property
+    def predictor(self) -> Predictor:
+        """Of one member."""
+        return models.predictor(self.config, self.params, self.tokens)
+
+    @property
+    def prefix_predictor(self) -> PrefixPredictor:
+        """Of one member, where it is causal and its tokens hold x and y apart."""
+        return models.prefix_predictor(self.config, self.params, self.tokens)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Writes model.safetensors, then config.json, each whole or not at all; leaves are named by dotted paths."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        leaves = {name: np.ascontiguousarray(leaf) for name, leaf in flatten(self.params).items()}
+        about = {"format": FORMAT, "model": asdict(self.config), "layout": self.layout, "d_input": self.d_input,
+                 "d_output": self.d_output}  # fmt: skip
+        part = directory / f"{WEIGHTS}.part"
+        save_file(leaves, part, metadata={"format": "np"})
+        os.replace(part, directory / WEIGHTS)
+        part = directory / f"{CONFIG}.part"
+        part.write_text(json.dumps(about, indent=2) + "\n")
+        os.replace(part, directory / CONFIG)
+
+
+def from_pretrained(directory: str | Path) -> Pretrained:
+    """The model that `save_pretrained` wrote.
+
+    Raises:
+      FileNotFoundError: if it is not there.
+      ValueError: if the files are not whole, or weights and config are not of one model.
+    """
+    directory = Path(directory)
+    for name in (CONFIG, WEIGHTS):
+        if not (directory / name).is_file():
+            raise FileNotFoundError(f"{directory} has no {name}; save_pretrained writes it")
+    try:
+        about = json.loads((directory / CONFIG).read_text())
+        known = {field.name for field in fields(TransformerConfig)}
+        if about["format"] != FORMAT or not set(about["model"]) <= known:
+            unknown = sorted(set(about["model"]) - known) or [f"format {about['format']}"]
+            raise ValueError(f"{', '.join(unknown)}: not known here; a newer version wrote it")
+        model = {name: tuple(value) if isinstance(value, list) else value for name, value in about["model"].items()}
+        config = TransformerConfig(**model)
+        params = jax.tree.map(jnp.asarray, nested(load_file(directory / WEIGHTS)))
+        found = Pretrained(config, params, about["layout"], about["d_input"], about["d_output"])
+    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{directory} holds no model that can be read: {type(error).__name__} {error}") from error
+    check(found)
+    return found
+
+
+def check(model: Pretrained) -> None:
+    """Whether the parameters are those of the config, for one member or several.
+
+    Raises:
+      ValueError: if they are not.
+    """
+    if model.layout not in LAYOUTS or model.tokens.d_token != model.config.d_token:
+        raise ValueError(f"layout={model.layout}, d_input={model.d_input} do not give d_token={model.config.d_token}")
+    start = replace(model.config, init_scale=1.0)
+    expected = by_name(jax.eval_shape(partial(models.init, start), jax.random.key(0)))
+    there = by_name(model.params)
+    if names := sorted(set(expected) ^ set(there)):
+        raise ValueError(f"{', '.join(names)}: weights and config are not of one model")
+    for name, leaf in expected.items():
+        if there[name].shape not in (leaf.shape, (len(there[name]), *leaf.shape)):
+            raise ValueError(f"{name} has shape {there[name].shape}, the config asks for {leaf.shape}")

@@ -1,0 +1,193 @@
+"""Causal Transformers, as GPT-2 has them: every token reads what is before it, and every prefix is a prediction."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import icl_gd
+from icl_gd import models, tokens
+from icl_gd.models import TransformerConfig
+from icl_gd.tasks import FinitePrefixPool, FunctionRegression, Linear, Signs, Sparse
+from icl_gd.training import Curriculum, Ramp, TrainSettings
+from icl_gd.training.in_context import learning_problem
+
+D, N = 3, 6
+GPT2 = TransformerConfig(
+    D, 2, 2, d_head=4, attention="softmax", init="gpt2", init_scale=0.05, causal=True, pre_norm=True, biases=True,
+    d_embed=8, layer_mlp_width=12, n_positions=2 * N, d_read_out=1,
+)  # fmt: skip
+CAUSAL = {
+    "gpt2": GPT2,
+    "shared": replace(GPT2, shared=True),
+    "linear": replace(GPT2, attention="linear", pre_norm=False),
+    "mixed": replace(GPT2, attention=("mixed", "linear")),
+    "bare": TransformerConfig(D, 2, init_scale=1.0, causal=True),
+    "clipped": replace(GPT2, clip=0.5),
+    "normed_once": replace(GPT2, pre_norm=False, layer_norm=True, d_read_out=None, biases=False),
+}
+LAYOUT = tokens.alternating(D, 1)
+TASK = FunctionRegression(Linear(D), N - 1)
+
+
+def params_of(config, seed=0):
+    """Random weights, biases and norms too."""
+    params = models.init(config, jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: leaf + jnp.asarray(0.2 * rng.normal(size=leaf.shape), leaf.dtype), params)
+
+
+def examples(seed=1):
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.normal(size=(N, D))), jnp.asarray(rng.normal(size=(N, 1)))
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_every_prefix_is_the_predictor(name, x64):
+    config, (x, y) = CAUSAL[name], examples()
+    params = params_of(config)
+    found = models.prefix_predictor(config, params, LAYOUT)(x, y)
+    predict = models.predictor(config, params, LAYOUT)
+    for k in range(N):
+        np.testing.assert_allclose(found[k], predict(x[:k], y[:k], x[k]), rtol=1e-10, atol=1e-12)
+    assert np.ptp(found) > 1e-3
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_no_token_reads_what_comes_after_it(name, x64):
+    config, (x, y) = CAUSAL[name], examples()
+    run = models.apply(config, params_of(config), LAYOUT.encode(x[:-1], y[:-1], x[-1]))
+    after = ~np.tri(2 * N - 1, dtype=bool)
+    for weights in (run.scores, run.pattern):
+        np.testing.assert_array_equal(weights[..., after], 0.0)
+        assert np.all(np.diagonal(weights, axis1=-2, axis2=-1) != 0)
+    if config.attention == "softmax":
+        np.testing.assert_allclose(run.pattern.sum(-1), 1.0, rtol=1e-12)
+    changed = models.apply(config, params_of(config), LAYOUT.encode(x[:-1].at[3].add(1.0), y[:-1], x[-1]))
+    np.testing.assert_array_equal(changed.residual[:, :6], run.residual[:, :6])
+    assert np.all(np.any(changed.residual[:, 6] != run.residual[:, 6], axis=-1))
+
+
+def test_layers_are_read_out_and_the_last_is_the_prediction(x64):
+    x, y = examples()
+    params = params_of(GPT2)
+    by_layer = models.layerwise_predictor(GPT2, params, LAYOUT)(x[:-1], y[:-1], x[-1])
+    assert by_layer.shape == (3, 1)
+    np.testing.assert_allclose(by_layer[-1], models.predictor(GPT2, params, LAYOUT)(x[:-1], y[:-1], x[-1]), rtol=1e-10)
+
+
+def test_half_precision_is_near_and_its_predictions_are_float32():
+    x, y = (part.astype(jnp.float32) for part in examples())
+    half, params = replace(GPT2, compute="bfloat16"), params_of(GPT2)
+    found, exact = (models.prefix_predictor(config, params, LAYOUT)(x, y) for config in (half, GPT2))
+    assert found.dtype == jnp.float32
+    assert models.apply(half, params, LAYOUT.encode(x, y, x[0])[:-2]).residual.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found, exact, atol=0.05 * float(jnp.abs(exact).max()))
+    assert np.any(found != exact)
+
+
+def test_initial_weights_are_gpt2s():
+    """Variances of every block, over a network wide enough to tell them apart."""
+    e, layers = 64, 3
+    config = replace(GPT2, n_layers=layers, d_embed=e, d_head=32, layer_mlp_width=4 * e, init_scale=4e-4, d_token=D)
+    params = models.init(config, jax.random.key(3))
+    block = params["block_1"]
+    for leaf in (*(block["attention"][f"W_{name}"] for name in "KQV"), block["mlp"]["W_1"], params["positions"]):
+        np.testing.assert_allclose(leaf.std(), 0.02, rtol=0.05)
+    for leaf in (block["attention"]["P"], block["mlp"]["W_2"]):
+        np.testing.assert_allclose(leaf.std(), 0.02 / (2 * layers) ** 0.5, rtol=0.05)
+    for leaf, fan_in in ((params["embedding"]["W_E"], D), (params["embedding"]["b_E"], D), (params["head"]["W_O"], e)):
+        assert 0.8 * fan_in**-0.5 < np.abs(leaf).max() <= fan_in**-0.5
+    for leaf in (block["attention"]["b_P"], block["attention"]["b_K"], block["mlp"]["b_1"], block["norm"]["bias"]):
+        np.testing.assert_array_equal(leaf, 0.0)
+
+
+def test_the_loss_is_that_of_every_prefix(x64):
+    settings = TrainSettings(1, 5)
+    draw, loss = learning_problem(TASK, GPT2, LAYOUT, settings)
+    params, key = params_of(GPT2), jax.random.key(4)
+    prompts = jax.vmap(TASK.sample_prefixes)(jax.random.split(key, 5))
+    predict = models.predictor(GPT2, params, LAYOUT)
+    pairs = zip(prompts.x, prompts.y, strict=True)
+    errors = [(predict(x[:k], y[:k], x[k]) - y[k]) ** 2 for x, y in pairs for k in range(N)]
+    np.testing.assert_allclose(loss(params, draw(key, 0)), 0.5 * np.mean(errors), rtol=1e-10)
+
+
+def test_classes_are_learned_by_the_logistic_loss(x64):
+    task = FunctionRegression(Signs(D), N - 1)
+    draw, loss = learning_problem(task, GPT2, LAYOUT, TrainSettings(1, 5))
+    params, (x, y, weight) = params_of(GPT2), draw(jax.random.key(5), 0)
+    y_hat = jax.vmap(models.prefix_predictor(GPT2, params, LAYOUT), -1, -1)(x, y)
+    probability = 1 / (1 + np.exp(-y_hat))
+    entropy = -np.where(y > 0, np.log(probability), np.log(1 - probability))
+    np.testing.assert_allclose(loss(params, (x, y, weight)), entropy.mean(), rtol=1e-10)
+
+
+def test_a_curriculum_trains_on_its_stage(x64):
+    ramps = Curriculum(Ramp(1, 3, 1, 10), Ramp(2, 6, 2, 5))
+    draw, loss = learning_problem(TASK, GPT2, LAYOUT, TrainSettings(1, 5, curriculum=ramps))
+    params, key = params_of(GPT2), jax.random.key(6)
+    for step, (inputs, points) in {0: (1, 2), 4: (1, 2), 5: (1, 4), 10: (2, 6), 29: (3, 6)}.items():
+        x, y, weight = draw(key, jnp.asarray(step))
+        assert np.all(x[:, inputs:] == 0)
+        assert np.all(x[:, :inputs] != 0)
+        short = learning_problem(replace(TASK, n_context=points - 1), GPT2, LAYOUT, TrainSettings(1, 5))[1]
+        expected = short(params, (x[:points], y[:points], jnp.full((points, 5), 1 / points)))
+        np.testing.assert_allclose(loss(params, (x, y, weight)), expected, rtol=1e-10)
+    assert (ramps.inputs.steps, ramps.points.steps) == (20, 10)
+    assert int(ramps.inputs.at(ramps.inputs.steps - 1)) < int(ramps.inputs.at(ramps.inputs.steps)) == 3
+
+
+def test_a_curriculum_is_the_task_in_the_end_and_compiles_once():
+    """Training over all stages is one program, and sparse functions are of active inputs at each."""
+    ramps = Curriculum(Ramp(2, 3, 1, 4), Ramp(2, 6, 2, 4))
+    seen = []
+    task = FunctionRegression(Sparse(D, 1), N - 1)
+    settings = TrainSettings(16, 4, curriculum=ramps, clip=1.0)
+    icl_gd.train(task, GPT2, settings, layout="alternating", parallel="none", chunk_steps=4,
+                 on_chunk=lambda trained, step, loss: seen.append(float(loss.mean())))  # fmt: skip
+    assert len(seen) == 4
+    assert np.isfinite(seen).all()
+
+
+def test_training_learns_linear_functions_in_context():
+    """A short run is far better than zero at the last point, and no better at the first, where nothing is known."""
+    task = FunctionRegression(Linear(1), 7)
+    config = replace(GPT2, d_token=1, d_embed=32, d_head=16, layer_mlp_width=128, n_positions=16, init_scale=4e-4)
+    settings = TrainSettings(600, 64, learning_rate=3e-3, clip=1.0, beta2=0.999)
+    trained = icl_gd.train(task, config, settings, layout="alternating", parallel="none")
+    prompts = jax.vmap(task.sample_prefixes)(jax.random.split(jax.random.key(9), 500))
+    y_hat = jax.vmap(trained.prefix_predictor(trained.member(0)))(prompts.x, prompts.y)
+    errors = np.mean((y_hat - prompts.y_query) ** 2, axis=(0, 2))
+    assert errors[-1] < 0.2 < 0.8 < errors[0]
+
+
+def test_a_pool_of_prompts_has_so_many():
+    pool = FinitePrefixPool(TASK, 3)
+    prompts = jax.vmap(pool.sample_prefixes)(jax.random.split(jax.random.key(7), 50))
+    assert len(np.unique(np.asarray(prompts.x)[:, 0, 0])) == 3
+    assert pool.n_context == N - 1
+    for i, key in enumerate(jax.random.split(jax.random.key(7), 5)):
+        np.testing.assert_array_equal(pool.sample(key).x, prompts.x[i, :-1])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: models.prefix_predictor(replace(GPT2, causal=False), {}, LAYOUT), "causal=False"),
+        (lambda: models.prefix_predictor(GPT2, {}, tokens.concatenated(D, 1)), "hold them together"),
+        (lambda: learning_problem(TASK, replace(GPT2, causal=False), LAYOUT,
+                                  TrainSettings(curriculum=Curriculum(Ramp(1, 1), Ramp(1, 1)))), "curriculum"),
+        (lambda: models.apply(GPT2, params_of(GPT2), jnp.zeros((2 * N + 1, D))), f"n_positions={2 * N}"),
+        (lambda: replace(GPT2, init="zeros"), "published, gpt2"),
+        (lambda: replace(GPT2, compute="float8"), "bfloat16"),
+        (lambda: replace(GPT2, layer_norm=True), "one of them"),
+        (lambda: Ramp(0, 3), "start=0"),
+        (lambda: Ramp(3, 2), "end=2 must be at least start=3"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

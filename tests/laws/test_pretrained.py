@@ -1,0 +1,165 @@
+"""Models in the formats of others: GPT-2 of HuggingFace, published checkpoints of Garg et al., safetensors."""
+
+import json
+import pickle
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icl_gd import interop, models
+from icl_gd.interop import Pretrained
+from icl_gd.models import TransformerConfig
+
+D, POINTS = 20, 12
+SIZES = {"tiny": (64, 3, 2), "small": (128, 6, 4), "standard": (256, 12, 8)}
+LINEAR = TransformerConfig(D + 1, 2, 2, shared=True)
+GPT2 = TransformerConfig(
+    D, 2, 2, d_head=8, attention="softmax", init="gpt2", init_scale=4e-4, causal=True, pre_norm=True, biases=True,
+    d_embed=16, layer_mlp_width=64, n_positions=2 * POINTS, d_read_out=1,
+)  # fmt: skip
+MODELS = {"linear": (LINEAR, "concatenated"), "gpt2": (GPT2, "alternating")}
+
+
+def pretrained(name):
+    config, layout = MODELS[name]
+    return Pretrained(config, models.init(config, jax.random.key(1)), layout, D)
+
+
+def examples(seed=0, n=POINTS):
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.normal(size=(n, D)), jnp.float32), jnp.asarray(rng.normal(size=(n, 1)), jnp.float32)
+
+
+def published(size):
+    """The network as the published code builds it, with random weights, biases and norms too."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    e, layers, heads = SIZES[size]
+    config = transformers.GPT2Config(
+        vocab_size=10, n_positions=2 * 41, n_embd=e, n_layer=layers, n_head=heads, resid_pdrop=0.0, embd_pdrop=0.0,
+        attn_pdrop=0.0, use_cache=False,
+    )  # fmt: skip
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self._read_in = torch.nn.Linear(D, e)
+            self._backbone = transformers.GPT2Model(config)
+            self._read_out = torch.nn.Linear(e, 1)
+
+        def forward(self, x, y):
+            wide = torch.nn.functional.pad(y, (0, D - 1))
+            tokens = torch.stack([x, wide], dim=1).reshape(1, 2 * len(x), D)
+            hidden = self._backbone(inputs_embeds=self._read_in(tokens)).last_hidden_state
+            return self._read_out(hidden)[0, ::2]
+
+    torch.manual_seed(0)
+    network = Network().eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return torch, network
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_published_checkpoint_predicts_the_same_everywhere(size, tmp_path):
+    torch, network = published(size)
+    state = {"model_state_dict": network.state_dict(), "optimizer_state_dict": {}, "train_step": 3}
+    torch.save(state, tmp_path / "state.pt")
+    torch.save(network.state_dict(), tmp_path / "model_3.pt")
+    (tmp_path / "config.yaml").write_text(f"model:\n  family: gpt2\n  n_head: {SIZES[size][2]}\n")
+    x, y = examples()
+    with torch.no_grad():
+        expected = network(torch.tensor(np.asarray(x)), torch.tensor(np.asarray(y))).numpy()
+    for path in (tmp_path, tmp_path / "model_3.pt"):
+        ours = interop.from_garg(path)
+        np.testing.assert_allclose(ours.prefix_predictor(x, y), expected, atol=1e-5 * np.abs(expected).max() + 1e-5)
+    np.testing.assert_allclose(ours.predictor(x[:5], y[:5], x[5]), expected[5], atol=1e-4)
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("how", ["pickle", "torch"])
+def test_a_malicious_checkpoint_is_refused_and_executes_nothing(how, tmp_path):
+    torch = pytest.importorskip("torch")
+    written = tmp_path / "written"
+    attack = {"model_state_dict": {"_read_in.weight": Malicious(str(written))}}
+    if how == "pickle":
+        (tmp_path / "state.pt").write_bytes(pickle.dumps(attack))
+    else:
+        torch.save(attack, tmp_path / "state.pt")
+    with pytest.raises(ValueError, match="is refused") as caught:
+        interop.from_garg(tmp_path, n_heads=2)
+    assert "\n" not in str(caught.value)
+    assert not written.exists()
+    pickle.loads(pickle.dumps(Malicious(str(written)))).close()  # it would have
+    assert written.exists()
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(FileNotFoundError, match=r"state\.pt is not there"):
+        interop.from_garg(tmp_path)
+    torch.save({"a.weight": torch.zeros(2, 2)}, tmp_path / "state.pt")
+    with pytest.raises(ValueError, match="give n_heads"):
+        interop.from_garg(tmp_path)
+    (tmp_path / "config.yaml").write_text("model: {}")
+    with pytest.raises(ValueError, match="does not say model"):
+        interop.from_garg(tmp_path)
+    with pytest.raises(ValueError, match="_read_in"):
+        interop.from_garg(tmp_path, n_heads=2)
+    torch.save([1], tmp_path / "state.pt")
+    with pytest.raises(ValueError, match="no state dict"):
+        interop.from_garg(tmp_path, n_heads=2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_saved_is_read_again_to_the_bit(name, tmp_path):
+    model = pretrained(name)
+    directory = tmp_path / "deep" / "inside"
+    model.save_pretrained(directory)
+    found = interop.from_pretrained(directory)
+    assert (found.config, found.layout, found.d_input, found.d_output) == (model.config, model.layout, D, 1)
+    jax.tree.map(np.testing.assert_array_equal, found.params, model.params)
+    x, y = examples(1)
+    np.testing.assert_array_equal(found.predictor(x[:-1], y[:-1], x[-1]), model.predictor(x[:-1], y[:-1], x[-1]))
+    assert sorted(path.name for path in directory.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_population_is_saved_whole(tmp_path):
+    keys = jax.random.split(jax.random.key(2), 3)
+    model = replace(pretrained("linear"), params=jax.vmap(lambda key: models.init(LINEAR, key))(keys))
+    model.save_pretrained(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, interop.from_pretrained(tmp_path).params, model.params)
+
+
+def test_files_that_are_no_model_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        interop.from_pretrained(tmp_path)
+    pretrained("linear").save_pretrained(tmp_path)
+    about = json.loads((tmp_path / "config.json").read_text())
+
+    def refused(words, **changed):
+        (tmp_path / "config.json").write_text(json.dumps({**about, **changed}))
+        with pytest.raises(ValueError, match=words):
+            interop.from_pretrained(tmp_path)
+
+    refused("a newer version", format=2)
+    refused("dream", model={**about["model"], "dream": 1})
+    refused("n_layers=0", model={**about["model"], "n_layers": 0})
+    refused("has shape", model={**about["model"], "n_heads": 3})
+    refused("not of one model", model={**about["model"], "biases": True})
+    refused("do not give d_token", d_input=3)
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-9])
+    with pytest.raises(ValueError, match="holds no model"):
+        interop.from_pretrained(tmp_path)
