@@ -29,6 +29,12 @@ def base_config() -> ConfigDict:
     config.task.corrupted_labels = 0  # of the context's, replaced by N(0, 1)
     config.task.pool = config_dict.placeholder(int)  # prompts that training recycles; None: every one is fresh
     config.task.faithful = False  # sine: amplitude and phase from one key, as published
+    # Of function classes:
+    config.task.family = "standard"  # of prompts, that training is on
+    config.task.function_pool = config_dict.placeholder(int)  # functions that training recycles; None: all are fresh
+    config.task.non_zeros = 3  # of sparse functions
+    config.task.hidden = 100  # width of ReLU networks
+    config.task.depth = 4  # of decision trees
 
     config.reference = ConfigDict()
     config.reference.learner = "gd"  # what is built, and interpolated with; a kind of GD++ adds all that deep ones have
@@ -50,6 +56,9 @@ def base_config() -> ConfigDict:
     config.model.normalised = False  # keys and queries are divided by their sums
     config.model.d_embed = config_dict.placeholder(int)  # None: tokens are the residual as they are
     config.model.mlp_width = config_dict.placeholder(int)  # of a perceptron before the first layer; None: there is none
+    # "gpt2": causal, LayerNorms, biases, perceptrons of 4 d_embed, learned places and read-out; heads share the width
+    config.model.style = "von_oswald"
+    config.model.compute = "parameters"  # the type of activations, "float32" or "bfloat16"; or that of parameters
 
     config.train = ConfigDict()
     config.train.steps = 5000
@@ -59,7 +68,10 @@ def base_config() -> ConfigDict:
     config.train.clip = 1e-3  # of the gradient's global norm
     config.train.beta1 = 0.9
     config.train.beta2 = 0.98
+    config.train.epsilon = 1e-9
     config.train.weight_decay = 0.0
+    config.train.active_inputs = ()  # (start, increase, every so many steps) of a curriculum; (): all from the start
+    config.train.active_points = ()  # of a prompt, likewise
     config.train.share_batches = False
     config.train.form = "auto"  # of the network: "tokens", "moments" (exact for linear layers without clip) or either
     config.train.parallel = "auto"  # over devices: "none", "jit", "pmap" or as many as divide the work
@@ -69,6 +81,8 @@ def base_config() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.prompts = 2**20  # of the final numbers
     config.eval.curve_prompts = 10_000  # of curves over training and of alignment
+    config.eval.families = ()  # of prompts, that errors at every length are measured on
+    config.eval.baselines = ()  # learners beside the trained model
     config.eval.suite_values = config_dict.placeholder(
         int
     )  # at most so many of shifts in a suite, or of steps; None: all
@@ -115,10 +129,40 @@ def smoke(config: ConfigDict) -> ConfigDict:
         config.train.steps = 20
         config.train.batch_size = 64
     config.train.log_every = 10
-    config.reference.published_steps = 10
+    if config.reference.learner != "gd":
+        config.reference.published_steps = 10
     config.train.checkpoint_every = 10
     config.eval.prompts = 512
     config.eval.curve_prompts = 256
     config.eval.suite_values = 2
     config.claims = ()
+    return config
+
+
+GPT2_SIZES = {"tiny": (64, 3, 2), "small": (128, 6, 4), "standard": (256, 12, 8)}  # width, layers, heads
+
+
+def gpt2(config: ConfigDict, size: str) -> ConfigDict:
+    """A causal Transformer on a class of functions, with the settings of Garg et al. for linear ones."""
+    config.recipe = "function_classes"
+    config.seeds = 1
+    config.analyses = ()
+    config.task.d_input = 20
+    config.task.n_context = 40
+    config.model.style = "gpt2"
+    config.model.layout = "alternating"
+    config.model.attention = "softmax"
+    config.model.init_scale = 4e-4
+    config.model.d_embed, config.model.n_layers, config.model.n_heads = GPT2_SIZES[size]
+    config.train.steps = 500_000
+    config.train.batch_size = 64
+    config.train.learning_rate = 1e-4
+    config.train.clip = 1e6  # published: none
+    config.train.beta2 = 0.999
+    config.train.epsilon = 1e-8
+    config.train.active_inputs = (5, 1, 2000)
+    config.train.active_points = (11, 2, 2000)
+    config.train.log_every = 1000
+    config.eval.prompts = 1280
+    config.eval.curve_prompts = 1280
     return config

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,13 @@ from ml_collections.config_flags import config_path
 from experiments import processes, sweeps
 from experiments.defaults import base_config
 from experiments.processes import Processes
-from experiments.validation import OPTIONAL, BadInput, disk_needed, flatten, nearest, validate
+from experiments.resources import disk_needed
+from experiments.validation import OPTIONAL, BadInput, flatten, nearest, validate
 
 if TYPE_CHECKING:  # importing JAX takes a second, in which bad input is answered
     from icl_gd.models import TransformerConfig
-    from icl_gd.tasks import LinearRegression, SineRegression
-    from icl_gd.training import TrainSettings
+    from icl_gd.tasks import FinitePrefixPool, FunctionRegression, LinearRegression, SineRegression
+    from icl_gd.training import Curriculum, TrainSettings
     from icl_gd.training.in_context import Task
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -336,6 +337,29 @@ def trained_on(config: ConfigDict) -> Task:
     return task if config.task.pool is None else FinitePool(task, config.task.pool, config.seed)
 
 
+def functions_of(config: ConfigDict) -> FunctionRegression:
+    """The task of a config of function classes."""
+    from icl_gd.tasks import FUNCTIONS, FunctionRegression
+
+    task = config.task
+    sizes = {"sparse": {"non_zeros": task.non_zeros}, "relu_network": {"hidden": task.hidden},
+             "decision_tree": {"depth": task.depth}}  # fmt: skip
+    functions = FUNCTIONS[task.name](task.d_input, **sizes.get(task.name, {}))
+    return FunctionRegression(
+        functions, task.n_context, task.family, task.input_scale, task.weight_scale, task.noise_std
+    )
+
+
+def functions_trained_on(config: ConfigDict) -> FunctionRegression | FinitePrefixPool:
+    """What a config of function classes trains on: its task, that of a pool of functions, or a pool of its prompts."""
+    from icl_gd.tasks import FinitePrefixPool, FunctionPool
+
+    task = functions_of(config)
+    if config.task.function_pool is not None:
+        return replace(task, functions=FunctionPool(task.functions, config.task.function_pool, config.seed))
+    return task if config.task.pool is None else FinitePrefixPool(task, config.task.pool, config.seed)
+
+
 def sine_of(config: ConfigDict) -> SineRegression:
     """The task of a config of sine waves."""
     from icl_gd.tasks import SineRegression
@@ -350,28 +374,40 @@ def model_of(config: ConfigDict) -> TransformerConfig:
 
     model = config.model
     kinds = tuple(word.strip() for word in model.attention.split(","))
+    of_style = _gpt2(config) if model.style == "gpt2" else {"d_head": model.d_head}
     return TransformerConfig(
         d_token=LAYOUTS[model.layout](config.task.d_input, config.task.d_output).d_token,
-        n_layers=model.n_layers, n_heads=model.n_heads, d_head=model.d_head, shared=model.shared, clip=model.clip,
+        n_layers=model.n_layers, n_heads=model.n_heads, shared=model.shared, clip=model.clip,
         init_scale=model.init_scale, attention=kinds[0] if len(kinds) == 1 else kinds, layer_norm=model.layer_norm,
         normalised=model.normalised, d_embed=model.d_embed, mlp_width=model.mlp_width,
+        compute=None if model.compute == "parameters" else model.compute, **of_style,
     )  # fmt: skip
+
+
+def _gpt2(config: ConfigDict) -> dict[str, Any]:
+    """What makes a Transformer one like GPT-2, as Garg et al. have it."""
+    model = config.model
+    return {
+        "d_head": model.d_embed // model.n_heads, "init": "gpt2", "causal": True, "pre_norm": True, "biases": True,
+        "layer_mlp_width": 4 * model.d_embed, "n_positions": 2 * config.task.n_context + 1,
+        "d_read_out": config.task.d_output,
+    }  # fmt: skip
 
 
 def train_of(config: ConfigDict) -> TrainSettings:
     """How a config trains."""
     from icl_gd.training import TrainSettings
 
-    names = (
-        "steps",
-        "batch_size",
-        "learning_rate",
-        "schedule",
-        "clip",
-        "beta1",
-        "beta2",
-        "weight_decay",
-        "share_batches",
-        "form",
-    )
-    return TrainSettings(**{name: config.train[name] for name in names})
+    names = ("steps", "batch_size", "learning_rate", "schedule", "clip", "beta1", "beta2", "epsilon", "weight_decay",
+             "share_batches", "form")  # fmt: skip
+    return TrainSettings(**{name: config.train[name] for name in names}, curriculum=_curriculum(config))
+
+
+def _curriculum(config: ConfigDict) -> Curriculum | None:
+    from icl_gd.training import Curriculum, Ramp
+
+    inputs, points = config.train.active_inputs, config.train.active_points
+    if not inputs and not points:
+        return None
+    ramp = lambda asked, end: Ramp(asked[0], end, *asked[1:]) if asked else Ramp(end, end)
+    return Curriculum(ramp(inputs, config.task.d_input), ramp(points, config.task.n_context + 1))

@@ -8,15 +8,15 @@ import importlib.util
 import math
 import os
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 
 from experiments import sweeps
 from experiments.defaults import base_config
+from experiments.recipe_fields import RECIPES, beside_linear
+from experiments.resources import BYTES_PER_FLOAT, D_POSITIONS, memory_needed
 
-RECIPES = Path(__file__).parent / "recipes"
 ONE_LAYER_ONLY = ("weights", "rollout", "optimum")
 LINEAR_ONLY = ("interpolation", *ONE_LAYER_ONLY)
 DEEP_ONLY = ("layer_map", "curvature")
@@ -28,21 +28,17 @@ ANALYSES = (
 )
 # Placeholders, which may be None.
 OPTIONAL = (
-    *("task.rotation_seed", "task.pool", "reference.steps", "eval.suite_values"),
+    *("task.rotation_seed", "task.pool", "task.function_pool", "reference.steps", "eval.suite_values"),
     *("model.d_head", "model.clip", "model.d_embed", "model.mlp_width"),
 )
 DIABETES = (10, 1)  # d_input and d_output of the table that scikit-learn bundles
 REFERENCES = ("gd", "gd_plus_plus", "gd_plus_plus_free_steps", "gd_plus_plus_published")
 ATTENTION = ("linear", "softmax", "mixed")
-LAYOUTS = ("concatenated", "interleaved")
-TASKS = ("linear", "sine")
-# What a task of sine waves has; the other fields of tasks do nothing for it.
-SINE_TASK = {"name", "d_input", "d_output", "n_context", "faithful"}
-SINE_ONLY = ("task.faithful", "reference.learning_rate", "reference.step_size")
-D_POSITIONS = 10  # of interleaved tokens
-FIT_FLOATS = 2**27  # at most, in the prompts that step sizes are tuned on
-FIGURES = 4 * 2**20  # bytes of a run's figures, report and metrics
-BYTES_PER_FLOAT = {"float32": 4, "float64": 8}
+STYLES = ("von_oswald", "gpt2")
+COMPUTE = ("parameters", "float32", "bfloat16")
+BASELINES = ("least_squares", "averaging", "nearest_3", "lasso", "network", "tree_4", "tree", "xgboost")
+BESIDE = {"tree": "sklearn", "tree_4": "sklearn", "xgboost": "xgboost"}  # what baselines ask to be installed
+RAMPS = {"train.active_inputs": "task.d_input", "train.active_points": "task.n_context + 1"}
 
 
 class BadInput(Exception):
@@ -81,6 +77,10 @@ NUMBERS: dict[str, tuple[float, float | None, bool]] = {
     "task.corrupted_labels": (0, None, True),
     "task.pool": (1, 2**31 - 1, True),
     "task.rotation_seed": (0, None, True),
+    "task.function_pool": (1, 2**31 - 1, True),
+    "task.non_zeros": (1, None, True),
+    "task.hidden": (1, None, True),
+    "task.depth": (1, 20, True),
     "task.eigenvalues": (0, LARGEST, False),
     "reference.steps": (1, None, True),
     "reference.published_steps": (1, None, True),
@@ -99,6 +99,7 @@ NUMBERS: dict[str, tuple[float, float | None, bool]] = {
     "train.clip": (0, None, False),
     "train.beta1": (0, BELOW_ONE, True),
     "train.beta2": (0, BELOW_ONE, True),
+    "train.epsilon": (0, None, False),
     "train.weight_decay": (0, None, True),
     "train.log_every": (1, None, True),
     "train.checkpoint_every": (1, None, True),
@@ -114,7 +115,8 @@ SIZES = (
 )
 WHOLE = {
     *SIZES,
-    *("seed", "task.rotation_seed", "task.corrupted_labels", "task.pool"),
+    *("seed", "task.rotation_seed", "task.corrupted_labels", "task.pool", "task.function_pool"),
+    *("task.non_zeros", "task.hidden", "task.depth"),
     *("reference.steps", "reference.published_steps"),
     *("train.steps", "train.log_every", "train.checkpoint_every", "eval.prompts"),
     "eval.suite_values",
@@ -169,9 +171,9 @@ def _check_rounded(config: ConfigDict, fields: dict[str, Any]) -> None:
 
 
 def _check_combinations(config: ConfigDict) -> None:
-    if config.recipe == "sine" and (several := sweeps.swept(config, sweeps.SWEPT)):
+    if not RECIPES[config.recipe].sweeps and (several := sweeps.swept(config, sweeps.SWEPT)):
         field, values = next(iter(several.items()))
-        _reject(field, values, "recipe=sine takes one value")
+        _reject(field, values, f"recipe={config.recipe} takes one value")
     for fields, most, what in ((sweeps.TOGETHER, 10**5, "combinations"), (sweeps.IN_TURN, 10**3, "populations")):
         counts = {field: len(values) for field, values in sweeps.swept(config, fields).items()}
         if math.prod(counts.values()) > most:
@@ -181,26 +183,35 @@ def _check_combinations(config: ConfigDict) -> None:
 
 def _check_words(config: ConfigDict, fields: dict[str, Any]) -> None:
     words: dict[str, Collection[str]] = {
-        "recipe": sorted(p.stem for p in RECIPES.glob("*.py") if "def run(" in p.read_text()),
+        "recipe": list(RECIPES),
         "precision": list(BYTES_PER_FLOAT),
-        "task.name": TASKS,
-        "model.layout": LAYOUTS,
+        "task.name": sorted({task for takes in RECIPES.values() for task in takes.tasks}),
+        "model.layout": sorted({layout for takes in RECIPES.values() for layout in takes.layouts}),
+        "model.style": STYLES,
+        "model.compute": COMPUTE,
         "reference.learner": REFERENCES,
     }
     for field, accepted in words.items():
         _check_word(field, fields[field], accepted)
-    for name in config.analyses:
-        _check_word("analyses", name, ANALYSES)
+    for field, accepted in (("analyses", ANALYSES), ("eval.baselines", BASELINES)):
+        for name in fields[field]:
+            _check_word(field, name, accepted)
+    for name in config.eval.baselines:
+        if name in BESIDE and importlib.util.find_spec(BESIDE[name]) is None:
+            _reject("eval.baselines", name, f"needs {BESIDE[name]}: pip install 'icl-gd[baselines]'")
 
 
 def _check_words_of_the_package(fields: dict[str, Any]) -> None:
-    from icl_gd.tasks import FAMILIES
+    from icl_gd.tasks import FAMILIES, PROMPT_FAMILIES, PROMPT_SUITE
     from icl_gd.training.mesh import MODES
     from icl_gd.training.population import FORMS, SCHEDULES
 
     inputs = fields["task.inputs"]
     for word in inputs if isinstance(inputs, list) else [inputs]:
         _check_word("task.inputs", word, list(FAMILIES))
+    _check_word("task.family", fields["task.family"], list(PROMPT_FAMILIES))
+    for word in fields["eval.families"]:
+        _check_word("eval.families", word, list(PROMPT_SUITE))
     for field, accepted in (("schedule", SCHEDULES), ("form", FORMS), ("parallel", MODES)):
         _check_word(f"train.{field}", fields[f"train.{field}"], accepted)
 
@@ -231,26 +242,44 @@ def _check_number(field: str, value: Any, low: float, high: float | None, inclus
 def _check_task(config: ConfigDict) -> None:
     """Whether recipe, task and network belong together, and no field is changed that does nothing."""
     fields, default = flatten(config), flatten(base_config())
-    sine, task = config.recipe == "sine", config.task.name
-    if sine != (task == "sine"):
-        accepted = "sine" if sine else "linear"
-        _reject("task.name", task, f"contradicts recipe={config.recipe}, which takes {accepted}")
-    if not sine:
-        idle, wanted = SINE_ONLY, {}
-    else:
-        idle = [f"task.{name}" for name in config.task if name not in SINE_TASK]
-        idle += ["analyses"] if config.analyses else []
-        wanted = {"task.d_input": 1, "task.d_output": 1, "model.layout": "concatenated", "reference.learner": "gd",
-                  "train.weight_decay": 0.0}  # fmt: skip
-        default = {**default, "analyses": "()"}
-    for field in idle:
-        if fields[field] != default[field]:
-            _reject(field, fields[field], f"does nothing for task.name={task}; leave it at {default[field]}")
-    for field, value in wanted.items():
+    takes, task = RECIPES[config.recipe], config.task.name
+    for field, accepted in (("task.name", takes.tasks), ("model.layout", takes.layouts)):
+        if fields[field] not in accepted:
+            _reject(field, fields[field], f"contradicts recipe={config.recipe}, which takes {', '.join(accepted)}")
+    for field in takes.idle_of(task):
+        if fields[field] != (idle := [] if field == "analyses" else default[field]):
+            shown = "()" if idle == [] else idle
+            _reject(field, fields[field], f"does nothing for task.name={task}; leave it at {shown}")
+    for field, value in takes.only.items():
         if fields[field] != value:
-            _reject(field, fields[field], f"recipe=sine takes {value}")
-    if sine and (config.model.d_embed is None or config.model.d_embed < 2):
+            _reject(field, fields[field], f"recipe={config.recipe} takes {value}")
+    if config.recipe == "sine" and (config.model.d_embed is None or config.model.d_embed < 2):
         _reject("model.d_embed", config.model.d_embed, "recipe=sine takes at least 2: features, and a slot for y")
+    if config.recipe == "function_classes":
+        _check_functions(config)
+
+
+def _check_functions(config: ConfigDict) -> None:
+    """Whether there are such functions, such a network for them, and such a curriculum."""
+    task, model = config.task, config.model
+    if task.name == "sparse" and task.non_zeros > task.d_input:
+        _reject("task.non_zeros", task.non_zeros, f"at most task.d_input={task.d_input}")
+    if model.d_embed is None or model.d_embed % model.n_heads:
+        accepted = f"a width that model.n_heads={model.n_heads} divides: heads share it"
+        _reject("model.d_embed", model.d_embed, accepted)
+    if task.pool is not None and task.function_pool is not None:
+        _reject("task.function_pool", task.function_pool, "prompts of task.pool have their functions; give one of both")
+    if config.eval.baselines and not config.eval.families:
+        _reject("eval.families", (), "baselines are measured on families of prompts; give some, as ('standard',)")
+    for field, most in RAMPS.items():
+        ramp = flatten(config)[field]
+        end = task.d_input if field == "train.active_inputs" else task.n_context + 1
+        if not ramp:
+            continue
+        whole = len(ramp) == 3 and all(type(value) is int and value >= 1 for value in ramp)
+        if not whole or ramp[0] > end:
+            accepted = f"three whole numbers of at least 1, the first at most {most}={end}, or () for none"
+            _reject(field, tuple(ramp), accepted)
 
 
 def _check_together(config: ConfigDict) -> None:
@@ -274,8 +303,8 @@ def _check_together(config: ConfigDict) -> None:
         _reject(
             "task.rotation_seed", task.rotation_seed, "rotates a covariance: give task.eigenvalues, or leave it None"
         )
-    apart, most = model.layout == "interleaved", min(task.d_input, D_POSITIONS)
-    if apart and task.d_output > most:
+    apart, most = model.layout != "concatenated", min(task.d_input, D_POSITIONS)
+    if model.layout == "interleaved" and task.d_output > most:
         _reject(
             "task.d_output", task.d_output,
             f"interleaved tokens hold y in the place of x and read it from that of the position; at most {most}, the "
@@ -340,58 +369,6 @@ def _check_analyses(config: ConfigDict) -> None:
                 _reject(f"task.{name}", task[name], f"analyses=table is of the diabetes data, which has {value}")
         if importlib.util.find_spec("sklearn") is None:
             _reject("analyses", "table", "needs scikit-learn: pip install 'icl-gd[baselines]'")
-
-
-def beside_linear(config: ConfigDict) -> dict[str, Any]:
-    """The fields by which a network is not linear layers alone, whose moment form is exact."""
-    model = config.model
-    plain = {"attention": "linear", "clip": None, "layer_norm": False, "normalised": False, "d_embed": None,
-             "mlp_width": None}  # fmt: skip
-    kinds = ",".join(sorted({word.strip() for word in model.attention.split(",")}))
-    found = {**{name: model[name] for name in plain}, "attention": kinds}
-    return {f"model.{name}": value for name, value in found.items() if value != plain[name]}
-
-
-def memory_needed(config: ConfigDict) -> float:
-    """Bytes of the larger of a training step and an evaluation, within a factor of about two, of one population.
-
-    A step holds two batches (the next is drawn beside it), once if shared or run member by member, and, forward and
-    backward, some six vectors or, below the last layer, second-moment matrices a layer, member and prompt. An
-    evaluation holds the same without gradients, for a chunk of prompts and those of the curves.
-    """
-    task, model = config.task, config.model
-    e, layers, n = _width(config), model.n_layers, task.n_context * (2 if model.layout == "interleaved" else 1)
-    members = config.seeds * len(sweeps.together(config))
-    width = e if model.d_head is None else model.d_head
-    context = (n + 1) * e + e * e
-    tokenwise, hidden = bool(beside_linear(config)), model.mlp_width or 0
-    per_layer = 3 * model.n_heads * (n + 1) * (n + 1 + width) if tokenwise else e * e
-    inner = 6 * model.n_heads * (layers * per_layer if layers > 1 or tokenwise else e) + 3 * (n + 1) * hidden
-    at_once = members if config.train.share_batches else 1
-    step = config.train.batch_size * (3 * context + at_once * inner)
-    weights = members * layers * model.n_heads * 48 * e * max(e, width)
-    evaluated = max(config.eval.curve_prompts, min(config.eval.prompts, 8192))
-    evaluation = evaluated * (3 * context + min(members, 16) * 6 * layers * per_layer)
-    fit = 3 * min(config.eval.prompts * (n + 1) * e, FIT_FLOATS)
-    return BYTES_PER_FLOAT[config.precision] * float(weights + max(step, evaluation, fit))
-
-
-def _width(config: ConfigDict) -> int:
-    """Of the residual."""
-    task, model = config.task, config.model
-    tokens = task.d_input + (D_POSITIONS if model.layout == "interleaved" else task.d_output)
-    return tokens if model.d_embed is None else model.d_embed
-
-
-def disk_needed(config: ConfigDict) -> float:
-    """Bytes that a run writes, within a factor of about two: three checkpoints (one is written before one goes), each
-    of the weights and the optimiser's two moments of them, and figures and report."""
-    weights = 0.0
-    for _, one in sweeps.in_turn(config):
-        model, e = one.model, _width(one)
-        members = one.seeds * len(sweeps.together(one))
-        weights += float(members * model.n_layers * model.n_heads * 4 * e * (model.d_head or e))
-    return 3 * 3 * BYTES_PER_FLOAT[config.precision] * weights + FIGURES
 
 
 def _check_memory(config: ConfigDict) -> None:

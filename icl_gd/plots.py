@@ -27,7 +27,7 @@ STYLE: Any = {
 }
 
 # Okabe and Ito's palette: told apart by all common kinds of colour vision. One colour and line style a role.
-ROLES: dict[str, tuple[str, str, str]] = {
+ROLES: dict[str, tuple[str, str, Any]] = {
     "trained": ("trained layer", "#0072B2", "-"),
     "gd": ("gradient descent", "#D55E00", "--"),
     "gd_deep_features": ("gradient descent on deep features", "#D55E00", "--"),
@@ -44,6 +44,23 @@ ROLES: dict[str, tuple[str, str, str]] = {
     "trapped": ("trapped seed", "#CC79A7", "-"),
     "zero": ("always zero", "#999999", ":"),
     "wrong_step": ("half the step size", "#CC79A7", "-."),
+    "least_squares": ("least squares", "#D55E00", "--"),
+    "averaging": ("averaging", "#E69F00", ":"),
+    "nearest_3": ("3 nearest neighbours", "#009E73", "-."),
+    **{
+        f"lasso_{alpha}": (f"Lasso, $\\alpha$ = {alpha}", "#CC79A7", dashes)
+        for alpha, dashes in (
+            ("1", ":"),
+            ("0.1", "-."),
+            ("0.01", "--"),
+            ("0.001", (0, (1, 3))),
+            ("0.0001", (0, (5, 5))),
+        )
+    },
+    "network": ("two-layer network, Adam", "#56B4E9", "--"),
+    "tree_4": ("greedy tree, depth 4", "#D55E00", "-."),
+    "tree": ("greedy tree", "#CC79A7", ":"),
+    "xgboost": ("boosted trees", "#56B4E9", "--"),
     "own_token": ("own token", "#009E73", "-"),
     "next_token": ("next token", "#D55E00", "-"),
     "other_tokens": ("one other token", "#56B4E9", "--"),
@@ -58,7 +75,8 @@ def style() -> Any:
 def line(ax: Axes, curve: Mapping[str, Sequence], role: str, *, marker: str = "", label: str | None = None) -> Axes:
     """A curve with its band in a role's colour."""
     name, colour, dashes = ROLES[role]
-    ax.plot(curve["x"], curve["mean"], dashes, color=colour, marker=marker, label=name if label is None else label)
+    ax.plot(curve["x"], curve["mean"], linestyle=dashes, color=colour, marker=marker,
+            label=name if label is None else label)  # fmt: skip
     low, high = np.asarray(curve["low"], float), np.asarray(curve["high"], float)
     ax.fill_between(curve["x"], low, high, color=colour, alpha=0.2, linewidth=0)
     return ax

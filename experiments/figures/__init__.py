@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from experiments.figures import copying, depth, nonlinear, one_layer, switches
+from experiments.figures import copying, depth, nonlinear, one_layer, prefixes, switches
 from icl_gd import plots
 
 Done = dict[str, Any]
@@ -25,6 +25,7 @@ FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Done], Figure], str]] = {
     **copying.FIGURES,
     **switches.FIGURES,
     **nonlinear.FIGURES,
+    **prefixes.FIGURES,
 }
 
 

@@ -15,8 +15,8 @@ from experiments import study as studies
 from experiments.analyses import ANALYSES, watched
 from experiments.recorded import recorded
 from experiments.references import references
+from experiments.resources import FIT_FLOATS
 from experiments.settings import Run, model_of, task_of, train_of, trained_on
-from experiments.validation import FIT_FLOATS
 from experiments.watched import train_watched
 from icl_gd import analysis, learners
 from icl_gd.tokens import LAYOUTS

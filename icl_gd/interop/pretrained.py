@@ -5,6 +5,7 @@ import os
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,14 +84,18 @@ def from_pretrained(directory: str | Path) -> Pretrained:
         if about["format"] != FORMAT or not set(about["model"]) <= known:
             unknown = sorted(set(about["model"]) - known) or [f"format {about['format']}"]
             raise ValueError(f"{', '.join(unknown)}: not known here; a newer version wrote it")
-        model = {name: tuple(value) if isinstance(value, list) else value for name, value in about["model"].items()}
-        config = TransformerConfig(**model)
+        config = TransformerConfig(**_tuples(about["model"]))
         params = jax.tree.map(jnp.asarray, nested(load_file(directory / WEIGHTS)))
         found = Pretrained(config, params, about["layout"], about["d_input"], about["d_output"])
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise ValueError(f"{directory} holds no model that can be read: {type(error).__name__} {error}") from error
     check(found)
     return found
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """Lists, as JSON gives them back, as the tuples they were."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def check(model: Pretrained) -> None:

@@ -5,14 +5,15 @@ arrays; `host_predictions` asks one of many problems, over several processes.
 """
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 from icl_gd.types import Array
 
@@ -33,7 +34,7 @@ class HostPredictor:
     make: Callable[[], Any]
 
     def __call__(self, x: np.ndarray | Array, y: np.ndarray | Array, x_query: np.ndarray | Array) -> np.ndarray:
-        if isinstance(x, jax.core.Tracer):
+        if isinstance(x, Tracer):
             raise TypeError("a HostPredictor runs outside of jit, vmap and grad; host_predictions maps it over prompts")
         if not len(x):
             return np.zeros(y.shape[-1])
@@ -67,17 +68,19 @@ def boosted_trees() -> HostPredictor:
 
 
 def host_predictions(
-    predictor: HostPredictor, x: np.ndarray, y: np.ndarray, x_query: np.ndarray, processes: int = 1
+    predictor: HostPredictor, x: np.ndarray, y: np.ndarray, x_query: np.ndarray, processes: int | None = None
 ) -> np.ndarray:
     """Predictions `[prompt n m]` for the k-th query of every prompt after its first k examples.
 
     Args:
       x, y, x_query: `[prompt n d]`, `[prompt n m]`, `[prompt n d]`; a query that is not finite has nan.
-      processes: over which prompts are spread; with one, this one.
+      processes: over which prompts are spread, as many as there are cores when left out; with one, this one.
 
     Raises:
       ValueError: if there is no process.
     """
+    if processes is None:
+        processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if processes < 1:
         raise ValueError(f"processes={processes} must be at least 1")
     prompts = list(zip(*(np.asarray(part, float) for part in (x, y, x_query)), strict=True))

@@ -297,7 +297,12 @@ def read_out(config: TransformerConfig, params: Params, layout: Layout) -> Calla
     if config.d_read_out is None:
         return layout.read_out
     head = _Head(replace(config, init_scale=1.0), replace(config, init_scale=1.0).initial)
-    return lambda residual: head.apply({"params": params["head"]}, residual.astype(params["head"]["W_O"].dtype))
+
+    def read(residual: Array) -> Array:
+        residual = residual.astype(params["head"]["W_O"].dtype)
+        return head.apply({"params": params["head"]}, residual)  # pyright: ignore[reportReturnType]
+
+    return read
 
 
 def embed(config: TransformerConfig, params: Params, tokens: Array) -> Array:

@@ -25,12 +25,14 @@ from icl_gd.tasks.shifts import (
     scale_inputs,
     scale_weights,
 )
+from icl_gd.tasks.suites import PROMPT_SUITE
 from icl_gd.tasks.tables import Table, standardised
 
 __all__ = [
     "FAMILIES",
     "FUNCTIONS",
     "PROMPT_FAMILIES",
+    "PROMPT_SUITE",
     "SHIFTS",
     "DecisionTree",
     "FinitePool",

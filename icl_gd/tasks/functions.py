@@ -2,6 +2,7 @@
 
 A class draws one of its functions, `draw(key) -> w`, any pytree, and applies it, `apply(w, x [n d]) -> y [n 1]`. Its
 `variance` is `E y^2` at inputs from N(0, I), by which the paper divides errors: with it predicting zero has error one.
+`f(a x) = a^degree f(x)` for positive a.
 """
 
 from collections.abc import Callable
@@ -25,6 +26,8 @@ class FunctionClass(Protocol):
     def d_input(self) -> int: ...
     @property
     def variance(self) -> float: ...
+    @property
+    def degree(self) -> int: ...
     def draw(self, key: Array, active: Array | int | None = None) -> Any: ...
     def apply(self, w: Any, x: Float[Array, "n d"]) -> Float[Array, "n 1"]: ...
 
@@ -38,6 +41,10 @@ class Linear:
     @property
     def variance(self) -> float:
         return float(self.d_input)
+
+    @property
+    def degree(self) -> int:
+        return 1
 
     def draw(self, key: Array, active: Array | int | None = None) -> Float[Array, "1 d"]:
         return jax.random.normal(key, (1, self.d_input))
@@ -73,6 +80,10 @@ class Sparse(Linear):
 class Quadratic(Linear):
     """`y = sum_i w_i x_i^2 / sqrt(3)`, whose variance is that of linear functions: `E x^4 = 3`."""
 
+    @property
+    def degree(self) -> int:
+        return 2
+
     def apply(self, w: Float[Array, "1 d"], x: Float[Array, "n d"]) -> Float[Array, "n 1"]:
         return x**2 @ w.T / 3**0.5
 
@@ -84,6 +95,10 @@ class Signs(Linear):
     @property
     def variance(self) -> float:
         return 1.0
+
+    @property
+    def degree(self) -> int:
+        return 0
 
     def apply(self, w: Float[Array, "1 d"], x: Float[Array, "n d"]) -> Float[Array, "n 1"]:
         return jnp.sign(x @ w.T)
@@ -103,6 +118,10 @@ class ReLUNetwork:
     @property
     def variance(self) -> float:
         return float(self.d_input)  # E relu(w x)^2 = d / 2, of each hidden unit
+
+    @property
+    def degree(self) -> int:
+        return 1
 
     def draw(self, key: Array, active: Array | int | None = None) -> dict[str, Array]:
         key_1, key_2 = jax.random.split(key)
@@ -132,6 +151,10 @@ class DecisionTree:
     @property
     def variance(self) -> float:
         return 1.0
+
+    @property
+    def degree(self) -> int:
+        return 0
 
     def draw(self, key: Array, active: Array | int | None = None) -> dict[str, Array]:
         key_input, key_label = jax.random.split(key)
@@ -170,6 +193,10 @@ class FunctionPool:
     @property
     def variance(self) -> float:
         return self.functions.variance
+
+    @property
+    def degree(self) -> int:
+        return self.functions.degree
 
     def draw(self, key: Array, active: Array | int | None = None) -> Any:
         root = jax.random.fold_in(jax.random.key(self.seed), FUNCTION_POOL_KEY)

@@ -52,6 +52,11 @@ class FunctionRegression:
         return isinstance(getattr(self.functions, "functions", self.functions), Signs)
 
     @property
+    def label_variance(self) -> float:
+        """`E y^2` without noise, at inputs whose covariance has the trace of the standard family's."""
+        return self.label_scale**2 * self.input_scale ** (2 * self.functions.degree) * self.functions.variance
+
+    @property
     def in_order(self) -> bool:
         """Whether queries are the inputs to come."""
         return PROMPT_FAMILIES[self.family].in_order

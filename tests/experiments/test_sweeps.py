@@ -11,8 +11,9 @@ import pytest
 import icl_gd
 from experiments import figures, monitor, results, sweeps
 from experiments.recipes import linear_attention
+from experiments.resources import memory_needed
 from experiments.settings import model_of, parse, train_of
-from experiments.validation import BadInput, memory_needed
+from experiments.validation import BadInput
 from icl_gd.training import Interrupted, population
 
 CONFIGS = Path(__file__).parents[2] / "configs"

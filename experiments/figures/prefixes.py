@@ -1,0 +1,99 @@
+"""Figures of errors at every length of a prompt, as Garg et al. have them."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from icl_gd import plots
+
+Done = dict[str, Any]
+CURVE = "normalised_error_"
+# Families of one figure, by its title; what is not named stands for itself.
+GROUPS = {
+    "query": ("random_quadrants", "opposite_quadrants", "orthogonal_query", "repeated_query"),
+    "inputs": ("half_subspace", "skewed", "noisy"),
+    "scale of inputs": ("inputs_third", "inputs_half", "inputs_double", "inputs_triple"),
+    "scale of labels": ("labels_third", "labels_half", "labels_double", "labels_triple"),
+}
+
+
+def _of(done: Done, family: str) -> dict[str, dict]:
+    """The curves of a family by role, the trained model first and drawn last."""
+    roles = [role for role in plots.ROLES if f"{CURVE}{family}_{role}" in done["curves"]]
+    return {role: done["curves"][f"{CURVE}{family}_{role}"] for role in roles}
+
+
+def _draw(ax: Axes, curves: dict[str, dict], top: float) -> None:
+    for i, (role, curve) in enumerate(curves.items()):
+        plots.line(ax, curve, role, label="trained model" if role == "trained" else None)
+        ax.lines[-1].set_zorder(10 - i)
+    ax.set_ylim(0, top)
+    ax.set_xlim(0, max(curve["x"][-1] for curve in curves.values()))
+
+
+def _top(curves: dict[str, dict]) -> float:
+    """Averaging and neighbours leave the frame where few examples make them worse than zero."""
+    found = [value for role, curve in curves.items() if role in ("trained", "least_squares") for value in curve["mean"]]
+    return float(max(1.15, min(1.1 * np.nanmax(np.array(found, float)), 3.0)))
+
+
+def _standard(done: Done) -> Figure:
+    figure, ax = plt.subplots(figsize=(plots.COLUMN, 3.1))
+    curves = _of(done, "standard")
+    _draw(ax, curves, 1.15)
+    ax.set(xlabel="in-context examples", ylabel="square error / variance of labels")
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def _families(done: Done) -> Figure:
+    groups = {title: [name for name in names if _of(done, name)] for title, names in GROUPS.items()}
+    groups = {title: names for title, names in groups.items() if names}
+    columns = max(len(names) for names in groups.values())
+    figure, axes = plt.subplots(
+        len(groups), columns, figsize=(plots.PAGE, 0.5 + 1.6 * len(groups)), sharex=True, squeeze=False
+    )
+    handles: dict[str, Any] = {}
+    for row, names in zip(axes, groups.values(), strict=True):
+        for ax, name in zip(row, names, strict=False):
+            curves = _of(done, name)
+            _draw(ax, curves, _top(curves))
+            ax.set_title(name.replace("_", " "))
+            handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        for ax in row[len(names) :]:
+            ax.set_axis_off()
+        row[0].set_ylabel("normalised error")
+    for ax in axes[-1]:
+        ax.set_xlabel("in-context examples")
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _by_step(done: Done) -> Figure:
+    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.3))
+    curves = done["curves"]
+    plots.line(ax, curves["normalised_error_by_step"], "trained", label="mean over lengths")
+    at_end = curves["normalised_error_at_end_by_step"]
+    ax.plot(at_end["x"], at_end["mean"], ":", color=plots.ROLES["trained"][1], label="at full length")
+    if "normalised_error_least_squares" in done["metrics"]:
+        plots.level(ax, done["metrics"]["normalised_error_least_squares"]["mean"], "least_squares")
+    if end := done["arrays"]["curriculum_ends_at"]:
+        ax.axvline(end, color="#999999", linewidth=0.8, label="end of the curriculum")
+    ax.set(xlabel="training step", ylabel="normalised error", ylim=(0, 1.1))
+    ax.legend()
+    return figure
+
+
+FIGURES = {
+    "in_context_error": ((f"{CURVE}standard_trained",), _standard,
+                         "Error after each number of examples, over the variance of labels: the trained model (mean "
+                         "over seeds) and learners, on the same prompts; bands hold 90 % of means over resampled "
+                         "prompts. What is worse than always zero leaves the frame."),
+    "prompt_families": (("other_families",), _families,
+                        "The same model on prompts of other families than those of its training, beside learners."),
+    "in_context_error_by_step": (("normalised_error_at_end_by_step",), _by_step,
+                                 "Error on held-out prompts over training: mean over seeds, and their range."),
+}  # fmt: skip

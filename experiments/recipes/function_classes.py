@@ -1,0 +1,56 @@
+"""Train a causal Transformer on a class of functions, and ask which learner it is at every length of a prompt.
+
+train -> evaluate -> records (Garg et al. 2208.01066). Every prefix of a prompt is a problem: errors are curves over the
+number of examples, on prompts like those of training and on other families of them, beside learners.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import monitor, results
+from experiments.analyses import prefixes
+from experiments.recorded import recorded
+from experiments.settings import Run, functions_of, functions_trained_on, model_of, train_of
+from experiments.watched import train_watched
+from icl_gd import models
+from icl_gd.tokens import LAYOUTS
+from icl_gd.training import initialise
+
+EVAL_KEY, CURVE_KEY = 1, 2  # folded into a key no member trains on
+
+
+def run(run: Run, stop: monitor.Stop) -> None:
+    """Runs a config from start (or from its last checkpoint) to report; a finished run is only redrawn."""
+    recorded(run, lambda: measure(run, stop))
+
+
+def measure(run: Run, stop: monitor.Stop) -> dict[str, Any]:
+    """The population, from training to records."""
+    config, workdir = run.config, run.workdir
+    task, model, settings = functions_of(config), model_of(config), train_of(config)
+    held_out = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
+    key_eval, key_curve = (jax.random.fold_in(held_out, i) for i in (EVAL_KEY, CURVE_KEY))
+    prompts = jax.jit(jax.vmap(task.sample_prefixes))(jax.random.split(key_curve, config.eval.curve_prompts))
+    layout = LAYOUTS[config.model.layout](task.d_input, task.d_output)
+    predictor_of = lambda params: models.prefix_predictor(model, params, layout)
+
+    @jax.jit
+    def watch(params: Any, prompts: Any) -> dict[str, jax.Array]:
+        errors = prefixes.member_errors(predictor_of, params, prompts, task).mean(1)  # [member n]
+        return {"normalised_error": errors.mean(1), "normalised_error_at_end": errors[:, -1]}
+
+    trained = train_watched(
+        config, functions_trained_on(config), model, settings, stop,
+        lambda params: jax.tree.map(np.asarray, watch(params, prompts)), workdir, workdir / "checkpoints",
+    )  # fmt: skip
+    untrained = initialise(model, settings, config.seed, config.seeds).member.params
+    study = prefixes.PrefixStudy(
+        task, trained, predictor_of, untrained, tuple(config.eval.families)[: config.eval.suite_values],
+        tuple(config.eval.baselines), key_eval, config.eval.prompts,
+    )  # fmt: skip
+    found = prefixes.evaluate(study)
+    found.curves |= results.curves_by_step(monitor.read_history(workdir), config.seed, range(config.seeds))
+    found.arrays["curriculum_ends_at"] = prefixes.end_of(settings.curriculum)
+    return {"metrics": found.metrics(), "curves": found.curves, "arrays": found.arrays, "sweep": []}
