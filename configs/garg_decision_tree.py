@@ -11,7 +11,7 @@ Variants: `tiny` (64 wide, 3 layers, 2 heads) has eight inputs and 51 points, un
 curriculum: for an accelerator. Without a variant it is `standard`. `smoke` takes seconds.
 """
 
-from experiments.defaults import base_config, gpt2, smoke
+from experiments.defaults import base_config, gpt2, on_two_cores, smoke
 
 VARIANTS = ("tiny", "small", "standard", "smoke")
 
@@ -26,11 +26,7 @@ def get_config(variant: str = ""):
     config.eval.families = ("standard",)
     config.eval.baselines = ("least_squares", "nearest_3", "tree_4", "tree", "xgboost")
     if variant in ("tiny", "smoke"):
-        config.task.d_input, config.task.n_context = 8, 50
-        config.train.steps = 60_000
-        config.train.learning_rate = 1e-3
-        config.train.schedule = "cosine"
-        config.train.active_inputs = config.train.active_points = ()
+        on_two_cores(config, 8, 50, 60_000)
     if variant == "smoke":
         smoke(config)
         config.task.n_context, config.eval.baselines = 10, ("least_squares", "tree_4")

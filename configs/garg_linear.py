@@ -12,7 +12,7 @@ two CPU cores; `tiny` (64 wide, 3 layers, 2 heads) has eight inputs and 25 point
 curriculum: for an accelerator. Without a variant it is `standard`. `smoke` takes seconds.
 """
 
-from experiments.defaults import base_config, gpt2, smoke
+from experiments.defaults import base_config, gpt2, on_two_cores, smoke
 
 VARIANTS = ("toy", "tiny", "small", "standard", "smoke")
 PAPER = "GA Fig. 2"
@@ -30,12 +30,10 @@ def get_config(variant: str = ""):
     config.task.name = "linear"
     config.eval.families = FAMILIES
     config.eval.baselines = ("least_squares", "averaging", "nearest_3")
-    if variant in ("toy", "tiny", "smoke"):
-        config.task.d_input, config.task.n_context = (8, 24) if variant == "tiny" else (5, 10)
-        config.train.steps = 60_000 if variant == "tiny" else 40_000
-        config.train.learning_rate = 1e-3
-        config.train.schedule = "cosine"
-        config.train.active_inputs = config.train.active_points = ()
+    if variant == "tiny":
+        on_two_cores(config, 8, 24, 60_000)
+    elif variant in ("toy", "smoke"):
+        on_two_cores(config, 5, 10, 40_000)
     if variant == "smoke":
         smoke(config)
         config.eval.suite_values = 3

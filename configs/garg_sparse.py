@@ -10,7 +10,7 @@ Variants: `tiny` (64 wide, 3 layers, 2 heads) has eight inputs and 25 points, un
 curriculum: for an accelerator. Without a variant it is `standard`. `smoke` takes seconds.
 """
 
-from experiments.defaults import base_config, gpt2, smoke
+from experiments.defaults import base_config, gpt2, on_two_cores, smoke
 
 VARIANTS = ("tiny", "small", "standard", "smoke")
 
@@ -23,11 +23,7 @@ def get_config(variant: str = ""):
     config.eval.families = ("standard",)
     config.eval.baselines = ("least_squares", "averaging", "nearest_3", "lasso")
     if variant in ("tiny", "smoke"):
-        config.task.d_input, config.task.n_context = 8, 24
-        config.train.steps = 60_000
-        config.train.learning_rate = 1e-3
-        config.train.schedule = "cosine"
-        config.train.active_inputs = config.train.active_points = ()
+        on_two_cores(config, 8, 24, 60_000)
     if variant == "smoke":
         smoke(config)
     return config

@@ -139,6 +139,16 @@ def smoke(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def on_two_cores(config: ConfigDict, d_input: int, n_context: int, steps: int) -> ConfigDict:
+    """A smaller task of the same kind, on which a small network learns within an hour on two cores."""
+    config.task.d_input, config.task.n_context = d_input, n_context
+    config.train.steps = steps
+    config.train.learning_rate = 1e-3
+    config.train.schedule = "cosine"
+    config.train.active_inputs = config.train.active_points = ()
+    return config
+
+
 GPT2_SIZES = {"tiny": (64, 3, 2), "small": (128, 6, 4), "standard": (256, 12, 8)}  # width, layers, heads
 
 
