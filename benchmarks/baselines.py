@@ -2,7 +2,7 @@
 
     python benchmarks/baselines.py [--json] [--write]
 
-1,280 prompts of 41 points with 20 inputs, labels from sparse linear functions. Ours take them all, in float64, compiled,
+1,280 prompts of 41 points with 20 inputs, labels of sparse linear functions. Ours take them all, in float64, compiled,
 which is not counted. The others are called as published code calls them, once for every prompt and prefix, on a
 sample of prompts whose time is scaled up. Trees, which are scikit-learn's and xgboost's own, are timed on one process
 and on all cores, on fewer prompts. Takes some five minutes on two CPU cores, on which nothing else should run.

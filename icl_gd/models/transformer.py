@@ -285,8 +285,13 @@ def apply_to_query(config: TransformerConfig, params: Params, tokens: Array) -> 
     return _run(config, params, tokens, query_only=True)[0][-1][-1]
 
 
+def _weighted(config: TransformerConfig) -> TransformerConfig:
+    """Where the weights are there, a sweep's tuple says nothing of them."""
+    return replace(config, init_scale=1.0)
+
+
 def _run(config: TransformerConfig, params: Params, tokens: Array, query_only: bool = False) -> Any:
-    config = replace(config, init_scale=1.0)  # the weights are there; a sweep's tuple says nothing of them
+    config = _weighted(config)
     if config.compute is not None:
         params, tokens = jax.tree.map(lambda leaf: leaf.astype(config.compute), (params, tokens))
     return _Transformer(config).apply({"params": params}, tokens, query_only)
@@ -296,7 +301,7 @@ def read_out(config: TransformerConfig, params: Params, layout: Layout) -> Calla
     """From a residual `[e]` of the query's token to y_hat `[m]`: the learned head's, or the layout's."""
     if config.d_read_out is None:
         return layout.read_out
-    head = _Head(replace(config, init_scale=1.0), replace(config, init_scale=1.0).initial)
+    head = _Head(_weighted(config), _weighted(config).initial)
 
     def read(residual: Array) -> Array:
         residual = residual.astype(params["head"]["W_O"].dtype)
@@ -309,7 +314,7 @@ def embed(config: TransformerConfig, params: Params, tokens: Array) -> Array:
     """Tokens `[... e]` as the first layer finds them, `[... width]`: each is embedded by itself."""
     if not config.is_embedded:
         return tokens
-    config = replace(config, init_scale=1.0)
+    config = _weighted(config)
     return _Embedding(config, config.initial).apply({"params": params["embedding"]}, tokens)  # pyright: ignore[reportReturnType]
 
 

@@ -55,12 +55,15 @@ class FinitePool:
         """One of the pool's prompts, `index` from 0 to `size - 1`."""
         return self.task.sample(self._key(index))
 
+    def _drawn(self, key: Array) -> Array:
+        return self._key(jax.random.randint(key, (), 0, self.size))
+
     def _key(self, index: Array | int) -> Array:
         return jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), POOL_KEY), index)
 
     def sample(self, key: Array) -> Prompt:
         """One prompt of the pool, each as likely as any other."""
-        return self.prompt(jax.random.randint(key, (), 0, self.size))
+        return self.task.sample(self._drawn(key))
 
 
 @dataclass(frozen=True)
@@ -79,4 +82,4 @@ class FinitePrefixPool(FinitePool):
 
     def sample_prefixes(self, key: Array, active: Array | int | None = None) -> PrefixPrompt:
         """One prompt of the pool, each as likely as any other."""
-        return self.task.sample_prefixes(self._key(jax.random.randint(key, (), 0, self.size)), active)
+        return self.task.sample_prefixes(self._drawn(key), active)
