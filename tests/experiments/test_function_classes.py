@@ -1,0 +1,127 @@
+"""A run of a function class records errors at every length, of its model and of the learners it was asked for."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import icl_gd
+from experiments import monitor
+from experiments.analyses import prefixes
+from experiments.recipes import function_classes
+from experiments.settings import functions_of, functions_trained_on, model_of, parse, train_of
+from experiments.validation import BadInput
+from icl_gd.tasks import PROMPT_SUITE
+from icl_gd.training import Curriculum, Ramp
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+LINEAR, TREE = f"--config={CONFIGS}/garg_linear.py", f"--config={CONFIGS}/garg_decision_tree.py"
+SMALL = ("--config.task.d_input=2", "--config.task.n_context=4", "--config.model.d_embed=8", "--config.train.steps=4",
+         "--config.train.batch_size=8", "--config.train.log_every=2", "--config.eval.prompts=64",
+         "--config.eval.curve_prompts=16", "--config.eval.suite_values=None",
+         "--config.eval.families=('standard','orthogonal_query','labels_double')",
+         "--config.eval.baselines=('least_squares','lasso','tree_4')")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("functions")
+    function_classes.run(parse(["run", f"{LINEAR}:smoke", *SMALL, f"--workdir={workdir}"]), monitor.Stop())
+    return workdir
+
+
+def test_it_records_every_family_and_learner(finished):
+    done = json.loads((finished / "results.json").read_text())
+    roles = ["trained", "least_squares", "tree_4", *(f"lasso_{alpha:g}" for alpha in prefixes.ALPHAS)]
+    for family in ("standard", "orthogonal_query", "labels_double"):
+        for role in roles:
+            curve = done["curves"][f"normalised_error_{family}_{role}"]
+            assert curve["x"] == [0, 1, 2, 3, 4]
+            known = 2 if family == "orthogonal_query" else 5
+            for low, mean, high in zip(*(curve[key][:known] for key in ("low", "mean", "high")), strict=True):
+                assert low <= mean <= high
+            assert curve["mean"][known:] == [None] * (5 - known)
+    assert "normalised_error_standard_untrained" in done["curves"]
+    exact = done["curves"]["normalised_error_standard_least_squares"]["mean"]
+    np.testing.assert_allclose(exact[2:], 0.0, atol=1e-12)
+    np.testing.assert_allclose(exact[:2], [1.0, 0.5], atol=0.4)
+    apart = done["curves"]["normalised_error_orthogonal_query_least_squares"]["mean"]
+    np.testing.assert_allclose(apart[1], 1.0, atol=0.4)
+    for name in ("normalised_error", "normalised_error_untrained", "excess_over_least_squares_around"):
+        assert len(done["metrics"][name]["per_seed"]) == 2
+    stems = sorted(path.stem for path in (finished / "figures").glob("*.png"))
+    assert [stem[3:] for stem in stems] == ["in_context_error", "prompt_families", "in_context_error_by_step"]
+    assert "normalised_error_by_step" in done["curves"]
+
+
+def test_its_members_are_loaded_as_predictors_of_prefixes(finished):
+    trained = icl_gd.load(finished)
+    x, y = jnp.zeros((5, 2)), jnp.zeros((5, 1))
+    assert trained.prefix_predictor(trained.member(1))(x, y).shape == (5, 1)
+    assert trained.predictors[0](x[:3], y[:3], x[3]).shape == (1,)
+
+
+def test_errors_are_those_of_the_members_over_the_variance_of_labels(finished):
+    """Measured again, one prompt at a time, from the loaded weights."""
+    config = parse(["run", f"{LINEAR}:smoke", *SMALL]).config
+    task, trained = PROMPT_SUITE["labels_double"](functions_of(config)), icl_gd.load(finished)
+    held_out = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
+    key = jax.random.fold_in(jax.random.fold_in(held_out, function_classes.EVAL_KEY), sorted(PROMPT_SUITE).index(
+        "labels_double"))  # fmt: skip
+    errors = []
+    for one in jax.random.split(key, 64):
+        x, y, x_query, y_query, _ = task.sample_prefixes(one)
+        predict = trained.predictor(trained.member(0))
+        errors.append([(predict(x[:k], y[:k], x_query[k]) - y_query[k])[0] ** 2 for k in (0, 3)])
+    done = json.loads((finished / "results.json").read_text())
+    by_member = np.array(done["arrays"]["normalised_error_by_member_labels_double"])
+    np.testing.assert_allclose(by_member[0][[0, 3]], np.mean(errors, axis=0) / (4 * 2), rtol=1e-4)
+
+
+def test_a_config_says_what_is_built():
+    config = parse(["run", f"{TREE}:small", "--config.task.function_pool=7", "--config.model.compute=bfloat16"]).config
+    model, task = model_of(config), functions_trained_on(config)
+    assert (model.d_embed, model.n_layers, model.n_heads, model.d_head) == (128, 6, 4, 32)
+    assert (model.layer_mlp_width, model.n_positions, model.compute, model.causal) == (512, 201, "bfloat16", True)
+    assert (task.functions.size, task.functions.functions.depth, task.n_context) == (7, 4, 100)
+    assert train_of(config).curriculum == Curriculum(Ramp(5, 20, 1, 2000), Ramp(26, 101, 5, 2000))
+    toy = parse(["run", f"{LINEAR}:toy", "--config.train.active_points=(3,1,100)", "--config.task.pool=9"]).config
+    assert train_of(toy).curriculum == Curriculum(Ramp(5, 5), Ramp(3, 11, 1, 100))
+    assert functions_trained_on(toy).size == 9
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([LINEAR, "--config.task.inputs=normal"], ["task.inputs=normal", "does nothing"]),
+        ([LINEAR, "--config.task.depth=3"], ["task.depth=3", "does nothing for task.name=linear"]),
+        ([LINEAR, "--config.task.name=sine"], ["task.name=sine", "relu_network"]),
+        ([LINEAR, "--config.task.name=spars"], ["task.name=spars", "did you mean sparse?"]),
+        ([LINEAR, "--config.task.name=sparse", "--config.task.non_zeros=21"], ["task.non_zeros=21", "task.d_input=20"]),
+        ([LINEAR, "--config.task.d_output=2"], ["task.d_output=2", "takes 1"]),
+        ([LINEAR, "--config.model.layout=interleaved"], ["model.layout=interleaved", "alternating"]),
+        ([LINEAR, "--config.model.style=von_oswald"], ["model.style=von_oswald", "takes gpt2"]),
+        ([LINEAR, "--config.model.n_heads=3"], ["model.d_embed=256", "model.n_heads=3"]),
+        ([LINEAR, "--config.model.compute=float16"], ["model.compute=float16", "bfloat16"]),
+        ([LINEAR, "--config.train.learning_rate=(1e-3,1e-4)"], ["train.learning_rate", "takes one value"]),
+        ([LINEAR, "--config.train.active_inputs=(5,1)"], ["train.active_inputs=(5, 1)", "three whole numbers"]),
+        ([LINEAR, "--config.train.active_inputs=(21,1,2)"], ["active_inputs=(21, 1, 2)", "task.d_input=20"]),
+        ([LINEAR, "--config.train.active_points=(42,1,2)"], ["active_points=(42, 1, 2)", "task.n_context + 1=41"]),
+        ([LINEAR, "--config.eval.families=('north',)"], ["eval.families=north", "standard"]),
+        ([LINEAR, "--config.eval.families=()"], ["eval.families=()", "baselines"]),
+        ([LINEAR, "--config.eval.baselines=('tre',)"], ["eval.baselines=tre", "did you mean tree?"]),
+        ([LINEAR, "--config.task.family=skewd"], ["task.family=skewd", "did you mean skewed?"]),
+        ([LINEAR, "--config.task.pool=3", "--config.task.function_pool=3"], ["task.function_pool=3", "one of both"]),
+        ([LINEAR, "--config.train.batch_size=10000000"], ["GiB", "train.batch_size=10000000"]),
+        ([LINEAR, "--config.reference.steps=2"], ["reference.steps=2", "does nothing"]),
+        ([f"--config={CONFIGS}/one_layer.py", "--config.model.style=gpt2"], ["model.style=gpt2", "does nothing"]),
+    ],
+)
+def test_bad_input_is_named_with_what_would_do(words, said):
+    with pytest.raises(BadInput) as caught:
+        parse(["run", *words])
+    for part in said:
+        assert part in str(caught.value), str(caught.value)
