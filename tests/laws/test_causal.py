@@ -83,7 +83,11 @@ def test_half_precision_is_near_and_its_predictions_are_float32():
     half, params = replace(GPT2, compute="bfloat16"), params_of(GPT2)
     found, exact = (models.prefix_predictor(config, params, LAYOUT)(x, y) for config in (half, GPT2))
     assert found.dtype == jnp.float32
-    assert models.apply(half, params, LAYOUT.encode(x, y, x[0])[:-2]).residual.dtype == jnp.bfloat16
+    run = models.apply(half, params, LAYOUT.encode(x[:-1], y[:-1], x[-1]))
+    assert run.residual.dtype == jnp.bfloat16
+    seen = jnp.tri(2 * N - 1, dtype=bool)[None, None]
+    softmax = jax.nn.softmax(jnp.where(seen, run.scores.astype(jnp.float32) / GPT2.head_width**0.5, -jnp.inf))
+    np.testing.assert_array_equal(run.pattern, softmax.astype(jnp.bfloat16))  # itself in float32
     np.testing.assert_allclose(found, exact, atol=0.05 * float(jnp.abs(exact).max()))
     assert np.any(found != exact)
 
