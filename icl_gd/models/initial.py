@@ -33,7 +33,7 @@ def _within(bound: float) -> Initializer:
     return lambda key, shape, dtype=float: jax.random.uniform(key, shape, dtype, -bound, bound)  # pyright: ignore
 
 
-def published(init_scale: Scalar, n_layers: int) -> Initial:
+def von_oswald(init_scale: Scalar, n_layers: int) -> Initial:
     """As von Oswald et al.: variance `init_scale / n_layers / fan_in` everywhere, without biases."""
     variance = init_scale / n_layers
     every = _fan_in(variance)
@@ -54,4 +54,4 @@ def gpt2(init_scale: Scalar, n_layers: int) -> Initial:
     )
 
 
-KINDS: dict[str, Callable[[Scalar, int], Initial]] = {"published": published, "gpt2": gpt2}
+KINDS: dict[str, Callable[[Scalar, int], Initial]] = {"von_oswald": von_oswald, "gpt2": gpt2}

@@ -37,7 +37,7 @@ class TransformerConfig:
       d_embed: tokens are mapped to this width before the first layer; None leaves them as they are.
       mlp_width: a perceptron with a hidden layer of this width (GELU, skip) acts on every embedded token before the
         first layer; None has none.
-      init: where weights start from, in `initial.KINDS`; `init_scale` above is that of "published".
+      init: where weights start from, in `initial.KINDS`; `init_scale` above is that of "von_oswald".
       causal: every token reads itself and those before it, and a layout that holds x and y apart is read out at every
         x; otherwise all read the context, which is all tokens but the last.
       pre_norm: attention and perceptron of every layer, and the read-out, read normalised residuals.
@@ -63,7 +63,7 @@ class TransformerConfig:
     normalised: bool = False
     d_embed: int | None = None
     mlp_width: int | None = None
-    init: str = "published"
+    init: str = "von_oswald"
     causal: bool = False
     pre_norm: bool = False
     layer_mlp_width: int | None = None
@@ -110,7 +110,13 @@ class TransformerConfig:
 
     @property
     def initial(self) -> Initial:
-        assert not isinstance(self.init_scale, tuple), "swept over by training; a model starts from one value"
+        """How weights start.
+
+        Raises:
+          ValueError: of a scale that is swept over.
+        """
+        if isinstance(self.init_scale, tuple):
+            raise ValueError(f"init_scale={self.init_scale} is swept over by training; a model starts from one value")
         return initial.KINDS[self.init](self.init_scale, self.n_layers)
 
     @property
@@ -226,8 +232,6 @@ class _Transformer(nn.Module):
     @nn.compact
     def __call__(self, tokens: Array, query_only: bool = False) -> tuple[list[Array], list[Array], list[Array]]:
         config = self.config
-        if isinstance(config.init_scale, tuple):
-            raise ValueError(f"init_scale={config.init_scale} is swept over by training; a model starts from one value")
         initial = config.initial
         blocks: dict[str, _Block] = {}
         for layer, name in enumerate(config.blocks):
@@ -254,7 +258,7 @@ class _Transformer(nn.Module):
 
 def softmax_share(params: Params) -> dict[str, Array]:
     """How much of the pattern is softmax in each block that learned a mix of it, by the block's name."""
-    attentions = {name: block["attention"] for name, block in params.items() if "attention" in block}
+    attentions = {name: params[name]["attention"] for name in params if name.startswith("block_")}
     return {name: jax.nn.sigmoid(MIX_SLOPE * found["mix"][0, 0, 0]) for name, found in attentions.items()
             if "mix" in found}  # fmt: skip
 

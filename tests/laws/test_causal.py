@@ -185,7 +185,7 @@ def test_a_pool_of_prompts_has_so_many():
         (lambda: learning_problem(TASK, replace(GPT2, causal=False), LAYOUT,
                                   TrainSettings(curriculum=Curriculum(Ramp(1, 1), Ramp(1, 1)))), "curriculum"),
         (lambda: models.apply(GPT2, params_of(GPT2), jnp.zeros((2 * N + 1, D))), f"n_positions={2 * N}"),
-        (lambda: replace(GPT2, init="zeros"), "published, gpt2"),
+        (lambda: replace(GPT2, init="zeros"), "von_oswald, gpt2"),
         (lambda: replace(GPT2, compute="float8"), "bfloat16"),
         (lambda: replace(GPT2, layer_norm=True), "one of them"),
         (lambda: Ramp(0, 3), "start=0"),
