@@ -118,7 +118,7 @@ def _heads_of(config: Path) -> int:
 def _weights(file: Path) -> dict[str, np.ndarray]:
     """The state dict of a file of PyTorch, of which nothing is executed."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("checkpoints of PyTorch are read with it: pip install 'icl-gd[interop]'") from error
     try:

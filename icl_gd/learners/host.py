@@ -62,7 +62,7 @@ def boosted_trees() -> HostPredictor:
     Raises:
       ModuleNotFoundError: without xgboost.
     """
-    from xgboost import XGBRegressor
+    from xgboost import XGBRegressor  # pyright: ignore[reportMissingImports]
 
     return HostPredictor(partial(XGBRegressor, n_jobs=1))
 

@@ -126,6 +126,14 @@ def test_greedy_trees_are_scikit_learns_and_stay_on_the_host():
         jax.vmap(learners.greedy_tree())(jnp.asarray(x), jnp.asarray(y), jnp.asarray(x[:, 0]))
 
 
+def test_boosted_trees_are_xgboosts():
+    xgboost = pytest.importorskip("xgboost")
+    x, y = (np.asarray(part) for part in examples(7))
+    found = learners.boosted_trees()(x, y[:, :1], x[3] + 0.1)
+    expected = xgboost.XGBRegressor(n_jobs=1).fit(x, y[:, 0]).predict(x[3:4] + 0.1)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_host_predictions_are_the_same_over_processes():
     x, y = (np.asarray(part)[None].repeat(3, 0) for part in examples(2, 4))
     query = np.where(np.arange(4)[None, :, None] == 2, np.nan, x)
