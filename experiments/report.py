@@ -76,8 +76,9 @@ def target(claim: Mapping[str, Any]) -> str:
 def trapped(results: Mapping[str, Any]) -> str:
     """How many seeds are trapped, over all points of a sweep: claims about free seeds say nothing of those."""
     points = [results["metrics"], *(point["metrics"] for point in results["sweep"])]
-    points = [metrics for metrics in points if "seeds_trapped" in metrics and "loss_trained" in metrics]
-    seeds = sum(len(metrics["loss_trained"]["per_seed"]) for metrics in points)
+    trained = lambda metrics: metrics.get("loss_trained", metrics.get("normalised_error"))
+    points = [metrics for metrics in points if "seeds_trapped" in metrics and trained(metrics)]
+    seeds = sum(len(trained(metrics)["per_seed"]) for metrics in points)
     return f"{sum(metrics['seeds_trapped']['mean'] for metrics in points):.0f} of {seeds}" if points else "–"
 
 
