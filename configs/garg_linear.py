@@ -48,7 +48,8 @@ def like_least_squares(prefix: str, d: int, n: int) -> tuple:
         {"id": f"{prefix}.skewed", "statement": "inputs of a skewed covariance: nearly", "source": "GA Fig. 4",
          "metric": at("skewed", n), "relation": "at_most", "target": 0.2},
         *({"id": f"{prefix}.labels_{name}", "statement": f"labels at {name} their scale: known",
-           "source": "GA Fig. 4", "metric": at(f"labels_{name}", n), "relation": "at_most", "target": 0.1} for name in ("half", "double")),
+           "source": "GA Fig. 4", "metric": at(f"labels_{name}", n), "relation": "at_most", "target": 0.1}
+          for name in ("half", "double")),
         {"id": f"{prefix}.noisy_least_squares", "statement": "with noise, least squares is worst at as many examples "
          "as inputs", "source": "GA Fig. 4", "metric": at("noisy", d, "least_squares"), "relation": "at_least",
          "target": 2.0},
