@@ -27,7 +27,7 @@ import absl.logging
 from experiments import processes
 from experiments.devices import check_device, check_placement
 from experiments.settings import Run, check_workdir, parse
-from experiments.validation import BadInput
+from experiments.validation import BadInput, check_installed
 
 # What is renamed when it is complete.
 UNFINISHED = ("*.json*.partial", "report.html.partial", "**/checkpoints/**/*.orbax-checkpoint-tmp*", "figures/.[0-9]*")
@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         run = parse(argv)
+        check_installed(run.config)
         from icl_gd.training import mesh  # a second to import, in which bad input is answered
 
         if run.config.train.parallel != "none":

@@ -147,6 +147,17 @@ def validate(config: ConfigDict) -> None:
     _check_words_of_the_package(fields)  # last: it imports JAX, which takes a second or more
 
 
+def check_installed(config: ConfigDict) -> None:
+    """Whether the libraries are there that baselines are of; not part of `validate`, which holds on any machine.
+
+    Raises:
+      BadInput: if one is not.
+    """
+    for name in config.eval.baselines:
+        if name in BESIDE and importlib.util.find_spec(BESIDE[name]) is None:
+            _reject("eval.baselines", name, f"needs {BESIDE[name]}: pip install 'icl-gd[baselines]'")
+
+
 def _check_sweep(field: str, value: Any) -> None:
     """A tuple where one value would do."""
     if not isinstance(value, list) or isinstance(flatten(base_config()).get(field, []), list):
@@ -196,9 +207,6 @@ def _check_words(config: ConfigDict, fields: dict[str, Any]) -> None:
     for field, accepted in (("analyses", ANALYSES), ("eval.baselines", BASELINES)):
         for name in fields[field]:
             _check_word(field, name, accepted)
-    for name in config.eval.baselines:
-        if name in BESIDE and importlib.util.find_spec(BESIDE[name]) is None:
-            _reject("eval.baselines", name, f"needs {BESIDE[name]}: pip install 'icl-gd[baselines]'")
 
 
 def _check_words_of_the_package(fields: dict[str, Any]) -> None:

@@ -93,6 +93,17 @@ def test_a_config_says_what_is_built():
     assert functions_trained_on(toy).size == 9
 
 
+def test_a_library_that_is_missing_is_named(monkeypatch, capsys):
+    import importlib.util
+
+    from experiments import run
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert run.main(["run", f"{TREE}:smoke"]) == 2
+    error = capsys.readouterr().err
+    assert "eval.baselines=tree_4: needs sklearn: pip install 'icl-gd[baselines]'" in error
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -81,9 +81,12 @@ def wrong_type(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
         bool: ["maybe", "2", "-1", "on", "nope"],
         list: ["(1,", "(1 2)", "((1,2)"],
     }
-    field = rng.choice([name for name, value in fields.items() if type(value) in kinds and name != "claims"])
-    # Where a field is swept over, a comma makes a tuple of values, each of the right type.
-    value = rng.choice([value for value in kinds[type(fields[field])] if "," not in value or field not in SWEPT])
+    swept = lambda name: type(fields[name]) is list and name in SWEPT  # a tuple where the config sweeps
+    field = rng.choice(
+        [name for name in fields if type(fields[name]) in kinds and name != "claims" and not swept(name)]
+    )
+    # In place of one value, a comma makes a tuple of values, each of the right type.
+    value = rng.choice([value for value in kinds[type(fields[field])] if "," not in value or fields[field] == []])
     kind = tuple if type(fields[field]) is list else type(fields[field])
     yield Case("of a wrong type", (f"--config.{field}={value}",), (f"{field}={value}", KINDS[kind]))
 
@@ -102,7 +105,10 @@ def unknown_field(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
 
 
 def misspelt_word(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
-    field = rng.choice([*WORDS, "analyses", "model.attention"])
+    others = fields["recipe"] != "linear_attention"  # they refuse any other word than the default first
+    field = rng.choice(
+        [*(name for name in WORDS if not (others and name == "task.inputs")), "analyses", "model.attention"]
+    )
     accepted = {**WORDS, "analyses": list(ANALYSES), "model.attention": ["linear"]}[field]
     word = rng.choice(accepted)
     wrong = misspelt(word, rng)
@@ -138,8 +144,10 @@ def section(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
 def too_large(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
     field = rng.choice([name for name in SIZES if isinstance(fields[name], int) and name not in ("seeds",)])
     value = rng.randrange(1, 1000) * 10**9
-    if fields["recipe"] == "sine" and field in ("task.d_input", "task.d_output"):
-        return  # they are what the task is
+    fixed = {"sine": ("task.d_input", "task.d_output"), "function_classes": ("task.d_output", "model.n_heads")}
+    apart = ("task.d_output",) if fields["model.layout"] == "interleaved" else ()
+    if field in (*fixed.get(fields["recipe"], ()), *apart):
+        return  # they are what the task is, or have to fit other sizes
     quiet = () if field in ("task.d_input", "task.d_output") else ("--config.analyses=()",)
     if field == "task.d_input" and fields["task.eigenvalues"]:
         return
@@ -147,8 +155,8 @@ def too_large(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
 
 
 def contradiction(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
-    if fields["recipe"] == "sine":
-        return  # it has no analyses, and refuses the other fields before they can contradict each other
+    if fields["recipe"] != "linear_attention":
+        return  # others have no analyses, and refuse the other fields before they can contradict each other
     analysis, number = rng.choice(ONE_LAYER_ONLY), rng.randrange(6, 40)  # more layers than any config has
     asked = f"--config.analyses=('{analysis}',)"
     linear = fields["model.attention"] == "linear" and not fields["model.layer_norm"]
