@@ -15,7 +15,13 @@ from experiments.defaults import OPTIMA, base_config, deep, smoke
 VARIANTS = ("heads", "layer_norm", "normalised", "smoke")
 
 
-def beside_gd_plus_plus(prefix: str) -> tuple:
+WHY_MORE = (
+    "with four heads every seed is better than GD++ with its best pair (.1060 to .1073, GD++ .1105), so they do more "
+    "than it does"
+)
+
+
+def beside_gd_plus_plus(prefix: str, why: str = "") -> tuple:
     """What the paper says of two layers, asked of others than plain ones."""
     return (
         {"id": f"{prefix}.free", "statement": "at least 4 of 5 seeds are free", "source": "VO, published code",
@@ -24,7 +30,7 @@ def beside_gd_plus_plus(prefix: str) -> tuple:
          "VO, other switches", "metric": "loss_trained", "relation": "at_most", "target": 0.1145},
         {"id": f"{prefix}.cosine", "statement": "sensitivities of all seeds are those of GD++ (worst cosine)",
          "source": "VO, other switches", "metric": "sensitivity_cosine_gd_plus_plus", "reduce": "min",
-         "relation": "at_least", "target": 0.997},
+         "relation": "at_least", "target": 0.997, "note": why},
         {"id": f"{prefix}.cosine_gd", "statement": "and clearly not those of GD (best cosine)", "source":
          "VO, other switches", "metric": "sensitivity_cosine_gd", "reduce": "max", "relation": "at_most",
          "target": 0.97},
@@ -76,7 +82,7 @@ def get_config(variant: str = ""):
             config.model.n_heads = 4
         else:
             config.model[variant] = True
-        config.claims = beside_gd_plus_plus(f"VO.L2.{variant}")
+        config.claims = beside_gd_plus_plus(f"VO.L2.{variant}", WHY_MORE if variant == "heads" else "")
     elif variant:
         raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
     return config
