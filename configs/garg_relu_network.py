@@ -28,5 +28,5 @@ def get_config(variant: str = ""):
         on_two_cores(config, 8, 24, 60_000)
     if variant == "smoke":
         smoke(config)
-        config.eval.prompts = 64
+        config.task.n_context, config.eval.prompts = 10, 16
     return config
