@@ -240,8 +240,8 @@ def largest_error(found: Array, expected: Array) -> Array:
     return norm(found - expected).max() / norm(expected).max()
 
 
-def first(prompts: Prompt, n: int) -> Prompt:
-    """The first n prompts of a batch, for what is dear to measure."""
+def first(prompts: Any, n: int) -> Any:
+    """The first n of a batch of Prompts or PrefixPrompts, for what is dear to measure."""
     return jax.tree.map(lambda leaf: leaf[:n], prompts)
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.study import EVERY, Found
+from experiments.study import EVERY, Found, first
 from icl_gd import analysis, learners
 from icl_gd.tasks import PROMPT_SUITE, FunctionRegression
 from icl_gd.training import Curriculum, Population
@@ -97,7 +97,7 @@ def _of_baselines(study: PrefixStudy, prompts: PrefixPrompt, task: FunctionRegre
             roles, make = BASELINES[name]
             errors = np.asarray(_errors(make(), jax.tree.map(jnp.asarray, exact), task.in_order))
             found |= dict(zip(roles, errors.reshape(len(roles), *errors.shape[-2:]), strict=True))
-    few = PrefixPrompt(*(leaf[:HOST_PROMPTS] for leaf in exact[:4]), None)
+    few = first(exact, HOST_PROMPTS)
     for name in study.baselines:
         if name in HOST_BASELINES:
             predictor = HOST_BASELINES[name]()

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import yaml
@@ -95,13 +96,9 @@ def of_state(state: Mapping[str, Any], n_heads: int) -> Pretrained:
         init_scale=4e-4, causal=True, pre_norm=True, biases=True, d_embed=e, d_read_out=len(params["head"]["W_O"]),
         n_positions=len(params["positions"]), layer_mlp_width=len(params["block_0"]["mlp"]["b_1"]) if layers else None,
     )  # fmt: skip
-    found = Pretrained(config, _arrays(params), "alternating", d)
+    found = Pretrained(config, jax.tree.map(jnp.asarray, params), "alternating", d)
     check(found)
     return found
-
-
-def _arrays(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _arrays(leaf) if isinstance(leaf, Mapping) else jnp.asarray(leaf) for name, leaf in tree.items()}
 
 
 def _heads_of(config: Path) -> int:

@@ -5,7 +5,6 @@ import os
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from icl_gd import models
 from icl_gd.models import TransformerConfig
 from icl_gd.models.transformer import Params
 from icl_gd.tokens import LAYOUTS
-from icl_gd.training.checkpoint import by_name, flatten, nested
+from icl_gd.training.checkpoint import by_name, flatten, nested, tuples
 from icl_gd.types import Layout, Predictor, PrefixPredictor
 
 WEIGHTS, CONFIG, FORMAT = "model.safetensors", "config.json", 1
@@ -84,18 +83,13 @@ def from_pretrained(directory: str | Path) -> Pretrained:
         if about["format"] != FORMAT or not set(about["model"]) <= known:
             unknown = sorted(set(about["model"]) - known) or [f"format {about['format']}"]
             raise ValueError(f"{', '.join(unknown)}: not known here; a newer version wrote it")
-        config = TransformerConfig(**_tuples(about["model"]))
+        config = TransformerConfig(**tuples(about["model"]))
         params = jax.tree.map(jnp.asarray, nested(load_file(directory / WEIGHTS)))
         found = Pretrained(config, params, about["layout"], about["d_input"], about["d_output"])
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise ValueError(f"{directory} holds no model that can be read: {type(error).__name__} {error}") from error
     check(found)
     return found
-
-
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """Lists, as JSON gives them back, as the tuples they were."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def check(model: Pretrained) -> None:

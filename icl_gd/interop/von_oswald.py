@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -126,7 +127,7 @@ def from_published(
     )  # fmt: skip
     if config.is_embedded and any(leaf.shape[0] != width for name, leaf in embedding.items() if name in ("W_E", "b_2")):
         raise ValueError(f"the embedding is not of the residual's width {width}; positions beside it cannot be read")
-    return config, _arrays({**({"embedding": embedding} if embedding else {}), **blocks})
+    return config, jax.tree.map(jnp.asarray, {**({"embedding": embedding} if embedding else {}), **blocks})
 
 
 def to_published(
@@ -185,7 +186,3 @@ def _from_npz(path: str | Path) -> Modules:
             module, _, leaf = name.rpartition("/")
             modules.setdefault(module, {})[leaf] = arrays[name]
     return modules
-
-
-def _arrays(tree: Any) -> Any:
-    return {k: _arrays(v) for k, v in tree.items()} if isinstance(tree, dict) else jnp.asarray(tree)

@@ -53,6 +53,11 @@ def unflatten(template: Any, leaves: Mapping[str, np.ndarray]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in wanted])
 
 
+def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists, as JSON gives them back, as the tuples they were."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
 def checksum(leaves: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
     """Of names, types, shapes and values, and of what is said about them."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())

@@ -16,7 +16,7 @@ from icl_gd.models import TransformerConfig
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training import mesh, population
 from icl_gd.training.blocks import in_blocks
-from icl_gd.training.checkpoint import Checkpoints, checksum, flatten, nested, unflatten
+from icl_gd.training.checkpoint import Checkpoints, checksum, flatten, nested, tuples, unflatten
 from icl_gd.training.population import Member, State, TrainSettings
 from icl_gd.types import Array, Layout, Moments, Predictor, PrefixPredictor, PrefixPrompt, Prompt
 
@@ -395,16 +395,12 @@ def load(workdir: str | Path) -> Population:
     prefix = "member.params."
     of_member = {name.removeprefix(prefix): leaf for name, leaf in leaves.items() if name.startswith(prefix)}
     params = jax.tree.map(jnp.asarray, nested(of_member))
-    config = TransformerConfig(**_tuples(about["model"]))
-    rates = {name: value for name, value in _tuples(about["settings"]).items() if name in population.Rates._fields}
+    config = TransformerConfig(**tuples(about["model"]))
+    rates = {name: value for name, value in tuples(about["settings"]).items() if name in population.Rates._fields}
     swept = _only_swept(population.combinations(TrainSettings(**rates), config.init_scale))
     diverged_at, skipped = (jnp.asarray(leaves[f"member.{name}"]) for name in ("diverged_at", "skipped"))
     layout = _layout(about.get("layout", "concatenated"), about["d_input"], about["d_output"])
     return Population(config, layout, params, diverged_at, skipped, swept)
-
-
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def _is_step(path: Path) -> bool:
