@@ -12,7 +12,7 @@ Variants: `toy` has five inputs, 11 points and the size `tiny`, 100,000 steps, s
 accelerator; `smoke` takes seconds. Without a variant it is `standard`.
 """
 
-from experiments.defaults import base_config, gpt2, on_two_cores, smoke
+from experiments.defaults import function_class, untrained
 
 VARIANTS = ("toy", "tiny", "small", "standard", "smoke")
 FAMILIES = (
@@ -34,8 +34,7 @@ def like_least_squares(prefix: str, d: int, n: int) -> tuple:
         {"id": f"{prefix}.least_squares", "statement": f"which is 1 - k/d (here of k = {d // 2})", "source":
          "closed form", "metric": at("standard", d // 2, "least_squares"), "relation": "within",
          "target": 1 - (d // 2) / d, "tolerance": 0.05},
-        {"id": f"{prefix}.untrained", "statement": "an untrained model knows nothing (its least error)", "source":
-         "control", "metric": "normalised_error_untrained", "reduce": "min", "relation": "at_least", "target": 0.9},
+        untrained(prefix),
         {"id": f"{prefix}.quadrants", "statement": "inputs in one quadrant, the query anywhere: known all the same",
          "source": "GA Fig. 4", "metric": at("random_quadrants", n), "relation": "at_most", "target": 0.1},
         {"id": f"{prefix}.orthogonal", "statement": "of a query orthogonal to all inputs nothing is known, as of least "
@@ -59,18 +58,13 @@ def like_least_squares(prefix: str, d: int, n: int) -> tuple:
 
 
 def get_config(variant: str = ""):
-    if variant and variant not in VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
-    config = gpt2(base_config(), "tiny" if variant in ("toy", "smoke") else variant or "standard")
-    config.task.name = "linear"
+    small = (8, 24, 60_000) if variant == "tiny" else (5, 10, 100_000)
+    config = function_class("linear", variant, VARIANTS, small=small)
     config.eval.families = FAMILIES
     config.eval.baselines = ("least_squares", "averaging", "nearest_3")
-    if variant == "tiny":
-        on_two_cores(config, 8, 24, 60_000)
-    elif variant in ("toy", "smoke"):
-        on_two_cores(config, 5, 10, 100_000)
-    config.claims = like_least_squares(f"GA.{variant or 'standard'}", config.task.d_input, config.task.n_context)
     if variant == "smoke":
-        smoke(config)
         config.eval.suite_values = 3
+    else:
+        d, n = config.task.d_input, config.task.n_context
+        config.claims = like_least_squares(f"GA.{variant or 'standard'}", d, n)
     return config

@@ -10,23 +10,25 @@ Variants: `tiny` (64 wide, 3 layers, 2 heads) has eight inputs and 25 points, un
 curriculum: for an accelerator. Without a variant it is `standard`. `smoke` takes seconds.
 """
 
-from experiments.defaults import base_config, gpt2, on_two_cores, smoke
+from experiments.defaults import function_class, untrained
 
 VARIANTS = ("tiny", "small", "standard", "smoke")
 
 
 def get_config(variant: str = ""):
-    if variant and variant not in VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
-    config = gpt2(base_config(), "tiny" if variant == "smoke" else variant or "standard")
-    config.task.name = "relu_network"
-    config.task.n_context = 100
-    config.train.active_points = (26, 5, 2000)
-    config.eval.families = ("standard",)
+    config = function_class("relu_network", variant, VARIANTS, n_context=100)
     config.eval.baselines = ("least_squares", "nearest_3", "network")
-    if variant in ("tiny", "smoke"):
-        on_two_cores(config, 8, 24, 60_000)
     if variant == "smoke":
-        smoke(config)
         config.task.n_context, config.eval.prompts = 10, 16
+    else:
+        name = variant or "standard"
+        config.claims = (
+            {"id": f"GA.relu.{name}.network", "statement": "over all lengths the error is no larger than that of a "
+             "network of the same form trained on each prefix (mean excess, worst seed)", "source": "GA Fig. 5c",
+             "metric": "excess_over_network", "reduce": "max", "relation": "at_most", "target": 0.0},
+            {"id": f"GA.relu.{name}.least_squares", "statement": "and smaller than that of least squares (mean excess, "
+             "worst seed)", "source": "GA Fig. 5c", "metric": "excess_over_least_squares", "reduce": "max", "relation":
+             "at_most", "target": 0.0},
+            untrained(f"GA.relu.{name}"),
+        )  # fmt: skip
     return config

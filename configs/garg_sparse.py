@@ -10,20 +10,27 @@ Variants: `tiny` (64 wide, 3 layers, 2 heads) has eight inputs and 25 points, un
 curriculum: for an accelerator. Without a variant it is `standard`. `smoke` takes seconds.
 """
 
-from experiments.defaults import base_config, gpt2, on_two_cores, smoke
+from experiments.defaults import function_class, untrained
 
 VARIANTS = ("tiny", "small", "standard", "smoke")
 
 
 def get_config(variant: str = ""):
-    if variant and variant not in VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
-    config = gpt2(base_config(), "tiny" if variant == "smoke" else variant or "standard")
-    config.task.name = "sparse"
-    config.eval.families = ("standard",)
+    config = function_class("sparse", variant, VARIANTS)
     config.eval.baselines = ("least_squares", "averaging", "nearest_3", "lasso")
-    if variant in ("tiny", "smoke"):
-        on_two_cores(config, 8, 24, 60_000)
-    if variant == "smoke":
-        smoke(config)
+    if variant != "smoke":
+        name, d = variant or "standard", config.task.d_input
+        k = 3 * d // 4
+        config.claims = (
+            {"id": f"GA.sparse.{name}.least_squares", "statement": f"with fewer examples than inputs ({k} of {d}) the "
+             f"error is below that of least squares, {1 - k / d:g} (mean over seeds)", "source": "GA Fig. 5a",
+             "metric": f"normalised_error_standard_trained[{k}]", "relation": "at_most", "target": 0.9 * (1 - k / d)},
+            {"id": f"GA.sparse.{name}.lasso", "statement": "at every length it is near the Lasso with the best of five "
+             "penalties (mean excess, worst seed)", "source": "GA Fig. 5a", "metric": "excess_over_best_lasso",
+             "reduce": "max", "relation": "at_most", "target": 0.05},
+            {"id": f"GA.sparse.{name}.gain", "statement": "and over all lengths below least squares (mean excess, "
+             "worst seed)", "source": "GA Fig. 5a", "metric": "excess_over_least_squares", "reduce": "max", "relation":
+             "at_most", "target": 0.0},
+            untrained(f"GA.sparse.{name}"),
+        )  # fmt: skip
     return config

@@ -13,24 +13,29 @@ queries by their sums; `smoke`.
 from experiments.defaults import OPTIMA, base_config, deep, smoke
 
 VARIANTS = ("heads", "layer_norm", "normalised", "smoke")
+WHY = {
+    "heads": "with four heads every seed is better than GD++ with its best pair (.1060 to .1073, GD++ .1105), so they "
+    "do more than it does",
+    "layer_norm": "LayerNorm takes a token's mean and length, and the size of its label with them, before each layer: "
+    "all seeds end within 1e-4 of .1912, flat since step 600, better than GD++ on tokens standardised once "
+    "(VO.L2.layer_norm.standardised)",
+    "normalised": "as with one layer (VO.SN): sums of keys and queries change their sign from token to token, and near "
+    "zero scores have no bound; no seed finds better than predicting zero",
+}
 
 
-WHY_MORE = (
-    "with four heads every seed is better than GD++ with its best pair (.1060 to .1073, GD++ .1105), so they do more "
-    "than it does"
-)
-
-
-def beside_gd_plus_plus(prefix: str, why: str = "") -> tuple:
+def beside_gd_plus_plus(variant: str) -> tuple:
     """What the paper says of two layers, asked of others than plain ones."""
+    prefix, why = f"VO.L2.{variant}", {"note": WHY[variant]}
+    unless_heads = {} if variant == "heads" else why
     return (
         {"id": f"{prefix}.free", "statement": "at least 4 of 5 seeds are free", "source": "VO, published code",
-         "metric": "seeds_trapped", "relation": "at_most", "target": 1},
+         "metric": "seeds_trapped", "relation": "at_most", "target": 1} | unless_heads,
         {"id": f"{prefix}.loss", "statement": "trained layers come near GD++ (mean over all seeds)", "source":
-         "VO, other switches", "metric": "loss_trained", "relation": "at_most", "target": 0.1145},
+         "VO, other switches", "metric": "loss_trained", "relation": "at_most", "target": 0.1145} | unless_heads,
         {"id": f"{prefix}.cosine", "statement": "sensitivities of all seeds are those of GD++ (worst cosine)",
          "source": "VO, other switches", "metric": "sensitivity_cosine_gd_plus_plus", "reduce": "min",
-         "relation": "at_least", "target": 0.997, "note": why},
+         "relation": "at_least", "target": 0.997} | why,
         {"id": f"{prefix}.cosine_gd", "statement": "and clearly not those of GD (best cosine)", "source":
          "VO, other switches", "metric": "sensitivity_cosine_gd", "reduce": "max", "relation": "at_most",
          "target": 0.97},
@@ -82,7 +87,14 @@ def get_config(variant: str = ""):
             config.model.n_heads = 4
         else:
             config.model[variant] = True
-        config.claims = beside_gd_plus_plus(f"VO.L2.{variant}", WHY_MORE if variant == "heads" else "")
+        config.claims = beside_gd_plus_plus(variant)
+        if variant == "layer_norm":
+            config.analyses += ("standardised_tokens",)
+            config.claims += (
+                {"id": "VO.L2.layer_norm.standardised", "statement": "every seed is as good as GD++ with its best pair "
+                 "on standardised tokens (worst loss ratio)", "source": "found here", "metric":
+                 "loss_ratio_gd_plus_plus_standardised", "reduce": "max", "relation": "at_most", "target": 1.05},
+            )  # fmt: skip
     elif variant:
         raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
     return config

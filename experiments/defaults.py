@@ -139,30 +139,35 @@ def smoke(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def on_two_cores(config: ConfigDict, d_input: int, n_context: int, steps: int) -> ConfigDict:
-    """A smaller task of the same kind, on which a small network learns within an hour on two cores."""
-    config.task.d_input, config.task.n_context = d_input, n_context
-    config.train.steps = steps
-    config.train.learning_rate = 1e-3
-    config.train.schedule = "cosine"
-    config.train.active_inputs = config.train.active_points = ()
-    return config
-
-
 GPT2_SIZES = {"tiny": (64, 3, 2), "small": (128, 6, 4), "standard": (256, 12, 8)}  # width, layers, heads
 
 
-def gpt2(config: ConfigDict, size: str) -> ConfigDict:
-    """A causal Transformer on a class of functions, with the settings of Garg et al. for linear ones."""
+def function_class(
+    name: str, variant: str, variants: tuple[str, ...], n_context: int = 40, small: tuple = (8, 24, 60_000)
+) -> ConfigDict:
+    """A causal Transformer on a class of functions, with the settings of Garg et al., in the size its variant names.
+
+    Args:
+      variants: those the config has; without one it is `standard`.
+      n_context: as published; labels of 40 examples are learned with another curriculum than those of 100.
+      small: inputs, examples and steps of a task that the size `tiny` (of `toy`, `tiny` and `smoke`) learns within an
+        hour on two cores.
+    """
+    if variant and variant not in variants:
+        raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(variants)}")
+    is_small = variant in ("toy", "tiny", "smoke")
+    config = base_config()
     config.recipe = "function_classes"
     config.seeds = 1
     config.analyses = ()
+    config.task.name = name
     config.task.d_input = 20
-    config.task.n_context = 40
+    config.task.n_context = n_context
     config.model.style = "gpt2"
     config.model.layout = "alternating"
     config.model.attention = "softmax"
     config.model.init_scale = 4e-4
+    size = "tiny" if is_small else variant or "standard"
     config.model.d_embed, config.model.n_layers, config.model.n_heads = GPT2_SIZES[size]
     config.train.steps = 500_000
     config.train.batch_size = 64
@@ -171,8 +176,24 @@ def gpt2(config: ConfigDict, size: str) -> ConfigDict:
     config.train.beta2 = 0.999
     config.train.epsilon = 1e-8
     config.train.active_inputs = (5, 1, 2000)
-    config.train.active_points = (11, 2, 2000)
+    config.train.active_points = (11, 2, 2000) if n_context == 40 else (26, 5, 2000)
     config.train.log_every = 1000
+    config.eval.families = ("standard",)
     config.eval.prompts = 1280
     config.eval.curve_prompts = 1280
+    if is_small:
+        config.task.d_input, config.task.n_context, config.train.steps = small
+        config.train.learning_rate = 1e-3
+        config.train.schedule = "cosine"
+        config.train.active_inputs = config.train.active_points = ()
+    if variant == "smoke":
+        smoke(config)
+        config.eval.prompts = 128
     return config
+
+
+def untrained(prefix: str) -> dict:
+    """The claim about the control of a function class."""
+    return {"id": f"{prefix}.untrained", "statement": "an untrained model knows nothing (its least error)",
+            "source": "control", "metric": "normalised_error_untrained", "reduce": "min", "relation": "at_least",
+            "target": 0.9}  # fmt: skip

@@ -1,7 +1,8 @@
 """What a population is compared with: gradient descent and, for deep linear networks, the family of GD++."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from icl_gd.types import Array, Circuits, Moments, Predictor, Prompt
 
 WRONG_STEP = 0.5  # times the best step size: the control that the cosine cannot see
 SPECTRAL_FIT = 2**17  # prompts at most that rates of several steps are found on
+CLIPPED_FIT = 2**14  # and under a clip, where a prompt costs n times as much
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class References:
     Attributes:
       rates: step sizes and gammas of every learner; of gradient descent the gammas are zero.
       main: the learner that is constructed, and interpolated with.
-      config, params: the constructed Transformer.
+      config, params: the constructed Transformer; what clips its activations clips those of the learners.
     """
 
     rates: Mapping[str, Pairs]
@@ -48,9 +50,10 @@ class References:
 
     @property
     def _form(self) -> Callable[..., Predictor]:
-        """Of step sizes and gammas; gradient descent is written as such where no learner has a gamma."""
-        if any(np.any(gammas) for _, gammas in self.rates.values()):
-            return learners.layerwise_gd_plus_plus
+        """Of step sizes and gammas; gradient descent is written as such where no learner has a gamma or a clip."""
+        clip = self.config.clip
+        if clip is not None or any(np.any(gammas) for _, gammas in self.rates.values()):
+            return partial(learners.layerwise_gd_plus_plus, clip=clip)
         return lambda step_sizes, gammas: learners.layerwise_gradient_descent(step_sizes)
 
     def losses(self, prompts: Prompt) -> dict[str, Array]:
@@ -72,7 +75,7 @@ class References:
 
     @property
     def wrong_step(self) -> Predictor:
-        return learners.gradient_descent(WRONG_STEP * self.rates["gd"].step_sizes)
+        return last(self._form(WRONG_STEP * self.rates["gd"].step_sizes, self.rates["gd"].gammas))
 
     @property
     def step_size(self) -> float:
@@ -104,6 +107,9 @@ def references(
 ) -> References:
     """All learners that a population is compared with, their rates found on a sample of prompts.
 
+    Under a clip of the model's activations, which is then that of all learners too, the rates of GD++ are found with
+    it; those of gradient descent, whose residual labels stay far within a clip of practical size, without.
+
     Args:
       main: "gd" for gradient descent alone; the name of a kind of GD++ for all learners of deep networks.
       steps: of every learner; as many as the model has layers when left out.
@@ -121,22 +127,34 @@ def references(
         spectrum = Spectrum.of(fit.x[:SPECTRAL_FIT], moment, noise)
         rates = {"gd": Pairs(learners.best_step_sizes(spectrum, n_steps), none)}
         if main != "gd":
-            rates |= _deep(task, model, spectrum, n_steps, key_published, published_steps)
+            rates |= _deep(task, model, spectrum, fit, n_steps, key_published, published_steps)
     config = constructions.gradient_descent_config(task.d_input, task.d_output, n_steps)
+    config = replace(config, clip=model.clip)
     params = constructions.gd_plus_plus_weights(config, task.d_input, task.n_context, *rates[main])
     return References(rates, main, config, params, task.d_input, task.d_output)
 
 
 def _deep(
-    task: LinearRegression, model: models.TransformerConfig, spectrum: Spectrum, n_steps: int, key: Array, steps: int
+    task: LinearRegression,
+    model: models.TransformerConfig,
+    spectrum: Spectrum,
+    fit: Prompt,
+    n_steps: int,
+    key: Array,
+    published_steps: int,
 ) -> dict[str, Pairs]:
     print(f"finding the rates of gradient descent and GD++, {n_steps} steps each", flush=True)
-    free = learners.best_step_sizes(spectrum, n_steps, free=True)
+    best = learners.best_gd_plus_plus(spectrum, n_steps)
+    best_free = learners.best_gd_plus_plus(spectrum, n_steps, free=True)
+    if model.clip is not None:
+        fit = jax.tree.map(lambda leaf: leaf[:CLIPPED_FIT], fit)
+        best = learners.best_gd_plus_plus_on(fit, best, model.clip)
+        best_free = learners.best_gd_plus_plus_on(fit, best, model.clip, free=True)
     return {
-        "gd_free_steps": Pairs(free, np.zeros(n_steps)),
-        "gd_plus_plus": learners.best_gd_plus_plus(spectrum, n_steps),
-        "gd_plus_plus_free_steps": learners.best_gd_plus_plus(spectrum, n_steps, free=True),
-        "gd_plus_plus_published": _published(task, model, spectrum, n_steps, key, steps),
+        "gd_free_steps": Pairs(learners.best_step_sizes(spectrum, n_steps, free=True), np.zeros(n_steps)),
+        "gd_plus_plus": best,
+        "gd_plus_plus_free_steps": best_free,
+        "gd_plus_plus_published": _published(task, model, spectrum, n_steps, key, published_steps),
     }
 
 
@@ -148,34 +166,58 @@ def _published(
     One set for all layers, or one per layer where the model has weights per layer; batches of 512, from the best step
     size with gamma = step_size / n.
     """
-    d, m, n = task.d_input, task.d_output, task.n_context
+    n = task.n_context
     tied = learners.tied_step_size(spectrum, n_steps, n)
-    layers = 1 if model.shared else n_steps
-    ones = np.ones(layers)
+    ones = np.ones(1 if model.shared else n_steps)
     start = {"P_x": -tied / n**2 * ones, "W_V_x": ones, "P_y": tied / n * ones, "W_V_y": -ones}
     start = {name: jnp.asarray(leaf, float) for name, leaf in start.items()}
-    w_kq = np.broadcast_to(np.diag(np.repeat([1.0, 0.0], [d, m])), (n_steps, 1, d + m, d + m))
-
-    def loss(params: dict[str, Array], batch: tuple[Moments, Array]) -> Array:
-        diagonal = jnp.concatenate(
-            [
-                jnp.repeat(params[f"P_{s}"][:, None] * params[f"W_V_{s}"][:, None], size, 1)
-                for s, size in (("x", d), ("y", m))
-            ],
-            axis=1,
-        )
-        w_pv = jnp.broadcast_to(jax.vmap(jnp.diag)(diagonal)[:, None], w_kq.shape)
-        y_hat = models.read_moments(Circuits(jnp.asarray(w_kq, w_pv.dtype), w_pv), batch[0], m)
-        return 0.5 * jnp.mean(jnp.sum((y_hat - batch[1]) ** 2, axis=0))
-
+    products = lambda params: {slot: params[f"P_{slot}"] * params[f"W_V_{slot}"] for slot in ("x", "y")}
+    every = lambda rates, xp: xp.broadcast_to(rates, n_steps)
     settings = TrainSettings(
         steps=steps, batch_size=512, learning_rate=5e-4 if n_steps > 3 else 1e-3,
         clip=10.0 if n_steps > 2 else 1e-3, beta2=0.999, epsilon=1e-8,
     )  # fmt: skip
-    params = _learned(lambda key, step: task.sample_moments(key, n_prompts=512), loss, settings, start, key)
-    product = {slot: params[f"P_{slot}"] * params[f"W_V_{slot}"] for slot in ("x", "y")}
-    every = lambda rates: np.broadcast_to(-n * np.asarray(rates, np.float64), n_steps)
-    return Pairs(every(product["y"]), every(product["x"]))
+    draw, predict = by_moments(task) if model.clip is None else by_prompts(task, model.clip)
+
+    def loss(params: dict[str, Array], batch: tuple[Any, Array]) -> Array:
+        found = products(params)
+        y_hat = predict(every(found["x"], jnp), every(found["y"], jnp), batch[0])
+        return 0.5 * jnp.mean(jnp.sum((y_hat - batch[1]) ** 2, axis=0))
+
+    params = _learned(lambda key, step: draw(key, settings.batch_size), loss, settings, start, key)
+    found = products(params)
+    return Pairs(*(every(-n * np.asarray(found[slot], np.float64), np) for slot in ("y", "x")))
+
+
+Drawn = Callable[[Array, int], tuple[Any, Array]]  # batches, and their queries' labels [m prompt]
+Predicted = Callable[[Array, Array, Any], Array]  # of what a layer adds to x and to y, `[layer]` each: y_hat [m prompt]
+
+
+def by_moments(task: LinearRegression) -> tuple[Drawn, Predicted]:
+    """What GD++ is learned on, and predicts, by the moments of prompts."""
+    d, m = task.d_input, task.d_output
+
+    def predict(in_x: Array, in_y: Array, moments: Moments) -> Array:
+        diagonal = jnp.concatenate([jnp.repeat(in_x[:, None], d, 1), jnp.repeat(in_y[:, None], m, 1)], axis=1)
+        w_pv = jax.vmap(jnp.diag)(diagonal)[:, None]
+        w_kq = jnp.broadcast_to(jnp.diag(jnp.repeat(jnp.array([1.0, 0.0], w_pv.dtype), np.array([d, m]))), w_pv.shape)
+        return models.read_moments(Circuits(w_kq, w_pv), moments, m)
+
+    return lambda key, n_prompts: task.sample_moments(key, n_prompts=n_prompts), predict
+
+
+def by_prompts(task: LinearRegression, clip: float) -> tuple[Drawn, Predicted]:
+    """The same by prompts themselves: a clip acts on tokens, which moments do not see."""
+
+    def draw(key: Array, n_prompts: int) -> tuple[Prompt, Array]:
+        prompts = jax.vmap(task.sample)(jax.random.split(key, n_prompts))
+        return prompts, prompts.y_query.T
+
+    def predict(in_x: Array, in_y: Array, prompts: Prompt) -> Array:
+        learner = learners.gd_plus_plus(-task.n_context * in_y, -task.n_context * in_x, clip)
+        return jax.vmap(learner, out_axes=1)(prompts.x, prompts.y, prompts.x_query)
+
+    return draw, predict
 
 
 def _learned(

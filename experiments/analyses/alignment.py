@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.study import EVERY, Found, Study, together
 from icl_gd import analysis, learners
-from icl_gd.learners import standardised
+from icl_gd.learners import Pairs, standardised
 from icl_gd.types import Predictor, Prompt
 
 
@@ -27,10 +27,19 @@ def alignment(study: Study, found: Found) -> None:
 
 
 def standardised_tokens(study: Study, found: Found) -> None:
-    """The best gradient step on standardised tokens, which are all that a layer behind LayerNorm can see."""
-    step = learners.best_step_size(learners.standardise(study.prompts))
-    compare_with(study, found, "gd_standardised", standardised(learners.gradient_descent([step])))
-    found.add_one("step_size_gd_standardised", step / study.task.n_context)
+    """The best gradient step on standardised tokens, which are all that a layer behind LayerNorm can see.
+
+    Of more layers, as many steps of GD++ with its best pair: their tokens are standardised once, before the first step.
+    """
+    seen = learners.standardise(study.prompts)
+    step, n_steps = learners.best_step_size(seen), len(study.reference.rates["gd"].step_sizes)
+    if n_steps == 1:
+        name, learner = "gd_standardised", learners.gradient_descent([step])
+        found.add_one("step_size_gd_standardised", step / study.task.n_context)
+    else:
+        start = Pairs(np.full(n_steps, step), np.full(n_steps, step))
+        name, learner = "gd_plus_plus_standardised", learners.gd_plus_plus(*learners.best_gd_plus_plus_on(seen, start))
+    compare_with(study, found, name, standardised(learner))
 
 
 def compare_with(study: Study, found: Found, name: str, learner: Predictor) -> None:

@@ -127,13 +127,21 @@ def _by_member(found: Found, family: str, errors: np.ndarray) -> None:
 
 
 def _summaries(found: Found, standard: Mapping[str, np.ndarray], task: FunctionRegression) -> None:
-    """Of the standard prompts: means over lengths of all learners, and how far members are from least squares."""
+    """Of the standard prompts: means over lengths of all learners, and how far members are from them.
+
+    The best Lasso has, at every length, the penalty that is best there.
+    """
     by_length = {role: errors.mean(1) for role, errors in standard.items()}  # [member n]
+    trained, beyond = standard["trained"], {}
     for role, values in by_length.items():
         if role == "untrained":
             found.add("normalised_error_untrained", values.mean(1), over=EVERY[:1])
         elif role != "trained":
             found.add_one(f"normalised_error_{role}", values.mean())
+            beyond[role] = trained[:, : standard[role].shape[1]].mean(1) - values  # on the same prompts
+            found.add(f"excess_over_{role}", beyond[role].mean(1))
+    if paths := [beyond[role] for role in beyond if role.startswith("lasso_")]:
+        found.add("excess_over_best_lasso", np.max(paths, axis=0).mean(1))
     found.is_free &= by_length["trained"].mean(1) <= LEARNED_BELOW
     d, best = task.d_input, by_length.get("least_squares")
     if best is not None:

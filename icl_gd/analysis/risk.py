@@ -1,6 +1,7 @@
 """Risk of Predictors: `1/2 |y_hat - y_query|^2`, summed over output dimensions, averaged over prompts."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -61,11 +62,16 @@ def bootstrap_interval(values: Array, key: Array, level: float = 0.9, resamples:
     """
     if not 0.0 < level < 1.0:
         raise ValueError(f"level={level} must be between 0 and 1")
-    n = len(values)
-    resampled = lambda k: jnp.mean(values[jax.random.randint(k, (n,), 0, n)], axis=0)
-    means = np.asarray(jax.lax.map(resampled, jax.random.split(key, resamples)), np.float64)
+    means = np.asarray(_resampled_means(values, key, resamples), np.float64)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return Interval(np.asarray(values, np.float64).mean(0), low, high)
+
+
+@partial(jax.jit, static_argnames="resamples")
+def _resampled_means(values: Array, key: Array, resamples: int) -> Array:
+    n = len(values)
+    resampled = lambda k: jnp.mean(values[jax.random.randint(k, (n,), 0, n)], axis=0)
+    return jax.lax.map(resampled, jax.random.split(key, resamples))
 
 
 def risk(predictor: Predictor, prompts: Prompt, key: Array, level: float = 0.9) -> Interval:

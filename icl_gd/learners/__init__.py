@@ -27,6 +27,7 @@ from icl_gd.learners.prefix import (
     prefix_nearest_neighbours,
     prefix_ridge,
 )
+from icl_gd.learners.sampled import best_gd_plus_plus_on
 from icl_gd.learners.spectral import (
     Pairs,
     Spectrum,
@@ -44,6 +45,7 @@ __all__ = [
     "Pairs",
     "Spectrum",
     "best_gd_plus_plus",
+    "best_gd_plus_plus_on",
     "best_step_size",
     "best_step_sizes",
     "boosted_trees",

@@ -55,8 +55,9 @@ def gradient_descent(step_sizes: StepSizes, w0: Array | None = None, preconditio
     return lambda x, y, x_query: layerwise(x, y, x_query)[-1]
 
 
-def layerwise_gd_plus_plus(step_sizes: StepSizes, gammas: StepSizes) -> Predictor:
+def layerwise_gd_plus_plus(step_sizes: StepSizes, gammas: StepSizes, clip: float | Array | None = None) -> Predictor:
     """As `gd_plus_plus`, with the prediction of every iterate: y_hat `[iterate m]`."""
+    bounded = lambda leaf: leaf if clip is None else jnp.clip(leaf, -clip, clip)
 
     def predict(x: Array, y: Array, x_query: Array) -> Array:
         n = len(x)
@@ -67,7 +68,8 @@ def layerwise_gd_plus_plus(step_sizes: StepSizes, gammas: StepSizes) -> Predicto
             moment, curvature = y.T @ x / n, x.T @ x / n
             y_hat = y_hat + eta * moment @ query
             state = x - gamma * x @ curvature, y - eta * x @ moment.T, query - gamma * curvature @ query, y_hat
-            return state, y_hat
+            state = jax.tree.map(bounded, state)
+            return state, state[-1]
 
         start = jnp.zeros(y.shape[-1], x.dtype)
         rates = jnp.stack([jnp.asarray(step_sizes, x.dtype), jnp.asarray(gammas, x.dtype)], axis=-1)
@@ -77,7 +79,7 @@ def layerwise_gd_plus_plus(step_sizes: StepSizes, gammas: StepSizes) -> Predicto
     return predict
 
 
-def gd_plus_plus(step_sizes: StepSizes, gammas: StepSizes) -> Predictor:
+def gd_plus_plus(step_sizes: StepSizes, gammas: StepSizes, clip: float | Array | None = None) -> Predictor:
     """GD++ from zero, as a Predictor: beside each gradient step on the labels, a step on the inputs themselves.
 
     `x_j <- x_j - gamma / n * sum_i x_i x_i^T x_j` for context and query, with the inputs as they were before the step,
@@ -86,8 +88,10 @@ def gd_plus_plus(step_sizes: StepSizes, gammas: StepSizes) -> Predictor:
 
     Args:
       step_sizes, gammas: one of each per step; the last gamma changes nothing that is read.
+      clip: inputs, labels and prediction are clipped to [-clip, clip] after every step, as a Transformer's activations
+        are; None leaves them alone.
     """
-    layerwise = layerwise_gd_plus_plus(step_sizes, gammas)
+    layerwise = layerwise_gd_plus_plus(step_sizes, gammas, clip)
     return lambda x, y, x_query: layerwise(x, y, x_query)[-1]
 
 

@@ -17,17 +17,14 @@ prompt. Gradient descent has gamma = 0.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jaxtyping import Float
 
+from icl_gd.learners.search import least
 from icl_gd.types import Array
 
 Rates = Float[Array, " step"] | Float[np.ndarray, " step"] | Sequence[float | Float[Array, ""]]
-SEARCHED = 4096  # contexts on which starting points are tried before all of them are used
-STARTS = 6
 
 
 class Spectrum(NamedTuple):
@@ -46,10 +43,6 @@ class Spectrum(NamedTuple):
         eigenvalues, vectors = np.linalg.eigh(x64.swapaxes(1, 2) @ x64 / x.shape[1])
         weights = np.einsum("pik,ij,pjk->pk", vectors, second_moment, vectors, optimize=True)
         return cls(eigenvalues, weights, noise_to_weight / x.shape[1])
-
-    def first(self, n: int) -> "Spectrum":
-        """The first n prompts."""
-        return Spectrum(self.eigenvalues[:n], self.weights[:n], self.noise)
 
 
 class Pairs(NamedTuple):
@@ -92,6 +85,10 @@ def spectral_risk(spectrum: Spectrum, step_sizes: Rates, gammas: Rates | None = 
     return 0.5 * jnp.mean(jnp.sum(jnp.asarray(spectrum.weights) * error, axis=-1))
 
 
+def _risk(spectrum: Spectrum, rates: Array) -> Array:
+    return spectral_risk(spectrum, *rates)
+
+
 def best_step_sizes(spectrum: Spectrum, n_steps: int, free: bool = False) -> Float[np.ndarray, " step"]:
     """Gradient descent's best step size, one for all steps or, if `free`, one per step (in growing order).
 
@@ -100,10 +97,10 @@ def best_step_sizes(spectrum: Spectrum, n_steps: int, free: bool = False) -> Flo
     every, none = np.ones((n_steps, 1)), np.zeros((n_steps, 1))
     # Of one step it is in closed form, and the start of the search: with more steps it shrinks or grows mildly.
     first, second = (float(np.mean(spectrum.weights * spectrum.eigenvalues**k)) for k in (1, 2))
-    shared = _minimise(spectrum, every, none, np.array([first / (second + spectrum.noise * first)]))
+    shared = least(_risk, spectrum, every, none, np.array([first / (second + spectrum.noise * first)]))
     if free and n_steps > 1:  # equal ones are a saddle
         each = np.eye(n_steps)
-        return np.sort(_minimise(spectrum, each, 0 * each, np.repeat(shared, n_steps), spread=1.0))
+        return np.sort(least(_risk, spectrum, each, 0 * each, np.repeat(shared, n_steps), spread=1.0))
     return np.repeat(shared, n_steps)
 
 
@@ -113,60 +110,16 @@ def best_gd_plus_plus(spectrum: Spectrum, n_steps: int, free: bool = False) -> P
     # a (1 - gamma a^2 lambda) must not overshoot: gamma stays near the inverse of the largest eigenvalues.
     gamma = 0.5 / float(np.quantile(spectrum.eigenvalues[:, -1], 0.9))
     start = np.array([best_step_sizes(spectrum, n_steps)[0], gamma])
-    found = _minimise(spectrum, np.hstack([every, none]), np.hstack([none, every]), start, spread=0.3)
+    found = least(_risk, spectrum, np.hstack([every, none]), np.hstack([none, every]), start, spread=0.3)
     found = np.repeat(found, n_steps)
     if free and n_steps > 1:
         each = np.eye(n_steps)
         maps = np.hstack([each, 0 * each]), np.hstack([0 * each, each])
-        found = _minimise(spectrum, *maps, found, spread=0.2)
+        found = least(_risk, spectrum, *maps, found, spread=0.2)
     return Pairs(found[:n_steps], found[n_steps:])
 
 
 def tied_step_size(spectrum: Spectrum, n_steps: int, n_context: int) -> float:
     """The best step size of GD++ with `gamma = step_size / n`, from where the published code starts to learn a pair."""
     every = np.ones((n_steps, 1))
-    return float(_minimise(spectrum, every, every / n_context, best_step_sizes(spectrum, n_steps)[:1])[0])
-
-
-@jax.jit
-def _risk_and_gradient(eigenvalues: Array, weights: Array, noise: Array, rates: Array) -> tuple[Array, Array]:
-    """Log risk of rates `[2 step]`, and its gradient: one program for all learners of as many steps."""
-    risk = lambda rates: jnp.log(spectral_risk(Spectrum(eigenvalues, weights, noise), rates[0], rates[1]))
-    return jax.value_and_grad(risk)(rates)
-
-
-def _minimise(
-    spectrum: Spectrum,
-    to_step_sizes: Float[np.ndarray, "step p"],
-    to_gammas: Float[np.ndarray, "step p"],
-    start: Float[np.ndarray, " p"],
-    spread: float = 0.0,
-) -> Float[np.ndarray, " p"]:
-    """The p numbers, of which all rates are linear functions, with the least risk, by BFGS.
-
-    In float64 whatever the caller computes in, and relative to the start, because rates of one learner differ by
-    orders of magnitude. With a `spread` (of the starts' logarithms) the best of several minima, as found on some of the
-    contexts, is followed on all of them.
-    """
-    maps = np.stack([to_step_sizes, to_gammas])
-    rng = np.random.default_rng(0)
-
-    def descend(spectrum: Spectrum, origin: np.ndarray) -> tuple[float, np.ndarray]:
-        data = [jnp.asarray(leaf) for leaf in spectrum]
-
-        def risk_and_gradient(ratio: np.ndarray) -> tuple[float, np.ndarray]:
-            value, gradient = _risk_and_gradient(*data, jnp.asarray(maps @ (ratio * origin)))
-            if not np.isfinite(value):
-                return 1e9, np.zeros(len(ratio))
-            return float(value), np.einsum("rs,rsp->p", gradient, maps) * origin
-
-        found = scipy.optimize.minimize(
-            risk_and_gradient, np.ones(len(origin)), jac=True, method="BFGS", options={"gtol": 1e-7}
-        )
-        return float(found.fun), found.x * origin
-
-    with jax.enable_x64(True):
-        if spread:
-            starts = [start * np.exp(spread * rng.normal(size=len(start))) for _ in range(STARTS)]
-            start = min((descend(spectrum.first(SEARCHED), origin) for origin in starts), key=lambda found: found[0])[1]
-        return descend(spectrum, start)[1]
+    return float(least(_risk, spectrum, every, every / n_context, best_step_sizes(spectrum, n_steps)[:1])[0])

@@ -137,8 +137,8 @@ def members_of(seed: int, seeds: int, settings: TrainSettings, init_scale: Value
 
 def start(init: Callable[[Array, Array], Params], settings: TrainSettings, members: Members) -> State:
     """A fresh population at step 0; `init` takes a key and an initial scale."""
-    params = jax.vmap(init)(members.init, members.rates.init_scale)
-    opt_state = jax.vmap(lambda rates, params: settings.optimizer(rates).init(params))(members.rates, params)
+    fresh = lambda key, rates: (params := init(key, rates.init_scale), settings.optimizer(rates).init(params))
+    params, opt_state = jax.jit(jax.vmap(fresh))(members.init, members.rates)
     every = lambda value: jnp.full(len(members.data), value, jnp.int32)  # buffers of their own: each is given away
     return State(Member(params, opt_state, every(0), every(0), every(-1)), jnp.zeros((), jnp.int32))
 

@@ -50,6 +50,12 @@ def test_it_records_every_family_and_learner(finished):
     np.testing.assert_allclose(exact[:2], [1.0, 0.5], atol=0.4)
     apart = done["curves"]["normalised_error_orthogonal_query_least_squares"]["mean"]
     np.testing.assert_allclose(apart[1], 1.0, atol=0.4)
+    of = lambda role: np.array(done["curves"][f"normalised_error_standard_{role}"]["mean"])
+    trained = np.array(done["arrays"]["normalised_error_by_member"])  # [member n]
+    lassos = np.min([of(f"lasso_{alpha:g}") for alpha in prefixes.ALPHAS], axis=0)
+    for name, beside in (("least_squares", exact), ("tree_4", of("tree_4")), ("best_lasso", lassos)):
+        excess = done["metrics"][f"excess_over_{name}"]["per_seed"]
+        np.testing.assert_allclose(excess, (trained - beside).mean(1), rtol=1e-6)
     for name in ("normalised_error", "normalised_error_untrained", "excess_over_least_squares_around"):
         assert len(done["metrics"][name]["per_seed"]) == 2
     stems = sorted(path.stem for path in (finished / "figures").glob("*.png"))

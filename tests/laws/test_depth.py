@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.references import references
+from experiments.references import by_moments, by_prompts, references
 from icl_gd import analysis, constructions, learners, models, tokens
 from icl_gd.analysis import losses
 from icl_gd.learners import Spectrum
 from icl_gd.models import TransformerConfig
 from icl_gd.tasks import LinearRegression
+from icl_gd.types import Moments
 
 D, N = 4, 6
 RATES = ([2.0, 5.0, 9.0], [0.5, 1.5, 2.0])
@@ -28,14 +29,15 @@ def sample(task, count, seed=0):
 @pytest.mark.parametrize("m", [1, 3])
 @pytest.mark.parametrize("k", [1, 2, 5, 10])
 @pytest.mark.parametrize("shared", [True, False])
-def test_gd_plus_plus_is_its_construction(k, m, shared, x64):
+@pytest.mark.parametrize("clip", [None, 0.3])
+def test_gd_plus_plus_is_its_construction(k, m, shared, clip, x64):
     rng = np.random.default_rng(k)
     etas, gammas = (np.full(k, rng.uniform()) if shared else rng.uniform(size=k) for _ in range(2))
     x, y, q = problem(k, m=m)
-    config = TransformerConfig(D + m, k, n_heads=2, d_head=D + m + 1, shared=shared)
+    config = TransformerConfig(D + m, k, n_heads=2, d_head=D + m + 1, shared=shared, clip=clip)
     params = constructions.gd_plus_plus_weights(config, D, N, etas, gammas)
     layout = tokens.concatenated(D, m)
-    expected = learners.layerwise_gd_plus_plus(etas, gammas)(x, y, q)
+    expected = learners.layerwise_gd_plus_plus(etas, gammas, clip)(x, y, q)
     built = models.layerwise_predictor(config, params, layout)(x, y, q)
     assert expected.shape == (k + 1, m)
     assert float(jnp.abs(built - expected).max() / jnp.abs(expected).max()) < 1e-12
@@ -137,6 +139,44 @@ def test_best_rates_are_minima(steps, free, x64):
                 )
 
 
+@pytest.mark.parametrize("free", [False, True])
+def test_best_rates_under_a_clip(free, x64):
+    """Where it never binds they are those of the spectrum; where it does they are minima, and others."""
+    task = LinearRegression(2, n_context=3)
+    prompts = sample(task, 400)
+    spectrum = Spectrum.of(prompts.x, np.asarray(prompts.x_query.T @ prompts.x_query) / 400)
+    unclipped = learners.best_gd_plus_plus(spectrum, 2, free)
+
+    def risk(step_sizes, gammas, clip=0.6):
+        learner = learners.gd_plus_plus(step_sizes, gammas, clip)
+        return 0.5 * float(jnp.mean((jax.vmap(learner)(prompts.x, prompts.y, prompts.x_query) - prompts.y_query) ** 2))
+
+    wide = learners.best_gd_plus_plus_on(prompts, unclipped, 1e6, free)
+    best = learners.best_gd_plus_plus_on(prompts, unclipped, 0.6, free)
+    assert len(set(best.step_sizes)) == (2 if free else 1)
+    assert risk(*wide, clip=None) <= risk(*unclipped, clip=None)
+    assert risk(*best) < risk(*unclipped)
+    for group in np.eye(2, dtype=bool) if free else [np.full(2, True)]:
+        for factor in (0.97, 1.03):
+            moved = lambda rates, g=group, f=factor: np.where(g, f * rates, rates)
+            assert risk(moved(best.step_sizes), best.gammas) > risk(*best)
+            if not free or group[0]:
+                assert risk(best.step_sizes, moved(best.gammas)) > risk(*best)
+
+
+@pytest.mark.parametrize("m", [1, 2])
+def test_published_rates_are_learned_on_the_learner(m, x64):
+    """On moments without a clip, on prompts with one: the same predictions where it never binds."""
+    task = LinearRegression(3, m, 5)
+    prompts, labels = by_prompts(task, 1e6)[0](jax.random.key(1), 7)
+    encoded = jax.vmap(tokens.concatenated(3, m).encode, out_axes=-1)(prompts.x, prompts.y, prompts.x_query)
+    in_x, in_y = -jnp.asarray([0.3, 0.2]) / 5, -jnp.asarray([1.0, 2.0]) / 5
+    found = by_prompts(task, 1e6)[1](in_x, in_y, prompts)
+    assert found.shape == labels.shape == (m, 7)
+    np.testing.assert_allclose(by_moments(task)[1](in_x, in_y, Moments.of(encoded)), found, rtol=1e-12)
+    assert jnp.abs(by_prompts(task, 0.1)[1](in_x, in_y, prompts)).max() <= 0.1
+
+
 def test_published_optima(x64):
     """d = n = 10, uniform inputs: rates optimised on the published settings by others, and a lower optimum."""
     spectrum = Spectrum.of(sample(LinearRegression(), 2**14).x, LinearRegression().second_moment)
@@ -212,15 +252,19 @@ def test_nothing_is_learned_along_empty_directions(x64):
     assert found[1] > 0.1
 
 
+@pytest.mark.parametrize("clip", [None, 0.4])
 @pytest.mark.parametrize("main", ["gd", "gd_plus_plus"])
-def test_one_program_measures_every_learner(main, x64):
-    task = LinearRegression(3, n_context=5)
-    found = references(task, TransformerConfig(4, 2, shared=True), jax.random.key(0), 256, main, published_steps=5)
+def test_one_program_measures_every_learner(main, clip, x64):
+    task, model = LinearRegression(3, n_context=5), TransformerConfig(4, 2, shared=True, clip=clip)
+    found = references(task, model, jax.random.key(0), 256, main, published_steps=5)
     x, y, q = problem(0, 3, 5, 1)
     measured = found.over_learners(lambda learner: learner(x, y, q))
     assert set(measured) == set(found.rates)
     assert len(measured) == (1 if main == "gd" else 5)
     for name, (step_sizes, gammas) in found.rates.items():
-        expected = learners.layerwise_gd_plus_plus(step_sizes, gammas)(x, y, q)
+        expected = learners.layerwise_gd_plus_plus(step_sizes, gammas, clip)(x, y, q)
         np.testing.assert_allclose(measured[name], expected, rtol=1e-12)
         np.testing.assert_allclose(found.learner(name)(x, y, q), expected[-1], rtol=1e-12)
+    np.testing.assert_allclose(found.construction(x, y, q), found.learner(main)(x, y, q), rtol=1e-12)
+    half = learners.gd_plus_plus(0.5 * found.rates["gd"].step_sizes, np.zeros(2), clip)
+    np.testing.assert_allclose(found.wrong_step(x, y, q), half(x, y, q), rtol=1e-12)

@@ -11,7 +11,7 @@ import sklearn.neighbors
 import sklearn.tree
 
 from icl_gd import analysis, learners
-from icl_gd.tasks import FunctionRegression, Linear
+from icl_gd.tasks import FunctionRegression, Linear, Sparse
 
 N, D, M = 12, 5, 2
 averaging = learners.gradient_descent([1.0])
@@ -186,6 +186,21 @@ def test_errors_are_those_known_exactly(name, family, x64):
     for k, expected in EXPECTED[name, family].items():
         stderr = errors[:, k].std() / PROMPTS**0.5
         assert abs(errors[:, k].mean() - expected) <= 4 * stderr + 1e-9, (k, errors[:, k].mean())
+
+
+# Of the Lasso with alpha = .01 on sparse functions of d = 20, from as many prompts of others, as printed.
+PUBLISHED = {1: 1.11, 5: 0.645, 10: 0.0498, 15: 0.0023, 20: 0.0002, 25: 0.0002, 40: 0.0001}
+
+
+def test_errors_of_the_lasso_are_those_published(x64):
+    task = FunctionRegression(Sparse(20), 40)
+    prompts = jax.jit(jax.vmap(task.sample_prefixes))(jax.random.split(jax.random.key(1), PROMPTS))
+    learner = learners.prefix_lasso_path([0.01])
+    measure = jax.jit(lambda prompts: analysis.prefix_errors(learner, prompts, task.in_order, 64)[0])
+    errors = np.asarray(measure(prompts)) / task.label_variance
+    for k, expected in PUBLISHED.items():
+        stderr = (2 / PROMPTS) ** 0.5 * errors[:, k].std()  # of the difference of two samples
+        assert abs(errors[:, k].mean() - expected) <= 4 * stderr + 0.5e-4, (k, errors[:, k].mean())
 
 
 def test_an_example_at_the_query_is_all_that_counts_by_distance(x64):
