@@ -53,7 +53,7 @@ RECIPES = {
         ("linear", "sparse", "quadratic", "signs", "relu_network", "decision_tree"), ("alternating",),
         (*_OF_SINE, *_REFERENCE, *_OF_LINEAR_TASKS, "analyses", "model.layer_norm", "model.normalised",
          "model.mlp_width", "model.d_head", "train.form"),
-        {"task.d_output": 1, "model.style": "gpt2"},
+        {"task.d_output": 1, "model.style": "gpt2"}, sweeps=True,
     ),
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from icl_gd.types import Array, Circuits, Moments, Predictor, Prompt
 
 WRONG_STEP = 0.5  # times the best step size: the control that the cosine cannot see
 SPECTRAL_FIT = 2**17  # prompts at most that rates of several steps are found on
-CLIPPED_FIT = 2**14  # and under a clip, where a prompt costs n times as much
+CLIPPED_FIT = 2**13  # and under a clip, where a prompt costs n times as much
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,14 @@ TOGETHER = (
 IN_TURN = (
     *("task.d_input", "task.d_output", "task.n_context", "task.inputs"),
     *("task.input_scale", "task.weight_scale", "task.noise_std", "task.corrupted_labels", "task.pool"),
-    *("model.n_layers", "model.n_heads", "train.steps", "train.batch_size"),
+    *("model.n_layers", "model.n_heads", "model.d_embed", "train.steps", "train.batch_size"),
 )
 SWEPT = TOGETHER + IN_TURN
 SPREAD_OUT = (
     *TOGETHER[:2],
     *TOGETHER[4:],
     "task.pool",
+    "model.d_embed",
     "train.steps",
     "train.batch_size",
 )  # values told apart by their ratios

@@ -118,10 +118,13 @@ def _trapped(done: Done) -> Figure:
     return figure
 
 
+WORDS = {"task.n_context": r"context examples $N$", "model.d_embed": "width of the residual", "train.steps": "steps"}
+
+
 def _sweep(done: Done) -> Figure:
     """Loss over the first swept field, a line for every combination of the others."""
     field, *others = done["sweep"][0]["fields"]
-    words = lambda name: r"context examples $N$" if name == "task.n_context" else sweeps.leaf(name).replace("_", " ")
+    words = lambda name: WORDS.get(name, sweeps.leaf(name).replace("_", " "))
     groups: dict[str, list] = {}
     for point in done["sweep"]:
         values = {words(other): point["fields"][other] for other in others}
@@ -131,27 +134,34 @@ def _sweep(done: Done) -> Figure:
         groups.setdefault(", ".join(shown), []).append(point)
     width = plots.COLUMN if len(others) < 3 else plots.PAGE  # for the legend
     figure, ax = plt.subplots(figsize=(width, 2.4 + 0.15 * len(groups) * bool(others)))
+    error = "loss_trained" if "loss_trained" in done["sweep"][0]["metrics"] else "normalised_error"
     hide = lambda label, i: f"{'_' * bool(i)}{label}"  # a line like one before: matplotlib lists no underscores
     for i, points in enumerate(groups.values()):
         if "loss_optimal" in points[0]["metrics"]:
             optimal = sweep_line(points, field, "loss_optimal")
             plots.line(ax, optimal, "closed_form", label=hide("closed form", i))
-        gd = sweep_line(points, field, "loss_gd")
-        plots.points(ax, gd, "gd", marker="s", size=7.0, label=hide("best gradient step", i))
+        if error == "normalised_error":
+            if "normalised_error_least_squares" in points[0]["metrics"]:
+                exact = sweep_line(points, field, "normalised_error_least_squares")
+                plots.line(ax, exact, "least_squares", label=hide("least squares", i))
+        else:
+            gd = sweep_line(points, field, "loss_gd")
+            plots.points(ax, gd, "gd", marker="s", size=7.0, label=hide("best gradient step", i))
         if "loss_gd_centred" in points[0]["metrics"]:
             centred = sweep_line(points, field, "loss_gd_centred")
             plots.line(ax, centred, "closed_form", label=hide("best step, centred context", i))
     for i, ((name, points), shade) in enumerate(zip(groups.items(), plots.shades(len(groups)), strict=True)):
-        plots.points(ax, sweep_line(points, field, "loss_trained"), "trained", marker="o^vDs<>p"[i % 8], size=4.0,
-                     join=bool(others), label=f"trained layer{', ' * bool(name)}{name}",
+        trained = "trained model" if error == "normalised_error" else "trained layer"
+        plots.points(ax, sweep_line(points, field, error), "trained", marker="o^vDs<>p"[i % 8], size=4.0,
+                     join=bool(others), label=f"{trained}{', ' * bool(name)}{name}",
                      colour=shade if others else None)  # fmt: skip
-    ax.set(xlabel=words(field), ylabel="loss")
+    ax.set(xlabel=words(field), ylabel="loss" if error == "loss_trained" else "square error / variance of labels")
     xs = [point["fields"][field] for point in done["sweep"]]
     if field in sweeps.SPREAD_OUT and min(xs) > 0:
         ax.set_xscale("log")
     elif all(isinstance(x, int) for x in xs):
         ax.xaxis.get_major_locator().set_params(integer=True)
-    losses = [value for point in done["sweep"] for value in point["metrics"]["loss_trained"]["per_seed"] if value]
+    losses = [value for point in done["sweep"] for value in point["metrics"][error]["per_seed"] if value]
     if losses and max(losses) > 10 * min(losses):
         ax.set_yscale("log")
     else:

@@ -4,12 +4,15 @@ train -> evaluate -> records (Garg et al. 2208.01066). Every prefix of a prompt 
 number of examples, on prompts like those of training and on other families of them, beside learners.
 """
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from experiments import monitor, results
+from experiments import monitor, populations, results, sweeps
 from experiments.analyses import prefixes
 from experiments.recorded import recorded
 from experiments.settings import Run, functions_of, functions_trained_on, model_of, train_of
@@ -23,12 +26,12 @@ EVAL_KEY, CURVE_KEY = 1, 2  # folded into a key no member trains on
 
 def run(run: Run, stop: monitor.Stop) -> None:
     """Runs a config from start (or from its last checkpoint) to report; a finished run is only redrawn."""
-    recorded(run, lambda: measure(run, stop))
+    recorded(run, lambda: populations.in_turn(run.config, partial(measure, run.workdir, stop)))
 
 
-def measure(run: Run, stop: monitor.Stop) -> dict[str, Any]:
-    """The population, from training to records."""
-    config, workdir = run.config, run.workdir
+def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -> populations.Records:
+    """One population from training to records, or those of every combination in it."""
+    points = sweeps.together(config)
     task, model, settings = functions_of(config), model_of(config), train_of(config)
     held_out = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
     key_eval, key_curve = (jax.random.fold_in(held_out, i) for i in (EVAL_KEY, CURVE_KEY))
@@ -43,7 +46,8 @@ def measure(run: Run, stop: monitor.Stop) -> dict[str, Any]:
 
     trained = train_watched(
         config, functions_trained_on(config), model, settings, stop,
-        lambda params: jax.tree.map(np.asarray, watch(params, prompts)), workdir, workdir / "checkpoints",
+        lambda params: jax.tree.map(np.asarray, watch(params, prompts)), workdir, workdir / "checkpoints" / label,
+        label, points,
     )  # fmt: skip
     untrained = initialise(model, settings, config.seed, config.seeds).member.params
     study = prefixes.PrefixStudy(
@@ -51,6 +55,8 @@ def measure(run: Run, stop: monitor.Stop) -> dict[str, Any]:
         tuple(config.eval.baselines), key_eval, config.eval.prompts,
     )  # fmt: skip
     found = prefixes.evaluate(study)
-    found.curves |= results.curves_by_step(monitor.read_history(workdir), config.seed, range(config.seeds))
-    found.arrays["curriculum_ends_at"] = prefixes.end_of(settings.curriculum)
-    return {"metrics": found.metrics(), "curves": found.curves, "arrays": found.arrays, "sweep": []}
+    if not any(points):
+        history = monitor.read_history(workdir, label)
+        found.curves |= results.curves_by_step(history, config.seed, range(config.seeds))
+        found.arrays["curriculum_ends_at"] = prefixes.end_of(settings.curriculum)
+    return populations.records(found, config, points, label)

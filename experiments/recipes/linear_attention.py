@@ -1,16 +1,15 @@
 """Train linear self-attention on linear regression, and ask whether it is gradient descent.
 
-train -> evaluate -> analyse -> records. A sweep within a population takes all this once, and metrics combination by
-combination; one over sizes repeats it. A sweep leaves its metrics in `sweep`, one entry a combination; `metrics`, and
-the curves and arrays of single populations, stay empty, because a mean over combinations would mean nothing.
+train -> evaluate -> analyse -> records.
 """
 
-from typing import Any
+from functools import partial
+from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
-from experiments import monitor, results, sweeps
+from experiments import monitor, populations, results, sweeps
 from experiments import study as studies
 from experiments.analyses import ANALYSES, watched
 from experiments.recorded import recorded
@@ -27,28 +26,12 @@ EVAL_KEY, CURVE_KEY, FIT_KEY = 1, 2, 3  # folded into a key no member trains on
 
 def run(run: Run, stop: monitor.Stop) -> None:
     """Runs a config from start (or from its last checkpoint) to report; a finished run is only redrawn."""
-    recorded(run, lambda: measure(run, stop))
+    recorded(run, lambda: populations.in_turn(run.config, partial(measure, run.workdir, stop)))
 
 
-def measure(run: Run, stop: monitor.Stop) -> dict[str, Any]:
-    """All populations of a run, one after another: metrics, curves and arrays, or those of a sweep."""
-    found: dict[str, Any] = {"metrics": {}, "curves": {}, "arrays": {}, "sweep": []}
-    if swept := sweeps.describe(run.config):
-        print(swept, flush=True)
-    for fields, config in sweeps.in_turn(run.config):
-        part = run_one(run, config, sweeps.label(fields), stop)
-        found["sweep"] += [point | {"fields": fields | point["fields"]} for point in part.pop("sweep")]
-        found |= part if not swept else {}
-    found["curves"] |= sweep_curves(found["sweep"])
-    return found
-
-
-def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dict[str, Any]:
-    """One population from training to records: metrics, curves and arrays, or those of every combination in it.
-
-    `config` is that of the run with one value in each field that is swept over in turn.
-    """
-    workdir, points = run.workdir, sweeps.together(config)
+def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -> populations.Records:
+    """One population from training to records, or those of every combination in it."""
+    points = sweeps.together(config)
     task, model, settings = task_of(config), model_of(config), train_of(config)
     held_out = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
     key_eval, key_curve, key_fit = (jax.random.fold_in(held_out, i) for i in (EVAL_KEY, CURVE_KEY, FIT_KEY))
@@ -81,8 +64,7 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
         if stop.signal is not None:  # its exception may have been raised where Python ignores exceptions
             raise Interrupted(settings.steps, stop.signal)
     if any(points):
-        part = lambda i: slice(i * config.seeds, (i + 1) * config.seeds)
-        return {"sweep": [{"fields": fields, "metrics": found.metrics(part(i))} for i, fields in enumerate(points)]}
+        return populations.records(found, config, points, label)
     if not found.is_free.any():
         found.arrays["none_free"] = True
     found.curves |= results.curves_by_step(history, config.seed, found.shown)
@@ -90,14 +72,4 @@ def run_one(run: Run, config: ConfigDict, label: str, stop: monitor.Stop) -> dic
     found.arrays["loss_trained_by_step_trapped"] = [
         [losses[step][config.seed + i] for i in found.trapped] for step in sorted(losses)
     ]
-    records = {"metrics": found.metrics(), "curves": found.curves, "arrays": found.arrays}
-    return records | {"sweep": [{"fields": {}, "metrics": records["metrics"]}] if label else []}
-
-
-def sweep_curves(sweep: list[dict]) -> dict[str, Any]:
-    """Every metric of a sweep over one field as a curve over its values; of a sweep over several there are none."""
-    if not sweep or len(sweep[0]["fields"]) > 1:
-        return {}
-    (field,) = sweep[0]["fields"]
-    names = set.intersection(*(set(point["metrics"]) for point in sweep))
-    return {f"{name}_by_{sweeps.leaf(field)}": results.sweep_line(sweep, field, name) for name in sorted(names)}
+    return populations.records(found, config, points, label)

@@ -16,6 +16,8 @@ from icl_gd.learners.search import least
 from icl_gd.learners.spectral import Pairs
 from icl_gd.types import Array, Prompt
 
+TOLERANCE = 1e-4
+
 
 class _Sample(NamedTuple):
     prompts: Prompt
@@ -44,6 +46,6 @@ def best_gd_plus_plus_on(prompts: Prompt, start: Pairs, clip: float | None = Non
     rates = np.concatenate(start) if free else np.array([start.step_sizes[0], start.gammas[0]])
     sample = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), _Sample(prompts, clip))
     maps = np.hstack([each, 0 * each]), np.hstack([0 * each, each])
-    found = least(_risk, sample, *maps, rates, spread=0.0 if free else 0.3)
+    found = least(_risk, sample, *maps, rates, spread=0.0 if free else 0.3, tolerance=TOLERANCE)
     found = found if free else np.repeat(found, n_steps)
     return Pairs(found[:n_steps], found[n_steps:])

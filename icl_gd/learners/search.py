@@ -23,6 +23,7 @@ def least(
     to_gammas: Float[np.ndarray, "step p"],
     start: Float[np.ndarray, " p"],
     spread: float = 0.0,
+    tolerance: float = 1e-7,
 ) -> Float[np.ndarray, " p"]:
     """The p numbers, of which step sizes and gammas are linear functions, with the least risk, by BFGS.
 
@@ -33,11 +34,13 @@ def least(
     Args:
       risk: of data and rates; the same function for all searches of a kind, because it is compiled once.
       data: a tree of arrays with a leading axis of prompts, and of numbers.
+      tolerance: of the gradient of the risk's logarithm by rates over those at the start; a risk with kinks has no
+        finer one.
     """
     maps = np.stack([to_step_sizes, to_gammas])
     rng = np.random.default_rng(0)
 
-    def descend(data: Any, origin: np.ndarray, gtol: float = 1e-7) -> tuple[float, np.ndarray]:
+    def descend(data: Any, origin: np.ndarray, tolerance: float = tolerance) -> tuple[float, np.ndarray]:
         on_device = jax.tree.map(jnp.asarray, data)
 
         def value_and_gradient(ratio: np.ndarray) -> tuple[float, np.ndarray]:
@@ -47,7 +50,7 @@ def least(
             return float(value), np.einsum("rs,rsp->p", gradient, maps) * origin
 
         found = scipy.optimize.minimize(
-            value_and_gradient, np.ones(len(origin)), jac=True, method="BFGS", options={"gtol": gtol}
+            value_and_gradient, np.ones(len(origin)), jac=True, method="BFGS", options={"gtol": tolerance}
         )
         return float(found.fun), found.x * origin
 
@@ -55,7 +58,7 @@ def least(
         if spread:
             some = jax.tree.map(lambda leaf: leaf[:SEARCHED] if np.ndim(leaf) else leaf, data)
             starts = [start * np.exp(spread * rng.normal(size=len(start))) for _ in range(STARTS)]
-            start = min((descend(some, origin, gtol=1e-4) for origin in starts), key=lambda found: found[0])[1]
+            start = min((descend(some, origin, tolerance=1e-4) for origin in starts), key=lambda found: found[0])[1]
         return descend(data, start)[1]
 
 

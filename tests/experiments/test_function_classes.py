@@ -63,6 +63,25 @@ def test_it_records_every_family_and_learner(finished):
     assert "normalised_error_by_step" in done["curves"]
 
 
+def test_a_point_of_a_sweep_is_a_run_of_its_own(tmp_path):
+    """Widths in turn, and rates within one population."""
+
+    def of(name, *asked):
+        (tmp_path / name).mkdir()
+        words = (f"{LINEAR}:smoke", *SMALL, "--config.eval.families=('standard',)", *asked)
+        function_classes.run(parse(["run", *words, f"--workdir={tmp_path / name}"]), monitor.Stop())
+        return json.loads((tmp_path / name / "results.json").read_text())
+
+    swept = of("all", "--config.model.d_embed=(4, 8)", "--config.train.learning_rate=(1e-3, 1e-2)")
+    alone = of("one", "--config.model.d_embed=8", "--config.train.learning_rate=1e-2")
+    assert [tuple(point["fields"].values()) for point in swept["sweep"]] == [
+        (4, 1e-3), (4, 1e-2), (8, 1e-3), (8, 1e-2)
+    ]  # fmt: skip
+    for name, expected in alone["metrics"].items():
+        np.testing.assert_allclose(swept["sweep"][-1]["metrics"][name]["per_seed"], expected["per_seed"], rtol=1e-4)
+    assert [path.stem for path in (tmp_path / "all" / "figures").glob("*.png")] == ["01_sweep"]
+
+
 def test_its_members_are_loaded_as_predictors_of_prefixes(finished):
     trained = icl_gd.load(finished)
     x, y = jnp.zeros((5, 2)), jnp.zeros((5, 1))
