@@ -369,29 +369,24 @@ def sine_of(config: ConfigDict) -> SineRegression:
 
 def model_of(config: ConfigDict) -> TransformerConfig:
     """The Transformer a config describes; the token width follows the task."""
-    from icl_gd.models import TransformerConfig
+    from icl_gd.models import TransformerConfig, gpt2_config
     from icl_gd.tokens import LAYOUTS
 
-    model = config.model
+    model, task = config.model, config.task
     kinds = tuple(word.strip() for word in model.attention.split(","))
-    of_style = _gpt2(config) if model.style == "gpt2" else {"d_head": model.d_head}
-    return TransformerConfig(
-        d_token=LAYOUTS[model.layout](config.task.d_input, config.task.d_output).d_token,
-        n_layers=model.n_layers, n_heads=model.n_heads, shared=model.shared, clip=model.clip,
-        init_scale=model.init_scale, attention=kinds[0] if len(kinds) == 1 else kinds, layer_norm=model.layer_norm,
-        normalised=model.normalised, d_embed=model.d_embed, mlp_width=model.mlp_width,
-        compute=None if model.compute == "parameters" else model.compute, **of_style,
+    d_token = LAYOUTS[model.layout](task.d_input, task.d_output).d_token
+    if model.style == "gpt2":
+        sizes = (model.d_embed, model.n_layers, model.n_heads)
+        of_style = gpt2_config(d_token, 2 * task.n_context + 1, *sizes, d_read_out=task.d_output)
+    else:
+        of_style = TransformerConfig(
+            d_token, model.n_layers, model.n_heads, model.d_head, d_embed=model.d_embed, mlp_width=model.mlp_width
+        )
+    return replace(
+        of_style, shared=model.shared, clip=model.clip, init_scale=model.init_scale,
+        attention=kinds[0] if len(kinds) == 1 else kinds, layer_norm=model.layer_norm, normalised=model.normalised,
+        compute=None if model.compute == "parameters" else model.compute,
     )  # fmt: skip
-
-
-def _gpt2(config: ConfigDict) -> dict[str, Any]:
-    """What makes a Transformer one like GPT-2, as Garg et al. have it."""
-    model = config.model
-    return {
-        "d_head": model.d_embed // model.n_heads, "init": "gpt2", "causal": True, "pre_norm": True, "biases": True,
-        "layer_mlp_width": 4 * model.d_embed, "n_positions": 2 * config.task.n_context + 1,
-        "d_read_out": config.task.d_output,
-    }  # fmt: skip
 
 
 def train_of(config: ConfigDict) -> TrainSettings:

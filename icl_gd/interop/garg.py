@@ -16,6 +16,7 @@ when one is read, and needed for nothing else.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import numpy as np
 import yaml
 
 from icl_gd.interop.pretrained import Pretrained, check
-from icl_gd.models import TransformerConfig
+from icl_gd.models import gpt2_config
 
 UNREAD = re.compile(r"_backbone\.(wte\.weight|h\.\d+\.attn\.(bias|masked_bias))$")
 
@@ -91,11 +92,8 @@ def of_state(state: Mapping[str, Any], n_heads: int) -> Pretrained:
     params["head"] = {"norm": norm("_backbone.ln_f"), "W_O": take("_read_out.weight"), "b_O": take("_read_out.bias")}
     if left:
         raise ValueError(f"{', '.join(sorted(left))}: not known here, so this is another kind of network")
-    config = TransformerConfig(
-        d_token=d, n_layers=layers, n_heads=n_heads, d_head=e // n_heads, attention="softmax", init="gpt2",
-        init_scale=4e-4, causal=True, pre_norm=True, biases=True, d_embed=e, d_read_out=len(params["head"]["W_O"]),
-        n_positions=len(params["positions"]), layer_mlp_width=len(params["block_0"]["mlp"]["b_1"]) if layers else None,
-    )  # fmt: skip
+    config = gpt2_config(d, len(params["positions"]), e, layers, n_heads, len(params["head"]["W_O"]))
+    config = replace(config, layer_mlp_width=len(params["block_0"]["mlp"]["b_1"]) if layers else None)
     found = Pretrained(config, jax.tree.map(jnp.asarray, params), "alternating", d)
     check(found)
     return found

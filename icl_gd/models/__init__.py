@@ -1,5 +1,6 @@
 """Models: plain functions over plain parameter dicts; Flax stays inside this room."""
 
+from icl_gd.models.gpt2 import gpt2_config
 from icl_gd.models.moments import apply_moments, circuit_predictor, layerwise_circuit_predictor, read_moments
 from icl_gd.models.query import has_query_form, query_predictor, read_query
 from icl_gd.models.transformer import (
@@ -27,6 +28,7 @@ __all__ = [
     "circuits",
     "embed",
     "features",
+    "gpt2_config",
     "has_moment_form",
     "has_query_form",
     "init",

@@ -48,7 +48,7 @@ class TransformerConfig:
       compute: the type of activations, "float32" or "bfloat16"; None takes that of the parameters. Softmax, LayerNorm's
         sums and a learned read-out stay float32.
 
-    GPT-2 is causal, with pre_norm, biases, `layer_mlp_width = 4 d_embed`, `d_head = d_embed / n_heads`, init="gpt2".
+    One like GPT-2 is `gpt2_config`.
     """
 
     d_token: int

@@ -142,7 +142,11 @@ def test_a_library_that_is_missing_is_named(monkeypatch, capsys):
         ([LINEAR, "--config.model.style=von_oswald"], ["model.style=von_oswald", "takes gpt2"]),
         ([LINEAR, "--config.model.n_heads=3"], ["model.d_embed=256", "model.n_heads=3"]),
         ([LINEAR, "--config.model.compute=float16"], ["model.compute=float16", "bfloat16"]),
-        ([LINEAR, "--config.train.learning_rate=(1e-3,1e-4)"], ["train.learning_rate", "takes one value"]),
+        ([LINEAR, "--config.model.d_embed=(64, 30)"], ["model.d_embed=30", "model.n_heads=8"]),
+        (
+            [f"--config={CONFIGS}/sine.py", "--config.train.learning_rate=(1e-3,1e-4)"],
+            ["train.learning_rate", "takes one value"],
+        ),
         ([LINEAR, "--config.train.active_inputs=(5,1)"], ["train.active_inputs=(5, 1)", "three whole numbers"]),
         ([LINEAR, "--config.train.active_inputs=(21,1,2)"], ["active_inputs=(21, 1, 2)", "task.d_input=20"]),
         ([LINEAR, "--config.train.active_points=(42,1,2)"], ["active_points=(42, 1, 2)", "task.n_context + 1=41"]),
