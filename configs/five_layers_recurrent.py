@@ -7,8 +7,8 @@ two cores. Expected: losses .1084 for five gradient steps of one best size, .078
 with one best pair, which the published way of learning it finds too, .0576 for the trained layers, and for GD++ with
 one best pair a layer .0115 on the prompts of the curves and no finite number on many more.
 
-Activations are not clipped. Variants: `faithful` clips them to [-10, 10], as published, which costs 17 % (.0676, the
-published loss); `smoke`.
+Activations are not clipped. Variants: `faithful` clips them, and those of the learners beside them, to [-10, 10], as
+published, which costs 17 % (.0676, the published loss); `smoke`.
 """
 
 from experiments.defaults import BOUND, OPTIMA, about_tails, base_config, deep, smoke
@@ -19,8 +19,8 @@ WHY_INFINITE = (
     "rates were found on diverges, and is all of the mean. Nine in a million do; on all others it is .0116"
 )
 WHY_NOT_PUBLISHED = (
-    "there activations are clipped to [-10, 10], here they are not: under that clip the best pair is another (20.0 and "
-    "1.38, here 31.0 and 2.04) and has a loss of .0655 on 20,000 prompts, which is the published number"
+    "there activations are clipped to [-10, 10], here they are not; under that clip it is .0641 (VO.L5f), and its best "
+    "pair another: 19.7 and 1.37, here 31.0 and 2.04"
 )
 WHY_SHORT = "trained layers end 10 to 14 % above it, flat since step 4,000 at a constant learning rate"
 WHY_NOT_THE_FOURTH = (
@@ -31,7 +31,6 @@ WHY_NOT_THE_FOURTH = (
 
 def as_published() -> tuple:
     """What the published code gives on its seed 0, of layers that are clipped as there."""
-    beside = "GD++ beside them is not clipped: its best pair under the clip has the published loss (VO.L5)"
     return (
         {"id": "VO.L5f.loss", "statement": "clipped as published, trained layers have the published loss (mean)",
          "source": "VO, published code", "metric": "loss_trained", "relation": "within", "target": 0.0676,
@@ -43,10 +42,13 @@ def as_published() -> tuple:
          "tolerance": 0.005},
         {"id": "VO.L5f.cosine_published", "statement": "and to those of GD++ as published (mean)", "source":
          "VO, published code", "metric": "sensitivity_cosine_gd_plus_plus_published", "relation": "within",
-         "target": 0.9966, "tolerance": 0.002, "note": beside},
+         "target": 0.9966, "tolerance": 0.002},
         {"id": "VO.L5f.gd_plus_plus_published", "statement": "GD++ as the published code finds it", "source":
          "VO, published code", "metric": "loss_gd_plus_plus_published", "relation": "within", "target": 0.0654,
-         "tolerance": 0.003, "note": beside},
+         "tolerance": 0.003},
+        {"id": "VO.L5f.short", "statement": "which is the best pair under the clip, too; trained layers reach it "
+         "(worst loss ratio)", "source": "found here", "metric": "loss_ratio_gd_plus_plus", "reduce": "max", "relation":
+         "at_most", "target": 1.05, "note": "they end 5.1 to 5.3 % above it, at a constant learning rate"},
         {"id": "VO.L5f.condition", "statement": "the median condition number falls after each layer but the last",
          "source": "VO, appendix A.10", "metric": "condition_number_falls", "reduce": "min", "relation": "at_least",
          "target": 1.0},
