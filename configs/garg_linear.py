@@ -6,7 +6,7 @@ A causal Transformer is trained to predict every label of a prompt from the exam
 after each number of examples, on prompts like those of training and on others, beside least squares, averaging and
 nearest neighbours.
 
-Variants: `toy` has five inputs, 11 points and the size `tiny`, 100,000 steps, some 15 minutes on two CPU cores; `tiny`
+Variants: `toy` has five inputs, 11 points and the size `tiny`, 50,000 steps, some 13 minutes on two CPU cores; `tiny`
 (64 wide, 3 layers, 2 heads) has eight inputs and 25 points, under an hour there; `small` (128, 6, 4) and `standard`
 (256, 12, 8) are published, with 20 inputs, 41 points, half a million steps of batch 64, and the curriculum, for an
 accelerator; `sizes` sweeps over widths and steps of the toy; `smoke` takes seconds. Without a variant it is `standard`.
@@ -73,7 +73,7 @@ def falls() -> tuple:
 
 
 def get_config(variant: str = ""):
-    small = (8, 24, 60_000) if variant == "tiny" else (5, 10, 100_000)
+    small = (8, 24, 60_000) if variant == "tiny" else (5, 10, 50_000)
     config = function_class("linear", "toy" if variant == "sizes" else variant, VARIANTS, small=small)
     config.eval.families = FAMILIES
     config.eval.baselines = ("least_squares", "averaging", "nearest_3")

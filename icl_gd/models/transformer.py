@@ -181,6 +181,14 @@ def _norm(**more: Any) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, **more)
 
 
+def _once(residual: Array) -> Array:
+    """Computed once, and so is its gradient: XLA would make the sum over all later layers again for each of its uses.
+
+    Training keeps the compiler from taking this out before it matters (`population.KEEP_BARRIERS`).
+    """
+    return jax.lax.optimization_barrier(residual)
+
+
 class _Block(nn.Module):
     config: TransformerConfig
     initial: Initial
@@ -201,7 +209,8 @@ class _Block(nn.Module):
         update, scores, pattern = self.attention(self.norm(residual), query_only)
         residual = (residual[-1:] if query_only else residual) + update
         if self.config.layer_mlp_width is not None:
-            residual = residual + self.mlp(self.mlp_norm(residual))
+            residual = _once(residual)
+            residual = _once(residual + self.mlp(self.mlp_norm(residual)))
         if self.config.clip is not None:
             residual = jnp.clip(residual, -self.config.clip, self.config.clip)
         return residual, scores, pattern

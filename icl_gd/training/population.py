@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 from icl_gd.training.curriculum import Curriculum
 from icl_gd.training.mesh import ALL, DATA, LOSSES, MEMBERS, PROMPTS, Placement
@@ -143,6 +144,16 @@ def start(init: Callable[[Array, Array], Params], settings: TrainSettings, membe
     return State(Member(params, opt_state, every(0), every(0), every(-1)), jnp.zeros((), jnp.int32))
 
 
+# On a CPU the compiler takes out what keeps it from computing sums again (`models.transformer`) before it might.
+KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+
+
+def _mean_over_data(found: Any) -> Any:
+    """Of all leaves at once: devices wait for each other at every sum, which takes longer than small sums."""
+    flat, unflatten = ravel_pytree(found)
+    return unflatten(jax.lax.pmean(flat, DATA))
+
+
 def make_chunk(
     draw: Draw, loss: Loss, settings: TrainSettings, placement: Placement, side_by_side: bool = True
 ) -> Callable[[State, Members, int], tuple[State, Array]]:
@@ -165,7 +176,7 @@ def make_chunk(
     def update(member: Member, rates: Rates, batch: Batch, number: Array) -> tuple[Member, Array]:
         """One step of one member."""
         found = jax.value_and_grad(loss)(member.params, batch)
-        value, gradient = jax.lax.pmean(found, DATA) if over_data else found
+        value, gradient = _mean_over_data(found) if over_data else found
         updates, opt_state = settings.optimizer(rates).update(gradient, member.opt_state, member.params)
         params = optax.apply_updates(member.params, updates)
         # Of a gradient whose norm overflows the clip makes zero: weights stay finite, and learn nothing.
@@ -234,7 +245,10 @@ def make_chunk(
         return chunk
     # The state comes back lying as it was put, or the second call would compile again.
     lies = State._make(map(placement.lies, (MEMBERS, ALL))), placement.lies(ALL)
-    return jax.jit(chunk, static_argnames="n_steps", donate_argnums=0, out_shardings=lies)
+    return jax.jit(
+        chunk, static_argnames="n_steps", donate_argnums=0, out_shardings=lies,
+        compiler_options=KEEP_BARRIERS if on_cpu else None,
+    )  # fmt: skip
 
 
 class Interrupted(Exception):
