@@ -58,7 +58,7 @@ def test_a_population_of_combinations_is_its_runs(finished, tmp_path):
     assert [point["fields"] for point in done["sweep"]] == [{"train.learning_rate": rate} for rate in RATES]
     for rate, point in zip(RATES, done["sweep"], strict=True):
         one = asked(tmp_path / str(rate), f"--config.train.learning_rate={rate}")
-        alone = linear_attention.run_one(one, one.config, "", monitor.Stop())
+        alone = linear_attention.measure(one.workdir, monitor.Stop(), one.config, "")
         same(point["metrics"], alone["metrics"], rtol=1e-5, atol=1e-6)
     line = done["curves"]["loss_trained_by_learning_rate"]
     assert line["x"] == list(RATES)
@@ -89,13 +89,13 @@ def test_sizes_and_rates_multiply(tmp_path, capsys):
     run = asked(tmp_path, "--config.train.clip=1,0.1", "--config.task.n_context=2,3", "--config.train.batch_size=(8,)")
     found = []
 
-    def one(run, config, label, stop):
+    def one(workdir, stop, config, label):
         found.append((label, config.task.n_context, config.train.batch_size, config.train.clip))
         value = {"loss_trained": results.metric([config.task.n_context, 1.0]), "loss_gd": results.metric(1.0)}
         return {"sweep": [{"fields": fields, "metrics": value} for fields in sweeps.together(config)]}
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(linear_attention, "run_one", one)
+        patched.setattr(linear_attention, "measure", one)
         linear_attention.run(run, monitor.Stop())
     assert found == [("n_context=2,batch_size=8", 2, 8, (1, 0.1)), ("n_context=3,batch_size=8", 3, 8, (1, 0.1))]
     said = capsys.readouterr().out
