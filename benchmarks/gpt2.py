@@ -85,7 +85,7 @@ def pytorch(d: int, points: int) -> Callable[[], float]:
 def measure() -> list[dict]:
     rows = []
     for d, points in SETTINGS:
-        row = {"inputs": d, "points": points}
+        row: dict[str, float] = {"inputs": d, "points": points}
         if find_spec("torch") and find_spec("transformers"):
             theirs = pytorch(d, points)
             before = min(theirs() for _ in range(ROUNDS))

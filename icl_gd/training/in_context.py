@@ -154,7 +154,8 @@ def learning_problem(
         raise ValueError(f"form='moments' is exact for linear layers alone, which these are not: {config}")
     if settings.form == "tokens" or not models.has_moment_form(config):
         loss = loss_of_queries if settings.form == "auto" and models.has_query_form(config) else loss_of_tokens
-        return prompts, _in_cache(loss, task, config, layout)
+        tokens = jax.eval_shape(lambda key: layout.encode(*task.sample(key)[:3]), jax.random.key(0))
+        return prompts, _in_cache(loss, config, len(tokens))
     if isinstance(task, MomentTask) and concatenated:
         return lambda key, step: task.sample_moments(key, n_prompts=batch_size), loss_of_moments
     return moments, loss_of_moments
@@ -184,16 +185,15 @@ def _prefix_problem(
         errors = jax.nn.softplus(-y * y_hat) if logistic else 0.5 * (y_hat - y) ** 2
         return jnp.mean(jnp.sum(weight * jnp.sum(errors, axis=-1), axis=-1))
 
-    return prefixes, _in_cache(loss, task, config, layout)
+    return prefixes, _in_cache(loss, config, 2 * n - 1)
 
 
-def _in_cache(loss: population.Loss, task: Task, config: TransformerConfig, layout: Layout) -> population.Loss:
+def _in_cache(loss: population.Loss, config: TransformerConfig, n_tokens: int) -> population.Loss:
     """On a CPU, as many prompts at a time as a perceptron holds in cache; elsewhere all of them."""
     width = max(config.mlp_width or 0, config.layer_mlp_width or 0)
     if not width or jax.default_backend() != "cpu":
         return loss
-    tokens = jax.eval_shape(lambda key: layout.encode(*task.sample(key)[:3]), jax.random.key(0))
-    return in_blocks(loss, max(HIDDEN_FLOATS // (len(tokens) * width), 1))
+    return in_blocks(loss, max(HIDDEN_FLOATS // (n_tokens * width), 1))
 
 
 def initialise(
