@@ -8,8 +8,6 @@ sample of prompts whose time is scaled up. Trees, which are scikit-learn's and x
 and on all cores, on fewer prompts. Takes some five minutes on two CPU cores, on which nothing else should run.
 """
 
-import argparse
-import json
 import os
 import sys
 import time
@@ -159,19 +157,9 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the figures as one object and nothing else")
-    parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/README.md")
-    options = parser.parse_args()
-    mesh.use_cpu_cores()
-    found = {"devices": jax.local_device_count(), "learners": measure(), "hosts": measure_hosts()}
-    print(json.dumps(found, indent=1) if options.json else table(found))
-    if options.write:
-        from pages import put  # beside this script
-
-        put("baselines", table(found))
-
-
 if __name__ == "__main__":
-    main()
+    from pages import command  # beside this script
+
+    mesh.use_cpu_cores()
+    every = lambda: {"devices": jax.local_device_count(), "learners": measure(), "hosts": measure_hosts()}
+    command(__doc__, "baselines", every, table)

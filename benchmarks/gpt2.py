@@ -9,8 +9,6 @@ cores. Both take turns; a figure is the least of several timings. Takes some thr
 nothing else should run.
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -111,19 +109,8 @@ def table(found: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the figures as one list and nothing else")
-    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
-    options = parser.parse_args()
-    mesh.use_cpu_cores()
-    found = measure()
-    print(json.dumps(found, indent=1) if options.json else table(found))
-    if options.write:
-        from pages import put  # beside this script
-
-        put("gpt2", table(found))
-
-
 if __name__ == "__main__":
-    main()
+    from pages import command  # beside this script
+
+    mesh.use_cpu_cores()
+    command(__doc__, "gpt2", measure, table)

@@ -5,8 +5,6 @@
 Starts new processes with a compilation cache of their own, and stops each run once its first chunk is done.
 """
 
-import argparse
-import json
 import os
 import signal
 import subprocess
@@ -66,18 +64,7 @@ def table(found: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the figures as one list and nothing else")
-    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
-    options = parser.parse_args()
-    found = measure()
-    print(json.dumps(found, indent=1) if options.json else table(found))
-    if options.write:
-        from pages import put  # beside this script
-
-        put("launch", table(found))
-
-
 if __name__ == "__main__":
-    main()
+    from pages import command  # beside this script
+
+    command(__doc__, "launch", measure, table)
