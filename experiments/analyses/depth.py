@@ -123,7 +123,7 @@ def by_steps(study: Study, found: Found) -> None:
     spectrum = learners.Spectrum.of(x, moment, noise_to_weight(task))
     risks: dict[str, list[float]] = {"gd": [], "gd_free_steps": [], "gd_plus_plus": []}
     scale = task.d_output * task.weight_scale**2
-    steps = study.few(STEPS)
+    steps, risk = study.few(STEPS), jax.jit(learners.spectral_risk)
     for k in steps:
         rates = {
             "gd": (learners.best_step_sizes(spectrum, k),),
@@ -131,7 +131,7 @@ def by_steps(study: Study, found: Found) -> None:
             "gd_plus_plus": learners.best_gd_plus_plus(spectrum, k),
         }
         for name, its in rates.items():
-            risks[name].append(scale * float(learners.spectral_risk(spectrum, *its)))
+            risks[name].append(scale * float(risk(spectrum, *its)))
     for name, values in risks.items():
         found.curves[f"loss_by_steps_{name}"] = curve(steps, values)
     errors = [_built_error(k, 1 + k % 3, task.n_context) for k in steps]
@@ -142,7 +142,7 @@ def _built_error(k: int, m: int, n: int, d: int = 4) -> float:
     """Largest difference of GD++ built and computed, in float64, over its largest prediction."""
     with jax.enable_x64(True):
         task = LinearRegression(d, m, n, input_scale=2.0)
-        prompts = jax.vmap(task.sample)(jax.random.split(jax.random.key(k), 64))
+        prompts = jax.jit(lambda key: jax.vmap(task.sample)(jax.random.split(key, 64)))(jax.random.key(k))
         rates = np.random.default_rng(k).uniform(0.2, 1.0, (2, k))
         config = constructions.gradient_descent_config(d, m, k)
         params = constructions.gd_plus_plus_weights(config, d, n, *rates)

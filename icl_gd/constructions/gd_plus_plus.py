@@ -14,6 +14,7 @@ that of minus the prediction. QED
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -46,10 +47,15 @@ def gd_plus_plus_weights(
     d, m = d_input, config.d_token - d_input
     # Of a head's entries the first m carry labels; the inputs stand after them.
     x, carried = slice(0, d), slice(m, m + d)
-    built = {}
-    for name, gamma in zip(config.blocks, gammas, strict=True):
-        layer = params[name]["attention"]
-        w_v = layer["W_V"].at[0, carried, x].set(jnp.eye(d))
-        p = layer["P"].at[0, x, carried].set(-float(gamma) / n_context * jnp.eye(d))
-        built[name] = {"attention": {**layer, "W_V": w_v, "P": p}}
-    return built
+    sizes = {name: -float(gamma) / n_context for name, gamma in zip(config.blocks, gammas, strict=True)}
+
+    @jax.jit  # one program, not one an operation
+    def with_inputs(params: Params) -> Params:
+        built = {}
+        for name, size in sizes.items():
+            layer = params[name]["attention"]
+            w_v = layer["W_V"].at[0, carried, x].set(jnp.eye(d))
+            built[name] = {"attention": {**layer, "W_V": w_v, "P": layer["P"].at[0, x, carried].set(size * jnp.eye(d))}}
+        return built
+
+    return with_inputs(params)

@@ -24,6 +24,7 @@ W_K phi_q - t_q: the layers cannot tell (phi_j, t_j) from (x_j, y_j), and that t
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -66,15 +67,17 @@ def gradient_descent_weights(
     if m < 1 or width < max(d, m):
         raise ValueError(f"width={config.width}, d_head={width} cannot hold d_input={d}: needs m>=1, d_head>=max(d,m)")
 
-    w0 = jnp.zeros((m, d)) if w0 is None else jnp.asarray(w0)
-    a = jnp.eye(d) if preconditioner is None else jnp.asarray(preconditioner)
     x, y, kept = slice(0, d), slice(d, d + m), slice(0, m)
-    empty = jnp.zeros((heads, width, config.width))
-    # The head carries the y part of a value in its first m entries: rows of W_V that are zero need no room.
-    w_v = empty.at[0, kept, x].set(w0).at[0, kept, y].set(-jnp.eye(m))
-    layer = {"W_K": empty.at[0, x, x].set(jnp.eye(d)), "W_Q": empty.at[0, x, x].set(a), "W_V": w_v}
-    write = jnp.zeros((heads, config.width, width)).at[0, y, kept].set(jnp.eye(m))
-    return {
-        name: {"attention": {**layer, "P": float(step_size) / n_context * write}}
-        for name, step_size in zip(config.blocks, step_sizes, strict=True)
-    }
+    sizes = {name: float(step_size) / n_context for name, step_size in zip(config.blocks, step_sizes, strict=True)}
+
+    @jax.jit  # one program, not one an operation
+    def build(w0: Array, a: Array) -> Params:
+        empty = jnp.zeros((heads, width, config.width))
+        # The head carries the y part of a value in its first m entries: rows of W_V that are zero need no room.
+        w_v = empty.at[0, kept, x].set(w0).at[0, kept, y].set(-jnp.eye(m))
+        layer = {"W_K": empty.at[0, x, x].set(jnp.eye(d)), "W_Q": empty.at[0, x, x].set(a), "W_V": w_v}
+        write = jnp.zeros((heads, config.width, width)).at[0, y, kept].set(jnp.eye(m))
+        return {name: {"attention": {**layer, "P": size * write}} for name, size in sizes.items()}
+
+    zero, identity = np.zeros((m, d)), np.eye(d)
+    return build(zero if w0 is None else w0, identity if preconditioner is None else preconditioner)

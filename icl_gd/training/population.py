@@ -127,11 +127,13 @@ def members_of(seed: int, seeds: int, settings: TrainSettings, init_scale: Value
     Their keys are the children of `key(seed + i)`: draw test prompts from another key.
     """
     points = combinations(settings, init_scale)
-    roots = jax.vmap(jax.random.key)(jnp.arange(seed, seed + seeds, dtype=jnp.uint32))
-    split = jax.vmap(jax.random.split)(roots)
-    if settings.share_batches:
-        split = split.at[:, 1].set(split[0, 1])
-    init, data = (jnp.concatenate([split[:, i]] * len(points)) for i in range(2))
+
+    def keys(seeds: Array) -> tuple[Array, Array]:
+        init, data = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
+        data = jnp.broadcast_to(data[0], data.shape) if settings.share_batches else data
+        return jnp.tile(init, len(points)), jnp.tile(data, len(points))
+
+    init, data = jax.jit(keys)(np.arange(seed, seed + seeds, dtype=np.uint32))
     values = {name: np.repeat([point[name] for point in points], seeds) for name in Rates._fields}
     return Members(init, data, Rates(**{name: jnp.asarray(value, float) for name, value in values.items()}))
 
