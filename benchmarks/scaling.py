@@ -36,7 +36,10 @@ def share_of_one_device(members: int, batch_size: int, share_batches: bool) -> d
     draw_all, loss = in_context.learning_problem(TASK, MODEL, layout, drawn)
     draw = lambda key: jax.tree.map(lambda leaf: leaf[..., :batch_size], draw_all(key))
     chunk = population.make_chunk(draw, loss, settings, Placement())
-    state, keys = in_context.initialise(MODEL, settings, 0, members), population.members_of(0, members, settings)
+    state, keys = (
+        in_context.initialise(MODEL, settings, 0, members),
+        population.members_of(0, members, settings, MODEL.varied),
+    )
     compiled = jax.jit(partial(chunk, n_steps=CHUNK), donate_argnums=0).lower(state, keys).compile()
     memory = compiled.memory_analysis()
     checkpoint = sum(leaf.nbytes for leaf in flatten(state).values())

@@ -100,7 +100,7 @@ def stepper(row: Row, draw: Callable, loss: Callable, init: Callable, steps: int
     """Trains `steps` steps at each call, from where the last call ended."""
     placement = mesh.place("auto", row.members, BATCH, row.share_batches)
     chunk = population.make_chunk(draw, loss, row.settings, placement, side_by_side=row.n_layers == 1)
-    members = population.members_of(0, row.members, row.settings)
+    members = population.members_of(0, row.members, row.settings, {})
     state = population.start(init, row.settings, members)
     held = [population.State(placement.put(state.member), placement.put(state.step, mesh.ALL))]
     members = placement.put(members)
@@ -116,7 +116,7 @@ def stepper(row: Row, draw: Callable, loss: Callable, init: Callable, steps: int
 def yardstick(row: Row) -> Callable[[], None]:
     """One plain step at each call: prompts by vmap of one, every token through every layer, one program a step."""
     predictor = lambda params: models.predictor(row.model, params, concatenated(D_INPUT, 1))
-    optimizer = row.settings.optimizer(population.Rates(1e-3, 1e-3, 0.9, 0.98, 0.0, 1.0))
+    optimizer = row.settings.optimizer(population.Rates(1e-3, 1e-3, 0.9, 0.98, 0.0))
 
     def loss(params: Any, key: Any) -> Any:
         prompts = jax.vmap(row.task.sample)(jax.random.split(key, BATCH))
@@ -196,7 +196,7 @@ def measure(row: Row, peak: float, plain: Callable[[], None] | None) -> dict[str
     steps = max(1, round(SECONDS_EACH / guess))
     # For any N the same: a loop of one step is none to the compiler, which then keeps no batch apart from its uses.
     alone = max(2, round(SECONDS_EACH / network))
-    init = lambda key, scale: models.init(row.model, key)
+    init = lambda key, of_model: models.init(row.model, key)
     placement = mesh.place("auto", row.members, BATCH, row.share_batches)
     runs = {
         "milliseconds_per_step": (stepper(row, draw, loss, init, steps), steps),

@@ -229,10 +229,10 @@ def _learned(
 ) -> Any:
     """The parameters that one member, trained from `start`, ends with."""
     seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
-    members = population.members_of(seed, 1, settings)
+    members = population.members_of(seed, 1, settings, {})
     placement = mesh.place("none", 1, settings.batch_size, settings.share_batches)
     chunk = population.make_chunk(draw, loss, settings, placement)
-    state = population.start(lambda key, scale: start, settings, members)
+    state = population.start(lambda key, of_model: start, settings, members)
     told = lambda state, loss: print(f"GD++ as published: step {state.step}/{settings.steps}", flush=True)
     state = population.run_chunks(chunk, state, members, settings.steps, max(500, settings.steps // 10), told)
     return jax.tree.map(lambda leaf: leaf[0], state.member.params)

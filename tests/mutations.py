@@ -33,8 +33,8 @@ SEPARATE = "laws/test_separate_tokens.py"
 FAULTS, SWITCHES = "experiments/test_faults.py", "experiments/test_switches.py"
 DEEP_FEATURES, INTEROP, SINE = (f"laws/test_{name}.py" for name in ("deep_features", "interop", "nonlinear_tasks"))
 QUERY, FINITE, SOFTMAX = "laws/test_query.py", "laws/test_finite_data.py", "laws/test_softmax.py"
-PREFIX, CAUSAL, FUNCTIONS, PRETRAINED = (
-    f"laws/test_{name}.py" for name in ("prefix", "causal", "functions", "pretrained")
+PREFIX, CAUSAL, FUNCTIONS, PRETRAINED, DUAL = (
+    f"laws/test_{name}.py" for name in ("prefix", "causal", "functions", "pretrained", "dual")
 )
 MUTATIONS = [
     Mutation("constructions/gradient_descent.py", "set(-jnp.eye(m))", "set(jnp.eye(m))", f"{CONSTRUCTIONS} float64"),
@@ -154,7 +154,7 @@ MUTATIONS = [
              f"{MODELS} moment_form"),
     Mutation("models/moments.py", "return -query[-d_output:] - jnp.sum", "return -query[-d_output:] + jnp.sum",
              f"{MODELS} batch"),
-    Mutation("models/attention.py", "self.causal else tokens[:-1]", "self.causal else tokens[1:]", f"{MODELS} by_hand"),
+    Mutation("models/attention.py", "all_read else tokens[:-1]", "all_read else tokens[1:]", f"{MODELS} by_hand"),
     Mutation("models/transformer.py", "-self.config.clip, self.config.clip", "-self.config.clip, None",
              f"{MODELS} by_hand"),
     Mutation("models/transformer.py", "0 if self.shared else layer", "layer", f"{MODELS} tied"),
@@ -233,7 +233,7 @@ MUTATIONS = [
              f"{FAULTS} injected kill"),
     Mutation("experiments/run.py", "signal.signal(number, _stop_before_the_run)", "pass", f"{FAULTS} injected signals"),
     Mutation("experiments/validation.py", "if not math.isfinite(value):", "if False:", f"{FAULTS} injected bad_input"),
-    Mutation("models/transformer.py", "return replace(config, init_scale=1.0)", "return config",
+    Mutation("models/transformer.py", "return replace(config, **dict.fromkeys(config.varied, 0.5))", "return config",
              "laws/test_parallel.py token_form"),
     Mutation("experiments/sweeps.py", '"train.beta1", "train.beta2"', '"train.beta2", "train.beta1"',
              "experiments/test_sweeps.py order"),
@@ -312,7 +312,8 @@ MUTATIONS = [
     Mutation("models/attention.py", "scores = jnp.where(seen, scores, 0.0)", "pass", f"{CAUSAL} after"),
     Mutation("models/attention.py", "jnp.where(seen, exact, -jnp.inf)", "jnp.where(seen, exact, 0.0)",
              f"{CAUSAL} after"),
-    Mutation("models/attention.py", "found = found + self.param", "found + self.param", f"{PRETRAINED} published"),
+    Mutation("models/attention.py", "return found + biases[name] if", "return found - biases[name] if",
+             f"{PRETRAINED} published"),
     Mutation("models/attention.py", "jnp.promote_types(scores.dtype, jnp.float32)", "scores.dtype", f"{CAUSAL} half"),
     Mutation("models/transformer.py", "places[: len(tokens)]", "places[-len(tokens) :]", f"{CAUSAL} predictor"),
     Mutation("models/transformer.py", "self.mlp(self.mlp_norm(residual))", "self.mlp(self.norm(residual))",
@@ -359,6 +360,29 @@ MUTATIONS = [
     Mutation("analysis/prefix.py", "jnp.where(here, prompt.x_query, prompt.x)", "prompt.x", f"{PREFIX} of_prompts"),
     Mutation("analysis/risk.py", "(1 - level) / 2, (1 + level) / 2], axis=0)", "(1 - level), level], axis=0)",
              "laws/test_analysis.py bootstrap"),
+    Mutation("dual/kernel.py", "2 * log_divisor(dual))", "log_divisor(dual))", f"{DUAL} mean_loss"),
+    Mutation("dual/kernel.py", "dual.is_demonstration, 1.0 - dual.alpha, 1.0)", "dual.is_demonstration, 1.0, 1.0)",
+             f"{DUAL} is_the_layer 0-alpha"),
+    Mutation("dual/kernel.py", "jnp.tri(t + 1, t, -1, dtype=bool)", "jnp.tri(t + 1, t, -2, dtype=bool)",
+             f"{DUAL} single_steps plain"),
+    Mutation("dual/kernel.py", "0.5 * dual.alpha * square", "dual.alpha * square", f"{DUAL} written_out"),
+    Mutation("dual/kernel.py", "1.0 - dual.alpha * begun[:, None]", "1.0 - dual.alpha", f"{DUAL} written_out"),
+    Mutation("dual/layers.py", "config.head_width**-0.25", "config.head_width**-0.5", f"{DUAL} is_the_layer 0-plain"),
+    Mutation("dual/layers.py", "is_demonstration[:, None], attention", "is_read[:, None], attention",
+             f"{DUAL} is_the_layer 0-causal_beta"),
+    Mutation("dual/layers.py", "matrix + through @ norm", "matrix + through", f"{DUAL} is_the_layer 0-gpt2"),
+    Mutation("dual/layers.py", "jnp.sign(out) * config.clip", "config.clip", f"{DUAL} is_the_layer clip"),
+    Mutation("dual/features.py", "lengths[:, None]", "d**0.5", f"{DUAL} in_the_mean"),
+    Mutation("dual/features.py", "turn * jnp.sign(jnp.diagonal(upper, axis1=1, axis2=2))[:, None]", "upper",
+             f"{DUAL} orthogonal_directions"),
+    Mutation("dual/features.py", "0.5 * jnp.sum(z**2", "jnp.sum(z**2", f"{DUAL} in_the_mean"),
+    Mutation("models/modifications.py", "jnp.inf)\n", "-jnp.inf)\n", f"{DUAL} negative_samples"),
+    Mutation("models/modifications.py", "place[None] < place[:, None])[None, None]",
+             "place[None] > place[:, None])[None, None]", f"{DUAL} negative_samples"),
+    Mutation("models/modifications.py", "(1.0 - alpha) * pattern", "(1.0 + alpha) * pattern",
+             f"{DUAL} is_the_layer 0-alpha"),
+    Mutation("models/attention.py", "scores_of(read) if query_only", "scores if query_only", f"{DUAL} alike beta"),
+    Mutation("models/attention.py", "inner + much * (", "inner + (", f"{DUAL} bit augmented"),
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ ROOT = Path(icl_gd.__file__).parent
 RANKS = {
     "types": 0,
     "tasks": 1, "tokens": 1, "models": 1, "learners": 1,
-    "constructions": 2, "training": 2,
+    "constructions": 2, "dual": 2, "training": 2,
     "analysis": 3,
     "plots": 4, "interop": 4,
     "__init__": 5,

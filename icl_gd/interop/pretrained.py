@@ -2,8 +2,7 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import jax
@@ -100,8 +99,7 @@ def check(model: Pretrained) -> None:
     """
     if model.layout not in LAYOUTS or model.tokens.d_token != model.config.d_token:
         raise ValueError(f"layout={model.layout}, d_input={model.d_input} do not give d_token={model.config.d_token}")
-    start = replace(model.config, init_scale=1.0)
-    expected = by_name(jax.eval_shape(partial(models.init, start), jax.random.key(0)))
+    expected = by_name(models.shapes(model.config))
     there = by_name(model.params)
     if names := sorted(set(expected) ^ set(there)):
         raise ValueError(f"{', '.join(names)}: weights and config are not of one model")

@@ -1,6 +1,7 @@
 """Models: plain functions over plain parameter dicts; Flax stays inside this room."""
 
 from icl_gd.models.gpt2 import gpt2_config
+from icl_gd.models.modifications import Modification
 from icl_gd.models.moments import apply_moments, circuit_predictor, layerwise_circuit_predictor, read_moments
 from icl_gd.models.query import has_query_form, query_predictor, read_query
 from icl_gd.models.transformer import (
@@ -16,10 +17,12 @@ from icl_gd.models.transformer import (
     predictor,
     prefix_predictor,
     read_out,
+    shapes,
     softmax_share,
 )
 
 __all__ = [
+    "Modification",
     "TransformerConfig",
     "apply",
     "apply_moments",
@@ -40,5 +43,6 @@ __all__ = [
     "read_moments",
     "read_out",
     "read_query",
+    "shapes",
     "softmax_share",
 ]

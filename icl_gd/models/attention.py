@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 
+from icl_gd.models import modifications
 from icl_gd.models.initial import Initial
+from icl_gd.models.modifications import Modification
 from icl_gd.types import Array
 
 TINY = 1e-6  # beside the sum that keys and queries are divided by, as published
@@ -34,9 +36,9 @@ class SelfAttention(nn.Module):
     """`e_i <- sum_heads P W_V sum_j e_j pattern(W_K e_j, W_Q e_i)`, the update of one layer.
 
     Returns `(update [t e], scores [head t t], pattern [head t t])`. Tokens read the context, which is all but the last:
-    that is the query, it reads and is never read. In causal attention a token reads itself and those before it. What
-    is not read has zero in scores and pattern. With `query_only` the last token alone reads: the rows of all three are
-    one, the last of the t.
+    that is the query, it reads and is never read, unless with `reads_query`. In causal attention a token reads itself
+    and those before it. What is not read has zero in scores and pattern. With `query_only` the last token alone reads:
+    the rows of all three are one, the last of the t.
     """
 
     n_heads: int
@@ -46,10 +48,13 @@ class SelfAttention(nn.Module):
     normalised: bool = False  # keys and queries are divided by their sums (Schlag et al. 2102.11174)
     causal: bool = False
     biases: bool = False
+    reads_query: bool = False
+    modification: Modification = Modification()
 
     @nn.compact
     def __call__(self, tokens: Array, query_only: bool = False) -> tuple[Array, Array, Array]:
-        reading, read = tokens[-1:] if query_only else tokens, tokens if self.causal else tokens[:-1]
+        all_read = self.causal or self.reads_query
+        reading, read = tokens[-1:] if query_only else tokens, tokens if all_read else tokens[:-1]
         e = tokens.shape[-1]
         inner = (self.n_heads, self.d_head, e)
         w_k, w_q, w_v = (self.param(f"W_{name}", self.initial.reads, inner) for name in "KQV")
@@ -59,35 +64,64 @@ class SelfAttention(nn.Module):
         if self.kind == "mixed":
             # The published code's one weight, of fan-in one, behind a steep sigmoid.
             mix = jax.nn.sigmoid(MIX_SLOPE * self.param("mix", self.initial.reads, (1, 1, 1))[0, 0, 0])
-        seen = jnp.tri(len(reading), len(read), len(read) - len(reading), dtype=bool) if self.causal else None
+        bias = lambda name, *shape: self.param(f"b_{name}", nn.initializers.zeros, shape)
+        biases = {name: bias(name, self.n_heads, self.d_head)[:, None] for name in "QKV"} if self.biases else {}
+        changed = self._modification()
+
+        def in_heads(name: str, weights: Array, tokens: Array) -> Array:
+            """Keys, queries or values `[head t d_head]`."""
+            found = jnp.einsum("hke,te->htk", weights, tokens)
+            return found + biases[name] if self.biases else found
 
         # Weights of heads as wide as a token meet each other before they meet tokens: so there are fewer products per
         # token, and, in the first layer, gradients need half as many of the products over pairs of tokens.
-        wide = self.d_head >= e and not self.biases
-        if wide:
-            scores = jnp.einsum("hic,jc->hij", jnp.einsum("hkc,hke,ie->hic", w_k, w_q, reading), read)
-        else:
-            scores = jnp.einsum("hik,hjk->hij", self._inner("Q", w_q, reading), self._inner("K", w_k, read))
+        augmented = "augment_keys" in changed or "augment_values" in changed
+        wide = self.d_head >= e and not self.biases and not augmented
+        keys = None if wide else self._grown("K", in_heads("K", w_k, read), changed.get("augment_keys"))
+
+        def scores_of(reading: Array) -> Array:
+            if keys is None:
+                return jnp.einsum("hic,jc->hij", jnp.einsum("hkc,hke,ie->hic", w_k, w_q, reading), read)
+            return jnp.einsum("hik,hjk->hij", in_heads("Q", w_q, reading), keys)
+
+        scores = scores_of(reading)
         if self.normalised:
             total = lambda w, tokens: jnp.einsum("hke,te->ht", w, tokens) + TINY
             scores = scores / (total(w_q, reading)[:, :, None] * total(w_k, read)[:, None, :])
+        seen = jnp.tri(len(reading), len(read), len(read) - len(reading), dtype=bool) if self.causal else None
         if seen is not None:
             scores = jnp.where(seen, scores, 0.0)
         pattern = KINDS[self.kind](scores, self.d_head, mix, seen)
+        if changed:
+            negative = None
+            if "beta" in changed:  # every demonstration has its own, by what it would read itself
+                own = jax.lax.stop_gradient(scores_of(read) if query_only else scores)
+                negative = modifications.negative_samples(own, changed["share"], self.causal)
+            is_demonstration = modifications.demonstrations(len(read), self.causal)[-scores.shape[1] :]
+            pattern = modifications.modified(
+                pattern, is_demonstration, changed.get("alpha"), changed.get("beta"), negative
+            )
         if wide:
             update = jnp.einsum("hek,hkc,hic->ie", p, w_v, jnp.einsum("hij,jc->hic", pattern, read))
         else:
-            update = jnp.einsum("hek,hik->ie", p, jnp.einsum("hij,hjk->hik", pattern, self._inner("V", w_v, read)))
+            values = self._grown("V", in_heads("V", w_v, read), changed.get("augment_values"))
+            update = jnp.einsum("hek,hik->ie", p, jnp.einsum("hij,hjk->hik", pattern, values))
         if self.biases:
-            update = update + self.param("b_P", nn.initializers.zeros, (e,))[None]
-        if self.causal:
+            update = update + bias("P", e)[None]
+        if all_read:
             return update, scores, pattern
         unread = lambda of_context: jnp.pad(of_context, ((0, 0), (0, 0), (0, 1)))
         return update, unread(scores), unread(pattern)
 
-    def _inner(self, name: str, weights: Array, tokens: Array) -> Array:
-        """Keys, queries or values `[head t d_head]`."""
-        found = jnp.einsum("hke,te->htk", weights, tokens)
-        if self.biases:
-            found = found + self.param(f"b_{name}", nn.initializers.zeros, (self.n_heads, self.d_head))[:, None]
-        return found
+    def _modification(self) -> dict[str, Array]:
+        """What is there of it, as parameters hold it, which nobody trains."""
+        held = lambda name, value: self.param(name, lambda key: jnp.asarray(value, float))
+        return {name: jax.lax.stop_gradient(held(name, value)) for name, value in self.modification.there.items()}
+
+    def _grown(self, name: str, inner: Array, much: Array | None) -> Array:
+        """Keys or values with a perceptron of them added, one for all heads."""
+        if much is None:
+            return inner
+        square = (self.d_head, self.d_head)
+        w_1, w_2 = (self.param(f"g_{name}_{i}", self.initial.reads, square) for i in (1, 2))
+        return inner + much * (nn.gelu(inner @ w_1.T) @ w_2.T)

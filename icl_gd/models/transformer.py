@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -9,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from icl_gd.models import initial
+from icl_gd.models import initial, modifications
 from icl_gd.models.attention import KINDS, MIX_SLOPE, SelfAttention
 from icl_gd.models.initial import Initial
-from icl_gd.types import Activations, Array, Circuits, Layout, Predictor, PrefixPredictor, Scalar
+from icl_gd.models.modifications import Modification, Values
+from icl_gd.types import Activations, Array, Circuits, Layout, Predictor, PrefixPredictor
 
 Params = Mapping[str, Any]
 LAYER_NORM_EPSILON = 1e-5
@@ -45,6 +47,8 @@ class TransformerConfig:
       biases: of keys, queries, values, projections and of what maps tokens to `d_embed`.
       n_positions: a learned vector for every place is added to tokens, so many of them at most; None adds nothing.
       d_read_out: predictions, of this size, are a learned linear map of the residual; None reads slots of the layout.
+      reads_query: the query is read too, by itself and by all others.
+      alpha, beta, share, augment_keys, augment_values: of attention, see `models.Modification`; a tuple is swept over.
       compute: the type of activations, "float32" or "bfloat16"; None takes that of the parameters. Softmax, LayerNorm's
         sums and a learned read-out stay float32.
 
@@ -57,7 +61,7 @@ class TransformerConfig:
     d_head: int | None = None
     shared: bool = False
     clip: float | None = None
-    init_scale: Scalar | tuple[float, ...] = 0.002
+    init_scale: Values = 0.002
     attention: str | tuple[str, ...] = "linear"
     layer_norm: bool = False
     normalised: bool = False
@@ -71,6 +75,12 @@ class TransformerConfig:
     n_positions: int | None = None
     d_read_out: int | None = None
     compute: str | None = None
+    reads_query: bool = False
+    alpha: Values | None = None
+    beta: Values | None = None
+    share: Values | None = None
+    augment_keys: Values | None = None
+    augment_values: Values | None = None
 
     def __post_init__(self):
         sizes = ("d_token", "n_layers", "n_heads", "d_head", "d_embed", "mlp_width", "layer_mlp_width", "n_positions",
@@ -93,6 +103,14 @@ class TransformerConfig:
             raise ValueError("pre_norm=True normalises what layer_norm=True does, and more: one of them is enough")
         if self.layer_norm and self.n_layers == 1 and not self.shared:
             raise ValueError("layer_norm=True leaves the first of separate layers alone: one layer needs shared=True")
+        if self.causal and self.reads_query:
+            raise ValueError("reads_query=True: in causal attention every token reads itself as it is")
+        modifications.check(self.modification)
+        if self.modification.there and (self.normalised or not (self.causal or self.reads_query)):
+            raise ValueError(
+                f"modification of {', '.join(self.modification.there)} tells what is read of the query from what is "
+                "read of demonstrations: it needs reads_query=True or causal=True, and normalised=False"
+            )
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -109,21 +127,32 @@ class TransformerConfig:
         return self.width if self.d_head is None else self.d_head
 
     @property
+    def modification(self) -> Modification:
+        return Modification(*(getattr(self, name) for name in Modification._fields))
+
+    @property
+    def varied(self) -> dict[str, Values]:
+        """The fields in which members of a population may differ: a tuple is swept over in training."""
+        return {"init_scale": self.init_scale, **self.modification.there}
+
+    @property
     def initial(self) -> Initial:
         """How weights start.
 
         Raises:
-          ValueError: of a scale that is swept over.
+          ValueError: of what is swept over.
         """
-        if isinstance(self.init_scale, tuple):
-            raise ValueError(f"init_scale={self.init_scale} is swept over by training; a model starts from one value")
-        return initial.KINDS[self.init](self.init_scale, self.n_layers)
+        for name, value in self.varied.items():
+            if isinstance(value, tuple):
+                raise ValueError(f"{name}={value} is swept over by training; a model starts from one value")
+        return initial.KINDS[self.init](self.init_scale, self.n_layers)  # pyright: ignore[reportArgumentType]
 
     @property
     def is_plain(self) -> bool:
         """Whether layers are attention to the context and nothing beside it."""
         beside = self.n_positions, self.d_read_out, self.layer_mlp_width
-        return not (self.causal or self.pre_norm or self.biases or self.compute) and set(beside) == {None}
+        changed = self.causal or self.reads_query or self.pre_norm or self.biases or self.modification.there
+        return not (changed or self.compute) and set(beside) == {None}
 
     @property
     def is_embedded(self) -> bool:
@@ -198,8 +227,9 @@ class _Block(nn.Module):
     def setup(self):
         config = self.config
         self.attention = SelfAttention(
-            config.n_heads, config.head_width, self.initial, self.kind, config.normalised, config.causal, config.biases
-        )
+            config.n_heads, config.head_width, self.initial, self.kind, config.normalised, config.causal, config.biases,
+            config.reads_query, config.modification,
+        )  # fmt: skip
         self.norm = _norm() if self.reads_normalised else lambda v: v
         if config.layer_mlp_width is not None:
             self.mlp = _Perceptron(config.layer_mlp_width, self.initial)
@@ -283,9 +313,15 @@ def init(config: TransformerConfig, key: Array) -> Params:
 
     Beside them, where the config asks for it, `attention.{mix, b_K, b_Q, b_V [head d_head], b_P [e]}`, `norm: {scale,
     bias}`, `mlp: {W_1, b_1, W_2, b_2}` and `mlp_norm` of a block; `embedding: {W_E, b_E, W_1, b_1, W_2, b_2}`,
-    `positions [n_positions e]`, and `head: {norm, W_O, b_O}`.
+    `positions [n_positions e]`, and `head: {norm, W_O, b_O}`. Modified attention has its `alpha`, ..., which nobody
+    trains, and `g_{K, V}_{1, 2} [d_head d_head]` of the perceptrons that augment.
     """
     return _Transformer(config).init(key, jnp.zeros((2, config.d_token)))["params"]
+
+
+def shapes(config: TransformerConfig) -> Params:
+    """Shapes and types of one member's parameters."""
+    return jax.eval_shape(partial(init, _weighted(config)), jax.random.key(0))
 
 
 def apply(config: TransformerConfig, params: Params, tokens: Array) -> Activations:
@@ -299,8 +335,8 @@ def apply_to_query(config: TransformerConfig, params: Params, tokens: Array) -> 
 
 
 def _weighted(config: TransformerConfig) -> TransformerConfig:
-    """Where the weights are there, a sweep's tuple says nothing of them."""
-    return replace(config, init_scale=1.0)
+    """Where weights are there, or their shapes are asked for, what a sweep's tuple says does not matter."""
+    return replace(config, **dict.fromkeys(config.varied, 0.5))
 
 
 def _run(config: TransformerConfig, params: Params, tokens: Array, query_only: bool = False) -> Any:

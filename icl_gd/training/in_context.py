@@ -200,12 +200,12 @@ def initialise(
     config: TransformerConfig, settings: TrainSettings, seed: int, seeds: int, given: Given | None = None
 ) -> State:
     """The population at step 0; see `train` for what is given."""
-    members = population.members_of(seed, seeds, settings, config.init_scale)
+    members = population.members_of(seed, seeds, settings, config.varied)
     return population.start(partial(_init, config, given or {}), settings, members)
 
 
-def _init(config: TransformerConfig, given: Given, key: Array, init_scale: Array) -> Any:
-    return {**models.init(replace(config, init_scale=init_scale), key), **given}
+def _init(config: TransformerConfig, given: Given, key: Array, of_member: Mapping[str, Array]) -> Any:
+    return {**models.init(replace(config, **of_member), key), **given}
 
 
 def _only_own(loss: population.Loss, given: Given) -> population.Loss:
@@ -237,7 +237,8 @@ def train(
 ) -> Population:
     """Trains `seeds` Transformers on a task, resuming from `checkpoints` if there are any.
 
-    With tuples in `settings` or as `config.init_scale`, as many for every combination of their values.
+    With tuples in `settings`, or in `config` as `init_scale` or of a modification, as many for every combination of
+    their values.
 
     Args:
       task: gives prompts.
@@ -263,15 +264,18 @@ def train(
             f"d_token={config.d_token}: {layout} tokens of d_input={task.d_input}, d_output={task.d_output} have width "
             f"{tokens.d_token}"
         )
-    members = population.members_of(seed, seeds, settings, config.init_scale)
+    members = population.members_of(seed, seeds, settings, config.varied)
     placement = mesh.place(parallel, len(members.data), settings.batch_size, settings.share_batches)
     draw, loss = learning_problem(task, config, tokens, settings, layout == "concatenated")
+    if config.modification.there and settings.weight_decay != 0.0:
+        held = ", ".join(config.modification.there)
+        raise ValueError(f"weight_decay={settings.weight_decay} would shrink {held}, which nobody trains; it must be 0")
     if given:
         _check_given(config, settings, given)
         loss = _only_own(loss, given)
     # Below the last layer a member's circuits meet moments that are its own.
     chunk = population.make_chunk(draw, loss, settings, placement, side_by_side=config.n_layers == 1)
-    swept = _only_swept(population.combinations(settings, config.init_scale))
+    swept = _only_swept(population.combinations(settings, config.varied))
     state = initialise(config, settings, seed, seeds, given)
     about = {**_about(task, config, settings, seed, seeds), "layout": layout}
     about["given"] = checksum(flatten(given), {}) if given else None
@@ -312,7 +316,7 @@ def _population(config: TransformerConfig, layout: Layout, member: Member, swept
 
 def _check_given(config: TransformerConfig, settings: TrainSettings, given: Given) -> None:
     shapes = partial(jax.tree.map, jnp.shape)
-    own = shapes(jax.eval_shape(partial(models.init, replace(config, init_scale=1.0)), jax.random.key(0)))
+    own = shapes(models.shapes(config))
     if wrong := [name for name, block in given.items() if own.get(name) != shapes(block)]:
         raise ValueError(f"given {', '.join(wrong)}: not a block, or not of the shapes, of {config}")
     if settings.weight_decay != 0.0:
@@ -400,7 +404,7 @@ def load(workdir: str | Path) -> Population:
     params = jax.tree.map(jnp.asarray, nested(of_member))
     config = TransformerConfig(**tuples(about["model"]))
     rates = {name: value for name, value in tuples(about["settings"]).items() if name in population.Rates._fields}
-    swept = _only_swept(population.combinations(TrainSettings(**rates), config.init_scale))
+    swept = _only_swept(population.combinations(TrainSettings(**rates), config.varied))
     diverged_at, skipped = (jnp.asarray(leaves[f"member.{name}"]) for name in ("diverged_at", "skipped"))
     layout = _layout(about.get("layout", "concatenated"), about["d_input"], about["d_output"])
     return Population(config, layout, params, diverged_at, skipped, swept)

@@ -3,7 +3,7 @@
 A training batch has its prompts in the *last* axis of every leaf.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
@@ -78,20 +78,19 @@ SCHEDULES: dict[str, Callable[[Any, int], optax.Schedule]] = {
 
 
 class Rates(NamedTuple):
-    """What members of one population may differ in, besides their seed `[member]`."""
+    """The settings that members of one population may differ in `[member]`."""
 
     learning_rate: Array
     clip: Array
     beta1: Array
     beta2: Array
     weight_decay: Array
-    init_scale: Array
 
 
-def combinations(settings: TrainSettings, init_scale: Values) -> list[dict[str, float]]:
-    """The product of all tuples among the fields of `Rates`, the last field fastest; one without tuples has one."""
-    fields = {name: getattr(settings, name) for name in Rates._fields if name != "init_scale"}
-    fields["init_scale"] = init_scale
+def combinations(settings: TrainSettings, of_model: Mapping[str, Values]) -> list[dict[str, float]]:
+    """The product of all tuples among the fields of `Rates` and what models differ in, the last field fastest; one
+    without tuples has one."""
+    fields: dict[str, Any] = {name: getattr(settings, name) for name in Rates._fields} | dict(of_model)
     values = [value if isinstance(value, tuple) else (value,) for value in fields.values()]
     return [dict(zip(fields, point, strict=True)) for point in product(*values)]
 
@@ -119,14 +118,15 @@ class Members(NamedTuple):
     init: Array
     data: Array
     rates: Rates
+    of_model: dict[str, Array]  # what models differ in
 
 
-def members_of(seed: int, seeds: int, settings: TrainSettings, init_scale: Values = 1.0) -> Members:
+def members_of(seed: int, seeds: int, settings: TrainSettings, of_model: Mapping[str, Values]) -> Members:
     """For every combination in turn, members of seeds `seed, seed + 1, ...`.
 
     Their keys are the children of `key(seed + i)`: draw test prompts from another key.
     """
-    points = combinations(settings, init_scale)
+    points = combinations(settings, of_model)
 
     def keys(seeds: Array) -> tuple[Array, Array]:
         init, data = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
@@ -134,14 +134,18 @@ def members_of(seed: int, seeds: int, settings: TrainSettings, init_scale: Value
         return jnp.tile(init, len(points)), jnp.tile(data, len(points))
 
     init, data = jax.jit(keys)(np.arange(seed, seed + seeds, dtype=np.uint32))
-    values = {name: np.repeat([point[name] for point in points], seeds) for name in Rates._fields}
-    return Members(init, data, Rates(**{name: jnp.asarray(value, float) for name, value in values.items()}))
+    values = {name: jnp.asarray(np.repeat([point[name] for point in points], seeds), float) for name in points[0]}
+    return Members(init, data, Rates(*map(values.pop, Rates._fields)), values)
 
 
-def start(init: Callable[[Array, Array], Params], settings: TrainSettings, members: Members) -> State:
-    """A fresh population at step 0; `init` takes a key and an initial scale."""
-    fresh = lambda key, rates: (params := init(key, rates.init_scale), settings.optimizer(rates).init(params))
-    params, opt_state = jax.jit(jax.vmap(fresh))(members.init, members.rates)
+def start(init: Callable[[Array, Mapping[str, Array]], Params], settings: TrainSettings, members: Members) -> State:
+    """A fresh population at step 0; `init` takes a key and what its model differs in."""
+
+    def fresh(key: Array, rates: Rates, of_model: Mapping[str, Array]) -> tuple[Params, Any]:
+        params = init(key, of_model)
+        return params, settings.optimizer(rates).init(params)
+
+    params, opt_state = jax.jit(jax.vmap(fresh))(members.init, members.rates, members.of_model)
     every = lambda value: jnp.full(len(members.data), value, jnp.int32)  # buffers of their own: each is given away
     return State(Member(params, opt_state, every(0), every(0), every(-1)), jnp.zeros((), jnp.int32))
 

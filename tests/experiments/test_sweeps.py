@@ -116,7 +116,7 @@ def test_sizes_and_rates_multiply(tmp_path, capsys):
 def test_combinations_stand_in_the_order_of_members():
     words = [f"--config.{field}=0.1,0.2" for field in reversed(sweeps.TOGETHER)]
     config = parse([*WORDS, *words]).config
-    theirs = population.combinations(train_of(config), model_of(config).init_scale)
+    theirs = population.combinations(train_of(config), model_of(config).varied)
     assert [{sweeps.leaf(name): value for name, value in point.items()} for point in sweeps.together(config)] == theirs
     assert len(theirs) == 2 ** len(sweeps.TOGETHER)
     single = parse([*WORDS]).config

@@ -118,7 +118,7 @@ def test_a_step_beside_what_is_given_is_one_of_the_rest_alone():
     from icl_gd.training import population
     from icl_gd.training.in_context import initialise
 
-    members = population.members_of(0, 1, SETTINGS)
+    members = population.members_of(0, 1, SETTINGS, {"init_scale": 1.0})
     rates = jax.tree.map(lambda leaf: leaf[0], members.rates)
     params = jax.tree.map(lambda leaf: leaf[0], initialise(MODEL, SETTINGS, 0, 1).member.params["embedding"])
     optimiser = SETTINGS.optimizer(rates)

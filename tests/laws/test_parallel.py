@@ -28,7 +28,7 @@ def trained(model, settings, placement, side_by_side=True):
     chunk = population.make_chunk(draw, loss, settings, placement, side_by_side)
     state = in_context.initialise(model, settings, 0, 4)
     state = population.State(placement.put(state.member), placement.put(state.step, mesh.ALL))
-    members = placement.put(population.members_of(0, 4, settings))
+    members = placement.put(population.members_of(0, 4, settings, {"init_scale": 1.0}))
     losses = []
     state = population.run_chunks(chunk, state, members, 6, 3, lambda state, loss: losses.append(np.asarray(loss)))
     return mesh.on_host(state.member), np.concatenate(losses), chunk

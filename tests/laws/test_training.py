@@ -71,7 +71,7 @@ def test_shared_batches_are_the_first_members(whole):
 def test_one_compilation():
     draw, loss = in_context.learning_problem(TASK, MODEL, tokens.concatenated(2, 1), SETTINGS)
     chunk = population.make_chunk(draw, loss, SETTINGS, mesh.Placement())
-    members = population.members_of(0, 2, SETTINGS)
+    members = population.members_of(0, 2, SETTINGS, {})
     population.run_chunks(chunk, in_context.initialise(MODEL, SETTINGS, 0, 2), members, 8, 2)
     assert chunk._cache_size() == 1
 
@@ -259,14 +259,14 @@ def test_training_finds_gradient_descent():
 def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(share):
     """Two batches of five are nan, until step 40; every one is from then on."""
     settings = TrainSettings(50, 8, learning_rate=1e-2, clip=1.0, share_batches=share)
-    members = population.members_of(0, 2, settings)
+    members = population.members_of(0, 2, settings, {})
     loss = lambda params, batch: jnp.mean((params["w"] - batch) ** 2)
     spoiled = lambda number: (number >= 40) | (number % 5 == 1) | (number % 5 == 2)
 
     draw = lambda key, step: jnp.where(spoiled(step), jnp.nan, jax.random.normal(key, (8,)))
     keys = jax.vmap(lambda data: jax.vmap(lambda i: jax.random.fold_in(data, i))(jnp.arange(50)))(members.data)
     chunk = population.make_chunk(draw, loss, settings, mesh.Placement())
-    start = population.start(lambda key, scale: {"w": jax.random.normal(key)}, settings, members)
+    start = population.start(lambda key, of_model: {"w": jax.random.normal(key)}, settings, members)
     expected = [float(w) for w in start.member.params["w"]]
     found = population.run_chunks(chunk, start, members, 50, 10).member
     np.testing.assert_array_equal(found.diverged_at, 40)

@@ -1,0 +1,259 @@
+"""The dual model of a softmax layer: what its gradient step says is what the layer computes (Ren & Liu 2310.13220)."""
+
+from dataclasses import replace
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icl_gd import dual, models
+from icl_gd.dual import features
+from icl_gd.models import TransformerConfig
+
+E, T = 4, 6
+PLAIN = TransformerConfig(E, 2, 2, attention="softmax", init_scale=6.0)
+GPT2 = TransformerConfig(
+    E, 2, 2, d_head=3, d_embed=6, attention="softmax", init="gpt2", init_scale=0.5, causal=True, pre_norm=True,
+    biases=True, layer_mlp_width=8, n_positions=T,
+)  # fmt: skip
+MODIFIED = {
+    "alpha": {"alpha": -0.7},
+    "beta": {"beta": 0.6, "share": 0.5},
+    "keys": {"augment_keys": 0.8},
+    "values": {"augment_values": 0.8},
+    "all": {"alpha": 0.4, "beta": 0.9, "share": 0.3, "augment_keys": 1.0, "augment_values": 0.5},
+}
+CONFIGS = {
+    "plain": PLAIN,
+    "narrow": replace(PLAIN, d_head=3),
+    "query_read": replace(PLAIN, reads_query=True),
+    "clip": replace(PLAIN, reads_query=True, clip=0.6),
+    "layer_norm": replace(PLAIN, layer_norm=True),
+    "shared": replace(PLAIN, shared=True, layer_norm=True),
+    "embedded": replace(PLAIN, d_embed=5, mlp_width=7),
+    "perceptron": replace(PLAIN, layer_mlp_width=7, d_head=2),
+    "gpt2": GPT2,
+    "linear": replace(PLAIN, attention="linear", init_scale=1.0),
+    "linear_query_read": replace(PLAIN, attention="linear", init_scale=1.0, reads_query=True, d_head=3),
+    **{name: replace(PLAIN, reads_query=True, **what) for name, what in MODIFIED.items()},
+    **{f"causal_{name}": replace(GPT2, **what) for name, what in MODIFIED.items()},
+    "linear_all": replace(PLAIN, attention="linear", init_scale=1.0, reads_query=True, **MODIFIED["all"]),
+}
+
+
+def model(config, seed, dtype=float):
+    """Parameters none of which is zero, and tokens."""
+    key, key_tokens, key_more = jax.random.split(jax.random.key(seed), 3)
+    params = models.init(config, key)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key_more, len(leaves))
+    moved = [leaf + 0.3 * jax.random.normal(k, leaf.shape) if leaf.ndim == 1 or leaf.shape[:-1] == (config.n_heads,)
+             else leaf for leaf, k in zip(leaves, keys, strict=True)]  # fmt: skip
+    return jax.tree.unflatten(tree, moved), jax.random.normal(key_tokens, (T, E), dtype)
+
+
+def duals(config, params, tokens, layer, reading):
+    kind = config.kinds[layer]
+    return [dual.dual_of(config, params, layer, head, kind)(tokens, reading) for head in range(config.n_heads)]
+
+
+def check(config, seed, layer, reading, tolerance):
+    """Heads' dual models, through what follows them, give what the layer left of the token."""
+
+    @jax.jit
+    def both(params, tokens):
+        outputs = jnp.stack([dual.prediction(one) for one in duals(config, params, tokens, layer, reading)])
+        found = dual.block_of(config, params, layer, tokens, reading)(outputs)
+        return found, models.apply(config, params, tokens).residual[layer + 1, reading]
+
+    found, left = map(np.asarray, both(*model(config, seed)))
+    np.testing.assert_allclose(found, left, rtol=0, atol=tolerance * np.abs(left).max())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("layer", [0, 1])
+def test_the_dual_model_is_the_layer(name, layer, x64):
+    check(CONFIGS[name], 0, layer, -1, 1e-12)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_dual_model_is_the_layer_in_single_precision(name):
+    check(CONFIGS[name], 1, 1, -1, 1e-5)
+
+
+@hypothesis.given(st.sampled_from(sorted(CONFIGS)), st.integers(0, 10**6), st.integers(0, 1), st.integers(0, T - 1))
+@hypothesis.settings(max_examples=10, deadline=None)
+def test_at_every_token_that_reads(name, seed, layer, reading):
+    with jax.enable_x64(True):
+        check(CONFIGS[name], seed, layer, reading, 1e-12)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_single_steps_arrive_where_one_step_on_all_does(name, x64):
+    params, tokens = model(CONFIGS[name], 2)
+    for one in duals(CONFIGS[name], params, tokens, 1, -1):
+        process, whole = dual.process(one), dual.prediction(one)
+        np.testing.assert_allclose(process.prediction[-1], whole, rtol=1e-12, atol=1e-13)
+        assert jnp.abs(process.prediction[0] - whole).max() > 1e-3 * jnp.abs(whole).max()
+
+
+@pytest.mark.parametrize("name", ["linear", "linear_query_read", "linear_all"])
+def test_the_kernel_is_gradient_descent_with_weights_written_out(name, x64):
+    """Of linear attention the feature map is known: steps by automatic differentiation, one demonstration at a time."""
+    params, tokens = model(CONFIGS[name], 3)
+    for one in duals(CONFIGS[name], params, tokens, 0, -1):
+        weights, phi, iterates = features.start(one, features.identity), features.identity, []
+        for t in range(T + 1):
+            iterates.append((weights @ one.query, features.loss(one, phi, weights), jnp.linalg.norm(weights)))
+            if t < T and one.is_demonstration[t]:
+                alone = replace(
+                    one, is_demonstration=jnp.arange(T) == t, is_read=one.is_read, alpha=one.alpha * (t == 0)
+                )
+                weights = weights - jax.grad(features.loss, 2)(alone, phi, weights)
+        process = dual.process(one)
+        for found, expected in zip(process, zip(*iterates, strict=True), strict=True):
+            np.testing.assert_allclose(found, jnp.stack(expected), rtol=1e-11, atol=1e-12)
+        step = features.step(one, phi, step_size=0.3)
+        np.testing.assert_allclose(step @ one.query, dual.prediction(one), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [{}, {"hyperbolic": True}, {"orthogonal": True}])
+def test_with_any_features_a_step_gives_what_their_pattern_does(kind, x64):
+    params, tokens = model(CONFIGS["all"], 4)
+    (one, _), phi = (
+        duals(CONFIGS["all"], params, tokens, 0, -1),
+        dual.positive_features(jax.random.key(0), E, 32, **kind),
+    )
+    alone = jnp.where(one.is_demonstration, 1.0, 1.0 - one.alpha)
+    pattern = features.pattern(one, phi)
+    assert float(pattern.sum()) == pytest.approx(1.0)
+    np.testing.assert_allclose(
+        features.step(one, phi, 0.7) @ phi(one.query), (alone * pattern) @ one.values, rtol=1e-10
+    )
+
+
+@pytest.mark.parametrize("kind", [{}, {"hyperbolic": True}, {"orthogonal": True},
+                                  {"hyperbolic": True, "orthogonal": True}])  # fmt: skip
+def test_features_have_the_kernel_in_the_mean(kind, x64):
+    a, b = jnp.asarray([0.3, -0.2, 0.5]), jnp.asarray([-0.4, 0.1, 0.6])
+    draws = 20_000
+    product = lambda key: (phi := dual.positive_features(key, 3, 8, **kind))(a) @ phi(b)
+    found = np.asarray(jax.vmap(product)(jax.random.split(jax.random.key(5), draws)))
+    assert abs(found.mean() - np.exp(a @ b)) < 4 * found.std() / draws**0.5
+
+
+def test_orthogonal_directions_are_orthogonal_and_do_better(x64):
+    keys = jax.random.split(jax.random.key(6), 4000)
+    a, b = jnp.asarray([0.7, -0.5, 0.3, 0.4]), jnp.asarray([0.2, 0.6, -0.1, 0.5])
+
+    def error(orthogonal):
+        product = lambda key: (phi := dual.positive_features(key, 4, 16, True, orthogonal))(a) @ phi(b)
+        return float(jnp.std(jax.vmap(product)(keys)))
+
+    assert error(True) < 0.95 * error(False)
+    # log phi(z) + |z|^2/2 + log(m)/2 is w^T z: the directions themselves.
+    phi = dual.positive_features(keys[0], 4, 8, orthogonal=True)
+    w = jnp.stack([jnp.log(phi(z)) + 0.5 * z @ z + 0.5 * jnp.log(8.0) for z in jnp.eye(4)], axis=1)
+    for block in (w[:4], w[4:]):
+        gram = block @ block.T
+        np.testing.assert_allclose(gram - jnp.diag(jnp.diag(gram)), 0.0, atol=1e-9)
+
+
+def test_the_error_of_random_features_falls_with_the_root_of_their_number(x64):
+    params, tokens = model(PLAIN, 7)
+    one = dual.dual_of(PLAIN, params, 0)(0.2 * tokens)  # of large vectors the root is seen at huge numbers only
+    exact, ms = dual.pull(one), (64, 256, 1024, 4096)
+    keys = jax.random.split(jax.random.key(8), 400)
+    error = lambda m: lambda key: jnp.linalg.norm(features.pattern(one, dual.positive_features(key, E, m)) - exact)
+    errors = [float(jax.vmap(error(m))(keys).mean()) for m in ms]
+    assert np.polyfit(np.log(ms), np.log(errors), 1)[0] == pytest.approx(-0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["plain", "query_read", "alpha", "gpt2", "linear"])
+def test_the_mean_loss_on_its_own_demonstrations_is_the_loss(name, x64):
+    params, tokens = model(CONFIGS[name], 9)
+    (one, *_), kept = duals(CONFIGS[name], params, tokens, 0, -1), slice(0, T - 1)
+    process, count = dual.process(one), T - 1
+    regulariser = 0.5 * one.alpha * process.norm[-1] ** 2
+    divisor = jnp.exp(dual.kernel.log_divisor(one))
+    own = dual.mean_loss(one, one.keys[kept], one.values[kept])
+    np.testing.assert_allclose(own * count / divisor, process.loss[-1] - regulariser, rtol=1e-10)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("share", [0.01, 0.25, 0.5])
+def test_negative_samples_are_those_of_the_lowest_scores(causal, share):
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 3, (2, T, T)).astype(np.float32)  # with equal ones
+    found = np.asarray(models.modifications.negative_samples(jnp.asarray(scores), share, causal))
+    for head, i in np.ndindex(2, T):
+        others = [j for j in range(T if causal else T - 1) if j != i and (j < i or not causal)]
+        expected = np.zeros(T)
+        if others and (causal or i < T - 1):
+            count = max(round(share * len(others)), 1)
+            expected[sorted(others, key=lambda j: (scores[head, i, j], j))[:count]] = 1 / count
+        np.testing.assert_allclose(found[head, i], expected, rtol=1e-6)
+
+
+NOTHING = {"alpha": {"alpha": 0.0}, "beta": {"beta": 0.0, "share": 0.5},
+           "both": {"alpha": 0.0, "beta": 0.0, "share": 0.2}}  # fmt: skip
+NO_GROWTH = {"augment_keys": 0.0, "augment_values": 0.0}
+
+
+@pytest.mark.parametrize("name", [*NOTHING, "augmented"])
+@pytest.mark.parametrize("base", ["reads_query", "narrow", "causal"])
+def test_modifications_of_nothing_are_the_layer_to_the_bit(name, base):
+    plain = {"reads_query": replace(PLAIN, reads_query=True), "narrow": replace(PLAIN, reads_query=True, d_head=3),
+             "causal": GPT2}[base]  # fmt: skip
+    if name == "augmented" and base == "reads_query":
+        pytest.skip("heads as wide as a token have no keys of their own, unless they are augmented")
+    modified = replace(plain, **(NO_GROWTH if name == "augmented" else NOTHING[name]))
+    params, tokens = model(modified, 10)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.zeros_like(leaf) if path[-1].key in ("alpha", "beta", *NO_GROWTH) else leaf, params
+    )
+    for run in (models.apply, lambda *given: models.apply_to_query(*given)):
+        with_it, without = (jax.jit(run, static_argnums=0)(config, params, tokens) for config in (modified, plain))
+        jax.tree.map(np.testing.assert_array_equal, with_it, without)
+
+
+@pytest.mark.parametrize("name", MODIFIED)
+def test_modifications_change_what_the_query_is_told_and_it_alone_is_computed_alike(name, x64):
+    config = replace(PLAIN, reads_query=True, **MODIFIED[name])
+    params, tokens = model(config, 11)
+    whole = models.apply(config, params, tokens).residual[-1, -1]
+    np.testing.assert_allclose(models.apply_to_query(config, params, tokens), whole, rtol=1e-12)
+    plain = models.apply(replace(PLAIN, reads_query=True), params, tokens).residual[-1, -1]
+    assert jnp.abs(whole - plain).max() > 1e-3 * jnp.abs(plain).max()
+
+
+BAD = {
+    "layer": (lambda p, x: dual.dual_of(PLAIN, p, 2), "layer=2: the model has 2"),
+    "head": (lambda p, x: dual.dual_of(PLAIN, p, 0, 2), "head=2: the model has 2"),
+    "linear": (lambda p, x: dual.dual_of(replace(PLAIN, attention="linear"), p, 0), "layer 0 is linear.*not softmax"),
+    "softmax": (lambda p, x: dual.dual_of(PLAIN, p, 0, 0, "linear"), "layer 0 is softmax attention, not linear"),
+    "mixed": (lambda p, x: dual.dual_of(replace(PLAIN, attention="mixed"), p, 0), "layer 0 is mixed"),
+    "kernel": (lambda p, x: dual.dual_of(PLAIN, p, 0, 0, "exp"), "kernel='exp' is unknown; choose from softmax"),
+    "normalised": (lambda p, x: dual.dual_of(replace(PLAIN, normalised=True), p, 0), "normalised=True"),
+    "width": (lambda p, x: dual.dual_of(PLAIN, p, 0)(x[:, :3]), r"shape \(6, 3\), the model takes \[t 4\]"),
+    "reading": (lambda p, x: dual.dual_of(PLAIN, p, 0)(x, 6), "reading=6: the prompt has 6 tokens"),
+    "none": (lambda p, x: dual.positive_features(jax.random.key(0), 4, 0), "m=0: .* at least 1"),
+    "odd": (lambda p, x: dual.positive_features(jax.random.key(0), 4, 5, hyperbolic=True), "m=5: .* even"),
+    "beta": (lambda p, x: replace(PLAIN, reads_query=True, beta=1.5, share=0.5), "beta=1.5 must be from 0 to 1"),
+    "alpha": (lambda p, x: replace(PLAIN, reads_query=True, alpha=(0.0, -2.0)), "alpha=-2.0 must be from -1 to 1"),
+    "share": (lambda p, x: replace(PLAIN, reads_query=True, beta=1.0, share=0.0), "share=0.0 must be above 0"),
+    "alone": (lambda p, x: replace(PLAIN, reads_query=True, beta=1.0), "take both of them, or neither"),
+    "unread": (lambda p, x: replace(PLAIN, alpha=0.5), "needs reads_query=True or causal=True"),
+    "twice": (lambda p, x: replace(GPT2, reads_query=True), "reads_query=True: in causal attention"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_gets_one_clear_line(name):
+    call, said = BAD[name]
+    with pytest.raises(ValueError, match=said) as error:
+        call(*model(PLAIN, 0))
+    assert "\n" not in str(error.value)
