@@ -2,8 +2,8 @@
 
     python -m experiments.run --config=configs/context_sweep.py
 
-N = 5, 10, 15, 20, 25, 50, five seeds each, one size after another; about eight minutes on two CPU cores. Expected: the
-closed form .27590, .20623, .16465, .13702, .11734, .06828 under the points. Variants: `smoke`.
+N = 5, 10, 15, 20, 25, 50, five seeds each, one size after another; ten to twenty minutes on two CPU cores. Expected:
+the closed form .27590, .20623, .16465, .13702, .11734, .06828 under the points. Variants: `smoke`.
 """
 
 from experiments.defaults import base_config, smoke

@@ -7,8 +7,8 @@ two cores. Expected: losses .1084 for five gradient steps of one best size, .078
 with one best pair, which the published way of learning it finds too, .0576 for the trained layers, and for GD++ with
 one best pair a layer .0115 on the prompts of the curves and no finite number on many more.
 
-Activations are not clipped. Variants: `faithful` clips them, and those of the learners beside them, to [-10, 10], as
-published, which costs 17 % (.0676, the published loss); `smoke`.
+Activations are not clipped. Variants: `faithful` clips activations, and those of the learners beside them, to [-10,
+10], as published, which costs 17 % (.0676, the published loss); `smoke`.
 """
 
 from experiments.defaults import BOUND, OPTIMA, about_tails, base_config, deep, smoke

@@ -2,7 +2,7 @@
 
     python -m experiments.run --config=configs/two_layers.py
 
-Five seeds, one set of weights applied twice, d = n = 10, 5,000 steps of batch 2048; about four minutes on two cores.
+Five seeds, one set of weights applied twice, d = n = 10, 5,000 steps of batch 2048; about ten minutes on two cores.
 Expected: losses .1567 for two gradient steps of one best size, .1414 for two of their own, .1106 for GD++ with one best
 pair, and at most .1145 for the trained layers, whose sensitivities are those of GD++ and not those of GD.
 

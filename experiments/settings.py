@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,15 +198,21 @@ def _wrong_type(words: list[str], config: ConfigDict, error: Exception) -> str:
         flag, _, value = word.removeprefix("--config.").partition("=")
         if isinstance(error, flags.IllegalFlagValueError) and f"{word}:" in str(error) and flag in fields:
             kind = config_path.get_type(flag, config)
-            return f"{flag}={value}: not {KINDS.get(kind, kind.__name__)}"
+            several = "; several are swept over, as in (1, 2)" * (flag in sweeps.SWEPT)
+            return f"{flag}={value}: not {KINDS.get(kind, kind.__name__)}{several}"
     return _one_line(error)
 
 
-def _nearest_few(field: str, fields: Any) -> str:
-    near = difflib.get_close_matches(field, list(fields), 1, 0.5)
-    by_leaf = [name for name in fields if name.split(".")[-1] == field.split(".")[-1]]
-    found = difflib.get_close_matches(field, by_leaf, 1, 0.0) or near
-    return f"did you mean {found[0]}?" if found else f"accepted: {', '.join(fields)}"
+def _nearest_few(field: str, fields: Collection[str]) -> str:
+    """What may have been meant: a field of this last name elsewhere, one that it shortens, one that is spelt alike."""
+    part, _, leaf = field.rpartition(".")
+    inside = [name for name in fields if name.rpartition(".")[0] == part]
+    words = {name: name.rpartition(".")[2].split("_") for name in inside}
+    short = [name for name, its in words.items() if leaf in ("".join(word[0] for word in its), *its)]
+    elsewhere = [name for name in fields if name.rpartition(".")[2] == leaf]
+    alike = difflib.get_close_matches(field, fields, 1, 0.75) if len(leaf) > 3 else []
+    found = difflib.get_close_matches(field, elsewhere, 1, 0.0) or alike or short[:1]
+    return f"did you mean {found[0]}?" if found else f"accepted: {', '.join(inside or fields)}"
 
 
 def _one_line(error: BaseException) -> str:

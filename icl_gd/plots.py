@@ -28,7 +28,7 @@ STYLE: Any = {
 
 # Okabe and Ito's palette: told apart by all common kinds of colour vision. One colour and line style a role.
 ROLES: dict[str, tuple[str, str, Any]] = {
-    "trained": ("trained layer", "#0072B2", "-"),
+    "trained": ("trained", "#0072B2", "-"),
     "gd": ("gradient descent", "#D55E00", "--"),
     "gd_deep_features": ("gradient descent on deep features", "#D55E00", "--"),
     "gd_free_steps": ("gradient descent, a step size each", "#D55E00", ":"),
@@ -37,7 +37,7 @@ ROLES: dict[str, tuple[str, str, Any]] = {
     "gd_plus_plus_published": ("GD++ as published", "#009E73", "-."),
     "construction": ("construction", "#E69F00", "-."),
     "interpolated": ("interpolated weights", "#009E73", ":"),
-    "rescaled": ("trained layer, as a mean", "#56B4E9", "-"),
+    "rescaled": ("trained, as a mean", "#56B4E9", "-"),
     "gd_tuned": ("gradient descent, tuned anew", "#D55E00", ":"),
     "closed_form": ("closed form", "#000000", ":"),
     "untrained": ("untrained", "#999999", "-"),
@@ -109,46 +109,60 @@ def level(ax: Axes, value: float, role: str, label: str | None = None) -> Axes:
     return ax
 
 
+ARROWS = "The frame ends at a hundred times the loss of predicting zero; arrows: beyond it, or infinite."
+
+
 def frame_losses(ax: Axes, zero: float) -> Axes:
-    """The upper end of an axis of losses: those that diverge leave the frame, at a hundred times that of zero."""
+    """The upper end of an axis of losses: those that diverge leave the frame, at a hundred times that of zero.
+
+    What leaves it, or is infinite, has an arrow in its colour at the upper edge: a curve where it first does, points
+    one by one.
+    """
     ax.set_ylim(top=min(ax.get_ylim()[1], 100 * zero))
+    top, placed = ax.get_ylim()[1], {}
+    for drawn in list(ax.lines):
+        x, y = np.asarray(drawn.get_xdata(), float), np.asarray(drawn.get_ydata(), float)
+        leaves = x[~(y <= top)]
+        if drawn.get_transform() != ax.transData or not len(y) or len(leaves) == 0:
+            continue  # a level of the whole axis, or all of it is seen
+        for at in leaves[:1] if drawn.get_linestyle() != "None" else leaves:
+            above = placed[at] = placed.get(at, -1) + 1  # one below the other
+            ax.plot([at], [0.98 - 0.05 * above], "^", color=drawn.get_color(), markersize=3, clip_on=False,
+                    transform=ax.get_xaxis_transform())  # fmt: skip
     return ax
 
 
-def bars(ax: Axes, curves: Mapping[str, Mapping[str, Sequence]]) -> Axes:
-    """Curves over names, as groups of bars: role -> curve."""
-    width = 0.8 / len(curves)
+def by_name(ax: Axes, curves: Mapping[str, Mapping[str, Sequence]]) -> Axes:
+    """Curves over names, as groups of points with their bands as bars: role -> curve."""
     for i, (role, curve) in enumerate(curves.items()):
         name, colour, _ = ROLES[role]
-        place = np.arange(len(curve["x"])) + (i - (len(curves) - 1) / 2) * width
-        mean = np.asarray(curve["mean"], float)
-        reach = np.abs(np.asarray([curve["low"], curve["high"]], float) - mean)
-        ax.bar(place, mean, width, yerr=reach, color=colour, label=name, error_kw={"linewidth": 0.8})
-        for at in place[~np.isfinite(mean)]:  # no height would do
-            ax.text(at, 0.02, "∞", color=colour, ha="center", transform=ax.get_xaxis_transform())
+        place = np.arange(len(curve["x"])) + (i - (len(curves) - 1) / 2) * 0.7 / len(curves)
+        mean, low, high = (np.asarray(curve[part], float) for part in ("mean", "low", "high"))
+        reach = np.abs(np.stack([low, high]) - mean)
+        ax.errorbar(place, mean, reach, fmt="osDv^<>"[i % 7], color=colour, markersize=3.5, elinewidth=0.8, label=name)
         ax.set_xticks(np.arange(len(curve["x"])), curve["x"])
     return ax
 
 
 def heat(
-    ax: Axes, values: Sequence[Sequence[float]], title: str, limits: tuple[float, float], log: bool = False
+    ax: Axes, values: Sequence[Sequence[float]], title: str, limits: tuple[float, float], distance: bool = False
 ) -> Axes:
-    """A map of layers (rows, from one) by steps (columns, from one), with its numbers written in.
+    """A map of layers (rows, from one) by steps (columns, from one), with its numbers written in; alike is bright.
 
     Args:
       limits: the ends of the colours, for maps that are compared.
-      log: colours go with the logarithm.
+      distance: small ones are alike, and colours go with the logarithm.
     """
     entries = np.asarray(values, float)
-    norm = (LogNorm if log and limits[0] > 0 else Normalize)(*limits)
-    ax.imshow(entries, cmap="viridis", norm=norm)
+    norm = (LogNorm if distance and limits[0] > 0 else Normalize)(*limits)
+    ax.imshow(entries, cmap="viridis_r" if distance else "viridis", norm=norm)
     ax.set_title(title)
     rows, columns = entries.shape
     ax.set_xticks(range(columns), [str(i + 1) for i in range(columns)])
     ax.set_yticks(range(rows), [str(i + 1) for i in range(rows)])
     for (row, column), value in np.ndenumerate(entries):
         ax.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=5.5,
-                color="white" if norm(value) < 0.5 else "black")  # fmt: skip
+                color="white" if (norm(value) < 0.5) != distance else "black")  # fmt: skip
     return ax
 
 

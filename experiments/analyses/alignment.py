@@ -47,6 +47,7 @@ def compare_with(study: Study, found: Found, name: str, learner: Predictor) -> N
     losses = together({"loss": partial(analysis.losses, learner)})
     risk = analysis.streamed_risks(losses, study.task.sample, study.key, study.n_prompts)["loss"]
     found.add_one(f"loss_{name}", risk.mean, risk.stderr)
+    found.arrays[f"loss_{name}_on_curve_prompts"] = float(jax.jit(losses)(study.prompts)["loss"].mean())
     found.add(f"loss_ratio_{name}", found.measured["loss_trained"].values / risk.mean)
     align(study, found, name, learner, study.trained.predictor, study.trained.params)
 

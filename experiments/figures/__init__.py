@@ -29,6 +29,19 @@ FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Done], Figure], str]] = {
 }
 
 
+def _wanted(done: Done) -> dict[str, str]:
+    """Figures that the results have records for, by file stem, numbered in order."""
+    has = lambda key: done.get(key) or any(key in done.get(part, {}) for part in ("curves", "arrays", "metrics"))
+    names = [name for name, (wanted, _, _) in FIGURES.items() if all(map(has, wanted))]
+    return {f"{i:02d}_{name}": name for i, name in enumerate(names, 1)}
+
+
+def captions(done: Done) -> dict[str, str]:
+    """What figures of these results show, by file stem."""
+    none_free = " No seed is free: all are drawn." if "none_free" in done.get("arrays", {}) else ""
+    return {stem: FIGURES[name][2] + none_free for stem, name in _wanted(done).items()}
+
+
 def draw(done: Done, directory: Path) -> dict[str, str]:
     """Draws every figure the results have records for, as png and pdf, numbered in order.
 
@@ -38,22 +51,17 @@ def draw(done: Done, directory: Path) -> dict[str, str]:
       Captions by file stem.
     """
     directory.mkdir(exist_ok=True)
-    captions = {}
+    wanted = _wanted(done)
     with plots.style():
-        for name, (wanted, make, caption) in FIGURES.items():
-            if not all(key in done["curves"] or key in done["arrays"] or key in done["metrics"] or done.get(key)
-                       for key in wanted):  # fmt: skip
-                continue
-            figure, stem = make(done), f"{len(captions) + 1:02d}_{name}"
+        for stem, name in wanted.items():
+            figure = FIGURES[name][1](done)
             for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
                 partial = directory / f".{stem}.{ending}"
                 figure.savefig(partial, metadata=metadata)
                 os.replace(partial, directory / f"{stem}.{ending}")
                 figure.set_layout_engine("none")  # as it lies now, or it would be laid out anew for every file
             plt.close(figure)
-            none_free = " No seed is free: all are drawn." if "none_free" in done["arrays"] else ""
-            captions[stem] = caption + none_free
     for path in directory.glob("[0-9][0-9]_*.p[nd][gf]"):
-        if path.stem not in captions and path.stem[3:] in FIGURES:
+        if path.stem not in wanted and path.stem[3:] in FIGURES:
             path.unlink()
-    return captions
+    return captions(done)

@@ -91,7 +91,8 @@ FIGURES = {
                 "the norm for the next token stays above that for the others, and above twice that, and from which on "
                 "the loss is more than halfway down from that of predicting zero."),
     "patterns": (("pattern_mean", "pattern_one"), _patterns,
-                 "What multiplies the values in each layer of the first free seed. Odd tokens are inputs, even ones "
+                 "What multiplies the values in each layer of a typical free seed, that of the median score of the "
+                 "following token in the first layer. Odd tokens are inputs, even ones "
                  "labels, the last is the query, which nobody reads."),
     "coordinates": (("step_by_coordinate",), _coordinates,
                     "The step that each coordinate takes, fitted to predictions: mean and range over free seeds. The "

@@ -64,8 +64,9 @@ def _map(done: Done) -> Figure:
         for row, measure in enumerate(("sensitivity_cosine", "prediction_difference")):
             maps = [done["arrays"][f"map_{measure}_{other}"] for other in names]
             title = plots.ROLES[name][0] if row == 0 else ""
-            limits = float(np.min(maps)), float(np.max(maps))
-            plots.heat(axes[row, column], maps[column], title, limits, log=measure == "prediction_difference")
+            distance = measure == "prediction_difference"
+            limits = float(np.min(maps)), float(np.max(maps)) if distance else 1.0
+            plots.heat(axes[row, column], maps[column], title, limits, distance)
         axes[1, column].set_xlabel("step of the learner")
     axes[0, 0].set_ylabel("trained layer\n(sensitivity cosine)")
     axes[1, 0].set_ylabel("trained layer\n(prediction difference)")
@@ -88,15 +89,26 @@ def _tails(done: Done) -> Figure:
     for ax, quantity in zip(axes, ("loss_median", "diverging_share"), strict=True):
         for role in ("trained", *LEARNERS):
             if (curve := done["curves"].get(f"{quantity}_by_input_scale_{role}")) is not None:
+                if quantity == "diverging_share":
+                    curve = _with_many_prompts(curve, done["metrics"][f"diverging_share_{role}"])
                 plots.line(ax, curve, role, marker="o" if role == "trained" or len(curve["x"]) == 1 else "")
         ax.set_xlabel("scale of the inputs / that of training")
     axes[0].set(ylabel="median loss over prompts", yscale="log")
     plots.frame_losses(axes[0], done["metrics"]["loss_zero"]["mean"])
-    axes[1].set(ylabel="share of prompts that diverge", ylim=(0, 1))
-    axes[1].set_yscale("symlog", linthresh=1e-4)
+    axes[1].set_yscale("symlog", linthresh=1e-6)
+    axes[1].set(ylabel="share of prompts that diverge", ylim=(-4e-7, 1.5))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
+
+
+def _with_many_prompts(curve: dict, metric: dict) -> dict:
+    """A curve over the inputs' scale with what was measured at that of training on many more prompts."""
+    measured = _band(metric)
+    at = lambda part: [
+        measured[part][0] if x == 1.0 else value for x, value in zip(curve["x"], curve[part], strict=True)
+    ]
+    return {"x": curve["x"], **{part: at(part) for part in ("mean", "low", "high")}}
 
 
 def _band(metric: dict) -> dict[str, list[float]]:
@@ -109,12 +121,20 @@ def _values(metric: dict) -> list[float]:
     return [value for value in metric["per_seed"] if value is not None] or [np.inf]
 
 
+def _constructed(done: Done) -> str:
+    """Which kind of GD++ is built: that of the construction's loss."""
+    metrics = done["metrics"]
+    apart = {name: abs(metrics[f"loss_{name}"]["mean"] - metrics["loss_construction"]["mean"])
+             for name in LEARNERS[2:] if (metrics.get(f"loss_{name}") or {}).get("mean") is not None}  # fmt: skip
+    return plots.ROLES[min(apart, key=apart.__getitem__)][0]
+
+
 def _curvature(done: Done) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(plots.PAGE, 2.9), width_ratios=(1, 1.1, 1.1))
-    curves = done["curves"]
+    curves, built = done["curves"], _constructed(done)
     for role in ("construction", "trained"):
         plots.line(axes[0], curves[f"condition_number_by_layer_{role}"], role, marker="o",
-                   label="GD++" if role == "construction" else None)  # fmt: skip
+                   label=built if role == "construction" else None)  # fmt: skip
     axes[0].set(xlabel="layers", ylabel="median condition number of $S$", yscale="log")
     axes[0].set_xticks(curves["condition_number_by_layer_trained"]["x"])
     axes[0].legend()
@@ -122,9 +142,10 @@ def _curvature(done: Done) -> Figure:
     for key, shade in zip(layers, plots.shades(len(layers)), strict=True):
         other = curves[key.replace("trained", "construction")]
         axes[1].plot(curves[key]["x"], curves[key]["mean"], color=shade, label=key.rsplit("_", 1)[1])
-        axes[1].plot(other["x"], other["mean"], "--", color=shade)
+        axes[1].plot(other["x"], other["mean"], "o", color=shade, markersize=2.5, markerfacecolor="none")
+    axes[1].xaxis.get_major_locator().set_params(integer=True)
     axes[1].set(xlabel="rank", ylabel="median eigenvalue of $S$", yscale="log")
-    axes[1].legend(title="after so many layers (dashed: GD++)", title_fontsize=7, loc="lower center", ncols=5,
+    axes[1].legend(title="after so many layers (circles: GD++)", title_fontsize=7, loc="lower center", ncols=5,
                    bbox_to_anchor=(0.5, 1.0), handlelength=0.9, columnspacing=0.8, handletextpad=0.4)  # fmt: skip
     for role in ("trained", *ALIGNED):
         if (curve := curves.get(f"residual_factor_{role}")) is not None:
@@ -140,20 +161,22 @@ def _curvature(done: Done) -> Figure:
 FIGURES = {
     "depth_losses": (("loss_gd_plus_plus",), _losses,
                      "Losses of deep trained networks (every seed) beside those of the learners they are compared "
-                     "with, on the same prompts; where rare prompts are all of a mean, of the others."),
+                     "with, on the same prompts, more than curves over training are of; where rare prompts are all of "
+                     "a mean, of the others."),
     "depth_alignment": (("sensitivity_cosine_gd_plus_plus_by_step",), _alignment,
                         "Alignment to gradient descent and to kinds of GD++ over training: mean and range over free "
-                        "seeds."),
+                        "seeds. Cosines are shown from .8 on, where gradient descent's end above it."),
     "layer_map": (("map_sensitivity_cosine_gd_plus_plus",), _map,
                   "What is predicted after each trained layer beside each step of a learner, mean over free seeds. An "
-                  "algorithm that is run one step a layer has the best of each row on the diagonal. Colours of "
-                  "differences are those of their logarithms."),
+                  "algorithm that is run one step a layer has the best of each row on the diagonal. Bright is alike, "
+                  "in both rows; colours of differences are those of their logarithms."),
     "by_steps": (("loss_by_steps_gd",), _by_steps,
                  "Losses of learners by their number of steps, each at its best rates, and of the trained layers."),
     "tails": (("loss_median_by_input_scale_trained",), _tails,
               "Inputs of other scales; nothing is trained anew. Left: the median loss, which rare prompts leave alone. "
-              "Right: the share of prompts with more than a hundred times the mean loss of predicting zero. Without a "
-              "clip they are most of a mean."),
+              "Right: the share of prompts with more than a hundred times the mean loss of predicting zero, of a "
+              "million at the scale of training and of 32,768 at others, where smaller shares than 3e-5 are not seen. "
+              f"Without a clip they are most of a mean. {plots.ARROWS}"),
     "curvature": (("condition_number_by_layer_trained",), _curvature,
                   "Left and middle: the covariance S of the context's inputs after each layer, trained and GD++. "
                   "Right: what is left of the error along eigenvectors of S. GD++ flattens the spectrum, so that later "

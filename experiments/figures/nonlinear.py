@@ -27,7 +27,7 @@ def _alignment(done: Done) -> Figure:
     for ax, name in zip(axes, ("sensitivity_cosine", "sensitivity_difference", "prediction_difference"), strict=True):
         plots.line(ax, done["curves"][f"{name}_{LEARNER}_by_step"], "trained")
         plots.level(ax, done["metrics"][f"{name}_{LEARNER}_untrained"]["mean"], "untrained")
-        ax.set(xlabel="training step", ylabel=name.replace("_", " "))
+        ax.set(xlabel="training step", ylabel=f"{name.replace('_', ' ')}\nto gradient descent")
     axes[0].legend()
     return figure
 

@@ -22,7 +22,7 @@ def _loss(done: Done) -> Figure:
     figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.7))
     curve, zero = done["curves"]["loss_trained_by_step"], done["arrays"]["loss_zero_on_curve_prompts"]
     plots.line(ax, curve, "trained")
-    trapped = done["arrays"]["loss_trained_by_step_trapped"]
+    trapped = [] if "none_free" in done["arrays"] else done["arrays"]["loss_trained_by_step_trapped"]
     for i, losses in enumerate(zip(*trapped, strict=True)):
         _, colour, dashes = plots.ROLES["trapped"]
         ax.plot(curve["x"], losses, dashes, color=colour, linewidth=0.7, label="trapped seeds" if i == 0 else None)
@@ -32,14 +32,14 @@ def _loss(done: Done) -> Figure:
     levels = {name: done["arrays"][f"loss_{name}_on_curve_prompts"] for name in (*deep, "zero")}
     for name, value in levels.items():
         plots.level(ax, value, name)
-    if (standardised := _value(done, "loss_gd_standardised")) is not None:
+    if (standardised := done["arrays"].get("loss_gd_standardised_on_curve_prompts")) is not None:
         plots.level(ax, standardised, "gd_tuned", "on standardised tokens")
     ax.set(xlabel="training step", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$")
     if min(levels.values()) < zero / 20:
         ax.set_yscale("log")
     if ax.get_ylim()[1] > 2 * zero:  # what does worse for a moment leaves the frame
         ax.set_ylim(None if ax.get_yscale() == "log" else 0, 2 * zero)
-    narrow = {"fontsize": 6, "columnspacing": 0.8, "handlelength": 1.5} if deep else {}
+    narrow = {"fontsize": 6, "columnspacing": 0.8, "handlelength": 2.6} if deep else {}
     figure.legend(loc="outside lower center", ncols=2, **narrow)
     return figure
 
@@ -55,7 +55,7 @@ def _alignment(done: Done) -> Figure:
         for control in ("untrained", "wrong_step"):
             if (value := _value(done, f"{name}_{control}")) is not None:
                 plots.level(ax, value, control)
-        ax.set(xlabel="training step", ylabel=name.removesuffix("_gd").replace("_", " "))
+        ax.set(xlabel="training step", ylabel=f"{name.removesuffix('_gd').replace('_', ' ')}\nto gradient descent")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
@@ -98,7 +98,7 @@ def _shifts(done: Done) -> Figure:
         curves = {role: done["curves"].get(f"loss_by_{suite}_{role}") for role in roles}
         curves = {role: curve for role, curve in curves.items() if curve is not None}
         if isinstance(next(iter(curves.values()))["x"][0], str):
-            plots.bars(ax, {role: curve for role, curve in curves.items() if role != "closed_form"})
+            plots.by_name(ax, {role: curve for role, curve in curves.items() if role != "closed_form"})
             ax.tick_params(axis="x", rotation=30)
         else:
             for role, curve in curves.items():
@@ -118,7 +118,9 @@ def _trapped(done: Done) -> Figure:
     return figure
 
 
-WORDS = {"task.n_context": r"context examples $N$", "model.d_embed": "width of the residual", "train.steps": "steps"}
+WORDS = {"task.n_context": r"context examples $N$", "model.d_embed": "width of the residual", "train.steps": "steps",
+         "task.pool": "prompts in the training set", "model.n_heads": "heads",
+         "task.corrupted_labels": "corrupted labels in training"}  # fmt: skip
 
 
 def _sweep(done: Done) -> Figure:
@@ -151,16 +153,15 @@ def _sweep(done: Done) -> Figure:
             centred = sweep_line(points, field, "loss_gd_centred")
             plots.line(ax, centred, "closed_form", label=hide("best step, centred context", i))
     for i, ((name, points), shade) in enumerate(zip(groups.items(), plots.shades(len(groups)), strict=True)):
-        trained = "trained model" if error == "normalised_error" else "trained layer"
         plots.points(ax, sweep_line(points, field, error), "trained", marker="o^vDs<>p"[i % 8], size=4.0,
-                     join=bool(others), label=f"{trained}{', ' * bool(name)}{name}",
+                     join=bool(others), label=f"trained{', ' * bool(name)}{name}",
                      colour=shade if others else None)  # fmt: skip
     ax.set(xlabel=words(field), ylabel="loss" if error == "loss_trained" else "square error / variance of labels")
     xs = [point["fields"][field] for point in done["sweep"]]
     if field in sweeps.SPREAD_OUT and min(xs) > 0:
         ax.set_xscale("log")
     elif all(isinstance(x, int) for x in xs):
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set_xticks(sorted(set(xs)))
     losses = [value for point in done["sweep"] for value in point["metrics"][error]["per_seed"] if value]
     if losses and max(losses) > 10 * min(losses):
         ax.set_yscale("log")
@@ -204,7 +205,8 @@ FIGURES = {
               "Loss over what was swept over: trained layers (mean and range over all seeds), one gradient step, and "
               "the closed form where there is one."),
     "loss": (("loss_trained_by_step", "loss_gd_on_curve_prompts"), _loss,
-             "Loss on held-out prompts over training: mean and range over free seeds; trapped seeds one by one."),
+             "Loss on held-out prompts over training: mean and range over free seeds; trapped seeds one by one. Levels "
+             "are of these prompts, fewer than those that final losses are of."),
     "alignment": (("sensitivity_cosine_gd_by_step", "sensitivity_difference_gd_by_step"), _alignment,
                   "Alignment to gradient descent over training (mean and range over free seeds), beside controls where "
                   "they were measured: untrained layers, and gradient descent with half its step size."),
@@ -213,7 +215,8 @@ FIGURES = {
     "interpolation": (("loss_by_interpolation",), _interpolation,
                       "Loss on the line from trained to constructed weights: mean and range over free seeds."),
     "shifts": (("loss_by_input_scale_trained",), _shifts,
-               "Losses under shifts of the test distribution; nothing is fitted anew."),
+               "Losses under shifts of the test distribution; nothing is fitted anew. Bands and bars: range over free "
+               f"seeds. {plots.ARROWS}"),
     "trapped": (("W_KQ_trapped",), _trapped,
                 "The circuits of a trapped seed. Gradient descent has one entry in W_PV, from y to y, and reads x "
                 "with W_KQ; the metrics share_..._trapped say which other way its weights went."),

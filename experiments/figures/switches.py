@@ -61,11 +61,11 @@ def _pool(done: Done) -> Figure:
     plots.line(axes[0], curves["loss_gd_by_pool"], "gd")
     plots.line(axes[0], curves["loss_gd_tuned_on_pool_by_pool"], "gd_tuned", label="gradient descent, tuned on them")
     axes[0].set(ylabel="loss", yscale="log")
-    plots.line(axes[1], curves["sensitivity_cosine_gd_by_pool"], "trained", marker="o", label="sensitivity cosine")
-    axes[1].set(ylabel="to gradient descent", ylim=(None, 1.02))
+    plots.line(axes[1], curves["sensitivity_cosine_gd_by_pool"], "trained", marker="o")
+    axes[1].set(ylabel="sensitivity cosine\nto gradient descent", ylim=(None, 1.02))
     for ax in axes:
         ax.set(xlabel="prompts in the training set", xscale="log")
-        ax.legend()
+    axes[0].legend()
     return figure
 
 
@@ -91,7 +91,7 @@ FIGURES = {
                          "Losses on contexts of other lengths, and with labels replaced by noise; nothing is trained "
                          "anew. Linear attention sums over the context: a trained layer and the construction take a "
                          "step of eta over the n of training, gradient descent and the layer as a mean one of eta over "
-                         "the n there is."),
+                         f"the n there is. {plots.ARROWS}"),
     "softmax_heads": (("W_KQ_heads", "first_order_matrix"), _heads,
                       "Softmax heads of the best seed. W_PV adds up to zero in the y row, so that the mean pattern "
                       "cancels; W_KQ need not add up to anything, the products W_PV W_KQ are the linear solution."),

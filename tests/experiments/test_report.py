@@ -164,7 +164,7 @@ def test_tables_follow_the_results(repository, capsys):
     assert "| one_layer | One layer, many seeds. | 1 of 2 | fails | 1 of 2 |" in readme
     assert "| one_layer-trapped | `trapped` has many | 0 of 0 | none | 1 of 2 |" in readme
     assert "| VO.F2.loss | as good as one step | VO Fig. 2 | = 0.2062 ± 0.002 | 0.20631 | yes |  |" in docs
-    assert "Seeds above 1.2 times the reference: 1 of 2." in docs
+    assert "Trapped seeds: 1 of 2." in docs
     assert "## No full run yet" not in docs
     assert "## one_layer-trapped\n" in docs
     for text, columns in ((readme, 5), (docs, 7)):
