@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 
-from icl_gd.models import modifications
 from icl_gd.models.initial import Initial
-from icl_gd.models.modifications import Modification
+from icl_gd.models.modifications import AUGMENTED, Modification, augmented, modified
 from icl_gd.types import Array
 
 TINY = 1e-6  # beside the sum that keys and queries are divided by, as published
@@ -66,18 +65,21 @@ class SelfAttention(nn.Module):
             mix = jax.nn.sigmoid(MIX_SLOPE * self.param("mix", self.initial.reads, (1, 1, 1))[0, 0, 0])
         bias = lambda name, *shape: self.param(f"b_{name}", nn.initializers.zeros, shape)
         biases = {name: bias(name, self.n_heads, self.d_head)[:, None] for name in "QKV"} if self.biases else {}
-        changed = self._modification()
+        held = self._held()
 
         def in_heads(name: str, weights: Array, tokens: Array) -> Array:
             """Keys, queries or values `[head t d_head]`."""
             found = jnp.einsum("hke,te->htk", weights, tokens)
-            return found + biases[name] if self.biases else found
+            found = found + biases[name] if self.biases else found
+            if name == "Q" or AUGMENTED[name] not in held:
+                return found
+            return augmented(held, name, found.swapaxes(1, 2)).swapaxes(1, 2)
 
         # Weights of heads as wide as a token meet each other before they meet tokens: so there are fewer products per
         # token, and, in the first layer, gradients need half as many of the products over pairs of tokens.
-        augmented = "augment_keys" in changed or "augment_values" in changed
-        wide = self.d_head >= e and not self.biases and not augmented
-        keys = None if wide else self._grown("K", in_heads("K", w_k, read), changed.get("augment_keys"))
+        grown = "augment_keys" in held or "augment_values" in held
+        wide = self.d_head >= e and not self.biases and not grown
+        keys = None if wide else in_heads("K", w_k, read)
 
         def scores_of(reading: Array) -> Array:
             if keys is None:
@@ -92,20 +94,15 @@ class SelfAttention(nn.Module):
         if seen is not None:
             scores = jnp.where(seen, scores, 0.0)
         pattern = KINDS[self.kind](scores, self.d_head, mix, seen)
-        if changed:
-            negative = None
-            if "beta" in changed:  # every demonstration has its own, by what it would read itself
-                own = jax.lax.stop_gradient(scores_of(read) if query_only else scores)
-                negative = modifications.negative_samples(own, changed["share"], self.causal)
-            is_demonstration = modifications.demonstrations(len(read), self.causal)[-scores.shape[1] :]
-            pattern = modifications.modified(
-                pattern, is_demonstration, changed.get("alpha"), changed.get("beta"), negative
-            )
+        if self.modification.there:
+            own = None
+            if "beta" in held:  # every demonstration has its own negative samples, by what it would read itself
+                own = scores_of(read) if query_only else scores
+            pattern = modified(held, pattern, own, self.causal)
         if wide:
             update = jnp.einsum("hek,hkc,hic->ie", p, w_v, jnp.einsum("hij,jc->hic", pattern, read))
         else:
-            values = self._grown("V", in_heads("V", w_v, read), changed.get("augment_values"))
-            update = jnp.einsum("hek,hik->ie", p, jnp.einsum("hij,hjk->hik", pattern, values))
+            update = jnp.einsum("hek,hik->ie", p, jnp.einsum("hij,hjk->hik", pattern, in_heads("V", w_v, read)))
         if self.biases:
             update = update + bias("P", e)[None]
         if all_read:
@@ -113,15 +110,11 @@ class SelfAttention(nn.Module):
         unread = lambda of_context: jnp.pad(of_context, ((0, 0), (0, 0), (0, 1)))
         return update, unread(scores), unread(pattern)
 
-    def _modification(self) -> dict[str, Array]:
-        """What is there of it, as parameters hold it, which nobody trains."""
-        held = lambda name, value: self.param(name, lambda key: jnp.asarray(value, float))
-        return {name: jax.lax.stop_gradient(held(name, value)) for name, value in self.modification.there.items()}
-
-    def _grown(self, name: str, inner: Array, much: Array | None) -> Array:
-        """Keys or values with a perceptron of them added, one for all heads."""
-        if much is None:
-            return inner
+    def _held(self) -> dict[str, Array]:
+        """What is there of a modification, which nobody trains, and the perceptrons that augment, one for all heads."""
+        values = self.modification.there.items()
+        held = {name: self.param(name, lambda key, value=value: jnp.asarray(value, float)) for name, value in values}
         square = (self.d_head, self.d_head)
-        w_1, w_2 = (self.param(f"g_{name}_{i}", self.initial.reads, square) for i in (1, 2))
-        return inner + much * (nn.gelu(inner @ w_1.T) @ w_2.T)
+        for name in (name for name, asked in AUGMENTED.items() if asked in held):
+            held |= {f"g_{name}_{i}": self.param(f"g_{name}_{i}", self.initial.reads, square) for i in (1, 2)}
+        return held

@@ -4,8 +4,10 @@ What a token reads are demonstrations and its own, the query's: to all tokens of
 causal attention every token is one to itself.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
@@ -66,35 +68,66 @@ def demonstrations(n_tokens: int, causal: bool) -> Bool[Array, "t t"]:
     return place[None] < last[:, None]
 
 
-def negative_samples(scores: Float[Array, "head t t"], share: Scalar, causal: bool) -> Float[Array, "head t t"]:
+def negative_samples(
+    scores: Float[Array, "head t t *batch"], share: Scalar, causal: bool
+) -> Float[Array, "head t t *batch"]:
     """For every demonstration the weights of a mean over its negative samples, [demonstration, sample].
 
-    They are the share of the others, to the next whole number and one at least, on which its own query has the lowest
-    scores, of equal ones the first. In causal attention the others are those before it: the first has none.
+    They are the share of the others, rounded and one at least, on which its own query has the lowest scores, of equal
+    ones the first. In causal attention the others are those before it: the first has none. A batch may stand in
+    trailing axes.
     """
-    t = scores.shape[-1]
+    t, last = scores.shape[1], (1,) * (scores.ndim - 3)
     place = jnp.arange(t)
     others = demonstrations(t, causal) & (place[None] != place[:, None])
     if not causal:
         others = others & (place[:, None] < t - 1)
     # Ranks by counting: of as few tokens as these prompts have a sort takes longer.
-    lowest = jnp.where(others[None], scores, jnp.inf)
-    one, other = lowest[..., :, None], lowest[..., None, :]
-    in_front = (other < one) | ((other == one) & (place[None] < place[:, None])[None, None])
-    count = jnp.maximum(jnp.round(share * jnp.sum(others, axis=-1)), 1.0)[None, :, None].astype(scores.dtype)
-    chosen = others[None] & (jnp.sum(in_front, axis=-1) < count)
-    return jnp.where(chosen, 1.0 / count, 0.0)
+    lowest = jnp.where(others.reshape(1, t, t, *last), scores, jnp.inf)
+    one, other = lowest[:, :, :, None], lowest[:, :, None, :]
+    first = (place[None] < place[:, None]).reshape(1, 1, t, t, *last)
+    in_front = jnp.sum((other < one) | ((other == one) & first), axis=3)
+    count = jnp.maximum(jnp.round(share * jnp.sum(others, axis=-1)), 1.0).astype(scores.dtype).reshape(1, t, 1, *last)
+    return jnp.where(others.reshape(1, t, t, *last) & (in_front < count), 1.0 / count, 0.0)
 
 
 def modified(
-    pattern: Float[Array, "head query t"],
-    is_demonstration: Bool[Array, "query t"],
-    alpha: Scalar | None,
-    beta: Scalar | None,
-    negative: Float[Array, "head t t"] | None,
-) -> Float[Array, "head query t"]:
-    """The pattern that multiplies values: those that are taken away from others' count less."""
-    if beta is not None and negative is not None:
-        of_demonstrations = jnp.where(is_demonstration[None], pattern, 0.0)
-        pattern = pattern - beta * jnp.einsum("hij,hjl->hil", of_demonstrations, negative)
-    return pattern if alpha is None else jnp.where(is_demonstration[None], pattern, (1.0 - alpha) * pattern)
+    held: Mapping[str, Any],
+    pattern: Float[Array, "head query t *batch"],
+    scores: Float[Array, "head t t *batch"] | None,
+    causal: bool,
+) -> Float[Array, "head query t *batch"]:
+    """The pattern that multiplies values, of the last tokens: what is taken away of others' values counts against it.
+
+    Args:
+      held: the parameters of attention, alpha and beta among them where they are there.
+      scores: of all tokens that are read, by their own queries; None where there is no beta.
+    """
+    t = pattern.shape[2]
+    shape = (1, pattern.shape[1], t, *(1,) * (pattern.ndim - 3))
+    is_demonstration = demonstrations(t, causal)[t - pattern.shape[1] :].reshape(shape)
+    if scores is not None:
+        beta, share = (jax.lax.stop_gradient(held[name]) for name in ("beta", "share"))
+        # Apart, as in `models.transformer`: as one with what reads it, ranks are counted again for every use.
+        negative = jax.lax.optimization_barrier(negative_samples(jax.lax.stop_gradient(scores), share, causal))
+        taken = jnp.einsum("hij...,hjl...->hil...", jnp.where(is_demonstration, pattern, 0.0), negative)
+        pattern = pattern - beta * taken
+    if "alpha" in held:
+        pattern = jnp.where(is_demonstration, pattern, (1.0 - jax.lax.stop_gradient(held["alpha"])) * pattern)
+    return pattern
+
+
+AUGMENTED = {"K": "augment_keys", "V": "augment_values"}
+
+
+def augmented(held: Mapping[str, Any], name: str, inner: Float[Array, "head d_head *any"]) -> Array:
+    """Keys or values, "K" or "V", with what the perceptron makes of them, as much of it as is held."""
+    if AUGMENTED[name] not in held:
+        return inner
+    much = jax.lax.stop_gradient(held[AUGMENTED[name]])
+
+    def grown(one: Array) -> Array:
+        flat = one.reshape(len(one), -1)
+        return one + much * (held[f"g_{name}_2"] @ jax.nn.gelu(held[f"g_{name}_1"] @ flat)).reshape(one.shape)
+
+    return jnp.stack([grown(one) for one in inner])

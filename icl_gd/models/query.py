@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from icl_gd.models.attention import TINY
+from icl_gd.models.modifications import augmented, modified
 from icl_gd.models.transformer import LAYER_NORM_EPSILON, Params, TransformerConfig, circuits, embed, softmax_share
 from icl_gd.types import Array, Layout, Predictor
 
@@ -23,30 +24,50 @@ def read_query(
 ) -> Float[Array, " m *batch"]:
     """The prediction of a one-layer network, minus the last `d_output` slots of the query token."""
     block = params[config.blocks[0]]
+    attention = block["attention"]
     tokens = jnp.moveaxis(embed(config, params, jnp.moveaxis(tokens, 1, -1)), -1, 1)
     read = _layer_norm(tokens, block["norm"]) if config.layer_norm else tokens
-    context, query = read[:-1], read[-1]
+    context, batch = read if config.reads_query else read[:-1], tokens.shape[2:]
     (w_kq,), (w_pv,) = circuits(config, params)
-    heads, e, batch = config.n_heads, query.shape[0], query.shape[1:]
-    asked = (w_kq.reshape(heads * e, e) @ query.reshape(e, -1)).reshape(heads, e, *batch)
-    scores = jnp.einsum("ne...,he...->hn...", context, asked)
+    keys = None if config.augment_keys is None else augmented(attention, "K", _in_heads(attention["W_K"], context))
+
+    def scores_of(queries: Float[Array, "i e *batch"]) -> Float[Array, "head i n *batch"]:
+        if keys is not None:
+            return jnp.einsum("hkn...,hki...->hin...", keys, _in_heads(attention["W_Q"], queries))
+        return jnp.einsum("ne...,hei...->hin...", context, _in_heads(w_kq, queries))
+
+    scores = scores_of(read[-1:])[:, 0]
     if config.normalised:
-        scores = scores / (_sums(block["attention"]["W_K"], context) * _sums(block["attention"]["W_Q"], query[None]))
+        scores = scores / (_sums(attention["W_K"], context) * _sums(attention["W_Q"], read[-1:]))
     pattern = scores
     if config.kinds[0] != "linear":
         pattern = jax.nn.softmax(scores / config.head_width**0.5, axis=1)
     if config.kinds[0] == "mixed":
         share = softmax_share(params)[config.blocks[0]]
         pattern = share * pattern + (1 - share) * scores
-    seen = jnp.einsum("hn...,ne...->he...", pattern, context)
-    rows = w_pv[:, -d_output:].swapaxes(0, 1).reshape(d_output, heads * e)
-    query = tokens[-1, -d_output:] + (rows @ seen.reshape(heads * e, -1)).reshape(d_output, *batch)
+    if config.modification.there:
+        own = None if config.beta is None else scores_of(context)
+        pattern = modified(attention, pattern[:, None], own, causal=False)[:, 0]
+    if config.augment_values is None:
+        rows, seen = w_pv[:, -d_output:], jnp.einsum("hn...,ne...->he...", pattern, context)
+    else:
+        values = augmented(attention, "V", _in_heads(attention["W_V"], context))
+        rows, seen = attention["P"][:, -d_output:], jnp.einsum("hn...,hkn...->hk...", pattern, values)
+    rows = rows.swapaxes(0, 1).reshape(d_output, -1)
+    query = tokens[-1, -d_output:] + (rows @ seen.reshape(rows.shape[1], -1)).reshape(d_output, *batch)
     return -query if config.clip is None else -jnp.clip(query, -config.clip, config.clip)
 
 
 def query_predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:
     """A one-layer Transformer as a Predictor."""
     return lambda x, y, x_query: read_query(config, params, layout.encode(x, y, x_query), y.shape[-1])
+
+
+def _in_heads(weights: Float[Array, "head out e"], tokens: Float[Array, "n e *batch"]) -> Array:
+    """`[head out n *batch]`, as one product of matrices."""
+    (heads, out, e), (n, _, *batch) = weights.shape, tokens.shape
+    found = weights.reshape(heads * out, e) @ jnp.moveaxis(tokens, 1, 0).reshape(e, -1)
+    return found.reshape(heads, out, n, *batch)
 
 
 def _sums(weights: Float[Array, "head d_head e"], tokens: Float[Array, "n e *batch"]) -> Array:

@@ -149,10 +149,9 @@ class TransformerConfig:
 
     @property
     def is_plain(self) -> bool:
-        """Whether layers are attention to the context and nothing beside it."""
+        """Whether layers are attention and nothing beside it, and what they read is the same for all tokens."""
         beside = self.n_positions, self.d_read_out, self.layer_mlp_width
-        changed = self.causal or self.reads_query or self.pre_norm or self.biases or self.modification.there
-        return not (changed or self.compute) and set(beside) == {None}
+        return not (self.causal or self.pre_norm or self.biases or self.compute) and set(beside) == {None}
 
     @property
     def is_embedded(self) -> bool:
@@ -305,6 +304,7 @@ def softmax_share(params: Params) -> dict[str, Array]:
 def has_moment_form(config: TransformerConfig) -> bool:
     """Whether the network sees its context through second moments only: linear layers, and nothing beside them."""
     bare = config.clip is None and not config.layer_norm and not config.normalised and not config.is_embedded
+    bare = bare and not config.reads_query and not config.modification.there
     return config.is_plain and bare and set(config.kinds) == {"linear"}
 
 
