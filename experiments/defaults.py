@@ -58,6 +58,13 @@ def base_config() -> ConfigDict:
     config.model.mlp_width = config_dict.placeholder(int)  # of a perceptron before the first layer; None: there is none
     # "gpt2": causal, LayerNorms, biases, perceptrons of 4 d_embed, learned places and read-out; heads share the width
     config.model.style = "von_oswald"
+    config.model.reads_query = False  # the query is read too, by itself and all others
+    # Attention modified as its dual model suggests; None: it is not. Zero changes nothing.
+    config.model.alpha = config_dict.placeholder(float)  # what the query's own token writes counts 1 - alpha
+    config.model.beta = config_dict.placeholder(float)  # how much of the negative samples' mean value is taken away
+    config.model.share = config_dict.placeholder(float)  # of the other demonstrations, that are negative samples
+    config.model.augment_keys = config_dict.placeholder(float)  # how much of a perceptron of them is added
+    config.model.augment_values = config_dict.placeholder(float)
     config.model.compute = "parameters"  # the type of activations, "float32" or "bfloat16"; or that of parameters
 
     config.train = ConfigDict()
@@ -103,6 +110,28 @@ def deep(config: ConfigDict, n_layers: int, shared: bool) -> ConfigDict:
     config.reference.learner = "gd_plus_plus" if shared else "gd_plus_plus_published"
     config.reference.published_steps = 1000 if shared else 30_000
     config.analyses = ("alignment", "layer_map", "curvature", "interpolation", "shifts")
+    return config
+
+
+def dual_models(config: ConfigDict) -> ConfigDict:
+    """One layer of two softmax heads that read the query too, on linear functions, learned within a minute."""
+    config.recipe = "dual_models"
+    config.seeds = 5
+    config.analyses = ()
+    config.task.d_input = 5
+    config.task.n_context = 15
+    config.model.attention = "softmax"
+    config.model.n_heads = 2
+    config.model.reads_query = True
+    config.model.init_scale = 0.3
+    config.train.share_batches = True
+    config.train.steps = 3000
+    config.train.batch_size = 128
+    config.train.learning_rate = 1e-2
+    config.train.schedule = "cosine"
+    config.train.clip = 1.0
+    config.eval.prompts = 2**16
+    config.eval.curve_prompts = 2048
     return config
 
 

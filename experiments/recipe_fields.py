@@ -14,6 +14,10 @@ _OF_FUNCTIONS = (
 )
 # Of one class of functions each; what they do nothing for.
 _OF_ONE_CLASS = {"sparse": "task.non_zeros", "relu_network": "task.hidden", "decision_tree": "task.depth"}
+# What Ren & Liu make of attention.
+_OF_DUALS = tuple(
+    f"model.{name}" for name in ("reads_query", "alpha", "beta", "share", "augment_keys", "augment_values")
+)
 _OF_LINEAR_TASKS = ("task.inputs", "task.eigenvalues", "task.rotation_seed", "task.corrupted_labels")
 
 
@@ -26,6 +30,7 @@ class Takes:
       idle: fields that do nothing, and are refused if they are not as the defaults have them.
       only: fields of which one value will do.
       sweeps: whether tuples are swept over.
+      analyses: that it takes; None: those of experiments.analyses.
     """
 
     tasks: tuple[str, ...]
@@ -33,6 +38,7 @@ class Takes:
     idle: tuple[str, ...]
     only: Mapping[str, Any] = field(default_factory=dict)
     sweeps: bool = False
+    analyses: tuple[str, ...] | None = None
 
     def idle_of(self, task: str) -> tuple[str, ...]:
         """The fields that do nothing for one of its tasks."""
@@ -41,19 +47,26 @@ class Takes:
 
 RECIPES = {
     "linear_attention": Takes(
-        ("linear",), ("concatenated", "interleaved"), (*_OF_SINE, *_OF_FUNCTIONS), sweeps=True
+        ("linear",), ("concatenated", "interleaved"), (*_OF_SINE, *_OF_FUNCTIONS, *_OF_DUALS), sweeps=True
     ),
     "sine": Takes(
         ("sine",), ("concatenated",),
-        (*_OF_FUNCTIONS, *_OF_LINEAR_TASKS, "task.input_scale", "task.weight_scale", "task.noise_std", "task.pool",
-         "analyses"),
+        (*_OF_FUNCTIONS, *_OF_DUALS, *_OF_LINEAR_TASKS, "task.input_scale", "task.weight_scale", "task.noise_std",
+         "task.pool", "analyses"),
         {"task.d_input": 1, "task.d_output": 1, "reference.learner": "gd", "train.weight_decay": 0.0},
     ),
     "function_classes": Takes(
         ("linear", "sparse", "quadratic", "signs", "relu_network", "decision_tree"), ("alternating",),
-        (*_OF_SINE, *_REFERENCE, *_OF_LINEAR_TASKS, "analyses", "model.layer_norm", "model.normalised",
+        (*_OF_SINE, *_OF_DUALS, *_REFERENCE, *_OF_LINEAR_TASKS, "analyses", "model.layer_norm", "model.normalised",
          "model.mlp_width", "model.d_head", "train.form"),
         {"task.d_output": 1, "model.style": "gpt2"}, sweeps=True,
+    ),
+    "dual_models": Takes(
+        ("linear", "trigonometric", "exponential"), ("concatenated", "alternating"),
+        (*_OF_SINE, *_REFERENCE, *_OF_LINEAR_TASKS, "task.family", "task.function_pool", "train.active_inputs",
+         "train.active_points", "eval.families", "eval.baselines", "task.input_scale", "task.weight_scale",
+         "task.noise_std", "task.pool", "train.form", "model.normalised"),
+        sweeps=True, analyses=("dual", "random_features", "generalisation_gap"),
     ),
 }  # fmt: skip
 

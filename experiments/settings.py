@@ -26,7 +26,13 @@ from experiments.validation import OPTIONAL, BadInput, flatten, nearest, validat
 
 if TYPE_CHECKING:  # importing JAX takes a second, in which bad input is answered
     from icl_gd.models import TransformerConfig
-    from icl_gd.tasks import FinitePrefixPool, FunctionRegression, LinearRegression, SineRegression
+    from icl_gd.tasks import (
+        ElementwiseRegression,
+        FinitePrefixPool,
+        FunctionRegression,
+        LinearRegression,
+        SineRegression,
+    )
     from icl_gd.training import Curriculum, TrainSettings
     from icl_gd.training.in_context import Task
 
@@ -373,6 +379,14 @@ def sine_of(config: ConfigDict) -> SineRegression:
     return SineRegression(config.task.n_context, config.task.faithful)
 
 
+def elementwise_of(config: ConfigDict) -> ElementwiseRegression:
+    """The task of a config of dual models."""
+    from icl_gd.tasks import ElementwiseRegression
+
+    task = config.task
+    return ElementwiseRegression(task.name, task.d_input, task.d_output, task.n_context)
+
+
 def model_of(config: ConfigDict) -> TransformerConfig:
     """The Transformer a config describes; the token width follows the task."""
     from icl_gd.models import TransformerConfig, gpt2_config
@@ -391,7 +405,9 @@ def model_of(config: ConfigDict) -> TransformerConfig:
     return replace(
         of_style, shared=model.shared, clip=model.clip, init_scale=model.init_scale,
         attention=kinds[0] if len(kinds) == 1 else kinds, layer_norm=model.layer_norm, normalised=model.normalised,
-        compute=None if model.compute == "parameters" else model.compute,
+        compute=None if model.compute == "parameters" else model.compute, reads_query=model.reads_query,
+        alpha=model.alpha, beta=model.beta, share=model.share, augment_keys=model.augment_keys,
+        augment_values=model.augment_values,
     )  # fmt: skip
 
 

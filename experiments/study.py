@@ -45,9 +45,8 @@ class Study:
     suite_values: int | None = None  # see `few`
 
     def few(self, values: Sequence) -> tuple:
-        """At most `suite_values` of them, all where that is None: evenly many, with the first and last."""
-        asked = len(values) if self.suite_values is None else min(self.suite_values, len(values))
-        return tuple(values[i] for i in np.linspace(0, len(values) - 1, asked).round().astype(int))
+        """At most `suite_values` of them."""
+        return few(values, self.suite_values)
 
     @cached_property
     def watched(self) -> dict[str, np.ndarray]:
@@ -238,6 +237,12 @@ def largest_error(found: Array, expected: Array) -> Array:
     """Largest |found - expected| over prompts, over the largest |expected|, of predictions `[prompt m]`."""
     norm = partial(jnp.linalg.norm, axis=-1)
     return norm(found - expected).max() / norm(expected).max()
+
+
+def few(values: Sequence, at_most: int | None) -> tuple:
+    """At most so many of them, all where that is None: evenly many, with the first and last."""
+    asked = len(values) if at_most is None else min(at_most, len(values))
+    return tuple(values[i] for i in np.linspace(0, len(values) - 1, asked).round().astype(int))
 
 
 def first(prompts: Any, n: int) -> Any:

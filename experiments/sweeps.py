@@ -14,20 +14,19 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_path
 
-# As in icl_gd.training.population.Rates, which orders the members.
+# As in icl_gd.training.population.Rates and models.TransformerConfig.varied, which order the members.
 TOGETHER = (
     *("train.learning_rate", "train.clip", "train.beta1", "train.beta2", "train.weight_decay"),
-    "model.init_scale",
+    *("model.init_scale", "model.alpha", "model.beta", "model.share", "model.augment_keys", "model.augment_values"),
 )
 IN_TURN = (
-    *("task.d_input", "task.d_output", "task.n_context", "task.inputs"),
+    *("task.name", "task.d_input", "task.d_output", "task.n_context", "task.inputs"),
     *("task.input_scale", "task.weight_scale", "task.noise_std", "task.corrupted_labels", "task.pool"),
     *("model.n_layers", "model.n_heads", "model.d_embed", "train.steps", "train.batch_size"),
 )
 SWEPT = TOGETHER + IN_TURN
 SPREAD_OUT = (
-    *TOGETHER[:2],
-    *TOGETHER[4:],
+    *("train.learning_rate", "train.clip", "train.weight_decay", "model.init_scale"),
     "task.pool",
     "model.d_embed",
     "train.steps",

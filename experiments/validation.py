@@ -26,10 +26,12 @@ ANALYSES = (
     *LINEAR_ONLY,
     *DEEP_ONLY,
 )
+MODIFICATIONS = ("alpha", "beta", "share", "augment_keys", "augment_values")
 # Placeholders, which may be None.
 OPTIONAL = (
     *("task.rotation_seed", "task.pool", "task.function_pool", "reference.steps", "eval.suite_values"),
     *("model.d_head", "model.clip", "model.d_embed", "model.mlp_width"),
+    *(f"model.{name}" for name in MODIFICATIONS),
 )
 DIABETES = (10, 1)  # d_input and d_output of the table that scikit-learn bundles
 REFERENCES = ("gd", "gd_plus_plus", "gd_plus_plus_free_steps", "gd_plus_plus_published")
@@ -93,6 +95,11 @@ NUMBERS: dict[str, tuple[float, float | None, bool]] = {
     "model.mlp_width": (1, None, True),
     "model.clip": (0, None, False),
     "model.init_scale": (0, LARGEST, False),
+    "model.alpha": (-1, 1, True),
+    "model.beta": (0, 1, True),
+    "model.share": (0, 0.5, False),
+    "model.augment_keys": (0, 1, True),
+    "model.augment_values": (0, 1, True),
     "train.steps": (1, 2**31 - 1, True),
     "train.batch_size": (1, None, True),
     "train.learning_rate": (0, 1e30, False),
@@ -173,7 +180,8 @@ def _check_sweep(field: str, value: Any) -> None:
 def _check_rounded(config: ConfigDict, fields: dict[str, Any]) -> None:
     """What is an array over members has the precision of the run: there .99999999 is 1, and 1e-50 is 0."""
     for field in sweeps.TOGETHER if config.precision == "float32" else ():
-        for value in fields[field] if isinstance(fields[field], list) else [fields[field]]:
+        values = fields[field] if isinstance(fields[field], list) else [fields[field]]
+        for value in (value for value in values if value is not None):
             rounded = ctypes.c_float(value).value
             try:
                 _check_number(field, rounded, *NUMBERS[field])
@@ -203,8 +211,10 @@ def _check_words(config: ConfigDict, fields: dict[str, Any]) -> None:
         "reference.learner": REFERENCES,
     }
     for field, accepted in words.items():
-        _check_word(field, fields[field], accepted)
-    for field, accepted in (("analyses", ANALYSES), ("eval.baselines", BASELINES)):
+        for word in fields[field] if isinstance(fields[field], list) else [fields[field]]:
+            _check_word(field, word, accepted)
+    of_recipe = RECIPES[config.recipe].analyses
+    for field, accepted in (("analyses", ANALYSES if of_recipe is None else of_recipe), ("eval.baselines", BASELINES)):
         for name in fields[field]:
             _check_word(field, name, accepted)
 
@@ -265,16 +275,50 @@ def _check_task(config: ConfigDict) -> None:
         _reject("model.d_embed", config.model.d_embed, "recipe=sine takes at least 2: features, and a slot for y")
     if config.recipe == "function_classes":
         _check_functions(config)
+    if config.recipe == "dual_models":
+        _check_duals(config)
+
+
+def _check_duals(config: ConfigDict) -> None:
+    """Whether attention can be modified as asked, and has dual models that analyses can be asked of."""
+    model, one_layer = config.model, ("random_features", "generalisation_gap")
+    there = {f"model.{name}": model[name] for name in MODIFICATIONS if model[name] is not None}
+    if model.style == "gpt2":
+        _check_width(config)
+        if model.reads_query:
+            _reject("model.reads_query", True, "model.style=gpt2 is causal: every token reads itself as it is")
+    if model.layout != ("alternating" if model.style == "gpt2" else "concatenated"):
+        _reject("model.layout", model.layout, f"contradicts model.style={model.style}, which takes the other")
+    if there and model.style != "gpt2" and not model.reads_query:
+        field, value = next(iter(there.items()))
+        _reject(field, value, "tells the query from demonstrations that are read: it needs model.reads_query=True")
+    if (model.beta is None) != (model.share is None):
+        _reject("model.beta", model.beta, f"model.share={model.share}: negative samples take both, or neither is given")
+    if there and config.train.weight_decay != 0.0:
+        _reject("train.weight_decay", config.train.weight_decay, f"would shrink {', '.join(there)} too; 0 is accepted")
+    kinds = {word.strip() for word in model.attention.split(",")}
+    if config.analyses and kinds not in ({"softmax"}, {"linear"}):
+        _reject("model.attention", model.attention, "dual models are of softmax attention, or all of linear attention")
+    if asked := [name for name in config.analyses if name in one_layer]:
+        if model.style != "von_oswald":
+            _reject("model.style", model.style, f"analyses={','.join(asked)} is of tokens (x, y); von_oswald")
+        if kinds != {"softmax"} and "random_features" in asked:
+            _reject("model.attention", model.attention, "analyses=random_features is of the kernel of softmax")
+
+
+def _check_width(config: ConfigDict) -> None:
+    model = config.model
+    if model.d_embed is None or model.d_embed % model.n_heads:
+        accepted = f"a width that model.n_heads={model.n_heads} divides: heads share it"
+        _reject("model.d_embed", model.d_embed, accepted)
 
 
 def _check_functions(config: ConfigDict) -> None:
     """Whether there are such functions, such a network for them, and such a curriculum."""
-    task, model = config.task, config.model
+    task = config.task
     if task.name == "sparse" and task.non_zeros > task.d_input:
         _reject("task.non_zeros", task.non_zeros, f"at most task.d_input={task.d_input}")
-    if model.d_embed is None or model.d_embed % model.n_heads:
-        accepted = f"a width that model.n_heads={model.n_heads} divides: heads share it"
-        _reject("model.d_embed", model.d_embed, accepted)
+    _check_width(config)
     if task.pool is not None and task.function_pool is not None:
         _reject("task.function_pool", task.function_pool, "prompts of task.pool have their functions; give one of both")
     if config.eval.baselines and not config.eval.families:

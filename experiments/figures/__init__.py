@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from experiments.figures import copying, depth, nonlinear, one_layer, prefixes, switches
+from experiments.figures import copying, depth, duals, nonlinear, one_layer, prefixes, switches
 from icl_gd import plots
 
 Done = dict[str, Any]
@@ -26,13 +26,18 @@ FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Done], Figure], str]] = {
     **switches.FIGURES,
     **nonlinear.FIGURES,
     **prefixes.FIGURES,
+    **duals.FIGURES,
 }
 
 
 def _wanted(done: Done) -> dict[str, str]:
     """Figures that the results have records for, by file stem, numbered in order."""
-    has = lambda key: done.get(key) or any(key in done.get(part, {}) for part in ("curves", "arrays", "metrics"))
+    parts = [done.get(part, {}) for part in ("curves", "arrays", "metrics")]
+    parts += [point["metrics"] for point in done.get("sweep", [])[:1]]
+    has = lambda key: done.get(key) or any(key in part for part in parts)
     names = [name for name, (wanted, _, _) in FIGURES.items() if all(map(has, wanted))]
+    if "variants" in names:  # the same, and more than a line for every combination could show
+        names.remove("sweep")
     return {f"{i:02d}_{name}": name for i, name in enumerate(names, 1)}
 
 

@@ -206,7 +206,9 @@ class _Perceptron(nn.Module):
 
 
 def _norm(**more: Any) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, **more)
+    # Flax would have scales and biases in single precision where all other parameters are in double.
+    precision = jnp.result_type(float)
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, param_dtype=precision, **more)
 
 
 def _once(residual: Array) -> Array:

@@ -1,5 +1,6 @@
 """Tasks: each turns a key into one Prompt. Key first, one key one draw; the caller vmaps."""
 
+from icl_gd.tasks.elementwise import ELEMENTWISE, ElementwiseRegression
 from icl_gd.tasks.families import PROMPT_FAMILIES, PromptFamily
 from icl_gd.tasks.functions import (
     FUNCTIONS,
@@ -29,12 +30,14 @@ from icl_gd.tasks.suites import PROMPT_SUITE
 from icl_gd.tasks.tables import Table, standardised
 
 __all__ = [
+    "ELEMENTWISE",
     "FAMILIES",
     "FUNCTIONS",
     "PROMPT_FAMILIES",
     "PROMPT_SUITE",
     "SHIFTS",
     "DecisionTree",
+    "ElementwiseRegression",
     "FinitePool",
     "FinitePrefixPool",
     "FunctionClass",

@@ -1,0 +1,34 @@
+"""Attention modified as its dual model suggests: does it learn better (Ren & Liu 2310.13220, section 5)?
+
+    python -m experiments.run --config=configs/attention_variants.py
+
+One layer of softmax attention that reads the query too, on linear, trigonometric and exponential tasks, y = W f(x) with
+x ~ U(-1, 1)^5 and 15 examples: regularised by alpha, with negative samples by beta (a quarter of the others), keys and
+values augmented by small perceptrons, and all of these together, five seeds each, 300 members in one population a task.
+Every member is compared with the unmodified one of its seed. Under twenty minutes on two CPU cores. Variants: `smoke`.
+"""
+
+from experiments.defaults import base_config, dual_models, smoke
+from experiments.sweeps import sweep
+
+VARIANTS = ("smoke",)
+
+
+def get_config(variant: str = ""):
+    config = dual_models(base_config())
+    config.model.n_heads = 1
+    config.train.batch_size = 64
+    config.train.steps = 2000
+    config.train.log_every = 500
+    config.train.checkpoint_every = 2000
+    config.eval.prompts, config.eval.curve_prompts = 8192, 512
+    config.model.share = 0.25
+    sweep(config.task, name=("linear", "trigonometric", "exponential"))
+    sweep(config.model, alpha=(-1.0, -0.5, 0.0, 0.5, 1.0), beta=(0.0, 0.25, 0.5),
+          augment_keys=(0.0, 1.0), augment_values=(0.0, 1.0))  # fmt: skip
+    if variant == "smoke":
+        smoke(config)
+        sweep(config.task, name=("linear", "exponential"))
+        sweep(config.model, alpha=(0.0, 0.5), beta=(0.0, 0.5))
+        config.model.augment_keys = config.model.augment_values = 1.0
+    return config

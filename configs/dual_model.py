@@ -1,0 +1,52 @@
+"""The dual model of softmax attention, exact in every head and layer (Ren & Liu 2310.13220, sections 3 and 4).
+
+    python -m experiments.run --config=configs/dual_model.py
+
+A Transformer like GPT-2 (three layers, two heads, perceptrons, causal) learns linear functions, y = W x with x ~ U(-1,
+1)^5 and 15 examples, in double precision. Every head then is handed over to its dual model, whose one gradient step
+must say what the head computes; and its N steps on one demonstration each are followed. Some three minutes on two CPU
+cores.
+
+Variants: `layer` is one layer of two softmax heads on tokens (x, y), beside gradient descent on the same prompts;
+`linear` the same with linear attention, the picture of von Oswald et al.; `smoke`.
+"""
+
+from experiments.defaults import base_config, dual_models, smoke
+
+VARIANTS = ("layer", "linear", "smoke")
+
+
+def get_config(variant: str = ""):
+    config = dual_models(base_config())
+    config.precision = "float64"
+    config.analyses = ("dual",)
+    name = {"": "DM", "smoke": "DM", "layer": "DM.layer", "linear": "DM.linear"}[variant]
+    if variant in ("", "smoke"):
+        config.model.style, config.model.layout, config.model.init_scale = "gpt2", "alternating", 4e-4
+        config.model.reads_query = False
+        config.model.n_layers, config.model.n_heads, config.model.d_embed = 3, 2, 32
+        config.train.learning_rate, config.train.batch_size = 1e-3, 64
+    elif variant == "linear":
+        config.model.attention, config.model.reads_query, config.model.n_heads = "linear", False, 1
+        config.model.init_scale, config.train.learning_rate = 0.002, 3e-3
+    config.claims = (
+        {"id": f"{name}.error", "statement": "one gradient step of the heads' dual models is what the layer computes, "
+         "at every layer (largest error over all prompts, relative)", "source": "RL Theorem 3.1", "metric":
+         "dual_error", "reduce": "max", "relation": "at_most", "target": 1e-12},
+        {"id": f"{name}.steps", "statement": "steps on one demonstration at a time arrive there (largest distance)",
+         "source": "RL section 3", "metric": "dual_distance_at_end", "reduce": "max", "relation": "at_most",
+         "target": 1e-12},
+        {"id": f"{name}.learned", "statement": "by layers that have learned the task (worst loss over that of one "
+         "gradient step)", "source": "control", "metric": "loss_ratio_gd", "reduce": "max", "relation": "at_most",
+         "target": 1.2},
+    )  # fmt: skip
+    if variant in ("layer", "linear"):
+        config.claims += (
+            {"id": f"{name}.pull", "statement": "demonstrations add to the prediction what they add in a least-squares "
+             "gradient step (mean correlation, worst seed)" if variant == "linear" else "demonstrations do not add to "
+             "the prediction what they add in a least-squares gradient step (mean correlation, best seed)",
+             "source": "VO Proposition 1" if variant == "linear" else "RL, caveat", "metric": "pull_correlation_gd",
+             "reduce": "min" if variant == "linear" else "max", "relation":
+             "at_least" if variant == "linear" else "at_most", "target": 0.99 if variant == "linear" else 0.95},
+        )  # fmt: skip
+    return smoke(config) if variant == "smoke" else config

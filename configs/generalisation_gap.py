@@ -1,0 +1,23 @@
+"""The dual model on demonstrations it has not seen: a gap that falls as 1/sqrt(N) (Ren & Liu 2310.13220, section 3).
+
+    python -m experiments.run --config=configs/generalisation_gap.py
+
+One trained layer of two softmax heads. The dual model of each makes its step on N = 8 to 1,024 demonstrations of a
+prompt; its mean loss on them is compared with that on N fresh ones of the same function. Some three minutes on two CPU
+cores. Expected: the difference falls like the bound. Variants: `smoke`.
+"""
+
+from experiments.defaults import base_config, dual_models, smoke
+
+VARIANTS = ("smoke",)
+
+
+def get_config(variant: str = ""):
+    config = dual_models(base_config())
+    config.analyses = ("generalisation_gap",)
+    config.claims = (
+        {"id": "GG.slope", "statement": "the gap falls as one over the root of N, as the bound does (slope in "
+         "logarithms, mean over seeds)", "source": "RL Theorem 3.2", "metric": "generalisation_gap_slope", "relation":
+         "within", "target": -0.5, "tolerance": 0.1},
+    )  # fmt: skip
+    return smoke(config) if variant == "smoke" else config

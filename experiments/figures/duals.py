@@ -1,0 +1,146 @@
+"""Figures of dual models: their way to what the layer says, random features, the gap, and modified attention."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from icl_gd import plots
+
+Done = dict[str, Any]
+# Colours by the kind of features, dashes by their directions.
+FEATURES = {
+    "standard": ("standard, independent", "#0072B2", "-"),
+    "orthogonal": ("standard, orthogonal", "#0072B2", "--"),
+    "hyperbolic": ("hyperbolic, independent", "#D55E00", "-"),
+    "hyperbolic_orthogonal": ("hyperbolic, orthogonal", "#D55E00", "--"),
+    "trained": ("as trained, standard, independent", "#000000", "-"),
+    "trained_orthogonal": ("as trained, standard, orthogonal", "#000000", "--"),
+}
+AUGMENTED = {(0.0, 0.0): "neither", (1.0, 0.0): "keys", (0.0, 1.0): "values", (1.0, 1.0): "both"}
+
+
+def _process(done: Done) -> Figure:
+    figure, axes = plt.subplots(1, 3, figsize=(plots.PAGE, 2.6))
+    curves, layers = done["curves"], range(1, done["arrays"]["n_layers"] + 1)
+    for ax, name, label in zip(axes, ("distance", "norm"), ("distance to the layer's output", r"$|W_t| / |W_N|$"),
+                               strict=False):  # fmt: skip
+        for layer, shade in zip(layers, plots.shades(len(layers)), strict=True):
+            curve = curves[f"dual_{name}_by_step_layer_{layer}"]
+            ax.plot(curve["x"], curve["mean"], color=shade, label=f"layer {layer}")
+            ax.fill_between(curve["x"], curve["low"], curve["high"], color=shade, alpha=0.2, linewidth=0)
+        ax.set(xlabel="demonstrations met", ylabel=label, ylim=(0, None))
+    plots.line(axes[2], curves["loss_by_dual_step"], "trained", label="prediction after so many")
+    plots.level(axes[2], done["arrays"]["loss_gd_on_few"], "gd", "one gradient step")
+    plots.level(axes[2], done["arrays"]["loss_zero"], "zero")
+    axes[2].set(xlabel="demonstrations met in the last layer", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$",
+                ylim=(0, None))  # fmt: skip
+    (handles, labels), (more, names) = (ax.get_legend_handles_labels() for ax in axes[1:])
+    figure.legend([*handles, *more], [*labels, *names], loc="outside lower center", ncols=4)
+    return figure
+
+
+def _pull(done: Done) -> Figure:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(plots.PAGE * 0.85, 2.5))
+    ours, theirs = (np.asarray(done["arrays"][f"pull_{name}"], float) for name in ("dual", "gd"))
+    places = np.arange(1, ours.shape[1] + 1)
+    for values, role, marker, label in (
+        (ours[0], "trained", "o", "dual model"),
+        (theirs[0], "gd", "s", "gradient step"),
+    ):
+        _, colour, _ = plots.ROLES[role]
+        left.plot(places, values, marker, color=colour, markerfacecolor="none", label=label)
+    left.axhline(0, color="black", linewidth=0.4)
+    left.set(xlabel="demonstration of one prompt", ylabel="adds to the prediction")
+    left.legend()
+    right.plot(theirs.ravel(), ours.ravel(), ".", color=plots.ROLES["trained"][1], markersize=1.5)
+    right.set(xlabel="by a gradient step", ylabel="by the dual model")
+    return figure
+
+
+def _features(done: Done) -> Figure:
+    figure, axes = plt.subplots(1, 2, figsize=(plots.PAGE, 2.6), sharey=True)
+    for ax, name in zip(axes, ("attention", "output"), strict=True):
+        for kind, (label, colour, dashes) in FEATURES.items():
+            curve = done["curves"][f"{name}_error_by_features_{kind}"]
+            ax.plot(curve["x"], curve["mean"], dashes, color=colour, label=label)
+            ax.fill_between(curve["x"], curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
+        _root(ax, done["curves"][f"{name}_error_by_features_standard"], "features")
+        ax.set(xlabel="random features $m$", title=name, xscale="log", yscale="log")
+    axes[0].set_ylabel("error, relative")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _gap(done: Done) -> Figure:
+    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4))
+    curve = done["curves"]["generalisation_gap_by_length"]
+    plots.line(ax, curve, "trained", marker="o", label="difference of losses")
+    _root(ax, curve, "demonstrations")
+    ax.set(xlabel="demonstrations $N$", ylabel="difference / loss on fresh ones", xscale="log", yscale="log")
+    ax.legend()
+    return figure
+
+
+def _root(ax: Any, curve: Mapping[str, Sequence[float]], of: str) -> None:
+    """A line that falls as one over the root, through the curve's middle."""
+    x, middle = np.asarray(curve["x"], float), len(curve["x"]) // 2
+    ax.plot(x, curve["mean"][middle] * (x / x[middle]) ** -0.5, ":", color="black", linewidth=0.8,
+            label=f"1 / root of {of}")  # fmt: skip
+
+
+def _variants(done: Done) -> Figure:
+    """Loss over that of the unmodified member of the seed: what each modification does alone, and the best of all."""
+    tasks = list(dict.fromkeys(point["fields"]["task.name"] for point in done["sweep"]))
+    figure, axes = plt.subplots(1, 3, figsize=(plots.PAGE, 2.7), sharey=True)
+    names = ("alpha", "beta", "augment_keys", "augment_values")
+    of = lambda point: [point["fields"].get(f"model.{name}", 0.0) for name in names]
+    for task, marker, shade in zip(tasks, "osD", plots.shades(len(tasks)), strict=False):
+        points = [(of(p), p["metrics"]["loss_ratio_plain"]) for p in done["sweep"] if p["fields"]["task.name"] == task]
+        panels = (
+            [(alpha, m) for (alpha, beta, *grown), m in points if not beta and not any(grown)],
+            [(beta, m) for (alpha, beta, *grown), m in points if not alpha and not any(grown)],
+            [(list(AUGMENTED).index((k, v)), m) for (alpha, beta, k, v), m in points if not alpha and not beta],
+        )
+        for ax, found in zip(axes, panels, strict=True):
+            x, metrics = zip(*sorted(found, key=lambda pair: pair[0]), strict=True)
+            mean = [m["mean"] for m in metrics]
+            reach = [INTERVAL * (m["stderr"] or 0.0) for m in metrics]
+            ax.errorbar(x, mean, reach, fmt=marker, linestyle="-" if ax is not axes[2] else "", color=shade, label=task,
+                        linewidth=0.9, markersize=3.5, markerfacecolor="none")  # fmt: skip
+    for ax, label in zip(axes, (r"$\alpha$", r"$\beta$", "augmented"), strict=True):
+        ax.axhline(1.0, color="black", linewidth=0.4)
+        ax.set_xlabel(label)
+    axes[2].set_xticks(range(4), AUGMENTED.values())
+    axes[2].set_xlim(-0.5, 3.5)
+    axes[0].set_ylabel("loss / that of plain softmax")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+INTERVAL = 2.776  # times the standard error: 95 % of a mean over five seeds
+
+FIGURES = {
+    "dual_process": (("loss_by_dual_step", "dual_distance_by_step_layer_1"), _process,
+                     "Dual models on their way: after steps on so many demonstrations, the distance of their output to "
+                     "what the layer computes (relative; mean over heads and prompts), the norm of their weights, and "
+                     "the loss of the prediction that the last layer's would give. Bands: range over seeds."),
+    "dual_pull": (("pull_dual", "pull_gd"), _pull,
+                  "What each demonstration adds to the prediction, by the dual models of all heads and by the best "
+                  "least-squares gradient step: of one prompt, and of 64."),
+    "random_features": (("attention_error_by_features_standard",), _features,
+                        "Errors of attention and of its output with random features in place of the kernel, by their "
+                        "number: means over draws, prompts and heads, bands range over seeds. Keys and queries are as "
+                        "they were trained, or scaled until the longest of a prompt has length one."),
+    "generalisation_gap": (("generalisation_gap_by_length",), _gap,
+                           "Absolute difference between the dual model's mean loss on the N demonstrations of its step "
+                           "and on N fresh ones, relative to the latter: mean over prompts and heads, range over "
+                           "seeds."),
+    "variants": (("loss_ratio_plain",), _variants,
+                 "Loss of modified attention over that of plain softmax of the same seed, one modification at a time: "
+                 "mean over five seeds and its 95 % interval."),
+}  # fmt: skip

@@ -1,0 +1,82 @@
+"""Train softmax attention on regression, and ask what the dual models of its heads do (Ren & Liu 2310.13220).
+
+train -> evaluate -> analyse -> records. Attention may be modified as its dual model suggests: members of a population
+differ in how much, and each is compared with the member of its seed that is not modified.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments import monitor, populations, results, sweeps
+from experiments.analyses import duals
+from experiments.recorded import recorded
+from experiments.settings import Run, elementwise_of, model_of, train_of
+from experiments.study import Found, free_members
+from experiments.watched import train_watched
+from icl_gd import analysis, learners
+from icl_gd.tokens import LAYOUTS
+from icl_gd.training import Interrupted, fastest_predictor, initialise
+
+EVAL_KEY, CURVE_KEY = 1, 2  # folded into a key no member trains on
+
+
+def run(run: Run, stop: monitor.Stop) -> None:
+    """Runs a config from start (or from its last checkpoint) to report; a finished run is only redrawn."""
+    recorded(run, lambda: populations.in_turn(run.config, partial(measure, run.workdir, stop)))
+
+
+def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -> populations.Records:
+    """One population from training to records, or those of every combination in it."""
+    points = sweeps.together(config)
+    task, model, settings = elementwise_of(config), model_of(config), train_of(config)
+    held_out = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
+    key_eval, key_curve = (jax.random.fold_in(held_out, i) for i in (EVAL_KEY, CURVE_KEY))
+    sample = lambda key: jax.vmap(task.sample)(jax.random.split(key, config.eval.curve_prompts))
+    prompts = jax.jit(sample)(key_curve)
+    layout = LAYOUTS[config.model.layout](task.d_input, task.d_output)
+    predictor_of = partial(fastest_predictor, model, layout=layout)
+    losses = jax.jit(lambda params, prompts: analysis.member_losses(predictor_of, params, prompts).mean(-1))
+    watch = lambda params: {"loss_trained": np.asarray(losses(params, prompts))}
+    trained = train_watched(
+        config, task, model, settings, stop, watch, workdir, workdir / "checkpoints" / label, label, points
+    )
+
+    untrained = initialise(model, settings, config.seed, config.seeds).member.params
+    gd = learners.gradient_descent([learners.best_step_size(prompts)])
+
+    def every(prompts: Any) -> dict[str, jax.Array]:
+        return {
+            "loss_trained": analysis.member_losses(predictor_of, trained.params, prompts),
+            "loss_untrained": analysis.member_losses(predictor_of, untrained, prompts),
+            "loss_gd": analysis.losses(gd, prompts),
+            "loss_zero": analysis.losses(learners.zero, prompts),
+        }
+
+    risks = analysis.streamed_risks(every, task.sample, key_eval, config.eval.prompts)
+    loss = risks["loss_trained"].mean
+    found = Found(free_members(loss, risks["loss_gd"].mean), np.asarray(trained.diverged_at) >= 0)
+    for name in ("loss_trained", "loss_untrained"):
+        found.add(name, risks[name].mean, risks[name].stderr)
+    for name in ("loss_gd", "loss_zero"):
+        found.add_one(name, risks[name].mean, risks[name].stderr)
+    found.add("loss_ratio_gd", loss / risks["loss_gd"].mean)
+    found.add_one("step_size_gd", learners.best_step_size(prompts) / task.n_context)
+    if (plain := duals.plain_member(points)) is not None:
+        by_point = loss.reshape(len(points), config.seeds)
+        found.add("loss_ratio_plain", (by_point / by_point[plain]).ravel(), over=("",))
+    study = duals.DualStudy(task, trained, prompts, key_eval, config.eval.suite_values)
+    for name in config.analyses:
+        print(f"analysing: {name}", flush=True)
+        duals.ANALYSES[name](study, found)
+        if stop.signal is not None:  # its exception may have been raised where Python ignores exceptions
+            raise Interrupted(settings.steps, stop.signal)
+    if not any(points):
+        history = monitor.read_history(workdir, label)
+        found.curves |= results.curves_by_step(history, config.seed, range(config.seeds))
+        found.arrays["loss_zero"] = float(risks["loss_zero"].mean)
+    return populations.records(found, config, points, label)
