@@ -26,6 +26,7 @@ def get_config(variant: str = ""):
         config.model.reads_query = False
         config.model.n_layers, config.model.n_heads, config.model.d_embed = 3, 2, 32
         config.train.learning_rate, config.train.batch_size = 1e-3, 64
+        config.eval.prompts, config.eval.curve_prompts = 2048, 512
     elif variant == "linear":
         config.model.attention, config.model.reads_query, config.model.n_heads = "linear", False, 1
         config.model.init_scale, config.train.learning_rate = 0.002, 3e-3

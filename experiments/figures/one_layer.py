@@ -160,6 +160,9 @@ def _sweep(done: Done) -> Figure:
     xs = [point["fields"][field] for point in done["sweep"]]
     if field in sweeps.SPREAD_OUT and min(xs) > 0:
         ax.set_xscale("log")
+        if len(set(xs)) <= 4:  # few enough to be written out
+            ax.set_xticks(sorted(set(xs)), [f"{x:g}" for x in sorted(set(xs))])
+            ax.minorticks_off()
     elif all(isinstance(x, int) for x in xs):
         ax.set_xticks(sorted(set(xs)))
     losses = [value for point in done["sweep"] for value in point["metrics"][error]["per_seed"] if value]
