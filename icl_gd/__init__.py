@@ -1,6 +1,6 @@
 """icl_gd: find out which learning algorithm a Transformer runs inside its forward pass."""
 
-from icl_gd import analysis, constructions, interop, learners, models, tokens
+from icl_gd import analysis, constructions, dual, interop, learners, models, tokens
 from icl_gd.models import TransformerConfig
 from icl_gd.tasks import LinearRegression, SineRegression
 from icl_gd.training import Population, TrainSettings, load, train
@@ -18,6 +18,7 @@ __all__ = [
     "TransformerConfig",
     "analysis",
     "constructions",
+    "dual",
     "interop",
     "learners",
     "load",

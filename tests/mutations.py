@@ -360,6 +360,8 @@ MUTATIONS = [
     Mutation("analysis/prefix.py", "jnp.where(here, prompt.x_query, prompt.x)", "prompt.x", f"{PREFIX} of_prompts"),
     Mutation("analysis/risk.py", "(1 - level) / 2, (1 + level) / 2], axis=0)", "(1 - level), level], axis=0)",
              "laws/test_analysis.py bootstrap"),
+    Mutation("tasks/elementwise.py", "(jnp.e**2 - jnp.e**-2) / 4", "(jnp.e**2 - jnp.e**-2) / 2",
+             f"{SINE} variance_one"),
     Mutation("dual/kernel.py", "2 * log_divisor(dual))", "log_divisor(dual))", f"{DUAL} mean_loss"),
     Mutation("dual/kernel.py", "dual.is_demonstration, 1.0 - dual.alpha, 1.0)", "dual.is_demonstration, 1.0, 1.0)",
              f"{DUAL} is_the_layer 0-alpha"),

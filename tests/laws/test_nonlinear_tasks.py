@@ -5,14 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_gd.tasks import SineRegression
+from icl_gd.tasks import ELEMENTWISE, ElementwiseRegression, SineRegression
 
 TASKS = {"free": SineRegression(4), "faithful": SineRegression(4, faithful=True)}
 
 
-@pytest.mark.parametrize("name", TASKS)
+ELEMENTWISE_TASKS = {name: ElementwiseRegression(name, 3, 2, 4) for name in ELEMENTWISE}
+
+
+@pytest.mark.parametrize("name", [*TASKS, *ELEMENTWISE_TASKS])
 def test_same_key_same_prompt(name):
-    task, keys = TASKS[name], jax.random.split(jax.random.key(0), 3)
+    task, keys = (TASKS | ELEMENTWISE_TASKS)[name], jax.random.split(jax.random.key(0), 3)
     sample, batch = jax.jit(task.sample), jax.jit(jax.vmap(task.sample))(keys)
     for i, key in enumerate(keys):
         for one, again, eager, batched in zip(sample(key), sample(key), task.sample(key), batch, strict=True):
@@ -64,3 +67,18 @@ def test_it_is_linear_in_two_waves(x64):
     waves = lambda x: jnp.concatenate([jnp.sin(x), jnp.cos(x)], -1)
     w, *_ = jnp.linalg.lstsq(waves(p.x), p.y)
     np.testing.assert_allclose(w.T @ waves(p.x_query), p.y_query, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE_TASKS)
+def test_functions_of_each_input_have_labels_of_variance_one(name, x64):
+    p = jax.jit(jax.vmap(ELEMENTWISE_TASKS[name].sample))(jax.random.split(jax.random.key(2), 50_000))
+    formula = {"linear": p.x, "trigonometric": np.sin(np.pi * p.x), "exponential": np.exp(p.x)}[name]
+    np.testing.assert_allclose(p.y, np.einsum("bnd,bmd->bnm", formula, p.w), rtol=1e-10, atol=1e-12)
+    square = np.asarray(p.y_query) ** 2
+    assert abs(square.mean() - 1.0) < 4 * square.mean(1).std() / len(square) ** 0.5
+    assert np.abs(p.x).max() <= 1.0
+
+
+def test_a_function_that_is_unknown_is_named():
+    with pytest.raises(ValueError, match="function='cubic' is unknown; choose from linear"):
+        ElementwiseRegression("cubic")
