@@ -192,11 +192,14 @@ def longest(model: dual.Dual) -> Array:
 
 
 def generalisation_gap(study: DualStudy, found: Found) -> None:
-    """The dual model's mean loss on the demonstrations it was trained on and on fresh ones of the same function."""
+    """The dual model's mean loss on the demonstrations it was trained on and on fresh ones of the same function.
+
+    With what every demonstration adds to its own loss, as the bound has it, and without: that falls like 1/N.
+    """
     config = study.trained.config
 
     def gap(params: Any, key: Array, n: int) -> Array:
-        """`[head 2]`: losses on its own demonstrations and on fresh ones, of one prompt."""
+        """`[head 3]`: losses on fresh demonstrations, on its own ones, and on those by the others', of one prompt."""
         prompt = replace(study.task, n_context=2 * n).sample(key)
         encode = study.trained.layout.encode
         own, fresh = (encode(prompt.x[part], prompt.y[part], prompt.x_query) for part in (slice(n), slice(n, None)))
@@ -204,19 +207,20 @@ def generalisation_gap(study: DualStudy, found: Found) -> None:
         for head in range(config.n_heads):
             dual_of = dual.dual_of(config, params, 0, head, study.kind)
             one, other = dual_of(own), dual_of(fresh)
-            losses = [dual.mean_loss(one, pairs.keys[:n], pairs.values[:n]) for pairs in (one, other)]
-            of_heads.append(jnp.stack(losses))
+            losses = [dual.mean_loss(one, pairs.keys[:n], pairs.values[:n]) for pairs in (other, one)]
+            of_heads.append(jnp.stack([*losses, losses[1] + jnp.sum(dual.own_pull(one)) / n]))
         return jnp.stack(of_heads)
 
     keys = jax.random.split(jax.random.fold_in(study.key, 2), GAP_PROMPTS)
     apart, lengths = [], few(LENGTHS, study.suite_values)
     for n in lengths:
         losses = study.over_members(lambda params, keys, n=n: jax.lax.map(partial(gap, params, n=n), keys), keys)
-        scale = np.abs(losses[..., 1]).mean(1, keepdims=True)  # [member 1 head]: heads write in units of their own
-        apart.append((np.abs(losses[..., 0] - losses[..., 1]) / scale).mean((1, 2)))
-    values = np.asarray(apart)  # [n member]
-    found.curves["generalisation_gap_by_length"] = curve(lengths, values[:, found.shown])
-    found.add("generalisation_gap_slope", np.polyfit(np.log(lengths), np.log(values), 1)[0])
+        scale = np.abs(losses[..., :1]).mean(1, keepdims=True)  # [member 1 head 1]: heads write in units of their own
+        apart.append((np.abs(losses[..., 1:] - losses[..., :1]) / scale).mean((1, 2)))
+    values = np.asarray(apart)  # [n member 2]
+    for i, ending in enumerate(("", "_others")):
+        found.curves[f"generalisation_gap{ending}_by_length"] = curve(lengths, values[:, found.shown, i])
+        found.add(f"generalisation_gap{ending}_slope", np.polyfit(np.log(lengths), np.log(values[..., i]), 1)[0])
 
 
 ANALYSES: dict[str, Callable[[DualStudy, Found], None]] = {

@@ -79,7 +79,9 @@ def _gap(done: Done) -> Figure:
     figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4))
     curve = done["curves"]["generalisation_gap_by_length"]
     plots.line(ax, curve, "trained", marker="o", label="difference of losses")
-    _root(ax, curve, "demonstrations")
+    others = done["curves"]["generalisation_gap_others_by_length"]
+    plots.line(ax, others, "gd_tuned", marker="s", label="without a demonstration's own part")
+    _root(ax, others, "demonstrations")
     ax.set(xlabel="demonstrations $N$", ylabel="difference / loss on fresh ones", xscale="log", yscale="log")
     ax.legend()
     return figure
@@ -138,8 +140,8 @@ FIGURES = {
                         "they were trained, or scaled until the longest of a prompt has length one."),
     "generalisation_gap": (("generalisation_gap_by_length",), _gap,
                            "Absolute difference between the dual model's mean loss on the N demonstrations of its step "
-                           "and on N fresh ones, relative to the latter: mean over prompts and heads, range over "
-                           "seeds."),
+                           "and on N fresh ones, relative to the latter, with and without what a demonstration adds "
+                           "to its own loss: mean over prompts and heads, range over seeds."),
     "variants": (("loss_ratio_plain",), _variants,
                  "Loss of modified attention over that of plain softmax of the same seed, one modification at a time: "
                  "mean over five seeds and its 95 % interval."),

@@ -128,3 +128,11 @@ def mean_loss(dual: Dual, keys: Float[Array, "i d_head"], values: Float[Array, "
     reach = KERNELS[dual.kernel](keys @ dual.keys.T, log_divisor(dual))
     reach = jnp.where(dual.is_read[None], reach, 0.0) * coefficients[None]
     return -jnp.mean(jnp.sum((values @ dual.values.T) * reach, axis=1))
+
+
+def own_pull(dual: Dual) -> Float[Array, " t"]:
+    """What each demonstration adds to minus its own loss in `mean_loss`, by having been a training pair:
+    `|v_i|^2 K(k_i, k_i)/D`."""
+    inner = jnp.sum(dual.keys**2, axis=1)
+    own = KERNELS[dual.kernel](inner, log_divisor(dual)) * jnp.sum(dual.values**2, axis=1)
+    return jnp.where(dual.is_demonstration, own, 0.0)
