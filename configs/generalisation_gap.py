@@ -26,7 +26,7 @@ def get_config(variant: str = ""):
          "logarithms, mean over seeds)", "source": "RL Theorem 3.2", "metric": "generalisation_gap_slope", "relation":
          "within", "target": -0.5, "tolerance": 0.1, "note": WHY_STEEP},
         {"id": "GG.others", "statement": "without what a demonstration adds to its own loss it does (slope; added "
-         "after the first run)", "source": "found here", "metric": "generalisation_gap_others_slope", "relation": "within",
-         "target": -0.5, "tolerance": 0.1},
+         "after the first run)", "source": "found here", "metric": "generalisation_gap_others_slope", "relation":
+         "within", "target": -0.5, "tolerance": 0.1},
     )  # fmt: skip
     return smoke(config) if variant == "smoke" else config
