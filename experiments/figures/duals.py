@@ -35,7 +35,7 @@ def _process(done: Done) -> Figure:
     plots.line(axes[2], curves["loss_by_dual_step"], "trained", label="prediction after so many")
     plots.level(axes[2], done["arrays"]["loss_gd_on_few"], "gd", "one gradient step")
     plots.level(axes[2], done["arrays"]["loss_zero"], "zero")
-    axes[2].set(xlabel="demonstrations met in the last layer", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$",
+    axes[2].set(xlabel="demonstrations met, last layer", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$",
                 ylim=(0, None))  # fmt: skip
     (handles, labels), (more, names) = (ax.get_legend_handles_labels() for ax in axes[1:])
     figure.legend([*handles, *more], [*labels, *names], loc="outside lower center", ncols=4)
@@ -54,7 +54,7 @@ def _pull(done: Done) -> Figure:
         left.plot(places, values, marker, color=colour, markerfacecolor="none", label=label)
     left.axhline(0, color="black", linewidth=0.4)
     left.set(xlabel="demonstration of one prompt", ylabel="adds to the prediction")
-    left.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     right.plot(theirs.ravel(), ours.ravel(), ".", color=plots.ROLES["trained"][1], markersize=1.5)
     right.set(xlabel="by a gradient step", ylabel="by the dual model")
     return figure
