@@ -19,7 +19,7 @@ VARIANTS = ("layer", "linear", "smoke")
 WHY_STUCK = "two of five seeds end in another solution, at 1.6 times that loss; the others at 1.04"
 WHY_NEAR = (
     "it is .95 to .96 in three of five seeds, .58 in the two that end in another solution: to first order in its "
-    "scores attention is a mean and a linear layer (softmax_heads), though no label is compared with a prediction"
+    "scores attention is a mean and a linear layer (softmax_heads), which would explain it; that was not tested here"
 )
 
 
