@@ -31,8 +31,8 @@ def get_config(variant: str = ""):
          "Choromanski et al.", "metric": "random_features_slope_hyperbolic", "relation": "within", "target": -0.5,
          "tolerance": 0.05},
         {"id": "RF.slope_trained", "statement": "and with keys and queries as long as they were trained (as it was "
-         "set before any run)", "source": "RL section 3", "metric": "random_features_slope_trained", "relation": "within",
-         "target": -0.5, "tolerance": 0.05, "note": WHY_LONG},
+         "set before any run)", "source": "RL section 3", "metric": "random_features_slope_trained", "relation":
+         "within", "target": -0.5, "tolerance": 0.05, "note": WHY_LONG},
         {"id": "RF.orthogonal", "statement": "orthogonal directions do better than independent ones at equal number "
          "(mean ratio of errors, worst seed)", "source": "Choromanski et al.", "metric": "orthogonal_to_independent",
          "reduce": "max", "relation": "at_most", "target": 1.0},
