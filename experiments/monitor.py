@@ -153,9 +153,8 @@ class Monitor:
         partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
         os.replace(partial, self._path)
         self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
-        if step:  # from 0 nothing is there that would have to be forgotten
-            self._board.close()
-            self._board = _Board(self._events, purge_step=step + 1)
+        self._board.close()
+        self._board = _Board(self._events, purge_step=step + 1)
 
     def close(self) -> None:
         with contextlib.ExitStack() as each:  # also when one that has no room left for its last bytes raises
