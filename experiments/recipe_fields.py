@@ -14,10 +14,9 @@ _OF_FUNCTIONS = (
 )
 # Of one class of functions each; what they do nothing for.
 _OF_ONE_CLASS = {"sparse": "task.non_zeros", "relu_network": "task.hidden", "decision_tree": "task.depth"}
-# What Ren & Liu make of attention.
-_OF_DUALS = tuple(
-    f"model.{name}" for name in ("reads_query", "alpha", "beta", "share", "augment_keys", "augment_values")
-)
+# What Ren & Liu make of attention, fields of config.model; as in icl_gd.models.Modification.
+MODIFICATIONS = ("alpha", "beta", "share", "augment_keys", "augment_values")
+_OF_DUALS = tuple(f"model.{name}" for name in ("reads_query", *MODIFICATIONS))
 _OF_LINEAR_TASKS = ("task.inputs", "task.eigenvalues", "task.rotation_seed", "task.corrupted_labels")
 
 

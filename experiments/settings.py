@@ -21,6 +21,7 @@ from ml_collections.config_flags import config_path
 from experiments import processes, sweeps
 from experiments.defaults import base_config
 from experiments.processes import Processes
+from experiments.recipe_fields import MODIFICATIONS
 from experiments.resources import disk_needed
 from experiments.validation import OPTIONAL, BadInput, flatten, nearest, validate
 
@@ -406,8 +407,7 @@ def model_of(config: ConfigDict) -> TransformerConfig:
         of_style, shared=model.shared, clip=model.clip, init_scale=model.init_scale,
         attention=kinds[0] if len(kinds) == 1 else kinds, layer_norm=model.layer_norm, normalised=model.normalised,
         compute=None if model.compute == "parameters" else model.compute, reads_query=model.reads_query,
-        alpha=model.alpha, beta=model.beta, share=model.share, augment_keys=model.augment_keys,
-        augment_values=model.augment_values,
+        **{name: model[name] for name in MODIFICATIONS},
     )  # fmt: skip
 
 

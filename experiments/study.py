@@ -239,6 +239,12 @@ def largest_error(found: Array, expected: Array) -> Array:
     return norm(found - expected).max() / norm(expected).max()
 
 
+def held_out_keys(seed: int, n: int) -> list[Array]:
+    """n keys that no member of seeds from `seed` on trains on."""
+    held_out = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
+    return [jax.random.fold_in(held_out, i) for i in range(1, n + 1)]
+
+
 def few(values: Sequence, at_most: int | None) -> tuple:
     """At most so many of them, all where that is None: evenly many, with the first and last."""
     asked = len(values) if at_most is None else min(at_most, len(values))

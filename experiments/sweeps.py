@@ -14,10 +14,12 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_path
 
+from experiments.recipe_fields import MODIFICATIONS
+
 # As in icl_gd.training.population.Rates and models.TransformerConfig.varied, which order the members.
 TOGETHER = (
     *("train.learning_rate", "train.clip", "train.beta1", "train.beta2", "train.weight_decay"),
-    *("model.init_scale", "model.alpha", "model.beta", "model.share", "model.augment_keys", "model.augment_values"),
+    *(f"model.{name}" for name in ("init_scale", *MODIFICATIONS)),
 )
 IN_TURN = (
     *("task.name", "task.d_input", "task.d_output", "task.n_context", "task.inputs"),

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from experiments import sweeps
 from experiments.defaults import base_config
-from experiments.recipe_fields import RECIPES, beside_linear
+from experiments.recipe_fields import MODIFICATIONS, RECIPES, beside_linear
 from experiments.resources import BYTES_PER_FLOAT, D_POSITIONS, memory_needed
 
 ONE_LAYER_ONLY = ("weights", "rollout", "optimum")
@@ -26,7 +26,6 @@ ANALYSES = (
     *LINEAR_ONLY,
     *DEEP_ONLY,
 )
-MODIFICATIONS = ("alpha", "beta", "share", "augment_keys", "augment_values")
 # Placeholders, which may be None.
 OPTIONAL = (
     *("task.rotation_seed", "task.pool", "task.function_pool", "reference.steps", "eval.suite_values"),

@@ -67,6 +67,22 @@ def train_watched(
     return trained
 
 
+def analyse(
+    names: Sequence[str], analyses: Mapping[str, Callable[[Any, Any], None]], study: Any, found: Any,
+    stop: monitor.Stop, step: int,
+) -> None:  # fmt: skip
+    """Asks a study, trained up to `step`, what a config names; records go into `found`.
+
+    Raises:
+      Interrupted: when a signal asked for it.
+    """
+    for name in names:
+        print(f"analysing: {name}", flush=True)
+        analyses[name](study, found)
+        if stop.signal is not None:  # its exception may have been raised where Python ignores exceptions
+            raise Interrupted(step, stop.signal)
+
+
 def _mean_of_taken(loss: np.ndarray) -> np.ndarray:
     """Mean `[member]` of losses `[step member]` over the steps that were taken; nan where none was."""
     taken = ~np.isnan(loss)

@@ -41,6 +41,7 @@ class DualStudy:
     trained: Population
     prompts: Prompt
     key: Array
+    step_size: float  # of the best gradient step
     suite_values: int | None = None  # at most so many numbers of features, or lengths of contexts
 
     @property
@@ -58,8 +59,8 @@ class DualStudy:
 
 def plain_member(points: Sequence[Mapping[str, Any]]) -> int | None:
     """Which combination of a sweep modifies nothing, if there are others."""
-    names = [name for name in points[0] if name.split(".")[-1] in models.Modification._fields]
-    names = [name for name in names if not name.endswith("share")]
+    modifications = set(models.Modification._fields) - {"share"}
+    names = [name for name in points[0] if name.split(".")[-1] in modifications]
     zero = [i for i, point in enumerate(points) if all(point[name] == 0.0 for name in names)]
     return zero[0] if zero and len(points) > 1 and names else None
 
@@ -96,16 +97,16 @@ def exactness(study: DualStudy, found: Found) -> None:
     seen = study.over_members(lambda params, prompts: jax.vmap(partial(of_prompt, params))(prompts), prompts)
     found.add("dual_error", seen["error"].max((1, 2)), 0.0)
     steps = list(range(met + 1))
-    for name, key in (("distance", "distance"), ("norm", "norm"), ("loss", "loss")):
+    for name in ("distance", "norm", "loss"):
         for layer in layers:
-            values = seen[key][found.shown, :, layer].mean(1)  # [member iterate]
+            values = seen[name][found.shown, :, layer].mean(1)  # [member iterate]
             found.curves[f"dual_{name}_by_step_layer_{layer + 1}"] = curve(steps, values.T)
     found.add("dual_distance_at_end", seen["distance"][..., -1].max((1, 2)), 0.0)
     found.add("dual_distance_at_start", seen["distance"][..., 0].mean((1, 2)))
     found.curves["loss_by_dual_step"] = curve(steps, seen["loss_of_prediction"][found.shown].mean(1).T)
     found.arrays["n_layers"] = config.n_layers
     found.arrays["loss_gd_on_few"] = float(
-        analysis.losses(learners.gradient_descent([learners.best_step_size(study.prompts)]), prompts).mean()
+        analysis.losses(learners.gradient_descent([study.step_size]), prompts).mean()
     )
     if config.n_layers == 1 and study.trained.layout.inputs is None:
         _beside_gradient_descent(study, found, prompts)
@@ -114,7 +115,7 @@ def exactness(study: DualStudy, found: Found) -> None:
 def _beside_gradient_descent(study: DualStudy, found: Found, prompts: Prompt) -> None:
     """What each demonstration adds to the prediction, by the dual model and by a least-squares gradient step."""
     config, n, m = study.trained.config, study.task.n_context, study.task.d_output
-    eta = learners.best_step_size(study.prompts)
+    eta = study.step_size
 
     def added(params: Any, prompt: Prompt) -> Array:
         """`[n m]`, minus what is written into the query's y slots."""

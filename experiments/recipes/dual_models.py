@@ -16,13 +16,11 @@ from experiments import monitor, populations, results, sweeps
 from experiments.analyses import duals
 from experiments.recorded import recorded
 from experiments.settings import Run, elementwise_of, model_of, train_of
-from experiments.study import Found, free_members
-from experiments.watched import train_watched
+from experiments.study import Found, free_members, held_out_keys
+from experiments.watched import analyse, train_watched
 from icl_gd import analysis, learners
 from icl_gd.tokens import LAYOUTS
-from icl_gd.training import Interrupted, fastest_predictor, initialise
-
-EVAL_KEY, CURVE_KEY = 1, 2  # folded into a key no member trains on
+from icl_gd.training import fastest_predictor, initialise
 
 
 def run(run: Run, stop: monitor.Stop) -> None:
@@ -34,8 +32,7 @@ def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -
     """One population from training to records, or those of every combination in it."""
     points = sweeps.together(config)
     task, model, settings = elementwise_of(config), model_of(config), train_of(config)
-    held_out = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
-    key_eval, key_curve = (jax.random.fold_in(held_out, i) for i in (EVAL_KEY, CURVE_KEY))
+    key_eval, key_curve = held_out_keys(config.seed, 2)
     sample = lambda key: jax.vmap(task.sample)(jax.random.split(key, config.eval.curve_prompts))
     prompts = jax.jit(sample)(key_curve)
     layout = LAYOUTS[config.model.layout](task.d_input, task.d_output)
@@ -47,7 +44,8 @@ def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -
     )
 
     untrained = initialise(model, settings, config.seed, config.seeds).member.params
-    gd = learners.gradient_descent([learners.best_step_size(prompts)])
+    step_size = learners.best_step_size(prompts)
+    gd = learners.gradient_descent([step_size])
 
     def every(prompts: Any) -> dict[str, jax.Array]:
         return {
@@ -65,16 +63,12 @@ def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -
     for name in ("loss_gd", "loss_zero"):
         found.add_one(name, risks[name].mean, risks[name].stderr)
     found.add("loss_ratio_gd", loss / risks["loss_gd"].mean)
-    found.add_one("step_size_gd", learners.best_step_size(prompts) / task.n_context)
+    found.add_one("step_size_gd", step_size / task.n_context)
     if (plain := duals.plain_member(points)) is not None:
         by_point = loss.reshape(len(points), config.seeds)
         found.add("loss_ratio_plain", (by_point / by_point[plain]).ravel(), over=("",))
-    study = duals.DualStudy(task, trained, prompts, key_eval, config.eval.suite_values)
-    for name in config.analyses:
-        print(f"analysing: {name}", flush=True)
-        duals.ANALYSES[name](study, found)
-        if stop.signal is not None:  # its exception may have been raised where Python ignores exceptions
-            raise Interrupted(settings.steps, stop.signal)
+    study = duals.DualStudy(task, trained, prompts, key_eval, step_size, config.eval.suite_values)
+    analyse(config.analyses, duals.ANALYSES, study, found, stop, settings.steps)
     if not any(points):
         history = monitor.read_history(workdir, label)
         found.curves |= results.curves_by_step(history, config.seed, range(config.seeds))

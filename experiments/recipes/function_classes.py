@@ -16,12 +16,11 @@ from experiments import monitor, populations, results, sweeps
 from experiments.analyses import prefixes
 from experiments.recorded import recorded
 from experiments.settings import Run, functions_of, functions_trained_on, model_of, train_of
+from experiments.study import held_out_keys
 from experiments.watched import train_watched
 from icl_gd import models
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training import initialise
-
-EVAL_KEY, CURVE_KEY = 1, 2  # folded into a key no member trains on
 
 
 def run(run: Run, stop: monitor.Stop) -> None:
@@ -33,8 +32,7 @@ def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -
     """One population from training to records, or those of every combination in it."""
     points = sweeps.together(config)
     task, model, settings = functions_of(config), model_of(config), train_of(config)
-    held_out = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
-    key_eval, key_curve = (jax.random.fold_in(held_out, i) for i in (EVAL_KEY, CURVE_KEY))
+    key_eval, key_curve = held_out_keys(config.seed, 2)
     prompts = jax.jit(jax.vmap(task.sample_prefixes))(jax.random.split(key_curve, config.eval.curve_prompts))
     layout = LAYOUTS[config.model.layout](task.d_input, task.d_output)
     predictor_of = lambda params: models.prefix_predictor(model, params, layout)

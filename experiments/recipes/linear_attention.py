@@ -16,12 +16,10 @@ from experiments.recorded import recorded
 from experiments.references import references
 from experiments.resources import FIT_FLOATS
 from experiments.settings import Run, model_of, task_of, train_of, trained_on
-from experiments.watched import train_watched
+from experiments.watched import analyse, train_watched
 from icl_gd import analysis, learners
 from icl_gd.tokens import LAYOUTS
-from icl_gd.training import Interrupted, fastest_predictor, initialise
-
-EVAL_KEY, CURVE_KEY, FIT_KEY = 1, 2, 3  # folded into a key no member trains on
+from icl_gd.training import fastest_predictor, initialise
 
 
 def run(run: Run, stop: monitor.Stop) -> None:
@@ -33,8 +31,7 @@ def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -
     """One population from training to records, or those of every combination in it."""
     points = sweeps.together(config)
     task, model, settings = task_of(config), model_of(config), train_of(config)
-    held_out = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
-    key_eval, key_curve, key_fit = (jax.random.fold_in(held_out, i) for i in (EVAL_KEY, CURVE_KEY, FIT_KEY))
+    key_eval, key_curve, key_fit = studies.held_out_keys(config.seed, 3)
     n_fit = min(config.eval.prompts, 2**18, FIT_FLOATS // ((task.n_context + 1) * model.d_token))
     asked = config.reference
     reference = references(task, model, key_fit, n_fit, asked.learner, asked.steps, asked.published_steps)
@@ -58,11 +55,7 @@ def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -
         lambda prompts: reference.losses(prompts) | {"loss_zero": analysis.losses(learners.zero, prompts)}
     )
     found.arrays |= {f"{name}_on_curve_prompts": float(values.mean()) for name, values in on_curves(prompts).items()}
-    for name in config.analyses:
-        print(f"analysing: {name}", flush=True)
-        ANALYSES[name](study, found)
-        if stop.signal is not None:  # its exception may have been raised where Python ignores exceptions
-            raise Interrupted(settings.steps, stop.signal)
+    analyse(config.analyses, ANALYSES, study, found, stop, settings.steps)
     if any(points):
         return populations.records(found, config, points, label)
     if not found.is_free.any():

@@ -15,13 +15,13 @@ from experiments import monitor, results
 from experiments.analyses import nonlinear
 from experiments.recorded import recorded
 from experiments.settings import Run, model_of, sine_of, train_of
+from experiments.study import held_out_keys
 from experiments.watched import train_watched
 from icl_gd import analysis, constructions
 from icl_gd.models import TransformerConfig
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training import fastest_predictor, initialise
 
-EVAL_KEY, CURVE_KEY = 1, 2  # folded into a key no member trains on
 LEARNER_BETA2 = 0.999  # of its Adam, as published; the Transformer's is .98
 
 
@@ -34,8 +34,7 @@ def measure(run: Run, stop: monitor.Stop) -> dict[str, Any]:
     """Both populations, from training to records."""
     config, workdir = run.config, run.workdir
     task, model, settings = sine_of(config), model_of(config), train_of(config)
-    held_out = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
-    key_eval, key_curve = (jax.random.fold_in(held_out, i) for i in (EVAL_KEY, CURVE_KEY))
+    key_eval, key_curve = held_out_keys(config.seed, 2)
     prompts = jax.jit(jax.vmap(task.sample))(jax.random.split(key_curve, config.eval.curve_prompts))
     layout = LAYOUTS[config.model.layout](task.d_input, task.d_output)
 
