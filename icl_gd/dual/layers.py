@@ -116,7 +116,7 @@ def block_of(
 
 def _normalised(config: TransformerConfig, params: Params, layer: int, residual: Array) -> Array:
     """What the attention of a layer reads."""
-    if not (config.pre_norm or (config.layer_norm and (config.shared or layer > 0))):
+    if not config.reads_normalised(layer):
         return residual
     norm = params[config.blocks[layer]]["norm"]
     centred = residual - residual.mean(-1, keepdims=True)
@@ -140,7 +140,7 @@ def _in_head(attention: Params, name: str, head: int, tokens: Array) -> Float[Ar
 
 
 def _grown(attention: Params, name: str, inner: Array) -> Array:
-    """Keys or values as they are augmented, where they are."""
+    """Keys or values as they are augmented, where they are: by itself, so that a law holds `models` to it."""
     if f"augment_{name}" not in attention:
         return inner
     w_1, w_2 = (attention[f"g_{name[0].upper()}_{i}"] for i in (1, 2))

@@ -158,6 +158,10 @@ class TransformerConfig:
         """Whether anything stands before the first layer."""
         return self.d_embed is not None or self.mlp_width is not None
 
+    def reads_normalised(self, layer: int) -> bool:
+        """Whether attention of a layer, counted from zero, reads a normalised residual."""
+        return self.pre_norm or (self.layer_norm and (self.shared or layer > 0))
+
     @property
     def blocks(self) -> tuple[str, ...]:
         """The parameter block each layer reads, in order."""
@@ -276,7 +280,7 @@ class _Transformer(nn.Module):
         blocks: dict[str, _Block] = {}
         for layer, name in enumerate(config.blocks):
             if name not in blocks:
-                normalised = config.pre_norm or (config.layer_norm and (config.shared or layer > 0))
+                normalised = config.reads_normalised(layer)
                 blocks[name] = _Block(config, initial, config.kinds[layer], normalised, name=name)
         if config.is_embedded:
             tokens = _Embedding(config, initial, name="embedding")(tokens)
