@@ -26,6 +26,17 @@ def x64():
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Compiled programs go with the module that needed them.
+
+    Each maps some tens of pieces of memory, and where a process has 65,530 of them (Linux's `vm.max_map_count`) XLA
+    dies of a segmentation fault in the middle of compiling.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _no_rank_promotion():
     with jax.numpy_rank_promotion("raise"):
