@@ -1,6 +1,6 @@
 """Records to matplotlib Axes. Nothing is computed here: what is drawn lies beside the figure as numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -129,6 +129,13 @@ def frame_losses(ax: Axes, zero: float) -> Axes:
             above = placed[at] = placed.get(at, -1) + 1  # one below the other
             ax.plot([at], [0.98 - 0.05 * above], "^", color=drawn.get_color(), markersize=3, clip_on=False,
                     transform=ax.get_xaxis_transform())  # fmt: skip
+    return ax
+
+
+def log_where_it_spikes(ax: Axes, curves: Iterable[Mapping[str, Sequence]]) -> Axes:
+    """A logarithmic axis of positive curves, if on single steps one of them is a hundred times what it mostly is."""
+    if any(np.max(curve["mean"]) > 100 * np.median(curve["mean"]) for curve in curves):
+        ax.set_yscale("log")
     return ax
 
 

@@ -45,8 +45,11 @@ def _alignment(done: Done) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(plots.PAGE, 2.5))
     measures = ("sensitivity_cosine", "sensitivity_difference", "prediction_difference")
     for ax, measure in zip(axes, measures, strict=True):
-        for name in ALIGNED:
-            plots.line(ax, done["curves"][f"{measure}_{name}_by_step"], name)
+        curves = {name: done["curves"][f"{measure}_{name}_by_step"] for name in ALIGNED}
+        for name, curve in curves.items():
+            plots.line(ax, curve, name)
+        if "difference" in measure:
+            plots.log_where_it_spikes(ax, curves.values())
         ax.set(xlabel="training step", ylabel=measure.replace("_", " "))
     if done["curves"]["sensitivity_cosine_gd_by_step"]["mean"][-1] > 0.8:
         axes[0].set_ylim(0.8, 1.005)  # what comes before is the same for all

@@ -50,8 +50,8 @@ def _alignment(done: Done) -> Figure:
     for ax, name in zip(axes, names, strict=True):
         curve = done["curves"][f"{name}_by_step"]
         plots.line(ax, curve, "trained")
-        if np.max(curve["mean"]) > 100 * np.median(curve["mean"]):  # single steps on which it diverges
-            ax.set_yscale("log")
+        if "difference" in name:
+            plots.log_where_it_spikes(ax, [curve])
         for control in ("untrained", "wrong_step"):
             if (value := _value(done, f"{name}_{control}")) is not None:
                 plots.level(ax, value, control)
