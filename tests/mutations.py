@@ -362,6 +362,8 @@ MUTATIONS = [
              "laws/test_analysis.py bootstrap"),
     Mutation("tasks/elementwise.py", "(jnp.e**2 - jnp.e**-2) / 4", "(jnp.e**2 - jnp.e**-2) / 2",
              f"{SINE} variance_one"),
+    Mutation("tasks/elementwise.py", "jnp.roll(x, -1, axis=0)", "x", f"{SINE} continue_shorter"),
+    Mutation("tasks/elementwise.py", "[None] < active", "[None] <= active", f"{SINE} input_to_come"),
     Mutation("dual/kernel.py", "2 * log_divisor(dual))", "log_divisor(dual))", f"{DUAL} mean_loss"),
     Mutation("dual/kernel.py", "dual.is_demonstration, 1.0 - dual.alpha, 1.0)", "dual.is_demonstration, 1.0, 1.0)",
              f"{DUAL} is_the_layer 0-alpha"),

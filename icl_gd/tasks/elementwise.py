@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from icl_gd.types import Array, Prompt
+from icl_gd.types import Array, PrefixPrompt, Prompt
 
 # f, elementwise, with E f(x)^2 for x ~ U(-1, 1).
 ELEMENTWISE: dict[str, tuple[Callable[[Array], Array], float]] = {
@@ -38,9 +38,21 @@ class ElementwiseRegression:
 
     def sample(self, key: Array) -> Prompt:
         """One prompt. The query is drawn first, so the first k examples are the same for every n_context >= k."""
+        x, y, *_, w = self.sample_prefixes(key)
+        return Prompt(x[:-1], y[:-1], x[-1], y[-1], w)
+
+    def sample_prefixes(self, key: Array, active: Array | int | None = None) -> PrefixPrompt:
+        """The same prompt with a query for every prefix: the input that comes next, and at the end its query.
+
+        Args:
+          active: only the first so many inputs are not zero (a stage of a curriculum); all when left out.
+        """
         key_x, key_w = jax.random.split(key)
         apply, square = ELEMENTWISE[self.function]
         x = jax.random.uniform(key_x, (self.n_context + 1, self.d_input), minval=-1.0, maxval=1.0)
+        x = jnp.roll(x, -1, axis=0)
+        if active is not None:
+            x = jnp.where(jnp.arange(self.d_input)[None] < active, x, 0.0)
         w = jax.random.normal(key_w, (self.d_output, self.d_input)) / (self.d_input * square) ** 0.5
         y = apply(x) @ w.T
-        return Prompt(x[1:], y[1:], x[0], y[0], w)
+        return PrefixPrompt(x, y, x, y, w)

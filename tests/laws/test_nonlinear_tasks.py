@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from icl_gd.tasks import ELEMENTWISE, ElementwiseRegression, SineRegression
+from icl_gd.types import Prompt
 
 TASKS = {"free": SineRegression(4), "faithful": SineRegression(4, faithful=True)}
-
-
 ELEMENTWISE_TASKS = {name: ElementwiseRegression(name, 3, 2, 4) for name in ELEMENTWISE}
 
 
@@ -53,8 +52,9 @@ def test_the_two_families_differ_in_their_second_moment():
     assert faithful[1] - free[1] == pytest.approx(-0.04 / np.pi**2 * np.sin(10.0) / 10)
 
 
-def test_longer_contexts_continue_shorter_ones():
-    short, long = (SineRegression(n).sample(jax.random.key(2)) for n in (4, 9))
+@pytest.mark.parametrize("of_length", [SineRegression, lambda n: ElementwiseRegression("exponential", 3, 2, n)])
+def test_longer_contexts_continue_shorter_ones(of_length):
+    short, long = (of_length(n).sample(jax.random.key(2)) for n in (4, 9))
     np.testing.assert_array_equal(short.w, long.w)
     np.testing.assert_array_equal(short.x_query, long.x_query)
     np.testing.assert_array_equal(short.x, long.x[:4])
@@ -77,6 +77,19 @@ def test_functions_of_each_input_have_labels_of_variance_one(name, x64):
     square = np.asarray(p.y_query) ** 2
     assert abs(square.mean() - 1.0) < 4 * square.mean(1).std() / len(square) ** 0.5
     assert np.abs(p.x).max() <= 1.0
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE_TASKS)
+def test_prefixes_of_each_ask_for_the_input_to_come(name, x64):
+    """A stage of a curriculum is the same prompt with its last inputs zero."""
+    task, key = ELEMENTWISE_TASKS[name], jax.random.key(5)
+    prompt, (x, y, x_query, y_query, w) = task.sample(key), task.sample_prefixes(key)
+    np.testing.assert_array_equal(x, x_query)
+    np.testing.assert_array_equal(y, y_query)
+    jax.tree.map(np.testing.assert_array_equal, prompt, Prompt(x[:-1], y[:-1], x[-1], y[-1], w))
+    stage = task.sample_prefixes(key, 2)
+    np.testing.assert_array_equal(stage.x, np.where(np.arange(3) < 2, x, 0.0))
+    np.testing.assert_allclose(stage.y, ELEMENTWISE[name][0](stage.x) @ w.T, rtol=1e-12)
 
 
 def test_a_function_that_is_unknown_is_named():
