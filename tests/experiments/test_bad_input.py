@@ -20,6 +20,7 @@ SWEEP = f"--config={CONFIGS}/context_sweep.py"
 TWO, SOFTMAX = f"--config={CONFIGS}/two_layers.py", f"--config={CONFIGS}/softmax_heads.py"
 SINE = f"--config={CONFIGS}/sine.py"
 APART = f"--config={CONFIGS}/token_copying.py"
+DUAL, VARIANTS = f"--config={CONFIGS}/dual_model.py", f"--config={CONFIGS}/attention_variants.py"
 
 BAD = [
     ([], ["--config", "one_layer"]),
@@ -173,6 +174,26 @@ BAD = [
     ([ONE, "--config.model.layout=interleaved"], ["model.layout=interleaved", "analyses=weights,interpolation"]),
     ([ONE, "--config.model.layout=interleavd"], ["model.layout=interleavd", "did you mean interleaved?"]),
     ([ONE, "--config.model.n_layers=(1,2)"], ["model.n_layers=2", "analyses"]),
+    ([VARIANTS, "--config.model.alpha=1.5"], ["model.alpha=1.5", "at most 1"]),
+    ([VARIANTS, "--config.model.alpha=(0.0,-1.5)"], ["model.alpha=-1.5", "at least -1"]),
+    ([VARIANTS, "--config.model.beta=-0.1"], ["model.beta=-0.1", "at least 0"]),
+    ([VARIANTS, "--config.model.share=0.0"], ["model.share=0.0", "above 0"]),
+    ([VARIANTS, "--config.model.share=0.6"], ["model.share=0.6", "at most 0.5"]),
+    ([VARIANTS, "--config.model.share=None"], ["model.beta=(0.0, 0.25, 0.5)", "both"]),
+    (
+        [VARIANTS, "--config.model.reads_query=False"],
+        ["model.alpha=(-1.0, -0.5, 0.0, 0.5, 1.0)", "needs model.reads_query=True"],
+    ),
+    ([VARIANTS, "--config.train.weight_decay=0.1"], ["train.weight_decay=0.1", "model.alpha"]),
+    ([f"{DUAL}:layer", "--config.model.beta=0.5"], ["model.beta=0.5", "both"]),
+    ([f"{DUAL}:layer", "--config.model.attention=mixed"], ["model.attention=mixed", "softmax"]),
+    ([f"{DUAL}:linear", "--config.analyses=('random_features',)"], ["model.attention=linear", "kernel of softmax"]),
+    ([f"{DUAL}:layer", "--config.model.layout=alternating"], ["model.layout=alternating", "model.style=von_oswald"]),
+    ([DUAL, "--config.model.reads_query=True"], ["model.reads_query=True", "causal"]),
+    ([DUAL, "--config.analyses=('random_features',)"], ["model.style=gpt2", "von_oswald"]),
+    ([DUAL, "--config.model.d_embed=33"], ["model.d_embed=33", "model.n_heads=2"]),
+    ([DUAL, "--config.task.name=cubic"], ["task.name=cubic", "linear"]),
+    ([ONE, "--config.model.alpha=0.5"], ["model.alpha=0.5", "leave it at None"]),
     ([GAUSSIAN, "--config.task.d_input=(5,4)"], ["task.eigenvalues", "task.d_input=4"]),
     ([ONE, "--config.train.batch_size=(2,2000000000)"], ["GiB", "train.batch_size=2000000000"]),
     (
