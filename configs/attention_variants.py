@@ -12,6 +12,30 @@ from experiments.defaults import base_config, dual_models, smoke
 from experiments.sweeps import sweep
 
 VARIANTS = ("smoke",)
+TASKS = ("linear", "trigonometric", "exponential")
+
+
+def helps(task: str) -> tuple:
+    """What is expected of modifications, one at a time."""
+    at = (
+        f"{{}}[task.name={task},model.alpha={{}},model.beta={{}},model.augment_keys={{}},model.augment_values={{}}]"
+    ).format
+    ratio = lambda *modified: at("loss_ratio_plain", *modified)
+    name = f"AV.{task}"
+    less = {"source": "RL section 5", "relation": "at_most", "target": 1.0}
+    return (
+        {"id": f"{name}.plain", "statement": "plain softmax learns something of the task (mean loss; that of zero is "
+         ".5)", "source": "control", "metric": at("loss_trained", 0.0, 0.0, 0.0, 0.0), "relation": "at_most",
+         "target": 0.4},
+        {"id": f"{name}.keys", "statement": "augmented keys help in every seed (worst loss over that of plain "
+         "softmax)", "metric": ratio(0.0, 0.0, 1.0, 0.0), "reduce": "max", **less},
+        {"id": f"{name}.values", "statement": "augmented values help in every seed (the same)",
+         "metric": ratio(0.0, 0.0, 0.0, 1.0), "reduce": "max", **less},
+        {"id": f"{name}.alpha", "statement": "the regulariser at alpha = .5 helps (mean over seeds of the loss over "
+         "that of plain softmax)", "metric": ratio(0.5, 0.0, 0.0, 0.0), **less},
+        {"id": f"{name}.beta", "statement": "negative samples at beta = .25 help (the same)",
+         "metric": ratio(0.0, 0.25, 0.0, 0.0), **less},
+    )  # fmt: skip
 
 
 def get_config(variant: str = ""):
@@ -23,9 +47,10 @@ def get_config(variant: str = ""):
     config.train.checkpoint_every = 2000
     config.eval.prompts, config.eval.curve_prompts = 8192, 512
     config.model.share = 0.25
-    sweep(config.task, name=("linear", "trigonometric", "exponential"))
+    sweep(config.task, name=TASKS)
     sweep(config.model, alpha=(-1.0, -0.5, 0.0, 0.5, 1.0), beta=(0.0, 0.25, 0.5),
           augment_keys=(0.0, 1.0), augment_values=(0.0, 1.0))  # fmt: skip
+    config.claims = tuple(claim for task in TASKS for claim in helps(task))
     if variant == "smoke":
         smoke(config)
         sweep(config.task, name=("linear", "exponential"))

@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import t as t_distribution
 
 from icl_gd import plots
 
@@ -19,6 +20,7 @@ FEATURES = {
     "trained": ("as trained, standard, independent", "#000000", "-"),
     "trained_orthogonal": ("as trained, standard, orthogonal", "#000000", "--"),
 }
+VARIED = ("alpha", "beta", "augment_keys", "augment_values")
 AUGMENTED = {(0.0, 0.0): "neither", (1.0, 0.0): "keys", (0.0, 1.0): "values", (1.0, 1.0): "both"}
 
 
@@ -98,8 +100,7 @@ def _variants(done: Done) -> Figure:
     """Loss over that of the unmodified member of the seed: what each modification does alone, and the best of all."""
     tasks = list(dict.fromkeys(point["fields"]["task.name"] for point in done["sweep"]))
     figure, axes = plt.subplots(1, 3, figsize=(plots.PAGE, 2.7), sharey=True)
-    names = ("alpha", "beta", "augment_keys", "augment_values")
-    of = lambda point: [point["fields"].get(f"model.{name}", 0.0) for name in names]
+    of = lambda point: [point["fields"].get(f"model.{name}", 0.0) for name in VARIED]
     for task, marker, shade in zip(tasks, "osD", plots.shades(len(tasks)), strict=False):
         points = [(of(p), p["metrics"]["loss_ratio_plain"]) for p in done["sweep"] if p["fields"]["task.name"] == task]
         panels = (
@@ -110,7 +111,7 @@ def _variants(done: Done) -> Figure:
         for ax, found in zip(axes, panels, strict=True):
             x, metrics = zip(*sorted(found, key=lambda pair: pair[0]), strict=True)
             mean = [m["mean"] for m in metrics]
-            reach = [INTERVAL * (m["stderr"] or 0.0) for m in metrics]
+            reach = [_reach(m) for m in metrics]
             ax.errorbar(x, mean, reach, fmt=marker, linestyle="-" if ax is not axes[2] else "", color=shade, label=task,
                         linewidth=0.9, markersize=3.5, markerfacecolor="none")  # fmt: skip
     for ax, label in zip(axes, (r"$\alpha$", r"$\beta$", "augmented"), strict=True):
@@ -124,7 +125,49 @@ def _variants(done: Done) -> Figure:
     return figure
 
 
-INTERVAL = 2.776  # times the standard error: 95 % of a mean over five seeds
+def _reach(metric: Mapping[str, Any]) -> float:
+    """Half the 95 % interval of a mean over seeds."""
+    seeds = len(metric["per_seed"])
+    return float(t_distribution.ppf(0.975, seeds - 1)) * (metric["stderr"] or 0.0) if seeds > 1 else 0.0
+
+
+def _every_variant(done: Done) -> Figure:
+    """All combinations: a row a task, a column an augmentation, in each alpha by beta."""
+    of = {(p["fields"]["task.name"], *(p["fields"].get(f"model.{name}", 0.0) for name in VARIED)):
+          p["metrics"]["loss_ratio_plain"] for p in done["sweep"]}  # fmt: skip
+    tasks, alphas, betas, keys, values = (list(dict.fromkeys(place)) for place in zip(*of, strict=True))
+    grown = [pair for pair in AUGMENTED if pair[0] in keys and pair[1] in values]
+    extent = max(abs(np.log(metric["mean"])) for metric in of.values()) or 1.0
+    shape = {"squeeze": False, "sharex": True, "sharey": True}
+    figure, axes = plt.subplots(len(tasks), len(grown), figsize=(plots.PAGE, 0.6 + 1.55 * len(tasks)), **shape)
+    for (row, column), ax in np.ndenumerate(axes):
+        task, pair = tasks[row], grown[column]
+        cells = [[of[task, alpha, beta, *pair] for alpha in alphas] for beta in betas]
+        logs = np.log([[metric["mean"] for metric in line] for line in cells])
+        ax.imshow(logs, cmap="PuOr", vmin=-extent, vmax=extent, aspect="auto")
+        for (i, j), log in np.ndenumerate(logs):
+            metric = cells[i][j]
+            helped = metric["mean"] + _reach(metric) < 1.0
+            ax.text(
+                j,
+                i,
+                f"{metric['mean']:.2f}" + "*" * helped,
+                ha="center",
+                va="center",
+                fontsize=6,
+                fontweight="bold" if helped else "normal",
+                color="white" if abs(log) > 0.6 * extent else "black",
+            )
+        ax.set_xticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
+        ax.set_yticks(range(len(betas)), [f"{beta:g}" for beta in betas])
+        if row == 0 and len(grown) > 1:
+            ax.set_title({"neither": "not augmented"}.get(name := AUGMENTED[pair], f"{name} augmented"))
+        if row == len(tasks) - 1:
+            ax.set_xlabel(r"$\alpha$")
+        if column == 0:
+            ax.set_ylabel(f"{task}\n" + r"$\beta$")
+    return figure
+
 
 FIGURES = {
     "dual_process": (("loss_by_dual_step", "dual_distance_by_step_layer_1"), _process,
@@ -144,5 +187,8 @@ FIGURES = {
                            "to its own loss: mean over prompts and heads, range over seeds."),
     "variants": (("loss_ratio_plain",), _variants,
                  "Loss of modified attention over that of plain softmax of the same seed, one modification at a time: "
-                 "mean over five seeds and its 95 % interval."),
+                 "mean over seeds and its 95 % interval."),
+    "every_variant": (("loss_ratio_plain",), _every_variant,
+                      "The same of all combinations, mean over seeds. Bold with a star: the 95 % interval lies below 1; "
+                      "of so many some will by chance."),
 }  # fmt: skip
