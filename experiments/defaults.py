@@ -204,8 +204,6 @@ def function_class(
     config.train.clip = 1e6  # published: none
     config.train.beta2 = 0.999
     config.train.epsilon = 1e-8
-    config.train.active_inputs = (5, 1, 2000)
-    config.train.active_points = (11, 2, 2000) if n_context == 40 else (26, 5, 2000)
     config.train.log_every = 1000
     config.eval.families = ("standard",)
     config.eval.prompts = 1280
@@ -214,7 +212,9 @@ def function_class(
         config.task.d_input, config.task.n_context, config.train.steps = small
         config.train.learning_rate = 1e-3
         config.train.schedule = "cosine"
-        config.train.active_inputs = config.train.active_points = ()
+    if variant not in ("toy", "smoke"):  # without it eight inputs are still predicted as zero after 29,000 steps
+        config.train.active_inputs = (5, 1, 2000)
+        config.train.active_points = (11, 2, 2000) if config.task.n_context <= 40 else (26, 5, 2000)
     if variant == "smoke":
         smoke(config)
         config.eval.prompts = 128
