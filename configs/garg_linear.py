@@ -7,7 +7,7 @@ after each number of examples, on prompts like those of training and on others, 
 nearest neighbours. Expected of `toy`: the error of least squares up to three examples, .04 after ten.
 
 Variants: `toy` has five inputs, 11 points and the size `tiny`, 50,000 steps, a quarter of an hour on two CPU cores;
-`tiny` (64 wide, 3 layers, 2 heads) has eight inputs, 25 points and the curriculum, under an hour there; `small` (128,
+`tiny` (64 wide, 3 layers, 2 heads) has eight inputs, 25 points and a curriculum, under an hour there; `small` (128,
 6, 4) and `standard` (256, 12, 8) are published, with 20 inputs, 41 points, half a million steps of batch 64, and the
 curriculum, for an accelerator; `sizes` sweeps over widths and steps of the toy; `smoke` takes seconds. Without a
 variant it is `standard`.

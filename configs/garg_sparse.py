@@ -5,7 +5,7 @@
 Three of the weights are not zero. Who knows that needs fewer examples than least squares: the Lasso does, and so, the
 paper finds, does a Transformer that was trained on such functions.
 
-Variants: `tiny` (64 wide, 3 layers, 2 heads) has eight inputs, 25 points and the curriculum, under an hour on two CPU
+Variants: `tiny` (64 wide, 3 layers, 2 heads) has eight inputs, 25 points and a curriculum, under an hour on two CPU
 cores; `small` (128, 6, 4) and `standard` (256, 12, 8) are published, with 20 inputs, 41 points, half a million steps
 and the curriculum: for an accelerator. Without a variant it is `standard`. `smoke` takes seconds.
 """

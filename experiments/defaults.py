@@ -212,8 +212,10 @@ def function_class(
         config.task.d_input, config.task.n_context, config.train.steps = small
         config.train.learning_rate = 1e-3
         config.train.schedule = "cosine"
-    if variant not in ("toy", "smoke"):  # without it eight inputs are still predicted as zero after 29,000 steps
-        config.train.active_inputs = (5, 1, 2000)
+    if variant not in ("toy", "smoke"):
+        # With eight inputs from the start `tiny` still predicts zero after 29,000 steps, and from five inputs on .89 of
+        # the variance is left after 18,000; three are learned within the 2000 steps of their stage.
+        config.train.active_inputs = (3 if is_small else 5, 1, 2000)
         config.train.active_points = (11, 2, 2000) if config.task.n_context <= 40 else (26, 5, 2000)
     if variant == "smoke":
         smoke(config)

@@ -62,9 +62,9 @@ RECIPES = {
     ),
     "dual_models": Takes(
         ("linear", "trigonometric", "exponential"), ("concatenated", "alternating"),
-        (*_OF_SINE, *_REFERENCE, *_OF_LINEAR_TASKS, "task.family", "task.function_pool", "train.active_inputs",
-         "train.active_points", "eval.families", "eval.baselines", "task.input_scale", "task.weight_scale",
-         "task.noise_std", "task.pool", "train.form", "model.normalised"),
+        (*_OF_SINE, *_REFERENCE, *_OF_LINEAR_TASKS, "task.family", "task.function_pool", "eval.families",
+         "eval.baselines", "task.input_scale", "task.weight_scale", "task.noise_std", "task.pool", "train.form",
+         "model.normalised"),
         sweeps=True, analyses=("dual", "random_features", "generalisation_gap"),
     ),
 }  # fmt: skip

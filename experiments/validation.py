@@ -286,6 +286,10 @@ def _check_duals(config: ConfigDict) -> None:
         _check_width(config)
         if model.reads_query:
             _reject("model.reads_query", True, "model.style=gpt2 is causal: every token reads itself as it is")
+    _check_curriculum(config)
+    for field in RAMPS:
+        if flatten(config)[field] and model.style != "gpt2":
+            _reject(field, tuple(flatten(config)[field]), "prefixes are learned by model.style=gpt2 alone; () for none")
     if model.layout != ("alternating" if model.style == "gpt2" else "concatenated"):
         _reject("model.layout", model.layout, f"contradicts model.style={model.style}, which takes the other")
     if there and model.style != "gpt2" and not model.reads_query:
@@ -313,7 +317,7 @@ def _check_width(config: ConfigDict) -> None:
 
 
 def _check_functions(config: ConfigDict) -> None:
-    """Whether there are such functions, such a network for them, and such a curriculum."""
+    """Whether there are such functions, and such a network for them."""
     task = config.task
     if task.name == "sparse" and task.non_zeros > task.d_input:
         _reject("task.non_zeros", task.non_zeros, f"at most task.d_input={task.d_input}")
@@ -322,6 +326,11 @@ def _check_functions(config: ConfigDict) -> None:
         _reject("task.function_pool", task.function_pool, "prompts of task.pool have their functions; give one of both")
     if config.eval.baselines and not config.eval.families:
         _reject("eval.families", (), "baselines are measured on families of prompts; give some, as ('standard',)")
+    _check_curriculum(config)
+
+
+def _check_curriculum(config: ConfigDict) -> None:
+    task = config.task
     for field, most in RAMPS.items():
         ramp = flatten(config)[field]
         end = task.d_input if field == "train.active_inputs" else task.n_context + 1

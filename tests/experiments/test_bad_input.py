@@ -191,6 +191,8 @@ BAD = [
     ([f"{DUAL}:layer", "--config.model.layout=alternating"], ["model.layout=alternating", "model.style=von_oswald"]),
     ([DUAL, "--config.model.reads_query=True"], ["model.reads_query=True", "causal"]),
     ([DUAL, "--config.analyses=('random_features',)"], ["model.style=gpt2", "von_oswald"]),
+    ([DUAL, "--config.train.active_inputs=(6,1,10)"], ["train.active_inputs=(6, 1, 10)", "at most task.d_input=5"]),
+    ([f"{DUAL}:layer", "--config.train.active_points=(3,1,9)"], ["active_points=(3, 1, 9)", "model.style=gpt2"]),
     ([DUAL, "--config.model.d_embed=33"], ["model.d_embed=33", "model.n_heads=2"]),
     ([DUAL, "--config.task.name=cubic"], ["task.name=cubic", "linear"]),
     ([ONE, "--config.model.alpha=0.5"], ["model.alpha=0.5", "leave it at None"]),
