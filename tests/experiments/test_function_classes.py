@@ -13,6 +13,7 @@ from experiments import monitor
 from experiments.analyses import prefixes
 from experiments.recipes import function_classes
 from experiments.settings import functions_of, functions_trained_on, model_of, parse, train_of
+from experiments.study import held_out_keys
 from experiments.validation import BadInput
 from icl_gd.tasks import PROMPT_SUITE
 from icl_gd.training import Curriculum, Ramp
@@ -69,6 +70,7 @@ def test_a_point_of_a_sweep_is_a_run_of_its_own(tmp_path):
     def of(name, *asked):
         (tmp_path / name).mkdir()
         words = (f"{LINEAR}:smoke", *SMALL, "--config.eval.families=('standard',)", *asked)
+        words = (*words, "--config.eval.baselines=('tree_4',)")  # learners are the same in both
         function_classes.run(parse(["run", *words, f"--workdir={tmp_path / name}"]), monitor.Stop())
         return json.loads((tmp_path / name / "results.json").read_text())
 
@@ -93,9 +95,8 @@ def test_errors_are_those_of_the_members_over_the_variance_of_labels(finished):
     """Measured again, one prompt at a time, from the loaded weights."""
     config = parse(["run", f"{LINEAR}:smoke", *SMALL]).config
     task, trained = PROMPT_SUITE["labels_double"](functions_of(config)), icl_gd.load(finished)
-    held_out = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)
-    key = jax.random.fold_in(jax.random.fold_in(held_out, function_classes.EVAL_KEY), sorted(PROMPT_SUITE).index(
-        "labels_double"))  # fmt: skip
+    key_eval, _ = held_out_keys(config.seed, 2)
+    key = jax.random.fold_in(key_eval, sorted(PROMPT_SUITE).index("labels_double"))
     errors = []
     for one in jax.random.split(key, 64):
         x, y, x_query, y_query, _ = task.sample_prefixes(one)
