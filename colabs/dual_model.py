@@ -35,7 +35,7 @@ from icl_gd.dual import features
 from icl_gd.tasks import ElementwiseRegression
 
 FAST = bool(os.environ.get("ICL_GD_FAST"))  # a handful of steps, to see that the notebook runs
-STEPS, DRAWS, MOST = (20, 2, 64) if FAST else (3000, 32, 4096)
+STEPS, DRAWS, MOST = (20, 2, 64) if FAST else (3000, 128, 4096)
 
 # %% [markdown]
 # ## From a head to its dual, in three lines
@@ -146,8 +146,8 @@ print("correlation:", float(jnp.corrcoef(ours.ravel(), theirs.ravel())[0, 1]))
 #
 # $\phi$ has infinitely many dimensions, but random ones do in its place: features $e^{w^\top z - |z|^2/2}/\sqrt m$ with
 # normal $w$ have the exponential as their mean product. Then $W$ is a matrix, the gradient step is automatic
-# differentiation, and its error falls as one over the root of the number of features $m$; with directions $w$ that are
-# orthogonal it is smaller.
+# differentiation, and its error falls as one over the root of the number of features $m$; it is smaller with directions
+# $w$ that are orthogonal, each with its opposite.
 
 # %%
 one = dual.dual_of(config, params, 0, 0)(layout.encode(prompts.x[0], prompts.y[0], prompts.x_query[0]))
@@ -155,22 +155,24 @@ longest = jnp.maximum(jnp.linalg.norm(one.keys, axis=1).max(), jnp.linalg.norm(o
 short = replace(one, keys=one.keys / longest, query=one.query / longest)  # of long vectors the root is seen far out
 exact = dual.prediction(short)
 numbers = [m for m in (16, 32, 64, 128, 256, 512, 1024, 2048, 4096) if m <= MOST]
-errors = {False: [], True: []}
-for orthogonal, found in errors.items():
+kinds = {"independent directions": {}, "orthogonal, with opposites": {"hyperbolic": True, "orthogonal": True}}
+errors = {name: [] for name in kinds}
+for name, kind in kinds.items():
     for m in numbers:
 
-        def error(key, m=m, orthogonal=orthogonal):
-            of_key = dual.positive_features(key, len(short.query), m, orthogonal=orthogonal)
+        def error(key, m=m, kind=kind):
+            of_key = dual.positive_features(key, len(short.query), m, **kind)
             said = features.step(short, of_key) @ of_key(short.query)
             return jnp.linalg.norm(said - exact) / jnp.linalg.norm(exact)
 
-        found.append(float(jax.jit(lambda keys, error=error: jax.lax.map(error, keys).mean())(
-            jax.random.split(jax.random.key(2), DRAWS))))  # fmt: skip
+        draws = jax.random.split(jax.random.key(2), DRAWS)
+        errors[name].append(float(jax.jit(lambda keys, error=error: jax.lax.map(error, keys).mean())(draws)))
 with plots.style():
     figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4))
-    ax.loglog(numbers, errors[False], "o-", color="#0072B2", label="independent directions")
-    ax.loglog(numbers, errors[True], "s--", color="#0072B2", label="orthogonal directions")
-    ax.loglog(numbers, errors[False][0] * (numbers[0] / np.array(numbers)) ** 0.5, ":k", label=r"$1/\sqrt{m}$")
+    for (name, found), line in zip(errors.items(), ("o-", "s--"), strict=True):
+        ax.loglog(numbers, found, line, color="#0072B2", label=name)
+    root = errors["independent directions"][0] * (numbers[0] / np.array(numbers)) ** 0.5
+    ax.loglog(numbers, root, ":k", label=r"$1/\sqrt{m}$")
     ax.set(xlabel="random features $m$", ylabel="error, relative")
     ax.legend()
 
