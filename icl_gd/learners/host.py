@@ -6,8 +6,9 @@ arrays; `host_predictions` asks one of many problems, over several processes.
 
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -89,8 +90,25 @@ def host_predictions(
         return np.stack([one(prompt) for prompt in prompts])
     # Forked processes would inherit locks that threads of the compiler hold.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context) as pool:
+    with _one_thread_each(), ProcessPoolExecutor(processes, context) as pool:
         return np.stack(list(pool.map(one, prompts, chunksize=PROBLEMS_AT_ONCE)))
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """For processes that start inside: their OpenMP has one thread, unless it was said how many.
+
+    It starts as many as there are cores although xgboost asks for one; with as many processes they keep each other
+    waiting, and all take longer than one process does. Read when a library is loaded, so it cannot be set inside.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
 
 
 def _of_prompt(predictor: HostPredictor, prompt: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
