@@ -355,6 +355,8 @@ MUTATIONS = [
     Mutation("learners/lasso.py", "free & (last <= 0)", "free", f"{PREFIX} stationary"),
     Mutation("learners/lasso.py", "active & (last == 0)", "active & False", f"{PREFIX} stationary"),
     Mutation("learners/network.py", "there[:, None] * (network", "(network", f"{PREFIX} prefix_is network"),
+    Mutation("learners/host.py", "        del os.environ", "        os.environ", f"{PREFIX} one_thread"),
+    Mutation("learners/host.py", '] = "1"', '] = "2"', f"{PREFIX} one_thread"),
     Mutation("learners/host.py", "predictor(x[:k], y[:k], x_query[k])", "predictor(x, y, x_query[k])",
              f"{PREFIX} trees"),
     Mutation("analysis/prefix.py", "jnp.where(here, prompt.x_query, prompt.x)", "prompt.x", f"{PREFIX} of_prompts"),

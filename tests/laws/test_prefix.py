@@ -1,5 +1,6 @@
 """Learners of all prefixes at once say what their Predictors do of every prefix, and what independent libraries do."""
 
+import os
 import warnings
 
 import jax
@@ -141,6 +142,26 @@ def test_host_predictions_are_the_same_over_processes():
     np.testing.assert_array_equal(one, two)
     assert np.isnan(one[:, 2]).all()
     assert np.isfinite(one[:, [1, 3]]).all()
+
+
+class Threads:
+    """An estimator that says how many threads OpenMP has where it runs."""
+
+    def fit(self, x, y):
+        return self
+
+    def predict(self, x_query):
+        return np.full((len(x_query), M), float(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.mark.parametrize(("said", "threads"), [(None, 1.0), ("3", 3.0)])
+def test_processes_have_one_thread_each_unless_it_was_said_how_many(said, threads, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    x, y = (np.asarray(part)[None] for part in examples(1, 2))
+    assert (learners.host_predictions(learners.HostPredictor(Threads), x, y, x, 2)[0, 1] == threads).all()
+    assert os.environ.get("OMP_NUM_THREADS") == said
 
 
 def test_a_network_fits_its_context_in_many_steps(x64):
