@@ -49,15 +49,18 @@ def get_config(variant: str = ""):
          "gradient step)", "source": "control", "metric": "loss_ratio_gd", "reduce": "max", "relation": "at_most",
          "target": 1.2, "note": WHY_STUCK if variant == "layer" else ""},
     )  # fmt: skip
-    if variant in ("layer", "linear"):
+    pull = {"id": f"{name}.pull", "metric": "pull_correlation_gd"}
+    if variant == "layer":
         config.claims += (
-            {"id": f"{name}.pull", "statement": "demonstrations add to the prediction what they add in a least-squares "
-             "gradient step (mean correlation, worst seed)" if variant == "linear" else "demonstrations do not add to "
-             "the prediction what they add in a least-squares gradient step (mean correlation, best seed)",
-             "source": "VO Proposition 1" if variant == "linear" else "RL, caveat", "metric": "pull_correlation_gd",
-             "reduce": "min" if variant == "linear" else "max", "relation":
-             "at_least" if variant == "linear" else "at_most", "target": 0.99 if variant == "linear" else 0.95,
-             "note": "" if variant == "linear" else WHY_NEAR},
+            {**pull, "statement": "demonstrations do not add to the prediction what they add in a least-squares "
+             "gradient step (mean correlation, best seed)", "source": "RL, caveat", "reduce": "max", "relation":
+             "at_most", "target": 0.95, "note": WHY_NEAR},
+        )  # fmt: skip
+    elif variant == "linear":
+        config.claims += (
+            {**pull, "statement": "demonstrations add to the prediction what they add in a least-squares gradient step "
+             "(mean correlation, worst seed)", "source": "VO Proposition 1", "reduce": "min", "relation": "at_least",
+             "target": 0.99},
         )  # fmt: skip
     if variant == "smoke":
         config.train.active_inputs = (3, 1, 5)
