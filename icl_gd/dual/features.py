@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from icl_gd.dual.kernel import Dual
@@ -34,8 +35,8 @@ def positive_features(key: Array, d: int, m: int, hyperbolic: bool = False, orth
     Raises:
       ValueError: of m=0, or of hyperbolic features whose number is odd.
     """
-    if m < 1 or (hyperbolic and m % 2):
-        raise ValueError(f"m={m}: the number of features must be at least 1{', and even' * hyperbolic}")
+    if not isinstance(m, int | np.integer) or m < 1 or (hyperbolic and m % 2):
+        raise ValueError(f"m={m}: the number of features must be whole and at least 1{', and even' * hyperbolic}")
     n = m // 2 if hyperbolic else m
     key_directions, key_lengths = jax.random.split(key)
     if orthogonal:

@@ -51,7 +51,7 @@ class Dual:
 
     Attributes:
       keys, values: of all tokens; values are in the head, before what writes them. With softmax, keys and query are
-        those of the head over the fourth root of its width.
+        those of the head over the fourth root of its width, which matters to who builds a dual model by hand.
       is_demonstration: which tokens are training pairs; others that are read make the start.
       alpha: of the regulariser.
       kernel: "softmax" or "linear".
@@ -82,10 +82,11 @@ def pull(dual: Dual) -> Float[Array, " t"]:
     inner = dual.keys @ dual.query
     if dual.kernel == "linear":
         return jnp.where(dual.is_read, inner, 0.0)
-    return jax.nn.softmax(jnp.where(dual.is_read, inner, -jnp.inf))
+    of_read = jax.nn.softmax(jnp.where(dual.is_read, inner, jnp.finfo(inner.dtype).min))
+    return jnp.where(dual.is_read, of_read, 0.0)  # where nothing is read, nothing
 
 
-def weights(dual: Dual) -> Float[Array, "iterate t"]:
+def coefficients(dual: Dual) -> Float[Array, "iterate t"]:
     """Of every iterate W = 1/D sum_j c_j v_j phi(k_j)^T the coefficients c: of those that are read, zero or one, or
     1 - alpha."""
     t = len(dual.keys)
@@ -97,8 +98,12 @@ def weights(dual: Dual) -> Float[Array, "iterate t"]:
 
 
 def process(dual: Dual) -> Process:
-    """Steps on one demonstration at a time, in the order of tokens."""
-    c = weights(dual)
+    """Steps on one demonstration at a time, in the order of tokens.
+
+    Loss and norm grow like the exponential of the squared length of keys: beyond float32's range, from lengths of about
+    nine on, they are inf or nan there, and predictions are not.
+    """
+    c = coefficients(dual)
     gram = KERNELS[dual.kernel](dual.keys @ dual.keys.T, 2 * log_divisor(dual)) * (dual.values @ dual.values.T)
     gram = jnp.where(dual.is_read[None] & dual.is_read[:, None], gram, 0.0)
     square = jnp.einsum("si,ij,sj->s", c, gram, c)
@@ -124,9 +129,9 @@ def mean_loss(dual: Dual, keys: Float[Array, "i d_head"], values: Float[Array, "
 
     On its own it is `step_size D / N` times the loss above: what is compared between contexts of different lengths.
     """
-    coefficients = weights(dual)[-1]
+    c = coefficients(dual)[-1]
     reach = KERNELS[dual.kernel](keys @ dual.keys.T, log_divisor(dual))
-    reach = jnp.where(dual.is_read[None], reach, 0.0) * coefficients[None]
+    reach = jnp.where(dual.is_read[None], reach, 0.0) * c[None]
     return -jnp.mean(jnp.sum((values @ dual.values.T) * reach, axis=1))
 
 

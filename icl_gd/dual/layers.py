@@ -5,11 +5,12 @@ linear in what it has written once the gates that were realised are held fixed: 
 where Ren & Liu have the mask of a ReLU, the deviation of LayerNorm, and the entries that a clip leaves alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from icl_gd.dual.kernel import KERNELS, Dual
@@ -23,7 +24,8 @@ def dual_of(
 ) -> Callable[..., Dual]:
     """The dual model of a head, as a function `(tokens [t e], reading=-1) -> Dual` of a prompt and of who reads.
 
-    Its `prediction` is what the head computes, values weighted by the pattern, before `P` writes it. Demonstrations are
+    Softmax and linear attention have one, not a mix of both, nor keys that are divided by their sums. `prediction` of
+    the dual is what the head computes, values weighted by the pattern, before `P` writes it. Demonstrations are
     the tokens of the context; in a causal layer those before the one that reads. That one is the other token of the
     dual model, where the layer lets it read itself.
 
@@ -31,14 +33,13 @@ def dual_of(
       kernel: what the layer must be: "softmax", or "linear", whose feature map is the identity.
 
     Raises:
-      ValueError: if there is no such layer or head, or the layer is of another kind; by the function, if tokens do not
-        fit the model, or there is no such token.
+      ValueError: if there is no such layer or head, the layer is of another kind, or parameters do not fit the model;
+        by the function, if tokens do not, or there is no such token.
     """
     if kernel not in KERNELS:
         raise ValueError(f"kernel={kernel!r} is unknown; choose from {', '.join(KERNELS)}")
-    for name, value, count in (("layer", layer, config.n_layers), ("head", head, config.n_heads)):
-        if not 0 <= value < count:
-            raise ValueError(f"{name}={value}: the model has {count}, numbered from 0")
+    _check_model(config, params, layer)
+    _check_place("head", head, config.n_heads)
     if config.kinds[layer] != kernel:
         hint = f"; hand it in with kernel={config.kinds[layer]!r}" if config.kinds[layer] in KERNELS else ""
         raise ValueError(f"layer {layer} is {config.kinds[layer]} attention, not {kernel}{hint}")
@@ -47,11 +48,7 @@ def dual_of(
     attention = params[config.blocks[layer]]["attention"]
 
     def of_prompt(tokens: Float[Array, "t e"], reading: int = -1) -> Dual:
-        t = len(tokens)
-        if tokens.ndim != 2 or tokens.shape[-1] != config.d_token:
-            raise ValueError(f"tokens have shape {tokens.shape}, the model takes [t {config.d_token}]")
-        if not -t <= reading < t:
-            raise ValueError(f"reading={reading}: the prompt has {t} tokens")
+        t = _check_tokens(config, tokens, reading)
         residual = apply(config, params, tokens).residual[layer]
         read = _normalised(config, params, layer, residual)
         keys, queries, values = (_in_head(attention, name, head, read) for name in "KQV")
@@ -87,7 +84,12 @@ def block_of(
     """What follows the heads of a layer, at the token that reads: `W_2 M W_1` of the perceptron and all beside it.
 
     Given the heads' outputs, those of their dual models say, it gives the token's residual after the block.
+
+    Raises:
+      ValueError: if there is no such layer or token, or tokens or parameters do not fit the model.
     """
+    _check_model(config, params, layer)
+    _check_tokens(config, tokens, reading)
     block, before_and_after = params[config.blocks[layer]], apply(config, params, tokens)
     residual, pattern = before_and_after.residual[layer], before_and_after.pattern[layer, :, reading]
     attention = block["attention"]
@@ -112,6 +114,40 @@ def block_of(
         matrix = jnp.where(inside[:, None], matrix, 0.0)
         offset = jnp.where(inside, offset, jnp.sign(out) * config.clip)
     return Block(jnp.einsum("ef,hfk->hek", matrix, p), matrix @ start + offset)
+
+
+def _check_place(name: str, value: int, count: int) -> None:
+    if not isinstance(value, int | np.integer) or not 0 <= value < count:
+        raise ValueError(f"{name}={value!r}: the model has {count}, numbered from 0")
+
+
+def _check_model(config: TransformerConfig, params: Params, layer: int) -> None:
+    _check_place("layer", layer, config.n_layers)
+    block = params.get(config.blocks[layer]) if isinstance(params, Mapping) else None
+    if block is None:
+        raise ValueError(f"params have no {config.blocks[layer]!r}: they are a mapping of blocks, as of models.init")
+    if (shape := block["attention"]["P"].shape)[0] != config.n_heads or len(shape) != 3:
+        raise ValueError(
+            f"P of layer {layer} has shape {shape}, not [{config.n_heads} heads, e, d_head]: parameters are those of one "
+            "model, as of `Population.member(i)`, and of this config"
+        )
+    if config.compute == "bfloat16":
+        raise ValueError(
+            "compute='bfloat16' rounds what the layer computes; replace it by None for an exact dual model"
+        )
+
+
+def _check_tokens(config: TransformerConfig, tokens: Array, reading: int) -> int:
+    """The number of tokens."""
+    if not hasattr(tokens, "shape") or len(tokens.shape) != 2 or tokens.shape[1] != config.d_token:
+        found = f"of shape {tokens.shape}" if hasattr(tokens, "shape") else f"a {type(tokens).__name__}"
+        raise ValueError(
+            f"tokens are {found}; the model takes an array [t {config.d_token}], as a layout's encode makes"
+        )
+    t = len(tokens)
+    if not isinstance(reading, int | np.integer) or not -t <= reading < t:
+        raise ValueError(f"reading={reading!r}: the prompt has {t} tokens")
+    return t
 
 
 def _normalised(config: TransformerConfig, params: Params, layer: int, residual: Array) -> Array:

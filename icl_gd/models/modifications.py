@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float
 
 from icl_gd.types import Array, Scalar
@@ -54,7 +55,11 @@ def check(asked: Modification) -> None:
     for name, values in asked.there.items():
         low, high = BOUNDS[name]
         for value in values if isinstance(values, tuple) else (values,):
-            if isinstance(value, float | int) and (not low <= value <= high or (name == "share" and value == 0.0)):
+            if isinstance(value, str):
+                raise ValueError(f"{name}={value!r} must be a number")
+            if isinstance(value, float | int | np.number) and (
+                not low <= value <= high or (name == "share" and value == 0.0)
+            ):
                 within = f"above {low:g} and at most {high:g}" if name == "share" else f"from {low:g} to {high:g}"
                 raise ValueError(f"{name}={value} must be {within}")
     if (asked.beta is None) != (asked.share is None):
