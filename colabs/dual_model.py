@@ -30,7 +30,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import icl_gd
-from icl_gd import dual, learners, models, plots, tokens
+from icl_gd import analysis, dual, learners, models, plots, tokens
 from icl_gd.dual import features
 from icl_gd.tasks import ElementwiseRegression
 
@@ -118,29 +118,38 @@ with plots.style():
 
 
 # %%
-def say(prompt):
+linear = icl_gd.TransformerConfig(d_token=6, attention="linear")
+of_linear = icl_gd.TrainSettings(STEPS, batch_size=128, learning_rate=3e-3, schedule="cosine", clip=1.0)
+networks = {"softmax": (config, params), "linear": (linear, icl_gd.train(task, linear, of_linear, seeds=1).member(0))}
+
+
+def say(config, params, prompt):
     """What demonstrations add to the prediction: by the dual models, and by a least-squares gradient step."""
     encoded = layout.encode(prompt.x, prompt.y, prompt.x_query)
     ours = 0.0
-    for head in range(2):
-        one = dual.dual_of(config, params, 0, head)(encoded)
+    for head in range(config.n_heads):
+        one = dual.dual_of(config, params, 0, head, config.kinds[0])(encoded)
         written = (dual.pull(one)[:, None] * one.values) @ params[config.blocks[0]]["attention"]["P"][head, -1]
         ours = ours - written[: task.n_context]  # the layout reads predictions with their sign changed
     theirs = step_size / task.n_context * (prompt.x @ prompt.x_query) * prompt.y[:, 0]
     return ours - ours.mean(), theirs - theirs.mean()
 
 
-ours, theirs = jax.jit(jax.vmap(say))(prompts)
 with plots.style():
-    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4))
-    ax.plot(theirs.ravel(), ours.ravel(), ".", color=plots.ROLES["trained"][1], markersize=2)
-    ax.set(xlabel="added by a least-squares step", ylabel="added by the dual models")
-print("correlation:", float(jnp.corrcoef(ours.ravel(), theirs.ravel())[0, 1]))
+    figure, axes = plt.subplots(1, 2, figsize=(plots.PAGE * 0.85, 2.5))
+    for ax, (name, network) in zip(axes, networks.items(), strict=True):
+        ours, theirs = jax.jit(jax.vmap(lambda prompt, network=network: say(*network, prompt)))(prompts)
+        ax.plot(theirs.ravel(), ours.ravel(), ".", color=plots.ROLES["trained"][1], markersize=2)
+        ax.axline((0, 0), slope=1, color="black", linewidth=0.4)
+        ax.set(xlabel="added by a least-squares step", ylabel="added by the dual models", title=name)
+        of_network = models.predictor(*network, layout)
+        print(name, "correlation:", float(jnp.corrcoef(ours.ravel(), theirs.ravel())[0, 1]))
+        print(name, analysis.alignment(of_network, gd, prompts))
 
 # %% [markdown]
-# What the dual model did not tell us, the measurement does: how near this layer came to that step. (Some seeds come
-# near, others end elsewhere.) `configs/dual_model.py:linear` is the same picture of linear attention, where $\phi$ is
-# the identity, and the points lie on a line.
+# What the dual model did not tell us, the measurement does: how near a layer came to that step. Linear attention, whose
+# $\phi$ is the identity, *is* that step once it is trained (von Oswald et al.), softmax near it. (Some seeds of softmax
+# come near, others end elsewhere: `configs/dual_model.py:layer`.)
 #
 # ## Features that can be written down
 #
@@ -197,7 +206,7 @@ for changes in ({"alpha": 0.5}, {"beta": 0.5, "share": 0.25}, {"alpha": -1.0, "b
 #
 # - The dual model is exact, and is another way to *write* attention. It holds of random weights too.
 # - $D$ depends on the query: every query has its own learning problem.
-# - The loss has no minimum. One step of this size is the head; two would be something else.
+# - The loss has no minimum. One step on it is the head; two would be something else.
 # - Labels are never compared with predictions. Whether a layer does gradient descent on the prompt's own loss is a
 #   question for measurement, as above and in the other notebooks.
 #

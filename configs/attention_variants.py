@@ -22,17 +22,17 @@ def helps(task: str) -> tuple:
     ).format
     ratio = lambda *modified: at("loss_ratio_plain", *modified)
     name = f"AV.{task}"
-    less = {"source": "RL section 5", "relation": "at_most", "target": 1.0}
+    less = {"source": "RL section 5", "reduce": "upper", "relation": "at_most", "target": 1.0}
     return (
         {"id": f"{name}.plain", "statement": "plain softmax learns something of the task (mean loss; that of zero is "
          ".5)", "source": "control", "metric": at("loss_trained", 0.0, 0.0, 0.0, 0.0), "relation": "at_most",
          "target": 0.4},
-        {"id": f"{name}.keys", "statement": "augmented keys help in every seed (worst loss over that of plain "
-         "softmax)", "metric": ratio(0.0, 0.0, 1.0, 0.0), "reduce": "max", **less},
-        {"id": f"{name}.values", "statement": "augmented values help in every seed (the same)",
-         "metric": ratio(0.0, 0.0, 0.0, 1.0), "reduce": "max", **less},
-        {"id": f"{name}.alpha", "statement": "the regulariser at alpha = .5 helps (mean over seeds of the loss over "
-         "that of plain softmax)", "metric": ratio(0.5, 0.0, 0.0, 0.0), **less},
+        {"id": f"{name}.keys", "statement": "augmented keys help (loss over that of plain softmax, upper end of the "
+         "95 % interval over seeds)", "metric": ratio(0.0, 0.0, 1.0, 0.0), **less},
+        {"id": f"{name}.values", "statement": "augmented values help (the same)",
+         "metric": ratio(0.0, 0.0, 0.0, 1.0), **less},
+        {"id": f"{name}.alpha", "statement": "the regulariser at alpha = .5 helps (the same)",
+         "metric": ratio(0.5, 0.0, 0.0, 0.0), **less},
         {"id": f"{name}.beta", "statement": "negative samples at beta = .25 help (the same)",
          "metric": ratio(0.0, 0.25, 0.0, 0.0), **less},
     )  # fmt: skip
@@ -54,6 +54,5 @@ def get_config(variant: str = ""):
     if variant == "smoke":
         smoke(config)
         sweep(config.task, name=("linear", "exponential"))
-        sweep(config.model, alpha=(0.0, 0.5), beta=(0.0, 0.5))
-        config.model.augment_keys = config.model.augment_values = 1.0
+        sweep(config.model, alpha=(0.0, 0.5), beta=(0.0, 0.5), augment_keys=(0.0, 1.0), augment_values=(0.0, 1.0))
     return config

@@ -3,8 +3,9 @@
     python -m experiments.run --config=configs/generalisation_gap.py
 
 One trained layer of two softmax heads. The dual model of each makes its step on N = 8 to 1,024 demonstrations of a
-prompt; its mean loss on them is compared with that on N fresh ones of the same function. Some three minutes on two CPU
-cores. Expected: the difference falls like the bound. Variants: `smoke`.
+prompt; its mean loss on them is compared with that on N fresh ones of the same function. Half a minute on two CPU
+cores. Found: the difference falls faster than the bound, and like it without what a demonstration adds to its own loss.
+Variants: `smoke`.
 """
 
 from experiments.defaults import base_config, dual_models, smoke

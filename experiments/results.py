@@ -70,7 +70,8 @@ def lookup(results: Mapping[str, Any], name: str, reduce: str = "mean") -> float
     """The value a claim speaks of: a metric, or a curve at x as `curve[x]`; nan where there is none.
 
     A metric of one point of a sweep is named with all its fields, as `loss_gd[train.clip=1.0,model.init_scale=0.5]`.
-    `reduce` is "mean", "min" or "max": over seeds, for a curve the ends of its band.
+    `reduce` is "mean", "min" or "max": over seeds, for a curve the ends of its band; of a metric also "lower" or
+    "upper", the ends of the 95 % interval of the mean over seeds.
 
     Raises:
       KeyError: if there is no metric or curve of that name, or no such x or point.
@@ -86,7 +87,17 @@ def lookup(results: Mapping[str, Any], name: str, reduce: str = "mean") -> float
     values = metrics[name]
     if reduce == "mean":
         return float(values["mean"])
+    if reduce in ("lower", "upper"):
+        return float(values["mean"] + {"lower": -1, "upper": 1}[reduce] * half_interval(values))
     return float({"max": np.max, "min": np.min}[reduce](values["per_seed"])) if values["per_seed"] else math.nan
+
+
+def half_interval(metric: Mapping[str, Any]) -> float:
+    """Half the 95 % interval of a metric's mean, by the spread of its seeds (Student's t); nan of less than two."""
+    from scipy.stats import t  # a second of importing
+
+    seeds = np.asarray([math.nan if value is None else value for value in metric["per_seed"]], float)
+    return float(t.ppf(0.975, len(seeds) - 1) * seeds.std(ddof=1) / len(seeds) ** 0.5) if len(seeds) > 1 else math.nan
 
 
 def check_claims(claims: Sequence[Mapping[str, Any]], results: Mapping[str, Any], overridden: Sequence[str]) -> list:

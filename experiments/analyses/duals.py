@@ -10,14 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.results import curve
-from experiments.study import Found, few, first
+from experiments.study import EVERY, Found, few, first
 from icl_gd import analysis, dual, learners, models
 from icl_gd.dual import features
+from icl_gd.models import TransformerConfig
 from icl_gd.tasks import ElementwiseRegression
-from icl_gd.training import Population
-from icl_gd.types import Array, Prompt
+from icl_gd.training import Population, fastest_predictor
+from icl_gd.types import Array, Predictor, Prompt
 
-FEW = 64  # prompts that processes are looked at on
+FEW = 64  # prompts that processes are drawn of
+PROCESSED = 512  # and measured on
 FEATURES = tuple(2**i for i in range(4, 13))  # how many random features
 DRAWS, FEATURE_PROMPTS = 32, 16  # of features, each on as many prompts
 SLOPE_FROM = 64  # features from which on the slope is fitted
@@ -40,6 +42,7 @@ class DualStudy:
     task: ElementwiseRegression
     trained: Population
     prompts: Prompt
+    untrained: Any  # parameters of all members, at step 0
     key: Array
     step_size: float  # of the best gradient step
     suite_values: int | None = None  # at most so many numbers of features, or lengths of contexts
@@ -57,19 +60,25 @@ class DualStudy:
         return jax.tree.map(np.asarray, of_all(self.trained.params, *more))
 
 
-def plain_member(points: Sequence[Mapping[str, Any]]) -> int | None:
-    """Which combination of a sweep modifies nothing, if there are others."""
-    modifications = set(models.Modification._fields) - {"share"}
-    names = [name for name in points[0] if name.split(".")[-1] in modifications]
-    zero = [i for i, point in enumerate(points) if all(point[name] == 0.0 for name in names)]
-    return zero[0] if zero and len(points) > 1 and names else None
+def plain_member(points: Sequence[Mapping[str, Any]], config: TransformerConfig) -> int | None:
+    """Which combination of a sweep modifies nothing, if there are others.
+
+    Args:
+      config: of the population: where a modification is not swept over, it is what all members have.
+    """
+    swept = {name.split(".")[-1]: name for name in points[0]}
+    asked = {name: getattr(config, name) for name in models.Modification._fields if name != "share"}
+    varied = [name for name in asked if name in swept]
+    fixed = [value for name, value in asked.items() if name not in swept]
+    zero = [i for i, point in enumerate(points) if all(point[swept[name]] == 0.0 for name in varied)]
+    return zero[0] if varied and zero and len(points) > 1 and not any(fixed) else None
 
 
 def exactness(study: DualStudy, found: Found) -> None:
     """Whether the dual models are the layers; their way there, a demonstration at a time; and who is heard."""
     config, layout = study.trained.config, study.trained.layout
     layers, heads = range(config.n_layers), range(config.n_heads)
-    prompts = first(study.prompts, FEW)
+    prompts = first(study.prompts, PROCESSED)
     met = len(study.encode(jax.tree.map(lambda leaf: leaf[0], prompts))) - 1  # demonstrations
 
     def of_prompt(params: Any, prompt: Prompt) -> dict[str, Array]:
@@ -82,8 +91,9 @@ def exactness(study: DualStudy, found: Found) -> None:
             ways = [dual.process(one) for one in of_heads]
             outputs = jnp.stack([way.prediction[: met + 1] for way in ways], axis=1)  # [iterate head d_head]
             out = jnp.stack([dual.prediction(one) for one in of_heads])
-            left = dual.block_of(config, params, layer, tokens)(out)
-            records["error"].append(jnp.abs(left - residual[layer + 1, -1]).max() / jnp.abs(residual[layer + 1]).max())
+            came, left = residual[layer : layer + 2, -1]
+            said = dual.block_of(config, params, layer, tokens)(out)
+            records["error"].append(jnp.abs(said - left).max() / jnp.abs(left - came).max())
             apart = jnp.linalg.norm(outputs - out[None], axis=-1) / jnp.linalg.norm(out, axis=-1)[None]
             records["distance"].append(apart.mean(1))
             for name in ("norm", "loss"):
@@ -105,11 +115,28 @@ def exactness(study: DualStudy, found: Found) -> None:
     found.add("dual_distance_at_start", seen["distance"][..., 0].mean((1, 2)))
     found.curves["loss_by_dual_step"] = curve(steps, seen["loss_of_prediction"][found.shown].mean(1).T)
     found.arrays["n_layers"] = config.n_layers
-    found.arrays["loss_gd_on_few"] = float(
-        analysis.losses(learners.gradient_descent([study.step_size]), prompts).mean()
-    )
+    found.arrays["tokens_are_examples"] = study.trained.layout.inputs is None
+    gd = learners.gradient_descent([study.step_size])
+    for name, learner in (("gd", gd), ("zero", learners.zero)):
+        found.arrays[f"loss_{name}_on_processed"] = float(analysis.losses(learner, prompts).mean())
+    _aligned(study, found, gd)
     if config.n_layers == 1 and study.trained.layout.inputs is None:
-        _beside_gradient_descent(study, found, prompts)
+        _beside_gradient_descent(study, found, first(prompts, FEW))
+
+
+def _aligned(study: DualStudy, found: Found, gd: Predictor) -> None:
+    """How far networks are from the best least-squares gradient step, beside half that step and untrained networks."""
+    predictor = partial(fastest_predictor, study.trained.config, layout=study.trained.layout)
+    prompts = first(study.prompts, PROCESSED)
+    half = learners.gradient_descent([study.step_size / 2])
+    to_gd = lambda params, prompts: analysis.alignment(predictor(params), gd, prompts)
+    control = jax.jit(lambda prompts: analysis.alignment(half, gd, prompts))(prompts)
+    untrained = replace(study, trained=replace(study.trained, params=study.untrained))
+    of = {"": study.over_members(to_gd, prompts), "_untrained": untrained.over_members(to_gd, prompts)}
+    for measure, value in control._asdict().items():
+        found.add_one(f"{measure}_gd_wrong_step", float(value))
+        for ending, aligned in of.items():
+            found.add(f"{measure}_gd{ending}", getattr(aligned, measure), over=("",) if ending else EVERY)
 
 
 def _beside_gradient_descent(study: DualStudy, found: Found, prompts: Prompt) -> None:
@@ -133,7 +160,8 @@ def _beside_gradient_descent(study: DualStudy, found: Found, prompts: Prompt) ->
     a, b = centre(ours), centre(theirs)[None]
     norm = lambda values: np.sqrt((values**2).sum((-2, -1)))
     found.add("pull_correlation_gd", ((a * b).sum((-2, -1)) / (norm(a) * norm(b))).mean(1))
-    one = int(found.shown[np.argsort(found.measured["loss_trained"].values[found.shown])[0]])
+    order = np.argsort(found.measured["loss_trained"].values[found.shown])
+    one = int(found.shown[order[len(order) // 2]])  # the middle one
     found.arrays["pull_dual"], found.arrays["pull_gd"] = ours[one, :, :, 0].tolist(), theirs[..., 0].tolist()
 
 
@@ -195,7 +223,8 @@ def longest(model: dual.Dual) -> Array:
 def generalisation_gap(study: DualStudy, found: Found) -> None:
     """The dual model's mean loss on the demonstrations it was trained on and on fresh ones of the same function.
 
-    With what every demonstration adds to its own loss, as the bound has it, and without: that falls like 1/N.
+    With what every demonstration adds to its own loss, as the bound has it, and without, each then judged by the n - 1
+    others: what it adds falls like 1/N.
     """
     config = study.trained.config
 
@@ -209,7 +238,7 @@ def generalisation_gap(study: DualStudy, found: Found) -> None:
             dual_of = dual.dual_of(config, params, 0, head, study.kind)
             one, other = dual_of(own), dual_of(fresh)
             losses = [dual.mean_loss(one, pairs.keys[:n], pairs.values[:n]) for pairs in (other, one)]
-            of_heads.append(jnp.stack([*losses, losses[1] + jnp.sum(dual.own_pull(one)) / n]))
+            of_heads.append(jnp.stack([*losses, (n * losses[1] + jnp.sum(dual.own_pull(one))) / (n - 1)]))
         return jnp.stack(of_heads)
 
     keys = jax.random.split(jax.random.fold_in(study.key, 2), GAP_PROMPTS)

@@ -6,8 +6,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import t as t_distribution
 
+from experiments.results import half_interval
 from icl_gd import plots
 
 Done = dict[str, Any]
@@ -25,22 +25,28 @@ AUGMENTED = {(0.0, 0.0): "neither", (1.0, 0.0): "keys", (0.0, 1.0): "values", (1
 
 
 def _process(done: Done) -> Figure:
-    figure, axes = plt.subplots(1, 3, figsize=(plots.PAGE, 2.6))
+    figure, axes = plt.subplots(2, 2, figsize=(plots.PAGE * 0.85, 4.4), sharex=True)
     curves, layers = done["curves"], range(1, done["arrays"]["n_layers"] + 1)
-    for ax, name, label in zip(axes, ("distance", "norm"), ("distance to the layer's output", r"$|W_t| / |W_N|$"),
-                               strict=False):  # fmt: skip
+    measures = {"distance": "distance to the layer's output", "norm": r"$|W_t| / |W_N|$",
+                "loss": r"dual model's loss / $|$its last$|$"}  # fmt: skip
+    for ax, (name, label) in zip(axes.flat, measures.items(), strict=False):
         for layer, shade in zip(layers, plots.shades(len(layers)), strict=True):
             curve = curves[f"dual_{name}_by_step_layer_{layer}"]
             ax.plot(curve["x"], curve["mean"], color=shade, label=f"layer {layer}")
             ax.fill_between(curve["x"], curve["low"], curve["high"], color=shade, alpha=0.2, linewidth=0)
-        ax.set(xlabel="demonstrations met", ylabel=label, ylim=(0, None))
-    plots.line(axes[2], curves["loss_by_dual_step"], "trained", label="prediction after so many")
-    plots.level(axes[2], done["arrays"]["loss_gd_on_few"], "gd", "one gradient step")
-    plots.level(axes[2], done["arrays"]["loss_zero"], "zero")
-    axes[2].set(xlabel="demonstrations met, last layer", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$",
-                ylim=(0, None))  # fmt: skip
-    (handles, labels), (more, names) = (ax.get_legend_handles_labels() for ax in axes[1:])
-    figure.legend([*handles, *more], [*labels, *names], loc="outside lower center", ncols=4)
+        ax.set_ylabel(label)
+        if name != "loss":
+            ax.set_ylim(0, None)
+    last = axes[1, 1]
+    plots.line(last, curves["loss_by_dual_step"], "trained", label="last layer's prediction")
+    plots.level(last, done["arrays"]["loss_gd_on_processed"], "gd", "one gradient step")
+    plots.level(last, done["arrays"]["loss_zero_on_processed"], "zero")
+    last.set(ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$", ylim=(0, None))
+    met = "demonstrations met" if done["arrays"]["tokens_are_examples"] else "tokens met"
+    for ax in axes[1]:
+        ax.set_xlabel(met)
+    (handles, labels), (more, names) = (ax.get_legend_handles_labels() for ax in (axes[0, 0], last))
+    figure.legend([*handles, *more], [*labels, *names], loc="outside lower center", ncols=3)
     return figure
 
 
@@ -82,7 +88,7 @@ def _gap(done: Done) -> Figure:
     curve = done["curves"]["generalisation_gap_by_length"]
     plots.line(ax, curve, "trained", marker="o", label="difference of losses")
     others = done["curves"]["generalisation_gap_others_by_length"]
-    plots.line(ax, others, "gd_tuned", marker="s", label="without a demonstration's own part")
+    plots.line(ax, others, "construction", marker="s", label="without a demonstration's own part")
     _root(ax, others, "demonstrations")
     ax.set(xlabel="demonstrations $N$", ylabel="difference / loss on fresh ones", xscale="log", yscale="log")
     ax.legend()
@@ -111,7 +117,7 @@ def _variants(done: Done) -> Figure:
         for ax, found in zip(axes, panels, strict=True):
             x, metrics = zip(*sorted(found, key=lambda pair: pair[0]), strict=True)
             mean = [m["mean"] for m in metrics]
-            reach = [_reach(m) for m in metrics]
+            reach = [half_interval(m) for m in metrics]
             ax.errorbar(x, mean, reach, fmt=marker, linestyle="-" if ax is not axes[2] else "", color=shade, label=task,
                         linewidth=0.9, markersize=3.5, markerfacecolor="none")  # fmt: skip
     for ax, label in zip(axes, (r"$\alpha$", r"$\beta$", "augmented"), strict=True):
@@ -123,12 +129,6 @@ def _variants(done: Done) -> Figure:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
-
-
-def _reach(metric: Mapping[str, Any]) -> float:
-    """Half the 95 % interval of a mean over seeds."""
-    seeds = len(metric["per_seed"])
-    return float(t_distribution.ppf(0.975, seeds - 1)) * (metric["stderr"] or 0.0) if seeds > 1 else 0.0
 
 
 def _every_variant(done: Done) -> Figure:
@@ -147,7 +147,7 @@ def _every_variant(done: Done) -> Figure:
         ax.imshow(logs, cmap="PuOr", vmin=-extent, vmax=extent, aspect="auto")
         for (i, j), log in np.ndenumerate(logs):
             metric = cells[i][j]
-            helped = metric["mean"] + _reach(metric) < 1.0
+            helped = metric["mean"] + half_interval(metric) < 1.0
             ax.text(
                 j,
                 i,
@@ -171,20 +171,22 @@ def _every_variant(done: Done) -> Figure:
 
 FIGURES = {
     "dual_process": (("loss_by_dual_step", "dual_distance_by_step_layer_1"), _process,
-                     "Dual models on their way: after steps on so many demonstrations, the distance of their output to "
-                     "what the layer computes (relative; mean over heads and prompts), the norm of their weights, and "
-                     "the loss of the prediction that the last layer's would give. Bands: range over seeds."),
+                     "Dual models on their way, after steps on so many demonstrations: the distance of their output to "
+                     "what the layer computes (relative), the norm of their weights, their own loss (these three: "
+                     "means over heads and prompts), and the loss of the prediction that the last layer's would give, "
+                     "beside others' on the same prompts. Bands: range over free seeds."),
     "dual_pull": (("pull_dual", "pull_gd"), _pull,
                   "What each demonstration adds to the prediction, by the dual models of all heads and by the best "
-                  "least-squares gradient step: of one prompt, and of 64."),
+                  "least-squares gradient step: of one prompt, and of 64, in the free seed whose loss is the middle "
+                  "one."),
     "random_features": (("attention_error_by_features_standard",), _features,
                         "Errors of attention and of its output with random features in place of the kernel, by their "
-                        "number: means over draws, prompts and heads, bands range over seeds. Keys and queries are as "
-                        "they were trained, or scaled until the longest of a prompt has length one."),
+                        "number: means over draws, prompts and heads, bands range over free seeds. Keys and queries "
+                        "are as they were trained, or scaled until the longest of a prompt has length one."),
     "generalisation_gap": (("generalisation_gap_by_length",), _gap,
                            "Absolute difference between the dual model's mean loss on the N demonstrations of its step "
                            "and on N fresh ones, relative to the latter, with and without what a demonstration adds "
-                           "to its own loss: mean over prompts and heads, range over seeds."),
+                           "to its own loss: mean over prompts and heads, range over free seeds."),
     "variants": (("loss_ratio_plain",), _variants,
                  "Loss of modified attention over that of plain softmax of the same seed, one modification at a time: "
                  "mean over seeds and its 95 % interval."),

@@ -64,13 +64,12 @@ def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -
         found.add_one(name, risks[name].mean, risks[name].stderr)
     found.add("loss_ratio_gd", loss / risks["loss_gd"].mean)
     found.add_one("step_size_gd", step_size / task.n_context)
-    if (plain := duals.plain_member(points)) is not None:
+    if (plain := duals.plain_member(points, model)) is not None:
         by_point = loss.reshape(len(points), config.seeds)
         found.add("loss_ratio_plain", (by_point / by_point[plain]).ravel(), over=("",))
-    study = duals.DualStudy(task, trained, prompts, key_eval, step_size, config.eval.suite_values)
+    study = duals.DualStudy(task, trained, prompts, untrained, key_eval, step_size, config.eval.suite_values)
     analyse(config.analyses, duals.ANALYSES, study, found, stop, settings.steps)
     if not any(points):
         history = monitor.read_history(workdir, label)
         found.curves |= results.curves_by_step(history, config.seed, range(config.seeds))
-        found.arrays["loss_zero"] = float(risks["loss_zero"].mean)
     return populations.records(found, config, points, label)

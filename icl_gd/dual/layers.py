@@ -128,8 +128,8 @@ def _check_model(config: TransformerConfig, params: Params, layer: int) -> None:
         raise ValueError(f"params have no {config.blocks[layer]!r}: they are a mapping of blocks, as of models.init")
     if (shape := block["attention"]["P"].shape)[0] != config.n_heads or len(shape) != 3:
         raise ValueError(
-            f"P of layer {layer} has shape {shape}, not [{config.n_heads} heads, e, d_head]: parameters are those of one "
-            "model, as of `Population.member(i)`, and of this config"
+            f"P of layer {layer} has shape {shape}, not [{config.n_heads} heads, e, d_head]: parameters are those of "
+            "one model, as of `Population.member(i)`, and of this config"
         )
     if config.compute == "bfloat16":
         raise ValueError(
