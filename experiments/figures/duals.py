@@ -191,6 +191,6 @@ FIGURES = {
                  "Loss of modified attention over that of plain softmax of the same seed, one modification at a time: "
                  "mean over seeds and its 95 % interval."),
     "every_variant": (("loss_ratio_plain",), _every_variant,
-                      "The same of all combinations, mean over seeds. Bold with a star: the 95 % interval lies below "
-                      "1; of so many some will by chance."),
+                      "The same of all combinations, mean over seeds; orange is better. Bold with a star: the 95 % "
+                      "interval lies below 1; of so many some will by chance."),
 }  # fmt: skip
