@@ -305,6 +305,10 @@ def _check_duals(config: ConfigDict) -> None:
     if asked := [name for name in config.analyses if name in one_layer]:
         if model.style != "von_oswald":
             _reject("model.style", model.style, f"analyses={','.join(asked)} is of tokens (x, y); von_oswald")
+        if config.eval.suite_values is not None and config.eval.suite_values < 2:
+            _reject(
+                "eval.suite_values", config.eval.suite_values, f"analyses={','.join(asked)} fits slopes; at least 2"
+            )
         if kinds != {"softmax"} and "random_features" in asked:
             _reject("model.attention", model.attention, "analyses=random_features is of the kernel of softmax")
 

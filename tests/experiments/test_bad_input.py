@@ -193,6 +193,10 @@ BAD = [
     ([DUAL, "--config.analyses=('random_features',)"], ["model.style=gpt2", "von_oswald"]),
     ([DUAL, "--config.train.active_inputs=(6,1,10)"], ["train.active_inputs=(6, 1, 10)", "at most task.d_input=5"]),
     ([f"{DUAL}:layer", "--config.train.active_points=(3,1,9)"], ["active_points=(3, 1, 9)", "model.style=gpt2"]),
+    (
+        [f"--config={CONFIGS}/random_features.py", "--config.eval.suite_values=1"],
+        ["eval.suite_values=1", "at least 2"],
+    ),
     ([DUAL, "--config.model.d_embed=33"], ["model.d_embed=33", "model.n_heads=2"]),
     ([DUAL, "--config.task.name=cubic"], ["task.name=cubic", "linear"]),
     ([ONE, "--config.model.alpha=0.5"], ["model.alpha=0.5", "leave it at None"]),

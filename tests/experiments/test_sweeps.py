@@ -1,6 +1,7 @@
 """A sweep is its runs: order, records, resume, and what is said of it."""
 
 import json
+import math
 import signal
 from pathlib import Path
 
@@ -115,6 +116,16 @@ def test_sizes_and_rates_multiply(tmp_path, capsys):
     assert results.lookup(done, name, "max") == 3.0
     with pytest.raises(KeyError):
         results.lookup(done, "loss_trained[task.n_context=4]")
+
+
+def test_a_claim_may_be_about_the_interval_of_a_mean():
+    """Student's t with four degrees of freedom, 2.776, as in tables."""
+    seeds = [1.0, 2.0, 3.0, 4.0, 5.0]
+    done = {"metrics": {"loss": {"mean": 3.0, "per_seed": seeds}, "one": {"mean": 3.0, "per_seed": [3.0]}}}
+    reach = 2.776 * (2.5 / 5) ** 0.5
+    assert results.lookup(done, "loss", "upper") == pytest.approx(3.0 + reach, rel=1e-3)
+    assert results.lookup(done, "loss", "lower") == pytest.approx(3.0 - reach, rel=1e-3)
+    assert math.isnan(results.lookup(done, "one", "upper"))
 
 
 @pytest.mark.parametrize("changed", [False, True])
