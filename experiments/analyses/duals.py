@@ -84,7 +84,7 @@ def exactness(study: DualStudy, found: Found) -> None:
     def of_prompt(params: Any, prompt: Prompt) -> dict[str, Array]:
         tokens = study.encode(prompt)
         residual = models.apply(config, params, tokens).residual
-        records: dict[str, list] = {"error": [], "distance": [], "norm": [], "loss": []}
+        records: dict[str, list] = {"error": [], "distance": [], "norm": [], "loss": [], "pull": []}
         outputs = jnp.zeros(())
         for layer in layers:
             of_heads = [dual.dual_of(config, params, layer, head, study.kind)(tokens) for head in heads]
@@ -96,6 +96,7 @@ def exactness(study: DualStudy, found: Found) -> None:
             records["error"].append(jnp.abs(said - left).max() / jnp.abs(left - came).max())
             apart = jnp.linalg.norm(outputs - out[None], axis=-1) / jnp.linalg.norm(out, axis=-1)[None]
             records["distance"].append(apart.mean(1))
+            records["pull"].append(jnp.stack([dual.pull(one) for one in of_heads]))
             for name in ("norm", "loss"):
                 values = jnp.stack([getattr(way, name)[: met + 1] for way in ways])
                 records[name].append((values / jnp.abs(values[:, -1:])).mean(0))
@@ -115,6 +116,8 @@ def exactness(study: DualStudy, found: Found) -> None:
     found.add("dual_distance_at_start", seen["distance"][..., 0].mean((1, 2)))
     found.curves["loss_by_dual_step"] = curve(steps, seen["loss_of_prediction"][found.shown].mean(1).T)
     found.arrays["n_layers"] = config.n_layers
+    of_heads = seen["pull"][_typical(found)]  # [prompt layer head token]
+    found.arrays["pull_of_heads"] = {"mean": of_heads.mean(0).tolist(), "one": of_heads[0].tolist()}
     found.arrays["tokens_are_examples"] = study.trained.layout.inputs is None
     gd = learners.gradient_descent([study.step_size])
     for name, learner in (("gd", gd), ("zero", learners.zero)):
@@ -122,6 +125,12 @@ def exactness(study: DualStudy, found: Found) -> None:
     _aligned(study, found, gd)
     if config.n_layers == 1 and study.trained.layout.inputs is None:
         _beside_gradient_descent(study, found, first(prompts, FEW))
+
+
+def _typical(found: Found) -> int:
+    """The member whose loss is the middle one of those that are shown."""
+    order = np.argsort(found.measured["loss_trained"].values[found.shown])
+    return int(found.shown[order[len(order) // 2]])
 
 
 def _aligned(study: DualStudy, found: Found, gd: Predictor) -> None:
@@ -160,8 +169,7 @@ def _beside_gradient_descent(study: DualStudy, found: Found, prompts: Prompt) ->
     a, b = centre(ours), centre(theirs)[None]
     norm = lambda values: np.sqrt((values**2).sum((-2, -1)))
     found.add("pull_correlation_gd", ((a * b).sum((-2, -1)) / (norm(a) * norm(b))).mean(1))
-    order = np.argsort(found.measured["loss_trained"].values[found.shown])
-    one = int(found.shown[order[len(order) // 2]])  # the middle one
+    one = _typical(found)
     found.arrays["pull_dual"], found.arrays["pull_gd"] = ours[one, :, :, 0].tolist(), theirs[..., 0].tolist()
 
 

@@ -68,6 +68,19 @@ def _pull(done: Done) -> Figure:
     return figure
 
 
+def _heads(done: Done) -> Figure:
+    pull = {name: np.asarray(values, float) for name, values in done["arrays"]["pull_of_heads"].items()}
+    layers, heads, _ = pull["mean"].shape
+    rows = layers * heads
+    figure, axes = plt.subplots(1, 2, figsize=(plots.PAGE, 0.9 + 0.2 * rows))
+    for ax, (name, title) in zip(axes, (("mean", "mean over prompts"), ("one", "one prompt")), strict=True):
+        plots.matrix(ax, pull[name].reshape(rows, -1), title)
+        ax.set_aspect("auto")
+        ax.set_xlabel("token")
+    axes[0].set_yticks(range(rows), [f"layer {i + 1}, head {j + 1}" for i in range(layers) for j in range(heads)])
+    return figure
+
+
 def _features(done: Done) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(plots.PAGE, 2.6), sharey=True)
     for ax, name in zip(axes, ("attention", "output"), strict=True):
@@ -179,6 +192,9 @@ FIGURES = {
                   "What each demonstration adds to the prediction, by the dual models of all heads and by the best "
                   "least-squares gradient step: of one prompt, and of 64, in the free seed whose loss is the middle "
                   "one."),
+    "dual_heads": (("pull_of_heads",), _heads,
+                   "How much of each token's value the query gets, K(k, q)/D, by the dual model of every head: of the "
+                   "free seed whose loss is the middle one."),
     "random_features": (("attention_error_by_features_standard",), _features,
                         "Errors of attention and of its output with random features in place of the kernel, by their "
                         "number: means over draws, prompts and heads, bands range over free seeds. Keys and queries "
