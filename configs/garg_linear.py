@@ -13,6 +13,8 @@ curriculum, for an accelerator; `sizes` sweeps over widths and steps of the toy;
 variant it is `standard`.
 """
 
+import math
+
 from experiments.defaults import function_class, untrained
 from experiments.sweeps import sweep
 
@@ -24,9 +26,9 @@ FAMILIES = (
 )
 
 WHY_QUADRANTS = (
-    "such inputs are ill-conditioned (their second moment, I (1 - 2/pi) + 2/pi on all pairs, has condition number 9.8 "
-    "at d = 5), and it is on ill-conditioned contexts that this model falls short of least squares, as around k = d"
-)
+    "such inputs are ill-conditioned (their second moment, I (1 - 2/pi) + 2/pi on all pairs, has condition number "
+    "{:.1f} at d = {}), and it is on ill-conditioned contexts that this model falls short of least squares, as around k = d"
+).format
 
 
 WHY_NARROW = (
@@ -37,6 +39,7 @@ WHY_NARROW = (
 
 def like_least_squares(prefix: str, d: int, n: int) -> tuple:
     """What the paper says of d inputs and n examples, on prompts like those of training and on others."""
+    condition = 1 + d * (2 / math.pi) / (1 - 2 / math.pi)
     at = lambda family, k, role="trained": f"normalised_error_{family}_{role}[{k}]"
     return (
         {"id": f"{prefix}.end", "statement": "after all examples functions are known (mean over seeds)", "source":
@@ -50,7 +53,7 @@ def like_least_squares(prefix: str, d: int, n: int) -> tuple:
         untrained(prefix),
         {"id": f"{prefix}.quadrants", "statement": "inputs in one quadrant, the query anywhere: known all the same",
          "source": "GA Fig. 4", "metric": at("random_quadrants", n), "relation": "at_most", "target": 0.1,
-         "note": WHY_QUADRANTS if prefix == "GA.toy" else ""},
+         "note": WHY_QUADRANTS(condition, d) if prefix in ("GA.toy", "GA.tiny") else ""},
         {"id": f"{prefix}.orthogonal", "statement": "of a query orthogonal to all inputs nothing is known, as of least "
          "squares", "source": "GA Fig. 4", "metric": at("orthogonal_query", d // 2), "relation": "within",
          "target": 1.0, "tolerance": 0.15},
