@@ -27,7 +27,8 @@ FAMILIES = (
 
 WHY_QUADRANTS = (
     "such inputs are ill-conditioned (their second moment, I (1 - 2/pi) + 2/pi on all pairs, has condition number "
-    "{:.1f} at d = {}), and it is on ill-conditioned contexts that this model falls short of least squares, as around k = d"
+    "{:.1f} at d = {}), and it is on ill-conditioned contexts that this model falls short of least squares, "
+    "as around k = d"
 ).format
 
 
