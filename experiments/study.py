@@ -101,6 +101,11 @@ class Found:
         """The members curves are drawn from: the free ones, or all where none is free (an untrained population)."""
         return np.flatnonzero(self.is_free) if self.is_free.any() else self.trapped
 
+    def middle(self, name: str) -> int:
+        """The member whose value of a metric is the middle one of those that are shown: a typical one."""
+        values = self.measured[name].values[self.shown]
+        return int(self.shown[np.argsort(values)[len(values) // 2]])
+
     def add(self, name: str, values: Any, errors: Any = None, over: tuple[str, ...] = EVERY[:2]) -> None:
         """A metric of the members: over all of them, and over the free ones alone, unless `over` says otherwise."""
         values = np.asarray(values, np.float64)

@@ -101,8 +101,7 @@ def lasting_from(steps: np.ndarray, holds: np.ndarray) -> np.ndarray:
 def _patterns(study: Study, found: Found) -> None:
     """Patterns `[layer t t]` of a typical seed's first head: the mean over prompts, and those of one prompt."""
     layout, few = study.trained.layout, first(study.prompts, FEW)
-    scores = found.measured["following_token_score"].values[found.shown]
-    params = study.trained.member(int(found.shown[np.argsort(scores)[len(scores) // 2]]))
+    params = study.trained.member(found.middle("following_token_score"))
     encoded = jax.vmap(layout.encode)(few.x, few.y, few.x_query)
     patterns = jax.vmap(lambda one: models.apply(study.trained.config, params, one).pattern[:, 0])(encoded)
     for name, values in (("mean", patterns.mean(0)), ("one", patterns[0])):

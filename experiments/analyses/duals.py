@@ -116,21 +116,15 @@ def exactness(study: DualStudy, found: Found) -> None:
     found.add("dual_distance_at_start", seen["distance"][..., 0].mean((1, 2)))
     found.curves["loss_by_dual_step"] = curve(steps, seen["loss_of_prediction"][found.shown].mean(1).T)
     found.arrays["n_layers"] = config.n_layers
-    of_heads = seen["pull"][_typical(found)]  # [prompt layer head token]
+    of_heads = seen["pull"][found.middle("loss_trained")]  # [prompt layer head token]
     found.arrays["pull_of_heads"] = {"mean": of_heads.mean(0).tolist(), "one": of_heads[0].tolist()}
-    found.arrays["tokens_are_examples"] = study.trained.layout.inputs is None
+    found.arrays["tokens_are_examples"] = layout.inputs is None
     gd = learners.gradient_descent([study.step_size])
     for name, learner in (("gd", gd), ("zero", learners.zero)):
         found.arrays[f"loss_{name}_on_processed"] = float(analysis.losses(learner, prompts).mean())
     _aligned(study, found, gd)
-    if config.n_layers == 1 and study.trained.layout.inputs is None:
+    if config.n_layers == 1 and layout.inputs is None:
         _beside_gradient_descent(study, found, first(prompts, FEW))
-
-
-def _typical(found: Found) -> int:
-    """The member whose loss is the middle one of those that are shown."""
-    order = np.argsort(found.measured["loss_trained"].values[found.shown])
-    return int(found.shown[order[len(order) // 2]])
 
 
 def _aligned(study: DualStudy, found: Found, gd: Predictor) -> None:
@@ -169,7 +163,7 @@ def _beside_gradient_descent(study: DualStudy, found: Found, prompts: Prompt) ->
     a, b = centre(ours), centre(theirs)[None]
     norm = lambda values: np.sqrt((values**2).sum((-2, -1)))
     found.add("pull_correlation_gd", ((a * b).sum((-2, -1)) / (norm(a) * norm(b))).mean(1))
-    one = _typical(found)
+    one = found.middle("loss_trained")
     found.arrays["pull_dual"], found.arrays["pull_gd"] = ours[one, :, :, 0].tolist(), theirs[..., 0].tolist()
 
 
