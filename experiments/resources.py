@@ -13,7 +13,7 @@ BYTES_PER_FLOAT = {"float32": 4, "float64": 8}
 
 def memory_needed(config: ConfigDict) -> float:
     """Bytes of the larger of a training step and an evaluation, within a factor of about two, of one population."""
-    floats = _floats_of_prefixes(config) if config.recipe == "function_classes" else _floats_of_attention(config)
+    floats = _floats_of_prefixes(config) if config.model.style == "gpt2" else _floats_of_attention(config)
     return BYTES_PER_FLOAT[config.precision] * floats
 
 
@@ -23,17 +23,21 @@ def _floats_of_prefixes(config: ConfigDict) -> float:
     task, model = config.task, config.model
     t, e = 2 * task.n_context + 1, model.d_embed
     tokens = t * (20 * e + 3 * model.n_heads * t)
-    members = config.seeds if config.train.share_batches else 1
-    step = config.train.batch_size * members * model.n_layers * tokens
-    prompts = max(config.eval.prompts, config.eval.curve_prompts) * t * (task.d_input + 2) * (3 + config.seeds)
-    return float(4 * config.seeds * _weights(config) + step + prompts + 64 * tokens)
+    members = config.seeds * len(sweeps.together(config))
+    at_once = members if config.train.share_batches else 1
+    step = config.train.batch_size * at_once * model.n_layers * tokens
+    prompts = (
+        max(config.eval.prompts, config.eval.curve_prompts) * t * (task.d_input + task.d_output + 1) * (3 + members)
+    )
+    return float(4 * members * _weights(config) + step + prompts + 64 * tokens)
 
 
 def _weights(config: ConfigDict) -> float:
     """Of one member, within a factor of about two."""
     model, e = config.model, _width(config)
     if model.style == "gpt2":
-        return float(model.n_layers * 12 * e * e + e * (2 * config.task.n_context + 1 + config.task.d_input))
+        task = config.task
+        return float(model.n_layers * 12 * e * e + e * (2 * task.n_context + 1 + task.d_input + task.d_output))
     return float(model.n_layers * model.n_heads * 4 * e * (model.d_head or e))
 
 

@@ -211,7 +211,9 @@ def _wrong_type(words: list[str], config: ConfigDict, error: Exception) -> str:
 
 
 def _nearest_few(field: str, fields: Collection[str]) -> str:
-    """What may have been meant: a field of this last name elsewhere, one that it shortens, one that is spelt alike."""
+    """What may have been meant: a field of this last name elsewhere, one it shortens, one spelt alike, a section's."""
+    if section := [name for name in fields if name.startswith(f"{field}.")]:
+        return f"did you mean one of {', '.join(section)}?"
     part, _, leaf = field.rpartition(".")
     inside = [name for name in fields if name.rpartition(".")[0] == part]
     words = {name: name.rpartition(".")[2].split("_") for name in inside}

@@ -31,7 +31,7 @@ BAD = [
     ([ONE, "--wokdir=x"], ["--wokdir", "--workdir"]),
     ([ONE, "--config.trian.steps=4"], ["trian.steps", "train.steps"]),
     ([ONE, "--config.train.step=4"], ["train.step", "train.steps"]),
-    ([ONE, "--config.train=4"], ["--config.train"]),
+    ([ONE, "--config.train=4"], ["--config.train:", "did you mean one of train.", "train.steps"]),
     ([ONE, "extra"], ["extra", "--config.FIELD"]),
     ([ONE, "--config.train.steps=abc"], ["train.steps", "abc", "int"]),
     ([ONE, "--config.train.steps=1.5"], ["train.steps", "1.5", "int"]),

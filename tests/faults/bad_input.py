@@ -95,7 +95,8 @@ def misspelt_field(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]
     field = rng.choice(list(fields))
     section, _, leaf = field.rpartition(".")
     wrong = f"{section}.{misspelt(leaf, rng)}".lstrip(".")
-    if wrong not in fields and len(leaf) > 4:
+    twin = any(other != field and (other.startswith(field) or field.startswith(other)) for other in fields)
+    if wrong not in fields and len(leaf) > 4 and not twin:  # a slip in one of two twins may be nearer to the other
         yield Case("a misspelt field", (f"--config.{wrong}=1",), (wrong, f"did you mean {field}?"))
 
 
@@ -109,7 +110,8 @@ def misspelt_word(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
     field = rng.choice(
         [*(name for name in WORDS if not (others and name == "task.inputs")), "analyses", "model.attention"]
     )
-    accepted = {**WORDS, "analyses": list(ANALYSES), "model.attention": ["linear"]}[field]
+    analyses = validation.RECIPES[fields["recipe"]].analyses or ANALYSES
+    accepted = {**WORDS, "analyses": list(analyses), "model.attention": ["linear"]}[field]
     word = rng.choice(accepted)
     wrong = misspelt(word, rng)
     if wrong not in accepted:
@@ -144,9 +146,11 @@ def section(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
 def too_large(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
     field = rng.choice([name for name in SIZES if isinstance(fields[name], int) and name not in ("seeds",)])
     value = rng.randrange(1, 1000) * 10**9
-    fixed = {"sine": ("task.d_input", "task.d_output"), "function_classes": ("task.d_output", "model.n_heads")}
+    fixed = {"sine": ("task.d_input", "task.d_output"), "function_classes": ("task.d_output",)}
     apart = ("task.d_output",) if fields["model.layout"] == "interleaved" else ()
-    if field in (*fixed.get(fields["recipe"], ()), *apart):
+    each = ("model.n_layers",) if "," in fields["model.attention"] else ()  # a kind of attention for each layer
+    each += ("model.n_heads",) if fields["model.style"] == "gpt2" else ()  # which share the width
+    if field in (*fixed.get(fields["recipe"], ()), *apart, *each):
         return  # they are what the task is, or have to fit other sizes
     quiet = () if field in ("task.d_input", "task.d_output") else ("--config.analyses=()",)
     if field == "task.d_input" and fields["task.eigenvalues"]:
