@@ -83,7 +83,7 @@ def compiled(name: str, batch: PrefixPrompt) -> tuple[float, np.ndarray]:
     """Seconds of one of ours on all prompts, spread over devices, and what it predicts `[... prompt n m]`."""
     devices = jax.local_device_count()
     parts = jax.tree.map(lambda leaf: leaf.reshape(devices, -1, *leaf.shape[1:]), batch)
-    run = jax.pmap(partial(analysis.prefix_predictions, OURS[name]))
+    run = jax.pmap(partial(analysis.prefix_predictions, OURS[name], in_order=True))
     y_hat = jax.block_until_ready(run(parts))
     seconds = _least(lambda: jax.block_until_ready(run(parts)))
     found = np.asarray(y_hat)  # [device ... prompt n m]

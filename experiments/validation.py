@@ -226,7 +226,8 @@ def _check_words_of_the_package(fields: dict[str, Any]) -> None:
     inputs = fields["task.inputs"]
     for word in inputs if isinstance(inputs, list) else [inputs]:
         _check_word("task.inputs", word, list(FAMILIES))
-    _check_word("task.family", fields["task.family"], list(PROMPT_FAMILIES))
+    # Training predicts inputs to come.
+    _check_word("task.family", fields["task.family"], [name for name, its in PROMPT_FAMILIES.items() if its.in_order])
     for word in fields["eval.families"]:
         _check_word("eval.families", word, list(PROMPT_SUITE))
     for field, accepted in (("schedule", SCHEDULES), ("form", FORMS), ("parallel", MODES)):
@@ -325,6 +326,11 @@ def _check_functions(config: ConfigDict) -> None:
     task = config.task
     if task.name == "sparse" and task.non_zeros > task.d_input:
         _reject("task.non_zeros", task.non_zeros, f"at most task.d_input={task.d_input}")
+    if task.name == "signs":
+        if task.noise_std:
+            _reject("task.noise_std", task.noise_std, "labels of task.name=signs are classes, without noise; 0")
+        if "noisy" in config.eval.families:
+            _reject("eval.families", "noisy", "labels of task.name=signs are classes, without noise; leave it out")
     _check_width(config)
     if task.pool is not None and task.function_pool is not None:
         _reject("task.function_pool", task.function_pool, "prompts of task.pool have their functions; give one of both")

@@ -15,7 +15,7 @@ from icl_gd.tasks import PROMPT_SUITE, FunctionRegression
 from icl_gd.training import Curriculum, Population
 from icl_gd.types import Array, PrefixPredictor, PrefixPrompt
 
-PROMPTS_AT_ONCE = 64  # of a Transformer
+PROMPTS_AT_ONCE, LEARNERS_AT_ONCE = 64, 8  # of a Transformer; of learners, whose slowest prompt is everyone's
 HOST_PROMPTS = 128  # that learners on the host are asked of: a fit for each prefix of each
 LEARNED_BELOW = 0.9  # of the error of always zero: a seed that ends above has learned nothing
 ALPHAS = (1.0, 0.1, 0.01, 0.001, 0.0001)  # of the Lasso, as published
@@ -52,9 +52,9 @@ class PrefixStudy:
 def member_errors(
     predictor_of: Callable[[Any], PrefixPredictor], params: Any, prompts: PrefixPrompt, task: FunctionRegression
 ) -> Array:
-    """Square errors of all members, over the variance of labels: `[member prompt n]`."""
-    one = lambda member: analysis.prefix_errors(predictor_of(member), prompts, task.in_order, PROMPTS_AT_ONCE)
-    return jax.lax.map(one, params) / task.label_variance
+    """Errors of all members, over that of always zero: `[member prompt n]`."""
+    one = lambda member: _errors(predictor_of(member), prompts, task, PROMPTS_AT_ONCE)
+    return jax.lax.map(one, params)
 
 
 def evaluate(study: PrefixStudy) -> Found:
@@ -71,7 +71,10 @@ def evaluate(study: PrefixStudy) -> Found:
         trained = np.asarray(measure(study.trained.params, prompts), np.float64)
         errors: dict[str, np.ndarray] = {"trained": trained.mean(0)}
         if name in study.families:
-            errors |= {role: of / task.label_variance for role, of in _of_baselines(study, prompts, task).items()}
+            errors |= _of_baselines(study, prompts, task)
+            if task.noise_std > 0.0 and "least_squares" in errors:
+                median = np.median(errors["least_squares"], axis=0)  # around k = d the mean is infinite
+                found.add_one(f"peak_of_least_squares_{name}", float(np.argmax(median)))
         if name == "standard":
             untrained = np.asarray(measure(study.untrained, prompts), np.float64)
             of_learners = {role: of[None] for role, of in errors.items() if role != "trained"}
@@ -81,13 +84,15 @@ def evaluate(study: PrefixStudy) -> Found:
             found.curves[f"normalised_error_{name}_{role}"] = _band(of_prompts)
         _by_member(found, name, trained)
     _summaries(found, standard, study.task)
+    if study.task.logistic:
+        found.arrays["are_classes"] = True
     if others := [name for name in study.families if name != "standard"]:
         found.arrays["other_families"] = others
     return found
 
 
 def _of_baselines(study: PrefixStudy, prompts: PrefixPrompt, task: FunctionRegression) -> dict[str, np.ndarray]:
-    """Square errors `[prompt n]` of every learner, in float64: near k = d least squares loses half its digits."""
+    """The same of every learner, `[prompt n]`, in float64: near k = d least squares loses half its digits."""
     exact = PrefixPrompt(*(np.asarray(leaf, np.float64) for leaf in prompts[:4]), None)
     found: dict[str, np.ndarray] = {}
     with jax.enable_x64(True):
@@ -95,19 +100,27 @@ def _of_baselines(study: PrefixStudy, prompts: PrefixPrompt, task: FunctionRegre
             if name in HOST_BASELINES:
                 continue
             roles, make = BASELINES[name]
-            errors = np.asarray(_errors(make(), jax.tree.map(jnp.asarray, exact), task.in_order))
+            measure = jax.jit(partial(_errors, make(), task=task, at_once=LEARNERS_AT_ONCE))
+            errors = np.asarray(measure(jax.tree.map(jnp.asarray, exact)))
             found |= dict(zip(roles, errors.reshape(len(roles), *errors.shape[-2:]), strict=True))
     few = first(exact, HOST_PROMPTS)
     for name in study.baselines:
         if name in HOST_BASELINES:
             predictor = HOST_BASELINES[name]()
             y_hat = learners.host_predictions(predictor, few.x, few.y, few.x_query)
-            found[name] = np.sum((y_hat - few.y_query) ** 2, axis=-1)
+            with jax.enable_x64(True):
+                errors = analysis.errors_of(jnp.asarray(y_hat), jnp.asarray(few.y_query), task.logistic)
+            found[name] = np.asarray(errors) / _of_zero(task)
     return found
 
 
-def _errors(predictor: PrefixPredictor, prompts: PrefixPrompt, in_order: bool) -> Array:
-    return jax.jit(partial(analysis.prefix_errors, predictor, in_order=in_order))(prompts)
+def _errors(predictor: PrefixPredictor, prompts: PrefixPrompt, task: FunctionRegression, at_once: int) -> Array:
+    return analysis.prefix_errors(predictor, prompts, task.in_order, at_once, task.logistic) / _of_zero(task)
+
+
+def _of_zero(task: FunctionRegression) -> float:
+    """The error of always zero."""
+    return 1.0 if task.logistic else task.label_variance
 
 
 def _band(errors: np.ndarray) -> dict[str, list]:
@@ -148,7 +161,8 @@ def _summaries(found: Found, standard: Mapping[str, np.ndarray], task: FunctionR
         excess = by_length["trained"] - best
         if d > 1:
             found.add("excess_over_least_squares_below", excess[:, : d - 1].max(1))
-        found.add("excess_over_least_squares_around", excess[:, d - 1 : d + 2].max(1))
+        if excess.shape[1] >= d:
+            found.add("excess_over_least_squares_around", excess[:, d - 1 : d + 2].max(1))
         if excess.shape[1] > d + 2:
             found.add("excess_over_least_squares_above", excess[:, d + 2 :].max(1))
 

@@ -30,6 +30,7 @@ def _draw(ax: Axes, curves: dict[str, dict], top: float) -> None:
     for i, (role, curve) in enumerate(curves.items()):
         plots.line(ax, curve, role, label="trained model" if role == "trained" else None)
         ax.lines[-1].set_zorder(10 - i)
+    plots.level(ax, 1.0, "zero")
     ax.set_ylim(0, top)
     ax.set_xlim(0, max(curve["x"][-1] for curve in curves.values()))
 
@@ -44,7 +45,8 @@ def _standard(done: Done) -> Figure:
     figure, ax = plt.subplots(figsize=(plots.COLUMN, 3.1))
     curves = _of(done, "standard")
     _draw(ax, curves, 1.15)
-    ax.set(xlabel="in-context examples", ylabel="square error / variance of labels")
+    error = "wrong classes / one half" if done["arrays"].get("are_classes") else "square error / variance of labels"
+    ax.set(xlabel="in-context examples", ylabel=error)
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
@@ -91,9 +93,11 @@ FIGURES = {
     "in_context_error": ((f"{CURVE}standard_trained",), _standard,
                          "Error after each number of examples, over the variance of labels: the trained model (mean "
                          "over seeds) and learners, on the same prompts; bands hold 90 % of means over resampled "
-                         "prompts. What is worse than always zero leaves the frame."),
+                         "prompts. What is much worse than always zero leaves the frame."),
     "prompt_families": (("other_families",), _families,
-                        "The same model on prompts of other families than those of its training, beside learners."),
+                        "The same model on prompts of other families than those of its training, beside learners; "
+                        "bands as before. Curves that are missing are above the frame, at all lengths shown."),
     "in_context_error_by_step": (("normalised_error_at_end_by_step",), _by_step,
-                                 "Error on held-out prompts over training: mean over seeds, and their range."),
+                                 "Error on held-out prompts over training: mean over seeds, and their range. What is "
+                                 "worse than 1.1, early or under the curriculum, is above the frame."),
 }  # fmt: skip

@@ -25,7 +25,7 @@ from icl_gd.analysis.curvature import (
     spectral_filter,
 )
 from icl_gd.analysis.interpolation import interpolate
-from icl_gd.analysis.prefix import prefix_errors, prefix_predictions
+from icl_gd.analysis.prefix import errors_of, prefix_errors, prefix_predictions
 from icl_gd.analysis.risk import (
     CHUNK,
     MEMBERS_AT_ONCE,
@@ -77,6 +77,7 @@ __all__ = [
     "derivative_norms",
     "derivatives",
     "effective_preconditioner",
+    "errors_of",
     "first_order",
     "gauge_distance",
     "induction_score",

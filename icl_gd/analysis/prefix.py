@@ -10,14 +10,15 @@ PROMPTS_AT_ONCE = 8  # they stay in cache, and no prompt waits for the slowest o
 
 
 def prefix_predictions(
-    predictor: PrefixPredictor, prompts: PrefixPrompt, in_order: bool = True, at_once: int = PROMPTS_AT_ONCE
+    predictor: PrefixPredictor, prompts: PrefixPrompt, in_order: bool, at_once: int = PROMPTS_AT_ONCE
 ) -> Float[Array, "... prompt n m"]:
     """What is predicted for the k-th query of every prompt after its first k examples.
 
     Args:
       predictor: may have leading axes beside its `[n m]`, as `prefix_lasso_path` has; they lead here too.
       prompts: a batch, on the leading axis of every leaf.
-      in_order: queries are the inputs to come, so that one pass answers all; otherwise each takes a pass of its own.
+      in_order: queries are the inputs to come, so that one pass answers all, as `task.in_order` says; otherwise each
+        takes a pass of its own.
       at_once: how many prompts are met together.
     """
 
@@ -36,8 +37,24 @@ def prefix_predictions(
 
 
 def prefix_errors(
-    predictor: PrefixPredictor, prompts: PrefixPrompt, in_order: bool = True, at_once: int = PROMPTS_AT_ONCE
+    predictor: PrefixPredictor,
+    prompts: PrefixPrompt,
+    in_order: bool,
+    at_once: int = PROMPTS_AT_ONCE,
+    are_classes: bool = False,
 ) -> Float[Array, "... prompt n"]:
-    """Square errors `|y_hat - y_query|^2` of `prefix_predictions`."""
-    y_hat = prefix_predictions(predictor, prompts, in_order, at_once)
-    return jnp.sum((y_hat - prompts.y_query.reshape((1,) * (y_hat.ndim - 3) + prompts.y_query.shape)) ** 2, axis=-1)
+    """`errors_of` what `prefix_predictions` gives."""
+    return errors_of(prefix_predictions(predictor, prompts, in_order, at_once), prompts.y_query, are_classes)
+
+
+def errors_of(
+    y_hat: Float[Array, "... m"], y_query: Float[Array, "... m"], are_classes: bool = False
+) -> Float[Array, "..."]:
+    """Square errors `|y_hat - y_query|^2`; of classes, which signs tell, `1 - sign(y_hat) sign(y_query)`, summed alike.
+
+    The latter is twice the share of wrong answers, so that guessing has error one, and so has zero, which is none.
+    """
+    y_query = jnp.reshape(y_query, (1,) * (y_hat.ndim - y_query.ndim) + y_query.shape)
+    if are_classes:
+        return jnp.sum(1 - jnp.sign(y_hat) * jnp.sign(y_query), axis=-1)
+    return jnp.sum((y_hat - y_query) ** 2, axis=-1)

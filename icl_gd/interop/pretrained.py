@@ -54,7 +54,7 @@ class Pretrained:
         """Writes model.safetensors, then config.json, each whole or not at all; leaves are named by dotted paths."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        leaves = {name: np.ascontiguousarray(leaf) for name, leaf in flatten(self.params).items()}
+        leaves = {name: np.asarray(leaf, order="C") for name, leaf in flatten(self.params).items()}
         about = {"format": FORMAT, "model": asdict(self.config), "layout": self.layout, "d_input": self.d_input,
                  "d_output": self.d_output}  # fmt: skip
         part = directory / f"{WEIGHTS}.part"
@@ -103,6 +103,9 @@ def check(model: Pretrained) -> None:
     there = by_name(model.params)
     if names := sorted(set(expected) ^ set(there)):
         raise ValueError(f"{', '.join(names)}: weights and config are not of one model")
+    first, *_ = expected
+    members = there[first].shape[: there[first].ndim - expected[first].ndim]
     for name, leaf in expected.items():
-        if there[name].shape not in (leaf.shape, (len(there[name]), *leaf.shape)):
-            raise ValueError(f"{name} has shape {there[name].shape}, the config asks for {leaf.shape}")
+        if there[name].shape != (*members, *leaf.shape) or len(members) > 1:
+            asked = f"{leaf.shape}, or the same axis of members before that of every leaf"
+            raise ValueError(f"{name} has shape {there[name].shape}, the config asks for {asked}")

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -75,23 +76,33 @@ def host_predictions(
 
     Args:
       x, y, x_query: `[prompt n d]`, `[prompt n m]`, `[prompt n d]`; a query that is not finite has nan.
-      processes: over which prompts are spread, as many as there are cores when left out; with one, this one.
+      processes: over which prompts are spread, as many as there are cores when left out; with one, this one. Others
+        import the script that asks: there, ask under `if __name__ == "__main__":`.
 
     Raises:
-      ValueError: if there is no process.
+      ValueError: if there is no process, or shapes are not as above.
+      RuntimeError: if a process ends before its work is done.
     """
     if processes is None:
         processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if processes < 1:
         raise ValueError(f"processes={processes} must be at least 1")
-    prompts = list(zip(*(np.asarray(part, float) for part in (x, y, x_query)), strict=True))
-    one = partial(_of_prompt, predictor)
+    x, y, x_query = (np.asarray(part, float) for part in (x, y, x_query))
+    if x.ndim != 3 or y.ndim != 3 or x.shape != x_query.shape or x.shape[:2] != y.shape[:2]:
+        raise ValueError(
+            f"x {x.shape}, y {y.shape}, x_query {x_query.shape}: not [prompt n d], [prompt n m], [prompt n d]"
+        )
+    one, prompts = partial(_of_prompt, predictor), list(zip(x, y, x_query, strict=True))
     if processes == 1:
-        return np.stack([one(prompt) for prompt in prompts])
+        return np.array([one(prompt) for prompt in prompts]).reshape(y.shape)
     # Forked processes would inherit locks that threads of the compiler hold.
     context = multiprocessing.get_context("spawn")
-    with _one_thread_each(), ProcessPoolExecutor(processes, context) as pool:
-        return np.stack(list(pool.map(one, prompts, chunksize=PROBLEMS_AT_ONCE)))
+    try:
+        with _one_thread_each(), ProcessPoolExecutor(processes, context) as pool:
+            found = list(pool.map(one, prompts, chunksize=PROBLEMS_AT_ONCE))
+    except BrokenProcessPool as error:
+        raise RuntimeError("a process ended early: a script asks under `if __name__ == '__main__':`") from error
+    return np.array(found).reshape(y.shape)
 
 
 @contextmanager

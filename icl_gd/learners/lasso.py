@@ -13,6 +13,11 @@ G_IA G_AA^-1 G_AI, c_I - G_IA G_AA^-1 c_A]. With m its last column and v = M_.A 
 which is w_j for active j, and the correlation c_j - G_jA w_A of all others. So a piece ends at the largest alpha below
 where an active u_j is zero (j leaves) or another one is alpha or -alpha (j joins, with that sign), and the next one is
 one pivot on j away, whether it leaves or joins: a pivot undoes itself. Nothing is iterated to convergence. QED
+
+That one j at a time changes is true of designs in general position. Signs, one-hot and integer inputs are not, and what
+of several is taken first matters. So pieces end where they would if c were moved a little, each entry by another
+amount, while w is read from c itself: conditions of optimality then miss by at most that little where there are ties,
+and by rounding where there are none.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +29,7 @@ from jaxtyping import Bool, Float
 
 from icl_gd.types import Array, Predictor, PrefixPredictor
 
-PIECES = 12  # of a path, per input, after which it is given up; random designs need one or two
+PIECES = 12  # of a path, per input, after which the rest of it is nan; random designs need one or two
 
 
 def lasso(alpha: float) -> Predictor:
@@ -82,6 +87,8 @@ def _path(alphas: Sequence[float]) -> Callable[[Array, Array], Float[Array, "alp
         d, dtype = len(moment), moment.dtype
         asked = jnp.asarray(np.asarray(alphas), dtype)[:, None]
         negligible = d * jnp.finfo(dtype).eps * jnp.diagonal(gram)
+        amounts = jnp.asarray(np.random.default_rng(0).uniform(1.0, 2.0, d), dtype)  # of no design are they a relation
+        moved = moment + jnp.finfo(dtype).eps ** (2 / 3) * jnp.max(jnp.abs(moment)) * amounts
 
         def is_going(state: tuple) -> Bool[Array, ""]:
             *_, above, count = state
@@ -89,10 +96,10 @@ def _path(alphas: Sequence[float]) -> Callable[[Array, Array], Float[Array, "alp
 
         def piece(state: tuple) -> tuple:
             tableau, sign, last, found, above, count = state
-            m, v, active = tableau[:, -1], tableau[:, :-1] @ sign, sign != 0
+            m, v, active = tableau[:, -1], tableau[:, :d] @ sign, sign != 0
             ratio = lambda a, b: jnp.where(b != 0, a / jnp.where(b != 0, b, 1.0), -1.0)
             # What has just changed stands at its own end of the piece, where only rounding could find it again.
-            free = ~active & (jnp.diagonal(tableau[:, :-1]) > negligible)
+            free = ~active & (jnp.diagonal(tableau[:, :d]) > negligible)
             leaves = jnp.where(active & (last == 0), ratio(m, v), -1.0)
             rises = jnp.where(free & (last <= 0), ratio(m, 1 + v), -1.0)
             falls = jnp.where(free & (last >= 0), ratio(m, v - 1), -1.0)
@@ -102,20 +109,20 @@ def _path(alphas: Sequence[float]) -> Callable[[Array, Array], Float[Array, "alp
             below, kind, j = ends.ravel()[at], at // d, at % d
 
             inside = (asked < above) & (asked >= below)
-            w = jnp.where(active, m, 0.0)[None] - asked * jnp.where(active, v, 0.0)[None]
+            w = jnp.where(active, tableau[:, -2], 0.0)[None] - asked * jnp.where(active, v, 0.0)[None]
             found = jnp.where(inside, w, found)
 
             # One pivot on j, written as one rank-one update: row and column of j come out right with these entries.
             is_j, pivot = jnp.arange(d) == j, tableau[j, j]
-            row = jnp.where(jnp.arange(d + 1) == j, pivot + 1, tableau[j])
+            row = jnp.where(jnp.arange(d + 2) == j, pivot + 1, tableau[j])
             column = jnp.where(is_j, pivot - 1, tableau[:, j])
             new_sign = jnp.stack([jnp.zeros((), dtype), jnp.ones((), dtype), -jnp.ones((), dtype)])[kind]
             last = jnp.where(is_j, jnp.where(kind == 0, sign, new_sign), 0.0)  # the sign with which it left or joined
             tableau = tableau - column[:, None] * row[None, :] / pivot
             return tableau, jnp.where(is_j, new_sign, sign), last, found, below, count + 1
 
-        none = jnp.zeros(d, dtype)
-        start = jnp.concatenate([gram, moment[:, None]], axis=1), none, none, jnp.zeros((len(alphas), d), dtype)
+        none, unknown = jnp.zeros(d, dtype), jnp.full((len(alphas), d), jnp.nan, dtype)
+        start = jnp.concatenate([gram, moment[:, None], moved[:, None]], axis=1), none, none, unknown
         return jax.lax.while_loop(is_going, piece, (*start, jnp.asarray(jnp.inf, dtype), jnp.zeros((), int)))[3]
 
     return solve

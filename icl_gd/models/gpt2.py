@@ -12,7 +12,12 @@ def gpt2_config(
       d_token: of the tokens that are read in: the width of x.
       n_positions: tokens at most; a prompt of n points has 2n, of which the last need not be there.
       d_embed: the width that `n_heads` share; published are 64, 128 and 256 with 3, 6 and 12 layers, 2, 4 and 8 heads.
+
+    Raises:
+      ValueError: if the heads do not share the width evenly.
     """
+    if n_heads < 1 or d_embed % n_heads:
+        raise ValueError(f"n_heads={n_heads} must divide d_embed={d_embed}, which they share")
     return TransformerConfig(
         d_token, n_layers, n_heads, d_head=d_embed // n_heads, attention="softmax", init="gpt2", init_scale=4e-4,
         causal=True, pre_norm=True, biases=True, d_embed=d_embed, layer_mlp_width=4 * d_embed,

@@ -38,6 +38,9 @@ class Linear:
 
     d_input: int = 20
 
+    def __post_init__(self):
+        _check_width(self.d_input)
+
     @property
     def variance(self) -> float:
         return float(self.d_input)
@@ -60,6 +63,7 @@ class Sparse(Linear):
     non_zeros: int = 3
 
     def __post_init__(self):
+        super().__post_init__()
         if not 1 <= self.non_zeros <= self.d_input:
             raise ValueError(f"non_zeros={self.non_zeros} must be from 1 to d_input={self.d_input}")
 
@@ -112,6 +116,7 @@ class ReLUNetwork:
     hidden: int = 100
 
     def __post_init__(self):
+        _check_width(self.d_input)
         if self.hidden < 1:
             raise ValueError(f"hidden={self.hidden} must be at least 1")
 
@@ -145,6 +150,7 @@ class DecisionTree:
     depth: int = 4
 
     def __post_init__(self):
+        _check_width(self.d_input)
         if self.depth < 1:
             raise ValueError(f"depth={self.depth} must be at least 1")
 
@@ -204,6 +210,11 @@ class FunctionPool:
 
     def apply(self, w: Any, x: Float[Array, "n d"]) -> Float[Array, "n 1"]:
         return self.functions.apply(w, x)
+
+
+def _check_width(d_input: int) -> None:
+    if d_input < 1:
+        raise ValueError(f"d_input={d_input} must be at least 1")
 
 
 FUNCTIONS: dict[str, Callable[..., FunctionClass]] = {

@@ -20,7 +20,7 @@ class FunctionRegression:
       family: how inputs and queries are drawn, in `PROMPT_FAMILIES`.
       input_scale: factor of all inputs. Functions are those of the scaled inputs.
       label_scale: factor of all labels.
-      noise_std: of the context's labels, at label scale 1.
+      noise_std: of the context's labels, at label scale 1; none on classes.
       renormalised: noisy labels are brought back to the variance of those without noise.
     """
 
@@ -37,6 +37,10 @@ class FunctionRegression:
             raise ValueError(f"family={self.family!r} is unknown; choose from {', '.join(PROMPT_FAMILIES)}")
         if self.n_context < 0:
             raise ValueError(f"n_context={self.n_context} must be at least 0")
+        if self.noise_std < 0.0:
+            raise ValueError(f"noise_std={self.noise_std} must be at least 0")
+        if self.noise_std > 0.0 and self.logistic:
+            raise ValueError(f"noise_std={self.noise_std}: labels of signs are classes, which noise would leave")
 
     @property
     def d_input(self) -> int:
@@ -53,8 +57,17 @@ class FunctionRegression:
 
     @property
     def label_variance(self) -> float:
-        """`E y^2` without noise, at inputs whose covariance has the trace of the standard family's."""
-        return self.label_scale**2 * self.input_scale ** (2 * self.functions.degree) * self.functions.variance
+        """`E y_query^2` at standard inputs, by which errors are divided: predicting zero has error one.
+
+        It is the same for the other families, whose inputs are as long in the mean; but for quadratic functions not for
+        `half_subspace` and `skewed`, as their labels hang on fourth moments.
+        """
+        return self._label_scale**2 * self.input_scale ** (2 * self.functions.degree) * self.functions.variance
+
+    @property
+    def _label_scale(self) -> float:
+        noise = self.noise_std**2 / self.functions.variance if self.renormalised else 0.0
+        return self.label_scale / (1 + noise) ** 0.5
 
     @property
     def in_order(self) -> bool:
@@ -74,16 +87,19 @@ class FunctionRegression:
             scale = jnp.where(jnp.arange(self.d_input) < active, self.input_scale, 0.0)[None].astype(x.dtype)
         x, x_query = scale * x, scale * x_query
         w = self.functions.draw(key_w, active)
-        label_scale = self.label_scale
-        if self.renormalised:
-            label_scale = label_scale / (1 + self.noise_std**2 / self.functions.variance) ** 0.5
-        of = lambda x: label_scale * self.functions.apply(w, x)
+        of = lambda x: self._label_scale * self.functions.apply(w, x)
         y, y_query = of(x), of(x_query)
         if self.noise_std > 0.0:
-            y = y + label_scale * self.noise_std * jax.random.normal(key_noise, y.shape)
+            y = y + self._label_scale * self.noise_std * jax.random.normal(key_noise, y.shape)
         return PrefixPrompt(x, y, x_query, y_query, w)
 
     def sample(self, key: Array) -> Prompt:
-        """The same prompt at its full length."""
+        """The same prompt at its full length.
+
+        Raises:
+          ValueError: if no query is orthogonal to so many examples.
+        """
+        if self.family == "orthogonal_query" and self.n_context >= self.d_input:
+            raise ValueError(f"n_context={self.n_context} inputs of width {self.d_input} leave no orthogonal query")
         prompt = self.sample_prefixes(key)
         return Prompt(prompt.x[:-1], prompt.y[:-1], prompt.x_query[-1], prompt.y_query[-1], prompt.w)

@@ -170,6 +170,8 @@ def _prefix_problem(
     y_hat))`. The targets are labels as the context has them, with their noise, as published; it changes no minimiser.
     """
     n, logistic = task.n_context + 1, getattr(task, "logistic", False)
+    if not getattr(task, "in_order", True):
+        raise ValueError("the task's queries are not the inputs to come, on which all prefixes are trained at once")
 
     def prefixes(key: Array, step: Array | int) -> tuple[Array, Array, Array]:
         stage = settings.curriculum

@@ -84,6 +84,23 @@ def test_a_point_of_a_sweep_is_a_run_of_its_own(tmp_path):
     assert [path.stem for path in (tmp_path / "all" / "figures").glob("*.png")] == ["01_sweep"]
 
 
+def test_classes_of_fewer_examples_than_inputs(tmp_path):
+    """Signs are asked for the share of wrong ones, of models and learners alike."""
+    words = (f"{LINEAR}:smoke", *SMALL, "--config.task.name=signs", "--config.task.d_input=5",
+             "--config.task.n_context=3", "--config.eval.families=('standard','labels_double')")  # fmt: skip
+    function_classes.run(parse(["run", *words, f"--workdir={tmp_path}"]), monitor.Stop())
+    done = json.loads((tmp_path / "results.json").read_text())
+    for family in ("standard", "labels_double"):
+        for role in ("trained", "least_squares", "tree_4", "lasso_0.1"):
+            curve = np.array(done["curves"][f"normalised_error_{family}_{role}"]["mean"])
+            assert np.all((curve >= 0.0) & (curve <= 2.0)), (family, role)
+            if role != "trained":
+                assert curve[0] == 1.0
+                assert curve[3] < 1.0
+    assert "excess_over_least_squares_below" in done["metrics"]
+    assert "excess_over_least_squares_around" not in done["metrics"]
+
+
 def test_its_members_are_loaded_as_predictors_of_prefixes(finished):
     trained = icl_gd.load(finished)
     x, y = jnp.zeros((5, 2)), jnp.zeros((5, 1))
@@ -155,6 +172,12 @@ def test_a_library_that_is_missing_is_named(monkeypatch, capsys):
         ([LINEAR, "--config.eval.families=()"], ["eval.families=()", "baselines"]),
         ([LINEAR, "--config.eval.baselines=('tre',)"], ["eval.baselines=tre", "did you mean tree?"]),
         ([LINEAR, "--config.task.family=skewd"], ["task.family=skewd", "did you mean skewed?"]),
+        ([LINEAR, "--config.task.family=orthogonal_query"], ["task.family=orthogonal_query", "accepted: standard"]),
+        ([LINEAR, "--config.task.name=signs"], ["eval.families=noisy", "task.name=signs"]),
+        (
+            [TREE, "--config.task.name=signs", "--config.task.noise_std=1"],
+            ["task.noise_std=1", "task.name=signs"],
+        ),
         ([LINEAR, "--config.task.pool=3", "--config.task.function_pool=3"], ["task.function_pool=3", "one of both"]),
         ([LINEAR, "--config.train.batch_size=10000000"], ["GiB", "train.batch_size=10000000"]),
         ([LINEAR, "--config.reference.steps=2"], ["reference.steps=2", "does nothing"]),

@@ -23,7 +23,8 @@ TASKS = (
 @pytest.mark.parametrize("name", TASKS)
 def test_same_key_same_prompt(name):
     task, keys = TASKS[name], jax.random.split(jax.random.key(0), 3)
-    for sample in (task.sample_prefixes, task.sample):
+    whole = () if task.family == "orthogonal_query" else (task.sample,)  # at full length no query is orthogonal to all
+    for sample in (task.sample_prefixes, *whole):
         jitted, batch = jax.jit(sample), jax.jit(jax.vmap(sample))(keys)
         for i, key in enumerate(keys):
             eager = sample(key)
@@ -142,6 +143,14 @@ def test_noise_is_on_the_context_alone_and_renormalised():
     np.testing.assert_allclose(np.mean((prompts.y - prompts.y_query) ** 2), 9 * 4 / (1 + 4 / D), rtol=0.05)
 
 
+@pytest.mark.parametrize("name", tasks.PROMPT_SUITE)
+def test_predicting_zero_has_error_one_on_all_prompts(name):
+    task = tasks.PROMPT_SUITE[name](FunctionRegression(tasks.Linear(D), D - 1))
+    prompts = jax.jit(jax.vmap(task.sample_prefixes))(jax.random.split(jax.random.key(11), 4000))
+    errors = np.mean(prompts.y_query[..., 0] ** 2, axis=1) / task.label_variance  # of each prompt
+    np.testing.assert_allclose(errors.mean(), 1.0, atol=4 * errors.std() / len(errors) ** 0.5)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -151,6 +160,13 @@ def test_noise_is_on_the_context_alone_and_renormalised():
         (lambda: tasks.FunctionPool(tasks.Linear(2), 0), "size=0"),
         (lambda: FunctionRegression(tasks.Linear(2), family="north"), "skewed"),
         (lambda: FunctionRegression(tasks.Linear(2), -1), "n_context=-1"),
+        (lambda: tasks.Linear(0), "d_input=0"),
+        (lambda: tasks.Sparse(-1), "d_input=-1"),
+        (lambda: tasks.ReLUNetwork(0), "d_input=0"),
+        (lambda: tasks.DecisionTree(0), "d_input=0"),
+        (lambda: FunctionRegression(tasks.Linear(2), noise_std=-1.0), r"noise_std=-1\.0"),
+        (lambda: FunctionRegression(tasks.Signs(2), noise_std=1.0), "noise_std=1.0: labels of signs"),
+        (lambda: FunctionRegression(tasks.Linear(2), 2, "orthogonal_query").sample(jax.random.key(0)), "n_context=2"),
     ],
 )
 def test_what_makes_no_task_is_refused(make, words):

@@ -101,17 +101,29 @@ def test_every_lasso_of_a_path_is_scikit_learns(draw, x64):
             np.testing.assert_allclose(of_alpha[k], expected, atol=1e-7, err_msg=f"{alpha}, {k}")
 
 
-@pytest.mark.parametrize(("n", "d"), [(1, 4), (3, 8), (8, 8), (30, 8)])
-def test_a_lasso_is_stationary(n, d, x64):
-    """Its own conditions of optimality, which ask no other solver, on 100 problems for every alpha."""
+DESIGNS = {
+    "normal": lambda rng, *shape: rng.normal(size=shape),
+    "signs": lambda rng, *shape: rng.choice([-1.0, 1.0], shape),
+    "one_hot": lambda rng, *shape: np.eye(shape[-1])[rng.integers(shape[-1], size=shape[:-1])],
+    "integers": lambda rng, *shape: rng.integers(-2, 3, shape).astype(float),
+}
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize(("n", "d"), [(1, 4), (3, 8), (8, 4), (8, 8), (30, 8)])
+def test_a_lasso_is_stationary(n, d, design, x64):
+    """Its own conditions of optimality, which ask no other solver, on 100 problems for every alpha; also where several
+    inputs join or leave at once, as those of few values do."""
     rng = np.random.default_rng(n)
-    x, y = rng.normal(size=(100, n, d)), rng.normal(size=(100, n, 1))
+    x = DESIGNS[design](rng, 100, n, d)
+    y = rng.normal(size=(100, n, 1)) if design == "normal" else rng.choice([-1.0, 1.0], (100, n, 1))
     for alpha in ALPHAS:
         weight = lambda x, y: jax.vmap(lambda e: learners.lasso(alpha)(x, y, e))(jnp.eye(d))  # noqa: B023
         w = np.asarray(jax.vmap(weight)(jnp.asarray(x), jnp.asarray(y)))[..., 0]
         correlation = np.einsum("pnd,pn->pd", x, y[..., 0] - np.einsum("pnd,pd->pn", x, w)) / n
         assert np.all(np.abs(correlation) <= alpha + 1e-9)
-        np.testing.assert_allclose(correlation[w != 0], alpha * np.sign(w[w != 0]), atol=1e-9)
+        is_active = np.abs(w) > 1e-9
+        np.testing.assert_allclose(correlation[is_active], alpha * np.sign(w[is_active]), atol=1e-9)
 
 
 def test_greedy_trees_are_scikit_learns_and_stay_on_the_host():
@@ -142,6 +154,27 @@ def test_host_predictions_are_the_same_over_processes():
     np.testing.assert_array_equal(one, two)
     assert np.isnan(one[:, 2]).all()
     assert np.isfinite(one[:, [1, 3]]).all()
+    assert learners.host_predictions(learners.greedy_tree(2), x[:0], y[:0], x[:0], 1).shape == (0, *y.shape[1:])
+
+
+class Ends:
+    """An estimator whose process ends."""
+
+    def fit(self, x, y):
+        os._exit(1)
+
+
+def test_a_process_that_ends_is_said():
+    x, y = (np.asarray(part)[None].repeat(2, 0) for part in examples(2, 4))
+    with pytest.raises(RuntimeError, match="__main__"):
+        learners.host_predictions(learners.HostPredictor(Ends), x, y, x, 2)
+
+
+def test_classes_are_told_by_signs():
+    """Twice the share of wrong ones, so that guessing and saying nothing have error one."""
+    y_hat, y = jnp.asarray([[3.0], [-0.1], [2.0], [0.0]]), jnp.asarray([[1.0], [1.0], [-1.0], [1.0]])
+    np.testing.assert_array_equal(analysis.errors_of(y_hat, y, are_classes=True), [0.0, 2.0, 2.0, 1.0])
+    np.testing.assert_allclose(analysis.errors_of(y_hat, y), [4.0, 1.21, 9.0, 1.0], rtol=1e-6)
 
 
 class Threads:
@@ -243,6 +276,10 @@ def test_an_example_at_the_query_is_all_that_counts_by_distance(x64):
         (
             lambda: learners.host_predictions(learners.greedy_tree(), *[np.zeros((1, 1, 1))] * 3, processes=0),
             "processes=0",
+        ),
+        (
+            lambda: learners.host_predictions(learners.greedy_tree(), *[np.zeros((1, 4, 1))] * 2, np.zeros((1, 2, 1))),
+            r"x_query \(1, 2, 1\)",
         ),
         (lambda: learners.lasso(0.0), r"alphas=\(0.0,\)"),
         (lambda: learners.prefix_lasso_path([]), r"alphas=\(\)"),

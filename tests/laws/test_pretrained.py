@@ -12,6 +12,7 @@ import pytest
 from icl_gd import interop, models
 from icl_gd.interop import Pretrained
 from icl_gd.models import TransformerConfig
+from icl_gd.training.checkpoint import flatten, nested
 
 D, POINTS = 20, 12
 SIZES = {"tiny": (64, 3, 2), "small": (128, 6, 4), "standard": (256, 12, 8)}
@@ -20,7 +21,16 @@ GPT2 = TransformerConfig(
     D, 2, 2, d_head=8, attention="softmax", init="gpt2", init_scale=4e-4, causal=True, pre_norm=True, biases=True,
     d_embed=16, layer_mlp_width=64, n_positions=2 * POINTS, d_read_out=1,
 )  # fmt: skip
-MODELS = {"linear": (LINEAR, "concatenated"), "gpt2": (GPT2, "alternating")}
+MODIFIED = TransformerConfig(
+    D + 1, 1, 2, d_head=8, attention="softmax", reads_query=True, alpha=0.5, beta=0.5, share=0.25
+)
+MIXED = TransformerConfig(D + 1, 2, 2, d_head=8, attention="mixed")
+MODELS = {
+    "linear": (LINEAR, "concatenated"),
+    "gpt2": (GPT2, "alternating"),
+    "modified": (MODIFIED, "concatenated"),
+    "mixed": (MIXED, "concatenated"),
+}
 
 
 def pretrained(name):
@@ -140,6 +150,12 @@ def test_a_population_is_saved_whole(tmp_path):
     model = replace(pretrained("linear"), params=jax.vmap(lambda key: models.init(LINEAR, key))(keys))
     model.save_pretrained(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, interop.from_pretrained(tmp_path).params, model.params)
+    first, *others = flat = flatten(model.params)
+    for changed in ({first: flat[first][0]}, {first: flat[first][:2]}, {name: flat[name][None] for name in flat}):
+        replace(model, params=nested({**flat, **changed})).save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="has shape"):
+            interop.from_pretrained(tmp_path)
+    assert others
 
 
 def test_files_that_are_no_model_are_refused(tmp_path):
