@@ -51,6 +51,12 @@ def like_least_squares(prefix: str, d: int, n: int) -> tuple:
         {"id": f"{prefix}.least_squares", "statement": f"which is 1 - k/d (here of k = {d // 2})", "source":
          "closed form", "metric": at("standard", d // 2, "least_squares"), "relation": "within",
          "target": 1 - (d // 2) / d, "tolerance": 0.05},
+        *({"id": f"{prefix}.sensitivity_{name}", "statement": f"predictions change with the query as those of {words} "
+           f"(cosine of sensitivities)", "source": "GA Fig. 3", "metric":
+           f"sensitivity_cosine_to_{to}_trained[{k}]", "relation": "at_least", "target": 0.95}
+          for name, to, k, words in (
+              ("below", "least_squares", d // 2, "least squares do, with fewer examples than inputs"),
+              ("end", "function", n, "the function does, after all examples"))),
         untrained(prefix),
         {"id": f"{prefix}.quadrants", "statement": "inputs in one quadrant, the query anywhere: known all the same",
          "source": "GA Fig. 4", "metric": at("random_quadrants", n), "relation": "at_most", "target": 0.1,

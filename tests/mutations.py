@@ -354,6 +354,8 @@ MUTATIONS = [
     Mutation("tasks/regression.py", "return self._label_scale**2", "return self.label_scale**2",
              f"{FUNCTIONS} error_one noisy"),
     Mutation("learners/lasso.py", "jnp.max(jnp.abs(moment)) * amounts", "0.0 * amounts", f"{PREFIX} stationary signs"),
+    Mutation("analysis/prefix.py", "query = jnp.take(prompt.x_query", "query = jnp.take(prompt.x",
+             f"{PREFIX} sensitivities repeated"),
     Mutation("analysis/prefix.py", "jnp.sign(y_hat) *", "y_hat *", f"{PREFIX} classes"),
     Mutation("experiments/analyses/prefixes.py", "if excess.shape[1] >= d:", "if True:",
              "experiments/test_function_classes.py fewer"),

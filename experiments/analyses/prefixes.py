@@ -11,11 +11,12 @@ import numpy as np
 
 from experiments.study import EVERY, Found, first
 from icl_gd import analysis, learners
-from icl_gd.tasks import PROMPT_SUITE, FunctionRegression
+from icl_gd.tasks import PROMPT_SUITE, FunctionRegression, Linear, Sparse
 from icl_gd.training import Curriculum, Population
 from icl_gd.types import Array, PrefixPredictor, PrefixPrompt
 
 PROMPTS_AT_ONCE, LEARNERS_AT_ONCE = 64, 8  # of a Transformer; of learners, whose slowest prompt is everyone's
+RESPONSE_PROMPTS = 128  # whose sensitivities are asked, at the cost of a pass forward and back for every length
 HOST_PROMPTS = 128  # that learners on the host are asked of: a fit for each prefix of each
 LEARNED_BELOW = 0.9  # of the error of always zero: a seed that ends above has learned nothing
 ALPHAS = (1.0, 0.1, 0.01, 0.001, 0.0001)  # of the Lasso, as published
@@ -80,6 +81,8 @@ def evaluate(study: PrefixStudy) -> Found:
             of_learners = {role: of[None] for role, of in errors.items() if role != "trained"}
             standard = {"trained": trained, "untrained": untrained, **of_learners}
             errors["untrained"] = untrained.mean(0)
+            if type(task.functions) in (Linear, Sparse) and "least_squares" in study.baselines:
+                _functions(found, study, first(prompts, RESPONSE_PROMPTS))
         for role, of_prompts in errors.items():
             found.curves[f"normalised_error_{name}_{role}"] = _band(of_prompts)
         _by_member(found, name, trained)
@@ -89,6 +92,56 @@ def evaluate(study: PrefixStudy) -> Found:
     if others := [name for name in study.families if name != "standard"]:
         found.arrays["other_families"] = others
     return found
+
+
+def _functions(found: Found, study: PrefixStudy, prompts: PrefixPrompt) -> None:
+    """Which function of the query is predicted after k examples, where it ought to be linear.
+
+    The sensitivity of least squares is w on the span of the inputs. Curves are cosines of sensitivities to it, and to w
+    itself; arrays are predictions along a line through zero, after half as many examples as inputs, as many, and all.
+    """
+    exact = PrefixPrompt(*(np.asarray(leaf, np.float64) for leaf in prompts))
+    with jax.enable_x64(True):
+        respond = jax.jit(partial(analysis.prefix_responses, learners.prefix_least_squares))
+        of_least_squares = np.asarray(respond(jax.tree.map(jnp.asarray, exact))[1])[:, :, 0]  # [prompt n d]
+    respond = jax.jit(lambda params: jax.lax.map(lambda one: _sensitivities(study, one, prompts), params))
+    for role, params in (("trained", study.trained.params), ("untrained", study.untrained)):
+        of_members = np.asarray(respond(params), np.float64)
+        for name, other in (("least_squares", of_least_squares), ("function", exact.w)):
+            cosines = _cosine(of_members, other[None])  # [member prompt n]
+            found.curves[f"sensitivity_cosine_to_{name}_{role}"] = _band(cosines.mean(0))
+            if role == "trained":
+                found.add(f"sensitivity_cosine_to_{name}", np.nanmean(cosines.mean(1), axis=1))
+    found.curves["sensitivity_cosine_to_function_least_squares"] = _band(_cosine(of_least_squares, exact.w))
+    d, last, w = study.task.d_input, exact.x.shape[1] - 1, exact.w[0, 0]
+    ks = sorted({min(k, last) for k in (max(d // 2, 1), d, last)})
+    direction = np.asarray(jax.random.normal(study.key, (d,)), np.float64)
+    queries = np.linspace(-2.0, 2.0, 41)[:, None] * d**0.5 * direction / np.linalg.norm(direction)
+    model = study.predictor_of(jax.tree.map(lambda leaf: leaf[0], study.trained.params))
+    found.arrays["along_a_line"] = {
+        "x": (queries @ direction / np.linalg.norm(direction) / d**0.5).tolist(),
+        "examples": ks,
+        "function": (study.task.label_scale * queries @ w).tolist(),
+        "least_squares": [(queries @ of_least_squares[0, k]).tolist() for k in ks],
+        "trained": [_of_queries(model, prompts, k, queries).tolist() for k in ks],
+    }
+
+
+def _of_queries(predictor: PrefixPredictor, prompts: PrefixPrompt, k: int, queries: np.ndarray) -> np.ndarray:
+    """Predictions `[query]` after k examples of the first prompt."""
+    x, y = prompts.x[0], prompts.y[0]
+    ask = jax.jit(jax.vmap(lambda query: predictor(x.at[k].set(query), y)[k, 0]))
+    return np.asarray(ask(jnp.asarray(queries, x.dtype)), np.float64)
+
+
+def _sensitivities(study: PrefixStudy, params: Any, prompts: PrefixPrompt) -> Array:
+    return analysis.prefix_responses(study.predictor_of(params), prompts, RESPONSE_PROMPTS // 4)[1][:, :, 0]
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Along the last axis; nan where one is zero."""
+    with np.errstate(invalid="ignore"):
+        return np.sum(a * b, axis=-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
 
 
 def _of_baselines(study: PrefixStudy, prompts: PrefixPrompt, task: FunctionRegression) -> dict[str, np.ndarray]:

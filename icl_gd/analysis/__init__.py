@@ -25,7 +25,7 @@ from icl_gd.analysis.curvature import (
     spectral_filter,
 )
 from icl_gd.analysis.interpolation import interpolate
-from icl_gd.analysis.prefix import errors_of, prefix_errors, prefix_predictions
+from icl_gd.analysis.prefix import errors_of, prefix_errors, prefix_predictions, prefix_responses
 from icl_gd.analysis.risk import (
     CHUNK,
     MEMBERS_AT_ONCE,
@@ -92,6 +92,7 @@ __all__ = [
     "participation_ratio",
     "prefix_errors",
     "prefix_predictions",
+    "prefix_responses",
     "response",
     "risk",
     "roll_out",

@@ -47,6 +47,27 @@ def prefix_errors(
     return errors_of(prefix_predictions(predictor, prompts, in_order, at_once), prompts.y_query, are_classes)
 
 
+def prefix_responses(
+    predictor: PrefixPredictor, prompts: PrefixPrompt, at_once: int = PROMPTS_AT_ONCE
+) -> tuple[Float[Array, "prompt n m"], Float[Array, "prompt n m d"]]:
+    """Predictions for the k-th query after the first k examples, and how they change with it, `d y_hat / d x_query`.
+
+    A pass forward and one back for every query: all that goes through other points of the prompt is held fast (section
+    4.3, "is the Transformer's function the one of least squares?").
+    """
+
+    def of_prompt(prompt: PrefixPrompt) -> tuple[Array, Array]:
+        def at(k: Array) -> tuple[Array, Array]:
+            here = (jnp.arange(len(prompt.x)) == k)[:, None]
+            predict = lambda query: jnp.take(predictor(jnp.where(here, query[None], prompt.x), prompt.y), k, axis=0)
+            query = jnp.take(prompt.x_query, k, axis=0)
+            return predict(query), jax.jacrev(predict)(query)
+
+        return jax.lax.map(at, jnp.arange(len(prompt.x)))
+
+    return jax.lax.map(of_prompt, prompts, batch_size=at_once)
+
+
 def errors_of(
     y_hat: Float[Array, "... m"], y_query: Float[Array, "... m"], are_classes: bool = False
 ) -> Float[Array, "..."]:

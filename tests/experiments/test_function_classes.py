@@ -60,7 +60,16 @@ def test_it_records_every_family_and_learner(finished):
     for name in ("normalised_error", "normalised_error_untrained", "excess_over_least_squares_around"):
         assert len(done["metrics"][name]["per_seed"]) == 2
     stems = sorted(path.stem for path in (finished / "figures").glob("*.png"))
-    assert [stem[3:] for stem in stems] == ["in_context_error", "prompt_families", "in_context_error_by_step"]
+    assert [stem[3:] for stem in stems] == [
+        *("in_context_error", "prompt_families", "predicted_functions", "in_context_error_by_step")
+    ]
+    cosine = np.array(done["curves"]["sensitivity_cosine_to_function_least_squares"]["mean"][1:], float)
+    np.testing.assert_allclose(cosine[1:], 1.0, atol=1e-9)  # of two inputs two examples tell all
+    assert 0.4 < cosine[0] < 0.85  # one, its projection: 2 / pi in the mean
+    line = done["arrays"]["along_a_line"]
+    assert line["examples"] == [1, 2, 4]
+    np.testing.assert_allclose(line["least_squares"][1:], [line["function"]] * 2, atol=1e-9)
+    assert np.shape(line["trained"]) == np.shape(line["least_squares"])
     assert "normalised_error_by_step" in done["curves"]
 
 

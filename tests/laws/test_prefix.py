@@ -13,6 +13,7 @@ import sklearn.tree
 
 from icl_gd import analysis, learners
 from icl_gd.tasks import FunctionRegression, Linear, Sparse
+from icl_gd.types import Prompt
 
 N, D, M = 12, 5, 2
 averaging = learners.gradient_descent([1.0])
@@ -219,6 +220,21 @@ def test_predictions_of_prompts_are_those_of_their_prefixes(name, x64):
             np.testing.assert_allclose(found[i, k], expected, atol=1e-10)
             np.testing.assert_allclose(errors[i, k], jnp.sum((expected - y_query[k]) ** 2), rtol=1e-9)
             np.testing.assert_allclose(several[1, i, k], learners.lasso(0.1)(x[:k], y[:k], x_query[k]), atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["standard", "repeated_query"])
+def test_sensitivities_of_prefixes_are_those_of_the_predictor(name, x64):
+    task = FunctionRegression(Linear(D), N - 1, name)
+    prompts = jax.vmap(task.sample_prefixes)(jax.random.split(jax.random.key(3), 3))
+    y_hat, found = analysis.prefix_responses(learners.prefix_ridge(0.7), prompts, 2)
+    assert (y_hat.shape, found.shape) == ((3, N, 1), (3, N, 1, D))
+    for k in range(1, N):
+        one = jax.tree.map(lambda leaf: leaf[1:2], prompts)
+        of_predictor = analysis.response(
+            learners.ridge(0.7), Prompt(one.x[:, :k], one.y[:, :k], one.x_query[:, k], one.y_query[:, k], one.w)
+        )
+        np.testing.assert_allclose(y_hat[1, k], of_predictor.y_hat[0], atol=1e-10)
+        np.testing.assert_allclose(found[1, k, 0], of_predictor.sensitivity[0], atol=1e-10)
 
 
 PROMPTS = 1280
