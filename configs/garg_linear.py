@@ -53,7 +53,7 @@ def like_least_squares(prefix: str, d: int, n: int) -> tuple:
          "target": 1 - (d // 2) / d, "tolerance": 0.05},
         *({"id": f"{prefix}.sensitivity_{name}", "statement": f"predictions change with the query as those of {words} "
            f"(cosine of sensitivities)", "source": "GA Fig. 3", "metric":
-           f"sensitivity_cosine_to_{to}_trained[{k}]", "relation": "at_least", "target": 0.95}
+           f"sensitivity_cosine_{to}_trained[{k}]", "relation": "at_least", "target": 0.95}
           for name, to, k, words in (
               ("below", "least_squares", d // 2, "least squares do, with fewer examples than inputs"),
               ("end", "function", n, "the function does, after all examples"))),

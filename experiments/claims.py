@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.figures import captions
-from experiments.report import number, target, trapped
+from experiments.report import number, target, trapped, wall_time
 from experiments.results import holds
 
 ROOT = Path(__file__).parent.parent
@@ -105,7 +105,7 @@ def _about(config: Path, variant: str) -> str:
 def _section(name: str, results: Results) -> str:
     """One experiment of docs/results.md: how it ran, and its claims with their notes."""
     precision = f", {results['precision']}" if "precision" in results else ""
-    ran = f"{results['wall_seconds']:.0f} s on {results['device']}{precision}, revision {results['git']}."
+    ran = f"{wall_time(results)} on {results['device']}{precision}, revision {results['git']}."
     ran += f" Trapped seeds: {trapped(results)}."
     rows = [(claim["id"], *row) for claim, row in zip(results["claims"], _rows(results), strict=True)]
     table = _table(("id", *HEADER), rows) if rows else "It states no claims."

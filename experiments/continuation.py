@@ -26,6 +26,12 @@ def finished(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     return done if taken == json.loads(json.dumps(steps)) else None
 
 
+def last_step(workdir: Path) -> int:
+    """The largest step of a checkpoint there, of all combinations; zero where there is none."""
+    steps = (path.name for path in (workdir / "checkpoints").glob("**/*/") if path.name.isdigit())
+    return max(map(int, steps), default=0)
+
+
 def store(workdir: Path, about: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Writes config.json and, when a run is extended, says so and takes back what a longer run would not have.
 

@@ -25,11 +25,12 @@ def recorded(run: Run, measure: Callable[[], dict[str, Any]]) -> None:
         print(f"{workdir} holds a finished run; drawing its figures and report again")
         present(workdir, done)
         return
-    began = time.time()
+    began, resumed = time.time(), continuation.last_step(workdir)
     about = {"experiment": run.name, "variant": run.variant, **results.provenance(run.config.precision)}
     continuation.store(workdir, about, stored)
     found = measure()
     done = {**about, "steps": stored["train"]["steps"], "wall_seconds": time.time() - began, **found}
+    done |= {"resumed_at": resumed} if resumed else {}  # the seconds are of the last process
     done["claims"] = results.check_claims(stored["claims"], done, run.overridden)
     results.write_json(workdir / "results.json", done)
     present(workdir, json.loads((workdir / "results.json").read_text()))

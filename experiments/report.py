@@ -86,7 +86,14 @@ def _summary(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     claims = results["claims"]
     held = f"{sum(claim['holds'] for claim in claims)} of {len(claims)} claims hold" if claims else "No claims"
     trained = f"{config['seeds']} seeds (trapped: {trapped(results)}), {config['train']['steps']} training steps"
-    return f"{held}. {trained}, {results['wall_seconds']:.0f} s on {results['device']}, revision {results['git']}."
+    return f"{held}. {trained}, {wall_time(results)} on {results['device']}, revision {results['git']}."
+
+
+def wall_time(results: Mapping[str, Any]) -> str:
+    """How long the process took that finished the run, and from where it went on."""
+    after = f" after step {results['resumed_at']}" if "resumed_at" in results else ""
+    seconds = results["wall_seconds"]
+    return f"{seconds:.1f} s{after}" if seconds < 100 else f"{seconds:.0f} s{after}"
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
@@ -115,7 +122,7 @@ def _metrics(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def _provenance(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     known = (("git", "revision"), ("device", "device"), ("precision", "precision"))
     rows = [(label, str(results[key])) for key, label in known if key in results]
-    return [("wall time", f"{results['wall_seconds']:.1f} s"), *rows, *_fields(results["versions"])]
+    return [("wall time", wall_time(results)), *rows, *_fields(results["versions"])]
 
 
 def _fields(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -109,10 +109,10 @@ def _functions(found: Found, study: PrefixStudy, prompts: PrefixPrompt) -> None:
         of_members = np.asarray(respond(params), np.float64)
         for name, other in (("least_squares", of_least_squares), ("function", exact.w)):
             cosines = _cosine(of_members, other[None])  # [member prompt n]
-            found.curves[f"sensitivity_cosine_to_{name}_{role}"] = _band(cosines.mean(0))
+            found.curves[f"sensitivity_cosine_{name}_{role}"] = _band(cosines.mean(0))
             if role == "trained":
-                found.add(f"sensitivity_cosine_to_{name}", np.nanmean(cosines.mean(1), axis=1))
-    found.curves["sensitivity_cosine_to_function_least_squares"] = _band(_cosine(of_least_squares, exact.w))
+                found.add(f"sensitivity_cosine_{name}", np.nanmean(cosines.mean(1), axis=1))
+    found.curves["sensitivity_cosine_function_least_squares"] = _band(_cosine(of_least_squares, exact.w))
     d, last, w = study.task.d_input, exact.x.shape[1] - 1, exact.w[0, 0]
     ks = sorted({min(k, last) for k in (max(d // 2, 1), d, last)})
     direction = np.asarray(jax.random.normal(study.key, (d,)), np.float64)

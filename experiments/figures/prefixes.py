@@ -85,7 +85,7 @@ def _functions(done: Done) -> Figure:
         left.plot(line["x"], least_squares, dashes, color=plots.ROLES["least_squares"][1], linewidth=0.8)
     left.plot([], [], color=plots.ROLES["least_squares"][1], linewidth=0.8, label="least squares, alike")
     left.set(xlabel="query along a line, in its typical length", ylabel="prediction")
-    at = "sensitivity_cosine_to_{}_{}".format
+    at = "sensitivity_cosine_{}_{}".format
     plots.line(right, curves[at("least_squares", "trained")], "trained", label="trained, to least squares")
     plots.line(right, curves[at("least_squares", "untrained")], "untrained", label="untrained, to least squares")
     plots.line(right, curves[at("function", "trained")], "gd_plus_plus", label="trained, to the function")

@@ -83,8 +83,10 @@ def test_results_of_fewer_steps_are_not_those_of_the_extended_run(tmp_path, caps
     config = json.loads((tmp_path / "config.json").read_text())["config"]
     (tmp_path / "results.json").write_text(json.dumps({"steps": 25}))
     assert continuation.finished(tmp_path, config) == {"steps": 25}
+    assert continuation.last_step(tmp_path) == 0
     for step in ("20", "25"):
         (tmp_path / "checkpoints" / step).mkdir(parents=True)
+    assert continuation.last_step(tmp_path) == 25
     config["train"]["steps"] = 40
     continuation.store(tmp_path, {}, config)
     assert "extending the run from step 25 to 40" in capsys.readouterr().out

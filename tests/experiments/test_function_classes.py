@@ -63,7 +63,7 @@ def test_it_records_every_family_and_learner(finished):
     assert [stem[3:] for stem in stems] == [
         *("in_context_error", "prompt_families", "predicted_functions", "in_context_error_by_step")
     ]
-    cosine = np.array(done["curves"]["sensitivity_cosine_to_function_least_squares"]["mean"][1:], float)
+    cosine = np.array(done["curves"]["sensitivity_cosine_function_least_squares"]["mean"][1:], float)
     np.testing.assert_allclose(cosine[1:], 1.0, atol=1e-9)  # of two inputs two examples tell all
     assert 0.4 < cosine[0] < 0.85  # one, its projection: 2 / pi in the mean
     line = done["arrays"]["along_a_line"]

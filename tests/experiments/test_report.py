@@ -85,6 +85,7 @@ def test_the_page_shows_everything_and_needs_nothing(tmp_path):
     assert ["train.note", WEIRD] in page.rows
     for row in (["wall time", "71.2 s"], ["revision", "None"], ["device", "cpu"], ["jax", "0.10.2"]):
         assert row in page.rows
+    assert report.wall_time({"wall_seconds": 712.3, "resumed_at": 50}) == "712 s after step 50"
     assert "1 of 2 claims hold. 10 seeds (trapped: 1 of 2), 5000 training steps" in text
     assert "never listed" not in text
 
