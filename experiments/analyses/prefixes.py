@@ -98,7 +98,7 @@ def _functions(found: Found, study: PrefixStudy, prompts: PrefixPrompt) -> None:
     """Which function of the query is predicted after k examples, where it ought to be linear.
 
     The sensitivity of least squares is w on the span of the inputs. Curves are cosines of sensitivities to it, and to w
-    itself; arrays are predictions along a line through zero, after half as many examples as inputs, as many, and all.
+    itself; arrays are predictions along w, after half as many examples as inputs, as many, and all.
     """
     exact = PrefixPrompt(*(np.asarray(leaf, np.float64) for leaf in prompts))
     with jax.enable_x64(True):
@@ -115,11 +115,11 @@ def _functions(found: Found, study: PrefixStudy, prompts: PrefixPrompt) -> None:
     found.curves["sensitivity_cosine_function_least_squares"] = _band(_cosine(of_least_squares, exact.w))
     d, last, w = study.task.d_input, exact.x.shape[1] - 1, exact.w[0, 0]
     ks = sorted({min(k, last) for k in (max(d // 2, 1), d, last)})
-    direction = np.asarray(jax.random.normal(study.key, (d,)), np.float64)
-    queries = np.linspace(-2.0, 2.0, 41)[:, None] * d**0.5 * direction / np.linalg.norm(direction)
+    along = np.linspace(-2.0, 2.0, 41)  # of the typical length of a query
+    queries = along[:, None] * study.task.input_scale * d**0.5 * w / np.linalg.norm(w)
     model = study.predictor_of(jax.tree.map(lambda leaf: leaf[0], study.trained.params))
-    found.arrays["along_a_line"] = {
-        "x": (queries @ direction / np.linalg.norm(direction) / d**0.5).tolist(),
+    found.arrays["along_the_function"] = {
+        "x": along.tolist(),
         "examples": ks,
         "function": (study.task.label_scale * queries @ w).tolist(),
         "least_squares": [(queries @ of_least_squares[0, k]).tolist() for k in ks],

@@ -76,15 +76,15 @@ def _families(done: Done) -> Figure:
 
 def _functions(done: Done) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(plots.PAGE, 2.9))
-    line, curves = done["arrays"]["along_a_line"], done["curves"]
-    left.plot(line["x"], line["function"], color="#000000", linewidth=0.8, label="the function")
+    line, curves = done["arrays"]["along_the_function"], done["curves"]
+    left.plot(line["x"], line["function"], color="#000000", alpha=0.25, linewidth=4, label="the function")
     for k, dashes, trained, least_squares in zip(
         line["examples"], (":", "--", "-"), line["trained"], line["least_squares"], strict=False
     ):
         left.plot(line["x"], trained, dashes, color=plots.ROLES["trained"][1], label=f"trained, {k} examples")
         left.plot(line["x"], least_squares, dashes, color=plots.ROLES["least_squares"][1], linewidth=0.8)
-    left.plot([], [], color=plots.ROLES["least_squares"][1], linewidth=0.8, label="least squares, alike")
-    left.set(xlabel="query along a line, in its typical length", ylabel="prediction")
+    left.plot([], [], color=plots.ROLES["least_squares"][1], linewidth=0.8, label="least squares, same dashes")
+    left.set(xlabel="query along w, in its typical length", ylabel="prediction")
     at = "sensitivity_cosine_{}_{}".format
     plots.line(right, curves[at("least_squares", "trained")], "trained", label="trained, to least squares")
     plots.line(right, curves[at("least_squares", "untrained")], "untrained", label="untrained, to least squares")
@@ -119,12 +119,12 @@ FIGURES = {
     "prompt_families": (("other_families",), _families,
                         "The same model on prompts of other families than those of its training, beside learners; "
                         "bands as before. Curves that are missing are above the frame, at all lengths shown."),
-    "predicted_functions": (("along_a_line",), _functions,
-                            "Left: what is predicted of a query that moves along a line through zero, in one prompt; "
-                            "least squares has the same dashes, so that both can be told apart by the number of "
-                            "examples. Right: cosine between sensitivities, d prediction / d query, and those of least "
-                            "squares, or of the function itself (mean over prompts; bands hold 90 % of means over "
-                            "resampled ones)."),
+    "predicted_functions": (("along_the_function",), _functions,
+                            "Left: what is predicted of a query that moves along w, where the function w x changes "
+                            "most, in one prompt, by the first member; from as many examples as inputs on least "
+                            "squares is the function. Right: cosine between sensitivities, d prediction / d query, "
+                            "and those of least squares, or of the function itself (mean over prompts; bands hold 90 "
+                            "% of means over resampled ones)."),
     "in_context_error_by_step": (("normalised_error_at_end_by_step",), _by_step,
                                  "Error on held-out prompts over training: mean over seeds, and their range. What is "
                                  "worse than 1.1, early or under the curriculum, is above the frame."),

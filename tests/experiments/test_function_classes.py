@@ -66,7 +66,7 @@ def test_it_records_every_family_and_learner(finished):
     cosine = np.array(done["curves"]["sensitivity_cosine_function_least_squares"]["mean"][1:], float)
     np.testing.assert_allclose(cosine[1:], 1.0, atol=1e-9)  # of two inputs two examples tell all
     assert 0.4 < cosine[0] < 0.85  # one, its projection: 2 / pi in the mean
-    line = done["arrays"]["along_a_line"]
+    line = done["arrays"]["along_the_function"]
     assert line["examples"] == [1, 2, 4]
     np.testing.assert_allclose(line["least_squares"][1:], [line["function"]] * 2, atol=1e-9)
     assert np.shape(line["trained"]) == np.shape(line["least_squares"])
