@@ -11,12 +11,11 @@ import numpy as np
 
 from experiments.study import EVERY, Found, first
 from icl_gd import analysis, learners
-from icl_gd.tasks import PROMPT_SUITE, FunctionRegression, Linear, Sparse
+from icl_gd.tasks import PROMPT_SUITE, FunctionRegression
 from icl_gd.training import Curriculum, Population
 from icl_gd.types import Array, PrefixPredictor, PrefixPrompt
 
 PROMPTS_AT_ONCE, LEARNERS_AT_ONCE = 64, 8  # of a Transformer; of learners, whose slowest prompt is everyone's
-RESPONSE_PROMPTS = 128  # whose sensitivities are asked, at the cost of a pass forward and back for every length
 HOST_PROMPTS = 128  # that learners on the host are asked of: a fit for each prefix of each
 LEARNED_BELOW = 0.9  # of the error of always zero: a seed that ends above has learned nothing
 ALPHAS = (1.0, 0.1, 0.01, 0.001, 0.0001)  # of the Lasso, as published
@@ -49,6 +48,12 @@ class PrefixStudy:
     key: Array
     n_prompts: int  # of every family
 
+    def prompts(self, family: str) -> tuple[FunctionRegression, PrefixPrompt]:
+        """The task a family is of, and its prompts, on a leading axis."""
+        task = PROMPT_SUITE[family](self.task) if family != "standard" else self.task
+        key = jax.random.fold_in(self.key, sorted(PROMPT_SUITE).index(family))
+        return task, jax.jit(jax.vmap(task.sample_prefixes))(jax.random.split(key, self.n_prompts))
+
 
 def member_errors(
     predictor_of: Callable[[Any], PrefixPredictor], params: Any, prompts: PrefixPrompt, task: FunctionRegression
@@ -65,9 +70,7 @@ def evaluate(study: PrefixStudy) -> Found:
     standard = {}
     for name in dict.fromkeys(("standard", *study.families)):
         print(f"measuring: {name} prompts", flush=True)
-        task = PROMPT_SUITE[name](study.task) if name != "standard" else study.task
-        key = jax.random.fold_in(study.key, sorted(PROMPT_SUITE).index(name))
-        prompts = jax.jit(jax.vmap(task.sample_prefixes))(jax.random.split(key, study.n_prompts))
+        task, prompts = study.prompts(name)
         measure = jax.jit(partial(member_errors, study.predictor_of, task=task))
         trained = np.asarray(measure(study.trained.params, prompts), np.float64)
         errors: dict[str, np.ndarray] = {"trained": trained.mean(0)}
@@ -81,10 +84,8 @@ def evaluate(study: PrefixStudy) -> Found:
             of_learners = {role: of[None] for role, of in errors.items() if role != "trained"}
             standard = {"trained": trained, "untrained": untrained, **of_learners}
             errors["untrained"] = untrained.mean(0)
-            if type(task.functions) in (Linear, Sparse) and "least_squares" in study.baselines:
-                _functions(found, study, first(prompts, RESPONSE_PROMPTS))
         for role, of_prompts in errors.items():
-            found.curves[f"normalised_error_{name}_{role}"] = _band(of_prompts)
+            found.curves[f"normalised_error_{name}_{role}"] = band(of_prompts)
         _by_member(found, name, trained)
     _summaries(found, standard, study.task)
     if study.task.logistic:
@@ -92,56 +93,6 @@ def evaluate(study: PrefixStudy) -> Found:
     if others := [name for name in study.families if name != "standard"]:
         found.arrays["other_families"] = others
     return found
-
-
-def _functions(found: Found, study: PrefixStudy, prompts: PrefixPrompt) -> None:
-    """Which function of the query is predicted after k examples, where it ought to be linear.
-
-    The sensitivity of least squares is w on the span of the inputs. Curves are cosines of sensitivities to it, and to w
-    itself; arrays are predictions along w, after half as many examples as inputs, as many, and all.
-    """
-    exact = PrefixPrompt(*(np.asarray(leaf, np.float64) for leaf in prompts))
-    with jax.enable_x64(True):
-        respond = jax.jit(partial(analysis.prefix_responses, learners.prefix_least_squares))
-        of_least_squares = np.asarray(respond(jax.tree.map(jnp.asarray, exact))[1])[:, :, 0]  # [prompt n d]
-    respond = jax.jit(lambda params: jax.lax.map(lambda one: _sensitivities(study, one, prompts), params))
-    for role, params in (("trained", study.trained.params), ("untrained", study.untrained)):
-        of_members = np.asarray(respond(params), np.float64)
-        for name, other in (("least_squares", of_least_squares), ("function", exact.w)):
-            cosines = _cosine(of_members, other[None])  # [member prompt n]
-            found.curves[f"sensitivity_cosine_{name}_{role}"] = _band(cosines.mean(0))
-            if role == "trained":
-                found.add(f"sensitivity_cosine_{name}", np.nanmean(cosines.mean(1), axis=1))
-    found.curves["sensitivity_cosine_function_least_squares"] = _band(_cosine(of_least_squares, exact.w))
-    d, last, w = study.task.d_input, exact.x.shape[1] - 1, exact.w[0, 0]
-    ks = sorted({min(k, last) for k in (max(d // 2, 1), d, last)})
-    along = np.linspace(-2.0, 2.0, 41)  # of the typical length of a query
-    queries = along[:, None] * study.task.input_scale * d**0.5 * w / np.linalg.norm(w)
-    model = study.predictor_of(jax.tree.map(lambda leaf: leaf[0], study.trained.params))
-    found.arrays["along_the_function"] = {
-        "x": along.tolist(),
-        "examples": ks,
-        "function": (study.task.label_scale * queries @ w).tolist(),
-        "least_squares": [(queries @ of_least_squares[0, k]).tolist() for k in ks],
-        "trained": [_of_queries(model, prompts, k, queries).tolist() for k in ks],
-    }
-
-
-def _of_queries(predictor: PrefixPredictor, prompts: PrefixPrompt, k: int, queries: np.ndarray) -> np.ndarray:
-    """Predictions `[query]` after k examples of the first prompt."""
-    x, y = prompts.x[0], prompts.y[0]
-    ask = jax.jit(jax.vmap(lambda query: predictor(x.at[k].set(query), y)[k, 0]))
-    return np.asarray(ask(jnp.asarray(queries, x.dtype)), np.float64)
-
-
-def _sensitivities(study: PrefixStudy, params: Any, prompts: PrefixPrompt) -> Array:
-    return analysis.prefix_responses(study.predictor_of(params), prompts, RESPONSE_PROMPTS // 4)[1][:, :, 0]
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Along the last axis; nan where one is zero."""
-    with np.errstate(invalid="ignore"):
-        return np.sum(a * b, axis=-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
 
 
 def _of_baselines(study: PrefixStudy, prompts: PrefixPrompt, task: FunctionRegression) -> dict[str, np.ndarray]:
@@ -176,7 +127,7 @@ def _of_zero(task: FunctionRegression) -> float:
     return 1.0 if task.logistic else task.label_variance
 
 
-def _band(errors: np.ndarray) -> dict[str, list]:
+def band(errors: np.ndarray) -> dict[str, list]:
     """A curve over the number of examples from errors `[prompt n]`, in a band from 5 to 95 % of resampled prompts."""
     interval = analysis.bootstrap_interval(jnp.asarray(errors), jax.random.key(0))
     low, high = (np.where(np.isfinite(interval.mean), ends, np.nan) for ends in (interval.low, interval.high))

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import monitor, populations, results, sweeps
-from experiments.analyses import prefixes
+from experiments.analyses import predicted_functions, prefixes
 from experiments.recorded import recorded
 from experiments.settings import Run, functions_of, functions_trained_on, model_of, train_of
 from experiments.study import held_out_keys
@@ -53,6 +53,7 @@ def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -
         tuple(config.eval.baselines), key_eval, config.eval.prompts,
     )  # fmt: skip
     found = prefixes.evaluate(study)
+    predicted_functions.add(found, study)
     if not any(points):
         history = monitor.read_history(workdir, label)
         found.curves |= results.curves_by_step(history, config.seed, range(config.seeds))
