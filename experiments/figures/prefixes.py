@@ -42,8 +42,9 @@ def _top(curves: dict[str, dict]) -> float:
 
 
 def _standard(done: Done) -> Figure:
-    figure, ax = plt.subplots(figsize=(plots.COLUMN, 3.1))
     curves = _of(done, "standard")
+    rows = (len(curves) + 2) // 2  # of the legend, with always zero
+    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.5 + 0.17 * rows))
     _draw(ax, curves, 1.15)
     error = "wrong classes / one half" if done["arrays"].get("are_classes") else "square error / variance of labels"
     ax.set(xlabel="in-context examples", ylabel=error)
@@ -107,6 +108,7 @@ def _by_step(done: Done) -> Figure:
     if end := done["arrays"]["curriculum_ends_at"]:
         ax.axvline(end, color="#999999", linewidth=0.8, label="end of the curriculum")
     ax.set(xlabel="training step", ylabel="normalised error", ylim=(0, 1.1))
+    ax.locator_params(axis="x", nbins=4)
     ax.legend()
     return figure
 
