@@ -362,6 +362,7 @@ MUTATIONS = [
     Mutation("interop/pretrained.py", "np.asarray(leaf, order=\"C\")", "np.ascontiguousarray(leaf)",
              f"{PRETRAINED} to_the_bit modified"),
     Mutation("interop/pretrained.py", " or len(members) > 1", "", f"{PRETRAINED} whole"),
+    Mutation("tasks/pools.py", "return self.task.in_order", "return True", f"{CAUSAL} refused"),
     Mutation("training/curriculum.py", "self.start +", "self.end +", f"{CAUSAL} in_the_end"),
     Mutation("learners/lasso.py", "tableau - column[:, None] * row[None, :] / pivot",
              "tableau - column[:, None] * row[None, :]",

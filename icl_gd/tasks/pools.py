@@ -80,6 +80,10 @@ class FinitePrefixPool(FinitePool):
     def logistic(self) -> bool:
         return self.task.logistic
 
+    @property
+    def in_order(self) -> bool:
+        return self.task.in_order
+
     def sample_prefixes(self, key: Array, active: Array | int | None = None) -> PrefixPrompt:
         """One prompt of the pool, each as likely as any other."""
         return self.task.sample_prefixes(self._drawn(key), active)

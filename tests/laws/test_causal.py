@@ -30,6 +30,7 @@ CAUSAL = {
 }
 LAYOUT = tokens.alternating(D, 1)
 TASK = FunctionRegression(Linear(D), N - 1)
+REPEATED = replace(TASK, family="repeated_query")
 
 
 def params_of(config, seed=0):
@@ -185,6 +186,8 @@ def test_a_pool_of_prompts_has_so_many():
     ("make", "words"),
     [
         (lambda: models.prefix_predictor(replace(GPT2, causal=False), {}, LAYOUT), "causal=False"),
+        *((lambda task=task: learning_problem(task, GPT2, LAYOUT, TrainSettings()), "not the inputs to come")
+          for task in (REPEATED, FinitePrefixPool(REPEATED, 3))),
         (lambda: models.prefix_predictor(GPT2, {}, tokens.concatenated(D, 1)), "hold them together"),
         (lambda: learning_problem(TASK, replace(GPT2, causal=False), LAYOUT,
                                   TrainSettings(curriculum=Curriculum(Ramp(1, 1), Ramp(1, 1)))), "curriculum"),
