@@ -103,6 +103,39 @@ with plots.style():
     right.set(xlabel="training step", ylabel="mean over lengths", ylim=(0, 1.1))
 
 # %% [markdown]
+# ## Which function of the query?
+#
+# Small errors could come from many functions. How a prediction changes with the query says which one it is: that of
+# least squares changes by $w$ on the span of the examples, and once there are as many of them as inputs, by $w$.
+
+# %%
+few = jax.tree.map(lambda leaf: leaf[:64], prompts)
+
+
+def sensitivity(predictor):
+    """`d y_hat / d x_query` after one example, two, ...: `[prompt n d]`; without examples least squares has none."""
+    return np.asarray(jax.jit(lambda few: analysis.prefix_responses(predictor, few))(few)[1])[:, 1:, 0]
+
+
+def cosine(a, b):
+    return np.mean(np.sum(a * b, -1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)), axis=0)
+
+
+of_model, of_least_squares, w = sensitivity(model), sensitivity(learners.prefix_least_squares), np.asarray(few.w)
+with plots.style():
+    figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4))
+    examples, blue, orange = (
+        np.arange(1, task.n_context + 1),
+        plots.ROLES["trained"][1],
+        plots.ROLES["least_squares"][1],
+    )
+    ax.plot(examples, cosine(of_model, of_least_squares), color=blue, label="model, to least squares")
+    ax.plot(examples, cosine(of_model, w), "--", color=blue, label="model, to the function")
+    ax.plot(examples, cosine(of_least_squares, w), "--", color=orange, label="least squares, to the function")
+    ax.set(xlabel="in-context examples", ylabel="cosine of sensitivities", ylim=(-0.1, 1.05))
+    ax.legend()
+
+# %% [markdown]
 # ## Other prompts than those of training
 #
 # One in one quadrant and the query anywhere, a query orthogonal to all inputs (nothing can be known), one that is an
