@@ -123,7 +123,7 @@ def test_a_lasso_is_stationary(n, d, design, x64):
         w = np.asarray(jax.vmap(weight)(jnp.asarray(x), jnp.asarray(y)))[..., 0]
         correlation = np.einsum("pnd,pn->pd", x, y[..., 0] - np.einsum("pnd,pd->pn", x, w)) / n
         assert np.all(np.abs(correlation) <= alpha + 1e-9)
-        is_active = np.abs(w) > 1e-9
+        is_active = np.abs(w) > (0.0 if design == "normal" else 1e-9)  # ties leave weights of the size of what moved c
         np.testing.assert_allclose(correlation[is_active], alpha * np.sign(w[is_active]), atol=1e-9)
 
 

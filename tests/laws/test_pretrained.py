@@ -150,12 +150,12 @@ def test_a_population_is_saved_whole(tmp_path):
     model = replace(pretrained("linear"), params=jax.vmap(lambda key: models.init(LINEAR, key))(keys))
     model.save_pretrained(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, interop.from_pretrained(tmp_path).params, model.params)
-    first, *others = flat = flatten(model.params)
+    flat = flatten(model.params)
+    first = next(iter(flat))
     for changed in ({first: flat[first][0]}, {first: flat[first][:2]}, {name: flat[name][None] for name in flat}):
         replace(model, params=nested({**flat, **changed})).save_pretrained(tmp_path)
         with pytest.raises(ValueError, match="has shape"):
             interop.from_pretrained(tmp_path)
-    assert others
 
 
 def test_files_that_are_no_model_are_refused(tmp_path):
