@@ -374,7 +374,7 @@ MUTATIONS = [
     Mutation("learners/host.py", '] = "1"', '] = "2"', f"{PREFIX} one_thread"),
     Mutation("learners/host.py", "predictor(x[:k], y[:k], x_query[k])", "predictor(x, y, x_query[k])",
              f"{PREFIX} trees"),
-    Mutation("analysis/prefix.py", "jnp.where(here, prompt.x_query, prompt.x)", "prompt.x", f"{PREFIX} of_prompts"),
+    Mutation("analysis/prefix.py", "jnp.where(here, x_query, prompt.x)", "prompt.x", f"{PREFIX} of_prompts"),
     Mutation("analysis/risk.py", "(1 - level) / 2, (1 + level) / 2], axis=0)", "(1 - level), level], axis=0)",
              "laws/test_analysis.py bootstrap"),
     Mutation("tasks/elementwise.py", "(jnp.e**2 - jnp.e**-2) / 4", "(jnp.e**2 - jnp.e**-2) / 2",

@@ -26,10 +26,7 @@ def prefix_predictions(
         if in_order:
             return predictor(prompt.x, prompt.y)
 
-        def at(k: Array) -> Array:
-            here = (jnp.arange(len(prompt.x)) == k)[:, None]
-            return jnp.take(predictor(jnp.where(here, prompt.x_query, prompt.x), prompt.y), k, axis=-2)
-
+        at = lambda k: _asked(predictor, prompt, k, prompt.x_query)
         return jnp.moveaxis(jax.lax.map(at, jnp.arange(len(prompt.x))), 0, -2)
 
     found = jax.lax.map(of_prompt, prompts, batch_size=at_once)
@@ -58,14 +55,19 @@ def prefix_responses(
 
     def of_prompt(prompt: PrefixPrompt) -> tuple[Array, Array]:
         def at(k: Array) -> tuple[Array, Array]:
-            here = (jnp.arange(len(prompt.x)) == k)[:, None]
-            predict = lambda query: jnp.take(predictor(jnp.where(here, query[None], prompt.x), prompt.y), k, axis=0)
+            predict = lambda query: _asked(predictor, prompt, k, query[None])
             query = jnp.take(prompt.x_query, k, axis=0)
             return predict(query), jax.jacrev(predict)(query)
 
         return jax.lax.map(at, jnp.arange(len(prompt.x)))
 
     return jax.lax.map(of_prompt, prompts, batch_size=at_once)
+
+
+def _asked(predictor: PrefixPredictor, prompt: PrefixPrompt, k: Array, x_query: Array) -> Float[Array, "... m"]:
+    """What is predicted after the first k examples for a query `[1 d]`, or the k-th of `[n d]`."""
+    here = (jnp.arange(len(prompt.x)) == k)[:, None]
+    return jnp.take(predictor(jnp.where(here, x_query, prompt.x), prompt.y), k, axis=-2)
 
 
 def errors_of(
