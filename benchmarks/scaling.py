@@ -22,6 +22,7 @@ from icl_gd.tokens import concatenated
 from icl_gd.training import in_context, mesh, population
 from icl_gd.training.checkpoint import flatten
 from icl_gd.training.mesh import Placement
+from icl_gd.training.problem import learning_problem
 
 TASK, MODEL, BATCH = LinearRegression(), TransformerConfig(11), 2048
 CHUNK = 10  # steps of a timing
@@ -33,7 +34,7 @@ def share_of_one_device(members: int, batch_size: int, share_batches: bool) -> d
     settings = TrainSettings(batch_size=batch_size, share_batches=share_batches)
     layout = concatenated(TASK.d_input, TASK.d_output)
     drawn = settings if share_batches else replace(settings, batch_size=BATCH)  # then each device draws whole batches
-    draw_all, loss = in_context.learning_problem(TASK, MODEL, layout, drawn)
+    draw_all, loss = learning_problem(TASK, MODEL, layout, drawn)
     draw = lambda key: jax.tree.map(lambda leaf: leaf[..., :batch_size], draw_all(key))
     chunk = population.make_chunk(draw, loss, settings, Placement())
     state, keys = (

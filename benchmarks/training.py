@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from icl_gd import LinearRegression, TrainSettings, TransformerConfig, models
 from icl_gd.tokens import concatenated
-from icl_gd.training import in_context, mesh, population
+from icl_gd.training import mesh, population
+from icl_gd.training.problem import learning_problem
 
 BATCH, D_INPUT = 2048, 10
 E = D_INPUT + 1
@@ -78,7 +79,7 @@ def rows() -> list[Row]:
 
 def problem(row: Row) -> tuple[Callable, Callable]:
     """`draw` and `loss` of a row."""
-    draw, loss = in_context.learning_problem(row.task, row.model, concatenated(D_INPUT, 1), row.settings)
+    draw, loss = learning_problem(row.task, row.model, concatenated(D_INPUT, 1), row.settings)
     if row.form == "moments":
         draw = lambda key: row.task.sample_moments(key, BATCH, direct=row.sampler == "moments")
     return draw, loss

@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # importing JAX takes a second, in which bad input is answere
         SineRegression,
     )
     from icl_gd.training import Curriculum, TrainSettings
-    from icl_gd.training.in_context import Task
+    from icl_gd.training.problem import Task
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 # Settings of how a run goes and is shown, which may differ between a run and its continuation.

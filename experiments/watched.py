@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from experiments import monitor
 from icl_gd.models import TransformerConfig
 from icl_gd.training import Interrupted, Population, TrainSettings, mesh, train
-from icl_gd.training.in_context import Task
+from icl_gd.training.problem import Task
 
 
 def train_watched(

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from icl_gd.constructions.gradient_descent import gradient_descent_weights
-from icl_gd.models.transformer import Params, TransformerConfig
+from icl_gd.models.config import TransformerConfig
+from icl_gd.models.transformer import Params
 
 Rates = Sequence[float] | np.ndarray
 

@@ -28,7 +28,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from icl_gd.models.transformer import Params, TransformerConfig
+from icl_gd.models.config import TransformerConfig
+from icl_gd.models.transformer import Params
 from icl_gd.types import Array
 
 

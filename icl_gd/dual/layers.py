@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Float
 
 from icl_gd.dual.kernel import KERNELS, Dual
+from icl_gd.models.config import TransformerConfig
 from icl_gd.models.modifications import demonstrations, negative_samples
-from icl_gd.models.transformer import LAYER_NORM_EPSILON, Params, TransformerConfig, apply
+from icl_gd.models.transformer import LAYER_NORM_EPSILON, Params, apply
 from icl_gd.types import Array
 
 

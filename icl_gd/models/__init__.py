@@ -1,11 +1,11 @@
 """Models: plain functions over plain parameter dicts; Flax stays inside this room."""
 
+from icl_gd.models.config import TransformerConfig
 from icl_gd.models.gpt2 import gpt2_config
 from icl_gd.models.modifications import Modification
 from icl_gd.models.moments import apply_moments, circuit_predictor, layerwise_circuit_predictor, read_moments
 from icl_gd.models.query import has_query_form, query_predictor, read_query
 from icl_gd.models.transformer import (
-    TransformerConfig,
     apply,
     apply_to_query,
     circuits,

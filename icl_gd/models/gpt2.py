@@ -1,6 +1,6 @@
 """The Transformer of Garg et al. (2208.01066): one like GPT-2, by the switches it has."""
 
-from icl_gd.models.transformer import TransformerConfig
+from icl_gd.models.config import TransformerConfig
 
 
 def gpt2_config(

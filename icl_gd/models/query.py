@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from icl_gd.models.attention import TINY
+from icl_gd.models.config import TransformerConfig
 from icl_gd.models.modifications import augmented, modified
-from icl_gd.models.transformer import LAYER_NORM_EPSILON, Params, TransformerConfig, circuits, embed, softmax_share
+from icl_gd.models.transformer import LAYER_NORM_EPSILON, Params, circuits, embed, softmax_share
 from icl_gd.types import Array, Layout, Predictor
 
 

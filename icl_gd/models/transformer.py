@@ -1,7 +1,7 @@
-"""A stack of attention layers built from one small frozen config."""
+"""A stack of attention layers, as its config has it; plain functions over plain parameter dicts."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,162 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from icl_gd.models import initial, modifications
-from icl_gd.models.attention import KINDS, MIX_SLOPE, SelfAttention
+from icl_gd.models.attention import MIX_SLOPE, SelfAttention
+from icl_gd.models.config import TransformerConfig
 from icl_gd.models.initial import Initial
-from icl_gd.models.modifications import Modification, Values
 from icl_gd.types import Activations, Array, Circuits, Layout, Predictor, PrefixPredictor
 
 Params = Mapping[str, Any]
 LAYER_NORM_EPSILON = 1e-5
-COMPUTE = (None, "float32", "bfloat16")
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """What a Transformer is made of.
-
-    Attributes:
-      d_token: width of the tokens that come in.
-      n_layers, n_heads: sizes of the stack.
-      d_head: width of a head; that of the residual when left out, as in von Oswald et al.
-      shared: one set of weights for all layers (recurrent) instead of one per layer.
-      clip: residuals are clipped to [-clip, clip] after every layer; None leaves them alone.
-      init_scale: weights start with variance `init_scale / n_layers / fan_in`; a tuple is swept over in training.
-      attention: "linear", "softmax", "mixed" (a learned mix of both), or a tuple of one of them per layer.
-      layer_norm: attention reads normalised residuals, with learned scale and offset. As published, the first of
-        layers with weights of their own reads tokens as they are.
-      normalised: keys and queries are divided by their sums.
-      d_embed: tokens are mapped to this width before the first layer; None leaves them as they are.
-      mlp_width: a perceptron with a hidden layer of this width (GELU, skip) acts on every embedded token before the
-        first layer; None has none.
-      init: where weights start from, in `initial.KINDS`; `init_scale` above is that of "von_oswald".
-      causal: every token reads itself and those before it, and a layout that holds x and y apart is read out at every
-        x; otherwise all read the context, which is all tokens but the last.
-      pre_norm: attention and perceptron of every layer, and the read-out, read normalised residuals.
-      layer_mlp_width: a perceptron like the above acts after attention in every layer; None has none.
-      biases: of keys, queries, values, projections and of what maps tokens to `d_embed`.
-      n_positions: a learned vector for every place is added to tokens, so many of them at most; None adds nothing.
-      d_read_out: predictions, of this size, are a learned linear map of the residual; None reads slots of the layout.
-      reads_query: the query is read too, by itself and by all others.
-      alpha, beta, share, augment_keys, augment_values: of attention, see `models.Modification`; a tuple is swept over.
-      compute: the type of activations, "float32" or "bfloat16"; None takes that of the parameters. Softmax, LayerNorm's
-        sums and a learned read-out stay float32.
-
-    One like GPT-2 is `gpt2_config`.
-    """
-
-    d_token: int
-    n_layers: int = 1
-    n_heads: int = 1
-    d_head: int | None = None
-    shared: bool = False
-    clip: float | None = None
-    init_scale: Values = 0.002
-    attention: str | tuple[str, ...] = "linear"
-    layer_norm: bool = False
-    normalised: bool = False
-    d_embed: int | None = None
-    mlp_width: int | None = None
-    init: str = "von_oswald"
-    causal: bool = False
-    pre_norm: bool = False
-    layer_mlp_width: int | None = None
-    biases: bool = False
-    n_positions: int | None = None
-    d_read_out: int | None = None
-    compute: str | None = None
-    reads_query: bool = False
-    alpha: Values | None = None
-    beta: Values | None = None
-    share: Values | None = None
-    augment_keys: Values | None = None
-    augment_values: Values | None = None
-
-    def __post_init__(self):
-        sizes = ("d_token", "n_layers", "n_heads", "d_head", "d_embed", "mlp_width", "layer_mlp_width", "n_positions",
-                 "d_read_out")  # fmt: skip
-        for name in sizes:
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        if len(self.kinds) != self.n_layers or not set(self.kinds) <= set(KINDS):
-            raise ValueError(
-                f"attention={self.attention!r} must be one of {', '.join(KINDS)}, or one of them for each of "
-                f"n_layers={self.n_layers}"
-            )
-        if self.shared and len(set(self.kinds)) > 1:
-            raise ValueError(f"attention={self.attention!r}: layers with shared weights are of one kind")
-        if self.init not in initial.KINDS:
-            raise ValueError(f"init={self.init!r} is unknown; choose from {', '.join(initial.KINDS)}")
-        if self.compute not in COMPUTE:
-            raise ValueError(f"compute={self.compute!r} is unknown; choose from {', '.join(map(str, COMPUTE))}")
-        if self.layer_norm and self.pre_norm:
-            raise ValueError("pre_norm=True normalises what layer_norm=True does, and more: one of them is enough")
-        if self.layer_norm and self.n_layers == 1 and not self.shared:
-            raise ValueError("layer_norm=True leaves the first of separate layers alone: one layer needs shared=True")
-        if self.causal and self.reads_query:
-            raise ValueError("reads_query=True: in causal attention every token reads itself as it is")
-        modifications.check(self.modification)
-        if self.modification.there and (self.normalised or not (self.causal or self.reads_query)):
-            raise ValueError(
-                f"modification of {', '.join(self.modification.there)} tells what is read of the query from what is "
-                "read of demonstrations: it needs reads_query=True or causal=True, and normalised=False"
-            )
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The attention of each layer."""
-        return (self.attention,) * self.n_layers if isinstance(self.attention, str) else tuple(self.attention)
-
-    @property
-    def width(self) -> int:
-        """The width e of the residual."""
-        return self.d_token if self.d_embed is None else self.d_embed
-
-    @property
-    def head_width(self) -> int:
-        return self.width if self.d_head is None else self.d_head
-
-    @property
-    def modification(self) -> Modification:
-        return Modification(*(getattr(self, name) for name in Modification._fields))
-
-    @property
-    def varied(self) -> dict[str, Values]:
-        """The fields in which members of a population may differ: a tuple is swept over in training."""
-        return {"init_scale": self.init_scale, **self.modification.there}
-
-    @property
-    def initial(self) -> Initial:
-        """How weights start.
-
-        Raises:
-          ValueError: of what is swept over.
-        """
-        for name, value in self.varied.items():
-            if isinstance(value, tuple):
-                raise ValueError(f"{name}={value} is swept over by training; a model starts from one value")
-        return initial.KINDS[self.init](self.init_scale, self.n_layers)  # pyright: ignore[reportArgumentType]
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether layers are attention and nothing beside it, and what they read is the same for all tokens."""
-        beside = self.n_positions, self.d_read_out, self.layer_mlp_width
-        return not (self.causal or self.pre_norm or self.biases or self.compute) and set(beside) == {None}
-
-    @property
-    def is_embedded(self) -> bool:
-        """Whether anything stands before the first layer."""
-        return self.d_embed is not None or self.mlp_width is not None
-
-    def reads_normalised(self, layer: int) -> bool:
-        """Whether attention of a layer, counted from zero, reads a normalised residual."""
-        return self.pre_norm or (self.layer_norm and (self.shared or layer > 0))
-
-    @property
-    def blocks(self) -> tuple[str, ...]:
-        """The parameter block each layer reads, in order."""
-        return tuple(f"block_{0 if self.shared else layer}" for layer in range(self.n_layers))
 
 
 class _Embedding(nn.Module):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,40 +15,12 @@ from icl_gd import models
 from icl_gd.models import TransformerConfig
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training import mesh, population
-from icl_gd.training.blocks import in_blocks
 from icl_gd.training.checkpoint import Checkpoints, checksum, flatten, nested, tuples, unflatten
 from icl_gd.training.population import Member, State, TrainSettings
-from icl_gd.types import Array, Layout, Moments, Predictor, PrefixPredictor, PrefixPrompt, Prompt
+from icl_gd.training.problem import Task, learning_problem
+from icl_gd.types import Array, Layout, Predictor, PrefixPredictor
 
 Given = Mapping[str, Any]  # blocks of parameters by name
-HIDDEN_FLOATS = 2**18  # of a perceptron, at once: they stay in a core's cache
-
-
-@runtime_checkable
-class Task(Protocol):
-    """What training asks of a task."""
-
-    @property
-    def d_input(self) -> int: ...
-    @property
-    def d_output(self) -> int: ...
-    def sample(self, key: Array) -> Prompt: ...
-
-
-@runtime_checkable
-class PrefixTask(Protocol):
-    """A task whose prompts are problems at every length, the first so many inputs of which may be active."""
-
-    @property
-    def n_context(self) -> int: ...
-    def sample_prefixes(self, key: Array, active: Array | int | None = None) -> PrefixPrompt: ...
-
-
-@runtime_checkable
-class MomentTask(Protocol):
-    """A task that draws a batch of moments at once, faster than prompt by prompt."""
-
-    def sample_moments(self, key: Array, n_prompts: int) -> tuple[Moments, Array]: ...
 
 
 @dataclass(frozen=True)
@@ -105,97 +77,6 @@ def fastest_predictor(config: TransformerConfig, params: Any, layout: Layout) ->
     if models.has_query_form(config):
         return models.query_predictor(config, params, layout)
     return models.predictor(config, params, layout)
-
-
-def learning_problem(
-    task: Task, config: TransformerConfig, layout: Layout, settings: TrainSettings, concatenated: bool = True
-) -> tuple[Callable[[Array, Array], Any], Callable[[Any, Any], Array]]:
-    """What the population trainer asks for: `draw(key, step) -> batch` and `loss(params, batch)`.
-
-    The loss is `1/2 |y_hat - y_query|^2`, averaged over the batch. A network that has the moment form is trained in it,
-    unless `settings.form` says otherwise. A causal network is trained on every prefix of a prompt, where layout and
-    task have them: see `_prefix_problem`.
-
-    Args:
-      concatenated: whether the layout's tokens are (x, y), whose moments a task may draw by itself.
-
-    Raises:
-      ValueError: if the moment form is asked for where it is not exact, or a curriculum where there are no prefixes.
-    """
-    if config.causal and layout.inputs is not None and isinstance(task, PrefixTask):
-        return _prefix_problem(task, config, layout, settings)
-    if settings.curriculum is not None:
-        raise ValueError(
-            "a curriculum is one of prefixes: it needs a causal model, tokens apart, and a task that has them"
-        )
-    batch_size = settings.batch_size
-    prompts = lambda key, step: jax.vmap(task.sample, out_axes=-1)(jax.random.split(key, batch_size))
-
-    def loss_of_moments(params: Any, batch: tuple[Moments, Array]) -> Array:
-        moments, y_query = batch
-        y_hat = models.read_moments(models.circuits(config, params), moments, task.d_output)
-        return 0.5 * jnp.mean(jnp.sum((y_hat - y_query) ** 2, axis=0))
-
-    def loss_of_tokens(params: Any, batch: Prompt) -> Array:
-        y_hat = jax.vmap(models.predictor(config, params, layout), -1, -1)(batch.x, batch.y, batch.x_query)
-        return 0.5 * jnp.mean(jnp.sum((y_hat - batch.y_query) ** 2, axis=0))
-
-    def loss_of_queries(params: Any, batch: Prompt) -> Array:
-        tokens = jax.vmap(layout.encode, -1, -1)(batch.x, batch.y, batch.x_query)
-        y_hat = models.read_query(config, params, tokens, task.d_output)
-        return 0.5 * jnp.mean(jnp.sum((y_hat - batch.y_query) ** 2, axis=0))
-
-    def moments(key: Array, step: Array | int) -> tuple[Moments, Array]:
-        batch = prompts(key, step)
-        tokens = jax.vmap(layout.encode, -1, -1)(batch.x, batch.y, batch.x_query)
-        return Moments.of(tokens), batch.y_query
-
-    if settings.form == "moments" and not models.has_moment_form(config):
-        raise ValueError(f"form='moments' is exact for linear layers alone, which these are not: {config}")
-    if settings.form == "tokens" or not models.has_moment_form(config):
-        loss = loss_of_queries if settings.form == "auto" and models.has_query_form(config) else loss_of_tokens
-        tokens = jax.eval_shape(lambda key: layout.encode(*task.sample(key)[:3]), jax.random.key(0))
-        return prompts, _in_cache(loss, config, len(tokens))
-    if isinstance(task, MomentTask) and concatenated:
-        return lambda key, step: task.sample_moments(key, n_prompts=batch_size), loss_of_moments
-    return moments, loss_of_moments
-
-
-def _prefix_problem(
-    task: PrefixTask, config: TransformerConfig, layout: Layout, settings: TrainSettings
-) -> tuple[Callable[[Array, Array], Any], Callable[[Any, Any], Array]]:
-    """As `learning_problem`, of all prefixes at once: the loss is a mean over the points of a prompt.
-
-    Each point is predicted from those before it. Of a task of classes the loss is the logistic one, `log(1 + exp(-y
-    y_hat))`. The targets are labels as the context has them, with their noise, as published; it changes no minimiser.
-    """
-    n, logistic = task.n_context + 1, getattr(task, "logistic", False)
-    if not getattr(task, "in_order", True):
-        raise ValueError("the task's queries are not the inputs to come, on which all prefixes are trained at once")
-
-    def prefixes(key: Array, step: Array | int) -> tuple[Array, Array, Array]:
-        stage = settings.curriculum
-        active, points = (None, n) if stage is None else (stage.inputs.at(step), stage.points.at(step))
-        sample = partial(task.sample_prefixes, active=active)
-        batch = jax.vmap(sample, out_axes=-1)(jax.random.split(key, settings.batch_size))
-        weight = jnp.where(jnp.arange(n) < points, 1.0, 0.0) / points
-        return batch.x, batch.y, jnp.broadcast_to(weight[:, None].astype(batch.y.dtype), (n, settings.batch_size))
-
-    def loss(params: Any, batch: tuple[Array, Array, Array]) -> Array:
-        x, y, weight = (jnp.moveaxis(leaf, -1, 0) for leaf in batch)
-        y_hat = jax.vmap(models.prefix_predictor(config, params, layout))(x, y)
-        errors = jax.nn.softplus(-y * y_hat) if logistic else 0.5 * (y_hat - y) ** 2
-        return jnp.mean(jnp.sum(weight * jnp.sum(errors, axis=-1), axis=-1))
-
-    return prefixes, _in_cache(loss, config, 2 * n - 1)
-
-
-def _in_cache(loss: population.Loss, config: TransformerConfig, n_tokens: int) -> population.Loss:
-    """On a CPU, as many prompts at a time as a perceptron holds in cache; elsewhere all of them."""
-    width = max(config.mlp_width or 0, config.layer_mlp_width or 0)
-    if not width or jax.default_backend() != "cpu":
-        return loss
-    return in_blocks(loss, max(HIDDEN_FLOATS // (n_tokens * width), 1))
 
 
 def initialise(
@@ -416,4 +297,4 @@ def _is_step(path: Path) -> bool:
     return path.name.isdecimal() and path.is_dir()
 
 
-__all__ = ["Population", "TrainSettings", "fastest_predictor", "learning_problem", "load", "train"]
+__all__ = ["Population", "TrainSettings", "fastest_predictor", "load", "train"]

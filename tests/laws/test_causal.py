@@ -12,7 +12,7 @@ from icl_gd import models, tokens
 from icl_gd.models import TransformerConfig
 from icl_gd.tasks import FinitePrefixPool, FunctionRegression, Linear, Signs, Sparse
 from icl_gd.training import Curriculum, Ramp, TrainSettings, in_context, mesh, population
-from icl_gd.training.in_context import learning_problem
+from icl_gd.training.problem import learning_problem
 
 D, N = 3, 6
 GPT2 = TransformerConfig(

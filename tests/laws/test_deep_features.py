@@ -9,7 +9,7 @@ import icl_gd
 from icl_gd import TrainSettings, TransformerConfig, constructions, learners, models, tokens
 from icl_gd.tasks import LinearRegression, SineRegression
 from icl_gd.training.blocks import in_blocks
-from icl_gd.training.in_context import learning_problem
+from icl_gd.training.problem import learning_problem
 
 N = 5
 SIZES = {  # d_input, d_output, steps, d_embed, mlp_width

@@ -8,6 +8,7 @@ import icl_gd
 from icl_gd import LinearRegression, TrainSettings, TransformerConfig, tokens
 from icl_gd.training import in_context, mesh, population
 from icl_gd.training.mesh import Placement
+from icl_gd.training.problem import learning_problem
 
 TASK = LinearRegression(2, 1, 3)
 MODELS = {
@@ -24,7 +25,7 @@ def settings(share, **changes):
 
 
 def trained(model, settings, placement, side_by_side=True):
-    draw, loss = in_context.learning_problem(TASK, model, tokens.concatenated(2, 1), settings)
+    draw, loss = learning_problem(TASK, model, tokens.concatenated(2, 1), settings)
     chunk = population.make_chunk(draw, loss, settings, placement, side_by_side)
     state = in_context.initialise(model, settings, 0, 4)
     state = population.State(placement.put(state.member), placement.put(state.step, mesh.ALL))

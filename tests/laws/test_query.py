@@ -9,7 +9,7 @@ from icl_gd import models, tokens
 from icl_gd.models import TransformerConfig
 from icl_gd.tasks import LinearRegression
 from icl_gd.training import TrainSettings, fastest_predictor
-from icl_gd.training.in_context import learning_problem
+from icl_gd.training.problem import learning_problem
 
 D, M, N = 3, 2, 6
 LAYOUT = tokens.concatenated(D, M)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from icl_gd import LinearRegression, analysis, constructions, learners, models, tokens
 from icl_gd.models import TransformerConfig
 from icl_gd.training import TrainSettings
-from icl_gd.training.in_context import learning_problem
+from icl_gd.training.problem import learning_problem
 
 KINDS = {
     "linear": {},

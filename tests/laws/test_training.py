@@ -16,6 +16,7 @@ import icl_gd
 import icl_gd.analysis
 from icl_gd import LinearRegression, TrainSettings, TransformerConfig, learners, tokens
 from icl_gd.training import Interrupted, checkpoint, in_context, mesh, population
+from icl_gd.training.problem import learning_problem
 
 TASK, MODEL = LinearRegression(2, 1, 3), TransformerConfig(3, init_scale=1.0)
 SETTINGS = TrainSettings(steps=8, batch_size=16, learning_rate=1e-2, clip=1.0)
@@ -69,7 +70,7 @@ def test_shared_batches_are_the_first_members(whole):
 
 
 def test_one_compilation():
-    draw, loss = in_context.learning_problem(TASK, MODEL, tokens.concatenated(2, 1), SETTINGS)
+    draw, loss = learning_problem(TASK, MODEL, tokens.concatenated(2, 1), SETTINGS)
     chunk = population.make_chunk(draw, loss, SETTINGS, mesh.Placement())
     members = population.members_of(0, 2, SETTINGS, {})
     population.run_chunks(chunk, in_context.initialise(MODEL, SETTINGS, 0, 2), members, 8, 2)
