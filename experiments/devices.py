@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from experiments import sweeps
-from experiments.validation import BadInput, nearest
+from experiments.bad_input import BadInput, nearest
 
 PLATFORMS = ("cpu", "gpu", "cuda", "rocm", "tpu")
 INSTALL = {

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from experiments.bad_input import BadInput
 from experiments.devices import INSTALL, check_device, why_not
 from experiments.results import PACKAGES
-from experiments.validation import BadInput
 
 
 class Unwell(Exception):

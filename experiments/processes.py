@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.validation import BadInput
+from experiments.bad_input import BadInput
 
 if TYPE_CHECKING:
     from experiments.settings import Run
@@ -105,7 +105,7 @@ def check_agreement(run: Run) -> None:
 @contextlib.contextmanager
 def ours(run: Run) -> Iterator[Run]:
     """The run as this process sees it: the first holds the workdir; the others write and say nothing that is kept."""
-    from experiments.settings import held
+    from experiments.workdirs import held
     from icl_gd.training import mesh
 
     if mesh.is_first():

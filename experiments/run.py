@@ -25,9 +25,11 @@ from pathlib import Path
 import absl.logging
 
 from experiments import processes
+from experiments.bad_input import BadInput
 from experiments.devices import check_device, check_placement
-from experiments.settings import Run, check_workdir, parse
-from experiments.validation import BadInput, check_installed
+from experiments.settings import Run, parse
+from experiments.validation import check_installed
+from experiments.workdirs import check_workdir
 
 # What is renamed when it is complete.
 UNFINISHED = ("*.json*.partial", "report.html.partial", "**/checkpoints/**/*.orbax-checkpoint-tmp*", "figures/.[0-9]*")

@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 
 from experiments import monitor, populations, results, sweeps
 from experiments.analyses import duals
+from experiments.described import elementwise_of, model_of, train_of
 from experiments.recorded import recorded
-from experiments.settings import Run, elementwise_of, model_of, train_of
+from experiments.settings import Run
 from experiments.study import Found, free_members, held_out_keys
 from experiments.watched import analyse, train_watched
 from icl_gd import analysis, learners

@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 
 from experiments import monitor, populations, results, sweeps
 from experiments.analyses import predicted_functions, prefixes
+from experiments.described import functions_of, functions_trained_on, model_of, train_of
 from experiments.recorded import recorded
-from experiments.settings import Run, functions_of, functions_trained_on, model_of, train_of
+from experiments.settings import Run
 from experiments.study import held_out_keys
 from experiments.watched import train_watched
 from icl_gd import models

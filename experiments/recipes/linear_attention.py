@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 from experiments import monitor, populations, results, sweeps
 from experiments import study as studies
 from experiments.analyses import ANALYSES, watched
+from experiments.described import model_of, task_of, train_of, trained_on
 from experiments.recorded import recorded
 from experiments.references import references
 from experiments.resources import FIT_FLOATS
-from experiments.settings import Run, model_of, task_of, train_of, trained_on
+from experiments.settings import Run
 from experiments.watched import analyse, train_watched
 from icl_gd import analysis, learners
 from icl_gd.tokens import LAYOUTS

@@ -13,8 +13,9 @@ import numpy as np
 
 from experiments import monitor, results
 from experiments.analyses import nonlinear
+from experiments.described import model_of, sine_of, train_of
 from experiments.recorded import recorded
-from experiments.settings import Run, model_of, sine_of, train_of
+from experiments.settings import Run
 from experiments.study import held_out_keys
 from experiments.watched import train_watched
 from icl_gd import analysis, constructions

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from experiments import run
-from experiments.settings import parse, task_of
-from experiments.validation import BadInput
+from experiments.bad_input import BadInput
+from experiments.described import task_of
+from experiments.settings import parse
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ONE = f"--config={CONFIGS}/one_layer.py"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import icl_gd
-from experiments import compilation, continuation, devices, doctor, run, settings
-from experiments.validation import BadInput
+from experiments import compilation, continuation, devices, doctor, run, settings, workdirs
+from experiments.bad_input import BadInput
 
 ROOT = Path(__file__).parents[2]
 FAULTS = ROOT / "tests" / "faults"
@@ -107,7 +107,7 @@ def test_files_in_the_way_and_full_disks_are_seen_before_anything_runs(tmp_path,
     with pytest.raises(BadInput, match=r"metrics\.jsonl there is no file"):
         settings.parse(words)
     (tmp_path / "metrics.jsonl").unlink()
-    monkeypatch.setattr(settings, "disk_needed", lambda config: 2.0**70)
+    monkeypatch.setattr(workdirs, "disk_needed", lambda config: 2.0**70)
     with pytest.raises(BadInput, match="MiB are free there, a run needs about"):
         settings.parse(words)
 

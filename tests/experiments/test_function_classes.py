@@ -11,10 +11,11 @@ import pytest
 import icl_gd
 from experiments import monitor
 from experiments.analyses import prefixes
+from experiments.bad_input import BadInput
+from experiments.described import functions_of, functions_trained_on, model_of, train_of
 from experiments.recipes import function_classes
-from experiments.settings import functions_of, functions_trained_on, model_of, parse, train_of
+from experiments.settings import parse
 from experiments.study import held_out_keys
-from experiments.validation import BadInput
 from icl_gd.tasks import PROMPT_SUITE
 from icl_gd.training import Curriculum, Ramp
 

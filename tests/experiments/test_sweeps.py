@@ -11,10 +11,11 @@ import pytest
 
 import icl_gd
 from experiments import figures, monitor, results, sweeps
+from experiments.bad_input import BadInput
+from experiments.described import model_of, train_of
 from experiments.recipes import linear_attention
 from experiments.resources import memory_needed
-from experiments.settings import model_of, parse, train_of
-from experiments.validation import BadInput
+from experiments.settings import parse
 from icl_gd.training import Interrupted, population
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -14,8 +14,9 @@ from sklearn.datasets import load_diabetes
 from experiments import monitor, recorded
 from experiments.analyses import real_table
 from experiments.analyses.shifts import looked_at
+from experiments.described import task_of, trained_on
 from experiments.recipes import linear_attention
-from experiments.settings import parse, task_of, trained_on
+from experiments.settings import parse
 from experiments.study import Study
 from icl_gd import learners
 from icl_gd.tasks import FinitePool, LinearRegression

@@ -21,14 +21,17 @@ import harness
 from harness import ROOT, Record
 
 from experiments import run as command
-from experiments import validation
+from experiments.agreement import ANALYSES, ONE_LAYER_ONLY
+from experiments.bad_input import flatten
+from experiments.recipe_fields import RECIPES
+from experiments.resources import BYTES_PER_FLOAT
 from experiments.settings import KINDS, parse
 from experiments.sweeps import SWEPT
-from experiments.validation import ANALYSES, NUMBERS, ONE_LAYER_ONLY, SIZES, WHOLE, flatten
+from experiments.validation import BELOW_ONE, NUMBERS, SIZES, WHOLE
 
 CONFIGS = [f"--config={path}" for path in sorted((ROOT / "configs").glob("*.py"))]
 WORDS = {
-    "precision": list(validation.BYTES_PER_FLOAT),
+    "precision": list(BYTES_PER_FLOAT),
     "task.inputs": ["uniform", "normal"],
     "train.schedule": ["constant", "cosine"],
     "task.name": ["linear"],
@@ -63,7 +66,7 @@ def out_of_range(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
     bad = [(number(low - rng.choice([1, 2, 10, 1000])), "at least" if inclusive else "above")]
     bad += [] if inclusive else [(number(low), f"above {low}")]
     if high is not None:
-        bad.append((number(high * 2 + rng.randrange(5)), "below 1" if high == validation.BELOW_ONE else "at most"))
+        bad.append((number(high * 2 + rng.randrange(5)), "below 1" if high == BELOW_ONE else "at most"))
     value, hint = rng.choice(bad)
     yield Case("out of range", (f"--config.{field}={value}",), (f"{field}={value}", hint))
 
@@ -110,7 +113,7 @@ def misspelt_word(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
     field = rng.choice(
         [*(name for name in WORDS if not (others and name == "task.inputs")), "analyses", "model.attention"]
     )
-    analyses = validation.RECIPES[fields["recipe"]].analyses or ANALYSES
+    analyses = RECIPES[fields["recipe"]].analyses or ANALYSES
     accepted = {**WORDS, "analyses": list(analyses), "model.attention": ["linear"]}[field]
     word = rng.choice(accepted)
     wrong = misspelt(word, rng)
