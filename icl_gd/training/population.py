@@ -160,27 +160,12 @@ def _mean_over_data(found: Any) -> Any:
     return unflatten(jax.lax.pmean(flat, DATA))
 
 
-def make_chunk(
-    draw: Draw, loss: Loss, settings: TrainSettings, placement: Placement, side_by_side: bool = True
-) -> Callable[[State, Members, int], tuple[State, Array]]:
-    """Compiles `(state, members, n_steps) -> (state, loss [step member])`, a scan over `n_steps` training steps.
-
-    A step with which a member's loss or weights would stop being finite is not taken: its loss is nan, the member stays
-    as it was, and nothing changes for the others. One prompt in many millions on which a deep network overflows ends no
-    run so; a member with `PATIENCE` such steps in a row has diverged, and stays as it is for good.
-
-    Args:
-      draw: a key and the number of its step, from zero, to a batch: any pytree with prompts in the last axis of leaves.
-      loss: `(params, batch) -> scalar` of one member, a mean over prompts.
-      placement: over which devices members and prompts are spread.
-      side_by_side: whether members that share a batch gain by meeting it together, as in one matrix product. On a CPU
-        those that do not take turns, each in cache.
-    """
-    on_cpu = jax.default_backend() == "cpu"
-    over_data = placement.data > 1
+def _update(
+    loss: Loss, settings: TrainSettings, over_data: bool
+) -> Callable[[Member, Rates, Batch, Array], tuple[Member, Array]]:
+    """One step of one member, `(member, rates, batch, number) -> (member, loss)`; what is not finite is not taken."""
 
     def update(member: Member, rates: Rates, batch: Batch, number: Array) -> tuple[Member, Array]:
-        """One step of one member."""
         found = jax.value_and_grad(loss)(member.params, batch)
         value, gradient = _mean_over_data(found) if over_data else found
         updates, opt_state = settings.optimizer(rates).update(gradient, member.opt_state, member.params)
@@ -198,16 +183,41 @@ def make_chunk(
         skipped = member.skipped + (going & ~finite)
         return Member(params, opt_state, skipped, in_a_row, diverged_at), jnp.where(going & finite, value, jnp.nan)
 
-    def scan(step: Step, batch_of: Callable[[Array], Batch], member: Member, numbers: Array) -> tuple[Member, Array]:
-        def body(carry: tuple[Member, Batch], number: Array) -> tuple[tuple[Member, Batch], Array]:
-            # The next batch is drawn beside the step, and carried: what XLA may fuse into a step it computes again
-            # for each of its uses, which on a CPU doubled the time of a step.
-            member, batch = carry
-            member, value = step(member, batch, number)
-            return (member, batch_of(number + 1)), value
+    return update
 
-        (member, _), losses = jax.lax.scan(body, (member, batch_of(numbers[0])), numbers)
-        return member, losses
+
+def _scan(step: Step, batch_of: Callable[[Array], Batch], member: Member, numbers: Array) -> tuple[Member, Array]:
+    """Steps of a member, or of several, one after another; `batch_of` draws the batch of a number."""
+
+    def body(carry: tuple[Member, Batch], number: Array) -> tuple[tuple[Member, Batch], Array]:
+        # The next batch is drawn beside the step, and carried: what XLA may fuse into a step it computes again
+        # for each of its uses, which on a CPU doubled the time of a step.
+        member, batch = carry
+        member, value = step(member, batch, number)
+        return (member, batch_of(number + 1)), value
+
+    (member, _), losses = jax.lax.scan(body, (member, batch_of(numbers[0])), numbers)
+    return member, losses
+
+
+def make_chunk(
+    draw: Draw, loss: Loss, settings: TrainSettings, placement: Placement, side_by_side: bool = True
+) -> Callable[[State, Members, int], tuple[State, Array]]:
+    """Compiles `(state, members, n_steps) -> (state, loss [step member])`, a scan over `n_steps` training steps.
+
+    A step with which a member's loss or weights would stop being finite is not taken: its loss is nan, the member stays
+    as it was, and nothing changes for the others. One prompt in many millions on which a deep network overflows ends no
+    run so; a member with `PATIENCE` such steps in a row has diverged, and stays as it is for good.
+
+    Args:
+      draw: a key and the number of its step, from zero, to a batch: any pytree with prompts in the last axis of leaves.
+      loss: `(params, batch) -> scalar` of one member, a mean over prompts.
+      placement: over which devices members and prompts are spread.
+      side_by_side: whether members that share a batch gain by meeting it together, as in one matrix product. On a CPU
+        those that do not take turns, each in cache.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    update = _update(loss, settings, placement.data > 1)
 
     def own(member: Member, members: Members, numbers: Array) -> tuple[Member, Array]:
         """Members with batches of their own share nothing: on a CPU each takes all steps before the next one does."""
@@ -215,7 +225,7 @@ def make_chunk(
         def one(both: tuple[Member, Members]) -> tuple[Member, Array]:
             member, its = both
             batch_of = lambda number: placement.mine(draw(jax.random.fold_in(its.data, number), number))
-            return scan(lambda m, batch, number: update(m, its.rates, batch, number), batch_of, member, numbers)
+            return _scan(lambda m, batch, number: update(m, its.rates, batch, number), batch_of, member, numbers)
 
         member, losses = jax.lax.map(one, (member, members), batch_size=1 if on_cpu else len(members.data))
         return member, losses.T
@@ -224,7 +234,7 @@ def make_chunk(
         """Members whose data keys are one key."""
 
         def every(member: Member, rates: Rates, batch: Batch, number: Array) -> tuple[Member, Array]:
-            one = lambda both: update(*both, batch=batch, number=number)
+            one = lambda both: update(both[0], both[1], batch, number)
             return jax.lax.map(one, (member, rates)) if on_cpu and not side_by_side else jax.vmap(one)((member, rates))
 
         step, part = every, placement.mine
@@ -232,7 +242,7 @@ def make_chunk(
             step = placement.on_devices(every, (MEMBERS, MEMBERS, PROMPTS, ALL), (MEMBERS, MEMBERS))
             part = placement.spread
         batch_of = lambda number: part(draw(jax.random.fold_in(members.data[0], number), number))
-        return scan(lambda m, batch, number: step(m, members.rates, batch, number), batch_of, member, numbers)
+        return _scan(lambda m, batch, number: step(m, members.rates, batch, number), batch_of, member, numbers)
 
     @cache
     def run(one_batch: bool) -> Callable[[Member, Members, Array], tuple[Member, Array]]:
