@@ -26,9 +26,11 @@ def get_config(variant: str = ""):
             {"id": f"GA.relu.{name}.network", "statement": "over all lengths the error is no larger than that of a "
              "network of the same form trained on each prefix (mean excess, worst seed)", "source": "GA Fig. 5c",
              "metric": "excess_over_network", "reduce": "max", "relation": "at_most", "target": 0.0},
-            {"id": f"GA.relu.{name}.least_squares", "statement": "and smaller than that of least squares (mean excess, "
-             "worst seed)", "source": "GA Fig. 5c", "metric": "excess_over_least_squares", "reduce": "max", "relation":
-             "at_most", "target": 0.0},
+            {"id": f"GA.relu.{name}.least_squares", "statement": "and with more examples than inputs smaller than that "
+             "of least squares, from three more on (largest excess at one length, worst seed)", "source": "GA Fig. 5c",
+             "metric": "excess_over_least_squares_above", "reduce": "max", "relation": "at_most", "target": 0.0,
+             "note": "asked of the mean over all lengths before the run, which says nothing: that of least squares is "
+             "infinite where there are as many examples as inputs"},
             untrained(f"GA.relu.{name}"),
         )  # fmt: skip
     return config

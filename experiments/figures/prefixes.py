@@ -103,8 +103,10 @@ def _by_step(done: Done) -> Figure:
     plots.line(ax, curves["normalised_error_by_step"], "trained", label="mean over lengths")
     at_end = curves["normalised_error_at_end_by_step"]
     ax.plot(at_end["x"], at_end["mean"], ":", color=plots.ROLES["trained"][1], label="at full length")
-    if "normalised_error_least_squares" in done["metrics"]:
-        plots.level(ax, done["metrics"]["normalised_error_least_squares"]["mean"], "least_squares")
+    of_learners = {role: done["metrics"].get(f"normalised_error_{role}") for role in plots.ROLES if role != "untrained"}
+    if found := {role: of["mean"] for role, of in of_learners.items() if of}:
+        best = min(found, key=found.__getitem__)
+        plots.level(ax, found[best], best)
     if end := done["arrays"]["curriculum_ends_at"]:
         ax.axvline(end, color="#999999", linewidth=0.8, label="end of the curriculum")
     ax.set(xlabel="training step", ylabel="normalised error", ylim=(0, 1.1))
@@ -128,6 +130,7 @@ FIGURES = {
                             "and those of least squares, or of the function itself (mean over prompts; bands hold 90 "
                             "% of means over resampled ones)."),
     "in_context_error_by_step": (("normalised_error_at_end_by_step",), _by_step,
-                                 "Error on held-out prompts over training: mean over seeds, and their range. What is "
-                                 "worse than 1.1, early or under the curriculum, is above the frame."),
+                                 "Error on held-out prompts over training: mean over seeds, and their range; beside it "
+                                 "the learner with the least mean over lengths. What is worse than 1.1, early or "
+                                 "under the curriculum, is above the frame."),
 }  # fmt: skip
