@@ -79,6 +79,8 @@ MUTATIONS = [
              "experiments/test_function_classes.py records"),
     Mutation("experiments/analyses/prefixes.py", ".mean(1) - values", ".mean(1) + values",
              "experiments/test_function_classes.py records"),
+    Mutation("experiments/figures/prefixes.py", "best = min(found", "best = max(found",
+             "experiments/test_function_classes.py records"),
     Mutation("learners/exact.py", "+ penalty * jnp.eye", "- penalty * jnp.eye", f"{LEARNERS} independent_library"),
     Mutation("learners/exact.py", "return w.T @ x_query", "return w.T @ x_query + 1e-6 * x_query[0]",
              f"{LEARNERS} rotation"),

@@ -13,9 +13,11 @@ from experiments import monitor
 from experiments.analyses import prefixes
 from experiments.bad_input import BadInput
 from experiments.described import functions_of, functions_trained_on, model_of, train_of
+from experiments.figures.prefixes import FIGURES
 from experiments.recipes import function_classes
 from experiments.settings import parse
 from experiments.study import held_out_keys
+from icl_gd import plots
 from icl_gd.tasks import PROMPT_SUITE
 from icl_gd.training import Curriculum, Ramp
 
@@ -72,6 +74,10 @@ def test_it_records_every_family_and_learner(finished):
     np.testing.assert_allclose(line["least_squares"][1:], [line["function"]] * 2, atol=1e-9)
     assert np.shape(line["trained"]) == np.shape(line["least_squares"])
     assert "normalised_error_by_step" in done["curves"]
+    means = {role: done["metrics"][f"normalised_error_{role}"]["mean"] for role in roles[1:]}
+    _, draw, _ = FIGURES["in_context_error_by_step"]
+    _, labels = draw(done).axes[0].get_legend_handles_labels()
+    assert labels[2] == plots.ROLES[min(means, key=means.__getitem__)][0]  # the best learner
 
 
 def test_a_point_of_a_sweep_is_a_run_of_its_own(tmp_path):
