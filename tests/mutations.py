@@ -77,7 +77,7 @@ MUTATIONS = [
              "gd_plus_plus(-task.n_context * in_x, -task.n_context * in_y", f"{DEPTH} published_rates"),
     Mutation("experiments/analyses/prefixes.py", "np.max(paths, axis=0)", "np.min(paths, axis=0)",
              "experiments/test_function_classes.py records"),
-    Mutation("experiments/analyses/prefixes.py", ".mean(1) - values", ".mean(1) + values",
+    Mutation("experiments/analyses/prefixes.py", 'by_length["trained"] - values', 'by_length["trained"] + values',
              "experiments/test_function_classes.py records"),
     Mutation("experiments/figures/prefixes.py", "best = min(found", "best = max(found",
              "experiments/test_function_classes.py records"),

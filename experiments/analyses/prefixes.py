@@ -1,5 +1,6 @@
 """Errors at every length of a prompt: causal Transformers beside learners, on one family of prompts after another."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -8,15 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
-from experiments.study import EVERY, Found, first
+from experiments.study import EVERY, Found
 from icl_gd import analysis, learners
 from icl_gd.tasks import PROMPT_SUITE, FunctionRegression
 from icl_gd.training import Curriculum, Population
 from icl_gd.types import Array, PrefixPredictor, PrefixPrompt
 
 PROMPTS_AT_ONCE, LEARNERS_AT_ONCE = 64, 8  # of a Transformer; of learners, whose slowest prompt is everyone's
-HOST_PROMPTS = 128  # that learners on the host are asked of: a fit for each prefix of each
 LEARNED_BELOW = 0.9  # of the error of always zero: a seed that ends above has learned nothing
 ALPHAS = (1.0, 0.1, 0.01, 0.001, 0.0001)  # of the Lasso, as published
 
@@ -102,20 +103,22 @@ def _of_baselines(study: PrefixStudy, prompts: PrefixPrompt, task: FunctionRegre
     with jax.enable_x64(True):
         for name in study.baselines:
             if name in HOST_BASELINES:
+                found[name] = _of_host(name, exact, task)
                 continue
             roles, make = BASELINES[name]
             measure = jax.jit(partial(_errors, make(), task=task, at_once=LEARNERS_AT_ONCE))
             errors = np.asarray(measure(jax.tree.map(jnp.asarray, exact)))
             found |= dict(zip(roles, errors.reshape(len(roles), *errors.shape[-2:]), strict=True))
-    few = first(exact, HOST_PROMPTS)
-    for name in study.baselines:
-        if name in HOST_BASELINES:
-            predictor = HOST_BASELINES[name]()
-            y_hat = learners.host_predictions(predictor, few.x, few.y, few.x_query)
-            with jax.enable_x64(True):
-                errors = analysis.errors_of(jnp.asarray(y_hat), jnp.asarray(few.y_query), task.logistic)
-            found[name] = np.asarray(errors) / _of_zero(task)
     return found
+
+
+def _of_host(name: str, prompts: PrefixPrompt, task: FunctionRegression) -> np.ndarray:
+    """Errors of a learner of another library, `[prompt n]`: one fit after another, for every prefix of every prompt."""
+    quiet = not sys.stderr.isatty()
+    shown = partial(tqdm, total=len(prompts.x), desc=f"measuring: {name}", unit="prompt", disable=quiet)
+    y_hat = learners.host_predictions(HOST_BASELINES[name](), prompts.x, prompts.y, prompts.x_query, progress=shown)
+    errors = analysis.errors_of(jnp.asarray(y_hat), jnp.asarray(prompts.y_query), task.logistic)
+    return np.asarray(errors) / _of_zero(task)
 
 
 def _errors(predictor: PrefixPredictor, prompts: PrefixPrompt, task: FunctionRegression, at_once: int) -> Array:
@@ -149,13 +152,13 @@ def _summaries(found: Found, standard: Mapping[str, np.ndarray], task: FunctionR
     The best Lasso has, at every length, the penalty that is best there.
     """
     by_length = {role: errors.mean(1) for role, errors in standard.items()}  # [member n]
-    trained, beyond = standard["trained"], {}
+    beyond = {}
     for role, values in by_length.items():
         if role == "untrained":
             found.add("normalised_error_untrained", values.mean(1), over=EVERY[:1])
         elif role != "trained":
             found.add_one(f"normalised_error_{role}", values.mean())
-            beyond[role] = trained[:, : standard[role].shape[1]].mean(1) - values  # on the same prompts
+            beyond[role] = by_length["trained"] - values
             found.add(f"excess_over_{role}", beyond[role].mean(1))
     if paths := [beyond[role] for role in beyond if role.startswith("lasso_")]:
         found.add("excess_over_best_lasso", np.max(paths, axis=0).mean(1))

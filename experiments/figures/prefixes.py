@@ -41,11 +41,17 @@ def _top(curves: dict[str, dict]) -> float:
     return float(max(1.15, min(1.1 * np.nanmax(np.array(found, float)), 3.0)))
 
 
+def _usual(curves: dict[str, dict]) -> float:
+    """A frame that holds every learner at half of all lengths at least."""
+    medians = [np.nanmedian(np.array(curve["mean"], float)) for role, curve in curves.items() if role != "untrained"]
+    return float(max(1.15, min(1.1 * max(medians), 3.0)))
+
+
 def _standard(done: Done) -> Figure:
     curves = _of(done, "standard")
     rows = (len(curves) + 2) // 2  # of the legend, with always zero
     figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.5 + 0.17 * rows))
-    _draw(ax, curves, 1.15)
+    _draw(ax, curves, _usual(curves))
     error = "wrong classes / one half" if done["arrays"].get("are_classes") else "square error / variance of labels"
     ax.set(xlabel="in-context examples", ylabel=error)
     figure.legend(loc="outside lower center", ncols=2)

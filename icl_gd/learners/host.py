@@ -6,7 +6,7 @@ arrays; `host_predictions` asks one of many problems, over several processes.
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -70,7 +70,12 @@ def boosted_trees() -> HostPredictor:
 
 
 def host_predictions(
-    predictor: HostPredictor, x: np.ndarray, y: np.ndarray, x_query: np.ndarray, processes: int | None = None
+    predictor: HostPredictor,
+    x: np.ndarray,
+    y: np.ndarray,
+    x_query: np.ndarray,
+    processes: int | None = None,
+    progress: Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]] = iter,
 ) -> np.ndarray:
     """Predictions `[prompt n m]` for the k-th query of every prompt after its first k examples.
 
@@ -78,6 +83,7 @@ def host_predictions(
       x, y, x_query: `[prompt n d]`, `[prompt n m]`, `[prompt n d]`; a query that is not finite has nan.
       processes: over which prompts are spread, as many as there are cores when left out; with one, this one. Others
         import the script that asks: there, ask under `if __name__ == "__main__":`.
+      progress: what each prompt's predictions pass through as they come, as `tqdm` has it.
 
     Raises:
       ValueError: if there is no process, or shapes are not as above.
@@ -94,12 +100,12 @@ def host_predictions(
         )
     one, prompts = partial(_of_prompt, predictor), list(zip(x, y, x_query, strict=True))
     if processes == 1:
-        return np.array([one(prompt) for prompt in prompts]).reshape(y.shape)
+        return np.array(list(progress(map(one, prompts)))).reshape(y.shape)
     # Forked processes would inherit locks that threads of the compiler hold.
     context = multiprocessing.get_context("spawn")
     try:
         with _one_thread_each(), ProcessPoolExecutor(processes, context) as pool:
-            found = list(pool.map(one, prompts, chunksize=PROBLEMS_AT_ONCE))
+            found = list(progress(pool.map(one, prompts, chunksize=PROBLEMS_AT_ONCE)))
     except BrokenProcessPool as error:
         raise RuntimeError("a process ended early: a script asks under `if __name__ == '__main__':`") from error
     return np.array(found).reshape(y.shape)

@@ -151,8 +151,16 @@ def test_boosted_trees_are_xgboosts():
 def test_host_predictions_are_the_same_over_processes():
     x, y = (np.asarray(part)[None].repeat(3, 0) for part in examples(2, 4))
     query = np.where(np.arange(4)[None, :, None] == 2, np.nan, x)
-    one, two = (learners.host_predictions(learners.greedy_tree(2), x, y, query, processes) for processes in (1, 2))
+    seen: list[np.ndarray] = []
+
+    def of(processes):
+        return learners.host_predictions(
+            learners.greedy_tree(2), x, y, query, processes, lambda found: (seen.append(each) or each for each in found)
+        )
+
+    one, two = of(1), of(2)
     np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(seen, [*one, *two])  # as they come
     assert np.isnan(one[:, 2]).all()
     assert np.isfinite(one[:, [1, 3]]).all()
     assert learners.host_predictions(learners.greedy_tree(2), x[:0], y[:0], x[:0], 1).shape == (0, *y.shape[1:])
