@@ -6,9 +6,9 @@ Labels are those of a full tree of depth 4 that asks for the signs of inputs. Be
 greedily on each prefix, to depth 4 or until leaves are pure, and boosted: with scikit-learn and xgboost, on the host
 (pip install 'icl-gd[baselines]').
 
-Variants: `tiny` (64 wide, 3 layers, 2 heads) has eight inputs, 51 points and a curriculum, under an hour on two CPU
-cores; `small` (128, 6, 4) and `standard` (256, 12, 8) are published, with 20 inputs, 101 points, half a million steps
-and the curriculum: for an accelerator. Without a variant it is `standard`. `smoke` takes seconds.
+Variants: `tiny` (64 wide, 3 layers, 2 heads) has eight inputs, 51 points and a curriculum, an hour and a half on two
+CPU cores; `small` (128, 6, 4) and `standard` (256, 12, 8) are published, with 20 inputs, 101 points, half a million
+steps and the curriculum: for an accelerator. Without a variant it is `standard`. `smoke` takes seconds.
 """
 
 from experiments.defaults import function_class, untrained

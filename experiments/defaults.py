@@ -179,8 +179,8 @@ def function_class(
     Args:
       variants: those the config has; without one it is `standard`.
       n_context: as published; labels of 40 examples are learned with another curriculum than those of 100.
-      small: inputs, examples and steps of a task that the size `tiny` (of `toy`, `tiny` and `smoke`) learns within an
-        hour on two cores.
+      small: inputs, examples and steps of a task that the size `tiny` (of `toy`, `tiny` and `smoke`) learns in an hour
+        or two on two cores.
     """
     if variant and variant not in variants:
         raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(variants)}")

@@ -58,7 +58,7 @@ ROLES: dict[str, tuple[str, str, Any]] = {
         )
     },
     "network": ("two-layer network, Adam", "#56B4E9", "--"),
-    "tree_4": ("greedy tree, depth 4", "#D55E00", "-."),
+    "tree_4": ("greedy tree, depth 4", "#000000", "-."),
     "tree": ("greedy tree", "#CC79A7", ":"),
     "xgboost": ("boosted trees", "#56B4E9", "--"),
     "own_token": ("own token", "#009E73", "-"),
