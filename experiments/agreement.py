@@ -1,7 +1,5 @@
 """Whether the fields of a config agree: with its recipe and task, among each other, and with its analyses."""
 
-from __future__ import annotations
-
 import importlib.util
 
 from ml_collections import ConfigDict
@@ -119,6 +117,11 @@ def _check_curriculum(config: ConfigDict) -> None:
 
 
 def check_together(config: ConfigDict) -> None:
+    """Checks fields against each other, each of them right by itself and none a tuple to sweep over.
+
+    Raises:
+      BadInput: at the first that contradicts another.
+    """
     task, model = config.task, config.model
     _check_task(config)
     layers = [word.strip() for word in model.attention.split(",")]

@@ -1,7 +1,5 @@
 """Bad input, said in one line that names what was wrong and what would do."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Collection
 from typing import Any, NoReturn

@@ -1,33 +1,29 @@
 """The task, the model and the training that a config describes: the one place where its fields become dataclasses."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.recipe_fields import MODIFICATIONS
-
-if TYPE_CHECKING:  # importing JAX takes a second, in which bad input is answered
-    from icl_gd.models import TransformerConfig
-    from icl_gd.tasks import (
-        ElementwiseRegression,
-        FinitePrefixPool,
-        FunctionRegression,
-        LinearRegression,
-        SineRegression,
-    )
-    from icl_gd.training import Curriculum, TrainSettings
-    from icl_gd.training.problem import Task
+from icl_gd.models import TransformerConfig, gpt2_config
+from icl_gd.tasks import (
+    FUNCTIONS,
+    ElementwiseRegression,
+    FinitePool,
+    FinitePrefixPool,
+    FunctionPool,
+    FunctionRegression,
+    LinearRegression,
+    SineRegression,
+)
+from icl_gd.tokens import LAYOUTS
+from icl_gd.training import Curriculum, Ramp, TrainSettings
+from icl_gd.training.problem import Task
 
 
 def task_of(config: ConfigDict) -> LinearRegression:
     """The task a config describes."""
-    import numpy as np
-
-    from icl_gd.tasks import LinearRegression
-
     task, covariance = config.task, None
     if task.eigenvalues:
         basis = np.eye(task.d_input)
@@ -43,16 +39,12 @@ def task_of(config: ConfigDict) -> LinearRegression:
 
 def trained_on(config: ConfigDict) -> Task:
     """What a config trains on: its task, or a pool of its prompts. It is evaluated on the task."""
-    from icl_gd.tasks import FinitePool
-
     task = task_of(config)
     return task if config.task.pool is None else FinitePool(task, config.task.pool, config.seed)
 
 
 def functions_of(config: ConfigDict) -> FunctionRegression:
     """The task of a config of function classes."""
-    from icl_gd.tasks import FUNCTIONS, FunctionRegression
-
     task = config.task
     sizes = {"sparse": {"non_zeros": task.non_zeros}, "relu_network": {"hidden": task.hidden},
              "decision_tree": {"depth": task.depth}}  # fmt: skip
@@ -64,8 +56,6 @@ def functions_of(config: ConfigDict) -> FunctionRegression:
 
 def functions_trained_on(config: ConfigDict) -> FunctionRegression | FinitePrefixPool:
     """What a config of function classes trains on: its task, that of a pool of functions, or a pool of its prompts."""
-    from icl_gd.tasks import FinitePrefixPool, FunctionPool
-
     task = functions_of(config)
     if config.task.function_pool is not None:
         return replace(task, functions=FunctionPool(task.functions, config.task.function_pool, config.seed))
@@ -74,24 +64,17 @@ def functions_trained_on(config: ConfigDict) -> FunctionRegression | FinitePrefi
 
 def sine_of(config: ConfigDict) -> SineRegression:
     """The task of a config of sine waves."""
-    from icl_gd.tasks import SineRegression
-
     return SineRegression(config.task.n_context, config.task.faithful)
 
 
 def elementwise_of(config: ConfigDict) -> ElementwiseRegression:
     """The task of a config of dual models."""
-    from icl_gd.tasks import ElementwiseRegression
-
     task = config.task
     return ElementwiseRegression(task.name, task.d_input, task.d_output, task.n_context)
 
 
 def model_of(config: ConfigDict) -> TransformerConfig:
     """The Transformer a config describes; the token width follows the task."""
-    from icl_gd.models import TransformerConfig, gpt2_config
-    from icl_gd.tokens import LAYOUTS
-
     model, task = config.model, config.task
     kinds = tuple(word.strip() for word in model.attention.split(","))
     d_token = LAYOUTS[model.layout](task.d_input, task.d_output).d_token
@@ -112,16 +95,12 @@ def model_of(config: ConfigDict) -> TransformerConfig:
 
 def train_of(config: ConfigDict) -> TrainSettings:
     """How a config trains."""
-    from icl_gd.training import TrainSettings
-
     names = ("steps", "batch_size", "learning_rate", "schedule", "clip", "beta1", "beta2", "epsilon", "weight_decay",
              "share_batches", "form")  # fmt: skip
     return TrainSettings(**{name: config.train[name] for name in names}, curriculum=_curriculum(config))
 
 
 def _curriculum(config: ConfigDict) -> Curriculum | None:
-    from icl_gd.training import Curriculum, Ramp
-
     inputs, points = config.train.active_inputs, config.train.active_points
     if not inputs and not points:
         return None

@@ -1,7 +1,5 @@
 """From the command line to a checked Run. What is wrong is said in one line, before anything is compiled or written."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Collection

@@ -1,7 +1,5 @@
 """What every field of a config accepts by itself; whether all of them agree, and fit the memory of this machine."""
 
-from __future__ import annotations
-
 import ctypes
 import importlib.util
 import math
