@@ -12,6 +12,11 @@ and the curriculum: for an accelerator. Without a variant it is `standard`. `smo
 
 from experiments.defaults import function_class, untrained
 
+
+MARGIN = (
+    "by little: paired over prompts the standard error is .0015; with up to ten examples the model is better, by .02, "
+    "with 23 and 24 the network is, by .016"
+)
 VARIANTS = ("tiny", "small", "standard", "smoke")
 
 
@@ -25,7 +30,8 @@ def get_config(variant: str = ""):
         config.claims = (
             {"id": f"GA.relu.{name}.network", "statement": "over all lengths the error is no larger than that of a "
              "network of the same form trained on each prefix (mean excess, worst seed)", "source": "GA Fig. 5c",
-             "metric": "excess_over_network", "reduce": "max", "relation": "at_most", "target": 0.0},
+             "metric": "excess_over_network", "reduce": "max", "relation": "at_most", "target": 0.0, "note": MARGIN if
+             name == "tiny" else ""},
             {"id": f"GA.relu.{name}.least_squares", "statement": "and with more examples than inputs smaller than that "
              "of least squares, from three more on (largest excess at one length, worst seed)", "source": "GA Fig. 5c",
              "metric": "excess_over_least_squares_above", "reduce": "max", "relation": "at_most", "target": 0.0,
