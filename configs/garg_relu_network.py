@@ -12,7 +12,6 @@ and the curriculum: for an accelerator. Without a variant it is `standard`. `smo
 
 from experiments.defaults import function_class, untrained
 
-
 MARGIN = (
     "by little: paired over prompts the standard error is .0015; with up to ten examples the model is better, by .02, "
     "with 23 and 24 the network is, by .016"
