@@ -4,7 +4,8 @@
 
 Labels are those of a full tree of depth 4 that asks for the signs of inputs. Beside the trained model trees are grown
 greedily on each prefix, to depth 4 or until leaves are pure, and boosted: with scikit-learn and xgboost, on the host
-(pip install 'icl-gd[baselines]').
+(pip install 'icl-gd[baselines]'). Expected of `tiny`: .64 of the variance in the mean over lengths, where boosted trees
+have 1.05.
 
 Variants: `tiny` (64 wide, 3 layers, 2 heads) has eight inputs, 51 points and a curriculum, an hour and a half on two
 CPU cores; `small` (128, 6, 4) and `standard` (256, 12, 8) are published, with 20 inputs, 101 points, half a million

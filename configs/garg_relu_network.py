@@ -4,6 +4,7 @@
 
 Labels are those of a network with one hidden layer of 100, its weights drawn anew in every prompt. Beside the trained
 model a network of that form is trained on each prefix, by 100 steps of Adam, and least squares finds its linear part.
+Expected of `tiny`: the error of the network trained on each prefix, .42 of the variance in the mean over lengths.
 
 Variants: `tiny` (64 wide, 3 layers, 2 heads) has eight inputs, 25 points and a curriculum, under an hour on two CPU
 cores; `small` (128, 6, 4) and `standard` (256, 12, 8) are published, with 20 inputs, 101 points, half a million steps

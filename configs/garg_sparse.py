@@ -3,7 +3,8 @@
     python -m experiments.run --config=configs/garg_sparse.py:tiny
 
 Three of the weights are not zero. Who knows that needs fewer examples than least squares: the Lasso does, and so, the
-paper finds, does a Transformer that was trained on such functions.
+paper finds, does a Transformer that was trained on such functions. Expected of `tiny`: .47 of the variance after four
+examples, where least squares has .5, and in the mean .03 above the best Lasso.
 
 Variants: `tiny` (64 wide, 3 layers, 2 heads) has eight inputs, 25 points and a curriculum, under an hour on two CPU
 cores; `small` (128, 6, 4) and `standard` (256, 12, 8) are published, with 20 inputs, 41 points, half a million steps

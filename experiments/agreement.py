@@ -4,8 +4,8 @@ import importlib.util
 
 from ml_collections import ConfigDict
 
-from experiments.bad_input import check_word, flatten, reject
-from experiments.defaults import base_config
+from experiments.bad_input import check_word, reject
+from experiments.defaults import base_config, flatten
 from experiments.recipe_fields import MODIFICATIONS, RECIPES, beside_linear
 from experiments.resources import D_POSITIONS
 
@@ -32,8 +32,8 @@ def _check_task(config: ConfigDict) -> None:
             reject(field, fields[field], f"contradicts recipe={config.recipe}, which takes {', '.join(accepted)}")
     for field in takes.idle_of(task):
         if fields[field] != (idle := [] if field == "analyses" else default[field]):
-            shown = "()" if idle == [] else idle
-            reject(field, fields[field], f"does nothing for task.name={task}; leave it at {shown}")
+            asked, idle = (tuple(value) if isinstance(value, list) else value for value in (fields[field], idle))
+            reject(field, asked, f"does nothing for recipe={config.recipe}, task.name={task}; leave it at {idle}")
     for field, value in takes.only.items():
         if fields[field] != value:
             reject(field, fields[field], f"recipe={config.recipe} takes {value}")

@@ -15,17 +15,6 @@ def nearest(word: str, names: Collection[str]) -> str:
     return (f"did you mean {near[0]}? " if near else "") + f"accepted: {', '.join(names)}"
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"task.d_input": 10, ...}`, in the form JSON gives values back."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if hasattr(value, "items"):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
 def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 

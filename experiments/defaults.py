@@ -1,9 +1,22 @@
 """The fields every training config has, with the settings of von Oswald et al. for one layer."""
 
+from typing import Any
+
 from ml_collections import ConfigDict, config_dict
 
 OPTIMA = "optima of the rates on 2^17 prompts"  # where the targets of several steps' losses come from
 BOUND = "a bound of the optimum, from an earlier search"
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"task.d_input": 10, ...}`, in the form JSON gives values back."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
 
 
 def base_config() -> ConfigDict:

@@ -12,10 +12,10 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
 from experiments import processes, sweeps
-from experiments.bad_input import BadInput, flatten, nearest, one_line
-from experiments.defaults import base_config
+from experiments.bad_input import BadInput, nearest, one_line
+from experiments.defaults import base_config, flatten
 from experiments.processes import Processes
-from experiments.validation import OPTIONAL, validate
+from experiments.validation import OPTIONAL, WORDS, validate
 from experiments.workdirs import FREE_FIELDS, check_workdir
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -145,7 +145,7 @@ def _check_names(words: list[str], stored: ConfigDict, config: ConfigDict) -> li
     """Unknown flags and fields, with the nearest name, before absl sees them; sets what absl's parsers cannot read.
 
     Those are optional fields given as None, and numbers and words given as tuples, to sweep over: their words are taken
-    out of what is returned.
+    out of what is returned. Words listed without quotes are given them.
     """
     base, unread = flatten(base_config()), {}
     fields, left = flatten(stored), []
@@ -163,6 +163,8 @@ def _check_names(words: list[str], stored: ConfigDict, config: ConfigDict) -> li
         if field is not None and not equals and not isinstance(fields[field], bool):
             raise BadInput(f"--{flag} needs a value: --config.{field}=VALUE")
         several = sweeps.read_tuple(value) if field in base and not isinstance(base[field], list) else None
+        if field in WORDS and (listed := sweeps.read_words(value)):
+            word = f"--{flag}={listed}"
         if (field in OPTIONAL and value in ("None", "none")) or several is not None:
             unread[field] = several
         else:  # the last word counts

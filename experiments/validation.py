@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from experiments import sweeps
 from experiments.agreement import ANALYSES, check_together
-from experiments.bad_input import BadInput, check_word, flatten, reject
-from experiments.defaults import base_config
+from experiments.bad_input import BadInput, check_word, reject
+from experiments.defaults import base_config, flatten
 from experiments.recipe_fields import MODIFICATIONS, RECIPES
 from experiments.resources import BYTES_PER_FLOAT, memory_needed
 
@@ -22,6 +22,7 @@ OPTIONAL = (
     *("model.d_head", "model.clip", "model.d_embed", "model.mlp_width"),
     *(f"model.{name}" for name in MODIFICATIONS),
 )
+WORDS = ("analyses", "eval.families", "eval.baselines")  # fields that are lists of them
 REFERENCES = ("gd", "gd_plus_plus", "gd_plus_plus_free_steps", "gd_plus_plus_published")
 STYLES = ("von_oswald", "gpt2")
 COMPUTE = ("parameters", "float32", "bfloat16")
@@ -167,7 +168,6 @@ def _check_words(config: ConfigDict, fields: dict[str, Any]) -> None:
     words: dict[str, Collection[str]] = {
         "recipe": list(RECIPES),
         "precision": list(BYTES_PER_FLOAT),
-        "task.name": sorted({task for takes in RECIPES.values() for task in takes.tasks}),
         "model.layout": sorted({layout for takes in RECIPES.values() for layout in takes.layouts}),
         "model.style": STYLES,
         "model.compute": COMPUTE,
@@ -176,10 +176,17 @@ def _check_words(config: ConfigDict, fields: dict[str, Any]) -> None:
     for field, accepted in words.items():
         for word in fields[field] if isinstance(fields[field], list) else [fields[field]]:
             check_word(field, word, accepted)
-    of_recipe = RECIPES[config.recipe].analyses
-    for field, accepted in (("analyses", ANALYSES if of_recipe is None else of_recipe), ("eval.baselines", BASELINES)):
+    takes, others = RECIPES[config.recipe], {task for takes in RECIPES.values() for task in takes.tasks}
+    for word in fields["task.name"] if isinstance(fields["task.name"], list) else [fields["task.name"]]:
+        if word not in others:  # those it says itself whose they are not
+            check_word("task.name", word, takes.tasks)
+    of_recipe = ANALYSES if takes.analyses is None else takes.analyses
+    for field, accepted in (("analyses", of_recipe), ("eval.baselines", BASELINES)):
         for name in fields[field]:
             check_word(field, name, accepted)
+    for field in WORDS:
+        if len(set(fields[field])) < len(fields[field]):
+            reject(field, tuple(fields[field]), "every word is accepted once")
 
 
 def _check_words_of_the_package(fields: dict[str, Any]) -> None:

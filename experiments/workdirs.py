@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.bad_input import BadInput, flatten, one_line
-from experiments.defaults import base_config
+from experiments.bad_input import BadInput, one_line
+from experiments.defaults import base_config, flatten
 from experiments.resources import disk_needed
 
 if TYPE_CHECKING:

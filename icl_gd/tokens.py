@@ -23,6 +23,7 @@ def concatenated(d_input: int, d_output: int, w0: Array | None = None) -> Layout
         raise ValueError(f"w0 has shape {start.shape}, expected (d_output, d_input) = {(d_output, d_input)}")
 
     def encode(x: Float[Array, "n d"], y: Float[Array, "n m"], x_query: Float[Array, " d"]) -> Float[Array, "n+1 e"]:
+        _check_widths(x, y, x_query, d_input, d_output)
         context = jnp.concatenate([x, y], axis=-1)
         query = jnp.concatenate([x_query, -start.astype(x_query.dtype) @ x_query])
         return jnp.concatenate([context, query[None]], axis=0)
@@ -79,6 +80,7 @@ def interleaved(d_input: int, d_output: int, d_positions: int = 10, own_slots: b
     _rates(d_positions)
 
     def encode(x: Float[Array, "n d"], y: Float[Array, "n m"], x_query: Float[Array, " d"]) -> Float[Array, "2*n+1 e"]:
+        _check_widths(x, y, x_query, d_input, d_output)
         n, apart = len(x), d_output if own_slots else 0
         inputs = jnp.pad(jnp.concatenate([x, x_query[None]]), ((0, 0), (0, apart)))
         labels = jnp.pad(y, ((0, 0), (d_input - d_output + apart, 0)))
@@ -100,11 +102,23 @@ def alternating(d_input: int, d_output: int) -> Layout:
     width = max(d_input, d_output)
 
     def encode(x: Float[Array, "n d"], y: Float[Array, "n m"], x_query: Float[Array, " d"]) -> Float[Array, "2*n+1 e"]:
+        _check_widths(x, y, x_query, d_input, d_output)
         wide = lambda rows: jnp.pad(rows, ((0, 0), (0, width - rows.shape[-1])))
         pairs = jnp.stack([wide(x), wide(y)], axis=1).reshape(2 * len(x), width)
         return jnp.concatenate([pairs, wide(x_query[None])])
 
     return Layout(encode, _minus_last(d_output), width, inputs=slice(0, None, 2))
+
+
+def _check_widths(x: Array, y: Array, x_query: Array, d_input: int, d_output: int) -> None:
+    """One problem of these sizes: layouts that fill up with zeros would take a narrower one for it."""
+    n = len(x) if x.ndim else 0
+    wanted = (n, d_input), (n, d_output), (d_input,)
+    if (x.shape, y.shape, x_query.shape) != wanted:
+        raise ValueError(
+            f"x {x.shape}, y {y.shape}, x_query {x_query.shape}: not one problem of d_input={d_input}, "
+            f"d_output={d_output}, which has [n {d_input}], [n {d_output}], [{d_input}]"
+        )
 
 
 def _minus_last(d_output: int) -> Callable[[Array], Array]:

@@ -204,8 +204,8 @@ def _optimum(done: Done) -> Figure:
 
 FIGURES = {
     "sweep": (("sweep",), _sweep,
-              "Loss over what was swept over: trained layers (mean and range over all seeds), one gradient step, and "
-              "the closed form where there is one."),
+              "Loss, or error, over what was swept over: trained models (mean and range over all seeds) beside the "
+              "learners, and the closed form, that they were measured with."),
     "loss": (("loss_trained_by_step", "loss_gd_on_curve_prompts"), _loss,
              "Loss on held-out prompts over training: mean and range over free seeds; trapped seeds one by one. Levels "
              "are of these prompts, fewer than those that final losses are of."),

@@ -11,6 +11,7 @@ from icl_gd import plots
 
 Done = dict[str, Any]
 CURVE = "normalised_error_"
+WORST = 1.1  # shown over training
 # Families of one figure, by its title; what is not named stands for itself.
 GROUPS = {
     "query": ("random_quadrants", "opposite_quadrants", "orthogonal_query", "repeated_query"),
@@ -110,12 +111,13 @@ def _by_step(done: Done) -> Figure:
     at_end = curves["normalised_error_at_end_by_step"]
     ax.plot(at_end["x"], at_end["mean"], ":", color=plots.ROLES["trained"][1], label="at full length")
     of_learners = {role: done["metrics"].get(f"normalised_error_{role}") for role in plots.ROLES if role != "untrained"}
-    if found := {role: of["mean"] for role, of in of_learners.items() if of}:
-        best = min(found, key=found.__getitem__)
+    found = {role: of["mean"] for role, of in of_learners.items() if of}
+    best = min(found, key=found.__getitem__, default="")
+    if best and found[best] < WORST:
         plots.level(ax, found[best], best)
     if end := done["arrays"]["curriculum_ends_at"]:
         ax.axvline(end, color="#999999", linewidth=0.8, label="end of the curriculum")
-    ax.set(xlabel="training step", ylabel="normalised error", ylim=(0, 1.1))
+    ax.set(xlabel="training step", ylabel="normalised error", ylim=(0, WORST))
     ax.locator_params(axis="x", nbins=4)
     ax.legend()
     return figure
@@ -137,6 +139,7 @@ FIGURES = {
                             "% of means over resampled ones)."),
     "in_context_error_by_step": (("normalised_error_at_end_by_step",), _by_step,
                                  "Error on held-out prompts over training: mean over seeds, and their range; beside it "
-                                 "the learner with the least mean over lengths. What is worse than 1.1, early or "
-                                 "under the curriculum, is above the frame."),
+                                 "the learner with the least mean over lengths, on the other prompts that final errors "
+                                 f"are of. What is worse than {WORST}, early or under the curriculum, is above the "
+                                 "frame."),
 }  # fmt: skip

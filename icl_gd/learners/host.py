@@ -83,7 +83,7 @@ def host_predictions(
       x, y, x_query: `[prompt n d]`, `[prompt n m]`, `[prompt n d]`; a query that is not finite has nan.
       processes: over which prompts are spread, as many as there are cores when left out; with one, this one. Others
         import the script that asks: there, ask under `if __name__ == "__main__":`.
-      progress: what each prompt's predictions pass through as they come, as `tqdm` has it.
+      progress: what each prompt's predictions pass through as they come: `partial(tqdm, total=len(x))` shows how many.
 
     Raises:
       ValueError: if there is no process, or shapes are not as above.

@@ -167,9 +167,12 @@ def test_a_library_that_is_missing_is_named(monkeypatch, capsys):
     ("words", "said"),
     [
         ([LINEAR, "--config.task.inputs=normal"], ["task.inputs=normal", "does nothing"]),
-        ([LINEAR, "--config.task.depth=3"], ["task.depth=3", "does nothing for task.name=linear"]),
+        (
+            [LINEAR, "--config.task.depth=3"],
+            ["task.depth=3", "does nothing for recipe=function_classes, task.name=linear"],
+        ),
         ([LINEAR, "--config.task.name=sine"], ["task.name=sine", "relu_network"]),
-        ([LINEAR, "--config.task.name=spars"], ["task.name=spars", "did you mean sparse?"]),
+        ([LINEAR, "--config.task.name=spars"], ["task.name=spars", "did you mean sparse?", "accepted: linear, sparse"]),
         ([LINEAR, "--config.task.name=sparse", "--config.task.non_zeros=21"], ["task.non_zeros=21", "task.d_input=20"]),
         ([LINEAR, "--config.task.d_output=2"], ["task.d_output=2", "takes 1"]),
         ([LINEAR, "--config.model.layout=interleaved"], ["model.layout=interleaved", "alternating"]),
@@ -187,6 +190,8 @@ def test_a_library_that_is_missing_is_named(monkeypatch, capsys):
         ([LINEAR, "--config.eval.families=('north',)"], ["eval.families=north", "standard"]),
         ([LINEAR, "--config.eval.families=()"], ["eval.families=()", "baselines"]),
         ([LINEAR, "--config.eval.baselines=('tre',)"], ["eval.baselines=tre", "did you mean tree?"]),
+        ([LINEAR, "--config.eval.baselines=tree,tre"], ["eval.baselines=tre", "did you mean tree?"]),
+        ([LINEAR, "--config.eval.baselines=tree,tree"], ["eval.baselines=('tree', 'tree')", "once"]),
         ([LINEAR, "--config.task.family=skewd"], ["task.family=skewd", "did you mean skewed?"]),
         ([LINEAR, "--config.task.family=orthogonal_query"], ["task.family=orthogonal_query", "accepted: standard"]),
         ([LINEAR, "--config.task.name=signs"], ["eval.families=noisy", "task.name=signs"]),

@@ -29,7 +29,8 @@ def finished(**changed):
     return done | changed
 
 
-CONFIG = {"seeds": 10, "claims": ("never listed as a field",), "train": {"steps": 5000, "note": WEIRD}}
+CONFIG = {"recipe": "function_classes", "task": {"name": "linear", "inputs": "uniform", "depth": 4}, "seeds": 10,
+          "claims": ("never listed as a field",), "train": {"steps": 5000, "note": WEIRD}}  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -82,10 +83,12 @@ def test_the_page_shows_everything_and_needs_nothing(tmp_path):
     assert ["loss_trained", "2 ± 1", "1.4142", "2"] in page.rows
     assert ["loss_gd (task.n_context = 20)", "2 ± 1", "1.4142", "2"] in page.rows
     assert ["train.steps", "5000"] in page.rows
+    assert ["task.name", "linear"] in page.rows
+    assert not {"task.inputs", "task.depth"} & {row[0] for row in page.rows}  # which do nothing there
     assert ["train.note", WEIRD] in page.rows
     for row in (["wall time", "71.2 s"], ["revision", "None"], ["device", "cpu"], ["jax", "0.10.2"]):
         assert row in page.rows
-    assert report.wall_time({"wall_seconds": 712.3, "resumed_at": 50}) == "712 s after step 50"
+    assert report.wall_time({"wall_seconds": 712.3, "resumed_at": 50}) == "712 s from step 50 on"
     assert "1 of 2 claims hold. 10 seeds (trapped: 1 of 2), 5000 training steps" in text
     assert "never listed" not in text
 

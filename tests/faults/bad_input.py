@@ -22,7 +22,7 @@ from harness import ROOT, Record
 
 from experiments import run as command
 from experiments.agreement import ANALYSES, ONE_LAYER_ONLY
-from experiments.bad_input import flatten
+from experiments.defaults import flatten
 from experiments.recipe_fields import RECIPES
 from experiments.resources import BYTES_PER_FLOAT
 from experiments.settings import KINDS, parse

@@ -65,6 +65,18 @@ def test_what_separate_tokens_cannot_hold_is_refused():
     tokens.interleaved(8, 5, 4, own_slots=True)
 
 
+@pytest.mark.parametrize("name", tokens.LAYOUTS)
+def test_layouts_take_one_problem_of_their_sizes(name):
+    """Those that fill up with zeros would predict something for a narrower one."""
+    x, y, q = (part[0] for part in problems(5, 4, 2))
+    layout = tokens.LAYOUTS[name](5, 2)
+    assert layout.encode(x, y, q).shape[1] == layout.d_token
+    wider = jnp.concatenate([x, x], axis=1), y, jnp.concatenate([q, q])
+    for wrong in ((x[:, 1:], y, q[1:]), (x, y[:, 1:], q), wider):
+        with pytest.raises(ValueError, match=r"not one problem of d_input=5, d_output=2, which has \[n 5\]"):
+            layout.encode(*wrong)
+
+
 @pytest.mark.parametrize("places", [-2, 0, 1, 5])
 def test_a_shift_takes_every_place_to_another(places):
     codes = tokens.positions(30, 8)
