@@ -34,7 +34,6 @@ WORDS = {
     "precision": list(BYTES_PER_FLOAT),
     "task.inputs": ["uniform", "normal"],
     "train.schedule": ["constant", "cosine"],
-    "task.name": ["linear"],
     "recipe": ["linear_attention"],
 }
 SECONDS, ONE_IN = 5.0, 15
@@ -110,11 +109,10 @@ def unknown_field(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
 
 def misspelt_word(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
     others = fields["recipe"] != "linear_attention"  # they refuse any other word than the default first
-    field = rng.choice(
-        [*(name for name in WORDS if not (others and name == "task.inputs")), "analyses", "model.attention"]
-    )
-    analyses = RECIPES[fields["recipe"]].analyses or ANALYSES
-    accepted = {**WORDS, "analyses": list(analyses), "model.attention": ["linear"]}[field]
+    takes = RECIPES[fields["recipe"]]
+    of_recipe = {"task.name": takes.tasks, "analyses": takes.analyses or ANALYSES, "model.attention": ["linear"]}
+    field = rng.choice([*(name for name in WORDS if not (others and name == "task.inputs")), *of_recipe])
+    accepted = {**WORDS, **of_recipe}[field]
     word = rng.choice(accepted)
     wrong = misspelt(word, rng)
     if wrong not in accepted:
