@@ -186,7 +186,7 @@ def _check_words(config: ConfigDict, fields: dict[str, Any]) -> None:
             check_word(field, name, accepted)
     for field in WORDS:
         if len(set(fields[field])) < len(fields[field]):
-            reject(field, tuple(fields[field]), "every word is accepted once")
+            reject(field, tuple(fields[field]), "every word is accepted once; a flag that is given again adds words")
 
 
 def _check_words_of_the_package(fields: dict[str, Any]) -> None:

@@ -23,11 +23,11 @@ from icl_gd.training import Curriculum, Ramp
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LINEAR, TREE = f"--config={CONFIGS}/garg_linear.py", f"--config={CONFIGS}/garg_decision_tree.py"
-SMALL = ("--config.task.d_input=2", "--config.task.n_context=4", "--config.model.d_embed=8", "--config.train.steps=4",
+SIZES = ("--config.task.d_input=2", "--config.task.n_context=4", "--config.model.d_embed=8", "--config.train.steps=4",
          "--config.train.batch_size=8", "--config.train.log_every=2", "--config.eval.prompts=64",
-         "--config.eval.curve_prompts=16", "--config.eval.suite_values=None",
-         "--config.eval.families=('standard','orthogonal_query','labels_double')",
-         "--config.eval.baselines=('least_squares','lasso','tree_4')")  # fmt: skip
+         "--config.eval.curve_prompts=16", "--config.eval.suite_values=None")  # fmt: skip
+SMALL = (*SIZES, "--config.eval.families=standard,orthogonal_query,labels_double",
+         "--config.eval.baselines=least_squares,lasso,tree_4")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,8 @@ def test_a_point_of_a_sweep_is_a_run_of_its_own(tmp_path):
 
     def of(name, *asked):
         (tmp_path / name).mkdir()
-        words = (f"{LINEAR}:smoke", *SMALL, "--config.eval.families=('standard',)", *asked)
-        words = (*words, "--config.eval.baselines=('tree_4',)")  # learners are the same in both
+        words = (f"{LINEAR}:smoke", *SIZES, "--config.eval.families=standard", *asked)
+        words = (*words, "--config.eval.baselines=tree_4")  # learners are the same in both
         function_classes.run(parse(["run", *words, f"--workdir={tmp_path / name}"]), monitor.Stop())
         return json.loads((tmp_path / name / "results.json").read_text())
 
@@ -102,8 +102,9 @@ def test_a_point_of_a_sweep_is_a_run_of_its_own(tmp_path):
 
 def test_classes_of_fewer_examples_than_inputs(tmp_path):
     """Signs are asked for the share of wrong ones, of models and learners alike."""
-    words = (f"{LINEAR}:smoke", *SMALL, "--config.task.name=signs", "--config.task.d_input=5",
-             "--config.task.n_context=3", "--config.eval.families=('standard','labels_double')")  # fmt: skip
+    words = (f"{LINEAR}:smoke", *SIZES, "--config.task.name=signs", "--config.task.d_input=5",
+             "--config.task.n_context=3", "--config.eval.families=('standard','labels_double')",
+             "--config.eval.baselines=least_squares,lasso,tree_4")  # fmt: skip
     function_classes.run(parse(["run", *words, f"--workdir={tmp_path}"]), monitor.Stop())
     done = json.loads((tmp_path / "results.json").read_text())
     for family in ("standard", "labels_double"):
