@@ -1,6 +1,7 @@
 """Whether the fields of a config agree: with its recipe and task, among each other, and with its analyses."""
 
 import importlib.util
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -138,7 +139,7 @@ def check_together(config: ConfigDict) -> None:
         reject(
             "task.rotation_seed", task.rotation_seed, "rotates a covariance: give task.eigenvalues, or leave it None"
         )
-    apart, most = model.layout != "concatenated", min(task.d_input, D_POSITIONS)
+    most = min(task.d_input, D_POSITIONS)
     if model.layout == "interleaved" and task.d_output > most:
         reject(
             "task.d_output", task.d_output,
@@ -161,6 +162,12 @@ def check_together(config: ConfigDict) -> None:
         reject("reference.learner", config.reference.learner, "GD++ is for deep networks; model.n_layers=1 needs gd")
     if config.seed + config.seeds > 2**32:
         reject("seeds", config.seeds, f"seed + seeds must stay below 2^32 (seed={config.seed})")
+    _check_needs(config, beside)
+
+
+def _check_needs(config: ConfigDict, beside: dict[str, Any]) -> None:
+    """Whether analyses are of such networks; `beside` are the fields by which these are not linear layers alone."""
+    task, model, apart = config.task, config.model, config.model.layout != "concatenated"
     steps = config.reference.steps
     one_step = ONE_LAYER_ONLY if steps != 1 else ()
     of_tokens = lambda field: ("curvature",) if field == "model.d_embed" else ()  # of inputs where the layout put them

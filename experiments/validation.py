@@ -104,7 +104,7 @@ def validate(config: ConfigDict) -> None:
     for field, value in fields.items():
         _check_sweep(field, value)
     for field, bounds in NUMBERS.items():
-        for value in fields[field] if isinstance(fields[field], list) else [fields[field]]:
+        for value in _each(fields[field]):
             if value is not None or field not in OPTIONAL:
                 _check_number(field, value, *bounds)
     if any(not isinstance(claim, dict | ConfigDict) or "metric" not in claim for claim in config.claims):
@@ -116,6 +116,11 @@ def validate(config: ConfigDict) -> None:
         check_together(one)
         _check_memory(one)
     _check_words_of_the_package(fields)  # last: it imports JAX, which takes a second or more
+
+
+def _each(value: Any) -> list:
+    """The values of a field that may be swept over."""
+    return value if isinstance(value, list) else [value]
 
 
 def check_installed(config: ConfigDict) -> None:
@@ -144,8 +149,7 @@ def _check_sweep(field: str, value: Any) -> None:
 def _check_rounded(config: ConfigDict, fields: dict[str, Any]) -> None:
     """What is an array over members has the precision of the run: there .99999999 is 1, and 1e-50 is 0."""
     for field in sweeps.TOGETHER if config.precision == "float32" else ():
-        values = fields[field] if isinstance(fields[field], list) else [fields[field]]
-        for value in (value for value in values if value is not None):
+        for value in (value for value in _each(fields[field]) if value is not None):
             rounded = ctypes.c_float(value).value
             try:
                 _check_number(field, rounded, *NUMBERS[field])
@@ -174,10 +178,10 @@ def _check_words(config: ConfigDict, fields: dict[str, Any]) -> None:
         "reference.learner": REFERENCES,
     }
     for field, accepted in words.items():
-        for word in fields[field] if isinstance(fields[field], list) else [fields[field]]:
+        for word in _each(fields[field]):
             check_word(field, word, accepted)
     takes, others = RECIPES[config.recipe], {task for takes in RECIPES.values() for task in takes.tasks}
-    for word in fields["task.name"] if isinstance(fields["task.name"], list) else [fields["task.name"]]:
+    for word in _each(fields["task.name"]):
         if word not in others:  # those it says itself whose they are not
             check_word("task.name", word, takes.tasks)
     of_recipe = ANALYSES if takes.analyses is None else takes.analyses
@@ -194,8 +198,7 @@ def _check_words_of_the_package(fields: dict[str, Any]) -> None:
     from icl_gd.training.mesh import MODES
     from icl_gd.training.population import FORMS, SCHEDULES
 
-    inputs = fields["task.inputs"]
-    for word in inputs if isinstance(inputs, list) else [inputs]:
+    for word in _each(fields["task.inputs"]):
         check_word("task.inputs", word, list(FAMILIES))
     # Training predicts inputs to come.
     check_word("task.family", fields["task.family"], [name for name, its in PROMPT_FAMILIES.items() if its.in_order])

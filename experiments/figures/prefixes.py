@@ -39,13 +39,17 @@ def _draw(ax: Axes, curves: dict[str, dict], top: float) -> None:
 def _top(curves: dict[str, dict]) -> float:
     """Averaging and neighbours leave the frame where few examples make them worse than zero."""
     found = [value for role, curve in curves.items() if role in ("trained", "least_squares") for value in curve["mean"]]
-    return float(max(1.15, min(1.1 * np.nanmax(np.array(found, float)), 3.0)))
+    return _frame(np.nanmax(np.array(found, float)))
 
 
 def _usual(curves: dict[str, dict]) -> float:
     """A frame that holds every learner at half of all lengths at least."""
     medians = [np.nanmedian(np.array(curve["mean"], float)) for role, curve in curves.items() if role != "untrained"]
-    return float(max(1.15, min(1.1 * max(medians), 3.0)))
+    return _frame(max(medians))
+
+
+def _frame(error: float) -> float:
+    return float(max(1.15, min(1.1 * error, 3.0)))
 
 
 def _standard(done: Done) -> Figure:
@@ -110,8 +114,8 @@ def _by_step(done: Done) -> Figure:
     plots.line(ax, curves["normalised_error_by_step"], "trained", label="mean over lengths")
     at_end = curves["normalised_error_at_end_by_step"]
     ax.plot(at_end["x"], at_end["mean"], ":", color=plots.ROLES["trained"][1], label="at full length")
-    of_learners = {role: done["metrics"].get(f"normalised_error_{role}") for role in plots.ROLES if role != "untrained"}
-    found = {role: of["mean"] for role, of in of_learners.items() if of}
+    metrics, of = done["metrics"], "normalised_error_{}".format
+    found = {role: metrics[of(role)]["mean"] for role in plots.ROLES if role != "untrained" and of(role) in metrics}
     best = min(found, key=found.__getitem__, default="")
     if best and found[best] < WORST:
         plots.level(ax, found[best], best)
