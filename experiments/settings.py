@@ -163,7 +163,7 @@ def _check_names(words: list[str], stored: ConfigDict, config: ConfigDict) -> li
         if field is not None and not equals and not isinstance(fields[field], bool):
             raise BadInput(f"--{flag} needs a value: --config.{field}=VALUE")
         several = sweeps.read_tuple(value) if field in base and not isinstance(base[field], list) else None
-        if field in WORDS and (listed := sweeps.read_words(value)):
+        if field in WORDS and (listed := _listed(value)):
             word = f"--{flag}={listed}"
         if (field in OPTIONAL and value in ("None", "none")) or several is not None:
             unread[field] = several
@@ -177,6 +177,14 @@ def _check_names(words: list[str], stored: ConfigDict, config: ConfigDict) -> li
         for field, value in unread.items():
             config_path.set_value(field, config, value)
     return [word for word in left if word.partition("=")[0].removeprefix("--config.") not in unread]
+
+
+def _listed(word: str) -> tuple[str, ...] | None:
+    """The words that a value on the command line lists, `a,b` or `('a', 'b')`, if it does."""
+    inside = word[1:-1] if word[:1] == "(" and word[-1:] == ")" else word
+    found = [part.strip().strip("'\"") for part in inside.split(",")]
+    found = found[:-1] if len(found) > 1 and not found[-1] else found
+    return tuple(found) if all(part.isidentifier() for part in found) else None
 
 
 def _wrong_type(words: list[str], config: ConfigDict, error: Exception) -> str:

@@ -52,14 +52,6 @@ def read_tuple(word: str) -> tuple | None:
     return value if isinstance(value, tuple) else None
 
 
-def read_words(word: str) -> tuple[str, ...] | None:
-    """The words that a value on the command line lists, `a,b` or `('a', 'b')`, if it does."""
-    inside = word[1:-1] if word[:1] == "(" and word[-1:] == ")" else word
-    found = [part.strip().strip("'\"") for part in inside.split(",")]
-    found = found[:-1] if len(found) > 1 and not found[-1] else found
-    return tuple(found) if all(part.isidentifier() for part in found) else None
-
-
 def together(config: ConfigDict) -> list[Fields]:
     """The combinations within one population; one without fields where there are none."""
     return _product(config, TOGETHER)
