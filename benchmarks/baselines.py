@@ -8,7 +8,6 @@ sample of prompts whose time is scaled up. Trees, which are scikit-learn's and x
 and on all cores, on fewer prompts. Takes some five minutes on two CPU cores, on which nothing else should run.
 """
 
-import os
 import sys
 import time
 import warnings
@@ -23,6 +22,7 @@ from sklearn.linear_model import Lasso
 from sklearn.neighbors import KNeighborsRegressor
 
 from icl_gd import analysis, learners
+from icl_gd.cores import usable_cores
 from icl_gd.tasks import FunctionRegression, Sparse
 from icl_gd.training import mesh
 from icl_gd.types import PrefixPrompt
@@ -121,7 +121,7 @@ def measure() -> list[dict]:
 def measure_hosts() -> list[dict]:
     """Seconds of trees over processes."""
     x, y = (np.asarray(part, float) for part in prompts()[:2])
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     rows = []
     trees = {"greedy tree, depth 4": learners.greedy_tree(4), "boosted trees": learners.boosted_trees()}
     for name, predictor in trees.items():

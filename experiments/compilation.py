@@ -52,6 +52,17 @@ def why_unusable(directory: Path) -> str | None:
     return None if os.access(directory, os.W_OK | os.X_OK) else f"{directory}: cannot be written"
 
 
+def use(directory: Path) -> None:
+    """Keeps every compiled program in a directory, and takes from there what an earlier process left."""
+    import jax
+
+    # What cannot be read or written later (a full disk, an entry cut short) is compiled, which loses time alone.
+    warnings.filterwarnings("ignore", message=".*persistent compilation cache entry")
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
 class Cache:
     """The compilation cache of one run, switched on where it can be, with a count of what came from it."""
 
@@ -67,11 +78,7 @@ class Cache:
         if self.why_not:
             jax.config.update("jax_enable_compilation_cache", False)  # or JAX warns of every program
             return
-        # What cannot be read or written later (a full disk, an entry cut short) is compiled, which loses time alone.
-        warnings.filterwarnings("ignore", message=".*persistent compilation cache entry")
-        jax.config.update("jax_compilation_cache_dir", str(self.directory))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+        use(self.directory)
         jax.monitoring.register_event_listener(self._count)
 
     def _count(self, event: str, **_: object) -> None:

@@ -1,22 +1,56 @@
-"""A strict world without hardware: two CPU devices, no silent rank promotion, warnings are errors (pyproject).
+"""A strict test world without hardware: two CPU devices, no silent rank promotion, warnings are errors (pyproject).
 
-Shapes and types in the package's annotations are checked at every call.
+Compiling is what the tests spend their time on, so it is made cheap: few optimisations, one thread a worker, and a
+compilation cache of the tests' own that lies among pytest's (`--cache-clear` empties it).
 """
+
+import os
+import shutil
+
+# Before anything imports JAX, here and in the processes that tests start.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
+os.environ.setdefault("NPROC", "1")  # XLA's threads: workers have a core each
 
 import hypothesis
 import jax
 import pytest
-from jaxtyping import install_import_hook
+import typechecks  # beside this file
+from costs import Costs  # beside this file
+
+from experiments import compilation
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
-jax.config.update("jax_disable_most_optimizations", True)  # compiling is what the tests spend their time on
-jax.config.update("jax_enable_compilation_cache", False)  # what tests compile is not left in the user's cache
+jax.config.update("jax_disable_most_optimizations", True)
 
 # For mutations.py: a failing example need not be made small.
 hypothesis.settings.register_profile("first_failure", phases=[hypothesis.Phase.generate])
 
-install_import_hook("icl_gd", "beartype.beartype").__enter__()  # before anything imports the package
+typechecks.check("icl_gd")
+
+from icl_gd.cores import usable_cores
+
+CACHE_BYTES = 2**30  # of programs; a larger cache is begun anew
+
+
+def pytest_addoption(parser):
+    parser.addoption("--costs", action="store_true", help="print what tests cost: seconds, and those of compiling")
+
+
+def pytest_configure(config):
+    if config.getoption("--costs"):
+        config.pluginmanager.register(Costs())
+    if not hasattr(config, "workerinput"):  # workers, and the processes that tests start, inherit it
+        directory = config.cache.mkdir("programs") / compilation.cache_directory().name
+        if sum(path.stat().st_size for path in directory.glob("*")) > CACHE_BYTES:
+            shutil.rmtree(directory)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory)
+    compilation.use(compilation.cache_directory())
+
+
+def pytest_xdist_auto_num_workers():
+    """A worker for every core that may be used, not for every core there is."""
+    return usable_cores()
 
 
 @pytest.fixture

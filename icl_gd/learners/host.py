@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jax.core import Tracer
 
+from icl_gd.cores import usable_cores
 from icl_gd.types import Array
 
 PROBLEMS_AT_ONCE = 16  # that a process is handed
@@ -90,7 +91,7 @@ def host_predictions(
       RuntimeError: if a process ends before its work is done.
     """
     if processes is None:
-        processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        processes = usable_cores()
     if processes < 1:
         raise ValueError(f"processes={processes} must be at least 1")
     x, y, x_query = (np.asarray(part, float) for part in (x, y, x_query))

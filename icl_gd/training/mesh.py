@@ -17,6 +17,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from icl_gd.cores import usable_cores
+
 MEMBER, DATA = "member", "data"
 MEMBERS_EACH = 64  # that share batches: fewer on a device are better split by their prompts, as measured on CPU cores
 MODES = ("auto", "none", "jit", "pmap")
@@ -109,9 +111,8 @@ def use_cpu_cores(at_most: int = 4) -> None:
     """
     said = jax.config.jax_num_cpu_devices != -1  # pyright: ignore[reportAttributeAccessIssue]
     if not said and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", min(cores, at_most))
+            jax.config.update("jax_num_cpu_devices", min(usable_cores(), at_most))
 
 
 def _spec(how: str, ndim: int) -> PartitionSpec:

@@ -1,0 +1,24 @@
+"""Shapes and types in the package's annotations are checked at every call of a function or method, not of closures.
+
+A closure would have its checker made anew whenever it is made itself, in the midst of tracing.
+"""
+
+from beartype import beartype
+from jaxtyping import _import_hook, install_import_hook
+
+__all__ = ["beartype", "check"]
+
+
+class _Outermost(_import_hook.JaxtypingTransformer):
+    def visit_FunctionDef(self, node):
+        body, node.body = node.body, []
+        super().visit_FunctionDef(node)
+        node.body = body
+        return node
+
+
+def check(package: str) -> None:
+    """Checks a package that nothing has imported yet."""
+    _import_hook.JaxtypingTransformer = _Outermost
+    # By a name of its own, and so apart from bytecode that checks closures too.
+    install_import_hook(package, f"{__name__}.beartype").__enter__()
