@@ -28,8 +28,6 @@ hypothesis.settings.register_profile("first_failure", phases=[hypothesis.Phase.g
 
 typechecks.check("icl_gd")
 
-from icl_gd.cores import usable_cores
-
 CACHE_BYTES = 2**30  # of programs; a larger cache is begun anew
 
 
@@ -50,6 +48,8 @@ def pytest_configure(config):
 
 def pytest_xdist_auto_num_workers():
     """A worker for every core that may be used, not for every core there is."""
+    from icl_gd.cores import usable_cores
+
     return usable_cores()
 
 
