@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import continuation, figures, report, results
+from experiments import continuation, costs, figures, report, results
 from experiments.settings import Run
 from icl_gd.training import mesh
 
@@ -28,6 +28,7 @@ def recorded(run: Run, measure: Callable[[], dict[str, Any]]) -> None:
     began, resumed = time.time(), continuation.last_step(workdir)
     about = {"experiment": run.name, "variant": run.variant, **results.provenance(run.config.precision)}
     continuation.store(workdir, about, stored)
+    costs.stage("references")
     found = measure()
     done = {**about, "steps": stored["train"]["steps"], "wall_seconds": time.time() - began, **found}
     done |= {"resumed_at": resumed} if resumed else {}  # the seconds are of the last process
@@ -38,6 +39,7 @@ def recorded(run: Run, measure: Callable[[], dict[str, Any]]) -> None:
 
 def present(workdir: Path, done: dict[str, Any]) -> None:
     """Draws figures and report from the results alone, and prints what holds."""
+    costs.stage("drawing")
     captions = figures.draw(done, workdir / "figures")
     config = json.loads((workdir / "config.json").read_text())["config"]
     page = report.write_report(workdir, done, config, captions)

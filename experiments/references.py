@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from icl_gd import analysis, constructions, learners, models
-from icl_gd.learners import Pairs, Spectrum
-from icl_gd.tasks import LinearRegression
+from icl_gd.learners import Pairs, Spectrum, last
+from icl_gd.tasks import LinearRegression, draw_prompts
 from icl_gd.tokens import concatenated
-from icl_gd.training import TrainSettings, fastest_predictor, mesh, population
+from icl_gd.training import TrainSettings, mesh, population
 from icl_gd.types import Array, Circuits, Moments, Predictor, Prompt
 
 WRONG_STEP = 0.5  # times the best step size: the control that the cosine cannot see
@@ -44,22 +44,25 @@ class References:
 
     def over_learners(self, f: Callable[[Predictor], Any]) -> dict[str, Any]:
         """f of every learner that is read out after every step, as `layerwise` gives it: one program for all."""
-        rates = Pairs(*(np.stack(rates) for rates in zip(*self.rates.values(), strict=True)))
-        found = jax.lax.map(lambda rates: f(self._form(*rates)), rates)
-        return {name: jax.tree.map(lambda leaf, i=i: leaf[i], found) for i, name in enumerate(self.rates)}
+        return _by_name(tuple(self.rates), jax.lax.map(f, self.every))
 
     @property
-    def _form(self) -> Callable[..., Predictor]:
+    def every(self) -> Predictor:
+        """All learners, as one Predictor like `layerwise` whose rates have a leading axis of learners."""
+        rates = [np.stack(rates) for rates in zip(*self.rates.values(), strict=True)]
+        return jax.vmap(self._form)(*(jnp.asarray(leaf, float) for leaf in rates))
+
+    def _form(self, step_sizes: Array, gammas: Array) -> Predictor:
         """Of step sizes and gammas; gradient descent is written as such where no learner has a gamma or a clip."""
         clip = self.config.clip
         if clip is not None or any(np.any(gammas) for _, gammas in self.rates.values()):
-            return partial(learners.layerwise_gd_plus_plus, clip=clip)
-        return lambda step_sizes, gammas: learners.layerwise_gradient_descent(step_sizes)
+            return learners.layerwise_gd_plus_plus(step_sizes, gammas, clip)
+        return learners.layerwise_gradient_descent(step_sizes)
 
-    def losses(self, prompts: Prompt) -> dict[str, Array]:
-        """`loss_NAME` `[prompt]` of every learner."""
-        found = self.over_learners(lambda layerwise: analysis.losses(last(layerwise), prompts))
-        return {f"loss_{name}": values for name, values in found.items()}
+    @property
+    def losses(self) -> Callable[[Prompt], dict[str, Array]]:
+        """A batch of prompts to `loss_NAME` `[prompt]` of every learner."""
+        return Partial(_LearnerLosses(tuple(self.rates)), self.every)
 
     def responses(self, prompts: Prompt) -> dict[str, analysis.Response]:
         """The Response of every learner."""
@@ -84,16 +87,25 @@ class References:
 
     @property
     def construction(self) -> Predictor:
-        return fastest_predictor(self.config, self.params, concatenated(self.d_input, self.d_output))
+        return models.fastest_predictor(self.config, self.params, concatenated(self.d_input, self.d_output))
 
     @property
     def circuits(self) -> Circuits:
         return models.circuits(self.config, self.params)
 
 
-def last(layerwise: Predictor) -> Predictor:
-    """What a learner that is read out after every step predicts in the end."""
-    return lambda x, y, x_query: layerwise(x, y, x_query)[-1]
+@dataclass(frozen=True)
+class _LearnerLosses:
+    names: tuple[str, ...]
+
+    def __call__(self, every: Predictor, prompts: Prompt) -> dict[str, Array]:
+        found = jax.lax.map(lambda layerwise: analysis.losses(last(layerwise), prompts), every)
+        return {f"loss_{name}": values for name, values in _by_name(self.names, found).items()}
+
+
+def _by_name(names: tuple[str, ...], found: Any) -> dict[str, Any]:
+    """What was found of all learners, by the name of each."""
+    return {name: jax.tree.map(lambda leaf, i=i: leaf[i], found) for i, name in enumerate(names)}
 
 
 def references(
@@ -117,7 +129,7 @@ def references(
     """
     n_steps = model.n_layers if steps is None else steps
     key_fit, key_published = jax.random.split(key)
-    fit = jax.jit(jax.vmap(task.sample))(jax.random.split(key_fit, n_fit))
+    fit = draw_prompts(task.sample, key_fit, n_fit)
     none = np.zeros(n_steps)
     if n_steps == 1 and main == "gd":
         rates = {"gd": Pairs(np.array([learners.best_step_size(fit)]), none)}

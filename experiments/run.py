@@ -1,11 +1,12 @@
 """Runs one experiment from config to report.
 
-    python -m experiments.run --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--config.FIELD=VALUE ...]
+    python -m experiments.run --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--profile] [--config.FIELD=VALUE ...]
 
 The workdir (runs/NAME or runs/NAME-VARIANT) receives config.json, metrics.jsonl, TensorBoard events, checkpoints/,
 results.json, figures/ and report.html. Running again resumes an interrupted run and redraws a finished one, and goes
 on with it where `train.steps` was raised; a workdir that holds a run with other settings is refused. Every config has
-the variant `smoke`, which takes seconds.
+the variant `smoke`, which takes seconds. `--profile` prints where the seconds of the run went, stage by stage, and
+writes them to profile.json.
 
 Exit codes: 0 done; 1 the run failed (its last good checkpoint is kept); 2 bad input, nothing was written;
 130 and 143 stopped by Ctrl-C or SIGTERM, state saved.
@@ -18,18 +19,21 @@ import os
 import shutil
 import signal
 import sys
+import time
 import traceback
 import warnings
 from pathlib import Path
 
 import absl.logging
 
-from experiments import processes
+from experiments import costs, processes
 from experiments.bad_input import BadInput
 from experiments.devices import check_device, check_placement
 from experiments.settings import Run, parse
 from experiments.validation import check_installed
 from experiments.workdirs import check_workdir
+
+BEGAN = time.perf_counter()
 
 # What is renamed when it is complete.
 UNFINISHED = ("*.json*.partial", "report.html.partial", "**/checkpoints/**/*.orbax-checkpoint-tmp*", "figures/.[0-9]*")
@@ -43,6 +47,10 @@ def main(argv: list[str]) -> int:
     try:
         run = parse(argv)
         check_installed(run.config)
+        if run.profile:
+            costs.profile(since=BEGAN)
+        if run.variant == "smoke":
+            compile_quickly()
         from icl_gd.training import mesh  # a second to import, in which bad input is answered
 
         if run.config.train.parallel != "none":
@@ -62,9 +70,17 @@ def main(argv: list[str]) -> int:
         return 2
 
 
+def compile_quickly() -> None:
+    """Makes XLA's code for CPUs cheap to compile, and slower: before the first use of a device."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_cpu_use_fusion_emitters" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
+
+
 def _execute(run: Run) -> int:
     import jax
 
+    from experiments import results
     from experiments.compilation import Cache
     from experiments.monitor import Stop
     from icl_gd.training import Interrupted, mesh
@@ -85,6 +101,10 @@ def _execute(run: Run) -> int:
             importlib.import_module(f"experiments.recipes.{run.config.recipe}").run(run, stop)
         (run.workdir / "error.log").unlink(missing_ok=True)
         print(cache)
+        if run.profile:
+            spent = costs.spent()
+            results.write_json(run.workdir / "profile.json", spent)
+            print(costs.table([(stage.pop("stage"), stage) for stage in spent]))
         return 0
     except Interrupted as interrupted:
         print(cache)

@@ -37,6 +37,7 @@ class Run:
     workdir: Path
     overridden: tuple[str, ...]  # fields that differ from the config file's
     processes: Processes | None = None  # None for a run in one process
+    profile: bool = False  # whether it says where its seconds went
 
 
 def parse(argv: list[str]) -> Run:
@@ -46,6 +47,7 @@ def parse(argv: list[str]) -> Run:
       BadInput: whatever is wrong with it.
     """
     several, words = _processes(_joined(argv[1:]))
+    profile, words = _profile(words)
     path, variant, words = _config_path(words)
     stored, config = _load_config(path, variant), _load_config(path, variant)
     words = _check_names(words, stored, config)
@@ -62,7 +64,7 @@ def parse(argv: list[str]) -> Run:
     validate(config)
     before, after = flatten(stored), flatten(config)
     overridden = tuple(field for field in after if after[field] != before.get(field) and field not in FREE_FIELDS)
-    run = Run(config, path.stem, variant or None, workdir, overridden, several)
+    run = Run(config, path.stem, variant or None, workdir, overridden, several, profile)
     if several is None:  # of several processes only the first has a workdir
         check_workdir(run)
     return run
@@ -77,6 +79,14 @@ def _processes(words: list[str]) -> tuple[Processes | None, list[str]]:
             given[flag] = value
     left = [word for word in words if word.removeprefix("--").partition("=")[0] not in processes.FLAGS]
     return processes.processes_of(given), left
+
+
+def _profile(words: list[str]) -> tuple[bool, list[str]]:
+    """Whether the command line asks for a profile, and the words that are left."""
+    given = [word.partition("=")[2].lower() for word in words if word.partition("=")[0] == "--profile"]
+    if given and given[-1] not in ("", "true", "false"):
+        raise BadInput(f"--profile={given[-1]}: true or false is accepted")
+    return bool(given) and given[-1] != "false", [word for word in words if word.partition("=")[0] != "--profile"]
 
 
 def _joined(words: list[str]) -> list[str]:
@@ -153,7 +163,14 @@ def _check_names(words: list[str], stored: ConfigDict, config: ConfigDict) -> li
         flag, equals, value = word.removeprefix("--").partition("=")
         field = flag.removeprefix("no").removeprefix("config.") if flag.startswith(("config.", "noconfig.")) else None
         if field is None and flag != "workdir":
-            known = ("--config", "--workdir", "--help", "--config.FIELD", *(f"--{name}" for name in processes.FLAGS))
+            known = (
+                "--config",
+                "--workdir",
+                "--profile",
+                "--help",
+                "--config.FIELD",
+                *(f"--{name}" for name in processes.FLAGS),
+            )
             near = [f"--config.{name}" for name in fields if flag in (name, name.split(".")[-1])]
             raise BadInput(f"--{flag}: unknown flag; {nearest(near[0] if near else f'--{flag}', [*known, *near])}")
         if field is None and not value:

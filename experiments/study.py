@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from experiments.references import References
 from experiments.results import metric
 from icl_gd import analysis, learners, models
+from icl_gd.programs import as_partial, brief
 from icl_gd.tasks import FAMILIES, LinearRegression
 from icl_gd.training import Population
 from icl_gd.types import Array, Circuits, Predictor, Prompt
@@ -134,8 +136,22 @@ class Found:
 
 
 def together(losses_of: Mapping[str, Callable[[Prompt], Array]]) -> Losses:
-    """Several losses of the same prompts as one function."""
-    return lambda prompts: {name: losses(prompts) for name, losses in losses_of.items()}
+    """Several losses of the same prompts as one function, a pytree: its program serves whatever arrays they hold."""
+    return Partial(_together, {name: as_partial(losses) for name, losses in losses_of.items()})
+
+
+def _together(losses_of: Mapping[str, Callable[[Prompt], Array]], prompts: Prompt) -> dict[str, Array]:
+    return {name: losses(prompts) for name, losses in losses_of.items()}
+
+
+def of_learner(predictor: Predictor) -> Callable[[Prompt], Array]:
+    """Losses `[prompt]` of a Predictor, as a function of prompts."""
+    return Partial(analysis.losses, as_partial(predictor))
+
+
+def of_members(predictors: Predictor) -> Callable[[Prompt], Array]:
+    """Losses `[member prompt]` of Predictors whose arrays have a leading member axis, as a function of prompts."""
+    return Partial(analysis.member_losses, predictors)
 
 
 def watcher(
@@ -157,7 +173,7 @@ def watcher(
         return _aligned(predictor_of(params), prompts, learned) | shares | more(params)
 
     # Arguments, not constants: the compiler would fold those, for seconds, by computing with them itself.
-    compiled = jax.jit(lambda params, *fixed: analysis.over_members(lambda member: one(member, *fixed), params))
+    compiled = brief(lambda params, *fixed: analysis.over_members(lambda member: one(member, *fixed), params))
     return lambda params: jax.tree.map(np.asarray, compiled(params, prompts, learned))
 
 
@@ -169,29 +185,29 @@ def _aligned(predictor: Predictor, prompts: Prompt, learned: Mapping[str, analys
     return found
 
 
+def _every(losses_of: Losses, of_learners: Losses, beyond: Array, prompts: Prompt) -> dict[str, Array]:
+    losses = losses_of(prompts) | of_learners(prompts)
+    return losses | {"capped": capped(losses["loss_trained"], beyond)}
+
+
 def evaluate(study: Study) -> Found:
     """Final losses, all but those of least squares on the same prompts, and which members are trapped."""
     task, ref, trained = study.task, study.reference, study.trained
-    members = lambda params: partial(analysis.member_losses, trained.predictor, params)
     losses_of = {
-        "loss_trained": members(trained.params),
-        "loss_untrained": members(study.untrained),
-        "loss_construction": partial(analysis.losses, ref.construction),
-        "loss_zero": partial(analysis.losses, learners.zero),
+        "loss_trained": of_members(trained.predictor(trained.params)),
+        "loss_untrained": of_members(trained.predictor(study.untrained)),
+        "loss_construction": of_learner(ref.construction),
+        "loss_zero": of_learner(learners.zero),
     }
     if task.noise_std > 0:
-        losses_of["loss_ridge"] = partial(analysis.losses, learners.ridge(noise_to_weight(task)))
+        losses_of["loss_ridge"] = of_learner(learners.ridge(noise_to_weight(task)))
     if "interpolation" in study.analyses:
-        losses_of["loss_interpolated"] = partial(analysis.member_losses, study.of_circuits, study.interpolated)
-    beyond = DIVERGES * float(jax.jit(partial(analysis.losses, learners.zero))(study.prompts).mean())
-
-    def every(prompts: Prompt) -> dict[str, Array]:
-        losses = together(losses_of)(prompts) | ref.losses(prompts)
-        return losses | {"capped": capped(losses["loss_trained"], beyond)}
-
+        losses_of["loss_interpolated"] = of_members(study.of_circuits(study.interpolated))
+    beyond = DIVERGES * float(of_learner(learners.zero)(study.prompts).mean())
+    every = Partial(_every, together(losses_of), ref.losses, beyond)
     risks = analysis.streamed_risks(every, task.sample, study.key, study.n_prompts)
     # A singular-value decomposition per prompt: on the curves' prompts only, a hundred times fewer.
-    risks["loss_ols"] = analysis.Risk.of(jax.jit(partial(analysis.losses, learners.ols))(study.prompts))
+    risks["loss_ols"] = analysis.Risk.of(of_learner(learners.ols)(study.prompts))
 
     optimal = _optimal_loss(study)
     # Deep networks are held to what the paper holds them to, the best GD++ being out of their reach; where rare prompts
@@ -223,7 +239,7 @@ def free_members(losses: np.ndarray, standard: float | np.ndarray) -> np.ndarray
     return losses <= TRAPPED_ABOVE * standard  # not the negation of >, which would hold for nan
 
 
-def capped(losses: Array, most: float) -> Array:
+def capped(losses: Array, most: float | Array) -> Array:
     """Losses of which none is larger than `most`, nor nan.
 
     Rare prompts on which a network without a clip diverges are all of its mean, and say nothing of the solution that

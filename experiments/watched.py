@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import monitor
+from experiments import costs, monitor
 from icl_gd.models import TransformerConfig
 from icl_gd.training import Interrupted, Population, TrainSettings, mesh, train
 from icl_gd.training.problem import Task
@@ -39,6 +39,7 @@ def train_watched(
     Raises:
       Interrupted: when a signal asked for it.
     """
+    costs.stage("training")
     screen = monitor.Monitor(workdir, settings.steps, config.seed, label, points)
 
     def on_chunk(trained: Population, step: int, loss: jax.Array) -> None:
@@ -62,6 +63,7 @@ def train_watched(
     finally:
         screen.close()
     stop.saved = True
+    costs.stage("evaluation")
     if (signal := mesh.agreed(stop.signal)) is not None:
         raise Interrupted(settings.steps, signal)
     return trained
@@ -78,6 +80,7 @@ def analyse(
     """
     for name in names:
         print(f"analysing: {name}", flush=True)
+        costs.stage(f"analysis: {name}")
         analyses[name](study, found)
         if stop.signal is not None:  # its exception may have been raised where Python ignores exceptions
             raise Interrupted(step, stop.signal)

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from icl_gd.programs import kept
 from icl_gd.types import Array, Layout
 
 
+@kept
 def concatenated(d_input: int, d_output: int, w0: Array | None = None) -> Layout:
     """Tokens `e_j = (x_j, y_j)` and, last, the query `(x_query, -W_0 x_query)` (von Oswald et al. eq. 5-6).
 
@@ -18,15 +20,17 @@ def concatenated(d_input: int, d_output: int, w0: Array | None = None) -> Layout
 
     The prediction is minus the query's y slot, so a network that writes nothing predicts `W_0 x_query`.
     """
-    start = jnp.zeros((d_output, d_input)) if w0 is None else jnp.asarray(w0)
+    start = np.zeros((d_output, d_input)) if w0 is None else jnp.asarray(w0)  # layouts are kept, arrays of JAX are not
     if start.shape != (d_output, d_input):
         raise ValueError(f"w0 has shape {start.shape}, expected (d_output, d_input) = {(d_output, d_input)}")
 
-    def encode(x: Float[Array, "n d"], y: Float[Array, "n m"], x_query: Float[Array, " d"]) -> Float[Array, "n+1 e"]:
+    def encode(
+        x: Float[Array, "n d *batch"], y: Float[Array, "n m *batch"], x_query: Float[Array, " d *batch"]
+    ) -> Float[Array, "n+1 e *batch"]:
         _check_widths(x, y, x_query, d_input, d_output)
-        context = jnp.concatenate([x, y], axis=-1)
-        query = jnp.concatenate([x_query, -start.astype(x_query.dtype) @ x_query])
-        return jnp.concatenate([context, query[None]], axis=0)
+        context = jnp.concatenate([x, y], axis=1)
+        begun = jnp.tensordot(jnp.asarray(-start, x_query.dtype), x_query, 1)
+        return jnp.concatenate([context, jnp.concatenate([x_query, begun])[None]])
 
     return Layout(encode, _minus_last(d_output), d_input + d_output)
 
@@ -55,6 +59,7 @@ def shift(d_positions: int, places: int) -> Float[np.ndarray, "d_positions d_pos
     return turn
 
 
+@kept
 def interleaved(d_input: int, d_output: int, d_positions: int = 10, own_slots: bool = False) -> Layout:
     """Separate tokens x_1, y_1, x_2, ..., x_query, each with the code of its place: 2n + 1 of them.
 
@@ -79,20 +84,21 @@ def interleaved(d_input: int, d_output: int, d_positions: int = 10, own_slots: b
         )
     _rates(d_positions)
 
-    def encode(x: Float[Array, "n d"], y: Float[Array, "n m"], x_query: Float[Array, " d"]) -> Float[Array, "2*n+1 e"]:
+    def encode(
+        x: Float[Array, "n d *batch"], y: Float[Array, "n m *batch"], x_query: Float[Array, " d *batch"]
+    ) -> Float[Array, "2*n+1 e *batch"]:
         _check_widths(x, y, x_query, d_input, d_output)
-        n, apart = len(x), d_output if own_slots else 0
-        inputs = jnp.pad(jnp.concatenate([x, x_query[None]]), ((0, 0), (0, apart)))
-        labels = jnp.pad(y, ((0, 0), (d_input - d_output + apart, 0)))
-        pairs = jnp.stack([inputs[:-1], labels], axis=1).reshape(2 * n, d_input + apart)
-        content = jnp.concatenate([pairs, inputs[-1:]])
-        places = jnp.asarray(positions(2 * n + 1, d_positions), x.dtype)
-        return jnp.concatenate([content, jnp.pad(places, ((0, 0), (0, apart)))], axis=-1)
+        apart, batch = d_output if own_slots else 0, x.shape[2:]
+        content = _in_turn(_widened(x, 0, apart), _widened(y, d_input - d_output + apart, 0), x_query)
+        places = np.pad(positions(len(content), d_positions), ((0, 0), (0, apart)))
+        places = jnp.asarray(places, x.dtype).reshape(places.shape + (1,) * len(batch))
+        return jnp.concatenate([content, jnp.broadcast_to(places, (*places.shape[:2], *batch))], axis=1)
 
     width = d_input + d_positions + 2 * d_output * own_slots
-    return Layout(encode, _minus_last(d_output), width, inputs=slice(0, None, 2))
+    return Layout(encode, _minus_last(d_output), width, apart=True)
 
 
+@kept
 def alternating(d_input: int, d_output: int) -> Layout:
     """Separate tokens `x_1`, `(y_1, 0)`, x_2, ..., x_query without places, as Garg et al. have them: 2n + 1 of them.
 
@@ -101,19 +107,32 @@ def alternating(d_input: int, d_output: int) -> Layout:
     """
     width = max(d_input, d_output)
 
-    def encode(x: Float[Array, "n d"], y: Float[Array, "n m"], x_query: Float[Array, " d"]) -> Float[Array, "2*n+1 e"]:
+    def encode(
+        x: Float[Array, "n d *batch"], y: Float[Array, "n m *batch"], x_query: Float[Array, " d *batch"]
+    ) -> Float[Array, "2*n+1 e *batch"]:
         _check_widths(x, y, x_query, d_input, d_output)
-        wide = lambda rows: jnp.pad(rows, ((0, 0), (0, width - rows.shape[-1])))
-        pairs = jnp.stack([wide(x), wide(y)], axis=1).reshape(2 * len(x), width)
-        return jnp.concatenate([pairs, wide(x_query[None])])
+        return _in_turn(_widened(x, 0, width - d_input), _widened(y, 0, width - d_output), x_query)
 
-    return Layout(encode, _minus_last(d_output), width, inputs=slice(0, None, 2))
+    return Layout(encode, _minus_last(d_output), width, apart=True)
+
+
+def _widened(rows: Float[Array, "n k *batch"], before: int, after: int) -> Float[Array, "n e *batch"]:
+    """Rows with zeros around."""
+    return jnp.pad(rows, ((0, 0), (before, after), *((0, 0),) * (rows.ndim - 2)))
+
+
+def _in_turn(
+    inputs: Float[Array, "n e *batch"], labels: Float[Array, "n e *batch"], x_query: Float[Array, " d *batch"]
+) -> Float[Array, "2*n+1 e *batch"]:
+    """Inputs and labels in turn, and last the query, filled up with zeros."""
+    pairs = jnp.stack([inputs, labels], axis=1).reshape(2 * len(inputs), *inputs.shape[1:])
+    return jnp.concatenate([pairs, _widened(x_query[None], 0, inputs.shape[1] - len(x_query))])
 
 
 def _check_widths(x: Array, y: Array, x_query: Array, d_input: int, d_output: int) -> None:
-    """One problem of these sizes: layouts that fill up with zeros would take a narrower one for it."""
-    n = len(x) if x.ndim else 0
-    wanted = (n, d_input), (n, d_output), (d_input,)
+    """A problem of these sizes: layouts that fill up with zeros would take a narrower one for it."""
+    n, batch = len(x) if x.ndim else 0, x.shape[2:]
+    wanted = (n, d_input, *batch), (n, d_output, *batch), (d_input, *batch)
     if (x.shape, y.shape, x_query.shape) != wanted:
         raise ValueError(
             f"x {x.shape}, y {y.shape}, x_query {x_query.shape}: not one problem of d_input={d_input}, "

@@ -117,10 +117,24 @@ PrefixPredictor = Callable[[Array, Array], Array]
 """`(x [n d], y [n m]) -> y_hat [n m]`: the k-th entry, from zero, is a Predictor's of `x[k]`, given the k before it."""
 
 
+def batched(predictor: Predictor) -> Predictor | None:
+    """A Predictor as a function of a batch in trailing axes, `x [n d *batch]`, ..., y_hat `[m *batch]`.
+
+    None if it has no such form, which is cheaper than its `vmap`: see `models.predictors`.
+    """
+    many = getattr(getattr(predictor, "func", None), "many", None)
+    return many and partial(many, *predictor.args)  # pyright: ignore[reportFunctionMemberAccess]
+
+
 class Layout(NamedTuple):
     """How a problem becomes tokens, and how a prediction is read from them: a pair of pure functions, and a width."""
 
-    encode: Callable[[Array, Array, Array], Array]  # (x, y, x_query) -> tokens [t e]
+    encode: Callable[[Array, Array, Array], Array]  # (x, y, x_query) -> tokens [t e]; a batch in trailing axes stays
     read_out: Callable[[Array], Array]  # query token of a residual [e] -> y_hat [m]
     d_token: int  # e of the tokens
-    inputs: slice | None = None  # which tokens hold an x and no label, of x alone and the query; None: only the query's
+    apart: bool = False  # tokens hold x or y, in turn; otherwise both
+
+    @property
+    def inputs(self) -> slice | None:
+        """Which tokens hold an x and no label, those of x alone and the query's; None where only the query's does."""
+        return slice(0, None, 2) if self.apart else None

@@ -5,7 +5,7 @@ A test is listed with what its fixtures cost where it is the first to use them. 
 
 import pytest
 
-from experiments.costs import COLUMNS, Clock, minus, row
+from experiments.costs import COLUMNS, Clock, minus, plus, table
 
 WORST = 40
 
@@ -15,7 +15,7 @@ class Costs:
 
     def __init__(self):
         self.clock = Clock()
-        self.rows: list[tuple[str, dict[str, float]]] = []
+        self.tests: dict[str, dict[str, float]] = {}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item):
@@ -30,16 +30,17 @@ class Costs:
         return report
 
     def pytest_runtest_logreport(self, report):
-        if report.when == "teardown":
-            self.rows += [(report.nodeid, cost) for name, cost in report.user_properties if name == "costs"]
+        for name, cost in report.user_properties:
+            if name == "costs":
+                self.tests[report.nodeid] = cost
 
     def pytest_terminal_summary(self, terminalreporter):
-        by_file: dict[str, dict[str, float]] = {}
-        for name, cost in [*self.rows, *(("all", cost) for _, cost in self.rows)]:
-            before = by_file.setdefault(name.split("::")[0], dict.fromkeys(COLUMNS, 0.0))
-            by_file[name.split("::")[0]] = {column: before[column] + cost[column] for column in COLUMNS}
-        terminalreporter.section("costs")
-        terminalreporter.write_line("".join(f"{column:>10}" for column in COLUMNS))
-        for rows in (by_file.items(), self.rows):
-            for name, cost in sorted(rows, key=lambda named: -named[1]["seconds"])[:WORST]:
-                terminalreporter.write_line(f"{row(cost)}  {name}")
+        files = {}
+        for test, cost in self.tests.items():
+            file = test.split("::")[0]
+            files[file] = plus(files.get(file, dict.fromkeys(COLUMNS, 0.0)), cost)
+        worst = sorted(self.tests.items(), key=lambda named: -named[1]["seconds"])[:WORST]
+        for title, costs in (("costs of files", sorted(files.items(), key=lambda named: -named[1]["seconds"])),
+                             (f"costs of the {len(worst)} worst tests", worst)):  # fmt: skip
+            terminalreporter.section(title)
+            terminalreporter.write_line(table(costs))

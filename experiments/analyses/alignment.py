@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.study import EVERY, Found, Study, together
+from experiments.study import EVERY, Found, Study, of_learner, together
 from icl_gd import analysis, learners
 from icl_gd.learners import Pairs, standardised
 from icl_gd.types import Predictor, Prompt
@@ -44,7 +44,7 @@ def standardised_tokens(study: Study, found: Found) -> None:
 
 def compare_with(study: Study, found: Found, name: str, learner: Predictor) -> None:
     """Loss of one learner more, and the members' loss and alignment beside it: records as of gradient descent."""
-    losses = together({"loss": partial(analysis.losses, learner)})
+    losses = together({"loss": of_learner(learner)})
     risk = analysis.streamed_risks(losses, study.task.sample, study.key, study.n_prompts)["loss"]
     found.add_one(f"loss_{name}", risk.mean, risk.stderr)
     found.arrays[f"loss_{name}_on_curve_prompts"] = float(jax.jit(losses)(study.prompts)["loss"].mean())

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.references import last
 from experiments.results import curve
 from experiments.study import Found, Study, construction_error, first, noise_to_weight
 from icl_gd import analysis, constructions, learners, models
@@ -90,7 +89,7 @@ def _filters(study: Study, found: Found, prompts: Prompt) -> None:
     middle = [float(np.median(eigenvalues[bins == i])) for i in range(len(edges) - 1)]
     of = lambda predictor: analysis.spectral_filter(predictor, prompts, jnp.asarray(edges, prompts.x.dtype))
     ours = lambda params: jax.lax.map(lambda params: of(study.trained.predictor(params)), params)
-    theirs = lambda: study.reference.over_learners(lambda learner: of(last(learner)))
+    theirs = lambda: study.reference.over_learners(lambda learner: of(learners.last(learner)))
     trained = np.asarray(jax.jit(ours)(study.trained.params))
     found.curves["residual_factor_trained"] = curve(middle, 1 - trained[found.shown].T)
     for name, values in jax.jit(theirs)().items():

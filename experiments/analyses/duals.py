@@ -15,7 +15,7 @@ from icl_gd import analysis, dual, learners, models
 from icl_gd.dual import features
 from icl_gd.models import TransformerConfig
 from icl_gd.tasks import ElementwiseRegression
-from icl_gd.training import Population, fastest_predictor
+from icl_gd.training import Population
 from icl_gd.types import Array, Predictor, Prompt
 
 FEW = 64  # prompts that processes are drawn of
@@ -129,7 +129,7 @@ def exactness(study: DualStudy, found: Found) -> None:
 
 def _aligned(study: DualStudy, found: Found, gd: Predictor) -> None:
     """How far networks are from the best least-squares gradient step, beside half that step and untrained networks."""
-    predictor = partial(fastest_predictor, study.trained.config, layout=study.trained.layout)
+    predictor = partial(models.fastest_predictor, study.trained.config, layout=study.trained.layout)
     prompts = first(study.prompts, PROCESSED)
     half = learners.gradient_descent([study.step_size / 2])
     to_gd = lambda params, prompts: analysis.alignment(predictor(params), gd, prompts)

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
-from experiments.references import last
 from experiments.results import curve
-from experiments.study import EVERY, Found, free_members, together
+from experiments.study import EVERY, Found, free_members, of_learner, of_members, together
 from icl_gd import analysis, learners, models
 from icl_gd.tasks import SineRegression
 from icl_gd.training import Population
@@ -43,7 +43,7 @@ class SineStudy:
         return learners.layerwise_deep_gradient_descent(embed, self.step_sizes)
 
     def descended(self, params: Params) -> Predictor:
-        return last(self.descend(params))
+        return learners.last(self.descend(params))
 
 
 def beside(
@@ -63,13 +63,13 @@ def evaluate(study: SineStudy) -> Found:
     gd = learners.gradient_descent([step_size])
     trained, learner = study.trained, study.learner
     losses_of = {
-        "loss_trained": partial(analysis.member_losses, trained.predictor, trained.params),
-        "loss_untrained": partial(analysis.member_losses, trained.predictor, study.untrained),
-        "loss_trained_before": partial(analysis.member_losses, partial(_before, trained.config), trained.params),
-        LOSS: partial(analysis.member_losses, study.descended, learner.params),
-        f"{LOSS}_before": partial(analysis.member_losses, partial(_before, learner.config), learner.params),
-        "loss_gd": partial(analysis.losses, gd),
-        "loss_zero": partial(analysis.losses, learners.zero),
+        "loss_trained": of_members(trained.predictor(trained.params)),
+        "loss_untrained": of_members(trained.predictor(study.untrained)),
+        "loss_trained_before": of_members(Partial(_Before(trained.config), trained.params)),
+        LOSS: of_members(jax.vmap(study.descended)(learner.params)),
+        f"{LOSS}_before": of_members(Partial(_Before(learner.config), learner.params)),
+        "loss_gd": of_learner(gd),
+        "loss_zero": of_learner(learners.zero),
     }
     risks = analysis.streamed_risks(together(losses_of), study.task.sample, study.key, study.n_prompts)
     gone = [np.asarray(population.diverged_at) >= 0 for population in (trained, learner)]
@@ -89,10 +89,14 @@ def evaluate(study: SineStudy) -> Found:
     return found
 
 
-def _before(config: models.TransformerConfig, params: Params) -> Predictor:
+@dataclass(frozen=True)
+class _Before:
     """What a network predicts before its first layer, or a learner before its first step."""
-    embed = partial(models.features, config, params)
-    return lambda x, y, x_query: -embed(y.shape[-1])(x_query, jnp.zeros_like(y[0]))[1]
+
+    config: models.TransformerConfig
+
+    def __call__(self, params: Params, x: Array, y: Array, x_query: Array) -> Array:
+        return -models.features(self.config, params, y.shape[-1])(x_query, jnp.zeros_like(y[0]))[1]
 
 
 def alignment(study: SineStudy, found: Found) -> None:

@@ -2,37 +2,44 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from experiments.results import curve
-from experiments.study import EVERY, Found, Study, noise_to_weight, together
+from experiments.study import EVERY, Found, Study, noise_to_weight, of_members, together
 from icl_gd import analysis, learners, models
-from icl_gd.types import Array, Circuits, Prompt
+from icl_gd.types import Array, Circuits, Predictor, Prompt
 
 ROLL_OUT = (50, 0.75)  # iterations and damping, as published
 
 
 def weights(study: Study, found: Found) -> None:
     """Distance to the construction modulo gauge, and the circuits of a free and of a trapped member."""
-    distance = lambda c: analysis.gauge_distance(c, study.reference.circuits, study.task.d_input)
-    found.add("gauge_distance_gd", jax.vmap(distance)(study.circuits))
-    untrained = jax.vmap(partial(models.circuits, study.trained.config))(study.untrained)
-    found.add("gauge_distance_gd_untrained", jax.vmap(distance)(untrained), over=EVERY[:1])
-    sizes = study.task.d_input, study.task.n_context
-    rank = lambda c: jnp.mean(jax.vmap(analysis.participation_ratio)(analysis.effective_preconditioner(c, *sizes)))
-    by_route = jax.vmap(partial(analysis.routes, d_input=sizes[0]))(study.circuits)._asdict()
-    shares = {f"share_{name}": share for name, share in by_route.items()}
-    for name, values in {"participation_ratio": jax.vmap(rank)(study.circuits), **shares}.items():
+    d, n, built = study.task.d_input, study.task.n_context, study.reference.circuits
+    distance = lambda c: analysis.gauge_distance(c, built, d)
+
+    def of_member(c: Circuits) -> dict[str, Any]:
+        rank = jnp.mean(jax.vmap(analysis.participation_ratio)(analysis.effective_preconditioner(c, d, n)))
+        shares = {f"share_{name}": share for name, share in analysis.routes(c, d)._asdict().items()}
+        matched = analysis.match_scale(c, built) if study.trained.config.n_heads == 1 else None
+        return {"distance": distance(c), "over_seeds": {"participation_ratio": rank, **shares}, "matched": matched}
+
+    untrained = lambda params: distance(models.circuits(study.trained.config, params))
+    both = lambda circuits, params: (jax.vmap(of_member)(circuits), jax.vmap(untrained)(params))
+    ours, at_start = jax.tree.map(np.asarray, jax.jit(both)(study.circuits, study.untrained))
+    found.add("gauge_distance_gd", ours["distance"])
+    found.add("gauge_distance_gd_untrained", at_start, over=EVERY[:1])
+    for name, values in ours["over_seeds"].items():
         found.add(name, values, over=EVERY)
-    found.arrays["d_input"] = study.task.d_input
-    shown = {"construction": study.reference.circuits}
+    found.arrays["d_input"] = d
+    shown = {"construction": built}
     for name, members in (("trained", found.shown), ("trapped", found.trapped)):
-        if len(members) and study.trained.config.n_heads == 1:
-            member = jax.tree.map(lambda leaf, i=members[0]: leaf[i], study.circuits)
-            shown[name] = analysis.match_scale(member, study.reference.circuits)
+        if len(members) and ours["matched"] is not None:
+            shown[name] = jax.tree.map(lambda leaf, i=members[0]: leaf[i], ours["matched"])
     for name, circuits in shown.items():
         for circuit, value in circuits._asdict().items():
             found.arrays[f"{circuit}_{name}"] = np.asarray(value[0, 0], np.float64).tolist()
@@ -42,19 +49,21 @@ def interpolation(study: Study, found: Found) -> None:
     """Losses along the line from trained to constructed weights; the middle of it is measured by `evaluate`."""
     ts = np.linspace(0.0, 1.0, 11)
 
-    def along(prompts: Prompt) -> Array:  # [t member prompt]
-        def at(t: Array) -> Array:
-            mixed = jax.vmap(lambda c: analysis.interpolate(c, study.reference.circuits, t))(study.circuits)
-            return analysis.member_losses(study.of_circuits, mixed, prompts)
-
-        return jax.lax.map(at, jnp.asarray(ts, prompts.x.dtype))
-
+    of_member = jax.vmap(analysis.interpolate, (0, None, None))
+    with_ts = jax.vmap(of_member, (None, None, 0))  # [t member ...]
+    mixed = jax.jit(with_ts)(study.circuits, study.reference.circuits, jnp.asarray(ts, float))
+    along = Partial(_along, study.of_circuits(mixed))
     n_prompts = max(study.n_prompts // 8, 1)
     risks = analysis.streamed_risks(together({"along": along}), study.task.sample, study.key, n_prompts)["along"]
     middle, *ends = (found.measured[f"loss_{name}"].values for name in ("interpolated", "trained", "construction"))
     if np.isfinite(middle[found.shown]).any():  # there is something to draw
         found.curves["loss_by_interpolation"] = curve(ts.tolist(), risks.mean[:, found.shown])
     found.add("interpolation_ratio", middle / np.minimum(*ends))
+
+
+def _along(predictors: Predictor, prompts: Prompt) -> Array:
+    """Losses `[t member prompt]` of Predictors `[t member]`."""
+    return jax.lax.map(lambda members: analysis.member_losses(members, prompts), predictors)
 
 
 def rollout(study: Study, found: Found) -> None:
@@ -117,5 +126,5 @@ def _risk_at_length(study: Study, m: int) -> np.ndarray:
     """
     task = replace(study.task, n_context=m)
     circuits = study.circuits._replace(W_PV=study.circuits.W_PV * (study.task.n_context / m))
-    losses = together({"risk": partial(analysis.member_losses, study.of_circuits, circuits)})
+    losses = together({"risk": of_members(study.of_circuits(circuits))})
     return analysis.streamed_risks(losses, task.sample, study.key, min(study.n_prompts, 2**18))["risk"].mean

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.optimize
 
 from experiments.results import curve
-from experiments.study import Found, Study, together
+from experiments.study import Found, Study, of_learner, together
 from icl_gd import analysis, learners
 from icl_gd.tasks import Table, standardised
 from icl_gd.types import Predictor, Prompt
@@ -37,7 +37,7 @@ def table(study: Study, found: Found) -> None:
         "zero": learners.zero,
         "whole_table": lambda x, y, x_query: cut.w.astype(x_query.dtype) @ x_query,
     }
-    losses = together({name: partial(analysis.losses, learner) for name, learner in learned.items()})
+    losses = together({name: of_learner(learner) for name, learner in learned.items()})
     values = {name: float(loss.mean()) for name, loss in jax.jit(losses)(prompts).items()}
     ours = _of_members(study, lambda p: {"loss": analysis.losses(p, prompts).mean()})["loss"]
     found.add("loss_table_trained", ours)

@@ -1,7 +1,8 @@
 """Losses under distribution shifts; nothing is fitted anew."""
 
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from experiments.results import curve
-from experiments.study import Found, Losses, Study, corruption, noise_to_weight, together
+from experiments.study import Found, Study, corruption, noise_to_weight, of_learner, of_members, together
 from icl_gd import analysis, learners
 from icl_gd.tasks import FAMILIES, SHIFTS, LinearRegression, Shift, change_context, corrupt_labels
 from icl_gd.types import Array, Prompt
@@ -23,19 +24,16 @@ def shifts(study: Study, found: Found) -> None:
     examples. `rescaled` are the trained layers with what they write multiplied by n of training over n, the convention
     of gradient descent and of softmax, whose patterns sum to one and which is left as it is.
     """
-    losses_of: dict[str, Callable[[Prompt], Array]] = {
-        "trained": partial(analysis.member_losses, study.trained.predictor, study.trained.params),
-        "gd": partial(analysis.losses, study.reference.gd),
-        "construction": partial(analysis.losses, study.reference.construction),
+    losses_of = {
+        "trained": of_members(study.trained.predictor(study.trained.params)),
+        "gd": of_learner(study.reference.gd),
+        "construction": of_learner(study.reference.construction),
     }
     if "interpolation" in study.analyses:
-        losses_of["interpolated"] = partial(analysis.member_losses, study.of_circuits, study.interpolated)
-    losses = together(losses_of)
+        losses_of["interpolated"] = of_members(study.of_circuits(study.interpolated))
     for suite, shift in SHIFTS.items():
         shift = shift._replace(values=looked_at(study, suite))
-        risks = _risks_under(study, shift, losses)
-        if suite == "context_length" and set(study.trained.config.kinds) == {"linear"}:
-            risks = [risk | _rescaled(study, factor) for risk, factor in zip(risks, shift.values, strict=True)]
+        risks = _risks_under(study, shift, losses_of)
         for name in risks[0]:
             mean = np.stack([risk[name].mean for risk in risks])
             found.curves[f"loss_by_{suite}_{name}"] = curve(
@@ -59,19 +57,28 @@ def looked_at(study: Study, suite: str) -> tuple:
     return study.few(values)
 
 
-def _rescaled(study: Study, factor: float) -> dict[str, analysis.Risk]:
-    """Risks of the trained layers as means over a context of another length."""
-    task, n = change_context(study.task, factor), study.task.n_context
-    scale = lambda path, leaf: leaf * (n / task.n_context) if path[-1].key == "P" else leaf
-    params = jax.tree_util.tree_map_with_path(scale, study.trained.params)
-    losses = together({"rescaled": partial(analysis.member_losses, study.trained.predictor, params)})
-    return analysis.streamed_risks(losses, task.sample, study.key, _part(study, 32))
+def _rescaled(study: Study, task: LinearRegression) -> Callable[[Prompt], Array]:
+    """Losses of the trained layers as means over a task's contexts, which are of another length."""
+    ratio = study.task.n_context / task.n_context
+    scale = lambda path, leaf: leaf * ratio if path[-1].key == "P" else leaf
+    return of_members(study.trained.predictor(jax.tree_util.tree_map_with_path(scale, study.trained.params)))
 
 
-@cache
-def shifted(task: LinearRegression, apply: Callable[..., LinearRegression]) -> Callable[[Array, Array], Prompt]:
-    """`(value, key) -> Prompt` of the shifted task: one function a shift, so that its program is compiled once."""
-    return lambda value, key: apply(task, value).sample(key)
+@dataclass(frozen=True)
+class _Shifted:
+    """A key to a prompt of a task under each of several values of a shift, made of the same random numbers."""
+
+    task: LinearRegression
+    apply: Callable[..., LinearRegression]
+
+    def __call__(self, values: Array, key: Array) -> tuple[Prompt, ...]:
+        every = jax.vmap(lambda value: self.apply(self.task, value).sample(key))(values)
+        return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], every) for i in range(len(values)))
+
+
+def shifted(task: LinearRegression, apply: Callable[..., LinearRegression], values: Sequence) -> Callable:
+    """A key to a prompt of the task under each of the values: one program for all of them."""
+    return Partial(_Shifted(task, apply), jnp.asarray(values, float))
 
 
 def _part(study: Study, of: int) -> int:
@@ -80,14 +87,21 @@ def _part(study: Study, of: int) -> int:
     return max(study.n_prompts // (of * study.trained.config.n_layers), min(study.n_prompts, analysis.CHUNK))
 
 
-def _risks_under(study: Study, shift: Shift, losses: Losses) -> list[dict[str, analysis.Risk]]:
+def _risks_under(
+    study: Study, shift: Shift, losses_of: Mapping[str, Callable[[Prompt], Array]]
+) -> list[dict[str, analysis.Risk]]:
     """Risks at every value of a shift, the same keys under each."""
-    if isinstance(shift.values[0], str) or shift.apply is change_context:  # another program for every value
-        samples, n_prompts = [shift.apply(study.task, value).sample for value in shift.values], _part(study, 32)
-    else:
-        values = jnp.asarray(shift.values, study.prompts.x.dtype)
-        samples, n_prompts = [Partial(shifted(study.task, shift.apply), value) for value in values], _part(study, 4)
-    return [analysis.streamed_risks(losses, sample, study.key, n_prompts) for sample in samples]
+    if not isinstance(shift.values[0], str) and shift.apply is not change_context:
+        sample = shifted(study.task, shift.apply, shift.values)
+        return analysis.streamed_risks_under(together(losses_of), sample, study.key, _part(study, 4))
+    risks = []
+    for value in shift.values:  # another program for every one
+        task = shift.apply(study.task, value)
+        more = {}
+        if shift.apply is change_context and set(study.trained.config.kinds) == {"linear"}:
+            more["rescaled"] = _rescaled(study, task)
+        risks.append(analysis.streamed_risks(together({**losses_of, **more}), task.sample, study.key, _part(study, 32)))
+    return risks
 
 
 def _sizes(study: Study) -> tuple | None:

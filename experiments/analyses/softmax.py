@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.analyses.alignment import align, compare_with
-from experiments.study import EVERY, Found, Study, together
+from experiments.study import EVERY, Found, Study, of_members, together
 from icl_gd import analysis, learners, models
 from icl_gd.learners import centred
 from icl_gd.types import Array, Circuits, Predictor
@@ -28,7 +28,7 @@ def softmax(study: Study, found: Found) -> None:
     found.add_one("step_size_gd_centred", step / n)
 
     compare_with(study, found, "gd_centred", gd)
-    losses = together({"linear": partial(analysis.member_losses, lambda c: centred(study.of_circuits(c)), linear)})
+    losses = together({"linear": of_members(centred(study.of_circuits(linear)))})
     risk = analysis.streamed_risks(losses, task.sample, study.key, study.n_prompts)["linear"]
     found.add("loss_first_order", risk.mean, risk.stderr)
     least = jax.vmap(lambda c: analysis.without_common(c, d))(study.circuits)

@@ -1,14 +1,13 @@
 """Rare prompts: deep networks without a clip diverge on some, which are then all of a mean."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
 from experiments.analyses.shifts import looked_at, shifted
 from experiments.results import curve
-from experiments.study import DIVERGES, Found, Study
+from experiments.study import DIVERGES, Found, Losses, Study, of_learner, of_members, together
 from icl_gd import analysis, learners
 from icl_gd.tasks import scale_inputs
 from icl_gd.types import Array, Prompt
@@ -22,21 +21,18 @@ def tails(study: Study, found: Found) -> None:
     Under scaled inputs too, where the mean of what is not clipped is soon infinite.
     """
 
-    def losses_of(prompts: Prompt) -> dict[str, Array]:
-        return {
-            "loss_trained": analysis.member_losses(study.trained.predictor, study.trained.params, prompts),
-            "loss_zero": analysis.losses(learners.zero, prompts),
-        } | study.reference.losses(prompts)
+    trained = of_members(study.trained.predictor(study.trained.params))
+    losses_of = Partial(
+        _both, together({"loss_trained": trained, "loss_zero": of_learner(learners.zero)}), study.reference.losses
+    )
 
-    def tails_of(sample: Callable[[Array], Prompt], n_prompts: int) -> dict[str, analysis.Tail]:
-        losses = analysis.sampled_losses(losses_of, sample, study.key, n_prompts)
-        beyond = DIVERGES * losses.pop("loss_zero").mean(dtype=np.float64)
-        return {name.removeprefix("loss_"): analysis.tail(values, beyond) for name, values in losses.items()}
+    def tails_at(alphas: Sequence[float], n_prompts: int) -> list[dict[str, analysis.Tail]]:
+        """Tails at every scale of the inputs."""
+        sample = shifted(study.task, scale_inputs, alphas)
+        return [_tails(losses) for losses in analysis.sampled_losses(losses_of, sample, study.key, n_prompts)]
 
-    scale = shifted(study.task, scale_inputs)
-    at = lambda alpha: Partial(scale, jnp.asarray(alpha, study.prompts.x.dtype))
     n_prompts = min(study.n_prompts, PROMPTS)
-    tails = tails_of(study.task.sample, n_prompts)
+    (tails,) = tails_at([1.0], n_prompts)
     for name, tail in tails.items():
         add = found.add if name == "trained" else found.add_one
         add(f"diverging_share_{name}", tail.diverging, np.sqrt(tail.diverging * (1 - tail.diverging) / n_prompts))
@@ -45,7 +41,7 @@ def tails(study: Study, found: Found) -> None:
         if name != "trained":
             found.add(f"loss_bounded_ratio_{name}", tails["trained"].bounded_mean / tail.bounded_mean)
     alphas = looked_at(study, "input_scale")
-    by_scale = [tails_of(at(alpha), min(study.n_prompts, SHIFTED_PROMPTS)) for alpha in alphas]
+    by_scale = tails_at(alphas, min(study.n_prompts, SHIFTED_PROMPTS))
     for name in by_scale[0]:
         shown = (lambda values: values[:, found.shown]) if name == "trained" else (lambda values: values)
         diverging, median = (
@@ -53,3 +49,12 @@ def tails(study: Study, found: Found) -> None:
         )
         found.curves[f"diverging_share_by_input_scale_{name}"] = curve(alphas, diverging)
         found.curves[f"loss_median_by_input_scale_{name}"] = curve(alphas, median)
+
+
+def _tails(losses: dict[str, np.ndarray]) -> dict[str, analysis.Tail]:
+    beyond = DIVERGES * losses.pop("loss_zero").mean(dtype=np.float64)
+    return {name.removeprefix("loss_"): analysis.tail(values, beyond) for name, values in losses.items()}
+
+
+def _both(ours: Losses, theirs: Losses, prompts: Prompt) -> dict[str, Array]:
+    return ours(prompts) | theirs(prompts)

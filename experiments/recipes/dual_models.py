@@ -6,7 +6,6 @@ differ in how much, and each is compared with the member of its seed that is not
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,11 +16,12 @@ from experiments.analyses import duals
 from experiments.described import elementwise_of, model_of, train_of
 from experiments.recorded import recorded
 from experiments.settings import Run
-from experiments.study import Found, free_members, held_out_keys
+from experiments.study import Found, free_members, held_out_keys, of_learner, of_members, together
 from experiments.watched import analyse, train_watched
-from icl_gd import analysis, learners
+from icl_gd import analysis, learners, models
+from icl_gd.tasks import draw_prompts
 from icl_gd.tokens import LAYOUTS
-from icl_gd.training import fastest_predictor, initialise
+from icl_gd.training import initialise
 
 
 def run(run: Run, stop: monitor.Stop) -> None:
@@ -34,11 +34,10 @@ def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -
     points = sweeps.together(config)
     task, model, settings = elementwise_of(config), model_of(config), train_of(config)
     key_eval, key_curve = held_out_keys(config.seed, 2)
-    sample = lambda key: jax.vmap(task.sample)(jax.random.split(key, config.eval.curve_prompts))
-    prompts = jax.jit(sample)(key_curve)
+    prompts = draw_prompts(task.sample, key_curve, config.eval.curve_prompts)
     layout = LAYOUTS[config.model.layout](task.d_input, task.d_output)
-    predictor_of = partial(fastest_predictor, model, layout=layout)
-    losses = jax.jit(lambda params, prompts: analysis.member_losses(predictor_of, params, prompts).mean(-1))
+    predictor_of = partial(models.fastest_predictor, model, layout=layout)
+    losses = jax.jit(lambda params, prompts: analysis.member_losses(predictor_of(params), prompts).mean(-1))
     watch = lambda params: {"loss_trained": np.asarray(losses(params, prompts))}
     trained = train_watched(
         config, task, model, settings, stop, watch, workdir, workdir / "checkpoints" / label, label, points
@@ -48,15 +47,13 @@ def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -
     step_size = learners.best_step_size(prompts)
     gd = learners.gradient_descent([step_size])
 
-    def every(prompts: Any) -> dict[str, jax.Array]:
-        return {
-            "loss_trained": analysis.member_losses(predictor_of, trained.params, prompts),
-            "loss_untrained": analysis.member_losses(predictor_of, untrained, prompts),
-            "loss_gd": analysis.losses(gd, prompts),
-            "loss_zero": analysis.losses(learners.zero, prompts),
-        }
-
-    risks = analysis.streamed_risks(every, task.sample, key_eval, config.eval.prompts)
+    losses_of = {
+        "loss_trained": of_members(predictor_of(trained.params)),
+        "loss_untrained": of_members(predictor_of(untrained)),
+        "loss_gd": of_learner(gd),
+        "loss_zero": of_learner(learners.zero),
+    }
+    risks = analysis.streamed_risks(together(losses_of), task.sample, key_eval, config.eval.prompts)
     loss = risks["loss_trained"].mean
     found = Found(free_members(loss, risks["loss_gd"].mean), np.asarray(trained.diverged_at) >= 0)
     for name in ("loss_trained", "loss_untrained"):

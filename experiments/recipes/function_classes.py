@@ -20,6 +20,7 @@ from experiments.settings import Run
 from experiments.study import held_out_keys
 from experiments.watched import train_watched
 from icl_gd import models
+from icl_gd.tasks import draw_prompts
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training import initialise
 
@@ -34,7 +35,7 @@ def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -
     points = sweeps.together(config)
     task, model, settings = functions_of(config), model_of(config), train_of(config)
     key_eval, key_curve = held_out_keys(config.seed, 2)
-    prompts = jax.jit(jax.vmap(task.sample_prefixes))(jax.random.split(key_curve, config.eval.curve_prompts))
+    prompts = draw_prompts(task.sample_prefixes, key_curve, config.eval.curve_prompts)
     layout = LAYOUTS[config.model.layout](task.d_input, task.d_output)
     predictor_of = lambda params: models.prefix_predictor(model, params, layout)
 

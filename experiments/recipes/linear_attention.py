@@ -6,7 +6,6 @@ train -> evaluate -> analyse -> records.
 from functools import partial
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 
 from experiments import monitor, populations, results, sweeps
@@ -18,9 +17,10 @@ from experiments.references import references
 from experiments.resources import FIT_FLOATS
 from experiments.settings import Run
 from experiments.watched import analyse, train_watched
-from icl_gd import analysis, learners
+from icl_gd import learners, models
+from icl_gd.tasks import draw_prompts
 from icl_gd.tokens import LAYOUTS
-from icl_gd.training import fastest_predictor, initialise
+from icl_gd.training import initialise
 
 
 def run(run: Run, stop: monitor.Stop) -> None:
@@ -37,9 +37,9 @@ def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -
     asked = config.reference
     reference = references(task, model, key_fit, n_fit, asked.learner, asked.steps, asked.published_steps)
 
-    prompts = jax.jit(jax.vmap(task.sample))(jax.random.split(key_curve, config.eval.curve_prompts))
+    prompts = draw_prompts(task.sample, key_curve, config.eval.curve_prompts)
     layout = LAYOUTS[config.model.layout](task.d_input, task.d_output)
-    predictor_of = lambda params: fastest_predictor(model, params, layout)
+    predictor_of = lambda params: models.fastest_predictor(model, params, layout)
     watch = studies.watcher(predictor_of, reference, prompts, watched(config.analyses, model, layout, prompts))
     trained = train_watched(
         config, trained_on(config), model, settings, stop, watch, workdir, workdir / "checkpoints" / label, label,
@@ -52,10 +52,8 @@ def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -
         analyses=config.analyses, history=history, trained_on=trained_on(config), suite_values=config.eval.suite_values,
     )  # fmt: skip
     found = studies.evaluate(study)
-    on_curves = jax.jit(
-        lambda prompts: reference.losses(prompts) | {"loss_zero": analysis.losses(learners.zero, prompts)}
-    )
-    found.arrays |= {f"{name}_on_curve_prompts": float(values.mean()) for name, values in on_curves(prompts).items()}
+    on_curves = reference.losses(prompts) | {"loss_zero": studies.of_learner(learners.zero)(prompts)}
+    found.arrays |= {f"{name}_on_curve_prompts": float(values.mean()) for name, values in on_curves.items()}
     analyse(config.analyses, ANALYSES, study, found, stop, settings.steps)
     if any(points):
         return populations.records(found, config, points, label)

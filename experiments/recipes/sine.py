@@ -18,10 +18,11 @@ from experiments.recorded import recorded
 from experiments.settings import Run
 from experiments.study import held_out_keys
 from experiments.watched import train_watched
-from icl_gd import analysis, constructions
+from icl_gd import analysis, constructions, models
 from icl_gd.models import TransformerConfig
+from icl_gd.tasks import draw_prompts
 from icl_gd.tokens import LAYOUTS
-from icl_gd.training import fastest_predictor, initialise
+from icl_gd.training import initialise
 
 LEARNER_BETA2 = 0.999  # of its Adam, as published; the Transformer's is .98
 
@@ -36,7 +37,7 @@ def measure(run: Run, stop: monitor.Stop) -> dict[str, Any]:
     config, workdir = run.config, run.workdir
     task, model, settings = sine_of(config), model_of(config), train_of(config)
     key_eval, key_curve = held_out_keys(config.seed, 2)
-    prompts = jax.jit(jax.vmap(task.sample))(jax.random.split(key_curve, config.eval.curve_prompts))
+    prompts = draw_prompts(task.sample, key_curve, config.eval.curve_prompts)
     layout = LAYOUTS[config.model.layout](task.d_input, task.d_output)
 
     # The learner: a network whose layers are built to be gradient descent, and whose embedding is learned.
@@ -46,14 +47,14 @@ def measure(run: Run, stop: monitor.Stop) -> dict[str, Any]:
     )
     given = constructions.gradient_descent_weights(built, built.width - task.d_output, task.n_context, steps)
     theirs = replace(settings, learning_rate=config.reference.learning_rate, beta2=LEARNER_BETA2)
-    of_learner = partial(fastest_predictor, built, layout=layout)
-    loss = jax.jit(lambda params: analysis.member_losses(of_learner, params, prompts).mean(-1))
+    of_learner = partial(models.fastest_predictor, built, layout=layout)
+    loss = jax.jit(lambda params: analysis.member_losses(of_learner(params), prompts).mean(-1))
     learner = train_watched(
         config, task, built, theirs, stop, lambda params: {nonlinear.LOSS: np.asarray(loss(params))},
         workdir, workdir / "learner" / "checkpoints", "learner", given=given,
     )  # fmt: skip
 
-    of_transformer = partial(fastest_predictor, model, layout=layout)
+    of_transformer = partial(models.fastest_predictor, model, layout=layout)
     beside = partial(nonlinear.beside, of_transformer, of_learner, prompts)
     watch = jax.jit(lambda params, others: analysis.over_members(lambda pair: beside(*pair), (params, others)))
     trained = train_watched(

@@ -39,6 +39,7 @@ from icl_gd.analysis.risk import (
     risk,
     sampled_losses,
     streamed_risks,
+    streamed_risks_under,
     tail,
 )
 from icl_gd.analysis.rollout import roll_out
@@ -100,6 +101,7 @@ __all__ = [
     "sampled_losses",
     "spectral_filter",
     "streamed_risks",
+    "streamed_risks_under",
     "tail",
     "without_common",
 ]

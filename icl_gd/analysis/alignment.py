@@ -1,12 +1,14 @@
 """How alike two Predictors are on the same prompts (von Oswald et al., section 3 and Figure 2)."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from icl_gd.types import Array, Predictor, Prompt
+from icl_gd.analysis.risk import with_program
+from icl_gd.types import Array, Predictor, Prompt, batched
 
 
 class Alignment(NamedTuple):
@@ -33,6 +35,18 @@ class Response(NamedTuple):
 def response(predictor: Predictor, prompts: Prompt) -> Response:
     """The Response of a Predictor. What is compared with many others is computed once."""
 
+    return with_program(_response, predictor, prompts)
+
+
+def _response(predictor: Predictor, prompts: Prompt) -> Response:
+    if (many := batched(predictor)) is not None:
+        x, y, x_query = (jnp.moveaxis(leaf, 0, -1) for leaf in prompts[:3])
+        y_hat, pull = jax.vjp(partial(many, x, y), x_query)
+        # No prompt's prediction depends on another's query: the gradient of their sum is that of each.
+        ones = jnp.broadcast_to(jnp.eye(len(y_hat), dtype=y_hat.dtype)[..., None], (len(y_hat), *y_hat.shape))
+        sensitivity = jnp.concatenate([pull(one)[0] for one in ones])  # [md prompt]
+        return Response(y_hat.T, sensitivity.T)
+
     def one(x: Array, y: Array, x_query: Array) -> Response:
         sensitivity = jax.jacrev(predictor, argnums=2)(x, y, x_query)
         return Response(predictor(x, y, x_query), sensitivity.reshape(*sensitivity.shape[:-2], -1))
@@ -42,6 +56,10 @@ def response(predictor: Predictor, prompts: Prompt) -> Response:
 
 def alignment(predictor: Predictor, reference: Predictor, prompts: Prompt) -> Alignment:
     """Alignment of a Predictor to a reference over a batch of prompts."""
+    return with_program(_alignment, predictor, reference, prompts)
+
+
+def _alignment(predictor: Predictor, reference: Predictor, prompts: Prompt) -> Alignment:
     return compare(response(predictor, prompts), response(reference, prompts))
 
 
@@ -63,6 +81,10 @@ def alignment_map(layerwise: Predictor, reference: Predictor, prompts: Prompt) -
     Returns:
       Alignment whose fields are `[depth iterate]`; the first of both are before any layer or step.
     """
+    return with_program(_alignment_map, layerwise, reference, prompts)
+
+
+def _alignment_map(layerwise: Predictor, reference: Predictor, prompts: Prompt) -> Alignment:
     return compare_layers(response(layerwise, prompts), response(reference, prompts))
 
 

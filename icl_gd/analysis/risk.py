@@ -1,6 +1,6 @@
 """Risk of Predictors: `1/2 |y_hat - y_query|^2`, summed over output dimensions, averaged over prompts."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
+from jaxtyping import Float
 
-from icl_gd.types import Array, Predictor, Prompt
+from icl_gd.programs import as_partial, brief, kept
+from icl_gd.tasks import draw_prompts
+from icl_gd.types import Array, Predictor, Prompt, batched
 
 MEMBERS_AT_ONCE = 16
 CHUNK = 8192  # prompts
@@ -46,10 +49,38 @@ class Interval(NamedTuple):
 
 def losses(predictor: Predictor, prompts: Prompt) -> Array:
     """Loss of every prompt of a batch `[prompt]` (or `[prompt layer]` for a layerwise Predictor)."""
-    y_hat = jax.vmap(predictor)(prompts.x, prompts.y, prompts.x_query)
+    return with_program(_losses, predictor, prompts)
+
+
+def _losses(predictor: Predictor, prompts: Prompt) -> Array:
+    y_hat = predictions(predictor, prompts)
     extra = y_hat.ndim - prompts.y_query.ndim
     target = prompts.y_query.reshape(len(y_hat), *(1,) * extra, -1)
     return 0.5 * jnp.sum((y_hat - target) ** 2, axis=-1)
+
+
+def predictions(predictor: Predictor, prompts: Prompt) -> Float[Array, "prompt *depth m"]:
+    """What a Predictor says of every prompt of a batch, in the cheapest way it has."""
+    if (many := batched(predictor)) is None:
+        return jax.vmap(predictor)(prompts.x, prompts.y, prompts.x_query)
+    x, y, x_query = (jnp.moveaxis(leaf, 0, -1) for leaf in prompts[:3])
+    return jnp.moveaxis(many(x, y, x_query), -1, 0)
+
+
+def with_program(measure: Callable[..., Any], *args: Any) -> Any:
+    """`measure(...)` as one program, which is kept for all Predictors that differ in arrays alone.
+
+    A Predictor that is a function of its own (no `Partial`, see `types.as_partial`) is measured without: programs of
+    functions that nobody has any more would fill up the memory.
+    """
+    if any(callable(arg) and not isinstance(arg, Partial) for arg in args):
+        return measure(*args)
+    return _program(measure)(*args)
+
+
+@kept
+def _program(measure: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.jit(measure)
 
 
 def bootstrap_interval(values: Array, key: Array, level: float = 0.9, resamples: int = 1000) -> Interval:
@@ -84,49 +115,61 @@ def over_members(f: Callable[[Any], Any], params: Any) -> Any:
     return jax.lax.map(f, params, batch_size=MEMBERS_AT_ONCE)
 
 
-def member_losses(predictor_of: Callable[[Any], Predictor], params: Any, prompts: Prompt) -> Array:
-    """Losses `[member prompt]` of a population, from a function of one member's parameters."""
-    return over_members(lambda member: losses(predictor_of(member), prompts), params)
+def member_losses(predictors: Predictor, prompts: Prompt) -> Array:
+    """Losses `[member prompt]` of a population.
+
+    Args:
+      predictors: one Predictor whose arrays have a leading member axis, as `population.predictor(population.params)`;
+        of any function of one member's parameters, `jax.vmap` of it makes such a one.
+    """
+    return over_members(lambda member: losses(member, prompts), predictors)
+
+
+Losses = Callable[[Prompt], Mapping[str, Array]]
 
 
 def streamed_risks(
-    losses: Callable[[Prompt], Mapping[str, Array]],
-    sample: Callable[[Array], Prompt],
-    key: Array,
-    n_prompts: int,
-    chunk: int = CHUNK,
+    losses: Losses, sample: Callable[[Array], Prompt], key: Array, n_prompts: int, chunk: int = CHUNK
 ) -> dict[str, Risk]:
     """Risks on many prompts, drawn and forgotten chunk by chunk: the same prompts for all.
 
     Args:
-      losses: a batch of prompts to named losses whose *last* axis is the prompt; compiled once, however often it is
-        handed in. So is a `sample` that is a `jax.tree_util.Partial` of one function and any arrays.
+      losses: a batch of prompts to named losses whose *last* axis is the prompt. It is compiled once for equal
+        functions: for a `jax.tree_util.Partial` of one function whatever its arrays are. So is `sample`.
       n_prompts: rounded up to whole chunks; sums are kept in float64.
     """
-    parts = [
-        {name: _mean_and_square(v) for name, v in values.items()}
-        for values in _in_chunks(losses, sample, key, n_prompts, chunk)
-    ]
-    drawn = len(parts) * min(chunk, n_prompts)
-    risks = {}
-    for name in parts[0]:
-        mean = np.mean([np.asarray(part[name][0], np.float64) for part in parts], axis=0)
-        square = np.mean([np.asarray(part[name][1], np.float64) for part in parts], axis=0)
-        with np.errstate(invalid="ignore"):  # a predictor that diverges has infinite risk and no error
-            risks[name] = Risk(mean, np.sqrt(np.maximum(square - mean**2, 0.0) / drawn))
-    return risks
+    return streamed_risks_under(losses, Partial(_alone, as_partial(sample)), key, n_prompts, chunk)[0]
+
+
+def _alone(sample: Callable[[Array], Prompt], key: Array) -> tuple[Prompt]:
+    return (sample(key),)
+
+
+def streamed_risks_under(
+    losses: Losses, sample: Callable[[Array], tuple[Prompt, ...]], key: Array, n_prompts: int, chunk: int = CHUNK
+) -> list[dict[str, Risk]]:
+    """As `streamed_risks`, under each of several conditions.
+
+    Args:
+      sample: a key to a prompt under every condition; what they have in common is drawn once.
+    """
+    sums = list(zip(*_in_chunks(_means, losses, sample, key, n_prompts, chunk), strict=True))  # [condition][chunk]
+    drawn = len(sums[0]) * min(chunk, n_prompts)
+    return [{name: _risk([part[name] for part in parts], drawn) for name in parts[0]} for parts in sums]
+
+
+def _risk(parts: Sequence[tuple[np.ndarray, np.ndarray]], drawn: int) -> Risk:
+    mean, square = (np.mean([np.asarray(part[i], np.float64) for part in parts], axis=0) for i in (0, 1))
+    with np.errstate(invalid="ignore"):  # a predictor that diverges has infinite risk and no error
+        return Risk(mean, np.sqrt(np.maximum(square - mean**2, 0.0) / drawn))
 
 
 def sampled_losses(
-    losses: Callable[[Prompt], Mapping[str, Array]],
-    sample: Callable[[Array], Prompt],
-    key: Array,
-    n_prompts: int,
-    chunk: int = CHUNK,
-) -> dict[str, np.ndarray]:
-    """Every loss `[... prompt]` that `streamed_risks` takes the mean of, on the same prompts: for more than a mean."""
-    parts = [jax.tree.map(np.asarray, values) for values in _in_chunks(losses, sample, key, n_prompts, chunk)]
-    return {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
+    losses: Losses, sample: Callable[[Array], tuple[Prompt, ...]], key: Array, n_prompts: int, chunk: int = CHUNK
+) -> list[dict[str, np.ndarray]]:
+    """Every loss `[... prompt]` that `streamed_risks_under` takes the mean of, on the same prompts."""
+    parts = list(zip(*_in_chunks(_call, losses, sample, key, n_prompts, chunk), strict=True))
+    return [{name: np.concatenate([part[name] for part in its], axis=-1) for name in its[0]} for its in parts]
 
 
 def tail(losses: np.ndarray, beyond: float | np.ndarray) -> Tail:
@@ -144,24 +187,20 @@ def tail(losses: np.ndarray, beyond: float | np.ndarray) -> Tail:
 
 
 def _in_chunks(
-    losses: Callable[[Prompt], Mapping[str, Array]],
-    sample: Callable[[Array], Prompt],
-    key: Array,
-    n_prompts: int,
-    chunk: int,
-) -> Iterator[Mapping[str, Array]]:
-    chunk = min(chunk, n_prompts)
-    measure, sample = jax.jit(losses), sample if isinstance(sample, Partial) else Partial(sample)
+    measure: Callable[[Losses, Prompt], Any], losses: Losses, sample: Callable, key: Array, n_prompts: int, chunk: int
+) -> Iterator[list[Any]]:
+    """What is measured under every condition, chunk after chunk of prompts, as NumPy arrays."""
+    chunk, losses = min(chunk, n_prompts), as_partial(losses)
     for i in range(-(-n_prompts // chunk)):
         # Two programs: what draws the prompts is not fused into, and computed again by, each of the losses.
-        yield measure(_draw(sample, jax.random.split(jax.random.fold_in(key, i), chunk)))
+        batches = draw_prompts(sample, jax.random.fold_in(key, i), chunk)
+        yield [jax.tree.map(np.asarray, brief(measure)(losses, prompts)) for prompts in batches]
 
 
-@jax.jit
-def _draw(sample: Partial, keys: Array) -> Prompt:
-    return jax.vmap(sample)(keys)
+def _call(losses: Losses, prompts: Prompt) -> Mapping[str, Array]:
+    return losses(prompts)
 
 
-@jax.jit
-def _mean_and_square(values: Array) -> tuple[Array, Array]:
-    return values.mean(-1), (values**2).mean(-1)
+def _means(losses: Losses, prompts: Prompt) -> dict[str, tuple[Array, Array]]:
+    """Means of losses and of their squares."""
+    return {name: (values.mean(-1), (values**2).mean(-1)) for name, values in losses(prompts).items()}

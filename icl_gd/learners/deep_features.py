@@ -18,11 +18,14 @@ Step size is gauge here: features times c with eta / c^2 are the same learner, s
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
-from icl_gd.learners.iterative import StepSizes, gradient_descent_iterates
+from icl_gd.learners.iterative import StepSizes, gradient_descent_iterates, last
+from icl_gd.programs import as_partial
 from icl_gd.types import Array, Predictor
 
 Embed = Callable[[Array, Array], tuple[Array, Array]]
@@ -31,16 +34,15 @@ Embed = Callable[[Array, Array], tuple[Array, Array]]
 
 def layerwise_deep_gradient_descent(embed: Embed, step_sizes: StepSizes) -> Predictor:
     """As `deep_gradient_descent`, with the prediction of every iterate, the first before any step: `[iterate m]`."""
+    return Partial(_deep_gradient_descent, as_partial(embed), step_sizes)
 
-    def predict(x: Array, y: Array, x_query: Array) -> Array:
-        features, targets = jax.vmap(embed)(x, y)
-        query, start = embed(x_query, jnp.zeros_like(y[0]))
-        return gradient_descent_iterates(features, targets, step_sizes) @ query - start[None]
 
-    return predict
+def _deep_gradient_descent(embed: Embed, step_sizes: Any, x: Array, y: Array, x_query: Array) -> Array:
+    features, targets = jax.vmap(embed)(x, y)
+    query, start = embed(x_query, jnp.zeros_like(y[0]))
+    return gradient_descent_iterates(features, targets, step_sizes) @ query - start[None]
 
 
 def deep_gradient_descent(embed: Embed, step_sizes: StepSizes) -> Predictor:
     """Gradient descent on a linear head of deep features, one step per entry of `step_sizes`, as a Predictor."""
-    layerwise = layerwise_deep_gradient_descent(embed, step_sizes)
-    return lambda x, y, x_query: layerwise(x, y, x_query)[-1]
+    return last(layerwise_deep_gradient_descent(embed, step_sizes))

@@ -1,6 +1,7 @@
 """Learners that solve the in-context problem in one go."""
 
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from icl_gd.types import Array, Predictor
 
@@ -18,9 +19,9 @@ def ridge(penalty: float) -> Predictor:
     """
     if not penalty > 0.0:
         raise ValueError(f"penalty={penalty} must be positive; use ols for no penalty")
+    return Partial(_ridge, penalty)
 
-    def predict(x: Array, y: Array, x_query: Array) -> Array:
-        gram = x.T @ x + penalty * jnp.eye(x.shape[-1], dtype=x.dtype)
-        return jnp.linalg.solve(gram, x_query) @ (x.T @ y)
 
-    return predict
+def _ridge(penalty: float | Array, x: Array, y: Array, x_query: Array) -> Array:
+    gram = x.T @ x + penalty * jnp.eye(x.shape[-1], dtype=x.dtype)
+    return jnp.linalg.solve(gram, x_query) @ (x.T @ y)

@@ -1,12 +1,15 @@
 """Learners that take steps on the in-context loss `1/(2n) sum_i |W x_i - y_i|^2`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Float
 
+from icl_gd.programs import as_partial
 from icl_gd.types import Array, Predictor, Prompt
 
 StepSizes = Float[Array, " step"] | Float[np.ndarray, " step"] | Sequence[float | Float[Array, ""]]
@@ -42,41 +45,53 @@ def layerwise_gradient_descent(
     step_sizes: StepSizes, w0: Array | None = None, preconditioner: Array | None = None
 ) -> Predictor:
     """As `gradient_descent`, with the prediction of every iterate: y_hat `[iterate m]`."""
+    return Partial(_gradient_descent, step_sizes, w0, preconditioner)
 
-    def predict(x: Array, y: Array, x_query: Array) -> Array:
-        return gradient_descent_iterates(x, y, step_sizes, w0, preconditioner) @ x_query
 
-    return predict
+def _gradient_descent(
+    step_sizes: Any, w0: Array | None, preconditioner: Array | None, x: Array, y: Array, x_query: Array
+) -> Array:
+    return gradient_descent_iterates(x, y, step_sizes, w0, preconditioner) @ x_query
 
 
 def gradient_descent(step_sizes: StepSizes, w0: Array | None = None, preconditioner: Array | None = None) -> Predictor:
     """Gradient descent on the context, one step per entry of `step_sizes`, as a Predictor."""
-    layerwise = layerwise_gradient_descent(step_sizes, w0, preconditioner)
-    return lambda x, y, x_query: layerwise(x, y, x_query)[-1]
+    return last(layerwise_gradient_descent(step_sizes, w0, preconditioner))
+
+
+def last(layerwise: Predictor) -> Predictor:
+    """What a learner that is read out after every step predicts in the end."""
+    return Partial(_last, as_partial(layerwise))
+
+
+def _last(layerwise: Predictor, x: Array, y: Array, x_query: Array) -> Array:
+    return layerwise(x, y, x_query)[-1]
 
 
 def layerwise_gd_plus_plus(step_sizes: StepSizes, gammas: StepSizes, clip: float | Array | None = None) -> Predictor:
     """As `gd_plus_plus`, with the prediction of every iterate: y_hat `[iterate m]`."""
+    return Partial(_gd_plus_plus, step_sizes, gammas, clip)
+
+
+def _gd_plus_plus(
+    step_sizes: Any, gammas: Any, clip: float | Array | None, x: Array, y: Array, x_query: Array
+) -> Float[Array, "iterate m"]:
+    n = len(x)
     bounded = lambda leaf: leaf if clip is None else jnp.clip(leaf, -clip, clip)
 
-    def predict(x: Array, y: Array, x_query: Array) -> Array:
-        n = len(x)
+    def step(state: tuple[Array, ...], rates: Array) -> tuple[tuple[Array, ...], Array]:
+        x, y, query, y_hat = state
+        eta, gamma = rates
+        moment, curvature = y.T @ x / n, x.T @ x / n
+        y_hat = y_hat + eta * moment @ query
+        state = x - gamma * x @ curvature, y - eta * x @ moment.T, query - gamma * curvature @ query, y_hat
+        state = jax.tree.map(bounded, state)
+        return state, state[-1]
 
-        def step(state: tuple[Array, ...], rates: Array) -> tuple[tuple[Array, ...], Array]:
-            x, y, query, y_hat = state
-            eta, gamma = rates
-            moment, curvature = y.T @ x / n, x.T @ x / n
-            y_hat = y_hat + eta * moment @ query
-            state = x - gamma * x @ curvature, y - eta * x @ moment.T, query - gamma * curvature @ query, y_hat
-            state = jax.tree.map(bounded, state)
-            return state, state[-1]
-
-        start = jnp.zeros(y.shape[-1], x.dtype)
-        rates = jnp.stack([jnp.asarray(step_sizes, x.dtype), jnp.asarray(gammas, x.dtype)], axis=-1)
-        _, y_hats = jax.lax.scan(step, (x, y, x_query, start), rates)
-        return jnp.concatenate([start[None], y_hats])
-
-    return predict
+    start = jnp.zeros(y.shape[-1], x.dtype)
+    rates = jnp.stack([jnp.asarray(step_sizes, x.dtype), jnp.asarray(gammas, x.dtype)], axis=-1)
+    _, y_hats = jax.lax.scan(step, (x, y, x_query, start), rates)
+    return jnp.concatenate([start[None], y_hats])
 
 
 def gd_plus_plus(step_sizes: StepSizes, gammas: StepSizes, clip: float | Array | None = None) -> Predictor:
@@ -91,8 +106,7 @@ def gd_plus_plus(step_sizes: StepSizes, gammas: StepSizes, clip: float | Array |
       clip: inputs, labels and prediction are clipped to [-clip, clip] after every step, as a Transformer's activations
         are; None leaves them alone.
     """
-    layerwise = layerwise_gd_plus_plus(step_sizes, gammas, clip)
-    return lambda x, y, x_query: layerwise(x, y, x_query)[-1]
+    return last(layerwise_gd_plus_plus(step_sizes, gammas, clip))
 
 
 def zero(x: Array, y: Array, x_query: Array) -> Array:
@@ -109,6 +123,11 @@ def best_step_size(prompts: Prompt, w0: Array | None = None) -> float:
     Args:
       prompts: a batch of Prompts (leading axis).
     """
+    return float(_best_step_size(prompts, w0))
+
+
+@jax.jit
+def _best_step_size(prompts: Prompt, w0: Array | None) -> Array:
     one_step = jax.vmap(layerwise_gradient_descent([1.0], w0))(prompts.x, prompts.y, prompts.x_query)
     start, update = one_step[:, 0], one_step[:, 1] - one_step[:, 0]
-    return float(jnp.sum((prompts.y_query - start) * update) / jnp.sum(update**2))
+    return jnp.sum((prompts.y_query - start) * update) / jnp.sum(update**2)

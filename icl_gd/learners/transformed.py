@@ -1,7 +1,9 @@
 """Learners on prompts that are transformed before they see them, and batches of such prompts to tune them on."""
 
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
+from icl_gd.programs import as_partial
 from icl_gd.types import Array, Predictor, Prompt
 
 
@@ -11,7 +13,11 @@ def centred(learner: Predictor) -> Predictor:
     Gradient descent then takes `step_size / n sum_i (y_i - mean y) (x_i - mean x)^T`: what softmax heads, whose
     patterns sum to one, can take to first order (`analysis.softmax`).
     """
-    return lambda x, y, x_query: learner(_without_mean(x), _without_mean(y), x_query)
+    return Partial(_centred, as_partial(learner))
+
+
+def _centred(learner: Predictor, x: Array, y: Array, x_query: Array) -> Array:
+    return learner(_without_mean(x), _without_mean(y), x_query)
 
 
 def centre(prompts: Prompt) -> Prompt:
@@ -25,13 +31,13 @@ def standardised(learner: Predictor) -> Predictor:
     What LayerNorm without scale and offset shows to attention: a token's mean and length are gone, and with them the
     size of a label.
     """
+    return Partial(_standardised, as_partial(learner))
 
-    def predict(x: Array, y: Array, x_query: Array) -> Array:
-        x, y = _standard(x, y)
-        x_query, _ = _standard(x_query, jnp.zeros_like(y[0]))
-        return learner(x, y, x_query)
 
-    return predict
+def _standardised(learner: Predictor, x: Array, y: Array, x_query: Array) -> Array:
+    x, y = _standard(x, y)
+    x_query, _ = _standard(x_query, jnp.zeros_like(y[0]))
+    return learner(x, y, x_query)
 
 
 def standardise(prompts: Prompt) -> Prompt:

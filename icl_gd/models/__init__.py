@@ -3,8 +3,17 @@
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.gpt2 import gpt2_config
 from icl_gd.models.modifications import Modification
-from icl_gd.models.moments import apply_moments, circuit_predictor, layerwise_circuit_predictor, read_moments
-from icl_gd.models.query import has_query_form, query_predictor, read_query
+from icl_gd.models.moments import apply_moments, read_moments
+from icl_gd.models.predictors import (
+    circuit_predictor,
+    fastest_predictor,
+    layerwise_circuit_predictor,
+    layerwise_predictor,
+    predictor,
+    prefix_predictor,
+    query_predictor,
+)
+from icl_gd.models.query import has_query_form, read_query
 from icl_gd.models.transformer import (
     apply,
     apply_to_query,
@@ -13,12 +22,10 @@ from icl_gd.models.transformer import (
     features,
     has_moment_form,
     init,
-    layerwise_predictor,
-    predictor,
-    prefix_predictor,
     read_out,
     shapes,
     softmax_share,
+    weighted,
 )
 
 __all__ = [
@@ -30,6 +37,7 @@ __all__ = [
     "circuit_predictor",
     "circuits",
     "embed",
+    "fastest_predictor",
     "features",
     "gpt2_config",
     "has_moment_form",
@@ -45,4 +53,5 @@ __all__ = [
     "read_query",
     "shapes",
     "softmax_share",
+    "weighted",
 ]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from icl_gd.types import Array, Circuits, Layout, Moments, Predictor
+from icl_gd.types import Array, Circuits, Moments
 
 
 def apply_moments(
@@ -80,19 +80,3 @@ def read_moments(circuits: Circuits, moments: Moments, d_output: int) -> Float[A
     read = (w_kq.reshape(heads * e, e) @ query.reshape(e, -1)).reshape(heads, 1, e, *batch)
     written = (w_pv.reshape(heads * rows, e) @ context.reshape(e, -1)).reshape(heads, rows, e, *batch)
     return -query[-d_output:] - jnp.sum(read * written, axis=(0, 2))
-
-
-def layerwise_circuit_predictor(circuits: Circuits, layout: Layout) -> Predictor:
-    """As `circuit_predictor`, read out after every layer: y_hat `[depth m]`."""
-
-    def predict(x: Array, y: Array, x_query: Array) -> Array:
-        queries, _ = apply_moments(circuits, Moments.of(layout.encode(x, y, x_query)))
-        return jax.vmap(layout.read_out)(queries)
-
-    return predict
-
-
-def circuit_predictor(circuits: Circuits, layout: Layout) -> Predictor:
-    """A linear Transformer known by its circuits only, as a Predictor."""
-    layerwise = layerwise_circuit_predictor(circuits, layout)
-    return lambda x, y, x_query: layerwise(x, y, x_query)[-1]

@@ -12,7 +12,7 @@ from icl_gd.models.attention import TINY
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.modifications import augmented, modified
 from icl_gd.models.transformer import LAYER_NORM_EPSILON, Params, circuits, embed, softmax_share
-from icl_gd.types import Array, Layout, Predictor
+from icl_gd.types import Array
 
 
 def has_query_form(config: TransformerConfig) -> bool:
@@ -57,11 +57,6 @@ def read_query(
     rows = rows.swapaxes(0, 1).reshape(d_output, -1)
     query = tokens[-1, -d_output:] + (rows @ seen.reshape(rows.shape[1], -1)).reshape(d_output, *batch)
     return -query if config.clip is None else -jnp.clip(query, -config.clip, config.clip)
-
-
-def query_predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:
-    """A one-layer Transformer as a Predictor."""
-    return lambda x, y, x_query: read_query(config, params, layout.encode(x, y, x_query), y.shape[-1])
 
 
 def _in_heads(weights: Float[Array, "head out e"], tokens: Float[Array, "n e *batch"]) -> Array:

@@ -1,19 +1,21 @@
 """A stack of attention layers, as its config has it; plain functions over plain parameter dicts."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Float
 
 from icl_gd.models.attention import MIX_SLOPE, SelfAttention
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.initial import Initial
-from icl_gd.types import Activations, Array, Circuits, Layout, Predictor, PrefixPredictor
+from icl_gd.programs import kept
+from icl_gd.types import Activations, Array, Circuits, Layout
 
 Params = Mapping[str, Any]
 LAYER_NORM_EPSILON = 1e-5
@@ -173,12 +175,17 @@ def init(config: TransformerConfig, key: Array) -> Params:
     `positions [n_positions e]`, and `head: {norm, W_O, b_O}`. Modified attention has its `alpha`, ..., which nobody
     trains, and `g_{K, V}_{1, 2} [d_head d_head]` of the perceptrons that augment.
     """
-    return _Transformer(config).init(key, jnp.zeros((2, config.d_token)))["params"]
+    return _initialiser(config)(key)
+
+
+@kept
+def _initialiser(config: TransformerConfig) -> Callable[[Array], Params]:
+    return jax.jit(lambda key: _Transformer(config).init(key, jnp.zeros((2, config.d_token)))["params"])
 
 
 def shapes(config: TransformerConfig) -> Params:
     """Shapes and types of one member's parameters."""
-    return jax.eval_shape(partial(init, _weighted(config)), jax.random.key(0))
+    return jax.eval_shape(partial(init, weighted(config)), jax.random.key(0))
 
 
 def apply(config: TransformerConfig, params: Params, tokens: Array) -> Activations:
@@ -191,13 +198,18 @@ def apply_to_query(config: TransformerConfig, params: Params, tokens: Array) -> 
     return _run(config, params, tokens, query_only=True)[0][-1][-1]
 
 
-def _weighted(config: TransformerConfig) -> TransformerConfig:
-    """Where weights are there, or their shapes are asked for, what a sweep's tuple says does not matter."""
+def prefix_residuals(config: TransformerConfig, params: Params, tokens: Array) -> Float[Array, "t e"]:
+    """`apply(...).residual[-1]`: what the last layer of a causal network leaves of all tokens."""
+    return _run(config, params, tokens)[0][-1]
+
+
+def weighted(config: TransformerConfig) -> TransformerConfig:
+    """The config as far as a program depends on it: what members may differ in lies among their weights."""
     return replace(config, **dict.fromkeys(config.varied, 0.5))
 
 
 def _run(config: TransformerConfig, params: Params, tokens: Array, query_only: bool = False) -> Any:
-    config = _weighted(config)
+    config = weighted(config)
     if config.compute is not None:
         params, tokens = jax.tree.map(lambda leaf: leaf.astype(config.compute), (params, tokens))
     return _Transformer(config).apply({"params": params}, tokens, query_only)
@@ -207,7 +219,7 @@ def read_out(config: TransformerConfig, params: Params, layout: Layout) -> Calla
     """From a residual `[e]` of the query's token to y_hat `[m]`: the learned head's, or the layout's."""
     if config.d_read_out is None:
         return layout.read_out
-    head = _Head(_weighted(config), _weighted(config).initial)
+    head = _Head(weighted(config), weighted(config).initial)
 
     def read(residual: Array) -> Array:
         residual = residual.astype(params["head"]["W_O"].dtype)
@@ -220,53 +232,23 @@ def embed(config: TransformerConfig, params: Params, tokens: Array) -> Array:
     """Tokens `[... e]` as the first layer finds them, `[... width]`: each is embedded by itself."""
     if not config.is_embedded:
         return tokens
-    config = _weighted(config)
+    config = weighted(config)
     return _Embedding(config, config.initial).apply({"params": params["embedding"]}, tokens)  # pyright: ignore[reportReturnType]
 
 
 def features(config: TransformerConfig, params: Params, d_output: int) -> Callable[[Array, Array], tuple[Array, Array]]:
     """The embedding of concatenated tokens as `(x [d], y [m]) -> (features [width - m], target [m])`: its y slots."""
-
-    def of_example(x: Array, y: Array) -> tuple[Array, Array]:
-        residual = embed(config, params, jnp.concatenate([x, y]))
-        return residual[:-d_output], residual[-d_output:]
-
-    return of_example
+    return Partial(_Features(weighted(config), d_output), params)
 
 
-def layerwise_predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:
-    """As `predictor`, read out after every layer: y_hat `[depth m]`, the first before any layer."""
+@dataclass(frozen=True)
+class _Features:
+    config: TransformerConfig
+    d_output: int
 
-    def predict(x: Array, y: Array, x_query: Array) -> Array:
-        residual = apply(config, params, layout.encode(x, y, x_query)).residual
-        return jax.vmap(read_out(config, params, layout))(residual[:, -1])
-
-    return predict
-
-
-def predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:
-    """The Transformer as a Predictor."""
-    read = read_out(config, params, layout)
-    return lambda x, y, x_query: read(apply_to_query(config, params, layout.encode(x, y, x_query)))
-
-
-def prefix_predictor(config: TransformerConfig, params: Params, layout: Layout) -> PrefixPredictor:
-    """A causal Transformer as a PrefixPredictor: one pass, read out at every x.
-
-    Raises:
-      ValueError: if tokens see what comes after them, or hold x and y together.
-    """
-    if not config.causal or layout.inputs is None:
-        raise ValueError(
-            "predictions at every x take a causal model, and a layout that holds x and y apart; "
-            f"causal={config.causal}, tokens hold them {'together' if layout.inputs is None else 'apart'}"
-        )
-    read = jax.vmap(read_out(config, params, layout))
-
-    def predict(x: Array, y: Array) -> Array:
-        return read(_run(config, params, layout.encode(x[:-1], y[:-1], x[-1]))[0][-1][layout.inputs])
-
-    return predict
+    def __call__(self, params: Params, x: Array, y: Array) -> tuple[Array, Array]:
+        residual = embed(self.config, params, jnp.concatenate([x, y]))
+        return residual[: -self.d_output], residual[-self.d_output :]
 
 
 def circuits(config: TransformerConfig, params: Params) -> Circuits:

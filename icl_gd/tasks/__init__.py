@@ -16,6 +16,7 @@ from icl_gd.tasks.functions import (
 from icl_gd.tasks.linear import FAMILIES, LinearRegression
 from icl_gd.tasks.nonlinear import SineRegression
 from icl_gd.tasks.pools import FinitePool, FinitePrefixPool
+from icl_gd.tasks.prompts import draw_prompts
 from icl_gd.tasks.regression import FunctionRegression
 from icl_gd.tasks.shifts import (
     SHIFTS,
@@ -56,6 +57,7 @@ __all__ = [
     "change_context",
     "change_family",
     "corrupt_labels",
+    "draw_prompts",
     "scale_inputs",
     "scale_weights",
     "standardised",

@@ -1,7 +1,7 @@
 """Training: populations in one program, checkpoints, and the bridge to Predictors."""
 
 from icl_gd.training.curriculum import Curriculum, Ramp
-from icl_gd.training.in_context import Population, fastest_predictor, initialise, load, train
+from icl_gd.training.in_context import Population, initialise, load, train
 from icl_gd.training.population import Interrupted, TrainSettings
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "Population",
     "Ramp",
     "TrainSettings",
-    "fastest_predictor",
     "initialise",
     "load",
     "train",

@@ -13,6 +13,7 @@ import numpy as np
 
 from icl_gd import models
 from icl_gd.models import TransformerConfig
+from icl_gd.programs import kept
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training import mesh, population
 from icl_gd.training.checkpoint import Checkpoints, checksum, flatten, nested, tuples, unflatten
@@ -58,7 +59,7 @@ class Population:
 
     def predictor(self, params: Any) -> Predictor:
         """One member's parameters as a Predictor; vmap it over `params` to have them all."""
-        return fastest_predictor(self.config, params, self.layout)
+        return models.fastest_predictor(self.config, params, self.layout)
 
     def prefix_predictor(self, params: Any) -> PrefixPredictor:
         """One member's parameters, of a causal model, as a PrefixPredictor."""
@@ -70,28 +71,25 @@ class Population:
         return [self.predictor(self.member(i)) for i in range(len(self))]
 
 
-def fastest_predictor(config: TransformerConfig, params: Any, layout: Layout) -> Predictor:
-    """The moment form where it is exact, the query form of other networks of one layer, otherwise the token form."""
-    if models.has_moment_form(config):
-        return models.circuit_predictor(models.circuits(config, params), layout)
-    if models.has_query_form(config):
-        return models.query_predictor(config, params, layout)
-    return models.predictor(config, params, layout)
-
-
 def initialise(
     config: TransformerConfig, settings: TrainSettings, seed: int, seeds: int, given: Given | None = None
 ) -> State:
     """The population at step 0; see `train` for what is given."""
     members = population.members_of(seed, seeds, settings, config.varied)
-    return population.start(partial(_init, config, given or {}), settings, members)
+    init = _init(models.weighted(config))
+    if given:
+        own, given = init, dict(given)
+        init = lambda key, of_member: {**own(key, of_member), **given}
+    return population.start(init, settings, members)
 
 
-def _init(config: TransformerConfig, given: Given, key: Array, of_member: Mapping[str, Array]) -> Any:
-    return {**models.init(replace(config, **of_member), key), **given}
+@kept
+def _init(config: TransformerConfig) -> population.Init:
+    return lambda key, of_member: models.init(replace(config, **of_member), key)
 
 
-def _only_own(loss: population.Loss, given: Given) -> population.Loss:
+@kept
+def _only_own(loss: population.Loss, given: tuple[str, ...]) -> population.Loss:
     """The loss as a function of what is not given: the gradient of the rest is zero, and so are Adam's steps."""
 
     def of_own(params: Any, batch: Any) -> Array:
@@ -155,7 +153,7 @@ def train(
         raise ValueError(f"weight_decay={settings.weight_decay} would shrink {held}, which nobody trains; it must be 0")
     if given:
         _check_given(config, settings, given)
-        loss = _only_own(loss, given)
+        loss = _only_own(loss, tuple(sorted(given)))
     # Below the last layer a member's circuits meet moments that are its own.
     chunk = population.make_chunk(draw, loss, settings, placement, side_by_side=config.n_layers == 1)
     swept = _only_swept(population.combinations(settings, config.varied))
@@ -297,4 +295,4 @@ def _is_step(path: Path) -> bool:
     return path.name.isdecimal() and path.is_dir()
 
 
-__all__ = ["Population", "TrainSettings", "fastest_predictor", "load", "train"]
+__all__ = ["Population", "TrainSettings", "load", "train"]

@@ -4,7 +4,7 @@ A training batch has its prompts in the *last* axis of every leaf.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
+from icl_gd.programs import brief, kept
 from icl_gd.training.curriculum import Curriculum
 from icl_gd.training.mesh import ALL, DATA, LOSSES, MEMBERS, PROMPTS, Placement
 from icl_gd.types import Array, Scalar
@@ -24,6 +25,7 @@ Batch = Any
 Draw = Callable[[Array, Array], Batch]
 Loss = Callable[[Params, Batch], Array]
 Step = Callable[[Any, Batch, Array], tuple[Any, Array]]
+Chunk = Callable[["State", "Members", int], tuple["State", Array]]
 Values = Scalar | tuple[float, ...]
 
 
@@ -61,6 +63,12 @@ class TrainSettings:
             raise ValueError(f"form={self.form!r} is unknown; choose from {', '.join(FORMS)}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r} is unknown; choose from {', '.join(SCHEDULES)}")
+
+    @property
+    def of_program(self) -> "TrainSettings":
+        """These settings as far as a compiled step depends on them: rates are its arguments."""
+        alike = (*Rates._fields, "steps") if self.schedule == "constant" else Rates._fields
+        return replace(self, **{name: getattr(TrainSettings, name) for name in alike})
 
     def optimizer(self, rates: "Rates") -> optax.GradientTransformation:
         """The optimiser of one member."""
@@ -127,31 +135,40 @@ def members_of(seed: int, seeds: int, settings: TrainSettings, of_model: Mapping
     Their keys are the children of `key(seed + i)`: draw test prompts from another key.
     """
     points = combinations(settings, of_model)
-
-    def keys(seeds: Array) -> tuple[Array, Array]:
-        init, data = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
-        data = jnp.broadcast_to(data[0], data.shape) if settings.share_batches else data
-        return jnp.tile(init, len(points)), jnp.tile(data, len(points))
-
-    init, data = jax.jit(keys)(np.arange(seed, seed + seeds, dtype=np.uint32))
+    init, data = _keys(np.arange(seed, seed + seeds, dtype=np.uint32), settings.share_batches, len(points))
     values = {name: jnp.asarray(np.repeat([point[name] for point in points], seeds), float) for name in points[0]}
     return Members(init, data, Rates(*map(values.pop, Rates._fields)), values)
 
 
-def start(init: Callable[[Array, Mapping[str, Array]], Params], settings: TrainSettings, members: Members) -> State:
+@partial(jax.jit, static_argnums=(1, 2))
+def _keys(seeds: Array, share_batches: bool, n_points: int) -> tuple[Array, Array]:
+    """Keys of initial weights and of data `[member]`."""
+    init, data = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
+    data = jnp.broadcast_to(data[0], data.shape) if share_batches else data
+    return jnp.tile(init, n_points), jnp.tile(data, n_points)
+
+
+Init = Callable[[Array, Mapping[str, Array]], Params]
+
+
+def start(init: Init, settings: TrainSettings, members: Members) -> State:
     """A fresh population at step 0; `init` takes a key and what its model differs in."""
-
-    def fresh(key: Array, rates: Rates, of_model: Mapping[str, Array]) -> tuple[Params, Any]:
-        params = init(key, of_model)
-        return params, settings.optimizer(rates).init(params)
-
-    params, opt_state = jax.jit(jax.vmap(fresh))(members.init, members.rates, members.of_model)
+    params, opt_state = _starter(init, settings.of_program)(members.init, members.rates, members.of_model)
     every = lambda value: jnp.full(len(members.data), value, jnp.int32)  # buffers of their own: each is given away
     return State(Member(params, opt_state, every(0), every(0), every(-1)), jnp.zeros((), jnp.int32))
 
 
 # On a CPU the compiler takes out what keeps it from computing sums again (`models.transformer`) before it might.
 KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+
+
+@kept
+def _starter(init: Init, settings: TrainSettings) -> Callable[..., tuple[Params, Any]]:
+    def fresh(key: Array, rates: Rates, of_model: Mapping[str, Array]) -> tuple[Params, Any]:
+        params = init(key, of_model)
+        return params, settings.optimizer(rates).init(params)
+
+    return brief(jax.vmap(fresh))
 
 
 def _mean_over_data(found: Any) -> Any:
@@ -202,7 +219,7 @@ def _scan(step: Step, batch_of: Callable[[Array], Batch], member: Member, number
 
 def make_chunk(
     draw: Draw, loss: Loss, settings: TrainSettings, placement: Placement, side_by_side: bool = True
-) -> Callable[[State, Members, int], tuple[State, Array]]:
+) -> Chunk:
     """Compiles `(state, members, n_steps) -> (state, loss [step member])`, a scan over `n_steps` training steps.
 
     A step with which a member's loss or weights would stop being finite is not taken: its loss is nan, the member stays
@@ -216,6 +233,11 @@ def make_chunk(
       side_by_side: whether members that share a batch gain by meeting it together, as in one matrix product. On a CPU
         those that do not take turns, each in cache.
     """
+    return _chunk(draw, loss, settings.of_program, placement, side_by_side)
+
+
+@kept
+def _chunk(draw: Draw, loss: Loss, settings: TrainSettings, placement: Placement, side_by_side: bool) -> Chunk:
     on_cpu = jax.default_backend() == "cpu"
     update = _update(loss, settings, placement.data > 1)
 
@@ -276,7 +298,7 @@ class Interrupted(Exception):
 
 
 def run_chunks(
-    chunk: Callable[[State, Members, int], tuple[State, Array]],
+    chunk: Chunk,
     state: State,
     members: Members,
     steps: int,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from icl_gd import models
 from icl_gd.models import TransformerConfig
+from icl_gd.programs import kept
 from icl_gd.training import population
 from icl_gd.training.blocks import in_blocks
 from icl_gd.training.population import TrainSettings
@@ -44,14 +45,17 @@ class MomentTask(Protocol):
     def sample_moments(self, key: Array, n_prompts: int) -> tuple[Moments, Array]: ...
 
 
+Problem = tuple[Callable[[Array, Array], Any], Callable[[Any, Any], Array]]
+
+
 def learning_problem(
     task: Task, config: TransformerConfig, layout: Layout, settings: TrainSettings, concatenated: bool = True
-) -> tuple[Callable[[Array, Array], Any], Callable[[Any, Any], Array]]:
+) -> Problem:
     """What the population trainer asks for: `draw(key, step) -> batch` and `loss(params, batch)`.
 
     The loss is `1/2 |y_hat - y_query|^2`, averaged over the batch. A network that has the moment form is trained in it,
     unless `settings.form` says otherwise. A causal network is trained on every prefix of a prompt, where layout and
-    task have them: see `_prefix_problem`.
+    task have them: see `_prefix_problem`. For equal tasks, models and settings both functions are the same.
 
     Args:
       concatenated: whether the layout's tokens are (x, y), whose moments a task may draw by itself.
@@ -59,12 +63,25 @@ def learning_problem(
     Raises:
       ValueError: if the moment form is asked for where it is not exact, or a curriculum where there are no prefixes.
     """
+    program = models.weighted(config), layout, settings.of_program
     if config.causal and layout.inputs is not None and isinstance(task, PrefixTask):
-        return _prefix_problem(task, config, layout, settings)
+        if not getattr(task, "in_order", True):
+            raise ValueError("the task's queries are not the inputs to come, on which all prefixes are trained at once")
+        return _prefix_problem(task, *program)
     if settings.curriculum is not None:
         raise ValueError(
             "a curriculum is one of prefixes: it needs a causal model, tokens apart, and a task that has them"
         )
+    if settings.form == "moments" and not models.has_moment_form(config):
+        raise ValueError(f"form='moments' is exact for linear layers alone, which these are not: {config}")
+    return _query_problem(task, *program, concatenated)
+
+
+@kept
+def _query_problem(
+    task: Task, config: TransformerConfig, layout: Layout, settings: TrainSettings, concatenated: bool
+) -> Problem:
+    """As `learning_problem`, of one query a prompt."""
     batch_size = settings.batch_size
     prompts = lambda key, step: jax.vmap(task.sample, out_axes=-1)(jax.random.split(key, batch_size))
 
@@ -87,8 +104,6 @@ def learning_problem(
         tokens = jax.vmap(layout.encode, -1, -1)(batch.x, batch.y, batch.x_query)
         return Moments.of(tokens), batch.y_query
 
-    if settings.form == "moments" and not models.has_moment_form(config):
-        raise ValueError(f"form='moments' is exact for linear layers alone, which these are not: {config}")
     if settings.form == "tokens" or not models.has_moment_form(config):
         loss = loss_of_queries if settings.form == "auto" and models.has_query_form(config) else loss_of_tokens
         tokens = jax.eval_shape(lambda key: layout.encode(*task.sample(key)[:3]), jax.random.key(0))
@@ -98,17 +113,14 @@ def learning_problem(
     return moments, loss_of_moments
 
 
-def _prefix_problem(
-    task: PrefixTask, config: TransformerConfig, layout: Layout, settings: TrainSettings
-) -> tuple[Callable[[Array, Array], Any], Callable[[Any, Any], Array]]:
+@kept
+def _prefix_problem(task: PrefixTask, config: TransformerConfig, layout: Layout, settings: TrainSettings) -> Problem:
     """As `learning_problem`, of all prefixes at once: the loss is a mean over the points of a prompt.
 
     Each point is predicted from those before it. Of a task of classes the loss is the logistic one, `log(1 + exp(-y
     y_hat))`. The targets are labels as the context has them, with their noise, as published; it changes no minimiser.
     """
     n, logistic = task.n_context + 1, getattr(task, "logistic", False)
-    if not getattr(task, "in_order", True):
-        raise ValueError("the task's queries are not the inputs to come, on which all prefixes are trained at once")
 
     def prefixes(key: Array, step: Array | int) -> tuple[Array, Array, Array]:
         stage = settings.curriculum

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from icl_gd import models, tokens
-from icl_gd.models import TransformerConfig
+from icl_gd.models import TransformerConfig, fastest_predictor
 from icl_gd.tasks import LinearRegression
-from icl_gd.training import TrainSettings, fastest_predictor
+from icl_gd.training import TrainSettings
 from icl_gd.training.problem import learning_problem
 
 D, M, N = 3, 2, 6
