@@ -1,7 +1,7 @@
 """Losses under distribution shifts; nothing is fitted anew."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -57,9 +57,9 @@ def looked_at(study: Study, suite: str) -> tuple:
     return study.few(values)
 
 
-def _rescaled(study: Study, task: LinearRegression) -> Callable[[Prompt], Array]:
-    """Losses of the trained layers as means over a task's contexts, which are of another length."""
-    ratio = study.task.n_context / task.n_context
+def _rescaled(study: Study, n_context: int) -> Callable[[Prompt], Array]:
+    """Losses of the trained layers as means over contexts of another length."""
+    ratio = study.task.n_context / n_context
     scale = lambda path, leaf: leaf * ratio if path[-1].key == "P" else leaf
     return of_members(study.trained.predictor(jax.tree_util.tree_map_with_path(scale, study.trained.params)))
 
@@ -76,9 +76,37 @@ class _Shifted:
         return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], every) for i in range(len(values)))
 
 
+@dataclass(frozen=True)
+class _Each:
+    """A key to a prompt of each of several tasks."""
+
+    tasks: tuple[LinearRegression, ...]
+
+    def __call__(self, key: Array) -> tuple[Prompt, ...]:
+        return tuple(task.sample(key) for task in self.tasks)
+
+
+@dataclass(frozen=True)
+class _FirstExamples:
+    """As `_Each`, of tasks that differ in length: a prompt's first examples are those of the longest."""
+
+    longest: LinearRegression
+    lengths: tuple[int, ...]
+
+    def __call__(self, key: Array) -> tuple[Prompt, ...]:
+        whole = self.longest.sample(key)
+        return tuple(whole._replace(x=whole.x[:n], y=whole.y[:n]) for n in self.lengths)
+
+
 def shifted(task: LinearRegression, apply: Callable[..., LinearRegression], values: Sequence) -> Callable:
     """A key to a prompt of the task under each of the values: one program for all of them."""
-    return Partial(_Shifted(task, apply), jnp.asarray(values, float))
+    if not isinstance(values[0], str) and apply is not change_context:
+        return Partial(_Shifted(task, apply), jnp.asarray(values, float))
+    tasks = tuple(apply(task, value) for value in values)
+    if apply is change_context and not task.corrupted_labels:  # which labels are replaced depends on the length
+        lengths = tuple(one.n_context for one in tasks)
+        return Partial(_FirstExamples(replace(task, n_context=max(lengths)), lengths))
+    return Partial(_Each(tasks))
 
 
 def _part(study: Study, of: int) -> int:
@@ -91,17 +119,13 @@ def _risks_under(
     study: Study, shift: Shift, losses_of: Mapping[str, Callable[[Prompt], Array]]
 ) -> list[dict[str, analysis.Risk]]:
     """Risks at every value of a shift, the same keys under each."""
-    if not isinstance(shift.values[0], str) and shift.apply is not change_context:
-        sample = shifted(study.task, shift.apply, shift.values)
-        return analysis.streamed_risks_under(together(losses_of), sample, study.key, _part(study, 4))
-    risks = []
-    for value in shift.values:  # another program for every one
-        task = shift.apply(study.task, value)
-        more = {}
-        if shift.apply is change_context and set(study.trained.config.kinds) == {"linear"}:
-            more["rescaled"] = _rescaled(study, task)
-        risks.append(analysis.streamed_risks(together({**losses_of, **more}), task.sample, study.key, _part(study, 32)))
-    return risks
+    losses = [together(losses_of)] * len(shift.values)
+    if shift.apply is change_context and set(study.trained.config.kinds) == {"linear"}:
+        lengths = [shift.apply(study.task, factor).n_context for factor in shift.values]
+        losses = [together({**losses_of, "rescaled": _rescaled(study, n)}) for n in lengths]
+    is_dear = isinstance(shift.values[0], str) or shift.apply is change_context
+    sample = shifted(study.task, shift.apply, shift.values)
+    return analysis.streamed_risks_under(losses, sample, study.key, _part(study, 32 if is_dear else 4))
 
 
 def _sizes(study: Study) -> tuple | None:

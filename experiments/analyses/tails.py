@@ -29,7 +29,8 @@ def tails(study: Study, found: Found) -> None:
     def tails_at(alphas: Sequence[float], n_prompts: int) -> list[dict[str, analysis.Tail]]:
         """Tails at every scale of the inputs."""
         sample = shifted(study.task, scale_inputs, alphas)
-        return [_tails(losses) for losses in analysis.sampled_losses(losses_of, sample, study.key, n_prompts)]
+        found = analysis.sampled_losses([losses_of] * len(alphas), sample, study.key, n_prompts)
+        return [_tails(losses) for losses in found]
 
     n_prompts = min(study.n_prompts, PROMPTS)
     (tails,) = tails_at([1.0], n_prompts)

@@ -138,7 +138,7 @@ def streamed_risks(
         functions: for a `jax.tree_util.Partial` of one function whatever its arrays are. So is `sample`.
       n_prompts: rounded up to whole chunks; sums are kept in float64.
     """
-    return streamed_risks_under(losses, Partial(_alone, as_partial(sample)), key, n_prompts, chunk)[0]
+    return streamed_risks_under([losses], Partial(_alone, as_partial(sample)), key, n_prompts, chunk)[0]
 
 
 def _alone(sample: Callable[[Array], Prompt], key: Array) -> tuple[Prompt]:
@@ -146,11 +146,16 @@ def _alone(sample: Callable[[Array], Prompt], key: Array) -> tuple[Prompt]:
 
 
 def streamed_risks_under(
-    losses: Losses, sample: Callable[[Array], tuple[Prompt, ...]], key: Array, n_prompts: int, chunk: int = CHUNK
+    losses: Sequence[Losses],
+    sample: Callable[[Array], tuple[Prompt, ...]],
+    key: Array,
+    n_prompts: int,
+    chunk: int = CHUNK,
 ) -> list[dict[str, Risk]]:
     """As `streamed_risks`, under each of several conditions.
 
     Args:
+      losses: under every condition.
       sample: a key to a prompt under every condition; what they have in common is drawn once.
     """
     sums = list(zip(*_in_chunks(_means, losses, sample, key, n_prompts, chunk), strict=True))  # [condition][chunk]
@@ -165,7 +170,11 @@ def _risk(parts: Sequence[tuple[np.ndarray, np.ndarray]], drawn: int) -> Risk:
 
 
 def sampled_losses(
-    losses: Losses, sample: Callable[[Array], tuple[Prompt, ...]], key: Array, n_prompts: int, chunk: int = CHUNK
+    losses: Sequence[Losses],
+    sample: Callable[[Array], tuple[Prompt, ...]],
+    key: Array,
+    n_prompts: int,
+    chunk: int = CHUNK,
 ) -> list[dict[str, np.ndarray]]:
     """Every loss `[... prompt]` that `streamed_risks_under` takes the mean of, on the same prompts."""
     parts = list(zip(*_in_chunks(_call, losses, sample, key, n_prompts, chunk), strict=True))
@@ -187,14 +196,20 @@ def tail(losses: np.ndarray, beyond: float | np.ndarray) -> Tail:
 
 
 def _in_chunks(
-    measure: Callable[[Losses, Prompt], Any], losses: Losses, sample: Callable, key: Array, n_prompts: int, chunk: int
+    measure: Callable[[Losses, Prompt], Any],
+    losses: Sequence[Losses],
+    sample: Callable[[Array], tuple[Prompt, ...]],
+    key: Array,
+    n_prompts: int,
+    chunk: int,
 ) -> Iterator[list[Any]]:
     """What is measured under every condition, chunk after chunk of prompts, as NumPy arrays."""
-    chunk, losses = min(chunk, n_prompts), as_partial(losses)
+    chunk, losses = min(chunk, n_prompts), [as_partial(its) for its in losses]
     for i in range(-(-n_prompts // chunk)):
         # Two programs: what draws the prompts is not fused into, and computed again by, each of the losses.
         batches = draw_prompts(sample, jax.random.fold_in(key, i), chunk)
-        yield [jax.tree.map(np.asarray, brief(measure)(losses, prompts)) for prompts in batches]
+        found = [brief(measure)(its, prompts) for its, prompts in zip(losses, batches, strict=True)]
+        yield jax.tree.map(np.asarray, found)
 
 
 def _call(losses: Losses, prompts: Prompt) -> Mapping[str, Array]:
