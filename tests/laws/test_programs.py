@@ -45,7 +45,6 @@ def member(number):
 
 def risks(number):
     predictor = models.fastest_predictor(MODEL, member(number), LAYOUT)
-    losses = programs.as_partial(analysis.losses)
     losses = jax.tree_util.Partial(_one, predictor, learners.gradient_descent([0.1 * number]))
     return analysis.streamed_risks(losses, LinearRegression(D, 1, N).sample, jax.random.key(number), 8, chunk=4)
 
