@@ -11,7 +11,7 @@ from icl_gd.types import Array, Layout
 
 
 @kept
-def concatenated(d_input: int, d_output: int, w0: Array | None = None) -> Layout:
+def concatenated(d_input: int, d_output: int, w0: Array | np.ndarray | None = None) -> Layout:
     """Tokens `e_j = (x_j, y_j)` and, last, the query `(x_query, -W_0 x_query)` (von Oswald et al. eq. 5-6).
 
     Args:

@@ -3,16 +3,21 @@
     python tests/mutations.py [WORD ...]
 
 Each mutation changes one place of a copy of the tree, by which one law must fail; those whose description contains all
-of the WORDs are run, all without. Prints a line each, and exits with 1 if a law stands by a mutation, or a mutation
-no longer applies. Takes about twenty minutes, so it is run by hand when laws or what they guard change.
+of the WORDs are run, all without. Prints a line each, how many were caught, and exits with 1 if a law stands by a
+mutation, or a mutation no longer applies. Runs one on every core. Takes about twenty minutes on two, so it is run by
+hand when laws or what they guard change.
 """
 
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import NamedTuple
+
+from icl_gd.cores import usable_cores
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +34,7 @@ class Mutation(NamedTuple):
 CONSTRUCTIONS, DEPTH, LEARNERS, MODELS, PARALLEL, TASKS, TRAINING = (
     f"laws/test_{name}.py" for name in ("constructions", "depth", "learners", "models", "parallel", "tasks", "training")
 )
-SEPARATE = "laws/test_separate_tokens.py"
+SEPARATE, PROGRAMS = "laws/test_separate_tokens.py", "laws/test_programs.py"
 FAULTS, SWITCHES = "experiments/test_faults.py", "experiments/test_switches.py"
 DEEP_FEATURES, INTEROP, SINE = (f"laws/test_{name}.py" for name in ("deep_features", "interop", "nonlinear_tasks"))
 QUERY, FINITE, SOFTMAX = "laws/test_query.py", "laws/test_finite_data.py", "laws/test_softmax.py"
@@ -43,7 +48,7 @@ MUTATIONS = [
              f"{CONSTRUCTIONS} float32"),
     Mutation("constructions/gradient_descent.py", "x, x].set(a)", "x, x].set(a.at[0, -1].add(1.0))",
              f"{CONSTRUCTIONS} float64"),
-    Mutation("tokens.py", "-start.astype", "start.astype", f"{CONSTRUCTIONS} float64"),
+    Mutation("tokens.py", "jnp.asarray(-start,", "jnp.asarray(start,", f"{CONSTRUCTIONS} float64"),
     Mutation("learners/iterative.py", "w = w - step_size / n", "w = w + step_size / n", f"{LEARNERS} gradient"),
     Mutation("learners/iterative.py", "update = one_step[:, 0], one_step[:, 1] - one_step[:, 0]",
              "update = one_step[:, 0], one_step[:, 1] - 0.9 * one_step[:, 0] + 0.1 * prompts.y_query",
@@ -70,7 +75,8 @@ MUTATIONS = [
              f"{DEPTH} empty_directions"),
     Mutation("analysis/curvature.py", "spectrum[..., -rank]", "spectrum[..., 0]", f"{DEPTH} condition"),
     Mutation("experiments/references.py", "leaf[i], found", "leaf[0], found", f"{DEPTH} one_program"),
-    Mutation("experiments/references.py", "layerwise_gd_plus_plus, clip=clip)", "layerwise_gd_plus_plus)",
+    Mutation("experiments/references.py", "layerwise_gd_plus_plus(step_sizes, gammas, clip)",
+             "layerwise_gd_plus_plus(step_sizes, gammas)",
              f"{DEPTH} one_program"),
     Mutation("experiments/references.py", "clip=model.clip)", "clip=None)", f"{DEPTH} one_program"),
     Mutation("experiments/references.py", "gd_plus_plus(-task.n_context * in_y, -task.n_context * in_x",
@@ -135,7 +141,7 @@ MUTATIONS = [
              f"{SOFTMAX} behind"),
     Mutation("learners/transformed.py", "_without_mean(prompts.y, 1)", "_without_mean(prompts.y)", f"{SOFTMAX} batch"),
     Mutation("learners/transformed.py", "x=x, y=y, x_query=x_query", "x=x, y=y", f"{SOFTMAX} batch"),
-    Mutation("experiments/analyses/shifts.py", "leaf * (n / task.n_context)", "leaf * (task.n_context / n)",
+    Mutation("experiments/analyses/shifts.py", "leaf * ratio", "leaf / ratio",
              f"{SWITCHES} shifts"),
     Mutation("experiments/analyses/shifts.py", "learners.optimal_step_size(*sizes, **noise)",
              "study.reference.step_size",
@@ -184,7 +190,7 @@ MUTATIONS = [
              f"{MODELS} batch"),
     Mutation("models/moments.py", "heads * e, e) @ context", "heads * e, e)[::-1] @ context", f"{MODELS} batch"),
     Mutation("analysis/risk.py", "0.0) / drawn", "0.0) / chunk", "laws/test_analysis.py streamed"),
-    Mutation("analysis/risk.py", "part[name] for part in parts], axis=-1", "part[name] for part in parts[:2]], axis=-1",
+    Mutation("analysis/risk.py", "part[name] for part in its], axis=-1", "part[name] for part in its[:2]], axis=-1",
              "laws/test_analysis.py streamed"),
     Mutation("analysis/risk.py", "values <= beyond", "~(values > beyond)", "laws/test_analysis.py tail"),
     Mutation("analysis/risk.py", "kept / stays.sum(-1)", "kept / values.shape[-1]", "laws/test_analysis.py tail"),
@@ -272,7 +278,8 @@ MUTATIONS = [
              f"{SINE} longer"),
     Mutation("learners/deep_features.py", "- start[None]", "+ start[None]", f"{DEEP_FEATURES} learner"),
     Mutation("learners/deep_features.py", "jnp.zeros_like(y[0])", "jnp.ones_like(y[0])", f"{DEEP_FEATURES} learner"),
-    Mutation("models/transformer.py", "return residual[:-d_output],", "return 2.0 * residual[:-d_output],",
+    Mutation("models/transformer.py", "return residual[: -self.d_output],",
+             "return 2.0 * residual[: -self.d_output],",
              f"{DEEP_FEATURES} learner"),
     Mutation("training/in_context.py", "jax.lax.stop_gradient(params[name])", "params[name]",
              f"{DEEP_FEATURES} given_is_not"),
@@ -294,7 +301,8 @@ MUTATIONS = [
     Mutation("constructions/copying.py", "width**0.5 * scale", "scale", f"{SEPARATE} exponentially"),
     Mutation("tokens.py", "[[cos, sin], [-sin, cos]]", "[[cos, -sin], [sin, cos]]", f"{SEPARATE} shift_takes"),
     Mutation("tokens.py", "return 10000.0 **", "return 1000.0 **", f"{SEPARATE} every_example"),
-    Mutation("tokens.py", "(d_input - d_output + apart, 0)", "(d_input - d_output, apart)",
+    Mutation("tokens.py", "_widened(y, d_input - d_output + apart, 0)",
+             "_widened(y, d_input - d_output, apart)",
              f"{SEPARATE} every_example"),
     Mutation("tokens.py", "if d_output > most", "if d_output > most + 1", f"{SEPARATE} cannot_hold"),
     Mutation("analysis/copying.py", "mean(0, keepdims=True) if faithful", "mean(0, keepdims=True) if not faithful",
@@ -329,9 +337,9 @@ MUTATIONS = [
     Mutation("models/transformer.py", "if config.pre_norm:\n            residual = _norm",
              "if False:\n            residual = _norm",
              f"{PRETRAINED} published"),
-    Mutation("models/transformer.py", "[0][-1][layout.inputs]", "[0][-2][layout.inputs]", f"{CAUSAL} predictor"),
+    Mutation("models/transformer.py", "params, tokens)[0][-1]\n", "params, tokens)[0][-2]\n", f"{CAUSAL} predictor"),
     Mutation("models/initial.py", "(init_scale / (2 * n_layers)) ** 0.5", "init_scale**0.5", f"{CAUSAL} initial"),
-    Mutation("tokens.py", "jnp.stack([wide(x), wide(y)], axis=1)", "jnp.stack([wide(y), wide(x)], axis=1)",
+    Mutation("tokens.py", "jnp.stack([inputs, labels], axis=1)", "jnp.stack([labels, inputs], axis=1)",
              f"{PRETRAINED} published"),
     Mutation("interop/garg.py", "np.moveaxis(matrix.reshape(e, n_heads, -1), 0, 2)",
              "np.moveaxis(matrix.reshape(e, -1, n_heads), 0, 1).swapaxes(0, 1)", f"{PRETRAINED} published"),
@@ -417,10 +425,18 @@ MUTATIONS = [
     Mutation("models/modifications.py", "one + much * (", "one + (", f"{DUAL} bit augmented"),
     Mutation("models/query.py", "_in_heads(attention[\"W_V\"], context))", "_in_heads(attention[\"W_K\"], context))",
              f"{QUERY} modified"),
+    Mutation("programs.py", "return cached(*args, **kwargs) if values else make", "return make", f"{PROGRAMS} same"),
+    Mutation("programs.py", "if values else make(*args, **kwargs)", "", f"{PROGRAMS} anew"),
+    Mutation("programs.py", "inspect.isroutine(x) or inspect.isclass(x)", "True", f"{PROGRAMS} anew"),
+    Mutation("programs.py", "cached.cache_clear()", "pass", f"{PROGRAMS} dropped"),
+    Mutation("learners/exact.py", "return Partial(_ridge, penalty)", "return lambda *xs: _ridge(penalty, *xs)",
+             f"{PROGRAMS} same ridge"),
+    Mutation("analysis/alignment.py", "pull(one)[0] for one in ones", "pull(one[::-1])[0] for one in ones",
+             "laws/test_batches.py responses"),
 ]  # fmt: skip
 
 
-def outcome(mutation: Mutation, tree: Path) -> str:
+def outcome(mutation: Mutation, tree: Path, cache: Path) -> str:
     """What became of the law in a copy of the tree: "fails" is what is wanted."""
     path = tree / ("" if mutation.file.startswith("experiments/") else "icl_gd") / mutation.file
     before = path.read_text()
@@ -428,8 +444,8 @@ def outcome(mutation: Mutation, tree: Path) -> str:
         return f"does not apply: {before.count(mutation.old)} places"
     path.write_text(before.replace(mutation.old, mutation.new))
     file, *words = mutation.law.split()
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--hypothesis-profile=first_failure", f"tests/{file}"]
-    command += ["-k", " and ".join(words), "-m", "slow or not slow"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "--hypothesis-profile=first_failure", f"tests/{file}"]
+    command += ["-k", " and ".join(words), "-m", "slow or not slow", "-o", f"cache_dir={cache}"]
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
     path.write_text(before)
     return {0: "STANDS", 1: "fails"}.get(done.returncode, f"did not run: {done.stdout[-200:]}")
@@ -437,18 +453,25 @@ def outcome(mutation: Mutation, tree: Path) -> str:
 
 def main(words: list[str]) -> int:
     """Runs the mutations named on the command line and returns the exit code."""
-    bad = 0
-    with tempfile.TemporaryDirectory() as directory:
-        tree = Path(directory) / "tree"
-        ignored = shutil.ignore_patterns(".git", "runs", "results", "__pycache__", ".venv")
-        shutil.copytree(ROOT, tree, ignore=ignored)
-        for mutation in MUTATIONS:
-            line = f"{mutation.law:<45} {mutation.file}: {mutation.old!r} -> {mutation.new!r}"
-            if all(word in line for word in words):
-                found = outcome(mutation, tree)
-                bad += found != "fails"
-                print(f"{found:<8} {line}", flush=True)
-    return int(bad > 0)
+    lines = {mutation: f"{mutation.law:<45} {mutation.file}: {mutation.old!r} -> {mutation.new!r}"
+             for mutation in MUTATIONS}  # fmt: skip
+    asked = [mutation for mutation, line in lines.items() if all(word in line for word in words)]
+    workers, trees = usable_cores(), Queue()
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(workers) as pool:
+        ignored = shutil.ignore_patterns(".git", "runs", "results", "__pycache__", ".venv", ".pytest_cache")
+        for i in range(workers):
+            trees.put(shutil.copytree(ROOT, Path(directory) / str(i), ignore=ignored))
+
+        def tried(mutation: Mutation) -> str:
+            tree = trees.get()
+            found = outcome(mutation, tree, Path(directory) / "cache")
+            trees.put(tree)
+            print(f"{found:<8} {lines[mutation]}", flush=True)
+            return found
+
+        caught = list(pool.map(tried, asked)).count("fails")
+    print(f"{caught} of {len(asked)} mutations caught")
+    return int(caught < len(asked))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,58 @@
+"""A batch in trailing axes is its problems one by one, for layouts, Predictors that have such a form, and responses."""
+
+import jax
+import numpy as np
+import pytest
+
+from icl_gd import analysis, models, tokens
+from icl_gd.models import TransformerConfig
+from icl_gd.tasks import LinearRegression, draw_prompts
+from icl_gd.types import batched
+
+D, M, N, COUNT = 3, 2, 4, 5
+W0 = np.arange(M * D).reshape(M, D) / 7.0
+LAYOUTS = {
+    "concatenated": tokens.concatenated(D, M),
+    "from_w0": tokens.concatenated(D, M, W0),
+    "interleaved": tokens.interleaved(D, M, 4),
+    "own_slots": tokens.interleaved(D, M, 4, own_slots=True),
+    "alternating": tokens.alternating(D, M),
+}
+CONFIGS = {
+    "linear": TransformerConfig(D + M, 2, 2, init_scale=1.0),
+    "softmax": TransformerConfig(D + M, 1, 2, attention="softmax", init_scale=1.0),
+    "embedded": TransformerConfig(D + M, 1, 1, d_embed=7, mlp_width=6, init_scale=1.0),
+    "clipped": TransformerConfig(D + M, 1, 1, layer_norm=True, shared=True, clip=0.5, init_scale=1.0),
+}
+
+
+def last(prompts):
+    return [np.moveaxis(np.asarray(leaf), 0, -1) for leaf in prompts[:3]]
+
+
+def prompts():
+    return draw_prompts(LinearRegression(D, M, N).sample, jax.random.key(0), COUNT)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_tokens(name, x64):
+    encode, batch = jax.jit(LAYOUTS[name].encode), prompts()
+    one_by_one = [encode(*map(np.asarray, one)) for one in zip(*batch[:3], strict=True)]
+    np.testing.assert_array_equal(encode(*last(batch)), np.stack(one_by_one, -1))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_predictions_and_responses(name, x64):
+    """Of the fastest form against the token form, one prompt at a time."""
+    config, layout, batch = CONFIGS[name], LAYOUTS["concatenated"], prompts()
+    params = models.init(config, jax.random.key(1))
+    fast, plain = (form(config, params, layout) for form in (models.fastest_predictor, models.predictor))
+    assert batched(plain) is None
+    ours, theirs = analysis.response(fast, batch), analysis.response(plain, batch)
+    assert theirs.sensitivity.shape == (COUNT, M * D)
+    for found, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    y_hat = jax.jit(batched(fast))(*last(batch))
+    np.testing.assert_allclose(y_hat, np.asarray(theirs.y_hat).T, rtol=1e-9, atol=1e-12)
+    both = [np.reshape(leaf, (*leaf.shape[:-1], 1, COUNT)) for leaf in last(batch)]  # two trailing axes
+    np.testing.assert_allclose(jax.jit(batched(fast))(*both)[:, 0], y_hat, rtol=1e-12, atol=1e-14)
