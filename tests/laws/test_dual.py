@@ -1,5 +1,6 @@
 """The dual model of a softmax layer: what its gradient step says is what the layer computes (Ren & Liu 2310.13220)."""
 
+import functools
 from dataclasses import replace
 
 import hypothesis
@@ -60,44 +61,75 @@ def duals(config, params, tokens, layer, reading):
     return [dual.dual_of(config, params, layer, head, kind)(tokens, reading) for head in range(config.n_heads)]
 
 
-def check(config, seed, layer, reading, tolerance):
-    """Heads' dual models, through what follows them, give what the layer left of the token."""
+def left_of(config, params, tokens, layer, reading):
+    """What heads' dual models give, through what follows them, and what the layer left of the token; the duals."""
+    found = duals(config, params, tokens, layer, reading)
+    outputs = jnp.stack([dual.prediction(one) for one in found])
+    given = dual.block_of(config, params, layer, tokens, reading)(outputs)
+    return (given, models.apply(config, params, tokens).residual[layer + 1, reading]), found
+
+
+def of_each(f, heads):
+    """What f says of dual models of one shape; heads are a leading axis."""
+    tree = jax.tree.structure(heads[0])
+    leaves = [jnp.stack(leaf) for leaf in zip(*map(jax.tree.leaves, heads), strict=True)]
+    return jax.vmap(lambda *leaves: f(jax.tree.unflatten(tree, leaves)))(*leaves)
+
+
+def check(given, left, tolerance):
+    np.testing.assert_allclose(given, left, rtol=0, atol=tolerance * np.abs(left).max())
+
+
+@functools.cache
+def program(name, layer, reading):
+    """By the seed: what one layer's dual models give the token that reads, and what the layer left of it."""
+    config = CONFIGS[name]
+    return jax.jit(lambda seed: left_of(config, *model(config, seed), layer, reading)[0])
+
+
+@functools.cache
+def whole_program(name):
+    """By the seed: what the dual models give and the layer left at the last token, for both layers; single steps of the
+    second layer's heads; and those of the first with weights written out."""
+    config = CONFIGS[name]
 
     @jax.jit
-    def both(params, tokens):
-        outputs = jnp.stack([dual.prediction(one) for one in duals(config, params, tokens, layer, reading)])
-        found = dual.block_of(config, params, layer, tokens, reading)(outputs)
-        return found, models.apply(config, params, tokens).residual[layer + 1, reading]
+    def run(seed):
+        params, tokens = model(config, seed)
+        sides, found = zip(*(left_of(config, params, tokens, layer, -1) for layer in (0, 1)), strict=True)
+        single_steps = of_each(lambda one: (dual.process(one), dual.prediction(one)), found[1])
+        return sides, single_steps, of_each(written_out, found[0])
 
-    found, left = map(np.asarray, both(*model(config, seed)))
-    np.testing.assert_allclose(found, left, rtol=0, atol=tolerance * np.abs(left).max())
+    return run
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("layer", [0, 1])
 def test_the_dual_model_is_the_layer(name, layer, x64):
-    check(CONFIGS[name], 0, layer, -1, 1e-12)
+    sides, *_ = whole_program(name)(0)
+    check(*map(np.asarray, sides[layer]), 1e-12)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_dual_model_is_the_layer_in_single_precision(name):
-    check(CONFIGS[name], 1, 1, -1, 1e-5)
+    given, left = map(np.asarray, program(name, 1, -1)(1))
+    assert given.dtype == left.dtype == np.float32
+    check(given, left, 1e-5)
 
 
 @hypothesis.given(st.sampled_from(sorted(CONFIGS)), st.integers(0, 10**6), st.integers(0, 1), st.integers(0, T - 1))
 @hypothesis.settings(max_examples=10, deadline=None)
 def test_at_every_token_that_reads(name, seed, layer, reading):
     with jax.enable_x64(True):
-        check(CONFIGS[name], seed, layer, reading, 1e-12)
+        check(*map(np.asarray, program(name, layer, reading)(seed)), 1e-12)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_single_steps_arrive_where_one_step_on_all_does(name, x64):
-    params, tokens = model(CONFIGS[name], 2)
-    for one in duals(CONFIGS[name], params, tokens, 1, -1):
-        process, whole = dual.process(one), dual.prediction(one)
-        np.testing.assert_allclose(process.prediction[-1], whole, rtol=1e-12, atol=1e-13)
-        assert jnp.abs(process.prediction[0] - whole).max() > 1e-3 * jnp.abs(whole).max()
+    _, (process, predictions), _ = jax.tree.map(np.asarray, whole_program(name)(2))
+    for on_the_way, whole in zip(process.prediction, predictions, strict=True):
+        np.testing.assert_allclose(on_the_way[-1], whole, rtol=1e-12, atol=1e-13)
+        assert np.abs(on_the_way[0] - whole).max() > 1e-3 * np.abs(whole).max()
 
 
 def features_of(one):
@@ -109,28 +141,33 @@ def features_of(one):
     return lambda z: jax.scipy.linalg.solve_triangular(root, jnp.exp(points @ z.T), lower=True).T
 
 
+def written_out(one):
+    """Steps by automatic differentiation, one demonstration at a time, as a Process; the Process that the kernel has;
+    what one step on all says at the query, and what the dual model predicts there."""
+    if one.kernel == "softmax":  # the exponentials of long keys span more than the digits there are
+        reach = jnp.maximum(jnp.linalg.norm(jnp.concatenate([one.keys, one.query[None]]), axis=1).max() / 2, 1.0)
+        one = replace(one, keys=one.keys / reach, query=one.query / reach)
+    phi = features_of(one)
+
+    def step(weights, t):
+        before = dual.Process(weights @ phi(one.query), features.loss(one, phi, weights), jnp.linalg.norm(weights))
+        alone = replace(one, is_demonstration=jnp.arange(T) == t, is_read=one.is_read, alpha=one.alpha * (t == 0))
+        moved = weights - jax.grad(features.loss, 2)(alone, phi, weights)
+        return jnp.where(jnp.any(one.is_demonstration & (jnp.arange(T) == t)), moved, weights), before
+
+    _, iterates = jax.lax.scan(step, features.start(one, phi), jnp.arange(T + 1))
+    at_once = features.step(one, phi, step_size=0.3) @ phi(one.query)
+    return iterates, dual.process(one), at_once, dual.prediction(one)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_kernel_is_gradient_descent_with_weights_written_out(name, x64):
     """Steps by automatic differentiation, one demonstration at a time."""
-    params, tokens = model(CONFIGS[name], 3)
-    for one in duals(CONFIGS[name], params, tokens, 0, -1):
-        if one.kernel == "softmax":  # the exponentials of long keys span more than the digits there are
-            reach = jnp.maximum(jnp.linalg.norm(jnp.concatenate([one.keys, one.query[None]]), axis=1).max() / 2, 1.0)
-            one = replace(one, keys=one.keys / reach, query=one.query / reach)
-        phi, iterates = features_of(one), []
-        weights = features.start(one, phi)
-        for t in range(T + 1):
-            iterates.append((weights @ phi(one.query), features.loss(one, phi, weights), jnp.linalg.norm(weights)))
-            if t < T and one.is_demonstration[t]:
-                alone = replace(
-                    one, is_demonstration=jnp.arange(T) == t, is_read=one.is_read, alpha=one.alpha * (t == 0)
-                )
-                weights = weights - jax.grad(features.loss, 2)(alone, phi, weights)
-        process = dual.process(one)
-        for found, expected in zip(process, zip(*iterates, strict=True), strict=True):
-            np.testing.assert_allclose(found, jnp.stack(expected), rtol=1e-11, atol=1e-12)
-        step = features.step(one, phi, step_size=0.3)
-        np.testing.assert_allclose(step @ phi(one.query), dual.prediction(one), rtol=1e-12, atol=1e-12)
+    *_, (iterates, process, at_once, predictions) = jax.tree.map(np.asarray, whole_program(name)(3))
+    for head, whole in enumerate(predictions):
+        for found, expected in zip(process, iterates, strict=True):
+            np.testing.assert_allclose(found[head], expected[head], rtol=1e-11, atol=1e-12)
+        np.testing.assert_allclose(at_once[head], whole, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [{}, {"hyperbolic": True}, {"orthogonal": True}])

@@ -1,5 +1,7 @@
 """Law 5, one layer more: of the query alone, or token by token, a layer is one function with one gradient."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,32 +49,51 @@ LAYERS = {
 def params_of(config):
     """Random weights, those that start as zero or one among them."""
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), models.init(config, jax.random.key(0)))
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), models.shapes(config))
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_the_query_alone_is_the_token_form(name, x64):
-    config = LAYERS[name]
-    params, task = params_of(config), LinearRegression(D, M, N)
-    batch = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), task.sample(jax.random.key(1), (7,)))
-    assert models.has_query_form(config)
-    predict = lambda f: jax.vmap(f(config, params, LAYOUT))(batch.x, batch.y, batch.x_query)
-    expected = predict(models.predictor)
-    assert np.abs(expected).max() > 0.1
-    np.testing.assert_allclose(predict(models.query_predictor), expected, rtol=1e-9)
-    np.testing.assert_allclose(predict(fastest_predictor), expected, rtol=1e-9)
-    encoded = jnp.moveaxis(jax.vmap(LAYOUT.encode)(batch.x, batch.y, batch.x_query), 0, -1)
-    np.testing.assert_allclose(models.read_query(config, params, encoded, M).T, expected, rtol=1e-9)
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_training_takes_the_same_gradient(name, x64):
+@functools.cache
+def forms(name):
+    """One program a layer: predictions of every form for a batch, and gradients of what training minimises."""
     config, task = LAYERS[name], LinearRegression(D, M, N)
-    found = {}
-    for form in ("auto", "tokens"):
-        draw, loss = learning_problem(task, config, LAYOUT, TrainSettings(batch_size=5, form=form))
-        found[form] = jax.grad(loss)(params_of(config), draw(jax.random.key(2), 0))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12), found["auto"], found["tokens"])
+
+    @jax.jit
+    def run(params):
+        batch = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), task.sample(jax.random.key(1), (7,)))
+        predict = lambda f: jax.vmap(f(config, params, LAYOUT))(batch.x, batch.y, batch.x_query)
+        encoded = jnp.moveaxis(jax.vmap(LAYOUT.encode)(batch.x, batch.y, batch.x_query), 0, -1)
+        predicted = {
+            "predictor": predict(models.predictor),
+            "query_predictor": predict(models.query_predictor),
+            "fastest_predictor": predict(fastest_predictor),
+            "read_query": models.read_query(config, params, encoded, M).T,
+        }
+        gradients = {}
+        for form in ("auto", "tokens"):
+            draw, loss = learning_problem(task, config, LAYOUT, TrainSettings(batch_size=5, form=form))
+            gradients[form] = jax.grad(loss)(params, draw(jax.random.key(2), 0))
+        return predicted, gradients
+
+    with jax.enable_x64(True):
+        return jax.tree.map(np.asarray, run(params_of(config)))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_query_alone_is_the_token_form(name):
+    assert models.has_query_form(LAYERS[name])
+    predicted, _ = forms(name)
+    expected = predicted["predictor"]
+    assert expected.dtype == np.float64
+    assert np.abs(expected).max() > 0.1
+    for form in ("query_predictor", "fastest_predictor", "read_query"):
+        np.testing.assert_allclose(predicted[form], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_training_takes_the_same_gradient(name):
+    _, gradients = forms(name)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
+    jax.tree.map(close, gradients["auto"], gradients["tokens"])
 
 
 def test_several_layers_have_no_query_form():
