@@ -45,15 +45,24 @@ CONFIGS = {
 }
 
 
-def model(config, seed, dtype=float):
-    """Parameters none of which is zero, and tokens."""
-    key, key_tokens, key_more = jax.random.split(jax.random.key(seed), 3)
-    params = models.init(config, key)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key_more, len(leaves))
-    moved = [leaf + 0.3 * jax.random.normal(k, leaf.shape) if leaf.ndim == 1 or leaf.shape[:-1] == (config.n_heads,)
-             else leaf for leaf, k in zip(leaves, keys, strict=True)]  # fmt: skip
-    return jax.tree.unflatten(tree, moved), jax.random.normal(key_tokens, (T, E), dtype)
+shapes = functools.cache(models.shapes)
+
+
+def model(config, seed):
+    """Parameters none of which is zero, as large as those of `models.init`, and tokens."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if not leaf.shape:  # of a modification, as the config has it
+            return np.asarray(getattr(config, name))
+        if leaf.ndim == 1 or leaf.shape[:-1] == (config.n_heads,):  # of a bias, or a norm
+            return (name == "scale") + 0.3 * rng.normal(size=leaf.shape)
+        fan_in = leaf.shape[-1] * (config.n_heads if name == "P" else 1)
+        return (config.init_scale / config.n_layers / fan_in) ** 0.5 * rng.normal(size=leaf.shape)
+
+    params = jax.tree_util.tree_map_with_path(draw, shapes(config))
+    return params, rng.normal(size=(T, E))
 
 
 def duals(config, params, tokens, layer, reading):
@@ -82,20 +91,18 @@ def check(given, left, tolerance):
 
 @functools.cache
 def program(name, layer, reading):
-    """By the seed: what one layer's dual models give the token that reads, and what the layer left of it."""
-    config = CONFIGS[name]
-    return jax.jit(lambda seed: left_of(config, *model(config, seed), layer, reading)[0])
+    """What one layer's dual models give the token that reads, and what the layer left of it."""
+    return jax.jit(lambda params, tokens: left_of(CONFIGS[name], params, tokens, layer, reading)[0])
 
 
 @functools.cache
 def whole_program(name):
-    """By the seed: what the dual models give and the layer left at the last token, for both layers; single steps of the
+    """What the dual models give and the layer left at the last token, for both layers; single steps of the
     second layer's heads; and those of the first with weights written out."""
     config = CONFIGS[name]
 
     @jax.jit
-    def run(seed):
-        params, tokens = model(config, seed)
+    def run(params, tokens):
         sides, found = zip(*(left_of(config, params, tokens, layer, -1) for layer in (0, 1)), strict=True)
         single_steps = of_each(lambda one: (dual.process(one), dual.prediction(one)), found[1])
         return sides, single_steps, of_each(written_out, found[0])
@@ -106,13 +113,13 @@ def whole_program(name):
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("layer", [0, 1])
 def test_the_dual_model_is_the_layer(name, layer, x64):
-    sides, *_ = whole_program(name)(0)
+    sides, *_ = whole_program(name)(*model(CONFIGS[name], 0))
     check(*map(np.asarray, sides[layer]), 1e-12)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_dual_model_is_the_layer_in_single_precision(name):
-    given, left = map(np.asarray, program(name, 1, -1)(1))
+    given, left = map(np.asarray, program(name, 1, -1)(*model(CONFIGS[name], 1)))
     assert given.dtype == left.dtype == np.float32
     check(given, left, 1e-5)
 
@@ -121,12 +128,12 @@ def test_the_dual_model_is_the_layer_in_single_precision(name):
 @hypothesis.settings(max_examples=10, deadline=None)
 def test_at_every_token_that_reads(name, seed, layer, reading):
     with jax.enable_x64(True):
-        check(*map(np.asarray, program(name, layer, reading)(seed)), 1e-12)
+        check(*map(np.asarray, program(name, layer, reading)(*model(CONFIGS[name], seed))), 1e-12)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_single_steps_arrive_where_one_step_on_all_does(name, x64):
-    _, (process, predictions), _ = jax.tree.map(np.asarray, whole_program(name)(2))
+    _, (process, predictions), _ = jax.tree.map(np.asarray, whole_program(name)(*model(CONFIGS[name], 4)))
     for on_the_way, whole in zip(process.prediction, predictions, strict=True):
         np.testing.assert_allclose(on_the_way[-1], whole, rtol=1e-12, atol=1e-13)
         assert np.abs(on_the_way[0] - whole).max() > 1e-3 * np.abs(whole).max()
@@ -163,7 +170,9 @@ def written_out(one):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_kernel_is_gradient_descent_with_weights_written_out(name, x64):
     """Steps by automatic differentiation, one demonstration at a time."""
-    *_, (iterates, process, at_once, predictions) = jax.tree.map(np.asarray, whole_program(name)(3))
+    *_, (iterates, process, at_once, predictions) = jax.tree.map(
+        np.asarray, whole_program(name)(*model(CONFIGS[name], 3))
+    )
     for head, whole in enumerate(predictions):
         for found, expected in zip(process, iterates, strict=True):
             np.testing.assert_allclose(found[head], expected[head], rtol=1e-11, atol=1e-12)
@@ -172,65 +181,87 @@ def test_the_kernel_is_gradient_descent_with_weights_written_out(name, x64):
 
 @pytest.mark.parametrize("kind", [{}, {"hyperbolic": True}, {"orthogonal": True}])
 def test_with_any_features_a_step_gives_what_their_pattern_does(kind, x64):
-    params, tokens = model(CONFIGS["all"], 4)
-    (one, _), phi = (
-        duals(CONFIGS["all"], params, tokens, 0, -1),
-        dual.positive_features(jax.random.key(0), E, 32, **kind),
-    )
-    alone = jnp.where(one.is_demonstration, 1.0, 1.0 - one.alpha)
-    pattern = features.pattern(one, phi)
-    assert float(pattern.sum()) == pytest.approx(1.0)
-    np.testing.assert_allclose(
-        features.step(one, phi, 0.7) @ phi(one.query), (alone * pattern) @ one.values, rtol=1e-10
-    )
+    @jax.jit
+    def both(params, tokens):
+        one, phi = (
+            duals(CONFIGS["all"], params, tokens, 0, -1)[0],
+            dual.positive_features(jax.random.key(0), E, 32, **kind),
+        )
+        alone = jnp.where(one.is_demonstration, 1.0, 1.0 - one.alpha)
+        pattern = features.pattern(one, phi)
+        return pattern, features.step(one, phi, 0.7) @ phi(one.query), (alone * pattern) @ one.values
+
+    pattern, stepped, expected = map(np.asarray, both(*model(CONFIGS["all"], 4)))
+    assert pattern.sum() == pytest.approx(1.0)
+    np.testing.assert_allclose(stepped, expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize("kind", [{}, {"hyperbolic": True}, {"orthogonal": True},
                                   {"hyperbolic": True, "orthogonal": True}])  # fmt: skip
 def test_features_have_the_kernel_in_the_mean(kind, x64):
-    a, b = jnp.asarray([0.3, -0.2, 0.5]), jnp.asarray([-0.4, 0.1, 0.6])
+    a, b = np.array([0.3, -0.2, 0.5]), np.array([-0.4, 0.1, 0.6])
     draws = 20_000
-    product = lambda key: (phi := dual.positive_features(key, 3, 8, **kind))(a) @ phi(b)
-    found = np.asarray(jax.vmap(product)(jax.random.split(jax.random.key(5), draws)))
+
+    @jax.jit
+    def products(a, b):
+        product = lambda key: (phi := dual.positive_features(key, 3, 8, **kind))(a) @ phi(b)
+        return jax.vmap(product)(jax.random.split(jax.random.key(5), draws))
+
+    found = np.asarray(products(a, b))
     assert abs(found.mean() - np.exp(a @ b)) < 4 * found.std() / draws**0.5
 
 
 def test_orthogonal_directions_are_orthogonal_and_do_better(x64):
-    keys = jax.random.split(jax.random.key(6), 4000)
-    a, b = jnp.asarray([0.7, -0.5, 0.3, 0.4]), jnp.asarray([0.2, 0.6, -0.1, 0.5])
+    a, b = np.array([0.7, -0.5, 0.3, 0.4]), np.array([0.2, 0.6, -0.1, 0.5])
 
-    def error(orthogonal):
-        product = lambda key: (phi := dual.positive_features(key, 4, 16, True, orthogonal))(a) @ phi(b)
-        return float(jnp.std(jax.vmap(product)(keys)))
+    @jax.jit
+    def run(a, b):
+        keys = jax.random.split(jax.random.key(6), 4000)
 
-    assert error(True) < 0.95 * error(False)
-    # log phi(z) + |z|^2/2 + log(m)/2 is w^T z: the directions themselves.
-    phi = dual.positive_features(keys[0], 4, 8, orthogonal=True)
-    w = jnp.stack([jnp.log(phi(z)) + 0.5 * z @ z + 0.5 * jnp.log(8.0) for z in jnp.eye(4)], axis=1)
+        def error(orthogonal):
+            product = lambda key: (phi := dual.positive_features(key, 4, 16, True, orthogonal))(a) @ phi(b)
+            return jnp.std(jax.vmap(product)(keys))
+
+        phi = dual.positive_features(keys[0], 4, 8, orthogonal=True)
+        return error(True), error(False), jax.vmap(phi)(jnp.eye(4))
+
+    orthogonal, independent, phi = map(np.asarray, run(a, b))
+    assert orthogonal < 0.95 * independent
+    # log phi(z) + |z|^2/2 + log(m)/2 is w^T z: the directions themselves, of the four unit vectors z.
+    w = (np.log(phi) + 0.5 + 0.5 * np.log(8.0)).T
     for block in (w[:4], w[4:]):
         gram = block @ block.T
-        np.testing.assert_allclose(gram - jnp.diag(jnp.diag(gram)), 0.0, atol=1e-9)
+        np.testing.assert_allclose(gram - np.diag(np.diag(gram)), 0.0, atol=1e-9)
 
 
 def test_the_error_of_random_features_falls_with_the_root_of_their_number(x64):
-    params, tokens = model(PLAIN, 7)
-    one = dual.dual_of(PLAIN, params, 0)(0.2 * tokens)  # of large vectors the root is seen at huge numbers only
-    exact, ms = dual.pull(one), (64, 256, 1024, 4096)
-    keys = jax.random.split(jax.random.key(8), 400)
-    error = lambda m: lambda key: jnp.linalg.norm(features.pattern(one, dual.positive_features(key, E, m)) - exact)
-    errors = [float(jax.vmap(error(m))(keys).mean()) for m in ms]
-    assert np.polyfit(np.log(ms), np.log(errors), 1)[0] == pytest.approx(-0.5, abs=0.05)
+    ms = (64, 256, 1024, 4096)
+
+    @jax.jit
+    def run(params, tokens):
+        one = dual.dual_of(PLAIN, params, 0)(0.2 * tokens)  # of large vectors the root is seen at huge numbers only
+        exact, keys = dual.pull(one), jax.random.split(jax.random.key(8), 400)
+        error = lambda m: lambda key: jnp.linalg.norm(features.pattern(one, dual.positive_features(key, E, m)) - exact)
+        return [jax.vmap(error(m))(keys).mean() for m in ms]
+
+    assert np.polyfit(np.log(ms), np.log(run(*model(PLAIN, 7))), 1)[0] == pytest.approx(-0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("name", ["plain", "query_read", "alpha", "gpt2", "linear"])
 def test_the_mean_loss_on_its_own_demonstrations_is_the_loss(name, x64):
-    params, tokens = model(CONFIGS[name], 9)
-    (one, *_), kept = duals(CONFIGS[name], params, tokens, 0, -1), slice(0, T - 1)
-    process, count = dual.process(one), T - 1
-    regulariser = 0.5 * one.alpha * process.norm[-1] ** 2
-    divisor = jnp.exp(dual.kernel.log_divisor(one))
-    own = dual.mean_loss(one, one.keys[kept], one.values[kept])
-    np.testing.assert_allclose(own * count / divisor, process.loss[-1] - regulariser, rtol=1e-10)
+    @jax.jit
+    def both(params, tokens):
+        (one, *_), kept = duals(CONFIGS[name], params, tokens, 0, -1), slice(0, T - 1)
+        process, count = dual.process(one), T - 1
+        regulariser = 0.5 * one.alpha * process.norm[-1] ** 2
+        own = dual.mean_loss(one, one.keys[kept], one.values[kept])
+        return own * count / jnp.exp(dual.kernel.log_divisor(one)), process.loss[-1] - regulariser
+
+    own, loss = both(*model(CONFIGS[name], 9))
+    np.testing.assert_allclose(own, loss, rtol=1e-10)
+
+
+negative_samples = jax.jit(models.modifications.negative_samples, static_argnums=2)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -238,7 +269,7 @@ def test_the_mean_loss_on_its_own_demonstrations_is_the_loss(name, x64):
 def test_negative_samples_are_those_of_the_lowest_scores(causal, share):
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 3, (2, T, T)).astype(np.float32)  # with equal ones
-    found = np.asarray(models.modifications.negative_samples(jnp.asarray(scores), share, causal))
+    found = np.asarray(negative_samples(scores, np.float32(share), causal))
     for head, i in np.ndindex(2, T):
         others = [j for j in range(T if causal else T - 1) if j != i and (j < i or not causal)]
         expected = np.zeros(T)
@@ -253,6 +284,12 @@ NOTHING = {"alpha": {"alpha": 0.0}, "beta": {"beta": 0.0, "share": 0.5},
 NO_GROWTH = {"augment_keys": 0.0, "augment_values": 0.0}
 
 
+@functools.cache
+def applied(config):
+    """All that a model computes, and the query's residual by itself."""
+    return jax.jit(lambda *given: (models.apply(config, *given), models.apply_to_query(config, *given)))
+
+
 @pytest.mark.parametrize("name", [*NOTHING, "augmented"])
 @pytest.mark.parametrize("base", ["reads_query", "narrow", "causal"])
 def test_modifications_of_nothing_are_the_layer_to_the_bit(name, base):
@@ -263,21 +300,21 @@ def test_modifications_of_nothing_are_the_layer_to_the_bit(name, base):
     modified = replace(plain, **(NO_GROWTH if name == "augmented" else NOTHING[name]))
     params, tokens = model(modified, 10)
     params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.zeros_like(leaf) if path[-1].key in ("alpha", "beta", *NO_GROWTH) else leaf, params
+        lambda path, leaf: np.zeros_like(leaf) if path[-1].key in ("alpha", "beta", *NO_GROWTH) else leaf, params
     )
-    for run in (models.apply, lambda *given: models.apply_to_query(*given)):
-        with_it, without = (jax.jit(run, static_argnums=0)(config, params, tokens) for config in (modified, plain))
-        jax.tree.map(np.testing.assert_array_equal, with_it, without)
+    with_it, without = (applied(config)(params, tokens) for config in (modified, plain))
+    jax.tree.map(np.testing.assert_array_equal, with_it, without)
 
 
 @pytest.mark.parametrize("name", MODIFIED)
 def test_modifications_change_what_the_query_is_told_and_it_alone_is_computed_alike(name, x64):
     config = replace(PLAIN, reads_query=True, **MODIFIED[name])
-    params, tokens = model(config, 11)
-    whole = models.apply(config, params, tokens).residual[-1, -1]
-    np.testing.assert_allclose(models.apply_to_query(config, params, tokens), whole, rtol=1e-12)
-    plain = models.apply(replace(PLAIN, reads_query=True), params, tokens).residual[-1, -1]
-    assert jnp.abs(whole - plain).max() > 1e-3 * jnp.abs(plain).max()
+    given = model(config, 11)
+    found, of_query = jax.tree.map(np.asarray, applied(config)(*given))
+    whole = found.residual[-1, -1]
+    np.testing.assert_allclose(of_query, whole, rtol=1e-12)
+    plain = np.asarray(applied(replace(PLAIN, reads_query=True))(*given)[0].residual)[-1, -1]
+    assert np.abs(whole - plain).max() > 1e-3 * np.abs(plain).max()
 
 
 BAD = {
@@ -312,17 +349,21 @@ BAD = {
 def test_without_demonstrations_the_start_is_all(reads_query, x64):
     """A prompt of the query alone: it hears itself, or nobody."""
     config = replace(PLAIN, reads_query=reads_query)
+
+    @jax.jit
+    def run(params, alone):
+        one = dual.dual_of(config, params, 0)(alone)
+        return dual.prediction(one), one.values[0], left_of(config, params, alone, 0, -1)[0]
+
     params, tokens = model(config, 5)
-    one = dual.dual_of(config, params, 0)(tokens[-1:])
-    np.testing.assert_array_equal(dual.prediction(one), one.values[0] * reads_query)
-    outputs = jnp.stack([dual.prediction(one) for one in duals(config, params, tokens[-1:], 0, -1)])
-    left = models.apply(config, params, tokens[-1:]).residual[1, -1]
-    np.testing.assert_allclose(dual.block_of(config, params, 0, tokens[-1:])(outputs), left, rtol=1e-12)
+    prediction, value, (given, left) = jax.tree.map(np.asarray, run(params, tokens[-1:]))
+    np.testing.assert_array_equal(prediction, value * reads_query)
+    np.testing.assert_allclose(given, left, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_gets_one_clear_line(name):
     call, said = BAD[name]
     with pytest.raises(ValueError, match=said) as error:
-        call(*model(PLAIN, 0))
+        call(*jax.tree.map(jnp.asarray, model(PLAIN, 0)))
     assert "\n" not in str(error.value)
