@@ -1,6 +1,7 @@
 """Causal Transformers, as GPT-2 has them: every token reads what is before it, and every prefix is a prediction."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -35,61 +36,85 @@ REPEATED = replace(TASK, family="repeated_query")
 
 def params_of(config, seed=0):
     """Random weights, biases and norms too."""
-    params = models.init(config, jax.random.key(seed))
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: leaf + jnp.asarray(0.2 * rng.normal(size=leaf.shape), leaf.dtype), params)
+    start = lambda path: 1.0 if path[-1].key == "scale" else 0.0
+    drawn = lambda path, leaf: jnp.asarray(start(path) + 0.3 * rng.normal(size=leaf.shape), leaf.dtype)
+    return jax.tree_util.tree_map_with_path(drawn, models.shapes(config))
 
 
 def examples(seed=1):
     rng = np.random.default_rng(seed)
-    return jnp.asarray(rng.normal(size=(N, D))), jnp.asarray(rng.normal(size=(N, 1)))
+    return rng.normal(size=(N, D)), rng.normal(size=(N, 1))
 
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_every_prefix_is_the_predictor(name, x64):
-    config, (x, y) = CAUSAL[name], examples()
-    params = params_of(config)
-    found = models.prefix_predictor(config, params, LAYOUT)(x, y)
-    predict = models.predictor(config, params, LAYOUT)
-    for k in range(N):
-        np.testing.assert_allclose(found[k], predict(x[:k], y[:k], x[k]), rtol=1e-10, atol=1e-12)
+    config = CAUSAL[name]
+
+    @jax.jit
+    def both(x, y):
+        params = params_of(config)
+        predict = models.predictor(config, params, LAYOUT)
+        found = models.prefix_predictor(config, params, LAYOUT)(x, y)
+        return found, jnp.stack([predict(x[:k], y[:k], x[k]) for k in range(N)])
+
+    found, expected = map(np.asarray, both(*examples()))
+    assert len(found) == N
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
     assert np.ptp(found) > 1e-3
 
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_no_token_reads_what_comes_after_it(name, x64):
     config, (x, y) = CAUSAL[name], examples()
-    run = models.apply(config, params_of(config), LAYOUT.encode(x[:-1], y[:-1], x[-1]))
+    other = x.copy()
+    other[3] += 1.0
+
+    @jax.jit
+    def run_on(x, y):
+        return models.apply(config, params_of(config), LAYOUT.encode(x[:-1], y[:-1], x[-1]))
+
+    run, changed = (jax.tree.map(np.asarray, run_on(x, y)) for x in (x, other))
     after = ~np.tri(2 * N - 1, dtype=bool)
     for weights in (run.scores, run.pattern):
         np.testing.assert_array_equal(weights[..., after], 0.0)
         assert np.all(np.diagonal(weights, axis1=-2, axis2=-1) != 0)
     if config.attention == "softmax":
         np.testing.assert_allclose(run.pattern.sum(-1), 1.0, rtol=1e-12)
-    changed = models.apply(config, params_of(config), LAYOUT.encode(x[:-1].at[3].add(1.0), y[:-1], x[-1]))
     np.testing.assert_array_equal(changed.residual[:, :6], run.residual[:, :6])
     assert np.all(np.any(changed.residual[:, 6] != run.residual[:, 6], axis=-1))
 
 
 def test_layers_are_read_out_and_the_last_is_the_prediction(x64):
     x, y = examples()
-    params = params_of(GPT2)
-    by_layer = models.layerwise_predictor(GPT2, params, LAYOUT)(x[:-1], y[:-1], x[-1])
+
+    @jax.jit
+    def both(*problem):
+        params = params_of(GPT2)
+        return [of(GPT2, params, LAYOUT)(*problem) for of in (models.layerwise_predictor, models.predictor)]
+
+    by_layer, last = map(np.asarray, both(x[:-1], y[:-1], x[-1]))
     assert by_layer.shape == (3, 1)
-    np.testing.assert_allclose(by_layer[-1], models.predictor(GPT2, params, LAYOUT)(x[:-1], y[:-1], x[-1]), rtol=1e-10)
+    np.testing.assert_allclose(by_layer[-1], last, rtol=1e-10)
 
 
 def test_half_precision_is_near_and_its_predictions_are_float32():
-    x, y = (part.astype(jnp.float32) for part in examples())
-    half, params = replace(GPT2, compute="bfloat16"), params_of(GPT2)
-    found, exact = (models.prefix_predictor(config, params, LAYOUT)(x, y) for config in (half, GPT2))
+    half, (x, y) = replace(GPT2, compute="bfloat16"), map(np.float32, examples())
+
+    @partial(jax.jit, compiler_options={"xla_allow_excess_precision": False})
+    def of(x, y):
+        params = params_of(GPT2)
+        found, exact = (models.prefix_predictor(config, params, LAYOUT)(x, y) for config in (half, GPT2))
+        run = models.apply(half, params, LAYOUT.encode(x[:-1], y[:-1], x[-1]))
+        seen = jnp.tri(2 * N - 1, dtype=bool)[None, None]
+        softmax = jax.nn.softmax(jnp.where(seen, run.scores.astype(jnp.float32) / GPT2.head_width**0.5, -jnp.inf))
+        return found, exact, run, softmax.astype(jnp.bfloat16)
+
+    found, exact, run, softmax = jax.tree.map(np.asarray, of(x, y))
     assert found.dtype == jnp.float32
-    run = models.apply(half, params, LAYOUT.encode(x[:-1], y[:-1], x[-1]))
     assert run.residual.dtype == jnp.bfloat16
-    seen = jnp.tri(2 * N - 1, dtype=bool)[None, None]
-    softmax = jax.nn.softmax(jnp.where(seen, run.scores.astype(jnp.float32) / GPT2.head_width**0.5, -jnp.inf))
-    np.testing.assert_array_equal(run.pattern, softmax.astype(jnp.bfloat16))  # itself in float32
-    np.testing.assert_allclose(found, exact, atol=0.05 * float(jnp.abs(exact).max()))
+    np.testing.assert_array_equal(run.pattern, softmax)  # itself in float32
+    np.testing.assert_allclose(found, exact, atol=0.05 * float(np.abs(exact).max()))
     assert np.any(found != exact)
 
 
@@ -97,7 +122,7 @@ def test_initial_weights_are_gpt2s():
     """Variances of every block, over a network wide enough to tell them apart."""
     e, layers = 64, 3
     config = replace(GPT2, n_layers=layers, d_embed=e, d_head=32, layer_mlp_width=4 * e, init_scale=4e-4, d_token=D)
-    params = models.init(config, jax.random.key(3))
+    params = jax.tree.map(np.asarray, jax.jit(lambda seed: models.init(config, jax.random.key(seed)))(3))
     block = params["block_1"]
     for leaf in (*(block["attention"][f"W_{name}"] for name in "KQV"), block["mlp"]["W_1"], params["positions"]):
         np.testing.assert_allclose(leaf.std(), 0.02, rtol=0.05)
@@ -112,37 +137,59 @@ def test_initial_weights_are_gpt2s():
 def test_the_loss_is_that_of_every_prefix(x64):
     settings = TrainSettings(1, 5)
     draw, loss = learning_problem(TASK, GPT2, LAYOUT, settings)
-    params, key = params_of(GPT2), jax.random.key(4)
-    prompts = jax.vmap(TASK.sample_prefixes)(jax.random.split(key, 5))
-    predict = models.predictor(GPT2, params, LAYOUT)
-    pairs = zip(prompts.x, prompts.y, strict=True)
-    errors = [(predict(x[:k], y[:k], x[k]) - y[k]) ** 2 for x, y in pairs for k in range(N)]
-    np.testing.assert_allclose(loss(params, draw(key, 0)), 0.5 * np.mean(errors), rtol=1e-10)
+
+    @jax.jit
+    def both(key):
+        params = params_of(GPT2)
+        prompts = jax.vmap(TASK.sample_prefixes)(jax.random.split(key, 5))
+        predict = models.predictor(GPT2, params, LAYOUT)
+        error = lambda x, y, k: (predict(x[:k], y[:k], x[k]) - y[k]) ** 2
+        errors = [jax.vmap(partial(error, k=k))(prompts.x, prompts.y) for k in range(N)]
+        return loss(params, draw(key, 0)), errors
+
+    found, errors = both(jax.random.key(4))
+    np.testing.assert_allclose(found, 0.5 * np.mean(errors), rtol=1e-10)
 
 
 def test_classes_are_learned_by_the_logistic_loss(x64):
     task = FunctionRegression(Signs(D), N - 1)
     draw, loss = learning_problem(task, GPT2, LAYOUT, TrainSettings(1, 5))
-    params, (x, y, weight) = params_of(GPT2), draw(jax.random.key(5), 0)
-    y_hat = jax.vmap(models.prefix_predictor(GPT2, params, LAYOUT), -1, -1)(x, y)
+
+    @jax.jit
+    def of(key):
+        params, (x, y, weight) = params_of(GPT2), draw(key, 0)
+        y_hat = jax.vmap(models.prefix_predictor(GPT2, params, LAYOUT), -1, -1)(x, y)
+        return loss(params, (x, y, weight)), y, y_hat
+
+    found, y, y_hat = map(np.asarray, of(jax.random.key(5)))
     probability = 1 / (1 + np.exp(-y_hat))
     entropy = -np.where(y > 0, np.log(probability), np.log(1 - probability))
-    np.testing.assert_allclose(loss(params, (x, y, weight)), entropy.mean(), rtol=1e-10)
+    np.testing.assert_allclose(found, entropy.mean(), rtol=1e-10)
 
 
 def test_a_curriculum_trains_on_its_stage(x64):
     ramps = Curriculum(Ramp(1, 3, 1, 10), Ramp(2, 6, 2, 5))
     draw, loss = learning_problem(TASK, GPT2, LAYOUT, TrainSettings(1, 5, curriculum=ramps))
-    params, key = params_of(GPT2), jax.random.key(6)
-    for step, (inputs, points) in {0: (1, 2), 4: (1, 2), 5: (1, 4), 10: (2, 6), 29: (3, 6)}.items():
-        x, y, weight = draw(key, jnp.asarray(step))
+    steps = {0: (1, 2), 4: (1, 2), 5: (1, 4), 10: (2, 6), 29: (3, 6)}
+
+    @jax.jit
+    def of(key, at):
+        params, batches = params_of(GPT2), jax.vmap(partial(draw, key))(at)
+        expected = []
+        for i, (_, points) in enumerate(steps.values()):
+            short = learning_problem(replace(TASK, n_context=points - 1), GPT2, LAYOUT, TrainSettings(1, 5))[1]
+            x, y = batches[0][i, :points], batches[1][i, :points]
+            expected.append(short(params, (x, y, jnp.full((points, 5), 1 / points))))
+        last = [ramps.inputs.at(ramps.inputs.steps + more) for more in (-1, 0)]
+        return batches[0], jax.lax.map(partial(loss, params), batches), expected, last
+
+    of_inputs, found, expected, last = jax.tree.map(np.asarray, of(jax.random.key(6), np.array([*steps])))
+    for x, (inputs, _) in zip(of_inputs, steps.values(), strict=True):
         assert np.all(x[:, inputs:] == 0)
         assert np.all(x[:, :inputs] != 0)
-        short = learning_problem(replace(TASK, n_context=points - 1), GPT2, LAYOUT, TrainSettings(1, 5))[1]
-        expected = short(params, (x[:points], y[:points], jnp.full((points, 5), 1 / points)))
-        np.testing.assert_allclose(loss(params, (x, y, weight)), expected, rtol=1e-10)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
     assert (ramps.inputs.steps, ramps.points.steps) == (20, 10)
-    assert int(ramps.inputs.at(ramps.inputs.steps - 1)) < int(ramps.inputs.at(ramps.inputs.steps)) == 3
+    assert last[0] < last[1] == 3
 
 
 def test_a_curriculum_is_the_task_in_the_end_and_compiles_once():
@@ -157,8 +204,10 @@ def test_a_curriculum_is_the_task_in_the_end_and_compiles_once():
     assert chunk._cache_size() == 1
     of_task = learning_problem(task, GPT2, LAYOUT, settings)[0]
     key, end = jax.random.key(8), max(ramps.inputs.steps, ramps.points.steps)
-    jax.tree.map(np.testing.assert_array_equal, draw(key, end), of_task(key, end))
-    assert not np.array_equal(draw(key, end - 1)[2], of_task(key, end - 1)[2])
+    at = jax.jit(lambda key, step: (draw(key, step), of_task(key, step)))
+    jax.tree.map(np.testing.assert_array_equal, *at(key, end))
+    ours, theirs = at(key, end - 1)
+    assert not np.array_equal(ours[2], theirs[2])
 
 
 def test_training_learns_linear_functions_in_context():
@@ -167,19 +216,29 @@ def test_training_learns_linear_functions_in_context():
     config = replace(GPT2, d_token=1, d_embed=32, d_head=16, layer_mlp_width=128, n_positions=16, init_scale=4e-4)
     settings = TrainSettings(600, 64, learning_rate=3e-3, clip=1.0, beta2=0.999)
     trained = icl_gd.train(task, config, settings, layout="alternating", parallel="none")
-    prompts = jax.vmap(task.sample_prefixes)(jax.random.split(jax.random.key(9), 500))
-    y_hat = jax.vmap(trained.prefix_predictor(trained.member(0)))(prompts.x, prompts.y)
-    errors = np.mean((y_hat - prompts.y_query) ** 2, axis=(0, 2))
+
+    @jax.jit
+    def squares(key):
+        prompts = jax.vmap(task.sample_prefixes)(jax.random.split(key, 500))
+        y_hat = jax.vmap(trained.prefix_predictor(trained.member(0)))(prompts.x, prompts.y)
+        return (y_hat - prompts.y_query) ** 2
+
+    errors = np.mean(squares(jax.random.key(9)), axis=(0, 2))
     assert errors[-1] < 0.2 < 0.8 < errors[0]
 
 
 def test_a_pool_of_prompts_has_so_many():
     pool = FinitePrefixPool(TASK, 3)
-    prompts = jax.vmap(pool.sample_prefixes)(jax.random.split(jax.random.key(7), 50))
-    assert len(np.unique(np.asarray(prompts.x)[:, 0, 0])) == 3
+
+    @jax.jit
+    def drawn(key):
+        prompts = jax.vmap(pool.sample_prefixes)(jax.random.split(key, 50))
+        return prompts.x, [pool.sample(each).x for each in jax.random.split(key, 5)]
+
+    x, alone = jax.tree.map(np.asarray, drawn(jax.random.key(7)))
+    assert len(np.unique(x[:, 0, 0])) == 3
     assert pool.n_context == N - 1
-    for i, key in enumerate(jax.random.split(jax.random.key(7), 5)):
-        np.testing.assert_array_equal(pool.sample(key).x, prompts.x[i, :-1])
+    np.testing.assert_array_equal(alone, x[:5, :-1])
 
 
 @pytest.mark.parametrize(
@@ -191,7 +250,8 @@ def test_a_pool_of_prompts_has_so_many():
         (lambda: models.prefix_predictor(GPT2, {}, tokens.concatenated(D, 1)), "hold them together"),
         (lambda: learning_problem(TASK, replace(GPT2, causal=False), LAYOUT,
                                   TrainSettings(curriculum=Curriculum(Ramp(1, 1), Ramp(1, 1)))), "curriculum"),
-        (lambda: models.apply(GPT2, params_of(GPT2), jnp.zeros((2 * N + 1, D))), f"n_positions={2 * N}"),
+        (lambda: jax.eval_shape(lambda: models.apply(GPT2, params_of(GPT2), jnp.zeros((2 * N + 1, D)))),
+         f"n_positions={2 * N}"),
         (lambda: replace(GPT2, init="zeros"), "von_oswald, gpt2"),
         (lambda: replace(GPT2, compute="float8"), "bfloat16"),
         (lambda: replace(GPT2, layer_norm=True), "one of them"),
