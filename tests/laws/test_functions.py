@@ -1,9 +1,9 @@
 """Function classes and prompt families: functions of their key, with the moments and the geometry they say."""
 
 from dataclasses import replace
+from functools import cache
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,28 +20,34 @@ TASKS = (
 )
 
 
+def many(sample, n):
+    """From a seed to so many of what is drawn by a key, as one program."""
+    return jax.jit(lambda seed: jax.vmap(sample)(jax.random.split(jax.random.key(seed), n)))
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_same_key_same_prompt(name):
-    task, keys = TASKS[name], jax.random.split(jax.random.key(0), 3)
+    task = TASKS[name]
     whole = () if task.family == "orthogonal_query" else (task.sample,)  # at full length no query is orthogonal to all
-    for sample in (task.sample_prefixes, *whole):
-        jitted, batch = jax.jit(sample), jax.jit(jax.vmap(sample))(keys)
-        for i, key in enumerate(keys):
-            eager = sample(key)
-            for prompt in (sample(key), jitted(key), jax.tree.map(lambda leaf, i=i: leaf[i], batch)):
-                jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), eager, prompt)
+    samples = lambda key: [sample(key) for sample in (task.sample_prefixes, *whole)]
+    alone = jax.jit(lambda seed, i: samples(jax.random.split(jax.random.key(seed), 3)[i]))
+    batches = jax.tree.map(np.asarray, many(samples, 3)(0))
+    for i in range(3):
+        one = alone(0, i)
+        for prompts in (alone(0, i), jax.tree.map(lambda leaf, i=i: leaf[i], batches)):
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, prompts)
+    for batch in batches:
         assert not np.allclose(batch.x[0], batch.x[1])
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_labels_have_the_variance_they_say(name):
     task = FunctionRegression(CLASSES[name], 0)
-    y = np.asarray(jax.jit(jax.vmap(task.sample))(jax.random.split(jax.random.key(1), 40_000)).y_query)
+    y = np.asarray(many(lambda key: task.sample(key).y_query, 40_000)(1))
     squares = y[:, 0] ** 2
     spread = squares.std() / len(y) ** 0.5
     if name == "pool":  # of the functions it has, whose sizes differ
-        w = [task.functions.draw(key) for key in jax.random.split(jax.random.key(2), 60)]
-        sizes = {round(float(jnp.sum(one**2)), 4) for one in w}
+        sizes = {round(float(np.sum(one**2)), 4) for one in np.asarray(many(task.functions.draw, 60)(2))}
         assert len(sizes) == task.functions.size
         expected = np.mean(list(sizes))
     else:
@@ -52,11 +58,15 @@ def test_labels_have_the_variance_they_say(name):
 def test_functions_are_what_their_formulas_say():
     """Each class against its formula, one input at a time and without arrays."""
     x = np.random.default_rng(0).normal(size=(20, D))
-    for name, functions in CLASSES.items():
-        w = functions.draw(jax.random.key(3))
-        for one, found in zip(x, functions.apply(w, jnp.asarray(x))[:, 0], strict=True):
-            expected = by_hand(name, jax.tree.map(np.asarray, w), one)
-            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6, err_msg=name)
+
+    @jax.jit
+    def of(key, x):
+        functions = {name: functions.draw(key) for name, functions in CLASSES.items()}
+        return {name: (w, CLASSES[name].apply(w, x)[:, 0]) for name, w in functions.items()}
+
+    for name, (w, labels) in jax.tree.map(np.asarray, of(jax.random.key(3), x)).items():
+        for one, found in zip(x, labels, strict=True):
+            np.testing.assert_allclose(found, by_hand(name, w, one), rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def by_hand(name, w, x):
@@ -77,24 +87,23 @@ def by_hand(name, w, x):
 
 def test_sparse_functions_have_so_many_inputs_all_of_them_active():
     functions = tasks.Sparse(D, 2)
-    w = np.stack([functions.draw(key, 4)[0] for key in jax.random.split(jax.random.key(4), 200)])
+    w = np.asarray(many(lambda key: functions.draw(key, 4)[0], 200)(4))
     np.testing.assert_array_equal((w != 0).sum(1), 2)
     np.testing.assert_array_equal(w[:, 4:], 0.0)
     np.testing.assert_allclose((w[:, :4] != 0).mean(0), 0.5, atol=0.15)
 
 
 def test_a_stage_leaves_the_other_inputs_zero_and_the_last_is_the_task():
-    task, key = TASKS["linear"], jax.random.key(5)
-    whole, stage = task.sample_prefixes(key), task.sample_prefixes(key, 4)
+    stages = jax.jit(lambda key: [TASKS["linear"].sample_prefixes(key, active) for active in (None, 4, D)])
+    whole, stage, last = jax.tree.map(np.asarray, stages(jax.random.key(5)))
     np.testing.assert_array_equal(stage.x[:, 4:], 0.0)
     np.testing.assert_array_equal(stage.x[:, :4], whole.x[:, :4])
-    jax.tree.map(np.testing.assert_array_equal, task.sample_prefixes(key, D), whole)
+    jax.tree.map(np.testing.assert_array_equal, last, whole)
 
 
-def drawn(name, n=2000):
-    return jax.tree.map(
-        np.asarray, jax.jit(jax.vmap(FAMILIES[name].sample_prefixes))(jax.random.split(jax.random.key(6), n))
-    )
+@cache
+def drawn(name):
+    return jax.tree.map(np.asarray, many(FAMILIES[name].sample_prefixes, 2000)(6))
 
 
 @pytest.mark.parametrize("name", PROMPT_FAMILIES)
@@ -127,18 +136,19 @@ def test_queries_stand_where_their_family_says():
 
 
 def test_transformed_inputs_have_their_spectrum(x64):
-    z = {name: np.asarray(FAMILIES[name].sample_prefixes(jax.random.key(7)).x) for name in ("half_subspace", "skewed")}
-    assert np.linalg.matrix_rank(z["half_subspace"], tol=1e-9) == D // 2
-    assert np.linalg.matrix_rank(z["skewed"], tol=1e-9) == D
-    task = replace(FAMILIES["skewed"], n_context=200_000)
-    found = np.linalg.eigvalsh(np.cov(np.asarray(task.sample_prefixes(jax.random.key(8)).x).T, bias=True))[::-1]
+    several = FAMILIES["half_subspace"], FAMILIES["skewed"], replace(FAMILIES["skewed"], n_context=200_000)
+    of = jax.jit(lambda key: [task.sample_prefixes(key).x for task in several])
+    half, skewed, long = map(np.asarray, of(jax.random.key(7)))
+    assert np.linalg.matrix_rank(half, tol=1e-9) == D // 2
+    assert np.linalg.matrix_rank(skewed, tol=1e-9) == D
+    found = np.linalg.eigvalsh(np.cov(long.T, bias=True))[::-1]
     expected = 1 / np.arange(1, D + 1) ** 2
     np.testing.assert_allclose(found, expected * D / expected.sum(), rtol=0.05)
 
 
 def test_noise_is_on_the_context_alone_and_renormalised():
     task = FunctionRegression(tasks.Linear(D), 30, noise_std=2.0, renormalised=True, label_scale=3.0)
-    prompts = jax.vmap(task.sample_prefixes)(jax.random.split(jax.random.key(9), 3000))
+    prompts = jax.tree.map(np.asarray, many(task.sample_prefixes, 3000)(9))
     np.testing.assert_allclose(np.mean(prompts.y**2), 9 * D, rtol=0.05)
     np.testing.assert_allclose(np.mean((prompts.y - prompts.y_query) ** 2), 9 * 4 / (1 + 4 / D), rtol=0.05)
 
@@ -146,8 +156,8 @@ def test_noise_is_on_the_context_alone_and_renormalised():
 @pytest.mark.parametrize("name", tasks.PROMPT_SUITE)
 def test_predicting_zero_has_error_one_on_all_prompts(name):
     task = tasks.PROMPT_SUITE[name](FunctionRegression(tasks.Linear(D), D - 1))
-    prompts = jax.jit(jax.vmap(task.sample_prefixes))(jax.random.split(jax.random.key(11), 4000))
-    errors = np.mean(prompts.y_query[..., 0] ** 2, axis=1) / task.label_variance  # of each prompt
+    y_query = np.asarray(many(lambda key: task.sample_prefixes(key).y_query, 4000)(11))
+    errors = np.mean(y_query[..., 0] ** 2, axis=1) / task.label_variance  # of each prompt
     np.testing.assert_allclose(errors.mean(), 1.0, atol=4 * errors.std() / len(errors) ** 0.5)
 
 
