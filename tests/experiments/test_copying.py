@@ -1,14 +1,81 @@
 """When copying starts, and that separate tokens are refused or compared as they should be."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import numpy as np
+import pytest
 
-from experiments.analyses.copying import lasting_from
+from experiments.agreement import DEEP_ONLY, LINEAR_ONLY, ONE_LAYER_ONLY
+from experiments.analyses.copying import _coordinates, _moments, lasting_from
+from experiments.bad_input import BadInput
+from experiments.settings import parse
+from experiments.study import Found
+from icl_gd.tasks import LinearRegression
 
-CONFIG = f"--config={Path(__file__).parents[2]}/configs/token_copying.py"
+CONFIGS = Path(__file__).parents[2] / "configs"
+APART = f"--config={CONFIGS}/token_copying.py"
+TASK = LinearRegression(d_input=3, n_context=5)
 
 
 def test_the_step_from_which_something_lasts():
     holds = np.array([[1, 0, 0, 1], [0, 1, 0, 1], [1, 1, 0, 1]], bool)
     np.testing.assert_array_equal(lasting_from(np.array([10, 20, 30]), holds), [30, 20, np.nan, 10])
+
+
+@pytest.mark.parametrize("analysis", [*LINEAR_ONLY, *DEEP_ONLY])
+def test_what_reads_inputs_and_labels_in_one_token_refuses_separate_ones(analysis):
+    file = "gaussian_optimum" if analysis in ONE_LAYER_ONLY else "two_layers"
+    words = ["run", f"--config={CONFIGS}/{file}.py", f"--config.analyses=('{analysis}',)"]
+    assert parse(words).config.analyses == (analysis,)
+    with pytest.raises(BadInput, match=rf"model\.layout=interleaved: contradicts analyses={analysis}"):
+        parse([*words, "--config.model.layout=interleaved"])
+
+
+def test_copying_is_asked_of_separate_tokens_alone():
+    assert parse(["run", APART, "--config.analyses=('alignment','copying')"]).config.model.layout == "interleaved"
+    with pytest.raises(BadInput, match=r"model\.layout=concatenated: contradicts analyses=copying"):
+        parse(["run", APART, "--config.model.layout=concatenated"])
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return jax.jit(jax.vmap(TASK.sample))(jax.random.split(jax.random.key(0), 32))
+
+
+def test_every_coordinate_has_a_step_of_its_own(prompts):
+    """Of learners that are gradient descent, with a rate for each coordinate: those rates come out."""
+    rates = np.array([[0.1, 0.1, 0.1], [0.2, 0.4, 0.15]], np.float32)
+    trained = SimpleNamespace(params=rates, predictor=lambda rate: lambda x, y, x_query: y.T @ (x @ (rate * x_query)))
+    found = Found(np.full(2, True), np.full(2, False))
+    _coordinates(SimpleNamespace(prompts=prompts, task=TASK, trained=trained), found)
+    np.testing.assert_allclose(found.curves["step_by_coordinate"]["mean"], rates.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(found.metrics()["shared_coordinate_step"]["per_seed"], [1.0, 0.5], rtol=1e-5)
+
+
+def test_when_copying_starts_and_when_the_loss_falls(prompts):
+    """Two seeds: one copies two steps before its loss is halfway down; the other, whose loss falls too, never does."""
+    plateau = float(0.5 * np.mean(np.sum(np.square(prompts.y_query), -1)))
+    by_seed = {
+        "loss_trained": [[1.0, 1.0, 0.8, 0.2, 0.0], [1.0, 0.4, 0.2, 0.0, 0.0]],
+        "derivative_own": [[0.0] * 5] * 2,
+        "derivative_following": [[1.0, 1.1, 1.5, 2.1, 3.0], [1.0] * 5],
+        "derivative_others": [[1.0] * 5] * 2,
+    }
+    scale = lambda name: plateau if name == "loss_trained" else 1.0
+    history = {
+        name: {10 * (k + 1): {seed: scale(name) * values[seed][k] for seed in (0, 1)} for k in range(5)}
+        for name, values in by_seed.items()
+    }
+    found = Found(np.full(2, True), np.full(2, False))
+    _moments(SimpleNamespace(prompts=prompts, history=history), found)
+    nan = np.nan
+    expected = {
+        "copying_starts_at": [20, nan], "copying_clear_at": [40, nan], "loss_halfway_at": [40, 20],
+        "copying_leads_by": [20, nan], "copying_clear_leads_by": [0, nan], "loss_ratio_zero_at_start": [1.0, nan],
+    }  # fmt: skip
+    metrics = found.metrics()
+    for name, values in expected.items():
+        np.testing.assert_allclose(metrics[name]["per_seed"], values, rtol=1e-6, err_msg=name)
+    assert found.arrays["copying_by_seed"]["step"] == [10, 20, 30, 40, 50]

@@ -1,6 +1,7 @@
 """What modified attention is compared with."""
 
 import pytest
+from whole import check_what_it_leaves, read  # beside this file
 
 from experiments.analyses.duals import plain_member
 from icl_gd import TransformerConfig
@@ -15,3 +16,15 @@ def test_plain_softmax_is_where_nothing_is_modified(fixed, plain):
     assert plain_member(SWEPT, config) == plain
     assert plain_member(SWEPT[:1], config) is None
     assert plain_member([{"train.clip": 1.0}, {"train.clip": 2.0}], config) is None
+
+
+def test_heads_are_their_dual_models(dual_models):
+    """One layer of a causal network: a step of its duals is what it computes, and single steps arrive there."""
+    metrics = read(dual_models)["metrics"]
+    for name in ("dual_error", "dual_distance_at_end"):
+        assert len(metrics[name]["per_seed"]) == 2
+        assert max(metrics[name]["per_seed"]) < 1e-12, name
+
+
+def test_what_a_run_leaves(dual_models):
+    check_what_it_leaves(dual_models)

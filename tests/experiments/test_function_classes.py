@@ -1,12 +1,13 @@
 """A run of a function class records errors at every length, of its model and of the learners it was asked for."""
 
-import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from whole import FAMILIES, FUNCTIONS, check_what_it_leaves, read  # beside this file
 
 import icl_gd
 from experiments import monitor
@@ -17,28 +18,16 @@ from experiments.figures.prefixes import FIGURES
 from experiments.recipes import function_classes
 from experiments.settings import parse
 from experiments.study import held_out_keys
-from icl_gd import plots
+from icl_gd import learners, plots
 from icl_gd.tasks import PROMPT_SUITE
 from icl_gd.training import Curriculum, Ramp
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LINEAR, TREE = f"--config={CONFIGS}/garg_linear.py", f"--config={CONFIGS}/garg_decision_tree.py"
-SIZES = ("--config.task.d_input=2", "--config.task.n_context=4", "--config.model.d_embed=8", "--config.train.steps=4",
-         "--config.train.batch_size=8", "--config.train.log_every=2", "--config.eval.prompts=64",
-         "--config.eval.curve_prompts=16", "--config.eval.suite_values=None")  # fmt: skip
-SMALL = (*SIZES, "--config.eval.families=standard,orthogonal_query,labels_double",
-         "--config.eval.baselines=least_squares,lasso,tree_4")  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("functions")
-    function_classes.run(parse(["run", f"{LINEAR}:smoke", *SMALL, f"--workdir={workdir}"]), monitor.Stop())
-    return workdir
-
-
-def test_it_records_every_family_and_learner(finished):
-    done = json.loads((finished / "results.json").read_text())
+def test_it_records_every_family_and_learner(functions):
+    done = read(functions)
     roles = ["trained", "least_squares", "tree_4", *(f"lasso_{alpha:g}" for alpha in prefixes.ALPHAS)]
     for family in ("standard", "orthogonal_query", "labels_double"):
         for role in roles:
@@ -62,7 +51,7 @@ def test_it_records_every_family_and_learner(finished):
         np.testing.assert_allclose(excess, (trained - beside).mean(1), rtol=1e-6)
     for name in ("normalised_error", "normalised_error_untrained", "excess_over_least_squares_around"):
         assert len(done["metrics"][name]["per_seed"]) == 2
-    stems = sorted(path.stem for path in (finished / "figures").glob("*.png"))
+    stems = sorted(path.stem for path in (functions / "figures").glob("*.png"))
     assert [stem[3:] for stem in stems] == [
         *("in_context_error", "prompt_families", "predicted_functions", "in_context_error_by_step")
     ]
@@ -80,15 +69,16 @@ def test_it_records_every_family_and_learner(finished):
     assert labels[2] == plots.ROLES[min(means, key=means.__getitem__)][0]  # the best learner
 
 
+@pytest.mark.slow
 def test_a_point_of_a_sweep_is_a_run_of_its_own(tmp_path):
     """Widths in turn, and rates within one population."""
 
     def of(name, *asked):
         (tmp_path / name).mkdir()
-        words = (f"{LINEAR}:smoke", *SIZES, "--config.eval.families=standard", *asked)
+        words = (f"{LINEAR}:smoke", *FUNCTIONS, "--config.eval.families=standard", *asked)
         words = (*words, "--config.eval.baselines=tree_4")  # learners are the same in both
         function_classes.run(parse(["run", *words, f"--workdir={tmp_path / name}"]), monitor.Stop())
-        return json.loads((tmp_path / name / "results.json").read_text())
+        return read(tmp_path / name)
 
     swept = of("all", "--config.model.d_embed=(4, 8)", "--config.train.learning_rate=(1e-3, 1e-2)")
     alone = of("one", "--config.model.d_embed=8", "--config.train.learning_rate=1e-2")
@@ -100,45 +90,73 @@ def test_a_point_of_a_sweep_is_a_run_of_its_own(tmp_path):
     assert [path.stem for path in (tmp_path / "all" / "figures").glob("*.png")] == ["01_sweep"]
 
 
-def test_classes_of_fewer_examples_than_inputs(tmp_path):
-    """Signs are asked for the share of wrong ones, of models and learners alike."""
-    words = (f"{LINEAR}:smoke", *SIZES, "--config.task.name=signs", "--config.task.d_input=5",
-             "--config.task.n_context=3", "--config.eval.families=('standard','labels_double')",
-             "--config.eval.baselines=least_squares,lasso,tree_4")  # fmt: skip
-    function_classes.run(parse(["run", *words, f"--workdir={tmp_path}"]), monitor.Stop())
-    done = json.loads((tmp_path / "results.json").read_text())
+def test_classes_of_fewer_examples_than_inputs():
+    """Signs are asked for the share of wrong ones, of models and learners alike: here a model is the best learner, and
+    another says the opposite of it."""
+    words = ("--config.task.name=signs", "--config.task.d_input=5", "--config.task.n_context=3",
+             "--config.eval.families=('standard','labels_double')", *FAMILIES[1:])  # fmt: skip
+    config = parse(["run", f"{LINEAR}:smoke", *FUNCTIONS, *words]).config
+    says = lambda sign: lambda x, y: sign * learners.prefix_least_squares(x, y)
+    signs = np.array([1.0, -1.0], np.float32)
+    study = prefixes.PrefixStudy(
+        functions_of(config), SimpleNamespace(params=signs, diverged_at=np.full(2, -1)), says, signs[::-1],
+        tuple(config.eval.families), tuple(config.eval.baselines), held_out_keys(0, 1)[0], config.eval.prompts,
+    )  # fmt: skip
+    found = prefixes.evaluate(study)
     for family in ("standard", "labels_double"):
         for role in ("trained", "least_squares", "tree_4", "lasso_0.1"):
-            curve = np.array(done["curves"][f"normalised_error_{family}_{role}"]["mean"])
-            assert np.all((curve >= 0.0) & (curve <= 2.0)), (family, role)
-            if role != "trained":
+            curve = np.array(found.curves[f"normalised_error_{family}_{role}"]["mean"])
+            # Twice the share of wrong ones among 64; right and wrong make one.
+            np.testing.assert_allclose(32 * curve, np.round(32 * curve), atol=1e-4, err_msg=f"{family} {role}")
+            if role == "trained":
+                np.testing.assert_allclose(curve, 1.0, rtol=1e-6)
+            else:
                 assert curve[0] == 1.0
                 assert curve[3] < 1.0
-    assert "excess_over_least_squares_below" in done["metrics"]
-    assert "excess_over_least_squares_around" not in done["metrics"]
+        ending = "" if family == "standard" else f"_{family}"
+        by_member = np.array(found.arrays[f"normalised_error_by_member{ending}"])
+        exact = found.curves[f"normalised_error_{family}_least_squares"]["mean"]
+        np.testing.assert_allclose(by_member, [exact, 2 - np.array(exact)], rtol=1e-6)
+    metrics = found.metrics()
+    assert "excess_over_least_squares_below" in metrics
+    assert "excess_over_least_squares_around" not in metrics
 
 
-def test_its_members_are_loaded_as_predictors_of_prefixes(finished):
-    trained = icl_gd.load(finished)
-    x, y = jnp.zeros((5, 2)), jnp.zeros((5, 1))
-    assert trained.prefix_predictor(trained.member(1))(x, y).shape == (5, 1)
-    assert trained.predictors[0](x[:3], y[:3], x[3]).shape == (1,)
+def test_its_members_are_loaded_as_predictors_of_prefixes(functions):
+    trained = icl_gd.load(functions)
+
+    @jax.jit
+    def predict(x, y):
+        return trained.prefix_predictor(trained.member(1))(x, y), trained.predictors[0](x[:3], y[:3], x[3])
+
+    of_prefixes, of_query = predict(jnp.zeros((5, 2)), jnp.zeros((5, 1)))
+    assert of_prefixes.shape == (5, 1)
+    assert of_query.shape == (1,)
 
 
-def test_errors_are_those_of_the_members_over_the_variance_of_labels(finished):
+def test_errors_are_those_of_the_members_over_the_variance_of_labels(functions):
     """Measured again, one prompt at a time, from the loaded weights."""
-    config = parse(["run", f"{LINEAR}:smoke", *SMALL]).config
-    task, trained = PROMPT_SUITE["labels_double"](functions_of(config)), icl_gd.load(finished)
-    key_eval, _ = held_out_keys(config.seed, 2)
-    key = jax.random.fold_in(key_eval, sorted(PROMPT_SUITE).index("labels_double"))
-    errors = []
-    for one in jax.random.split(key, 64):
-        x, y, x_query, y_query, _ = task.sample_prefixes(one)
+    config = parse(["run", f"{LINEAR}:smoke", *FUNCTIONS, *FAMILIES]).config
+    task, trained = PROMPT_SUITE["labels_double"](functions_of(config)), icl_gd.load(functions)
+
+    @jax.jit
+    def measure(key_eval):
+        key = jax.random.fold_in(key_eval, sorted(PROMPT_SUITE).index("labels_double"))
         predict = trained.predictor(trained.member(0))
-        errors.append([(predict(x[:k], y[:k], x_query[k]) - y_query[k])[0] ** 2 for k in (0, 3)])
-    done = json.loads((finished / "results.json").read_text())
-    by_member = np.array(done["arrays"]["normalised_error_by_member_labels_double"])
+
+        def errors(one):
+            x, y, x_query, y_query, _ = task.sample_prefixes(one)
+            return jnp.stack([(predict(x[:k], y[:k], x_query[k]) - y_query[k])[0] ** 2 for k in (0, 3)])
+
+        return jax.lax.map(errors, jax.random.split(key, 64))
+
+    errors = measure(held_out_keys(config.seed, 2)[0])
+    by_member = np.array(read(functions)["arrays"]["normalised_error_by_member_labels_double"])
     np.testing.assert_allclose(by_member[0][[0, 3]], np.mean(errors, axis=0) / (4 * 2), rtol=1e-4)
+
+
+def test_what_a_run_leaves(functions):
+    check_what_it_leaves(functions)
 
 
 def test_a_config_says_what_is_built():

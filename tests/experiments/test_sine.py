@@ -1,30 +1,25 @@
 """A run of sine waves has two populations: it goes on in either, and records how far they are apart."""
 
-import json
 import signal
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from whole import ROOT, SINE, check_what_it_leaves, read  # beside this file
 
 import icl_gd
-from experiments import monitor
-from experiments.recipes import sine
+from experiments import monitor, recorded
+from experiments.analyses import nonlinear
+from experiments.recipes import sine as sine_recipe
 from experiments.settings import parse
+from experiments.study import Found
 from icl_gd import constructions
 from icl_gd.training import Interrupted
-
-CONFIG = Path(__file__).parents[2] / "configs" / "sine.py"
-WORDS = ("run", f"--config={CONFIG}:smoke", "--config.task.n_context=3", "--config.train.steps=4",
-         "--config.train.batch_size=8", "--config.train.log_every=2", "--config.train.checkpoint_every=2",
-         "--config.eval.prompts=32", "--config.eval.curve_prompts=16", "--config.model.d_embed=4",
-         "--config.model.mlp_width=5", "--config.model.init_scale=1.0")  # fmt: skip
 
 
 def asked(workdir):
     workdir.mkdir(exist_ok=True)
-    return parse([*WORDS, f"--workdir={workdir}"])
+    return parse(["run", f"--config={ROOT}/configs/sine.py:smoke", *SINE, f"--workdir={workdir}"])
 
 
 def stopped():
@@ -33,20 +28,15 @@ def stopped():
     return stop
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("sine")
-    sine.run(asked(workdir), monitor.Stop())
-    return workdir
+def stop_twice_and_go_on(workdir, capsys):
+    """Stopped while the learner is trained, then once it is."""
 
-
-def test_it_goes_on_in_either_population(finished, tmp_path, capsys):
     class After(monitor.Stop):
         """Stops once the learner is trained."""
 
         @property
         def signal(self):
-            return signal.SIGTERM if (tmp_path / "checkpoints").exists() else None
+            return signal.SIGTERM if (workdir / "checkpoints").exists() else None
 
         @signal.setter
         def signal(self, value):
@@ -54,29 +44,51 @@ def test_it_goes_on_in_either_population(finished, tmp_path, capsys):
 
     for stop, step in ((stopped(), 2), (After(), 2)):
         with pytest.raises(Interrupted) as interrupted:
-            sine.run(asked(tmp_path), stop)
+            sine_recipe.run(asked(workdir), stop)
         assert interrupted.value.step == step
-    sine.run(asked(tmp_path), monitor.Stop())
+    sine_recipe.run(asked(workdir), monitor.Stop())
     said = capsys.readouterr().out
     assert "resuming learner from step 2" in said
     assert "resuming training from step 2" in said
-    ours, theirs = (json.loads((w / "results.json").read_text()) for w in (tmp_path, finished))
+
+
+def lines(workdir):
+    return sorted((workdir / "metrics.jsonl").read_text().splitlines())
+
+
+def test_it_goes_on_in_either_population(sine, tmp_path, capsys, monkeypatch):
+    """All members and what was watched of them, without what is measured of them afterwards."""
+    monkeypatch.setattr(nonlinear, "evaluate", lambda study: Found(np.full(2, True), np.full(2, False)))
+    monkeypatch.setattr(recorded, "present", lambda *_: None)
+    stop_twice_and_go_on(tmp_path, capsys)
+    assert lines(tmp_path) == lines(sine)
+    for part in ("", "learner"):
+        ours, theirs = (icl_gd.load(workdir / part).params for workdir in (tmp_path, sine))
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    ours, theirs = read(tmp_path)["curves"], read(sine)["curves"]
+    assert ours
+    assert ours == {name: theirs[name] for name in ours}
+
+
+@pytest.mark.slow
+def test_a_run_that_went_on_records_what_an_uninterrupted_one_does(sine, tmp_path, capsys):
+    stop_twice_and_go_on(tmp_path, capsys)
+    ours, theirs = read(tmp_path), read(sine)
     for part in ("metrics", "curves", "arrays"):
         assert ours[part] == theirs[part]
-    ours, theirs = (sorted((w / "metrics.jsonl").read_text().splitlines()) for w in (tmp_path, finished))
-    assert ours == theirs
+    assert lines(tmp_path) == lines(sine)
 
 
-def test_members_are_loaded_and_the_learner_is_built(finished):
-    trained, learner = icl_gd.load(finished), icl_gd.load(finished / "learner")
+def test_members_are_loaded_and_the_learner_is_built(sine):
+    trained, learner = icl_gd.load(sine), icl_gd.load(sine / "learner")
     built = constructions.gradient_descent_weights(learner.config, 3, 3, [0.1])
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1], b), learner.params["block_0"], built["block_0"])
     assert len(trained) == len(learner) == 2
     assert trained.config == learner.config
 
 
-def test_what_is_recorded(finished):
-    done = json.loads((finished / "results.json").read_text())
+def test_what_is_recorded(sine):
+    done = read(sine)
     metrics = done["metrics"]
     assert metrics["construction_error"]["mean"] < 1e-5
     ratio = metrics["prediction_difference_gd_deep_features"]["mean"] / metrics["target_spread"]["mean"]
@@ -91,3 +103,7 @@ def test_what_is_recorded(finished):
         np.testing.assert_allclose(np.mean(components**2, 1), 1.0, rtol=1e-6)
         assert sum(done["arrays"][f"features_share_{name}"]) <= 1 + 1e-9
         assert 0 <= metrics[f"waves_in_features_{name}"]["mean"] <= 1
+
+
+def test_what_a_run_leaves(sine):
+    check_what_it_leaves(sine)

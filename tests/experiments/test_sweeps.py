@@ -5,9 +5,9 @@ import math
 import signal
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
+from whole import ONE_LAYER, RATES, check_what_it_leaves, read  # beside this file
 
 import icl_gd
 from experiments import figures, monitor, results, sweeps
@@ -19,11 +19,7 @@ from experiments.settings import parse
 from icl_gd.training import Interrupted, population
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-WORDS = ("run", f"--config={CONFIGS}/one_layer.py:smoke", "--config.task.d_input=2", "--config.task.n_context=3",
-         "--config.train.batch_size=16", "--config.train.log_every=5", "--config.eval.prompts=64",
-         "--config.eval.curve_prompts=32", "--config.analyses=('alignment',)", "--config.model.init_scale=1.0",
-         "--config.train.checkpoint_every=5")  # fmt: skip
-RATES = 1e-2, 0.1
+WORDS = ("run", f"--config={CONFIGS}/one_layer.py:smoke", *ONE_LAYER)
 # A network whose attention is modified, by one value each.
 MODIFIED = [f"model.{name}" for name in ("alpha", "beta", "share", "augment_keys", "augment_values")]
 MODELS = ["run", f"--config={CONFIGS}/generalisation_gap.py:smoke", *(f"--config.{name}=0.5" for name in MODIFIED)]
@@ -35,19 +31,8 @@ def asked(workdir, *words):
     return parse([*WORDS, f"--workdir={workdir}", *words])
 
 
-def swept(workdir):
-    return asked(workdir, "--config.train.learning_rate=1e-2,0.1")
-
-
 def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("sweep")
-    linear_attention.run(swept(workdir), monitor.Stop())
-    return workdir
 
 
 def same(ours, theirs, **tolerance):
@@ -58,8 +43,8 @@ def same(ours, theirs, **tolerance):
             np.testing.assert_allclose(a, b, err_msg=name, **tolerance)
 
 
-def test_a_population_of_combinations_is_its_runs(finished, tmp_path):
-    done = json.loads((finished / "results.json").read_text())
+def test_a_population_of_combinations_is_its_runs(swept, tmp_path):
+    done = read(swept)
     assert done["metrics"] == {}
     assert [point["fields"] for point in done["sweep"]] == [{"train.learning_rate": rate} for rate in RATES]
     for rate, point in zip(RATES, done["sweep"], strict=True):
@@ -70,24 +55,28 @@ def test_a_population_of_combinations_is_its_runs(finished, tmp_path):
     assert line["x"] == list(RATES)
     assert line["mean"] == [point["metrics"]["loss_trained"]["mean"] for point in done["sweep"]]
     assert line["mean"][0] != pytest.approx(line["mean"][1], rel=1e-2)
-    assert {path.name for path in (finished / "figures").iterdir()} == {"01_sweep.png", "01_sweep.pdf"}
-    assert icl_gd.load(finished).swept == tuple({"learning_rate": rate} for rate in RATES)
+    assert {path.name for path in (swept / "figures").iterdir()} == {"01_sweep.png", "01_sweep.pdf"}
+    assert icl_gd.load(swept).swept == tuple({"learning_rate": rate} for rate in RATES)
 
 
-def test_a_sweep_goes_on_where_it_was_stopped(finished, tmp_path, capsys):
+def test_a_sweep_goes_on_where_it_was_stopped(swept, tmp_path, capsys):
+    asks = lambda: asked(tmp_path, f"--config.train.learning_rate={','.join(map(str, RATES))}")
     stop = monitor.Stop()
     stop.signal = signal.SIGTERM
     with pytest.raises(Interrupted):
-        linear_attention.run(swept(tmp_path), stop)
-    linear_attention.run(swept(tmp_path), monitor.Stop())
+        linear_attention.run(asks(), stop)
+    linear_attention.run(asks(), monitor.Stop())
     assert "resuming training from step 5" in capsys.readouterr().out
-    assert lines(tmp_path) == lines(finished)
-    ours, theirs = (json.loads((w / "results.json").read_text())["sweep"] for w in (tmp_path, finished))
-    assert ours == theirs
+    assert lines(tmp_path) == lines(swept)
+    assert read(tmp_path)["sweep"] == read(swept)["sweep"]
     for rate in RATES:
         history = monitor.read_history(tmp_path, fields={"train.learning_rate": rate})["loss_trained"]
         assert {step: list(seeds) for step, seeds in history.items()} == {step: [0, 1] for step in (5, 10, 15, 20)}
     assert monitor.read_history(tmp_path) == {}
+
+
+def test_what_a_run_leaves(swept):
+    check_what_it_leaves(swept)
 
 
 def test_sizes_and_rates_multiply(tmp_path, capsys):
@@ -173,8 +162,7 @@ def test_a_figure_of_any_sweep(swept, tmp_path):
     (tmp_path / "figures").mkdir()
     for name in ("07_sweep.png", "07_mine.png"):  # as an older version numbered it; and what is no figure of ours
         (tmp_path / "figures" / name).touch()
-    with matplotlib.rc_context({"savefig.dpi": 30}):
-        figures.draw({"curves": {}, "arrays": {}, "metrics": {}, "sweep": sweep}, tmp_path / "figures")
+    figures.draw({"curves": {}, "arrays": {}, "metrics": {}, "sweep": sweep}, tmp_path / "figures")
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"01_sweep.png", "01_sweep.pdf", "07_mine.png"}
 
 

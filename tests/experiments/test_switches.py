@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes
+from whole import check_what_it_leaves, read  # beside this file
 
+import icl_gd
 from experiments import monitor, recorded
 from experiments.analyses import real_table
 from experiments.analyses.shifts import looked_at
@@ -18,7 +20,7 @@ from experiments.described import task_of, trained_on
 from experiments.recipes import linear_attention
 from experiments.settings import parse
 from experiments.study import Study
-from icl_gd import learners
+from icl_gd import learners, models
 from icl_gd.tasks import FinitePool, LinearRegression
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -111,13 +113,20 @@ def test_softmax_heads_are_measured(tmp_path):
     assert value(done, "step_size_gd_centred") == pytest.approx(learners.best_step_size(centred) / 10, rel=0.2)
 
 
-def test_the_learned_mix_is_watched(tmp_path):
-    done = run(tmp_path, f"--config={CONFIGS}/softmax_heads.py:smoke", "--config.model.attention=mixed",
-               "--config.model.n_heads=1", "--config.analyses=('alignment',)",
-               "--config.train.log_every=10")  # fmt: skip
-    assert done["curves"]["softmax_share_by_step"]["x"] == [10, 20]
-    assert 0 < value(done, "softmax_share") < 1
-    assert value(done, "softmax_share") != value(done, "softmax_share_untrained")
+def test_the_learned_mix_is_watched(one_layer):
+    """It is that of the members, which training has moved from where they began."""
+    done, trained = read(one_layer), icl_gd.load(one_layer)
+    shares = [float(models.softmax_share(trained.member(i))["block_0"]) for i in range(2)]
+    metrics, by_step = done["metrics"], done["curves"]["softmax_share_by_step"]
+    np.testing.assert_allclose(metrics["softmax_share"]["per_seed"], shares, rtol=1e-6)
+    assert by_step["x"] == [10, 20]
+    np.testing.assert_allclose(by_step["mean"][1], np.mean(shares), rtol=1e-6)
+    moved = np.abs(np.subtract(shares, metrics["softmax_share_untrained"]["per_seed"]))
+    assert all((moved > 1e-6) & (moved < 0.2)), moved
+
+
+def test_what_a_run_leaves(one_layer):
+    check_what_it_leaves(one_layer)
 
 
 def test_of_few_shifts_the_ends_are_among_them():
