@@ -11,7 +11,6 @@ import argparse
 import json
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from icl_gd.training import in_context, mesh, population
 from icl_gd.training.checkpoint import flatten
 from icl_gd.training.mesh import Placement
 from icl_gd.training.problem import learning_problem
+from icl_gd.types import Array
 
 TASK, MODEL, BATCH = LinearRegression(), TransformerConfig(11), 2048
 CHUNK = 10  # steps of a timing
@@ -35,13 +35,16 @@ def share_of_one_device(members: int, batch_size: int, share_batches: bool) -> d
     layout = concatenated(TASK.d_input, TASK.d_output)
     drawn = settings if share_batches else replace(settings, batch_size=BATCH)  # then each device draws whole batches
     draw_all, loss = learning_problem(TASK, MODEL, layout, drawn)
-    draw = lambda key: jax.tree.map(lambda leaf: leaf[..., :batch_size], draw_all(key))
+
+    def draw(key: Array, step: Array) -> Any:
+        return jax.tree.map(lambda leaf: leaf[..., :batch_size], draw_all(key, step))
+
     chunk = population.make_chunk(draw, loss, settings, Placement())
     state, keys = (
         in_context.initialise(MODEL, settings, 0, members),
         population.members_of(0, members, settings, MODEL.varied),
     )
-    compiled = jax.jit(partial(chunk, n_steps=CHUNK), donate_argnums=0).lower(state, keys).compile()
+    compiled = chunk.lower(state, keys, n_steps=CHUNK).compile()
     memory = compiled.memory_analysis()
     checkpoint = sum(leaf.nbytes for leaf in flatten(state).values())
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(state.member.params))

@@ -29,6 +29,7 @@ from icl_gd import LinearRegression, TrainSettings, TransformerConfig, models
 from icl_gd.tokens import concatenated
 from icl_gd.training import mesh, population
 from icl_gd.training.problem import learning_problem
+from icl_gd.types import Array, Moments
 
 BATCH, D_INPUT = 2048, 10
 E = D_INPUT + 1
@@ -80,21 +81,26 @@ def rows() -> list[Row]:
 def problem(row: Row) -> tuple[Callable, Callable]:
     """`draw` and `loss` of a row."""
     draw, loss = learning_problem(row.task, row.model, concatenated(D_INPUT, 1), row.settings)
-    if row.form == "moments":
-        draw = lambda key: row.task.sample_moments(key, BATCH, direct=row.sampler == "moments")
-    return draw, loss
+
+    def moments(key: Array, step: Array) -> tuple[Moments, Array]:
+        return row.task.sample_moments(key, BATCH, direct=row.sampler == "moments")
+
+    return moments if row.form == "moments" else draw, loss
 
 
 def only_drawing(batch_of: Callable) -> tuple[Callable, Callable]:
     """The problem that draws the same batches and learns nothing from them, of a network with one weight."""
-    touch = lambda batch: sum(jnp.sum(leaf.reshape(-1)[0]) for leaf in jax.tree.leaves(batch))
-    return batch_of, lambda params, batch: 0 * params * touch(batch)
+
+    def touch(params: Array, batch: Any) -> Array:
+        return 0 * params * sum(jnp.sum(leaf.reshape(-1)[0]) for leaf in jax.tree.leaves(batch))
+
+    return batch_of, touch
 
 
 def drawn_once(draw: Callable) -> Callable:
     """Gives the same batch at every step."""
-    batch = jax.jit(draw)(jax.random.key(0))
-    return lambda key: batch
+    batch = jax.jit(draw)(jax.random.key(0), 0)
+    return lambda key, step: batch
 
 
 def stepper(row: Row, draw: Callable, loss: Callable, init: Callable, steps: int) -> Callable[[], None]:
@@ -160,7 +166,7 @@ def drawing(row: Row) -> Callable[[], None]:
     draw = jax.jit(lambda key: jax.lax.scan(another(key), one(key), jnp.arange(DRAWS - 1))[0])
 
     def run() -> None:
-        jax.block_until_ready(draw(jax.random.key(0), 0))
+        jax.block_until_ready(draw(jax.random.key(0)))
 
     run()
     return run
