@@ -309,6 +309,8 @@ MUTATIONS = [
              f"{SEPARATE} published_loops"),
     Mutation("analysis/copying.py", "- (0.0 if faithful else following)", "- following", f"{SEPARATE} published_loops"),
     Mutation("analysis/copying.py", "[..., :d_content]", "[..., -d_content:]", f"{SEPARATE} finite_differences"),
+    Mutation("analysis/copying.py", "1, 2) for offset in (-1, 1)", "1, 2) for offset in (1, 1)",
+             f"{SEPARATE} scores_of_a_copier"),
     Mutation("analysis/copying.py", "following[:, ::2]", "following[:, 1::2]", f"{SEPARATE} scores_by_hand"),
     Mutation("analysis/copying.py", "size = jnp.abs(pattern)", "size = pattern", f"{SEPARATE} scores_by_hand"),
     Mutation("analysis/copying.py", "shares[..., 2 * i] + shares", "shares", f"{SEPARATE} induction"),

@@ -1,11 +1,11 @@
 """Models in the formats of others: GPT-2 of HuggingFace, published checkpoints of Garg et al., safetensors."""
 
+import functools
 import json
 import pickle
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -33,14 +33,15 @@ MODELS = {
 }
 
 
+@functools.cache
 def pretrained(name):
     config, layout = MODELS[name]
-    return Pretrained(config, models.init(config, jax.random.key(1)), layout, D)
+    return Pretrained(config, jax.jit(functools.partial(models.init, config))(jax.random.key(1)), layout, D)
 
 
 def examples(seed=0, n=POINTS):
     rng = np.random.default_rng(seed)
-    return jnp.asarray(rng.normal(size=(n, D)), jnp.float32), jnp.asarray(rng.normal(size=(n, 1)), jnp.float32)
+    return rng.normal(size=(n, D)).astype(np.float32), rng.normal(size=(n, 1)).astype(np.float32)
 
 
 def published(size):
@@ -83,11 +84,20 @@ def test_a_published_checkpoint_predicts_the_same_everywhere(size, tmp_path):
     (tmp_path / "config.yaml").write_text(f"model:\n  family: gpt2\n  n_head: {SIZES[size][2]}\n")
     x, y = examples()
     with torch.no_grad():
-        expected = network(torch.tensor(np.asarray(x)), torch.tensor(np.asarray(y))).numpy()
-    for path in (tmp_path, tmp_path / "model_3.pt"):
-        ours = interop.from_garg(path)
-        np.testing.assert_allclose(ours.prefix_predictor(x, y), expected, atol=1e-5 * np.abs(expected).max() + 1e-5)
-    np.testing.assert_allclose(ours.predictor(x[:5], y[:5], x[5]), expected[5], atol=1e-4)
+        expected = network(torch.tensor(x), torch.tensor(y)).numpy()
+    of_directory, of_file = (interop.from_garg(path) for path in (tmp_path, tmp_path / "model_3.pt"))
+    about = lambda ours: (ours.config, ours.layout, ours.d_input, ours.d_output)
+    assert about(of_directory) == about(of_file)
+
+    @jax.jit  # one program for both
+    def predict(params, x, y):
+        ours = replace(of_file, params=params)
+        return ours.prefix_predictor(x, y), ours.predictor(x[:5], y[:5], x[5])
+
+    for params in (of_directory.params, of_file.params):
+        of_prefixes, of_five = predict(params, x, y)
+        np.testing.assert_allclose(of_prefixes, expected, atol=1e-5 * np.abs(expected).max() + 1e-5)
+        np.testing.assert_allclose(of_five, expected[5], atol=1e-4)
 
 
 class Malicious:
@@ -141,13 +151,16 @@ def test_what_is_saved_is_read_again_to_the_bit(name, tmp_path):
     assert (found.config, found.layout, found.d_input, found.d_output) == (model.config, model.layout, D, 1)
     jax.tree.map(np.testing.assert_array_equal, found.params, model.params)
     x, y = examples(1)
-    np.testing.assert_array_equal(found.predictor(x[:-1], y[:-1], x[-1]), model.predictor(x[:-1], y[:-1], x[-1]))
+    predict = jax.jit(lambda params, *examples: replace(found, params=params).predictor(*examples))
+    again, before = (predict(params, x[:-1], y[:-1], x[-1]) for params in (found.params, model.params))
+    np.testing.assert_array_equal(again, before)
     assert sorted(path.name for path in directory.iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_a_population_is_saved_whole(tmp_path):
-    keys = jax.random.split(jax.random.key(2), 3)
-    model = replace(pretrained("linear"), params=jax.vmap(lambda key: models.init(LINEAR, key))(keys))
+    rng = np.random.default_rng(2)
+    draw = lambda leaf: rng.normal(size=(3, *leaf.shape)).astype(np.float32)
+    model = replace(pretrained("linear"), params=jax.tree.map(draw, models.shapes(LINEAR)))
     model.save_pretrained(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, interop.from_pretrained(tmp_path).params, model.params)
     flat = flatten(model.params)
