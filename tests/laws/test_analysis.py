@@ -13,15 +13,21 @@ TASK = LinearRegression(3, 2, 5)
 GD, HALF = learners.gradient_descent([0.8]), learners.gradient_descent([0.4])
 
 
-def prompts_of(count, seed=0, task=TASK):
-    return jax.jit(jax.vmap(task.sample))(jax.random.split(jax.random.key(seed), count))
+def prompts_of(count, seed):
+    """So many prompts, to be called inside of jit."""
+    return jax.vmap(TASK.sample)(jax.random.split(jax.random.key(seed), count))
 
 
 def test_streamed_risks_are_those_of_all_prompts_together(x64):
     key, losses = jax.random.key(3), lambda prompts: {"gd": analysis.losses(GD, prompts)}
     found = analysis.streamed_risks(losses, TASK.sample, key, 250, chunk=100)["gd"]
-    keys = jnp.concatenate([jax.random.split(jax.random.fold_in(key, i), 100) for i in range(3)])  # whole chunks
-    direct = np.asarray(analysis.losses(GD, jax.vmap(TASK.sample)(keys)))
+
+    @jax.jit
+    def at_once(key):
+        keys = jnp.concatenate([jax.random.split(jax.random.fold_in(key, i), 100) for i in range(3)])  # whole chunks
+        return analysis.losses(GD, jax.vmap(TASK.sample)(keys))
+
+    direct = np.asarray(at_once(key))
     np.testing.assert_allclose(found.mean, direct.mean(), rtol=1e-12)
     np.testing.assert_allclose(found.stderr, direct.std() / 300**0.5, rtol=1e-9)
     sampled = analysis.sampled_losses(losses, TASK.sample, key, 250, chunk=100)["gd"]
@@ -55,12 +61,14 @@ def test_a_sampler_with_arguments_is_compiled_once(x64):
 
 
 def test_bootstrap_interval_has_the_width_of_the_sampling_error():
-    values = jax.random.normal(jax.random.key(0), (4000,)) + 2.0
+    values = jnp.asarray(np.random.default_rng(0).normal(2.0, size=4000), jnp.float32)
+    host = np.asarray(values)
     found = analysis.bootstrap_interval(values, jax.random.key(1), level=0.9)
-    assert found.mean == pytest.approx(float(values.mean()))
+    assert found.mean == pytest.approx(float(host.mean()))
     assert found.low < found.mean < found.high
-    assert found.high - found.low == pytest.approx(2 * 1.645 * float(values.std()) / 4000**0.5, rel=0.1)
-    both = analysis.bootstrap_interval(jnp.stack([values, -values], axis=1), jax.random.key(1), level=0.9)
+    assert found.high - found.low == pytest.approx(2 * 1.645 * float(host.std()) / 4000**0.5, rel=0.1)
+    both = np.stack([host, -host], axis=1)
+    both = analysis.bootstrap_interval(jnp.asarray(both), jax.random.key(1), level=0.9)
     for ends in ((both.mean[0], both.low[0], both.high[0]), (-both.mean[1], -both.high[1], -both.low[1])):
         np.testing.assert_allclose(ends, found, rtol=1e-5)
     with pytest.raises(ValueError, match="level=1"):
@@ -68,50 +76,74 @@ def test_bootstrap_interval_has_the_width_of_the_sampling_error():
 
 
 def test_losses_and_those_of_members(x64):
-    prompts = prompts_of(6)
-    y_hat = jnp.stack([GD(*p) for p in zip(prompts.x, prompts.y, prompts.x_query, strict=True)])
-    np.testing.assert_allclose(analysis.losses(GD, prompts), 0.5 * jnp.sum((y_hat - prompts.y_query) ** 2, -1))
-    layerwise = analysis.losses(learners.layerwise_gradient_descent([0.8]), prompts)
-    np.testing.assert_allclose(layerwise[:, 1], analysis.losses(GD, prompts))
-    etas = jnp.linspace(0.1, 2.0, 2 * analysis.MEMBERS_AT_ONCE + 3)
-    of_members = analysis.member_losses(lambda eta: learners.gradient_descent(eta[None]), etas, prompts)
-    expected = [analysis.losses(learners.gradient_descent([eta]), prompts) for eta in etas]
-    np.testing.assert_allclose(of_members, jnp.stack(expected), rtol=1e-12)
+    etas = np.linspace(0.1, 2.0, 2 * analysis.MEMBERS_AT_ONCE + 3)
+
+    @jax.jit
+    def of(seed, etas):
+        prompts = prompts_of(6, seed)
+        y_hat = jnp.stack([GD(*p) for p in zip(prompts.x, prompts.y, prompts.x_query, strict=True)])
+        of_one = lambda eta: analysis.losses(learners.gradient_descent([eta]), prompts)
+        return (
+            y_hat, prompts.y_query, analysis.losses(GD, prompts),
+            analysis.losses(learners.layerwise_gradient_descent([0.8]), prompts),
+            analysis.member_losses(lambda eta: learners.gradient_descent(eta[None]), etas, prompts),
+            jax.lax.map(of_one, etas),
+        )  # fmt: skip
+
+    y_hat, y_query, losses, layerwise, of_members, expected = map(np.asarray, of(0, etas))
+    np.testing.assert_allclose(losses, 0.5 * np.sum((y_hat - y_query) ** 2, -1))
+    np.testing.assert_allclose(layerwise[:, 1], losses)
+    np.testing.assert_allclose(of_members, expected, rtol=1e-12)
 
 
 def test_alignment_of_half_the_step_size(x64):
     """Sensitivities point the same way, and differ by half of themselves, as predictions do."""
-    prompts = prompts_of(20)
-    found = analysis.alignment(HALF, GD, prompts)
-    w = jax.vmap(lambda x, y: learners.gradient_descent_iterates(x, y, [0.8])[-1])(prompts.x, prompts.y)
-    predictions = jnp.einsum("bmd,bd->bm", w, prompts.x_query)
+
+    @jax.jit
+    def of(seed):
+        prompts = prompts_of(20, seed)
+        w = jax.vmap(lambda x, y: learners.gradient_descent_iterates(x, y, [0.8])[-1])(prompts.x, prompts.y)
+        opposite = analysis.alignment(learners.gradient_descent([-0.8]), GD, prompts)
+        return analysis.alignment(HALF, GD, prompts), opposite, w, prompts.x_query
+
+    found, opposite, w, x_query = jax.tree.map(np.asarray, of(0))
+    predictions = np.einsum("bmd,bd->bm", w, x_query)
     np.testing.assert_allclose(found.sensitivity_cosine, 1.0, rtol=1e-12)
-    np.testing.assert_allclose(found.sensitivity_difference, jnp.linalg.norm(w, axis=(1, 2)).mean() / 2, rtol=1e-12)
-    np.testing.assert_allclose(found.prediction_difference, jnp.linalg.norm(predictions, axis=1).mean() / 2, rtol=1e-12)
-    opposite = analysis.alignment(learners.gradient_descent([-0.8]), GD, prompts)
+    np.testing.assert_allclose(found.sensitivity_difference, np.linalg.norm(w, axis=(1, 2)).mean() / 2, rtol=1e-12)
+    np.testing.assert_allclose(found.prediction_difference, np.linalg.norm(predictions, axis=1).mean() / 2, rtol=1e-12)
     np.testing.assert_allclose(opposite.sensitivity_cosine, -1.0, rtol=1e-12)
+
+
+@jax.jit
+def cosine_of_scaled(scale, seed):
+    scaled = lambda x, y, x_query: scale * GD(x, y, x_query)
+    return analysis.alignment(scaled, GD, prompts_of(5, seed)).sensitivity_cosine
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-25, 1e25])
 def test_the_cosine_does_not_depend_on_scale(scale):
-    prompts = prompts_of(5)
-    scaled = lambda x, y, x_query: scale * GD(x, y, x_query)
-    found = float(analysis.alignment(scaled, GD, prompts).sensitivity_cosine)
+    found = float(cosine_of_scaled(scale, 0))
     assert found == pytest.approx(0.0 if scale == 0.0 else 1.0, abs=1e-5)
 
 
 def test_matched_scale(x64):
     """The scale between the circuits is undone exactly; a layer without overlap with the reference stays finite."""
     config = constructions.gradient_descent_config(3, 2, 1)
-    built = models.circuits(config, constructions.gradient_descent_weights(config, 3, 5, [0.8]))
-    for c in (7.0, -0.01):
-        matched = analysis.match_scale(Circuits(c * built.W_KQ, built.W_PV / c), built)
-        for ours, theirs in zip(matched, built, strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-12)
-    u = jnp.arange(1.0, 6.0)
-    apart = Circuits(jnp.zeros_like(built.W_KQ).at[0, 0, 4].set(u), jnp.zeros_like(built.W_PV).at[0, 0, 3].set(u))
-    matched = analysis.match_scale(apart, built)
-    layout, prompt = tokens.concatenated(3, 2), jax.tree.map(lambda leaf: leaf[0], prompts_of(1))
-    ours, theirs = (models.circuit_predictor(c, layout)(*prompt[:3]) for c in (matched, apart))
+
+    @jax.jit
+    def of(seed, scales):
+        built = models.circuits(config, constructions.gradient_descent_weights(config, 3, 5, [0.8]))
+        scaled = lambda c: analysis.match_scale(Circuits(c * built.W_KQ, built.W_PV / c), built)
+        u = jnp.arange(1.0, 6.0)
+        apart = Circuits(jnp.zeros_like(built.W_KQ).at[0, 0, 4].set(u), jnp.zeros_like(built.W_PV).at[0, 0, 3].set(u))
+        matched = analysis.match_scale(apart, built)
+        layout, prompt = tokens.concatenated(3, 2), TASK.sample(jax.random.key(seed))
+        predictions = [models.circuit_predictor(c, layout)(*prompt[:3]) for c in (matched, apart)]
+        return built, [scaled(c) for c in scales], matched, predictions
+
+    built, both, matched, (ours, theirs) = jax.tree.map(np.asarray, of(0, (7.0, -0.01)))
+    for found in both:
+        for leaf, expected in zip(found, built, strict=True):
+            np.testing.assert_allclose(leaf, expected, atol=1e-12)
     np.testing.assert_allclose(ours, theirs, rtol=1e-10)
-    assert float(jnp.abs(matched.W_KQ).max()) < 100
+    assert float(np.abs(matched.W_KQ).max()) < 100

@@ -1,5 +1,7 @@
 """Law 2: what every learner of linear functions obeys, its limits, and its closed forms."""
 
+from functools import cache, partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,23 @@ UNIFORM = (1 / 12, 1 / 80)
 
 def problem(seed, n=6, d=4, m=2):
     rng = np.random.default_rng(seed)
-    return tuple(jnp.asarray(rng.normal(size=shape)) for shape in ((n, d), (n, m), (d,)))
+    return tuple(rng.normal(size=shape) for shape in ((n, d), (n, m), (d,)))
+
+
+@cache
+def jitted(name):
+    return jax.jit(LEARNERS[name])
+
+
+def drawn(task, count, seed):
+    """So many prompts, to be called inside of jit."""
+    return jax.vmap(task.sample)(jax.random.split(jax.random.key(seed), count))
+
+
+@partial(jax.jit, static_argnums=0)
+def one_step_losses(task, seed, eta, preconditioner):
+    """Of a step on 100,000 prompts of a task."""
+    return losses(learners.gradient_descent([eta], preconditioner=preconditioner), drawn(task, 100_000, seed))
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -31,7 +49,7 @@ def test_rotation_and_order(name, n, x64):
     x, y, q = problem(1, n)
     rotation, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(4, 4)))
     order = np.random.default_rng(3).permutation(n)
-    learner = LEARNERS[name]
+    learner = jitted(name)
     expected = learner(x, y, q)
     np.testing.assert_allclose(learner(x @ rotation, y, q @ rotation), expected, atol=1e-12)
     np.testing.assert_allclose(learner(x[order], y[order], q), expected, atol=1e-12)
@@ -41,36 +59,46 @@ def test_a_step_is_the_gradient_of_the_in_context_loss(x64):
     """W_{k+1} = W_k - eta_k grad L(W_k) A, L = 1/(2n) sum |W x - y|^2, the gradient by differentiation."""
     x, y, q = problem(8)
     rng = np.random.default_rng(9)
-    w0, a, etas = jnp.asarray(rng.normal(size=(2, 4))), jnp.asarray(rng.normal(size=(4, 4))), [0.3, 0.1, 0.2]
-    gradient = jax.grad(lambda w: jnp.sum((x @ w.T - y) ** 2) / (2 * len(x)))
-    w = [w0]
-    for eta in etas:
-        w.append(w[-1] - eta * gradient(w[-1]) @ a)
-    np.testing.assert_allclose(learners.gradient_descent_iterates(x, y, etas, w0, a), jnp.stack(w), rtol=1e-12)
-    np.testing.assert_allclose(learners.layerwise_gradient_descent(etas, w0, a)(x, y, q), jnp.stack(w) @ q, rtol=1e-12)
+    w0, a, etas = rng.normal(size=(2, 4)), rng.normal(size=(4, 4)), [0.3, 0.1, 0.2]
+
+    @jax.jit
+    def of(x, y, q, w0, a):
+        gradient = jax.grad(lambda w: jnp.sum((x @ w.T - y) ** 2) / (2 * len(x)))
+        w = [w0]
+        for eta in etas:
+            w.append(w[-1] - eta * gradient(w[-1]) @ a)
+        iterates = learners.gradient_descent_iterates(x, y, etas, w0, a)
+        return jnp.stack(w), iterates, learners.layerwise_gradient_descent(etas, w0, a)(x, y, q)
+
+    w, iterates, y_hat = map(np.asarray, of(x, y, q, w0, a))
+    np.testing.assert_allclose(iterates, w, rtol=1e-12)
+    np.testing.assert_allclose(y_hat, w @ q, rtol=1e-12)
 
 
 @pytest.mark.parametrize("n", [3, 9])
 def test_limits_and_the_independent_library(n, x64):
     x, y, q = problem(4, n)
-    ours = learners.ols(x, y, q)
-    np.testing.assert_allclose(ours, q @ (np.linalg.pinv(x) @ y), atol=1e-10)
-    np.testing.assert_allclose(learners.ridge(1e-9)(x, y, q), ours, atol=1e-6)
     eta = n / np.linalg.eigvalsh(x.T @ x)[-1]
-    np.testing.assert_allclose(learners.gradient_descent(np.full(20_000, eta))(x, y, q), ours, atol=1e-6)
+    each = learners.ols, learners.ridge(1e-9), learners.gradient_descent(np.full(20_000, eta)), learners.ridge(0.7)
+    ours, small, descent, large = jax.jit(lambda *problem: [learner(*problem) for learner in each])(x, y, q)
+    np.testing.assert_allclose(ours, q @ (np.linalg.pinv(x) @ y), atol=1e-10)
+    np.testing.assert_allclose(small, ours, atol=1e-6)
+    np.testing.assert_allclose(descent, ours, atol=1e-6)
     theirs = sklearn.linear_model.Ridge(alpha=0.7, fit_intercept=False).fit(x, y).predict(q[None])[0]
-    np.testing.assert_allclose(learners.ridge(0.7)(x, y, q), theirs, atol=1e-10)
+    np.testing.assert_allclose(large, theirs, atol=1e-10)
     with pytest.raises(ValueError, match="penalty"):
         learners.ridge(0.0)
 
 
 def test_best_step_size_is_the_minimum_on_the_sample(x64):
-    prompts = jax.jit(jax.vmap(LinearRegression(4, 2, 6).sample))(jax.random.split(jax.random.key(0), 200))
-    for w0 in (None, 0.3 * jnp.ones((2, 4))):
-        risk = jax.jit(lambda eta, w0=w0: losses(learners.gradient_descent([eta], w0), prompts).mean())
-        eta = learners.best_step_size(prompts, w0)
-        assert risk(eta) < min(risk(0.99 * eta), risk(1.01 * eta))
-        assert abs(float(jax.grad(risk)(eta))) < 1e-10
+    prompts = jax.jit(lambda seed: drawn(LinearRegression(4, 2, 6), 200, seed))(0)
+    risk = lambda eta, w0: losses(learners.gradient_descent([eta], w0), prompts).mean()
+    of = jax.jit(jax.vmap(jax.value_and_grad(risk), in_axes=(0, None)))
+    for w0 in (None, np.full((2, 4), 0.3)):
+        eta = learners.best_step_size(prompts, None if w0 is None else jnp.asarray(w0))
+        risks, gradients = map(np.asarray, of(eta * np.array([1.0, 0.99, 1.01]), w0))
+        assert risks[0] < min(risks[1:])
+        assert abs(gradients[0]) < 1e-10
 
 
 def test_numbers_of_the_closed_forms():
@@ -112,11 +140,10 @@ def test_one_step_risk_meets_sampling(name, alpha, x64):
     corruption = task.corrupted_labels, task.weight_scale**-2
     eta = learners.optimal_step_size(*sizes, ratio, *corruption)
     exact = learners.one_step_risk(eta, *sizes, ratio, task.weight_scale, alpha, *corruption)
-    prompts = jax.jit(jax.vmap(scale_inputs(task, alpha).sample))(jax.random.split(jax.random.key(5), 100_000))
-    sampled = losses(learners.gradient_descent([eta]), prompts)
+    sampled = np.asarray(one_step_losses(scale_inputs(task, alpha), 5, eta, None))
     assert abs(float(sampled.mean()) - exact) < 5 * float(sampled.std()) / 100_000**0.5
     if alpha == 1.0:
-        own = jax.jit(jax.vmap(task.sample))(jax.random.split(jax.random.key(6), 100_000))
+        own = jax.jit(lambda seed: drawn(task, 100_000, seed))(6)
         assert learners.best_step_size(own) == pytest.approx(eta, rel=0.05)
 
 
@@ -127,14 +154,14 @@ def test_gaussian_optimum_meets_sampling(n_test, x64):
     task = LinearRegression(3, 1, n_test or 6, "normal", covariance=nested, noise_std=0.5, weight_scale=1.5)
     ratio = (0.5 / 1.5) ** 2
     matrix = learners.gaussian_optimum_matrix(covariance, 6, ratio)
-    prompts = jax.jit(jax.vmap(task.sample))(jax.random.split(jax.random.key(7), 100_000))
-    sampled = losses(learners.gradient_descent([1.0], preconditioner=jnp.asarray(matrix)), prompts)
+    sampled = np.asarray(one_step_losses(task, 7, 1.0, matrix))
     exact = learners.gaussian_optimum_risk(covariance, 6, ratio, 1.5, n_test)
     assert abs(float(sampled.mean()) - exact) < 5 * float(sampled.std()) / 100_000**0.5
     if n_test is None:
-        moment = jnp.einsum("bnd,bn->bd", prompts.x, prompts.y[..., 0]) / 6
-        features = np.asarray(jnp.einsum("bc,bd->bcd", prompts.x_query, moment)).reshape(-1, 9)
-        best, *_ = np.linalg.lstsq(features, np.asarray(prompts.y_query)[:, 0])
+        prompts = jax.tree.map(np.asarray, jax.jit(lambda seed: drawn(task, 100_000, seed))(7))
+        moment = np.einsum("bnd,bn->bd", prompts.x, prompts.y[..., 0]) / 6
+        features = np.einsum("bc,bd->bcd", prompts.x_query, moment).reshape(-1, 9)
+        best, *_ = np.linalg.lstsq(features, prompts.y_query[:, 0])
         np.testing.assert_allclose(best.reshape(3, 3), matrix, atol=0.03 * np.abs(matrix).max())
         assert learners.gaussian_optimum_risk(covariance, 6, ratio, 1.5, 6) == pytest.approx(exact)
 
@@ -142,7 +169,12 @@ def test_gaussian_optimum_meets_sampling(n_test, x64):
 def test_ridge_at_the_noise_to_weight_ratio_is_bayes(x64):
     """The posterior mean has the least risk: other penalties do worse on the same prompts."""
     task = LinearRegression(3, 1, 5, "normal", noise_std=0.8, weight_scale=1.5)
-    prompts = jax.jit(jax.vmap(task.sample))(jax.random.split(jax.random.key(8), 20_000))
     penalty = (0.8 / 1.5) ** 2
-    risk = lambda factor: float(losses(learners.ridge(factor * penalty), prompts).mean())
-    assert risk(1.0) < min(risk(0.5), risk(2.0))
+
+    @jax.jit
+    def risks(seed):
+        prompts = drawn(task, 20_000, seed)
+        return [losses(learners.ridge(factor * penalty), prompts).mean() for factor in (1.0, 0.5, 2.0)]
+
+    best, *others = map(float, risks(8))
+    assert best < min(others)
