@@ -1,7 +1,6 @@
 """Prompts of which there are finitely many: recycled ones, and those cut from a table."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,20 +11,31 @@ from icl_gd.training import TrainSettings, train
 TASK = LinearRegression(3, 2, 4)
 
 
+def many(sample):
+    """From a seed and a number to so many of what is drawn by a key, as one program."""
+    drawn = lambda seed, count: jax.vmap(sample)(jax.random.split(jax.random.key(seed), count))
+    return jax.jit(drawn, static_argnums=1)
+
+
 def test_a_pool_has_its_prompts_and_no_others():
     pool = FinitePool(TASK, 5, seed=3)
-    drawn = jax.jit(jax.vmap(pool.sample))(jax.random.split(jax.random.key(1), 2000))
-    x, there = np.asarray(drawn.x), [pool.prompt(i) for i in range(5)]
-    counts = [np.sum(np.all(x == np.asarray(prompt.x), axis=(1, 2))) for prompt in there]
+    drawn = jax.tree.map(np.asarray, many(pool.sample)(1, 2000))
+
+    @jax.jit
+    def prompts_of():
+        larger = FinitePool(TASK, 50, seed=3).prompt(4).x
+        return [pool.prompt(i) for i in range(5)], [FinitePool(TASK, 5, seed=4).prompt(i).x for i in range(5)], larger
+
+    there, others, larger = jax.tree.map(np.asarray, prompts_of())
+    x, counts = drawn.x, [np.sum(np.all(drawn.x == prompt.x, axis=(1, 2))) for prompt in there]
     assert sum(counts) == 2000
     np.testing.assert_allclose(counts, 400, atol=5 * 400**0.5)
     for i, prompt in enumerate(there):
-        at = int(np.flatnonzero(np.all(x == np.asarray(prompt.x), axis=(1, 2)))[0])
+        at = int(np.flatnonzero(np.all(x == prompt.x, axis=(1, 2)))[0])
         for ours, theirs in zip(prompt, (leaf[at] for leaf in drawn), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-6)
-        assert not np.any(prompt.x == FinitePool(TASK, 5, seed=4).prompt(i).x)
-    larger = FinitePool(TASK, 50, seed=3)  # a larger pool has the smaller one's prompts and more
-    np.testing.assert_array_equal(larger.prompt(4).x, there[4].x)
+        assert not np.any(prompt.x == others[i])
+    np.testing.assert_array_equal(larger, there[4].x)  # a larger pool has the smaller one's prompts and more
     with pytest.raises(ValueError, match="size=0"):
         FinitePool(TASK, 0)
 
@@ -40,7 +50,7 @@ def test_training_on_a_pool_of_one_is_training_on_its_prompt():
         train(
             FinitePool(TASK, size), config, settings, chunk_steps=1, on_chunk=lambda *a, s=size: losses[s].append(a[2])
         )
-    first, second, third = (float(loss[0, 0]) for loss in losses[1])
+    first, second, third = (float(np.asarray(loss)[0, 0]) for loss in losses[1])
     assert first > second > third
     assert abs(first - third) < 0.1 * first  # no other prompt in between
     assert np.ptp(losses[50]) > 0.1 * np.mean(losses[50])
@@ -54,9 +64,9 @@ def table(n_context=4):
 
 def test_prompts_of_a_table_are_rows_without_repetition(x64):
     cut = table()
-    prompts = jax.vmap(cut.sample)(jax.random.split(jax.random.key(0), 500))
-    whole = np.concatenate([np.asarray(prompts.x), np.asarray(prompts.x_query)[:, None]], axis=1)
-    labels = np.concatenate([np.asarray(prompts.y), np.asarray(prompts.y_query)[:, None]], axis=1)
+    prompts = jax.tree.map(np.asarray, many(cut.sample)(0, 500))
+    whole = np.concatenate([prompts.x, prompts.x_query[:, None]], axis=1)
+    labels = np.concatenate([prompts.y, prompts.y_query[:, None]], axis=1)
     rows = np.argmin(np.abs(whole[:, :, None, 0] - cut.x[None, None, :, 0]), axis=-1)
     np.testing.assert_array_equal(whole, cut.x[rows])
     np.testing.assert_array_equal(labels, cut.y[rows])
@@ -86,8 +96,9 @@ def test_bad_tables_are_refused():
 
 def test_the_sample_of_a_table_is_one_program():
     """Drawn under jit and vmap, the same rows."""
-    cut, keys = table(), jax.random.split(jax.random.key(2), 3)
-    together = jax.jit(jax.vmap(cut.sample))(keys)
-    for i, key in enumerate(keys):
-        np.testing.assert_allclose(cut.sample(key).x, together.x[i], rtol=1e-6)
-    assert not jnp.array_equal(together.x[0], together.x[1])
+    cut = table()
+    alone = jax.jit(lambda seed, i: cut.sample(jax.random.split(jax.random.key(seed), 3)[i]).x)
+    together = np.asarray(many(cut.sample)(2, 3).x)
+    for i in range(3):
+        np.testing.assert_allclose(alone(2, i), together[i], rtol=1e-6)
+    assert not np.array_equal(together[0], together[1])

@@ -40,6 +40,13 @@ def test_same_key_same_prompt(name):
         assert not np.allclose(batch.x[0], batch.x[1])
 
 
+def test_a_prompt_drawn_without_jit_is_the_same():
+    task, key = TASKS["noisy"], jax.random.key(0)
+    pairs = zip(task.sample_prefixes(key), jax.jit(task.sample_prefixes)(key), strict=True)
+    for eager, jitted in pairs:
+        np.testing.assert_allclose(eager, jitted, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_labels_have_the_variance_they_say(name):
     task = FunctionRegression(CLASSES[name], 0)
