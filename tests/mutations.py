@@ -35,7 +35,7 @@ CONSTRUCTIONS, DEPTH, LEARNERS, MODELS, PARALLEL, TASKS, TRAINING = (
     f"laws/test_{name}.py" for name in ("constructions", "depth", "learners", "models", "parallel", "tasks", "training")
 )
 SEPARATE, PROGRAMS = "laws/test_separate_tokens.py", "laws/test_programs.py"
-FAULTS, SWITCHES = "experiments/test_faults.py", "experiments/test_switches.py"
+FAULTS, SWITCHES, COPYING = (f"experiments/test_{name}.py" for name in ("faults", "switches", "copying"))
 DEEP_FEATURES, INTEROP, SINE = (f"laws/test_{name}.py" for name in ("deep_features", "interop", "nonlinear_tasks"))
 QUERY, FINITE, SOFTMAX = "laws/test_query.py", "laws/test_finite_data.py", "laws/test_softmax.py"
 PREFIX, CAUSAL, FUNCTIONS, PRETRAINED, DUAL = (
@@ -397,7 +397,22 @@ MUTATIONS = [
              f"{SINE} variance_one"),
     Mutation("tasks/elementwise.py", "jnp.roll(x, -1, axis=0)", "x", f"{SINE} continue_shorter"),
     Mutation("tasks/elementwise.py", "[None] < active", "[None] <= active", f"{SINE} input_to_come"),
-    Mutation("experiments/analyses/duals.py", " and not any(fixed)", "", "experiments/test_duals.py"),
+    Mutation("experiments/analyses/duals.py", " and not any(fixed)", "", "experiments/test_duals.py plain"),
+    Mutation("experiments/analyses/prefixes.py", "at_once, task.logistic)", "at_once, False)",
+             "experiments/test_function_classes.py fewer"),
+    Mutation("experiments/analyses/copying.py", "0.5 * (plateau", "0.9 * (plateau", f"{COPYING} falls"),
+    Mutation("experiments/analyses/copying.py", "following > times * others", "following >= times * others",
+             f"{COPYING} falls"),
+    Mutation("experiments/analyses/copying.py", "found_steps[:, :-m]", "found_steps[:, m:]", f"{COPYING} own"),
+    Mutation("experiments/agreement.py", 'if apart else ("copying",)', "if apart else ()", f"{COPYING} alone"),
+    Mutation("experiments/agreement.py", "if a in ((*LINEAR_ONLY, *DEEP_ONLY) if apart", "if a in (DEEP_ONLY if apart",
+             f"{COPYING} refuses"),
+    Mutation("experiments/report.py", "data:image/png;base64,{base64.b64encode(data).decode()}", "{png.name}",
+             "experiments/test_sweeps.py leaves"),
+    Mutation("experiments/figures/__init__.py", "f\".{stem}.{ending}\"", "f\".{name}.png\"",
+             "experiments/test_sweeps.py leaves"),
+    Mutation("experiments/defaults.py", "config.eval.suite_values = 2\n    config.claims = ()",
+             "config.eval.suite_values = 2", "experiments/test_sine.py leaves"),
     Mutation("experiments/results.py", "len(seeds) - 1)", "len(seeds))", "experiments/test_sweeps.py interval"),
     Mutation("dual/layers.py", "    _check_model(config, params, layer)\n    _check_tokens", "    _check_tokens",
              f"{DUAL} clear_line negative"),
