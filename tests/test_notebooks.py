@@ -18,7 +18,7 @@ def test_notebook_is_its_source_and_executes(source):
     ours, theirs = (jupytext.read(path) for path in (source, notebook))
     strip = lambda cells: [(cell.cell_type, cell.source) for cell in cells]
     assert strip(ours.cells) == strip(theirs.cells)
-    command = [sys.executable, "-m", "pytest", "--nbmake", "-q", "-p", "no:cacheprovider", str(notebook)]
+    command = [sys.executable, "-m", "pytest", "--nbmake", "-q", "-n0", "-p", "no:cacheprovider", str(notebook)]
     environment = {**os.environ, "ICL_GD_FAST": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:]
