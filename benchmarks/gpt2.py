@@ -1,39 +1,50 @@
 """A training step of a small GPT-2 on linear functions, beside PyTorch's of the same size.
 
-    python benchmarks/gpt2.py [--json] [--write]
+    python benchmarks/gpt2.py [--json] [--write | --smoke]
 
 Size `tiny` (64 wide, 3 layers, 2 heads), batches of 64 prompts; the whole step: sampling, forward, backward, Adam. Ours
 is what `configs/garg_linear.py` runs; theirs is HuggingFace's GPT-2 between two linear maps, without dropout, as
 published, where PyTorch and transformers are installed (pip install 'icl-gd[interop]'), on as many threads as there are
-cores. Both take turns; a figure is the least of several timings. Takes some three minutes on two cores, on which
-nothing else should run.
+cores; elsewhere ours is timed alone. Both take turns; a figure is the least of several timings. Takes some three
+minutes on two cores, on which nothing else should run.
 """
 
 import sys
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from itertools import pairwise
+from typing import NamedTuple
 
 import jax
+import pages  # beside this script
 
 import icl_gd
 from icl_gd import models
 from icl_gd.tasks import FunctionRegression, Linear
 from icl_gd.training import mesh
 
-SETTINGS = ((5, 11), (20, 41))  # inputs, points
-SIZE = (64, 3, 2)  # width, layers, heads
-BATCH, STEPS, ROUNDS = 64, 100, 3
 ASKED = 2  # times PyTorch's steps per second, at 20 inputs
+NO_PYTORCH = pages.missing("interop", "torch", "transformers")
 
 
-def ours(d: int, points: int) -> float:
+class Sizes(NamedTuple):
+    """Networks, batches, and so many steps a timing, of which there are so many."""
+
+    settings: tuple[tuple[int, int], ...] = ((5, 11), (20, 41))  # inputs, points
+    network: tuple[int, int, int] = (64, 3, 2)  # width, layers, heads
+    batch_size: int = 64
+    steps: int = 100
+    rounds: int = 3
+
+
+SMOKE = Sizes(((20, 3),), (8, 1, 1), batch_size=4, steps=2, rounds=1)
+
+
+def ours(sizes: Sizes, d: int, points: int) -> float:
     """Seconds of a step, the least of several chunks; the first compiles."""
-    config = models.gpt2_config(d, 2 * points - 1, *SIZE)
-    settings = icl_gd.TrainSettings(
-        STEPS * (ROUNDS + 1), BATCH, learning_rate=1e-4, clip=1e6, beta2=0.999, epsilon=1e-8
-    )
+    config = models.gpt2_config(d, 2 * points - 1, *sizes.network)
+    steps = sizes.steps * (sizes.rounds + 1)
+    settings = icl_gd.TrainSettings(steps, sizes.batch_size, learning_rate=1e-4, clip=1e6, beta2=0.999, epsilon=1e-8)
     times = [time.perf_counter()]
 
     def took(trained: icl_gd.Population, step: int, loss: jax.Array) -> None:
@@ -41,16 +52,16 @@ def ours(d: int, points: int) -> float:
         times.append(time.perf_counter())
 
     task = FunctionRegression(Linear(d), points - 1)
-    icl_gd.train(task, config, settings, layout="alternating", parallel="auto", on_chunk=took, chunk_steps=STEPS)
-    return min(end - begin for begin, end in pairwise(times[1:])) / STEPS
+    icl_gd.train(task, config, settings, layout="alternating", parallel="auto", on_chunk=took, chunk_steps=sizes.steps)
+    return min(end - begin for begin, end in pairwise(times[1:])) / sizes.steps
 
 
-def pytorch(d: int, points: int) -> Callable[[], float]:
+def pytorch(sizes: Sizes, d: int, points: int) -> Callable[[], float]:
     """Seconds of a step, whenever it is called."""
     import torch
     from transformers import GPT2Config, GPT2Model
 
-    width, layers, heads = SIZE
+    width, layers, heads = sizes.network
     about = GPT2Config(
         n_positions=2 * points, n_embd=width, n_layer=layers, n_head=heads,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
@@ -59,12 +70,14 @@ def pytorch(d: int, points: int) -> Callable[[], float]:
     parameters = [leaf for part in (backbone, read_in, read_out) for leaf in part.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=1e-4)
 
+    batch = sizes.batch_size
+
     def step() -> None:
-        x, w = torch.randn(BATCH, points, d), torch.randn(BATCH, d, 1)
+        x, w = torch.randn(batch, points, d), torch.randn(batch, d, 1)
         y = (x @ w)[:, :, 0]
-        labels = torch.zeros(BATCH, points, d)
+        labels = torch.zeros(batch, points, d)
         labels[:, :, 0] = y
-        tokens = torch.stack((x, labels), dim=2).reshape(BATCH, 2 * points, d)
+        tokens = torch.stack((x, labels), dim=2).reshape(batch, 2 * points, d)
         y_hat = read_out(backbone(inputs_embeds=read_in(tokens)).last_hidden_state)[:, ::2, 0]
         optimizer.zero_grad()
         ((y_hat - y) ** 2).mean().backward()
@@ -72,45 +85,54 @@ def pytorch(d: int, points: int) -> Callable[[], float]:
 
     def timed() -> float:
         began = time.perf_counter()
-        for _ in range(STEPS):
+        for _ in range(sizes.steps):
             step()
-        return (time.perf_counter() - began) / STEPS
+        return (time.perf_counter() - began) / sizes.steps
 
     timed()
     return timed
 
 
-def measure() -> list[dict]:
+def measure(sizes: Sizes) -> list[dict]:
     rows = []
-    for d, points in SETTINGS:
+    for d, points in sizes.settings:
         row: dict[str, float] = {"inputs": d, "points": points}
-        if find_spec("torch") and find_spec("transformers"):
-            theirs = pytorch(d, points)
-            before = min(theirs() for _ in range(ROUNDS))
-            row["step"] = ours(d, points)
-            row["pytorch"] = min(before, *(theirs() for _ in range(ROUNDS)))
-            row["faster"] = row["pytorch"] / row["step"]
+        if NO_PYTORCH:
+            row["step"] = ours(sizes, d, points)
         else:
-            row["step"] = ours(d, points)
+            theirs = pytorch(sizes, d, points)
+            before = min(theirs() for _ in range(sizes.rounds))
+            row["step"] = ours(sizes, d, points)
+            row["pytorch"] = min(before, *(theirs() for _ in range(sizes.rounds)))
+            row["faster"] = row["pytorch"] / row["step"]
         rows.append(row)
         print({name: round(value, 4) for name, value in row.items()}, file=sys.stderr, flush=True)
     return rows
 
 
 def table(found: list[dict]) -> str:
-    lines = [f"Measured on {jax.local_device_count()} x cpu, JAX {jax.__version__}.", ""]
-    if "faster" in found[-1]:
+    """The rows as a Markdown table; without PyTorch, of ours alone."""
+    measured = f"Measured on {jax.local_device_count()} x cpu, JAX {jax.__version__}."
+    if NO_PYTORCH:
+        said, theirs = f"{measured} Without PyTorch's steps: {NO_PYTORCH}.", ()
+    else:
         holds = "yes" if found[-1]["faster"] >= ASKED else "no"
-        lines[0] += f" At 20 inputs {ASKED} times as many steps as PyTorch's were asked for: {holds}."
-    lines += ["| inputs | points | step / ms | PyTorch's / ms | times faster |", "|---|---|---|---|---|"]
+        said = f"{measured} At 20 inputs {ASKED} times as many steps as PyTorch's were asked for: {holds}."
+        theirs = ("PyTorch's / ms", "times faster")
+    head = ("inputs", "points", "step / ms", *theirs)
+    lines = [head, ("---",) * len(head)]
     for row in found:
-        theirs = (f"{1e3 * row['pytorch']:.3g}", f"{row['faster']:.3g}") if "faster" in row else ("", "")
-        lines.append(f"| {row['inputs']} | {row['points']} | {1e3 * row['step']:.3g} | {theirs[0]} | {theirs[1]} |")
-    return "\n".join(lines)
+        cells = (str(row["inputs"]), str(row["points"]), f"{1e3 * row['step']:.3g}")
+        lines.append((*cells, *(() if NO_PYTORCH else (f"{1e3 * row['pytorch']:.3g}", f"{row['faster']:.3g}"))))
+    return "\n".join([said, "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def main() -> None:
+    options = pages.parse(pages.parser(__doc__))
+    mesh.use_cpu_cores()
+    found = measure(SMOKE if options.smoke else Sizes())
+    pages.report(options, found, {"gpt2": table(found)})
 
 
 if __name__ == "__main__":
-    from pages import command  # beside this script
-
-    mesh.use_cpu_cores()
-    command(__doc__, "gpt2", measure, table)
+    main()

@@ -1,6 +1,6 @@
 """Time of a training step, beside a plain token-by-token step and beside what no step can beat.
 
-    python benchmarks/training.py [--json] [--rows=FIELD=VALUE,...] [--read=FILE] [--write]
+    python benchmarks/training.py [--json] [--rows=FIELD=VALUE,...] [--read=FILE] [--write | --smoke]
 
 Every row is timed alternately with the yardstick: the same network run token by token on prompts sampled one by one,
 one member, one step at a time, as published implementations do it. Compilation is not counted. Without --json a table
@@ -11,7 +11,6 @@ what an earlier --json printed instead of measuring.
 Runs unchanged on a GPU, and takes about a quarter of an hour on two CPU cores, on which nothing else should run.
 """
 
-import argparse
 import json
 import math
 import sys
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import pages  # beside this script
 from tqdm import tqdm
 
 from icl_gd import LinearRegression, TrainSettings, TransformerConfig, models
@@ -35,8 +35,18 @@ BATCH, D_INPUT = 2048, 10
 E = D_INPUT + 1
 # Milliseconds a step of the published code took, as a share of our yardstick's, timed side by side on two CPU cores.
 PUBLISHED = {(1, 10): 0.93, (5, 10): 0.93, (5, 100): 0.84}
-TIMES = ("milliseconds_per_step", "sampling_milliseconds", "without_sampling_milliseconds")
-SECONDS_EACH, ROUNDS, DRAWS = 0.15, 3, 4
+DRAWS = 4  # of random numbers, timed at once
+
+
+class Effort(NamedTuple):
+    """How long and how often each thing is timed, and the size of the matrix product that gives the peak."""
+
+    seconds_each: float = 0.15
+    rounds: int = 3
+    matrix: int = 2048
+
+
+SMOKE = Effort(0.0, 1, 64)
 
 
 class Row(NamedTuple):
@@ -49,6 +59,7 @@ class Row(NamedTuple):
     form: str = "moments"
     inputs: str = "uniform"
     sampler: str = "tokens"
+    batch_size: int = BATCH
 
     @property
     def task(self) -> LinearRegression:
@@ -60,7 +71,7 @@ class Row(NamedTuple):
 
     @property
     def settings(self) -> TrainSettings:
-        return TrainSettings(batch_size=BATCH, share_batches=self.share_batches, form=self.form)
+        return TrainSettings(batch_size=self.batch_size, share_batches=self.share_batches, form=self.form)
 
     @property
     def batches(self) -> int:
@@ -78,12 +89,15 @@ def rows() -> list[Row]:
     return moments + tokens + normal
 
 
+SMOKE_ROWS = [Row(1, 10, 32, True, batch_size=8), Row(5, 1000, 1, False, batch_size=8)]
+
+
 def problem(row: Row) -> tuple[Callable, Callable]:
     """`draw` and `loss` of a row."""
     draw, loss = learning_problem(row.task, row.model, concatenated(D_INPUT, 1), row.settings)
 
     def moments(key: Array, step: Array) -> tuple[Moments, Array]:
-        return row.task.sample_moments(key, BATCH, direct=row.sampler == "moments")
+        return row.task.sample_moments(key, row.batch_size, direct=row.sampler == "moments")
 
     return moments if row.form == "moments" else draw, loss
 
@@ -105,7 +119,7 @@ def drawn_once(draw: Callable) -> Callable:
 
 def stepper(row: Row, draw: Callable, loss: Callable, init: Callable, steps: int) -> Callable[[], None]:
     """Trains `steps` steps at each call, from where the last call ended."""
-    placement = mesh.place("auto", row.members, BATCH, row.share_batches)
+    placement = mesh.place("auto", row.members, row.batch_size, row.share_batches)
     chunk = population.make_chunk(draw, loss, row.settings, placement, side_by_side=row.n_layers == 1)
     members = population.members_of(0, row.members, row.settings, {})
     state = population.start(init, row.settings, members)
@@ -126,7 +140,7 @@ def yardstick(row: Row) -> Callable[[], None]:
     optimizer = row.settings.optimizer(population.Rates(1e-3, 1e-3, 0.9, 0.98, 0.0))
 
     def loss(params: Any, key: Any) -> Any:
-        prompts = jax.vmap(row.task.sample)(jax.random.split(key, BATCH))
+        prompts = jax.vmap(row.task.sample)(jax.random.split(key, row.batch_size))
         y_hat = jax.vmap(predictor(params))(prompts.x, prompts.y, prompts.x_query)
         return 0.5 * jnp.mean(jnp.sum((y_hat - prompts.y_query) ** 2, axis=-1))
 
@@ -159,9 +173,9 @@ def drawing(row: Row) -> Callable[[], None]:
     d, n = D_INPUT, row.n_context
     count = min(n, d) * (min(n, d) + 1) // 2 + max(d - n, 0) * n + d if row.sampler == "moments" else (n + 1) * d
     count += d  # the weights
-    placement = mesh.place("auto", row.members, BATCH, row.share_batches)
+    placement = mesh.place("auto", row.members, row.batch_size, row.share_batches)
     spread = placement.spread if placement.mode == "jit" and row.batches == 1 else lambda batch: batch
-    one = lambda key: spread(jax.random.bits(key, (count, BATCH)))
+    one = lambda key: spread(jax.random.bits(key, (count, row.batch_size)))
     another = lambda key: lambda bits, i: (one(jax.random.fold_in(key, i)), None)
     draw = jax.jit(lambda key: jax.lax.scan(another(key), one(key), jnp.arange(DRAWS - 1))[0])
 
@@ -178,33 +192,32 @@ def multiplications(row: Row) -> float:
     A batch: the moments, of which half are distinct. A member and prompt: below the last layer four products of e x e
     matrices, in the last layer, whose query slot alone is read, two of a matrix with a vector.
     """
-    forming = BATCH * row.n_context * E * (E + 1) / 2 if row.sampler == "tokens" else 0.0
+    forming = row.batch_size * row.n_context * E * (E + 1) / 2 if row.sampler == "tokens" else 0.0
     deep = row.n_layers > 1  # a single layer's data need no gradient
     network = 12 * (row.n_layers - 1) * E**3 + (6 if deep else 4) * E**2
-    return row.batches * forming + row.members * BATCH * network
+    return row.batches * forming + row.members * row.batch_size * network
 
 
-def matrix_peak() -> float:
+def matrix_peak(size: int, rounds: int) -> float:
     """Multiply-adds a second of one large float32 product."""
-    size = 2048
     a = jnp.ones((size, size))
     product = jax.jit(lambda a: a @ a)
     run = lambda: jax.block_until_ready(product(a))
     run()
-    return size**3 / min(seconds(run) for _ in range(ROUNDS))
+    return size**3 / min(seconds(run) for _ in range(rounds))
 
 
-def measure(row: Row, peak: float, plain: Callable[[], None] | None) -> dict[str, Any]:
+def measure(row: Row, effort: Effort, peak: float, plain: Callable[[], None] | None) -> dict[str, Any]:
     """Times a row, its sampling, its random numbers and the yardstick in turns, and takes the least of each."""
     draw, loss = problem(row)
-    # A guess, good to a factor of three, so that one timing takes about SECONDS_EACH.
+    # A guess, good to a factor of three, so that one timing takes about `seconds_each`.
     network = 1e-3 + row.members * ((row.n_layers - 1) * 4e-3 + 1e-4)
     guess = network + row.batches * (1e-3 + 2e-4 * row.n_context)
-    steps = max(1, round(SECONDS_EACH / guess))
+    steps = max(1, round(effort.seconds_each / guess))
     # For any N the same: a loop of one step is none to the compiler, which then keeps no batch apart from its uses.
-    alone = max(2, round(SECONDS_EACH / network))
+    alone = max(2, round(effort.seconds_each / network))
     init = lambda key, of_model: models.init(row.model, key)
-    placement = mesh.place("auto", row.members, BATCH, row.share_batches)
+    placement = mesh.place("auto", row.members, row.batch_size, row.share_batches)
     runs = {
         "milliseconds_per_step": (stepper(row, draw, loss, init, steps), steps),
         "sampling_milliseconds": (stepper(row, *only_drawing(draw), lambda key, scale: jnp.ones(()), steps), steps),
@@ -218,7 +231,7 @@ def measure(row: Row, peak: float, plain: Callable[[], None] | None) -> dict[str
     if plain is not None:
         runs["yardstick_milliseconds"] = (plain, 1)
     least = dict.fromkeys(runs, math.inf)
-    for _ in range(ROUNDS if guess < 4 * SECONDS_EACH else 1):
+    for _ in range(effort.rounds if guess < 4 * effort.seconds_each else 1):
         for name, (run, each) in runs.items():
             least[name] = min(least[name], 1e3 * seconds(run) / each)
     work = multiplications(row)
@@ -228,13 +241,13 @@ def measure(row: Row, peak: float, plain: Callable[[], None] | None) -> dict[str
     return found | {"device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}"}
 
 
-def measured(chosen: list[Row]) -> Iterator[dict[str, Any]]:
-    peak, plain = matrix_peak(), {}
+def measured(chosen: list[Row], effort: Effort) -> Iterator[dict[str, Any]]:
+    peak, plain = matrix_peak(effort.matrix, effort.rounds), {}
     for row in chosen:
         size = row.n_layers, row.n_context
         if size not in plain and row.n_context <= 100:  # scores of 1,000 tokens do not fit the memory
             plain[size] = yardstick(row._replace(inputs="uniform"))
-        yield measure(row, peak, plain.get(size))
+        yield measure(row, effort, peak, plain.get(size))
 
 
 def speedup(found: dict[str, Any]) -> float | None:
@@ -243,95 +256,106 @@ def speedup(found: dict[str, Any]) -> float | None:
     return share and plain and share * plain * found["members"] / found["milliseconds_per_step"]
 
 
+def times_the_floor(found: dict[str, Any]) -> float:
+    """How many times longer a step takes than no step can take less."""
+    return found["milliseconds_per_step"] / found["floor_milliseconds"]
+
+
+def growth(found: dict[str, Any]) -> float:
+    """By which part of itself the step without its sampling grows from N = 100 to N = 1000."""
+    return found["without_sampling_milliseconds"] / found["without_sampling_at_100_milliseconds"] - 1
+
+
+class Target(NamedTuple):
+    """What is asked of a row: that its figure is at least (≥) or at most (≤) so much."""
+
+    what: str
+    row: Row
+    figure: Callable[[dict[str, Any]], float | None]
+    relation: str
+    asked: float
+
+    def line(self, found: dict[str, Any]) -> str:
+        """Its line of a Markdown table."""
+        figure = self.figure(found)
+        if figure is None:
+            raise ValueError(f"{self.what}: the row has no such figure: {found}")
+        holds = figure >= self.asked if self.relation == "≥" else figure <= self.asked
+        cells = (self.what, f"{self.relation} {self.asked:g}", f"{figure:.3g}", "yes" if holds else "no")
+        return f"| {' | '.join(cells)} |"
+
+
+# First what holds from one processor to the next.
 TARGETS = [
-    # what, at least or at most
-    ("one layer, one member: times faster than the published code", ">=", 4.0),
-    ("one layer, 10 members sharing batches: times faster per member", ">=", 30.0),
-    ("one layer, 32 members sharing batches: times faster per member", ">=", 100.0),
-    ("one layer, 32 members sharing batches: times the floor", "<=", 3.0),
-    ("five layers, N = 10: times faster than the published code", ">=", 2.0),
-    ("five layers, N = 100: times faster than the published code", ">=", 20.0),
-    ("five layers, from N = 100 to N = 1000: growth of the step without its sampling", "<=", 0.10),
-]
+    Target("one layer, 32 members sharing batches: times the floor", Row(1, 10, 32, True), times_the_floor, "≤", 3.0),
+    Target("five layers, from N = 100 to N = 1000: growth of the step without its sampling", Row(5, 1000, 1, False),
+           growth, "≤", 0.10),
+    Target("one layer, one member: times faster than the published code", Row(1, 10, 1, False), speedup, "≥", 4.0),
+    Target("one layer, 10 members sharing batches: times faster per member", Row(1, 10, 10, True), speedup, "≥", 30.0),
+    Target("one layer, 32 members sharing batches: times faster per member", Row(1, 10, 32, True), speedup, "≥", 100.0),
+    Target("five layers, N = 10: times faster than the published code", Row(5, 10, 1, False), speedup, "≥", 2.0),
+    Target("five layers, N = 100: times faster than the published code", Row(5, 100, 1, False), speedup, "≥", 20.0),
+]  # fmt: skip
 
 
-def reached(found: list[dict[str, Any]]) -> list[tuple[str, str, float, float]]:
-    """Each target with the figure reached."""
-    by_row = {Row(*(row[name] for name in Row._fields)): row for row in found}
-    row = lambda *setting: by_row[Row(*setting)]
-    long = row(5, 1000, 1, False)
-    growth = long["without_sampling_milliseconds"] / long["without_sampling_at_100_milliseconds"] - 1
-    many = row(1, 10, 32, True)
-    figures = [
-        speedup(row(1, 10, 1, False)), speedup(row(1, 10, 10, True)), speedup(many),
-        many["milliseconds_per_step"] / many["floor_milliseconds"],
-        speedup(row(5, 10, 1, False)), speedup(row(5, 100, 1, False)), growth,
-    ]  # fmt: skip
-    return [(*target, figure) for target, figure in zip(TARGETS, figures, strict=True)]
+def row_of(found: dict[str, Any]) -> Row:
+    """The setting that was measured."""
+    return Row(**{name: found[name] for name in Row._fields if name in found})
+
+
+def targets(found: list[dict[str, Any]]) -> list[str]:
+    """The targets of the rows that were measured, as a Markdown table; nothing where there are none."""
+    by_row = {row_of(row)._replace(batch_size=BATCH): row for row in found}
+    lines = [target.line(by_row[target.row]) for target in TARGETS if target.row in by_row]
+    return ["\n".join(["| target | asked | reached | holds |", "|---|---|---|---|", *lines])] if lines else []
 
 
 def table(found: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
-    head = ("layers", "N", "members", "batches", "form", "inputs", "sampler", "step / ms", "of it sampling",
-            "without it", "yardstick", "faster per member than published", "times the floor",
-            "fraction of peak")  # fmt: skip
+    head = ("layers", "N", "members", "batches", "form", "inputs", "sampler", "step / ms", "times the floor",
+            "of it sampling", "without it", "fraction of peak", "yardstick",
+            "faster per member than published")  # fmt: skip
     lines = [head, ("---",) * len(head)]
     for row in found:
-        faster, plain = speedup(row), row["yardstick_milliseconds"]
-        times = [row[name] for name in TIMES]
-        times += [plain, faster]
-        times += [row["milliseconds_per_step"] / row["floor_milliseconds"], row["fraction_of_peak"]]
         batches = "shared" if row["share_batches"] else "own"
-        setting = (
-            row["n_layers"],
-            row["n_context"],
-            row["members"],
-            batches,
-            row["form"],
-            row["inputs"],
-            row["sampler"],
-        )
-        lines.append((*map(str, setting), *("" if value is None else f"{value:.3g}" for value in times)))
+        setting = (row["n_layers"], row["n_context"], row["members"], batches, row["form"], row["inputs"],
+                   row["sampler"])  # fmt: skip
+        figures = (row["milliseconds_per_step"], times_the_floor(row), row["sampling_milliseconds"],
+                   row["without_sampling_milliseconds"], row["fraction_of_peak"], row["yardstick_milliseconds"],
+                   speedup(row))  # fmt: skip
+        lines.append((*map(str, setting), *("" if figure is None else f"{figure:.3g}" for figure in figures)))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def targets(found: list[dict[str, Any]]) -> str:
-    """The targets as a Markdown table."""
-    lines = ["| target | asked | reached | holds |", "|---|---|---|---|"]
-    for what, relation, asked, figure in reached(found):
-        holds = figure >= asked if relation == ">=" else figure <= asked
-        lines.append(
-            f"| {what} | {'≥' if relation == '>=' else '≤'} {asked:g} | {figure:.3g} | {'yes' if holds else 'no'} |"
-        )
-    return "\n".join(lines)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the rows as one list and nothing else")
-    parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/README.md")
+    parser = pages.parser(__doc__)
     parser.add_argument("--rows", default="", help="FIELD=VALUE,...: only the rows with these settings")
     parser.add_argument("--read", type=Path, help="take what an earlier --json printed")
-    options = parser.parse_args()
-    words = [word.partition("=")[::2] for word in options.rows.split(",") if word]
-    asked = dict(words)
+    options = pages.parse(parser)
+    asked = dict(word.partition("=")[::2] for word in options.rows.split(",") if word)
     if unknown := set(asked) - set(Row._fields):
         parser.error(f"--rows: no such field {', '.join(unknown)}; accepted: {', '.join(Row._fields)}")
-    chosen = [row for row in rows() if all(str(getattr(row, name)) == value for name, value in asked.items())]
-    mesh.use_cpu_cores()
-    if options.read:
-        found = json.loads(options.read.read_text())
-    else:
-        found = list(tqdm(measured(chosen), total=len(chosen), unit="row", file=sys.stderr))
-    if options.json:
-        print(json.dumps(found, indent=1))
-        return
-    text = table(found) if asked else f"Measured on {found[0]['device']}.\n\n{targets(found)}\n\n{table(found)}"
-    print(text)
-    if options.write and not asked:
-        from pages import put  # beside this script
+    if asked and options.write:
+        parser.error("--rows with --write: the page has the table of all rows; leave out one of the two")
+    if options.read and options.smoke:
+        parser.error("--read with --smoke: what was measured has its sizes already; leave out one of the two")
 
-        put("training", text)
+    def chosen(row: Row) -> bool:
+        return all(str(getattr(row, name)) == value for name, value in asked.items())
+
+    if options.read:
+        found = [row for row in json.loads(options.read.read_text()) if chosen(row_of(row))]
+        if options.write and any(row_of(row).batch_size != BATCH for row in found):
+            parser.error(f"--read={options.read} with --write: these are rows of --smoke; measure without it")
+    else:
+        settings = list(filter(chosen, SMOKE_ROWS if options.smoke else rows()))
+        mesh.use_cpu_cores()
+        timings = measured(settings, SMOKE if options.smoke else Effort())
+        found = list(tqdm(timings, total=len(settings), unit="row", file=sys.stderr))
+    if not found:
+        parser.error(f"--rows={options.rows}: no row has these settings; accepted are those of {pages.README}")
+    text = "\n\n".join([f"Measured on {found[0]['device']}.", *targets(found), table(found)])
+    pages.report(options, found, {"training": text})
 
 
 if __name__ == "__main__":
