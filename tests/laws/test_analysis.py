@@ -30,7 +30,7 @@ def test_streamed_risks_are_those_of_all_prompts_together(x64):
     direct = np.asarray(at_once(key))
     np.testing.assert_allclose(found.mean, direct.mean(), rtol=1e-12)
     np.testing.assert_allclose(found.stderr, direct.std() / 300**0.5, rtol=1e-9)
-    sampled = analysis.sampled_losses(losses, TASK.sample, key, 250, chunk=100)["gd"]
+    sampled = analysis.sampled_losses([losses], lambda key: (TASK.sample(key),), key, 250, chunk=100)[0]["gd"]
     np.testing.assert_allclose(sampled, direct, rtol=1e-12)
 
 
@@ -86,7 +86,7 @@ def test_losses_and_those_of_members(x64):
         return (
             y_hat, prompts.y_query, analysis.losses(GD, prompts),
             analysis.losses(learners.layerwise_gradient_descent([0.8]), prompts),
-            analysis.member_losses(lambda eta: learners.gradient_descent(eta[None]), etas, prompts),
+            analysis.member_losses(jax.vmap(lambda eta: learners.gradient_descent(eta[None]))(etas), prompts),
             jax.lax.map(of_one, etas),
         )  # fmt: skip
 
