@@ -146,7 +146,8 @@ def _load_config(path: Path, variant: str) -> ConfigDict:
         raise BadInput(f"--config={path}:{variant}: {one_line(error)}") from error
     if not isinstance(config, ConfigDict):
         raise BadInput(f"--config={path}: get_config gives a {type(config).__name__}, it must give a ConfigDict")
-    if missing := [field for field in flatten(base_config()) if field not in flatten(config)]:
+    has = flatten(config)
+    if missing := [field for field in flatten(base_config()) if field not in has]:
         raise BadInput(f"--config={path} lacks the fields {', '.join(missing)}; start from experiments.defaults")
     return config
 

@@ -173,7 +173,7 @@ def heat(
     return ax
 
 
-def matrix(ax: Axes, values: Sequence[Sequence[float]], title: str, d_input: int | None = None) -> Axes:
+def matrix(ax: Axes, values: Sequence[Sequence[float]] | np.ndarray, title: str, d_input: int | None = None) -> Axes:
     """A weight matrix on a diverging scale around zero; x and y slots are told apart by a line after `d_input`."""
     entries = np.asarray(values, float)
     reach = np.abs(entries).max() or 1.0

@@ -36,7 +36,10 @@ class Spectrum(NamedTuple):
 
     @classmethod
     def of(
-        cls, x: Float[Array, "prompt n d"], second_moment: Float[np.ndarray, "d d"], noise_to_weight: float = 0.0
+        cls,
+        x: Float[Array, "prompt n d"] | Float[np.ndarray, "prompt n d"],
+        second_moment: Float[np.ndarray, "d d"],
+        noise_to_weight: float = 0.0,
     ) -> "Spectrum":
         """Of contexts x, with the second moment of queries and the variance of label noise over that of weights."""
         x64 = np.asarray(x, np.float64)
