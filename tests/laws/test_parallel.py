@@ -1,5 +1,7 @@
 """Law 6, spread out: devices and processes change the time a population takes, not what comes of it."""
 
+from functools import cache
+
 import jax
 import numpy as np
 import pytest
@@ -24,12 +26,20 @@ def settings(share, **changes):
                             **changes})  # fmt: skip
 
 
+@cache
+def beginning(model, settings):
+    """The population at step 0 on the host, and its members."""
+    state = mesh.on_host(in_context.initialise(model, settings, 0, 4))
+    return state, population.members_of(0, 4, settings, {"init_scale": 1.0})
+
+
 def trained(model, settings, placement, side_by_side=True):
     draw, loss = learning_problem(TASK, model, tokens.concatenated(2, 1), settings)
     chunk = population.make_chunk(draw, loss, settings, placement, side_by_side)
-    state = in_context.initialise(model, settings, 0, 4)
+    state, members = beginning(model, settings)
+    state = jax.tree.map(np.copy, state)  # it is given away
     state = population.State(placement.put(state.member), placement.put(state.step, mesh.ALL))
-    members = placement.put(population.members_of(0, 4, settings, {"init_scale": 1.0}))
+    members = placement.put(members)
     losses = []
     state = population.run_chunks(chunk, state, members, 6, 3, lambda state, loss: losses.append(np.asarray(loss)))
     return mesh.on_host(state.member), np.concatenate(losses), chunk
