@@ -71,6 +71,17 @@ def _forget_programs():
     jax.clear_caches()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _quick_chunks(request):
+    """Chunks of training compile as quickly as all else, but where a law is about their bits."""
+    from icl_gd.training import population
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not getattr(request.module, "TO_THE_BIT", False):
+            patch.setattr(population, "TO_THE_BIT", {})
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _no_rank_promotion():
     with jax.numpy_rank_promotion("raise"):

@@ -71,7 +71,7 @@ def _norm(**more: Any) -> nn.LayerNorm:
 def _once(residual: Array) -> Array:
     """Computed once, and so is its gradient: XLA would make the sum over all later layers again for each of its uses.
 
-    Training keeps the compiler from taking this out before it matters (`population.ON_CPU`).
+    Training keeps the compiler from taking this out before it matters (`population.KEEP_BARRIERS`).
     """
     return jax.lax.optimization_barrier(residual)
 

@@ -158,10 +158,11 @@ def start(init: Init, settings: TrainSettings, members: Members) -> State:
     return State(Member(params, opt_state, every(0), every(0), every(-1)), jnp.zeros((), jnp.int32))
 
 
-# On a CPU the compiler takes out what keeps it from computing sums again (`models.transformer`) before it might. And
-# without these emitters, which runs that compile quickly go without, a loop of few steps rounds otherwise than a long
+# On a CPU the compiler takes out what keeps it from computing sums again (`models.transformer`) before it might.
+KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+# Without these emitters, which runs that compile quickly go without, a loop of few steps rounds otherwise than a long
 # one: chunks would not be the whole to the bit.
-ON_CPU = {"xla_disable_hlo_passes": "cse_barrier_expander", "xla_cpu_use_fusion_emitters": True}
+TO_THE_BIT = {"xla_cpu_use_fusion_emitters": True}
 
 
 @kept
@@ -287,7 +288,7 @@ def _chunk(draw: Draw, loss: Loss, settings: TrainSettings, placement: Placement
     lies = State._make(map(placement.lies, (MEMBERS, ALL))), placement.lies(ALL)
     return jax.jit(
         chunk, static_argnames="n_steps", donate_argnums=0, out_shardings=lies,
-        compiler_options=ON_CPU if on_cpu else None,
+        compiler_options=KEEP_BARRIERS | TO_THE_BIT if on_cpu else None,
     )  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from experiments.study import Found
 from icl_gd import constructions
 from icl_gd.training import Interrupted
 
+TO_THE_BIT = True  # see tests/conftest.py
+
 
 def asked(workdir):
     workdir.mkdir(exist_ok=True)

@@ -18,6 +18,7 @@ from icl_gd import LinearRegression, TrainSettings, TransformerConfig, learners,
 from icl_gd.training import Interrupted, checkpoint, in_context, mesh, population
 from icl_gd.training.problem import learning_problem
 
+TO_THE_BIT = True  # see tests/conftest.py
 TASK, MODEL = LinearRegression(2, 1, 3), TransformerConfig(3, init_scale=1.0)
 SETTINGS = TrainSettings(steps=8, batch_size=16, learning_rate=1e-2, clip=1.0)
 
