@@ -67,8 +67,10 @@ def _forget_programs():
     Each maps some tens of pieces of memory, and where a process has 65,530 of them (Linux's `vm.max_map_count`) XLA
     dies of a segmentation fault in the middle of compiling.
     """
+    from icl_gd import programs
+
     yield
-    jax.clear_caches()
+    programs.forget()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -63,5 +63,5 @@ def dual_models(tmp_path_factory):
     return complete(
         "dual_model", tmp_path_factory.mktemp("dual_models"), *TRAINED_SHORTLY, *ON_FEW, "--config.task.d_input=2",
         "--config.task.n_context=4", "--config.model.n_layers=1", "--config.model.d_embed=8",
-        "--config.train.active_inputs=()",
+        "--config.train.active_inputs=()", "--profile",
     )  # fmt: skip

@@ -34,6 +34,7 @@ BAD = [
     ([ONE, "--config.train.step=4"], ["train.step", "train.steps"]),
     ([ONE, "--config.train=4"], ["--config.train:", "did you mean one of train.", "train.steps"]),
     ([ONE, "extra"], ["extra", "--config.FIELD"]),
+    ([ONE, "--profile=maybe"], ["--profile=maybe", "true or false"]),
     ([ONE, "--config.train.steps=abc"], ["train.steps", "abc", "int"]),
     ([ONE, "--config.train.steps=1.5"], ["train.steps", "1.5", "int"]),
     ([ONE, "--config.train.share_batches=maybe"], ["share_batches", "maybe"]),

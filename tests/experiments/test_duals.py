@@ -1,5 +1,7 @@
 """What modified attention is compared with."""
 
+import json
+
 import pytest
 from whole import check_what_it_leaves, read  # beside this file
 
@@ -28,3 +30,15 @@ def test_heads_are_their_dual_models(dual_models):
 
 def test_what_a_run_leaves(dual_models):
     check_what_it_leaves(dual_models)
+
+
+def test_a_profile_says_where_the_seconds_went(dual_models):
+    """Every stage in turn, all the seconds, and that compiling is a part of them."""
+    stages = json.loads((dual_models / "profile.json").read_text())
+    names = [stage.pop("stage") for stage in stages]
+    assert names == ["import", "references", "training", "evaluation", "analysis: dual", "drawing"]
+    for stage in stages:
+        assert 0 <= stage["lowering"] + stage["xla"] <= stage["seconds"]
+        assert (stage["programs"] > 0) == (stage["xla"] > 0)
+    assert read(dual_models)["wall_seconds"] <= sum(stage["seconds"] for stage in stages)
+    assert stages[names.index("training")]["programs"] > 0

@@ -13,6 +13,7 @@ from unittest import mock
 import jax
 
 from experiments import figures, run
+from icl_gd import programs
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -118,7 +119,7 @@ def check_smoke(name, workdir, capsys):
         check_redrawn(workdir, lambda: complete(name, workdir))
         assert "holds a finished run; drawing" in capsys.readouterr().out
     finally:
-        jax.clear_caches()
+        programs.forget()
 
 
 class Links(HTMLParser):
