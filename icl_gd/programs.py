@@ -9,7 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 from jax.tree_util import Partial
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 KEPT = 32  # results of each function; the one that was not used for longest goes first
 
 _caches: list[Any] = []
