@@ -13,6 +13,7 @@ that of minus the prediction. QED
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ import numpy as np
 from icl_gd.constructions.gradient_descent import gradient_descent_weights
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.transformer import Params
+from icl_gd.types import Scalar
 
 Rates = Sequence[float] | np.ndarray
 
@@ -46,17 +48,21 @@ def gd_plus_plus_weights(
     if config.head_width < config.d_token:
         raise ValueError(f"d_head={config.head_width} must hold x and y: at least d_token={config.d_token}")
     d, m = d_input, config.d_token - d_input
-    # Of a head's entries the first m carry labels; the inputs stand after them.
-    x, carried = slice(0, d), slice(m, m + d)
     sizes = {name: -float(gamma) / n_context for name, gamma in zip(config.blocks, gammas, strict=True)}
+    return _with_inputs((d, m), sizes, params)
 
-    @jax.jit  # one program, not one an operation
-    def with_inputs(params: Params) -> Params:
-        built = {}
-        for name, size in sizes.items():
-            layer = params[name]["attention"]
-            w_v = layer["W_V"].at[0, carried, x].set(jnp.eye(d))
-            built[name] = {"attention": {**layer, "W_V": w_v, "P": layer["P"].at[0, x, carried].set(size * jnp.eye(d))}}
-        return built
 
-    return with_inputs(params)
+@partial(jax.jit, static_argnums=0)  # one program for all of a shape
+def _with_inputs(shape: tuple[int, int], sizes: dict[str, Scalar], params: Params) -> Params:
+    """Layers whose heads carry inputs too, each written back times its size."""
+    d, m = shape
+    x, carried = (
+        slice(0, d),
+        slice(m, m + d),
+    )
+    built = {}
+    for name, size in sizes.items():
+        layer = params[name]["attention"]
+        w_v = layer["W_V"].at[0, carried, x].set(jnp.eye(d))
+        built[name] = {"attention": {**layer, "W_V": w_v, "P": layer["P"].at[0, x, carried].set(size * jnp.eye(d))}}
+    return built

@@ -23,6 +23,7 @@ W_K phi_q - t_q: the layers cannot tell (phi_j, t_j) from (x_j, y_j), and that t
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ import numpy as np
 
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.transformer import Params
-from icl_gd.types import Array
+from icl_gd.types import Array, Scalar
 
 
 def gradient_descent_config(d_input: int, d_output: int, n_steps: int, shared: bool = False) -> TransformerConfig:
@@ -60,7 +61,7 @@ def gradient_descent_weights(
       ValueError: if the config cannot hold the steps.
     """
     d, m = d_input, config.width - d_input
-    width, heads = config.head_width, config.n_heads
+    width = config.head_width
     if len(step_sizes) != config.n_layers:
         raise ValueError(f"{len(step_sizes)} step sizes for a Transformer with n_layers={config.n_layers}")
     if config.shared and len(set(map(float, step_sizes))) > 1:
@@ -68,17 +69,20 @@ def gradient_descent_weights(
     if m < 1 or width < max(d, m):
         raise ValueError(f"width={config.width}, d_head={width} cannot hold d_input={d}: needs m>=1, d_head>=max(d,m)")
 
-    x, y, kept = slice(0, d), slice(d, d + m), slice(0, m)
     sizes = {name: float(step_size) / n_context for name, step_size in zip(config.blocks, step_sizes, strict=True)}
-
-    @jax.jit  # one program, not one an operation
-    def build(w0: Array, a: Array) -> Params:
-        empty = jnp.zeros((heads, width, config.width))
-        # The head carries the y part of a value in its first m entries: rows of W_V that are zero need no room.
-        w_v = empty.at[0, kept, x].set(w0).at[0, kept, y].set(-jnp.eye(m))
-        layer = {"W_K": empty.at[0, x, x].set(jnp.eye(d)), "W_Q": empty.at[0, x, x].set(a), "W_V": w_v}
-        write = jnp.zeros((heads, config.width, width)).at[0, y, kept].set(jnp.eye(m))
-        return {name: {"attention": {**layer, "P": size * write}} for name, size in sizes.items()}
-
     zero, identity = np.zeros((m, d)), np.eye(d)
-    return build(zero if w0 is None else w0, identity if preconditioner is None else preconditioner)
+    shape = config.n_heads, width, d, m
+    return _built(shape, sizes, zero if w0 is None else w0, identity if preconditioner is None else preconditioner)
+
+
+@partial(jax.jit, static_argnums=0)  # one program for all of a shape
+def _built(shape: tuple[int, int, int, int], sizes: dict[str, Scalar], w0: Array, a: Array) -> Params:
+    """Layers of `(n_heads, d_head, d, m)`, each with its step size over n."""
+    heads, width, d, m = shape
+    x, y, kept = slice(0, d), slice(d, d + m), slice(0, m)
+    empty = jnp.zeros((heads, width, d + m))
+    # The head carries the y part of a value in its first m entries: rows of W_V that are zero need no room.
+    w_v = empty.at[0, kept, x].set(w0).at[0, kept, y].set(-jnp.eye(m))
+    layer = {"W_K": empty.at[0, x, x].set(jnp.eye(d)), "W_Q": empty.at[0, x, x].set(a), "W_V": w_v}
+    write = jnp.zeros((heads, d + m, width)).at[0, y, kept].set(jnp.eye(m))
+    return {name: {"attention": {**layer, "P": size * write}} for name, size in sizes.items()}
