@@ -42,6 +42,8 @@ def is_value(x: Any) -> bool:
         return frozen and all(is_value(getattr(x, field.name)) for field in dataclasses.fields(x))
     if isinstance(x, tuple):
         return all(map(is_value, x))
+    if inspect.ismethod(x):
+        return is_value(x.__self__)
     return x is None or isinstance(x, bool | int | float | str) or inspect.isroutine(x) or inspect.isclass(x)
 
 
@@ -60,11 +62,13 @@ def as_partial(f: Callable) -> Partial:
     """A function as a pytree, of which compiled programs take the leaves as arguments.
 
     The leaves of a Predictor of the library are its parameters; of another function there are none. Methods of equal
-    values are equal.
+    values are equal; a method of what may change is a function of its own each time, and so compiled anew.
     """
     if isinstance(f, Partial):
         return f
-    return Partial(_Method(f.__self__, f.__name__) if inspect.ismethod(f) and is_value(f.__self__) else f)
+    if not inspect.ismethod(f):
+        return Partial(f)
+    return Partial(_Method(f.__self__, f.__name__) if is_value(f) else lambda *args: f(*args))
 
 
 def forget() -> None:
@@ -74,7 +78,6 @@ def forget() -> None:
     jax.clear_caches()
 
 
-@kept
 def brief(function: Callable, static_argnums: tuple[int, ...] = ()) -> Any:
     """`jax.jit` of a function that runs for seconds at most: on a CPU, LLVM optimises its code less.
 
@@ -82,5 +85,10 @@ def brief(function: Callable, static_argnums: tuple[int, ...] = ()) -> Any:
     programs.
     """
     less = jax.default_backend() == "cpu" and not jax.config.read("jax_disable_most_optimizations")
+    return _jit(function, static_argnums, less)
+
+
+@kept
+def _jit(function: Callable, static_argnums: tuple[int, ...], less: bool) -> Any:
     options = {"xla_backend_optimization_level": 1} if less else None
     return jax.jit(function, static_argnums=static_argnums, compiler_options=options)

@@ -445,6 +445,8 @@ MUTATIONS = [
     Mutation("programs.py", "return cached(*args, **kwargs) if values else make", "return make", f"{PROGRAMS} same"),
     Mutation("programs.py", "if values else make(*args, **kwargs)", "", f"{PROGRAMS} anew"),
     Mutation("programs.py", "inspect.isroutine(x) or inspect.isclass(x)", "True", f"{PROGRAMS} anew"),
+    Mutation("programs.py", "if is_value(f) else lambda *args: f(*args)", "if is_value(f) else f",
+             f"{PROGRAMS} prompts"),
     Mutation("programs.py", "cached.cache_clear()", "pass", f"{PROGRAMS} dropped"),
     Mutation("learners/exact.py", "return Partial(_ridge, penalty)", "return lambda *xs: _ridge(penalty, *xs)",
              f"{PROGRAMS} same ridge"),

@@ -119,10 +119,18 @@ def test_what_may_change_is_compiled_anew():
     assert max(jax.tree.leaves(apart)) > 0
 
 
+def test_prompts_of_what_may_change_are_drawn_anew():
+    task, drawn = Changing(), []
+    for task.scale in (1.0, 0.0):
+        drawn.append(np.abs(draw_prompts(task.sample, jax.random.key(0), 3).y).max())
+    assert drawn[0] > 0.0 == drawn[1]
+
+
 def test_values():
-    kept = (TASK, MODEL, LAYOUT, SETTINGS, (1, "a", None), jnp.tanh)
+    kept = (TASK, MODEL, LAYOUT, SETTINGS, (1, "a", None), jnp.tanh, TASK.sample)
     assert all(map(programs.is_value, kept))
-    assert not any(map(programs.is_value, (Held(np.ones(1)), Changing(), [1], {}, np.ones(1), jnp.ones(1), (1, [2]))))
+    others = Held(np.ones(1)), Changing(), Changing().sample, [1], {}, np.ones(1), jnp.ones(1), (1, [2])
+    assert not any(map(programs.is_value, others))
 
 
 def test_what_is_kept_is_bounded_and_can_be_dropped():
