@@ -448,8 +448,8 @@ MUTATIONS = [
     Mutation("programs.py", "if is_value(f) else lambda *args: f(*args)", "if is_value(f) else f",
              f"{PROGRAMS} prompts"),
     Mutation("programs.py", "cached.cache_clear()", "pass", f"{PROGRAMS} dropped"),
-    Mutation("learners/exact.py", "return Partial(_ridge, penalty)", "return lambda *xs: _ridge(penalty, *xs)",
-             f"{PROGRAMS} same ridge"),
+    Mutation("learners/iterative.py", "return Partial(_gradient_descent, step_sizes, w0, preconditioner)",
+             "return lambda *xs: _gradient_descent(step_sizes, w0, preconditioner, *xs)", f"{PROGRAMS} same risks"),
     Mutation("analysis/alignment.py", "pull(one)[0] for one in ones", "pull(one[::-1])[0] for one in ones",
              "laws/test_batches.py responses"),
 ]  # fmt: skip
