@@ -81,7 +81,7 @@ def _by_steps(done: Done) -> Figure:
     for name in ("gd", "gd_free_steps", "gd_plus_plus"):
         plots.line(ax, done["curves"][f"loss_by_steps_{name}"], name, marker="o")
     layers, trained = done["arrays"]["n_layers"], done["metrics"]["loss_trained"]
-    plots.points(ax, {"x": [layers], **_band(trained)}, "trained", marker="s", size=6, label="trained layers")
+    plots.points(ax, {"x": [layers], **_band(trained)}, "trained", marker="s", size=6.0, label="trained layers")
     ax.set(xlabel="steps, or layers", ylabel="loss", yscale="log")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
