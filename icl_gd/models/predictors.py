@@ -6,9 +6,11 @@ Predictor whose leaves have a leading member axis, to be vmapped over.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from icl_gd.models.config import TransformerConfig
@@ -24,7 +26,7 @@ from icl_gd.models.transformer import (
     read_out,
     weighted,
 )
-from icl_gd.types import Array, Circuits, Layout, Moments, Predictor, PrefixPredictor
+from icl_gd.types import Array, Circuits, Layout, Moments, Predictor, PrefixPredictor, second_moment
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,11 @@ class _Batched:
 
     def many(self, params: Any, x: Array, y: Array, x_query: Array) -> Array:
         """Of `x [n d *batch]`, `y [n m *batch]` and `x_query [d *batch]`, y_hat `[m *batch]`."""
-        return self.read(params, self.layout.encode(x, y, x_query), y.shape[1])
+        # Tokens of the context do not depend on the query: said here, or its gradient would pass through all of them.
+        context = self.layout.encode(x, y, jax.lax.stop_gradient(x_query))[:-1]
+        return self.read(params, context, self.layout.encode(x, y, x_query)[-1], y.shape[1])
 
-    def read(self, params: Any, tokens: Array, d_output: int) -> Array:
+    def read(self, params: Any, context: Array, query: Array, d_output: int) -> Array:
         raise NotImplementedError
 
 
@@ -79,8 +83,8 @@ class _OfCircuits(_Batched):
 
     layout: Layout
 
-    def read(self, params: Circuits, tokens: Array, d_output: int) -> Array:
-        return read_moments(params, Moments.of(tokens), d_output)
+    def read(self, params: Circuits, context: Array, query: Array, d_output: int) -> Array:
+        return read_moments(params, _moments(context, query), d_output)
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,8 @@ class _OfMoments(_Batched):
     config: TransformerConfig
     layout: Layout
 
-    def read(self, params: Params, tokens: Array, d_output: int) -> Array:
-        return read_moments(circuits(self.config, params), Moments.of(tokens), d_output)
+    def read(self, params: Params, context: Array, query: Array, d_output: int) -> Array:
+        return read_moments(circuits(self.config, params), _moments(context, query), d_output)
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,15 @@ class _OfQuery(_Batched):
     config: TransformerConfig
     layout: Layout
 
-    def read(self, params: Params, tokens: Array, d_output: int) -> Array:
-        return read_query(self.config, params, tokens, d_output)
+    def read(self, params: Params, context: Array, query: Array, d_output: int) -> Array:
+        return read_query(self.config, params, jnp.concatenate([context, query[None]]), d_output)
+
+
+def _moments(context: Array, query: Array) -> Moments:
+    """Moments of tokens `[n e *batch]` and a query `[e *batch]`."""
+    if context.ndim == 2:
+        return Moments(context.T @ context, query)
+    return Moments(second_moment(partial(jax.lax.dynamic_slice_in_dim, context), len(context)), query)
 
 
 @dataclass(frozen=True)
