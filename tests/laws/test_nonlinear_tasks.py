@@ -29,8 +29,9 @@ def test_same_key_same_prompt(name):
     assert not np.any(batch.x[0] == batch.x[1])
 
 
-def test_a_prompt_drawn_without_jit_is_the_same():
-    task, key = TASKS["free"], jax.random.key(0)
+@pytest.mark.parametrize("name", [*TASKS, *ELEMENTWISE_TASKS])
+def test_a_prompt_drawn_without_jit_is_the_same(name):
+    task, key = (TASKS | ELEMENTWISE_TASKS)[name], jax.random.key(0)
     for eager, jitted in zip(task.sample(key), jax.jit(task.sample)(key), strict=True):
         np.testing.assert_allclose(eager, jitted, atol=1e-6)
 

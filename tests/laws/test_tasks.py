@@ -35,8 +35,9 @@ def test_same_key_same_prompt(name):
         assert not np.any(leaf[0] == leaf[1])
 
 
-def test_a_prompt_drawn_without_jit_is_the_same():
-    task, key = TASKS["uniform"], jax.random.key(0)
+@pytest.mark.parametrize("name", TASKS)
+def test_a_prompt_drawn_without_jit_is_the_same(name):
+    task, key = TASKS[name], jax.random.key(0)
     for eager, jitted in zip(task.sample(key), jax.jit(task.sample)(key), strict=True):
         np.testing.assert_allclose(eager, jitted, atol=1e-6)
 
