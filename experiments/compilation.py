@@ -52,6 +52,13 @@ def why_unusable(directory: Path) -> str | None:
     return None if os.access(directory, os.W_OK | os.X_OK) else f"{directory}: cannot be written"
 
 
+def compile_quickly() -> None:
+    """Makes XLA's code for CPUs cheap to compile, and slower: before the first use of a device."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_cpu_use_fusion_emitters" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
+
+
 def use(directory: Path) -> None:
     """Keeps every compiled program in a directory, and takes from there what an earlier process left."""
     import jax

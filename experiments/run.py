@@ -26,7 +26,7 @@ from pathlib import Path
 
 import absl.logging
 
-from experiments import costs, processes
+from experiments import compilation, costs, processes
 from experiments.bad_input import BadInput
 from experiments.devices import check_device, check_placement
 from experiments.settings import Run, parse
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
         if run.profile:
             costs.profile(since=BEGAN)
         if run.variant == "smoke":
-            compile_quickly()
+            compilation.compile_quickly()
         from icl_gd.training import mesh  # a second to import, in which bad input is answered
 
         if run.config.train.parallel != "none":
@@ -70,18 +70,10 @@ def main(argv: list[str]) -> int:
         return 2
 
 
-def compile_quickly() -> None:
-    """Makes XLA's code for CPUs cheap to compile, and slower: before the first use of a device."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_cpu_use_fusion_emitters" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
-
-
 def _execute(run: Run) -> int:
     import jax
 
     from experiments import results
-    from experiments.compilation import Cache
     from experiments.monitor import Stop
     from icl_gd.training import Interrupted, mesh
 
@@ -95,7 +87,7 @@ def _execute(run: Run) -> int:
     # Orbax and its tasks log, with tracebacks, what is also raised.
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    cache, stop = Cache(), Stop()
+    cache, stop = compilation.Cache(), Stop()
     try:
         with stop:
             importlib.import_module(f"experiments.recipes.{run.config.recipe}").run(run, stop)

@@ -72,9 +72,13 @@ class Moments(NamedTuple):
     @classmethod
     def of(cls, tokens: Float[Array, "t e *batch"]) -> "Moments":
         """The moments of tokens whose last is the query."""
-        n, block = len(tokens) - 1, partial(jax.lax.dynamic_slice_in_dim, tokens)
-        context = tokens[:-1].T @ tokens[:-1] if tokens.ndim == 2 else second_moment(block, n)
-        return cls(context, tokens[-1])
+        return cls.of_first(len(tokens) - 1, tokens, tokens[-1])
+
+    @classmethod
+    def of_first(cls, n: int, tokens: Float[Array, "t e *batch"], query: Float[Array, " e *batch"]) -> "Moments":
+        """The moments of the first n tokens, and a query that need not be among them."""
+        block = partial(jax.lax.dynamic_slice_in_dim, tokens)
+        return cls(tokens[:n].T @ tokens[:n] if tokens.ndim == 2 else second_moment(block, n), query)
 
 
 def second_moment(block: Callable[[Array | int, int], Array], n: int) -> Float[Array, " e e *batch"]:

@@ -7,10 +7,6 @@ compilation cache of the tests' own that lies among pytest's (`--cache-clear` em
 import os
 import shutil
 
-# Before anything imports JAX, here and in the processes that tests start.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
-os.environ.setdefault("NPROC", "1")  # XLA's threads: workers have a core each
-
 import hypothesis
 import jax
 import pytest
@@ -19,6 +15,9 @@ from costs import Costs  # beside this file
 
 from experiments import compilation
 
+# Before the first use of a device, here and in the processes that tests start.
+compilation.compile_quickly()
+os.environ.setdefault("NPROC", "1")  # XLA's threads: workers have a core each
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_disable_most_optimizations", True)

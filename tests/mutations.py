@@ -483,8 +483,10 @@ def main(words: list[str]) -> int:
 
         def tried(mutation: Mutation) -> str:
             tree = trees.get()
-            found = outcome(mutation, tree, Path(directory) / "cache")
-            trees.put(tree)
+            try:
+                found = outcome(mutation, tree, Path(directory) / "cache")
+            finally:
+                trees.put(tree)
             print(f"{found:<8} {lines[mutation]}", flush=True)
             return found
 

@@ -98,9 +98,14 @@ class _FirstExamples:
         return tuple(whole._replace(x=whole.x[:n], y=whole.y[:n]) for n in self.lengths)
 
 
+def _is_in_numbers(apply: Callable[..., LinearRegression], values: Sequence) -> bool:
+    """Whether a shift changes numbers of a program alone; families and lengths are another program each."""
+    return not isinstance(values[0], str) and apply is not change_context
+
+
 def shifted(task: LinearRegression, apply: Callable[..., LinearRegression], values: Sequence) -> Callable:
     """A key to a prompt of the task under each of the values: one program for all of them."""
-    if not isinstance(values[0], str) and apply is not change_context:
+    if _is_in_numbers(apply, values):
         return Partial(_Shifted(task, apply), jnp.asarray(values, float))
     tasks = tuple(apply(task, value) for value in values)
     if apply is change_context and not task.corrupted_labels:  # which labels are replaced depends on the length
@@ -123,9 +128,9 @@ def _risks_under(
     if shift.apply is change_context and set(study.trained.config.kinds) == {"linear"}:
         lengths = [shift.apply(study.task, factor).n_context for factor in shift.values]
         losses = [together({**losses_of, "rescaled": _rescaled(study, n)}) for n in lengths]
-    is_dear = isinstance(shift.values[0], str) or shift.apply is change_context
+    of = 4 if _is_in_numbers(shift.apply, shift.values) else 32
     sample = shifted(study.task, shift.apply, shift.values)
-    return analysis.streamed_risks_under(losses, sample, study.key, _part(study, 32 if is_dear else 4))
+    return analysis.streamed_risks_under(losses, sample, study.key, _part(study, of))
 
 
 def _sizes(study: Study) -> tuple | None:

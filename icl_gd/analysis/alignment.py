@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from icl_gd.analysis.risk import with_program
+from icl_gd.analysis.risk import batch_last, with_program
 from icl_gd.types import Array, Predictor, Prompt, batched
 
 
@@ -34,13 +34,12 @@ class Response(NamedTuple):
 
 def response(predictor: Predictor, prompts: Prompt) -> Response:
     """The Response of a Predictor. What is compared with many others is computed once."""
-
     return with_program(_response, predictor, prompts)
 
 
 def _response(predictor: Predictor, prompts: Prompt) -> Response:
     if (many := batched(predictor)) is not None:
-        x, y, x_query = (jnp.moveaxis(leaf, 0, -1) for leaf in prompts[:3])
+        x, y, x_query = batch_last(prompts)
         y_hat, pull = jax.vjp(partial(many, x, y), x_query)
         # No prompt's prediction depends on another's query: the gradient of their sum is that of each.
         ones = jnp.broadcast_to(jnp.eye(len(y_hat), dtype=y_hat.dtype)[..., None], (len(y_hat), *y_hat.shape))

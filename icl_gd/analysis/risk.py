@@ -63,14 +63,19 @@ def predictions(predictor: Predictor, prompts: Prompt) -> Float[Array, "prompt *
     """What a Predictor says of every prompt of a batch, in the cheapest way it has."""
     if (many := batched(predictor)) is None:
         return jax.vmap(predictor)(prompts.x, prompts.y, prompts.x_query)
+    return jnp.moveaxis(many(*batch_last(prompts)), -1, 0)
+
+
+def batch_last(prompts: Prompt) -> tuple[Array, Array, Array]:
+    """Contexts and queries of a batch of prompts, with the batch in the last axis."""
     x, y, x_query = (jnp.moveaxis(leaf, 0, -1) for leaf in prompts[:3])
-    return jnp.moveaxis(many(x, y, x_query), -1, 0)
+    return x, y, x_query
 
 
 def with_program(measure: Callable[..., Any], *args: Any) -> Any:
     """`measure(...)` as one program, which is kept for all Predictors that differ in arrays alone.
 
-    A Predictor that is a function of its own (no `Partial`, see `types.as_partial`) is measured without: programs of
+    A Predictor that is a function of its own (no `Partial`, see `programs.as_partial`) is measured without: programs of
     functions that nobody has any more would fill up the memory.
     """
     if any(callable(arg) and not isinstance(arg, Partial) for arg in args):

@@ -56,10 +56,8 @@ def gd_plus_plus_weights(
 def _with_inputs(shape: tuple[int, int], sizes: dict[str, Scalar], params: Params) -> Params:
     """Layers whose heads carry inputs too, each written back times its size."""
     d, m = shape
-    x, carried = (
-        slice(0, d),
-        slice(m, m + d),
-    )
+    # Of a head's entries the first m carry labels; the inputs stand after them.
+    x, carried = slice(0, d), slice(m, m + d)
     built = {}
     for name, size in sizes.items():
         layer = params[name]["attention"]

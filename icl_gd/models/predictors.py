@@ -6,7 +6,6 @@ Predictor whose leaves have a leading member axis, to be vmapped over.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -26,7 +25,7 @@ from icl_gd.models.transformer import (
     read_out,
     weighted,
 )
-from icl_gd.types import Array, Circuits, Layout, Moments, Predictor, PrefixPredictor, second_moment
+from icl_gd.types import Array, Circuits, Layout, Moments, Predictor, PrefixPredictor
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class _OfCircuits(_Batched):
     layout: Layout
 
     def read(self, params: Circuits, context: Array, query: Array, d_output: int) -> Array:
-        return read_moments(params, _moments(context, query), d_output)
+        return read_moments(params, Moments.of_first(len(context), context, query), d_output)
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class _OfMoments(_Batched):
     layout: Layout
 
     def read(self, params: Params, context: Array, query: Array, d_output: int) -> Array:
-        return read_moments(circuits(self.config, params), _moments(context, query), d_output)
+        return read_moments(circuits(self.config, params), Moments.of_first(len(context), context, query), d_output)
 
 
 @dataclass(frozen=True)
@@ -107,13 +106,6 @@ class _OfQuery(_Batched):
 
     def read(self, params: Params, context: Array, query: Array, d_output: int) -> Array:
         return read_query(self.config, params, jnp.concatenate([context, query[None]]), d_output)
-
-
-def _moments(context: Array, query: Array) -> Moments:
-    """Moments of tokens `[n e *batch]` and a query `[e *batch]`."""
-    if context.ndim == 2:
-        return Moments(context.T @ context, query)
-    return Moments(second_moment(partial(jax.lax.dynamic_slice_in_dim, context), len(context)), query)
 
 
 @dataclass(frozen=True)
