@@ -36,16 +36,25 @@ def held(workdir: Path) -> Iterator[None]:
     except OSError as error:
         raise BadInput(f"--workdir={workdir}: {error.strerror}; give a directory that can be written") from error
     try:
+        if not _locked(workdir, directory):
+            raise BadInput(f"--workdir={workdir} is in use by another run; wait for it, or give another")
         try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BadInput(f"--workdir={workdir} is in use by another run; wait for it, or give another") from error
-        yield
+            yield
+        finally:  # by the holder only: who was refused would take the directory from under the one who holds it
+            if made:
+                with contextlib.suppress(OSError):
+                    workdir.rmdir()
     finally:
         os.close(directory)
-        if made:
-            with contextlib.suppress(OSError):
-                workdir.rmdir()
+
+
+def _locked(workdir: Path, directory: int) -> bool:
+    """Whether the open directory is locked now and still is `workdir`: a run that fails takes its own away."""
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(directory), workdir.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _check_what_is_in_the_way(workdir: Path) -> None:

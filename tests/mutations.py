@@ -260,6 +260,8 @@ MUTATIONS = [
              "experiments/test_sweeps.py stopped"),
     Mutation("experiments/monitor.py", "self._warned.add(member)", "pass", "experiments/test_sweeps.py once"),
     Mutation("experiments/settings.py", "unread.pop(field, None)", "pass", "experiments/test_sweeps.py spelling"),
+    Mutation("experiments/workdirs.py", "os.path.samestat(os.fstat(directory), workdir.stat())", "True",
+             "experiments/test_bad_input.py taken_away"),
     Mutation("experiments/workdirs.py", "flatten(base_config()) | stored", "stored",
              "experiments/test_bad_input.py older"),
     Mutation("experiments/resources.py", "members = config.seeds * len(sweeps.together(config))\n    width",

@@ -1,5 +1,6 @@
 """Bad input ends with exit code 2 and one line that says what was wrong and what would do; nothing is written."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from experiments import run
 from experiments.bad_input import BadInput
 from experiments.described import task_of
 from experiments.settings import parse
+from experiments.workdirs import held
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ONE = f"--config={CONFIGS}/one_layer.py"
@@ -223,6 +225,24 @@ def test_a_workdir_is_held_by_one_run(tmp_path, monkeypatch, capsys):
     assert run.main(words) == 2
     assert "in use by another run" in capsys.readouterr().err
     assert not (tmp_path / "a" / "b").exists()
+
+
+def test_a_refused_run_leaves_the_directory_to_the_one_that_holds_it(tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    with held(workdir):
+        monkeypatch.setattr(Path, "exists", lambda path: False)  # both looked before either had made it
+        with pytest.raises(BadInput, match="in use by another run"), held(workdir):
+            pass
+        monkeypatch.undo()
+        assert workdir.is_dir()
+    assert not workdir.exists()
+
+
+def test_a_directory_taken_away_before_it_is_locked_is_not_held(tmp_path, monkeypatch):
+    workdir, lock = tmp_path / "run", fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", lambda *args: (workdir.rmdir(), lock(*args)))
+    with pytest.raises(BadInput, match="in use by another run"), held(workdir):
+        pass
 
 
 def test_a_workdir_of_another_experiment_is_refused(tmp_path, capsys):
