@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import continuation, costs, figures, report, results
+from experiments import continuation, costs, results
 from experiments.settings import Run
 from icl_gd.training import mesh
 
@@ -40,6 +40,8 @@ def recorded(run: Run, measure: Callable[[], dict[str, Any]]) -> None:
 def present(workdir: Path, done: dict[str, Any]) -> None:
     """Draws figures and report from the results alone, and prints what holds."""
     costs.stage("drawing")
+    from experiments import figures, report  # Matplotlib takes half a second to import: not before training
+
     captions = figures.draw(done, workdir / "figures")
     config = json.loads((workdir / "config.json").read_text())["config"]
     page = report.write_report(workdir, done, config, captions)

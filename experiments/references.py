@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -28,15 +29,15 @@ class References:
     Attributes:
       rates: step sizes and gammas of every learner; of gradient descent the gammas are zero.
       main: the learner that is constructed, and interpolated with.
-      config, params: the constructed Transformer; what clips its activations clips those of the learners.
+      config: of the constructed Transformer; what clips its activations clips those of the learners.
     """
 
     rates: Mapping[str, Pairs]
     main: str
     config: models.TransformerConfig
-    params: Any
     d_input: int
     d_output: int
+    n_context: int
 
     def layerwise(self, name: str) -> Predictor:
         """A learner, read out after every step: y_hat `[iterate m]`."""
@@ -49,8 +50,8 @@ class References:
     @property
     def every(self) -> Predictor:
         """All learners, as one Predictor like `layerwise` whose rates have a leading axis of learners."""
-        rates = [np.stack(rates) for rates in zip(*self.rates.values(), strict=True)]
-        return jax.vmap(self._form)(*(jnp.asarray(leaf, float) for leaf in rates))
+        rates = zip(*self.rates.values(), strict=True)
+        return jax.vmap(self._form)(*(jnp.stack([jnp.asarray(leaf, float) for leaf in of_all]) for of_all in rates))
 
     def _form(self, step_sizes: Array, gammas: Array) -> Predictor:
         """Of step sizes and gammas; gradient descent is written as such where no learner has a gamma or a clip."""
@@ -66,7 +67,7 @@ class References:
 
     def responses(self, prompts: Prompt) -> dict[str, analysis.Response]:
         """The Response of every learner."""
-        return self.over_learners(lambda layerwise: analysis.response(last(layerwise), prompts))
+        return _responses(tuple(self.rates), self.every, prompts)
 
     def learner(self, name: str) -> Predictor:
         return last(self.layerwise(name))
@@ -85,6 +86,12 @@ class References:
         """Of gradient descent."""
         return float(self.rates["gd"].step_sizes[0])
 
+    @cached_property
+    def params(self) -> Any:
+        """Of the constructed Transformer."""
+        with jax.ensure_compile_time_eval():  # what is kept must not be a tracer of whoever asks first
+            return constructions.gd_plus_plus_weights(self.config, self.d_input, self.n_context, *self.rates[self.main])
+
     @property
     def construction(self) -> Predictor:
         return models.fastest_predictor(self.config, self.params, concatenated(self.d_input, self.d_output))
@@ -101,6 +108,11 @@ class _LearnerLosses:
     def __call__(self, every: Predictor, prompts: Prompt) -> dict[str, Array]:
         found = jax.lax.map(lambda layerwise: analysis.losses(last(layerwise), prompts), every)
         return {f"loss_{name}": values for name, values in _by_name(self.names, found).items()}
+
+
+@partial(jax.jit, static_argnums=0)  # rates are arguments: the first one's may still be being computed
+def _responses(names: tuple[str, ...], every: Predictor, prompts: Prompt) -> dict[str, analysis.Response]:
+    return _by_name(names, jax.lax.map(lambda layerwise: analysis.response(last(layerwise), prompts), every))
 
 
 def _by_name(names: tuple[str, ...], found: Any) -> dict[str, Any]:
@@ -132,7 +144,7 @@ def references(
     fit = draw_prompts(task.sample, key_fit, n_fit)
     none = np.zeros(n_steps)
     if n_steps == 1 and main == "gd":
-        rates = {"gd": Pairs(np.array([learners.best_step_size(fit)]), none)}
+        rates = {"gd": Pairs(learners.best_step_size(fit)[None], none)}
     else:
         moment = np.einsum("pi,pj->ij", *[np.asarray(fit.x_query, np.float64)] * 2) / n_fit
         noise = (task.noise_std / task.weight_scale) ** 2
@@ -141,9 +153,7 @@ def references(
         if main != "gd":
             rates |= _deep(task, model, spectrum, fit, n_steps, key_published, published_steps)
     config = constructions.gradient_descent_config(task.d_input, task.d_output, n_steps)
-    config = replace(config, clip=model.clip)
-    params = constructions.gd_plus_plus_weights(config, task.d_input, task.n_context, *rates[main])
-    return References(rates, main, config, params, task.d_input, task.d_output)
+    return References(rates, main, replace(config, clip=model.clip), task.d_input, task.d_output, task.n_context)
 
 
 def _deep(

@@ -165,7 +165,7 @@ def watcher(
     What learners say of the prompts is computed once. `more` measures what analyses ask for beside it, of one member's
     parameters.
     """
-    learned = jax.jit(reference.responses)(prompts)
+    learned = reference.responses(prompts)
 
     def one(params: Any, prompts: Prompt, learned: Mapping[str, analysis.Response]) -> dict[str, Array]:
         shares = models.softmax_share(params)  # of layers that learn how much of them is softmax

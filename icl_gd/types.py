@@ -23,16 +23,18 @@ Conventions, stated here once:
   (von Oswald et al. 2212.07677, Proposition 1).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 Array = jax.Array
 Scalar = float | Float[Array, ""]  # a plain setting that may also be traced, as one member's of a population
+Rates = Float[Array, " step"] | Float[np.ndarray, " step"] | Sequence[float | Float[Array, ""]]  # one of every step
 EXAMPLES_AT_ONCE = 16  # of a sum over the context that is written out
 
 

@@ -32,7 +32,7 @@ def standardised_tokens(study: Study, found: Found) -> None:
     Of more layers, as many steps of GD++ with its best pair: their tokens are standardised once, before the first step.
     """
     seen = learners.standardise(study.prompts)
-    step, n_steps = learners.best_step_size(seen), len(study.reference.rates["gd"].step_sizes)
+    step, n_steps = float(learners.best_step_size(seen)), len(study.reference.rates["gd"].step_sizes)
     if n_steps == 1:
         name, learner = "gd_standardised", learners.gradient_descent([step])
         found.add_one("step_size_gd_standardised", step / study.task.n_context)

@@ -59,7 +59,7 @@ def beside(
 
 def evaluate(study: SineStudy) -> Found:
     """Everything that is recorded of a study."""
-    step_size = learners.best_step_size(study.prompts)
+    step_size = float(learners.best_step_size(study.prompts))
     gd = learners.gradient_descent([step_size])
     trained, learner = study.trained, study.learner
     losses_of = {

@@ -5,7 +5,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 
 from experiments.results import curve
 from experiments.study import Found, Study, of_learner, together
@@ -55,13 +54,15 @@ def table(study: Study, found: Found) -> None:
 
 def _tuned(prompts: Prompt, n_steps: int) -> Predictor:
     """Gradient descent with the step size that is best on these prompts, whose labels no weights made exactly."""
-    one = learners.best_step_size(prompts)
+    one = float(learners.best_step_size(prompts))
     if n_steps == 1:
         return learners.gradient_descent([one])
     steps_of = lambda step_size: learners.gradient_descent(jnp.full(n_steps, step_size))
     risk = jax.jit(lambda step_size: analysis.losses(steps_of(step_size), prompts).mean())
+    from scipy.optimize import minimize_scalar  # a quarter of a second to import
+
     # Of several steps the best size is somewhat smaller; twice it and they diverge.
-    best = scipy.optimize.minimize_scalar(lambda step_size: float(risk(step_size)), (0.25 * one, one)).x
+    best = minimize_scalar(lambda step_size: float(risk(step_size)), (0.25 * one, one)).x
     return learners.gradient_descent(np.full(n_steps, best))
 
 

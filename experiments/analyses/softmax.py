@@ -23,7 +23,7 @@ def softmax(study: Study, found: Found) -> None:
     task, model = study.task, study.trained.config
     d, n = task.d_input, task.n_context
     linear = jax.vmap(partial(analysis.first_order, d_head=model.head_width, n_context=n))(study.circuits)
-    step = learners.best_step_size(learners.centre(study.prompts))
+    step = float(learners.best_step_size(learners.centre(study.prompts)))
     gd = centred(learners.gradient_descent([step]))
     found.add_one("step_size_gd_centred", step / n)
 

@@ -44,7 +44,7 @@ def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -
     )
 
     untrained = initialise(model, settings, config.seed, config.seeds).member.params
-    step_size = learners.best_step_size(prompts)
+    step_size = float(learners.best_step_size(prompts))
     gd = learners.gradient_descent([step_size])
 
     losses_of = {

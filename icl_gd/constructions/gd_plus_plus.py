@@ -12,19 +12,15 @@ x slots take the step on the inputs, a context token's y slot that on the labels
 that of minus the prediction. QED
 """
 
-from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from icl_gd.constructions.gradient_descent import gradient_descent_weights
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.transformer import Params
-from icl_gd.types import Scalar
-
-Rates = Sequence[float] | np.ndarray
+from icl_gd.types import Rates, Scalar
 
 
 def gd_plus_plus_weights(

@@ -22,7 +22,6 @@ W_K phi_q - t_q: the layers cannot tell (phi_j, t_j) from (x_j, y_j), and that t
 0, is added to it in every layer (the induction's last line, with t_q - W_l phi_q for -W_l x_q). QED
 """
 
-from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -31,7 +30,7 @@ import numpy as np
 
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.transformer import Params
-from icl_gd.types import Array, Scalar
+from icl_gd.types import Array, Rates, Scalar
 
 
 def gradient_descent_config(d_input: int, d_output: int, n_steps: int, shared: bool = False) -> TransformerConfig:
@@ -43,7 +42,7 @@ def gradient_descent_weights(
     config: TransformerConfig,
     d_input: int,
     n_context: int,
-    step_sizes: Sequence[float] | np.ndarray,
+    step_sizes: Rates,
     w0: Array | np.ndarray | None = None,
     preconditioner: Array | np.ndarray | None = None,
 ) -> Params:

@@ -24,15 +24,15 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from icl_gd.learners.iterative import StepSizes, gradient_descent_iterates, last
+from icl_gd.learners.iterative import gradient_descent_iterates, last
 from icl_gd.programs import as_partial
-from icl_gd.types import Array, Predictor
+from icl_gd.types import Array, Predictor, Rates
 
 Embed = Callable[[Array, Array], tuple[Array, Array]]
 """`(x [d], y [m]) -> (features [k], target [m])` of one example, or, with y = 0, of the query."""
 
 
-def layerwise_deep_gradient_descent(embed: Embed, step_sizes: StepSizes) -> Predictor:
+def layerwise_deep_gradient_descent(embed: Embed, step_sizes: Rates) -> Predictor:
     """As `deep_gradient_descent`, with the prediction of every iterate, the first before any step: `[iterate m]`."""
     return Partial(_deep_gradient_descent, as_partial(embed), step_sizes)
 
@@ -43,6 +43,6 @@ def _deep_gradient_descent(embed: Embed, step_sizes: Any, x: Array, y: Array, x_
     return gradient_descent_iterates(features, targets, step_sizes) @ query - start[None]
 
 
-def deep_gradient_descent(embed: Embed, step_sizes: StepSizes) -> Predictor:
+def deep_gradient_descent(embed: Embed, step_sizes: Rates) -> Predictor:
     """Gradient descent on a linear head of deep features, one step per entry of `step_sizes`, as a Predictor."""
     return last(layerwise_deep_gradient_descent(embed, step_sizes))

@@ -1,24 +1,20 @@
 """Learners that take steps on the in-context loss `1/(2n) sum_i |W x_i - y_i|^2`."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Float
 
 from icl_gd.programs import as_partial
-from icl_gd.types import Array, Predictor, Prompt
-
-StepSizes = Float[Array, " step"] | Float[np.ndarray, " step"] | Sequence[float | Float[Array, ""]]
+from icl_gd.types import Array, Predictor, Prompt, Rates
 
 
 def gradient_descent_iterates(
     x: Float[Array, "n d"],
     y: Float[Array, "n m"],
-    step_sizes: StepSizes,
+    step_sizes: Rates,
     w0: Float[Array, "m d"] | None = None,
     preconditioner: Float[Array, "d d"] | None = None,
 ) -> Float[Array, "iterate m d"]:
@@ -42,7 +38,7 @@ def gradient_descent_iterates(
 
 
 def layerwise_gradient_descent(
-    step_sizes: StepSizes, w0: Array | None = None, preconditioner: Array | None = None
+    step_sizes: Rates, w0: Array | None = None, preconditioner: Array | None = None
 ) -> Predictor:
     """As `gradient_descent`, with the prediction of every iterate: y_hat `[iterate m]`."""
     return Partial(_gradient_descent, step_sizes, w0, preconditioner)
@@ -54,7 +50,7 @@ def _gradient_descent(
     return gradient_descent_iterates(x, y, step_sizes, w0, preconditioner) @ x_query
 
 
-def gradient_descent(step_sizes: StepSizes, w0: Array | None = None, preconditioner: Array | None = None) -> Predictor:
+def gradient_descent(step_sizes: Rates, w0: Array | None = None, preconditioner: Array | None = None) -> Predictor:
     """Gradient descent on the context, one step per entry of `step_sizes`, as a Predictor."""
     return last(layerwise_gradient_descent(step_sizes, w0, preconditioner))
 
@@ -68,7 +64,7 @@ def _last(layerwise: Predictor, x: Array, y: Array, x_query: Array) -> Array:
     return layerwise(x, y, x_query)[-1]
 
 
-def layerwise_gd_plus_plus(step_sizes: StepSizes, gammas: StepSizes, clip: float | Array | None = None) -> Predictor:
+def layerwise_gd_plus_plus(step_sizes: Rates, gammas: Rates, clip: float | Array | None = None) -> Predictor:
     """As `gd_plus_plus`, with the prediction of every iterate: y_hat `[iterate m]`."""
     return Partial(_gd_plus_plus, step_sizes, gammas, clip)
 
@@ -94,7 +90,7 @@ def _gd_plus_plus(
     return jnp.concatenate([start[None], y_hats])
 
 
-def gd_plus_plus(step_sizes: StepSizes, gammas: StepSizes, clip: float | Array | None = None) -> Predictor:
+def gd_plus_plus(step_sizes: Rates, gammas: Rates, clip: float | Array | None = None) -> Predictor:
     """GD++ from zero, as a Predictor: beside each gradient step on the labels, a step on the inputs themselves.
 
     `x_j <- x_j - gamma / n * sum_i x_i x_i^T x_j` for context and query, with the inputs as they were before the step,
@@ -114,7 +110,8 @@ def zero(x: Array, y: Array, x_query: Array) -> Array:
     return jnp.zeros(y.shape[-1], y.dtype)
 
 
-def best_step_size(prompts: Prompt, w0: Array | None = None) -> float:
+@jax.jit
+def best_step_size(prompts: Prompt, w0: Array | None = None) -> Float[Array, ""]:
     """The step size of one step with the least mean square error on the queries of a sample of prompts.
 
     y_hat = W_0 x_query + eta g is linear in eta, so eta = sum (y_query - W_0 x_query) . g / sum |g|^2. Those of more
@@ -123,11 +120,6 @@ def best_step_size(prompts: Prompt, w0: Array | None = None) -> float:
     Args:
       prompts: a batch of Prompts (leading axis).
     """
-    return float(_best_step_size(prompts, w0))
-
-
-@jax.jit
-def _best_step_size(prompts: Prompt, w0: Array | None) -> Array:
     one_step = jax.vmap(layerwise_gradient_descent([1.0], w0))(prompts.x, prompts.y, prompts.x_query)
     start, update = one_step[:, 0], one_step[:, 1] - one_step[:, 0]
     return jnp.sum((prompts.y_query - start) * update) / jnp.sum(update**2)

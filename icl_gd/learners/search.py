@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jaxtyping import Float
 
 from icl_gd.types import Array
@@ -37,6 +36,8 @@ def least(
       tolerance: of the gradient of the risk's logarithm by rates over those at the start; a risk with kinks has no
         finer one.
     """
+    from scipy.optimize import minimize  # a quarter of a second to import
+
     maps = np.stack([to_step_sizes, to_gammas])
     rng = np.random.default_rng(0)
 
@@ -49,9 +50,7 @@ def least(
                 return 1e9, np.zeros(len(ratio))
             return float(value), np.einsum("rs,rsp->p", gradient, maps) * origin
 
-        found = scipy.optimize.minimize(
-            value_and_gradient, np.ones(len(origin)), jac=True, method="BFGS", options={"gtol": tolerance}
-        )
+        found = minimize(value_and_gradient, np.ones(len(origin)), jac=True, method="BFGS", options={"gtol": tolerance})
         return float(found.fun), found.x * origin
 
     with jax.enable_x64(True):

@@ -14,7 +14,6 @@ over eigenpairs (lambda_k, v_k) of S: weights, noise and queries are integrated 
 prompt. Gradient descent has gamma = 0.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -22,9 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from icl_gd.learners.search import least
-from icl_gd.types import Array
-
-Rates = Float[Array, " step"] | Float[np.ndarray, " step"] | Sequence[float | Float[Array, ""]]
+from icl_gd.types import Array, Rates
 
 
 class Spectrum(NamedTuple):
@@ -51,8 +48,8 @@ class Spectrum(NamedTuple):
 class Pairs(NamedTuple):
     """The two rates of every step of GD++; the last gamma changes nothing that is read."""
 
-    step_sizes: Float[np.ndarray, " step"]
-    gammas: Float[np.ndarray, " step"]
+    step_sizes: Float[np.ndarray | Array, " step"]
+    gammas: Float[np.ndarray | Array, " step"]
 
 
 def residual_factors(

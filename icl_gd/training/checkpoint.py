@@ -9,7 +9,7 @@ import json
 import sys
 import warnings
 from collections.abc import Mapping
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -88,24 +88,32 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | Path, keep: int = 2, create: bool = True):
-        import orbax.checkpoint as ocp  # half a second to import, and only runs on disk need it
+        self._directory, self._keep, self._create = Path(directory).absolute(), keep, create
+        self._bad: set[int] = set()
+        if create:
+            self._directory.mkdir(parents=True, exist_ok=True)
 
-        self._ocp = ocp
+    @cached_property
+    def _ocp(self) -> Any:
+        import orbax.checkpoint  # a quarter of a second to import, which a run spends when its first chunk is shown
+
+        return orbax.checkpoint
+
+    @cached_property
+    def _manager(self) -> Any:
+        ocp = self._ocp
         # Of several processes only this one has the store: it must not wait for the others.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="alone"
         )
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            create=create and jax.process_count() == 1,
+            max_to_keep=self._keep,
+            create=self._create and jax.process_count() == 1,
             enable_async_checkpointing=False,
             multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
         )
-        if create:
-            Path(directory).mkdir(parents=True, exist_ok=True)
-        self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
-        self._bad: set[int] = set()
         _hush_what_is_under_way()
+        return ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
         """Writes the state of `step`; one that is there already is left alone.
@@ -133,6 +141,8 @@ class Checkpoints:
         Raises:
           ValueError: if a sound checkpoint is in a format of another version.
         """
+        if not self._directory.is_dir() or not any(self._directory.iterdir()):
+            return None
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 leaves, about = self._read(step)
@@ -163,4 +173,5 @@ class Checkpoints:
         return leaves, about
 
     def close(self) -> None:
-        self._manager.close()
+        if "_manager" in vars(self):
+            self._manager.close()
