@@ -158,6 +158,9 @@ def check_together(config: ConfigDict) -> None:
     if config.train.form == "moments" and beside:
         shown = ", ".join(f"{field}={value}" for field, value in beside.items())
         reject("train.form", "moments", f"is exact for linear layers alone; {shown} needs auto or tokens")
+    if config.train.form == "query" and (model.n_layers > 1 or model.style == "gpt2"):
+        reject("train.form", "query", "is exact for one layer of attention alone; model.n_layers=1 and "
+               "model.style=von_oswald, or train.form=auto")  # fmt: skip
     if config.reference.learner != "gd" and model.n_layers == 1:
         reject("reference.learner", config.reference.learner, "GD++ is for deep networks; model.n_layers=1 needs gd")
     if config.seed + config.seeds > 2**32:

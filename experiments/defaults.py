@@ -93,7 +93,9 @@ def base_config() -> ConfigDict:
     config.train.active_inputs = ()  # (start, increase, every so many steps) of a curriculum; (): all from the start
     config.train.active_points = ()  # of a prompt, likewise
     config.train.share_batches = False
-    config.train.form = "auto"  # of the network: "tokens", "moments" (exact for linear layers without clip) or either
+    config.train.form = (
+        "auto"  # of the network: "tokens", "moments" (linear layers), "query" (one layer) or the fastest
+    )
     config.train.parallel = "auto"  # over devices: "none", "jit", "pmap" or as many as divide the work
     config.train.log_every = 100
     config.train.checkpoint_every = 1000

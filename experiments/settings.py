@@ -1,5 +1,6 @@
 """From the command line to a checked Run. What is wrong is said in one line, before anything is compiled or written."""
 
+import copy
 import difflib
 import re
 from collections.abc import Collection
@@ -15,7 +16,7 @@ from experiments import processes, sweeps
 from experiments.bad_input import BadInput, nearest, one_line
 from experiments.defaults import base_config, flatten
 from experiments.processes import Processes
-from experiments.validation import OPTIONAL, WORDS, validate
+from experiments.validation import WORDS, accepts_none, validate
 from experiments.workdirs import FREE_FIELDS, check_workdir
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -49,7 +50,8 @@ def parse(argv: list[str]) -> Run:
     several, words = _processes(_joined(argv[1:]))
     profile, words = _profile(words)
     path, variant, words = _config_path(words)
-    stored, config = _load_config(path, variant), _load_config(path, variant)
+    stored = _load_config(path, variant)
+    config = copy.deepcopy(stored)
     words = _check_names(words, stored, config)
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "Where results go.", flag_values=values)
@@ -183,7 +185,7 @@ def _check_names(words: list[str], stored: ConfigDict, config: ConfigDict) -> li
         several = sweeps.read_tuple(value) if field in base and not isinstance(base[field], list) else None
         if field in WORDS and (listed := _listed(value)):
             word = f"--{flag}={listed}"
-        if (field in OPTIONAL and value in ("None", "none")) or several is not None:
+        if (value in ("None", "none") and accepts_none(field)) or several is not None:
             unread[field] = several
         else:  # the last word counts
             unread.pop(field, None)

@@ -17,17 +17,18 @@ MIX_SLOPE = 10  # of the sigmoid that the learned mix passes through
 Seen = Bool[Array, "reading read"] | None  # which tokens are read by which; None: all there are
 
 
-def _softmax(scores: Array, d_head: int, seen: Seen) -> Array:
+def _softmax(scores: Array, d_head: int, seen: Seen, axis: int) -> Array:
     exact = scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) / d_head**0.5
     exact = exact if seen is None else jnp.where(seen, exact, -jnp.inf)
-    return jax.nn.softmax(exact, axis=-1).astype(scores.dtype)
+    return jax.nn.softmax(exact, axis=axis).astype(scores.dtype)
 
 
-# From scores, zero where nothing is read, to the pattern that multiplies the values. Only softmax scales its scores.
-KINDS: dict[str, Callable[[Array, int, Array, Seen], Array]] = {
-    "linear": lambda scores, d_head, mix, seen: scores,
-    "softmax": lambda scores, d_head, mix, seen: _softmax(scores, d_head, seen),
-    "mixed": lambda scores, d_head, mix, seen: mix * _softmax(scores, d_head, seen) + (1 - mix) * scores,
+# From scores, zero where nothing is read, to the pattern that multiplies the values; `axis` is that of the tokens that
+# are read. Only softmax scales its scores.
+KINDS: dict[str, Callable[[Array, int, Array, Seen, int], Array]] = {
+    "linear": lambda scores, d_head, mix, seen, axis: scores,
+    "softmax": lambda scores, d_head, mix, seen, axis: _softmax(scores, d_head, seen, axis),
+    "mixed": lambda scores, d_head, mix, seen, axis: mix * _softmax(scores, d_head, seen, axis) + (1 - mix) * scores,
 }
 
 
@@ -93,7 +94,7 @@ class SelfAttention(nn.Module):
         seen = jnp.tri(len(reading), len(read), len(read) - len(reading), dtype=bool) if self.causal else None
         if seen is not None:
             scores = jnp.where(seen, scores, 0.0)
-        pattern = KINDS[self.kind](scores, self.d_head, mix, seen)
+        pattern = KINDS[self.kind](scores, self.d_head, mix, seen, -1)
         if self.modification.there:
             own = None
             if "beta" in held:  # every demonstration has its own negative samples, by what it would read itself

@@ -1,13 +1,17 @@
 """What a Transformer is made of: one small frozen config."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from icl_gd.models import initial, modifications
+from annotated_types import Gt, Le
+
+from icl_gd.models import initial
 from icl_gd.models.attention import KINDS
 from icl_gd.models.initial import Initial
-from icl_gd.models.modifications import Modification, Values
+from icl_gd.models.modifications import Alpha, Fraction, Modification, Share, Values
+from icl_gd.schema import LARGEST, OneOf, Size, check
 
-COMPUTE = (None, "float32", "bfloat16")
+COMPUTE = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -44,57 +48,49 @@ class TransformerConfig:
     One like GPT-2 is `gpt2_config`.
     """
 
-    d_token: int
-    n_layers: int = 1
-    n_heads: int = 1
-    d_head: int | None = None
+    d_token: Size
+    n_layers: Size = 1
+    n_heads: Size = 1
+    d_head: Size | None = None
     shared: bool = False
-    clip: float | None = None
-    init_scale: Values = 0.002
-    attention: str | tuple[str, ...] = "linear"
+    clip: Annotated[float, Gt(0)] | None = None
+    init_scale: Annotated[Values, Gt(0), Le(LARGEST)] = 0.002
+    attention: Annotated[str | tuple[str, ...], OneOf(KINDS)] = "linear"
     layer_norm: bool = False
     normalised: bool = False
-    d_embed: int | None = None
-    mlp_width: int | None = None
-    init: str = "von_oswald"
+    d_embed: Size | None = None
+    mlp_width: Size | None = None
+    init: Annotated[str, OneOf(initial.KINDS)] = "von_oswald"
     causal: bool = False
     pre_norm: bool = False
-    layer_mlp_width: int | None = None
+    layer_mlp_width: Size | None = None
     biases: bool = False
-    n_positions: int | None = None
-    d_read_out: int | None = None
-    compute: str | None = None
+    n_positions: Size | None = None
+    d_read_out: Size | None = None
+    compute: Annotated[str, OneOf(COMPUTE)] | None = None
     reads_query: bool = False
-    alpha: Values | None = None
-    beta: Values | None = None
-    share: Values | None = None
-    augment_keys: Values | None = None
-    augment_values: Values | None = None
+    alpha: Alpha = None
+    beta: Fraction = None
+    share: Share = None
+    augment_keys: Fraction = None
+    augment_values: Fraction = None
 
     def __post_init__(self):
-        sizes = ("d_token", "n_layers", "n_heads", "d_head", "d_embed", "mlp_width", "layer_mlp_width", "n_positions",
-                 "d_read_out")  # fmt: skip
-        for name in sizes:
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        if len(self.kinds) != self.n_layers or not set(self.kinds) <= set(KINDS):
+        check(self)
+        if len(self.kinds) != self.n_layers:
             raise ValueError(
-                f"attention={self.attention!r} must be one of {', '.join(KINDS)}, or one of them for each of "
-                f"n_layers={self.n_layers}"
+                f"attention={self.attention!r} must be one word, or one for each of n_layers={self.n_layers}"
             )
         if self.shared and len(set(self.kinds)) > 1:
             raise ValueError(f"attention={self.attention!r}: layers with shared weights are of one kind")
-        if self.init not in initial.KINDS:
-            raise ValueError(f"init={self.init!r} is unknown; choose from {', '.join(initial.KINDS)}")
-        if self.compute not in COMPUTE:
-            raise ValueError(f"compute={self.compute!r} is unknown; choose from {', '.join(map(str, COMPUTE))}")
         if self.layer_norm and self.pre_norm:
             raise ValueError("pre_norm=True normalises what layer_norm=True does, and more: one of them is enough")
         if self.layer_norm and self.n_layers == 1 and not self.shared:
             raise ValueError("layer_norm=True leaves the first of separate layers alone: one layer needs shared=True")
         if self.causal and self.reads_query:
             raise ValueError("reads_query=True: in causal attention every token reads itself as it is")
-        modifications.check(self.modification)
+        if (self.beta is None) != (self.share is None):
+            raise ValueError(f"beta={self.beta}, share={self.share}: negative samples take both of them, or neither")
         if self.modification.there and (self.normalised or not (self.causal or self.reads_query)):
             raise ValueError(
                 f"modification of {', '.join(self.modification.there)} tells what is read of the query from what is "

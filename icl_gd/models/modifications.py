@@ -5,16 +5,19 @@ causal attention every token is one to itself.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from annotated_types import Ge, Gt, Le
 from jaxtyping import Bool, Float
 
 from icl_gd.types import Array, Scalar
 
 Values = Scalar | tuple[float, ...]
+Alpha = Annotated[Values | None, Ge(-1), Le(1)]
+Fraction = Annotated[Values | None, Ge(0), Le(1)]
+Share = Annotated[Values | None, Gt(0), Le(0.5)]
 
 
 class Modification(NamedTuple):
@@ -30,40 +33,16 @@ class Modification(NamedTuple):
       augment_keys, augment_values: z becomes `z + augment g(z)`, with a small perceptron g that is learned.
     """
 
-    alpha: Values | None = None
-    beta: Values | None = None
-    share: Values | None = None
-    augment_keys: Values | None = None
-    augment_values: Values | None = None
+    alpha: Alpha = None
+    beta: Fraction = None
+    share: Share = None
+    augment_keys: Fraction = None
+    augment_values: Fraction = None
 
     @property
     def there(self) -> dict[str, Values]:
         """Those that are there."""
         return {name: value for name, value in self._asdict().items() if value is not None}
-
-
-BOUNDS = {"alpha": (-1.0, 1.0), "beta": (0.0, 1.0), "share": (0.0, 0.5), "augment_keys": (0.0, 1.0),
-          "augment_values": (0.0, 1.0)}  # fmt: skip
-
-
-def check(asked: Modification) -> None:
-    """Whether every value is one that is accepted.
-
-    Raises:
-      ValueError: if one is not, or if there is a share of negative samples without beta, or the other way round.
-    """
-    for name, values in asked.there.items():
-        low, high = BOUNDS[name]
-        for value in values if isinstance(values, tuple) else (values,):
-            if isinstance(value, str):
-                raise ValueError(f"{name}={value!r} must be a number")
-            if isinstance(value, float | int | np.number) and (
-                not low <= value <= high or (name == "share" and value == 0.0)
-            ):
-                within = f"above {low:g} and at most {high:g}" if name == "share" else f"from {low:g} to {high:g}"
-                raise ValueError(f"{name}={value} must be {within}")
-    if (asked.beta is None) != (asked.share is None):
-        raise ValueError(f"beta={asked.beta}, share={asked.share}: negative samples take both of them, or neither")
 
 
 def demonstrations(n_tokens: int, causal: bool) -> Bool[Array, "t t"]:

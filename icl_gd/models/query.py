@@ -4,11 +4,10 @@ With u = W_KQ q the scores of the query are e_j^T u, and its update is sum_heads
 or update of the context is made. A batch stands in trailing axes, as in the moment form.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from icl_gd.models.attention import TINY
+from icl_gd.models.attention import KINDS, TINY
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.modifications import augmented, modified
 from icl_gd.models.transformer import LAYER_NORM_EPSILON, Params, circuits, embed, softmax_share
@@ -40,12 +39,9 @@ def read_query(
     scores = scores_of(read[-1:])[:, 0]
     if config.normalised:
         scores = scores / (_sums(attention["W_K"], context) * _sums(attention["W_Q"], read[-1:]))
-    pattern = scores
-    if config.kinds[0] != "linear":
-        pattern = jax.nn.softmax(scores / config.head_width**0.5, axis=1)
-    if config.kinds[0] == "mixed":
-        share = softmax_share(params)[config.blocks[0]]
-        pattern = share * pattern + (1 - share) * scores
+    (kind,) = config.kinds
+    mix = softmax_share(params).get(config.blocks[0], jnp.zeros(()))  # of a kind that learns one
+    pattern = KINDS[kind](scores, config.head_width, mix, None, 1)
     if config.modification.there:
         own = None if config.beta is None else scores_of(context)
         pattern = modified(attention, pattern[:, None], own, causal=False)[:, 0]

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
+from icl_gd.schema import OneOf, Size, check
 from icl_gd.types import Array, PrefixPrompt, Prompt
 
 # f, elementwise, with E f(x)^2 for x ~ U(-1, 1).
@@ -27,14 +29,13 @@ class ElementwiseRegression:
     Entries of W are normal, of such a variance that labels have variance one: `E y^2 = sd^2 d E f(x)^2`.
     """
 
-    function: str = "linear"
-    d_input: int = 5
-    d_output: int = 1
-    n_context: int = 15
+    function: Annotated[str, OneOf(ELEMENTWISE)] = "linear"
+    d_input: Size = 5
+    d_output: Size = 1
+    n_context: Size = 15
 
     def __post_init__(self):
-        if self.function not in ELEMENTWISE:
-            raise ValueError(f"function={self.function!r} is unknown; choose from {', '.join(ELEMENTWISE)}")
+        check(self)
 
     def sample(self, key: Array) -> Prompt:
         """One prompt. The query is drawn first, so the first k examples are the same for every n_context >= k."""

@@ -7,12 +7,14 @@ A class draws one of its functions, `draw(key) -> w`, any pytree, and applies it
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge, Le
 from jaxtyping import Float, Int
 
+from icl_gd.schema import PoolSize, Seed, Size, check
 from icl_gd.types import Array
 
 FUNCTION_POOL_KEY = 2**31 - 3  # folded into the key of a pool
@@ -36,10 +38,10 @@ class FunctionClass(Protocol):
 class Linear:
     """`y = w x` with `w ~ N(0, I)` `[1 d]`."""
 
-    d_input: int = 20
+    d_input: Size = 20
 
     def __post_init__(self):
-        _check_width(self.d_input)
+        check(self)
 
     @property
     def variance(self) -> float:
@@ -60,12 +62,12 @@ class Linear:
 class Sparse(Linear):
     """Linear functions of `non_zeros` of the inputs, chosen from those that are active."""
 
-    non_zeros: int = 3
+    non_zeros: Size = 3
 
     def __post_init__(self):
         super().__post_init__()
-        if not 1 <= self.non_zeros <= self.d_input:
-            raise ValueError(f"non_zeros={self.non_zeros} must be from 1 to d_input={self.d_input}")
+        if self.non_zeros > self.d_input:
+            raise ValueError(f"non_zeros={self.non_zeros} must be at most d_input={self.d_input}")
 
     @property
     def variance(self) -> float:
@@ -112,13 +114,11 @@ class Signs(Linear):
 class ReLUNetwork:
     """`y = sqrt(2 / hidden) w_2 relu(W_1 x)` with standard normal `W_1 [hidden d]` and `w_2 [1 hidden]`."""
 
-    d_input: int = 20
-    hidden: int = 100
+    d_input: Size = 20
+    hidden: Size = 100
 
     def __post_init__(self):
-        _check_width(self.d_input)
-        if self.hidden < 1:
-            raise ValueError(f"hidden={self.hidden} must be at least 1")
+        check(self)
 
     @property
     def variance(self) -> float:
@@ -146,13 +146,11 @@ class DecisionTree:
     Nodes stand in one array: the children of i are 2i + 1, if the input is not positive, and 2i + 2.
     """
 
-    d_input: int = 20
-    depth: int = 4
+    d_input: Size = 20
+    depth: Annotated[int, Ge(1), Le(20)] = 4
 
     def __post_init__(self):
-        _check_width(self.d_input)
-        if self.depth < 1:
-            raise ValueError(f"depth={self.depth} must be at least 1")
+        check(self)
 
     @property
     def variance(self) -> float:
@@ -185,12 +183,11 @@ class FunctionPool:
     """
 
     functions: FunctionClass
-    size: int
-    seed: int = 0
+    size: PoolSize
+    seed: Seed = 0
 
     def __post_init__(self):
-        if self.size < 1:
-            raise ValueError(f"size={self.size} must be at least 1")
+        check(self)
 
     @property
     def d_input(self) -> int:
@@ -210,11 +207,6 @@ class FunctionPool:
 
     def apply(self, w: Any, x: Float[Array, "n d"]) -> Float[Array, "n 1"]:
         return self.functions.apply(w, x)
-
-
-def _check_width(d_input: int) -> None:
-    if d_input < 1:
-        raise ValueError(f"d_input={d_input} must be at least 1")
 
 
 FUNCTIONS: dict[str, Callable[..., FunctionClass]] = {

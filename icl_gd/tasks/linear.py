@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from annotated_types import Ge
+from jaxtyping import Float, Int
 
-from icl_gd.types import Array, Moments, Prompt, Scalar, second_moment
+from icl_gd.schema import OneOf, Scale, Size, Spread, check
+from icl_gd.types import Array, Moments, Prompt, second_moment
 
 
 class Family(NamedTuple):
@@ -69,23 +71,22 @@ class LinearRegression:
         which ones is drawn without replacement (von Oswald et al., published `size_distract`).
     """
 
-    d_input: int = 10
-    d_output: int = 1
-    n_context: int = 10
-    inputs: str = "uniform"
-    input_scale: Scalar = 1.0
+    d_input: Size = 10
+    d_output: Size = 1
+    n_context: Size = 10
+    inputs: Annotated[str, OneOf(FAMILIES)] = "uniform"
+    input_scale: Scale = 1.0
     covariance: tuple[tuple[float, ...], ...] | None = None
-    weight_scale: Scalar = 1.0
-    noise_std: float = 0.0
-    corrupted_labels: int | Scalar = 0
+    weight_scale: Scale = 1.0
+    noise_std: Spread = 0.0
+    corrupted_labels: Annotated[int | Float[Array, ""] | Int[Array, ""], Ge(0)] = 0
 
     def __post_init__(self):
-        if self.inputs not in FAMILIES:
-            raise ValueError(f"inputs={self.inputs!r} is not a family of inputs; choose from {', '.join(FAMILIES)}")
+        check(self)
         if self.covariance is not None and np.shape(self.covariance) != (self.d_input, self.d_input):
             raise ValueError(f"covariance has shape {np.shape(self.covariance)}, d_input={self.d_input} needs a square")
-        if not isinstance(self.corrupted_labels, jax.Array) and not 0 <= self.corrupted_labels <= self.n_context:
-            raise ValueError(f"corrupted_labels={self.corrupted_labels} must be from 0 to n_context={self.n_context}")
+        if not isinstance(self.corrupted_labels, jax.Array) and self.corrupted_labels > self.n_context:
+            raise ValueError(f"corrupted_labels={self.corrupted_labels} must be at most n_context={self.n_context}")
 
     @property
     def second_moment(self) -> np.ndarray:

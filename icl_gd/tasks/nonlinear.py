@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from icl_gd.schema import Size, check
 from icl_gd.types import Array, Prompt
 
 
@@ -24,8 +25,11 @@ class SineRegression:
                 with one, c = int (.01 + .08u + .16u^2) cos(2 pi u) du = .16 / (2 pi^2).
     """
 
-    n_context: int = 10
+    n_context: Size = 10
     faithful: bool = False
+
+    def __post_init__(self):
+        check(self)
 
     @property
     def d_input(self) -> int:

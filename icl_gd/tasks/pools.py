@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import jax
 
+from icl_gd.schema import PoolSize, Seed, check
 from icl_gd.tasks.regression import FunctionRegression
 from icl_gd.types import Array, PrefixPrompt, Prompt
 
@@ -36,12 +37,11 @@ class FinitePool:
     """
 
     task: Sampled
-    size: int
-    seed: int = 0
+    size: PoolSize
+    seed: Seed = 0
 
     def __post_init__(self):
-        if self.size < 1:
-            raise ValueError(f"size={self.size} must be at least 1")
+        check(self)
 
     @property
     def d_input(self) -> int:

@@ -1,10 +1,13 @@
 """Regression on a function class: a fresh function in every prompt (Garg et al. 2208.01066)."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge
 
+from icl_gd.schema import OneOf, Scale, Spread, check
 from icl_gd.tasks.families import PROMPT_FAMILIES
 from icl_gd.tasks.functions import FunctionClass, Signs
 from icl_gd.types import Array, PrefixPrompt, Prompt
@@ -25,20 +28,15 @@ class FunctionRegression:
     """
 
     functions: FunctionClass
-    n_context: int = 40
-    family: str = "standard"
-    input_scale: float = 1.0
-    label_scale: float = 1.0
-    noise_std: float = 0.0
+    n_context: Annotated[int, Ge(0)] = 40
+    family: Annotated[str, OneOf(PROMPT_FAMILIES)] = "standard"
+    input_scale: Scale = 1.0
+    label_scale: Scale = 1.0
+    noise_std: Spread = 0.0
     renormalised: bool = False
 
     def __post_init__(self):
-        if self.family not in PROMPT_FAMILIES:
-            raise ValueError(f"family={self.family!r} is unknown; choose from {', '.join(PROMPT_FAMILIES)}")
-        if self.n_context < 0:
-            raise ValueError(f"n_context={self.n_context} must be at least 0")
-        if self.noise_std < 0.0:
-            raise ValueError(f"noise_std={self.noise_std} must be at least 0")
+        check(self)
         if self.noise_std > 0.0 and self.logistic:
             raise ValueError(f"noise_std={self.noise_std}: labels of signs are classes, which noise would leave")
 

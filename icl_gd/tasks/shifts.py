@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from icl_gd.tasks.linear import FAMILIES, LinearRegression, Scalar
+from icl_gd.tasks.linear import FAMILIES, LinearRegression
+from icl_gd.types import Scalar
 
 
 def scale_inputs(task: LinearRegression, alpha: Scalar) -> LinearRegression:

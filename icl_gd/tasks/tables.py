@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from icl_gd.schema import Size, check
 from icl_gd.types import Array, Prompt
 
 
@@ -24,12 +25,13 @@ class Table:
 
     x: np.ndarray
     y: np.ndarray
-    n_context: int = 10
+    n_context: Size = 10
 
     def __post_init__(self):
+        check(self)
         if len(self.x) != len(self.y):
             raise ValueError(f"x has {len(self.x)} rows, y has {len(self.y)}")
-        if not 1 <= self.n_context < len(self.x):
+        if self.n_context >= len(self.x):
             raise ValueError(f"n_context={self.n_context}: a table of {len(self.x)} rows has prompts of 1 to "
                              f"{len(self.x) - 1} examples")  # fmt: skip
 

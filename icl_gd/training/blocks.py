@@ -12,7 +12,8 @@ Loss = Callable[[Any, Any], Array]
 
 
 def in_blocks(loss: Loss, at_once: int) -> Loss:
-    """The same loss, `(params, batch) -> scalar`, over blocks of at most `at_once` prompts, all of one size.
+    """The same loss, `(params, batch) -> scalar`, over blocks of at most `at_once` prompts: equal ones, and a last
+    shorter one where they do not divide the batch.
 
     Value and gradient of a block are computed together and added up: what the gradient needs of a block is not kept for
     the others. On two CPU cores a step of 2048 prompts through a perceptron takes a third of the time.
@@ -21,19 +22,20 @@ def in_blocks(loss: Loss, at_once: int) -> Loss:
       loss: a mean over prompts, which are in the last axis of every leaf of a batch.
     """
 
-    def split(batch: Any) -> Any:
-        """Blocks along a new first axis."""
-        size = jax.tree.leaves(batch)[0].shape[-1]
-        n_blocks = next(n for n in range(-(-size // at_once), size + 1) if size % n == 0)
-        part = lambda leaf: jnp.moveaxis(leaf.reshape(*leaf.shape[:-1], n_blocks, -1), -2, 0)
-        return jax.tree.map(part, batch)
-
     def summed(of_block: Callable[[Any], Any], batch: Any) -> Any:
-        blocks = split(batch)
+        """The mean over prompts of what is a mean over the prompts of a block."""
+        size = jax.tree.leaves(batch)[0].shape[-1]
+        each = -(-size // -(-size // at_once))
+        n_blocks, left = divmod(size, each)
+        part = lambda leaf: leaf[..., : size - left].reshape(*leaf.shape[:-1], n_blocks, each)
+        blocks = jax.tree.map(lambda leaf: jnp.moveaxis(part(leaf), -2, 0), batch)
         shapes = jax.eval_shape(of_block, jax.tree.map(lambda leaf: leaf[0], blocks))
         zero = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
         total, _ = jax.lax.scan(lambda sum_, block: (jax.tree.map(jnp.add, sum_, of_block(block)), None), zero, blocks)
-        return jax.tree.map(lambda leaf: leaf / len(jax.tree.leaves(blocks)[0]), total)
+        if not left:
+            return jax.tree.map(lambda leaf: leaf / n_blocks, total)
+        last = of_block(jax.tree.map(lambda leaf: leaf[..., size - left :], batch))
+        return jax.tree.map(lambda sum_, of_last: (each * sum_ + left * of_last) / size, total, last)
 
     @jax.custom_vjp
     def blocked(params: Any, batch: Any) -> Array:

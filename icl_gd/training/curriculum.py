@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
+from icl_gd.schema import Size, check
 from icl_gd.types import Array
 
 
@@ -15,15 +16,13 @@ from icl_gd.types import Array
 class Ramp:
     """`start`, and `increase` more after every `every` steps, up to `end`."""
 
-    start: int
-    end: int
-    increase: int = 1
-    every: int = 2000
+    start: Size
+    end: Size
+    increase: Size = 1
+    every: Size = 2000
 
     def __post_init__(self):
-        for name in ("start", "increase", "every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        check(self)
         if self.end < self.start:
             raise ValueError(f"end={self.end} must be at least start={self.start}")
 
@@ -43,3 +42,6 @@ class Curriculum:
 
     inputs: Ramp
     points: Ramp
+
+    def __post_init__(self):
+        check(self)

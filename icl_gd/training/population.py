@@ -7,15 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from annotated_types import Ge, Gt, Le, Lt
 from jax.flatten_util import ravel_pytree
 
 from icl_gd.programs import brief, kept
+from icl_gd.schema import OneOf, Size, check
 from icl_gd.training.curriculum import Curriculum
 from icl_gd.training.mesh import ALL, DATA, LOSSES, MEMBERS, PROMPTS, Placement
 from icl_gd.types import Array, Scalar
@@ -28,6 +30,13 @@ Step = Callable[[Any, Batch, Array], tuple[Any, Array]]
 Chunk = Callable[["State", "Members", int], tuple["State", Array]]
 Values = Scalar | tuple[float, ...]
 
+FORMS = ("auto", "tokens", "moments", "query")
+PATIENCE = 5  # steps in a row that are not finite, with which a member has diverged
+SCHEDULES: dict[str, Callable[[Any, int], optax.Schedule]] = {
+    "constant": lambda rate, steps: optax.constant_schedule(rate),
+    "cosine": optax.cosine_decay_schedule,
+}
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -38,31 +47,29 @@ class TrainSettings:
     Attributes:
       steps, batch_size: length of training and prompts per step and member.
       learning_rate: of AdamW; `schedule` is "constant" or "cosine" (decaying to zero at the last step).
-      clip: the gradient's global norm is clipped to this, before the optimiser.
+      clip: the gradient's global norm is clipped to this, before the optimiser; None does not clip.
       beta1, beta2, epsilon, weight_decay: of AdamW.
       share_batches: all members see the same batch at each step (common random numbers) instead of their own.
-      form: the network runs on "tokens" or, where that is exact, on their "moments"; "auto" takes moments where it may.
+      form: the network runs on "tokens" or, where that is exact, on their "moments" or on the "query" alone; "auto"
+        takes the fastest that is exact.
       curriculum: of training on all prefixes: how many inputs and points a step has; all when left out.
     """
 
-    steps: int = 5000
-    batch_size: int = 2048
-    learning_rate: Values = 1e-3
-    schedule: str = "constant"
-    clip: Values = 1e-3
-    beta1: Values = 0.9
-    beta2: Values = 0.98
-    epsilon: float = 1e-9
-    weight_decay: Values = 0.0
+    steps: Annotated[int, Ge(1), Le(2**31 - 1)] = 5000
+    batch_size: Size = 2048
+    learning_rate: Annotated[Values, Gt(0), Le(1e30)] = 1e-3
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "constant"
+    clip: Annotated[Values | None, Gt(0)] = 1e-3
+    beta1: Annotated[Values, Ge(0), Lt(1)] = 0.9
+    beta2: Annotated[Values, Ge(0), Lt(1)] = 0.98
+    epsilon: Annotated[float, Gt(0)] = 1e-9
+    weight_decay: Annotated[Values, Ge(0)] = 0.0
     share_batches: bool = False
-    form: str = "auto"
+    form: Annotated[str, OneOf(FORMS)] = "auto"
     curriculum: Curriculum | None = None
 
     def __post_init__(self):
-        if self.form not in FORMS:
-            raise ValueError(f"form={self.form!r} is unknown; choose from {', '.join(FORMS)}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule={self.schedule!r} is unknown; choose from {', '.join(SCHEDULES)}")
+        check(self)
 
     @property
     def of_program(self) -> "TrainSettings":
@@ -75,14 +82,6 @@ class TrainSettings:
         schedule = SCHEDULES[self.schedule](rates.learning_rate, self.steps)
         adam = optax.adamw(schedule, rates.beta1, rates.beta2, self.epsilon, weight_decay=rates.weight_decay)
         return optax.chain(optax.clip_by_global_norm(rates.clip), adam)
-
-
-FORMS = ("auto", "tokens", "moments")
-PATIENCE = 5  # steps in a row that are not finite, with which a member has diverged
-SCHEDULES: dict[str, Callable[[Any, int], optax.Schedule]] = {
-    "constant": lambda rate, steps: optax.constant_schedule(rate),
-    "cosine": optax.cosine_decay_schedule,
-}
 
 
 class Rates(NamedTuple):
@@ -136,7 +135,9 @@ def members_of(seed: int, seeds: int, settings: TrainSettings, of_model: Mapping
     """
     points = combinations(settings, of_model)
     init, data = _keys(np.arange(seed, seed + seeds, dtype=np.uint32), settings.share_batches, len(points))
-    values = {name: jnp.asarray(np.repeat([point[name] for point in points], seeds), float) for name in points[0]}
+    unbounded = lambda value: np.inf if value is None else value  # a clip that is not there
+    number = lambda name: [unbounded(point[name]) for point in points]
+    values = {name: jnp.asarray(np.repeat(number(name), seeds), float) for name in points[0]}
     return Members(init, data, Rates(*map(values.pop, Rates._fields)), values)
 
 

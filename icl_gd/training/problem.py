@@ -61,7 +61,7 @@ def learning_problem(
       concatenated: whether the layout's tokens are (x, y), whose moments a task may draw by itself.
 
     Raises:
-      ValueError: if the moment form is asked for where it is not exact, or a curriculum where there are no prefixes.
+      ValueError: if a form is asked for where it is not exact, or a curriculum where there are no prefixes.
     """
     program = models.weighted(config), layout, settings.of_program
     if config.causal and layout.inputs is not None and isinstance(task, PrefixTask):
@@ -74,6 +74,8 @@ def learning_problem(
         )
     if settings.form == "moments" and not models.has_moment_form(config):
         raise ValueError(f"form='moments' is exact for linear layers alone, which these are not: {config}")
+    if settings.form == "query" and not models.has_query_form(config):
+        raise ValueError(f"form='query' is exact for one layer of attention alone, which this is not: {config}")
     return _query_problem(task, *program, concatenated)
 
 
@@ -104,8 +106,8 @@ def _query_problem(
         tokens = jax.vmap(layout.encode, -1, -1)(batch.x, batch.y, batch.x_query)
         return Moments.of(tokens), batch.y_query
 
-    if settings.form == "tokens" or not models.has_moment_form(config):
-        loss = loss_of_queries if settings.form == "auto" and models.has_query_form(config) else loss_of_tokens
+    if settings.form in ("tokens", "query") or not models.has_moment_form(config):
+        loss = loss_of_queries if settings.form != "tokens" and models.has_query_form(config) else loss_of_tokens
         tokens = jax.eval_shape(lambda key: layout.encode(*task.sample(key)[:3]), jax.random.key(0))
         return prompts, _in_cache(loss, config, len(tokens))
     if isinstance(task, MomentTask) and concatenated:

@@ -2,9 +2,8 @@
 
     python tests/faults/bad_input.py [--count N] [--json]
 
-The cases are drawn by rules from the fields that the configs have and from what `experiments.validation` accepts. All
-go through the command's `main` in this process; one in fifteen is run as a process too, which must end within five
-seconds.
+The cases are drawn by rules from the fields of configs and what they accept (`experiments.fields`). All go through the
+command's `main` in this process; one in fifteen is run as a process too, which must end within five seconds.
 """
 
 import contextlib
@@ -18,16 +17,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import harness
+from annotated_types import Ge, Gt, Le, Lt
 from harness import ROOT, Record
 
 from experiments import run as command
 from experiments.agreement import ANALYSES, ONE_LAYER_ONLY
 from experiments.defaults import flatten
+from experiments.fields import annotations
 from experiments.recipe_fields import RECIPES
 from experiments.resources import BYTES_PER_FLOAT
 from experiments.settings import KINDS, parse
 from experiments.sweeps import SWEPT
-from experiments.validation import BELOW_ONE, NUMBERS, SIZES, WHOLE
+from experiments.validation import SIZES
+from icl_gd.schema import kinds, rules
 
 CONFIGS = [f"--config={path}" for path in sorted((ROOT / "configs").glob("*.py"))]
 WORDS = {
@@ -58,22 +60,35 @@ def misspelt(word: str, rng: random.Random) -> str:
             return found
 
 
+def numbers() -> list[str]:
+    """The fields that have bounds."""
+    return [name for name, hint in annotations().items() if {int, float} & set(kinds(hint)) and rules(hint)]
+
+
 def out_of_range(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
-    field = rng.choice([name for name in NUMBERS if isinstance(fields[name], int | float)])
-    low, high, inclusive = NUMBERS[field]
-    number = int if field in WHOLE else float
-    bad = [(number(low - rng.choice([1, 2, 10, 1000])), "at least" if inclusive else "above")]
-    bad += [] if inclusive else [(number(low), f"above {low}")]
-    if high is not None:
-        bad.append((number(high * 2 + rng.randrange(5)), "below 1" if high == BELOW_ONE else "at most"))
+    field = rng.choice([name for name in numbers() if type(fields[name]) in (int, float)])
+    number = float if float in kinds(annotations()[field]) else int
+    below, above = rng.choice([1, 2, 10, 1000]), rng.randrange(5)
+    bad = []
+    for rule in rules(annotations()[field]):
+        match rule:
+            case Ge(low):
+                bad.append((low - below, f"at least {low}"))
+            case Gt(low):
+                bad += [(low - below, f"above {low}"), (low, f"above {low}")]
+            case Le(high):
+                bad.append((2 * high + above, "at most"))
+            case Lt(high):
+                bad += [(high + above, f"below {high}"), (high, f"below {high}")]
     value, hint = rng.choice(bad)
+    value = number(value)
     yield Case("out of range", (f"--config.{field}={value}",), (f"{field}={value}", hint))
 
 
 def not_finite(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
-    field = rng.choice([name for name in NUMBERS if isinstance(fields[name], float)])
+    field = rng.choice([name for name in numbers() if type(fields[name]) is float])
     value = rng.choice(["nan", "inf", "-inf", "1e999"])
-    yield Case("not finite", (f"--config.{field}={value}",), (f"{field}={float(value)}", "not finite; must be"))
+    yield Case("not finite", (f"--config.{field}={value}",), (f"{field}={float(value)}", "must be a finite number"))
 
 
 def wrong_type(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:

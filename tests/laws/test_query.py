@@ -9,6 +9,7 @@ import pytest
 
 from icl_gd import models, tokens
 from icl_gd.models import TransformerConfig, fastest_predictor
+from icl_gd.models.attention import KINDS
 from icl_gd.tasks import LinearRegression
 from icl_gd.training import TrainSettings
 from icl_gd.training.problem import learning_problem
@@ -69,7 +70,7 @@ def forms(name):
             "read_query": models.read_query(config, params, encoded, M).T,
         }
         gradients = {}
-        for form in ("auto", "tokens"):
+        for form in ("auto", "tokens", "query"):
             draw, loss = learning_problem(task, config, LAYOUT, TrainSettings(batch_size=5, form=form))
             gradients[form] = jax.grad(loss)(params, draw(jax.random.key(2), 0))
         return predicted, gradients
@@ -94,7 +95,20 @@ def test_training_takes_the_same_gradient(name):
     _, gradients = forms(name)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
     jax.tree.map(close, gradients["auto"], gradients["tokens"])
+    jax.tree.map(close, gradients["query"], gradients["tokens"])
+
+
+def test_a_kind_of_attention_is_written_once(monkeypatch):
+    monkeypatch.setitem(KINDS, "square", lambda scores, d_head, mix, seen, axis: scores**2 / scores.shape[axis])
+    monkeypatch.setitem(LAYERS, "square", TransformerConfig(D + M, n_heads=2, attention="square"))
+    predicted, gradients = forms("square")
+    np.testing.assert_allclose(predicted["query_predictor"], predicted["predictor"], rtol=1e-9)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
+    jax.tree.map(close, gradients["auto"], gradients["tokens"])
 
 
 def test_several_layers_have_no_query_form():
-    assert not models.has_query_form(TransformerConfig(5, 2))
+    config = TransformerConfig(5, 2)
+    assert not models.has_query_form(config)
+    with pytest.raises(ValueError, match="form='query' is exact for one layer"):
+        learning_problem(LinearRegression(D, M, N), config, LAYOUT, TrainSettings(batch_size=5, form="query"))

@@ -55,6 +55,12 @@ def test_how_steps_are_chunked_does_not_matter_to_the_bit(whole):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_without_a_clip_gradients_are_unclipped():
+    of = lambda clip: icl_gd.train(TASK, MODEL, replace(SETTINGS, clip=clip), seeds=3, chunk_steps=2)
+    for ours, theirs in zip(leaves(of(None)), leaves(of(1e6)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_member_is_the_run_alone(whole):
     for seed in (1, 2):
         alone = run(seeds=1, seed=seed)
@@ -301,6 +307,6 @@ def test_errors():
         TrainSettings(schedule="linear")
     with pytest.raises(FileNotFoundError, match="checkpoints"):
         icl_gd.load("/nonexistent")
-    nan = LinearRegression(2, 1, 3, input_scale=float(jnp.nan))
+    huge = LinearRegression(2, 1, 3, input_scale=1e6, weight_scale=1e6)  # to the sixth power, more than float32 holds
     with pytest.raises(FloatingPointError, match="every member has diverged, the last at step 0"):
-        icl_gd.train(nan, MODEL, SETTINGS)
+        icl_gd.train(huge, MODEL, SETTINGS)

@@ -1,0 +1,145 @@
+"""What a class accepts is what its annotations say: every bad value is refused in one line, every bound is where it is.
+
+The cases are made from the annotations, so a new field is covered by itself, and a new class once it is in `BUILT`.
+"""
+
+import importlib
+import math
+import pkgutil
+from dataclasses import fields, is_dataclass, replace
+
+import annotated_types
+import jax
+import numpy as np
+import pytest
+
+import icl_gd
+from icl_gd import models, schema, tasks, training
+from icl_gd.schema import OneOf, hints
+from icl_gd.tasks import elementwise, functions, linear, nonlinear, pools, regression, tables
+
+LINEAR = linear.LinearRegression()
+BUILT = [
+    LINEAR,
+    elementwise.ElementwiseRegression(),
+    nonlinear.SineRegression(),
+    regression.FunctionRegression(functions.Linear()),
+    functions.Linear(),
+    functions.Sparse(),
+    functions.Quadratic(),
+    functions.Signs(),
+    functions.ReLUNetwork(),
+    functions.DecisionTree(),
+    functions.FunctionPool(functions.Linear(), 3),
+    pools.FinitePool(LINEAR, 3),
+    pools.FinitePrefixPool(regression.FunctionRegression(functions.Linear()), 3),
+    tables.Table(np.ones((4, 2)), np.ones((4, 1)), 2),
+    models.TransformerConfig(3, reads_query=True, beta=0.5, share=0.25),
+    training.TrainSettings(),
+    training.Ramp(1, 2),
+    training.Curriculum(training.Ramp(1, 2), training.Ramp(1, 2)),
+]
+# Fields of these have other rules beside their own, so a value at its bound may be refused for another's sake.
+TOGETHER = {"end", "d_input", "n_layers", "beta", "share"}
+
+
+def of_the_package():
+    """Frozen dataclasses of tasks, models and training that users make: those whose names are public."""
+    for package in (tasks, models, training):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            for name, found in vars(importlib.import_module(module.name)).items():
+                ours = isinstance(found, type) and found.__module__ == module.name and is_dataclass(found)
+                if ours and not name.startswith("_"):
+                    yield found
+
+
+MADE_BY_OTHERS = {training.Population, training.mesh.Placement, models.attention.SelfAttention}
+
+
+def test_every_class_is_covered():
+    assert {type(one) for one in BUILT} == set(of_the_package()) - MADE_BY_OTHERS
+
+
+def bad_values(hint):
+    """Values that an annotation cannot accept, by their kind."""
+    kinds, rules = schema.kinds(hint), schema.rules(hint)
+    yield [1, 2]
+    yield {"a": 1}
+    if type(None) not in kinds:
+        yield None
+    if not {int, float} & set(kinds):
+        yield 3.5
+    else:
+        yield from ("three", True, math.nan, -math.inf, math.inf, np.float32("nan"), 1j, b"1")
+        if float not in kinds:
+            yield from (2.5, 2.0, np.float64(3.0))
+    if str in kinds:
+        yield "nonsense"
+        yield 1
+    elif not {int, float} & set(kinds):
+        yield "nonsense"
+    for rule in rules:
+        match rule:
+            case annotated_types.Ge(low):
+                yield from (low - 1, np.int64(low - 1))
+            case annotated_types.Gt(low):
+                yield from (low, -1)
+            case annotated_types.Le(high):
+                yield from (2 * high + 1, np.float64(2 * high + 1)) if float in kinds else (2 * high + 1,)
+            case annotated_types.Lt(high):
+                yield from (high, high + 1)
+
+
+CASES = [
+    pytest.param(one, field.name, value, id=f"{type(one).__name__}-{field.name}-{value!r}"[:80])
+    for one in BUILT
+    for field in fields(one)
+    for value in bad_values(hints(type(one))[field.name])
+]
+
+
+def test_there_are_many_cases():
+    assert len(CASES) >= 300
+
+
+@pytest.mark.parametrize(("one", "field", "value"), CASES)
+def test_bad_values_are_refused_in_one_line(one, field, value):
+    with pytest.raises(ValueError) as refused:
+        replace(one, **{field: value})
+    said = str(refused.value)
+    assert "\n" not in said
+    assert said.startswith(f"{field}={value!r} must be ")
+    assert len(said) > len(f"{field}={value!r} must be ")
+
+
+@pytest.mark.parametrize("one", BUILT, ids=lambda one: type(one).__name__)
+def test_bounds_and_words_are_accepted(one):
+    for field, hint in hints(type(one)).items():
+        for rule in schema.rules(hint):
+            values = rule.words if isinstance(rule, OneOf) else ()
+            match rule:
+                case annotated_types.Ge(limit) | annotated_types.Le(limit):
+                    values = (float(limit) if float in schema.kinds(hint) else limit,)
+            for value in values:
+                schema.check_value(field, value, hint)
+                if field not in TOGETHER:
+                    assert getattr(replace(one, **{field: value}), field) == value
+
+
+def test_what_is_not_known_yet_passes():
+    traced = jax.jit(lambda scale: jax.numpy.zeros(()) * replace(LINEAR, input_scale=scale).input_scale)(-1.0)
+    assert traced == 0.0
+    with pytest.raises(ValueError, match="n_context="):
+        jax.jit(lambda n: replace(LINEAR, n_context=n).n_context)(3)
+
+
+def test_a_word_that_is_nearly_right_is_suggested():
+    with pytest.raises(ValueError, match=r"inputs='nomal' must be one of uniform, .*; did you mean normal\?"):
+        icl_gd.LinearRegression(inputs="nomal")
+
+
+def test_every_item_of_a_tuple_is_checked_and_all_of_them_together():
+    for values in ((), (0.1, -1.0), (0.1, "a"), (0.1, math.nan)):
+        with pytest.raises(ValueError, match=r"learning_rate=\(.* must be a number above 0 .*, or a tuple of such"):
+            training.TrainSettings(learning_rate=values)
+    assert training.TrainSettings(learning_rate=(0.1, 0.2)).learning_rate == (0.1, 0.2)
