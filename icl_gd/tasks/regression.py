@@ -5,9 +5,9 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 
-from icl_gd.schema import OneOf, Scale, Spread, check
+from icl_gd.schema import LARGEST, OneOf, check
 from icl_gd.tasks.families import PROMPT_FAMILIES
 from icl_gd.tasks.functions import FunctionClass, Signs
 from icl_gd.types import Array, PrefixPrompt, Prompt
@@ -30,9 +30,9 @@ class FunctionRegression:
     functions: FunctionClass
     n_context: Annotated[int, Ge(0)] = 40
     family: Annotated[str, OneOf(PROMPT_FAMILIES)] = "standard"
-    input_scale: Scale = 1.0
-    label_scale: Scale = 1.0
-    noise_std: Spread = 0.0
+    input_scale: Annotated[float, Gt(0), Le(LARGEST)] = 1.0
+    label_scale: Annotated[float, Gt(0), Le(LARGEST)] = 1.0
+    noise_std: Annotated[float, Ge(0), Le(LARGEST)] = 0.0
     renormalised: bool = False
 
     def __post_init__(self):
