@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.bad_input import nearest
+
 Metric = dict[str, Any]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "icl-gd")
 
@@ -98,6 +100,34 @@ def half_interval(metric: Mapping[str, Any]) -> float:
 
     seeds = np.asarray([math.nan if value is None else value for value in metric["per_seed"]], float)
     return float(t.ppf(0.975, len(seeds) - 1) * seeds.std(ddof=1) / len(seeds) ** 0.5) if len(seeds) > 1 else math.nan
+
+
+# What a claim says, and what it may say beside it.
+STATED = {"id": str, "statement": str, "source": str, "metric": str, "relation": str, "target": float}
+MORE = {"reduce": str, "tolerance": float, "note": str}
+WORDS = {"relation": ("within", "at_least", "at_most"), "reduce": ("mean", "min", "max", "lower", "upper")}
+
+
+def wrong_with(claim: Any) -> str | None:
+    """What is wrong with a claim as a config states it, in words; None if nothing is.
+
+    A claim is a mapping of what `STATED` names, with or without what `MORE` names.
+    """
+    if not isinstance(claim, Mapping):
+        return "it is no mapping"
+    kinds = {**STATED, **MORE}
+    if unknown := [part for part in claim if part not in kinds]:
+        return f"it has {unknown[0]}; {nearest(unknown[0], kinds)}"
+    if missing := [part for part in STATED if part not in claim]:
+        return f"it lacks {', '.join(missing)}"
+    for part, value in claim.items():
+        if kinds[part] is str and not isinstance(value, str):
+            return f"its {part}={value!r} must be words"
+        if kinds[part] is float and (type(value) not in (int, float) or not math.isfinite(value)):
+            return f"its {part}={value!r} must be a finite number"
+        if part in WORDS and value not in WORDS[part]:
+            return f"its {part}={value}: {nearest(value, WORDS[part])}"
+    return f"its tolerance={claim['tolerance']} must be at least 0" if claim.get("tolerance", 0.0) < 0 else None
 
 
 def check_claims(claims: Sequence[Mapping[str, Any]], results: Mapping[str, Any], overridden: Sequence[str]) -> list:

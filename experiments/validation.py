@@ -15,6 +15,7 @@ from experiments.defaults import base_config, flatten
 from experiments.fields import annotations
 from experiments.recipe_fields import RECIPES
 from experiments.resources import memory_needed
+from experiments.results import wrong_with
 
 WORDS = ("analyses", "eval.families", "eval.baselines")  # fields that are lists of them
 BESIDE = {"tree": "sklearn", "tree_4": "sklearn", "xgboost": "xgboost"}  # what baselines ask to be installed
@@ -37,14 +38,25 @@ def validate(config: ConfigDict) -> None:
     for field in annotations():
         for value in _each(fields[field]):
             _check_value(field, value, alone=not isinstance(fields[field], list))
-    if any(not isinstance(claim, dict | ConfigDict) or "metric" not in claim for claim in config.claims):
-        reject("claims", fields["claims"], "claims are written in config files; () is accepted")
+    _check_claims(config.claims)
     _check_words(config, fields)
     _check_rounded(config, fields)
     _check_combinations(config)
     for _, one in sweeps.in_turn(config):
         check_together(one)
         _check_memory(one)
+
+
+def _check_claims(claims: tuple) -> None:
+    """Whether claims are such, before the run that they are about."""
+    for i, claim in enumerate(claims):
+        stated = dict(claim.items()) if isinstance(claim, dict | ConfigDict) else claim
+        if wrong := wrong_with(stated):
+            name = stated.get("id", i) if isinstance(stated, dict) else i
+            raise BadInput(f"claims: of claim {name}, {wrong}; claims are written in config files, () leaves them out")
+    ids = [claim["id"] for claim in claims]
+    if twice := [name for name in ids if ids.count(name) > 1]:
+        raise BadInput(f"claims: {twice[0]} is stated twice; give every claim an id of its own")
 
 
 def _each(value: Any) -> list:

@@ -64,8 +64,8 @@ def as_partial(f: Callable) -> Partial:
     The leaves of a Predictor of the library are its parameters; of another function there are none. Methods of equal
     values are equal; a method of what may change is a function of its own each time, and so compiled anew.
     """
-    if isinstance(f, Partial):
-        return f
+    if isinstance(own := getattr(f, "predictor", f), Partial):  # a `Model` has one
+        return own
     if not inspect.ismethod(f):
         return Partial(f)
     return Partial(_Method(f.__self__, f.__name__) if is_value(f) else lambda *args: f(*args))

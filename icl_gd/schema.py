@@ -3,7 +3,7 @@
     >>> @dataclass(frozen=True)
     ... class Ball:
     ...     d: Size = 3
-    ...     radius: Annotated[Scalar, Gt(0)] = 1.0
+    ...     radius: Annotated[float, Gt(0)] = 1.0
     ...     norm: Annotated[str, OneOf(("euclidean", "largest"))] = "euclidean"
     ...
     ...     def __post_init__(self):
@@ -31,14 +31,10 @@ import jax
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
 
-from icl_gd.types import Scalar
-
 LARGEST = 1e6  # of scales: moments of sixth order stay finite in float32
 Size = Annotated[int, Ge(1)]
 Seed = Annotated[int, Ge(0), Le(2**31 - 1)]
 PoolSize = Annotated[int, Ge(1), Le(2**31 - 1)]
-Scale = Annotated[Scalar, Gt(0), Le(LARGEST)]
-Spread = Annotated[Scalar, Ge(0), Le(LARGEST)]
 _SAYS = {Ge: ("at least", "ge"), Gt: ("above", "gt"), Le: ("at most", "le"), Lt: ("below", "lt")}
 _KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a word"}
 

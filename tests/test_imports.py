@@ -8,12 +8,12 @@ import icl_gd
 # Rank allows these; `training` and `constructions` name them here, and may import nothing else of the house.
 EXCEPTIONS = {
     "constructions": {"types", "models"},
-    "training": {"types", "cores", "programs", "models", "tokens"},
+    "training": {"types", "cores", "programs", "schema", "models", "tokens"},
 }
 OUTSIDE = ("experiments", "configs", "ml_collections", "absl")
 ROOT = Path(icl_gd.__file__).parent
 RANKS = {
-    "types": 0, "cores": 0, "programs": 0,
+    "types": 0, "cores": 0, "programs": 0, "schema": 0,
     "tasks": 1, "tokens": 1, "models": 1, "learners": 1,
     "constructions": 2, "dual": 2, "training": 2,
     "analysis": 3,

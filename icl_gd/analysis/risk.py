@@ -78,6 +78,7 @@ def with_program(measure: Callable[..., Any], *args: Any) -> Any:
     A Predictor that is a function of its own (no `Partial`, see `programs.as_partial`) is measured without: programs of
     functions that nobody has any more would fill up the memory.
     """
+    args = tuple(getattr(arg, "predictor", arg) for arg in args)  # of a `Model`
     if any(callable(arg) and not isinstance(arg, Partial) for arg in args):
         return measure(*args)
     return _program(measure)(*args)

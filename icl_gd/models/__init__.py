@@ -2,6 +2,7 @@
 
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.gpt2 import gpt2_config
+from icl_gd.models.model import Model
 from icl_gd.models.modifications import Modification
 from icl_gd.models.moments import apply_moments, read_moments
 from icl_gd.models.predictors import (
@@ -29,6 +30,7 @@ from icl_gd.models.transformer import (
 )
 
 __all__ = [
+    "Model",
     "Modification",
     "TransformerConfig",
     "apply",

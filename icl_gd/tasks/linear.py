@@ -8,11 +8,11 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 from jaxtyping import Float, Int
 
-from icl_gd.schema import OneOf, Scale, Size, Spread, check
-from icl_gd.types import Array, Moments, Prompt, second_moment
+from icl_gd.schema import LARGEST, OneOf, Size, check
+from icl_gd.types import Array, Moments, Prompt, Scalar, second_moment
 
 
 class Family(NamedTuple):
@@ -54,6 +54,10 @@ def _labels(x: Array, w: Array) -> Array:
     terms = (x[:, None, i] * w[None, :, i] for i in range(min(x.shape[1], TERMS_AT_ONCE)))
     rest = jnp.sum(x[:, None, TERMS_AT_ONCE:] * w[None, :, TERMS_AT_ONCE:], axis=2)
     return reduce(jnp.add, terms, rest)
+
+
+Scale = Annotated[Scalar, Gt(0), Le(LARGEST)]
+Spread = Annotated[Scalar, Ge(0), Le(LARGEST)]
 
 
 @dataclass(frozen=True)

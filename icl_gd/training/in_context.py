@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from icl_gd import models
-from icl_gd.models import TransformerConfig
+from icl_gd.models import Model, TransformerConfig
 from icl_gd.programs import kept
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training import mesh, population
@@ -56,6 +56,12 @@ class Population:
     def member(self, i: int) -> Any:
         """Parameters of one member."""
         return jax.tree.map(lambda leaf: leaf[i], self.params)
+
+    def __getitem__(self, i: int) -> Model:
+        """The model of member i, counted from the end where it is negative."""
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"member {i}: a population of {len(self)} has members 0 to {len(self) - 1}")
+        return Model(self.config, self.member(i), self.layout)
 
     def predictor(self, params: Any) -> Predictor:
         """One member's parameters as a Predictor; vmap it over `params` to have them all."""

@@ -284,6 +284,46 @@ def test_files_that_are_no_configs(name, capsys, tmp_path):
     assert os.listdir(tmp_path) == [f"{name}.py"]
 
 
+GOOD_CLAIM = {"id": "A", "statement": "it is small", "source": "here", "metric": "loss_trained",
+              "relation": "at_most", "target": 1.0}  # fmt: skip
+BAD_CLAIMS = {
+    "no_target": ([{k: v for k, v in GOOD_CLAIM.items() if k != "target"}], "of claim A, it lacks target"),
+    "misspelt": ([{**GOOD_CLAIM, "tolerence": 0.1}], "it has tolerence; did you mean tolerance?"),
+    "relation": ([{**GOOD_CLAIM, "relation": "at_mots"}], "its relation=at_mots: did you mean at_most?"),
+    "reduce": ([{**GOOD_CLAIM, "reduce": "median"}], "its reduce=median: "),
+    "nan": ([{**GOOD_CLAIM, "target": float("nan")}], "its target=nan must be a finite number"),
+    "words": ([{**GOOD_CLAIM, "target": "1"}], "its target='1' must be a finite number"),
+    "number": ([{**GOOD_CLAIM, "source": 2}], "its source=2 must be words"),
+    "tolerance": ([{**GOOD_CLAIM, "tolerance": -1}], "its tolerance=-1 must be at least 0"),
+    "twice": ([GOOD_CLAIM, GOOD_CLAIM], "A is stated twice"),
+    "no_mapping": ([3], "of claim 0, it is no mapping"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CLAIMS)
+def test_claims_are_checked_before_the_run(name, capsys, tmp_path):
+    claims, expected = BAD_CLAIMS[name]
+    of = lambda claims: (
+        f"""
+from experiments.defaults import base_config
+nan = float("nan")
+def get_config(variant):
+    config = base_config()
+    config.claims = tuple({claims})
+    return config
+"""
+    )
+    words = ["run", f"--config={tmp_path}/{name}.py", f"--workdir={tmp_path}/run"]
+    (tmp_path / f"{name}.py").write_text(of([GOOD_CLAIM]))
+    assert run.main(words) == 0
+    (tmp_path / f"{name}.py").write_text(of(claims))
+    assert run.main(words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: claims: ")
+    assert err.count("\n") == 1
+    assert expected in err, err
+
+
 @pytest.mark.parametrize("content", [b"[1]", b'{"config": 3}', b"{", b"\xff\xfe"])
 def test_unreadable_stored_settings_are_refused(content, capsys, tmp_path):
     (tmp_path / "config.json").write_bytes(content)

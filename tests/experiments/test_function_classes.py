@@ -212,7 +212,7 @@ def test_a_library_that_is_missing_is_named(monkeypatch, capsys):
         ([LINEAR, "--config.eval.baselines=tree,tre"], ["eval.baselines=tre", "did you mean tree?"]),
         ([LINEAR, "--config.eval.baselines=tree,tree"], ["eval.baselines=('tree', 'tree')", "once"]),
         ([LINEAR, "--config.task.family=skewd"], ["task.family=skewd", "did you mean skewed?"]),
-        ([LINEAR, "--config.task.family=orthogonal_query"], ["task.family=orthogonal_query", "accepted: standard"]),
+        ([LINEAR, "--config.task.family=orthogonal_query"], ["task.family=orthogonal_query", "one of standard"]),
         ([LINEAR, "--config.task.name=signs"], ["eval.families=noisy", "task.name=signs"]),
         (
             [TREE, "--config.task.name=signs", "--config.task.noise_std=1"],

@@ -12,7 +12,7 @@ from unittest import mock
 
 import jax
 
-from experiments import figures, run
+from experiments import figures, run, settings
 from icl_gd import programs
 
 ROOT = Path(__file__).parents[2]
@@ -110,11 +110,33 @@ def check_redrawn(workdir, again):
     assert report.read_text() == page
 
 
+def check_what_is_claimed(name, done):
+    """What the claims of a config's full runs speak of, smoke runs measure: metrics and curves, not their points."""
+    sections = [done["metrics"], done["curves"], *(point["metrics"] for point in done["sweep"])]
+    measured, analyses = set().union(*sections), set(loaded(name, "smoke").analyses)
+    for variant in full_variants(name):
+        config = loaded(name, variant)
+        if set(config.analyses) <= analyses:
+            missing = {claim["metric"].partition("[")[0] for claim in config.claims} - measured
+            assert not missing, (variant, missing)
+
+
+def loaded(name, variant):
+    return settings._load_config(ROOT / "configs" / f"{name}.py", variant)
+
+
+def full_variants(name):
+    module = {}
+    exec((ROOT / "configs" / f"{name}.py").read_text(), module)
+    return ["", *(variant for variant in module.get("VARIANTS", ()) if variant != "smoke")]
+
+
 def check_smoke(name, workdir, capsys):
     """A smoke run, and its figures drawn again; its programs are forgotten, of which a process has room for some."""
     try:
         complete(name, workdir)
         check_what_it_leaves(workdir)
+        check_what_is_claimed(name, read(workdir))
         capsys.readouterr()
         check_redrawn(workdir, lambda: complete(name, workdir))
         assert "holds a finished run; drawing" in capsys.readouterr().out

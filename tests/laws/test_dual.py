@@ -336,9 +336,15 @@ BAD = {
     "compute": (lambda p, x: dual.dual_of(replace(PLAIN, compute="bfloat16"), p, 0), "compute='bfloat16' rounds"),
     "none": (lambda p, x: dual.positive_features(jax.random.key(0), 4, 0), "m=0: .* at least 1"),
     "odd": (lambda p, x: dual.positive_features(jax.random.key(0), 4, 5, hyperbolic=True), "m=5: .* even"),
-    "beta": (lambda p, x: replace(PLAIN, reads_query=True, beta=1.5, share=0.5), "beta=1.5 must be from 0 to 1"),
-    "alpha": (lambda p, x: replace(PLAIN, reads_query=True, alpha=(0.0, -2.0)), "alpha=-2.0 must be from -1 to 1"),
-    "share": (lambda p, x: replace(PLAIN, reads_query=True, beta=1.0, share=0.0), "share=0.0 must be above 0"),
+    "beta": (
+        lambda p, x: replace(PLAIN, reads_query=True, beta=1.5, share=0.5),
+        "beta=1.5 must be a number of at least 0 and at most 1",
+    ),
+    "alpha": (
+        lambda p, x: replace(PLAIN, reads_query=True, alpha=(0.0, -2.0)),
+        r"alpha=\(0.0, -2.0\) must be a number of at least -1 and at most 1",
+    ),
+    "share": (lambda p, x: replace(PLAIN, reads_query=True, beta=1.0, share=0.0), "share=0.0 must be a number above 0"),
     "alone": (lambda p, x: replace(PLAIN, reads_query=True, beta=1.0), "take both of them, or neither"),
     "unread": (lambda p, x: replace(PLAIN, alpha=0.5), "needs reads_query=True or causal=True"),
     "twice": (lambda p, x: replace(GPT2, reads_query=True), "reads_query=True: in causal attention"),

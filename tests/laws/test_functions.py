@@ -172,7 +172,7 @@ def test_predicting_zero_has_error_one_on_all_prompts(name):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: tasks.Sparse(3, 4), "non_zeros=4 must be from 1 to d_input=3"),
+        (lambda: tasks.Sparse(3, 4), "non_zeros=4 must be at most d_input=3"),
         (lambda: tasks.DecisionTree(depth=0), "depth=0"),
         (lambda: tasks.ReLUNetwork(hidden=0), "hidden=0"),
         (lambda: tasks.FunctionPool(tasks.Linear(2), 0), "size=0"),

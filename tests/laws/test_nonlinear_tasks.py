@@ -111,5 +111,5 @@ def test_prefixes_of_each_ask_for_the_input_to_come(name, x64):
 
 
 def test_a_function_that_is_unknown_is_named():
-    with pytest.raises(ValueError, match="function='cubic' is unknown; choose from linear"):
+    with pytest.raises(ValueError, match="function='cubic' must be one of linear"):
         ElementwiseRegression("cubic")

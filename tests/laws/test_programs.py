@@ -56,6 +56,7 @@ def _one(ours, theirs, prompts):
 PREDICTORS = {
     "tokens": lambda number: models.predictor(MODEL, member(number), tokens.concatenated(D, 1)),
     "moments": lambda number: models.fastest_predictor(MODEL, member(number), tokens.concatenated(D, 1)),
+    "model": lambda number: models.Model(MODEL, member(number), tokens.concatenated(D, 1)),
     "layers": lambda number: models.layerwise_predictor(MODEL, member(number), tokens.concatenated(D, 1)),
     "gradient_descent": lambda number: learners.gradient_descent([0.1 * number, 0.2]),
     "gd_plus_plus": lambda number: learners.gd_plus_plus([0.1 * number, 0.2], [0.1, 0.2 * number]),

@@ -55,6 +55,23 @@ def test_how_steps_are_chunked_does_not_matter_to_the_bit(whole):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_population_is_its_models(whole):
+    prompts = jax.vmap(TASK.sample)(jax.random.split(jax.random.key(3), 5))
+    one = jax.tree.map(lambda leaf: leaf[0], prompts)
+    every = list(whole)
+    assert len(every) == len(whole) == 3
+    for i, model in enumerate(every):
+        expected = whole.predictors[i](one.x, one.y, one.x_query)
+        np.testing.assert_array_equal(model(one.x, one.y, one.x_query), expected)
+        np.testing.assert_array_equal(whole[i - 3](one.x, one.y, one.x_query), expected)
+        np.testing.assert_allclose(model.layerwise(one.x, one.y, one.x_query)[-1], expected, rtol=1e-5)
+        losses = icl_gd.analysis.losses(model, prompts)
+        np.testing.assert_allclose(losses, icl_gd.analysis.losses(whole.predictors[i], prompts), rtol=1e-6)
+    assert len({float(model(one.x, one.y, one.x_query)[0]) for model in every}) == 3
+    with pytest.raises(IndexError, match="member 3: a population of 3 has members 0 to 2"):
+        whole[3]
+
+
 def test_without_a_clip_gradients_are_unclipped():
     of = lambda clip: icl_gd.train(TASK, MODEL, replace(SETTINGS, clip=clip), seeds=3, chunk_steps=2)
     for ours, theirs in zip(leaves(of(None)), leaves(of(1e6)), strict=True):
