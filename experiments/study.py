@@ -224,7 +224,7 @@ def evaluate(study: Study) -> Found:
         over = EVERY if name == "gd" else EVERY[:2]
         found.add(f"loss_ratio_{name}", risks["loss_trained"].mean / risks[f"loss_{name}"].mean, over=over)
     found.add("steps_skipped", trained.skipped, 0.0, over=EVERY[:1])
-    found.arrays["n_layers"] = trained.config.n_layers
+    found.arrays["n_layers"], found.arrays["constructed"] = trained.config.n_layers, ref.main
     found.arrays["rates"] = {name: [rates.tolist() for rates in pairs] for name, pairs in ref.rates.items()}
     found.add_one("step_size_gd", ref.step_size / task.n_context)
     found.add_one("construction_error", construction_error(ref.construction, ref.learner(ref.main), study.prompts))

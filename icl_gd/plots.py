@@ -66,6 +66,16 @@ ROLES: dict[str, tuple[str, str, Any]] = {
     "other_tokens": ("one other token", "#56B4E9", "--"),
 }
 
+_COLOURS, _DASHES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"), ("--", "-.", ":")
+
+
+def role_of(role: str) -> tuple[str, str, Any]:
+    """What a role is called, its colour and its line style; of one that is not in `ROLES`, by the letters it has."""
+    if role in ROLES:
+        return ROLES[role]
+    number = sum(map(ord, role))
+    return role.replace("_", " "), _COLOURS[number % len(_COLOURS)], _DASHES[number % len(_DASHES)]
+
 
 def style() -> Any:
     """The project's matplotlib settings, as a context manager."""
@@ -74,7 +84,7 @@ def style() -> Any:
 
 def line(ax: Axes, curve: Mapping[str, Sequence], role: str, *, marker: str = "", label: str | None = None) -> Axes:
     """A curve with its band in a role's colour."""
-    name, colour, dashes = ROLES[role]
+    name, colour, dashes = role_of(role)
     ax.plot(curve["x"], curve["mean"], linestyle=dashes, color=colour, marker=marker,
             label=name if label is None else label)  # fmt: skip
     low, high = np.asarray(curve["low"], float), np.asarray(curve["high"], float)
@@ -87,7 +97,7 @@ def points(
     marker: str, size: float, label: str | None, colour: Any = None, join: bool = False,
 ) -> Axes:  # fmt: skip
     """A curve known at few x: hollow markers with their band as bars, so that what lies under them is seen."""
-    colour = ROLES[role][1] if colour is None else colour
+    colour = role_of(role)[1] if colour is None else colour
     mean = np.asarray(curve["mean"], float)
     reach = np.abs(np.asarray([curve["low"], curve["high"]], float) - mean)
     ax.errorbar(
@@ -104,7 +114,7 @@ def shades(n: int) -> list:
 
 def level(ax: Axes, value: float, role: str, label: str | None = None) -> Axes:
     """A horizontal line at a value."""
-    name, colour, dashes = ROLES[role]
+    name, colour, dashes = role_of(role)
     ax.axhline(value, color=colour, linestyle=dashes, label=name if label is None else label)
     return ax
 
@@ -142,7 +152,7 @@ def log_where_it_spikes(ax: Axes, curves: Iterable[Mapping[str, Sequence]]) -> A
 def by_name(ax: Axes, curves: Mapping[str, Mapping[str, Sequence]]) -> Axes:
     """Curves over names, as groups of points with their bands as bars: role -> curve."""
     for i, (role, curve) in enumerate(curves.items()):
-        name, colour, _ = ROLES[role]
+        name, colour, _ = role_of(role)
         place = np.arange(len(curve["x"])) + (i - (len(curves) - 1) / 2) * 0.7 / len(curves)
         mean, low, high = (np.asarray(curve[part], float) for part in ("mean", "low", "high"))
         reach = np.abs(np.stack([low, high]) - mean)

@@ -85,6 +85,7 @@ def evaluate(study: PrefixStudy) -> Found:
             of_learners = {role: of[None] for role, of in errors.items() if role != "trained"}
             standard = {"trained": trained, "untrained": untrained, **of_learners}
             errors["untrained"] = untrained.mean(0)
+        found.arrays["learners"] = [role for role in errors if role not in ("trained", "untrained")]
         for role, of_prompts in errors.items():
             found.curves[f"normalised_error_{name}_{role}"] = band(of_prompts)
         _by_member(found, name, trained)

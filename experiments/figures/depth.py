@@ -125,7 +125,9 @@ def _values(metric: dict) -> list[float]:
 
 
 def _constructed(done: Done) -> str:
-    """Which kind of GD++ is built: that of the construction's loss."""
+    """Which kind of GD++ is built; where results of earlier versions do not say, that of the construction's loss."""
+    if (name := done["arrays"].get("constructed")) is not None:
+        return plots.role_of(name)[0]
     metrics = done["metrics"]
     apart = {name: abs(metrics[f"loss_{name}"]["mean"] - metrics["loss_construction"]["mean"])
              for name in LEARNERS[2:] if (metrics.get(f"loss_{name}") or {}).get("mean") is not None}  # fmt: skip

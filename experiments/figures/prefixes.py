@@ -21,9 +21,14 @@ GROUPS = {
 }
 
 
+def _roles(done: Done) -> list[str]:
+    """The roles that have a place of their own, in order, and the learners of this run that have none."""
+    return list(dict.fromkeys([*plots.ROLES, *done["arrays"].get("learners", ())]))
+
+
 def _of(done: Done, family: str) -> dict[str, dict]:
     """The curves of a family by role, the trained model first and drawn last."""
-    roles = [role for role in plots.ROLES if f"{CURVE}{family}_{role}" in done["curves"]]
+    roles = [role for role in _roles(done) if f"{CURVE}{family}_{role}" in done["curves"]]
     return {role: done["curves"][f"{CURVE}{family}_{role}"] for role in roles}
 
 
@@ -115,7 +120,7 @@ def _by_step(done: Done) -> Figure:
     at_end = curves["normalised_error_at_end_by_step"]
     ax.plot(at_end["x"], at_end["mean"], ":", color=plots.ROLES["trained"][1], label="at full length")
     metrics, of = done["metrics"], "normalised_error_{}".format
-    found = {role: metrics[of(role)]["mean"] for role in plots.ROLES if role != "untrained" and of(role) in metrics}
+    found = {role: metrics[of(role)]["mean"] for role in _roles(done) if role != "untrained" and of(role) in metrics}
     best = min(found, key=found.__getitem__, default="")
     if best and found[best] < WORST:
         plots.level(ax, found[best], best)

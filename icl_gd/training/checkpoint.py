@@ -4,11 +4,12 @@ On disk a state is a flat mapping from dotted names (`member.params.block_0.atte
 read without the code that wrote it, and what is compared with its checksum does not depend on container types.
 """
 
+import contextlib
 import hashlib
 import json
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
@@ -68,17 +69,21 @@ def checksum(leaves: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _hush_what_is_under_way() -> None:
+@contextlib.contextmanager
+def _one_exception() -> Iterator[None]:
     """When one leaf cannot be read or written, the others report to an event loop that is closed by then; each would
-    print a traceback beside the exception that is raised, at any time until the process ends."""
+    print a traceback beside the exception that is raised, at any time until the process ends. So after a failure, and
+    then alone, the process is left with a hook that passes those over."""
     said = sys.unraisablehook
-    if getattr(said, "__name__", "") != "all_but_those":
 
-        def all_but_those(about: Any) -> None:
-            if str(about.exc_value) != "Event loop is closed":
-                said(about)
+    def all_but_those(about: Any) -> None:
+        if str(about.exc_value) != "Event loop is closed":
+            said(about)
 
+    if getattr(said, "__name__", "") != all_but_those.__name__:
         sys.unraisablehook = all_but_those
+    yield
+    sys.unraisablehook = said
 
 
 class Checkpoints:
@@ -112,7 +117,6 @@ class Checkpoints:
             enable_async_checkpointing=False,
             multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
         )
-        _hush_what_is_under_way()
         return ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
@@ -128,10 +132,11 @@ class Checkpoints:
         items = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(leaves), about=self._ocp.args.JsonSave(described)
         )
-        # Orbax refuses, by its return value alone, a step before the latest.
-        if not self._manager.save(step, args=items):
-            raise OSError(f"checkpoint {step} was not written: a later one is there")
-        self._manager.wait_until_finished()
+        with _one_exception():
+            # Orbax refuses, by its return value alone, a step before the latest.
+            if not self._manager.save(step, args=items):
+                raise OSError(f"checkpoint {step} was not written: a later one is there")
+            self._manager.wait_until_finished()
 
     def restore(self) -> tuple[int, Leaves, dict[str, Any]] | None:
         """The newest step whose checksum holds, as `(step, leaves, about)`; None where there is none.
@@ -164,7 +169,9 @@ class Checkpoints:
 
     def _read(self, step: int) -> tuple[Leaves, dict[str, Any]]:
         args = self._ocp.args
-        items = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(), about=args.JsonRestore()))
+        asked = args.Composite(state=args.StandardRestore(), about=args.JsonRestore())
+        with _one_exception():
+            items = self._manager.restore(step, args=asked)
         leaves = {name: np.asarray(leaf) for name, leaf in items["state"].items()}
         described = items["about"]
         about = dict(described["about"])

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from whole import FAMILIES, FUNCTIONS, check_what_it_leaves, read  # beside this file
@@ -67,6 +68,21 @@ def test_it_records_every_family_and_learner(functions):
     _, draw, _ = FIGURES["in_context_error_by_step"]
     _, labels = draw(done).axes[0].get_legend_handles_labels()
     assert labels[2] == plots.ROLES[min(means, key=means.__getitem__)][0]  # the best learner
+
+
+def test_a_learner_without_a_colour_of_its_own_is_drawn_too(functions):
+    done = read(functions)
+    done["arrays"]["learners"].append("my_learner")
+    for family in ("standard", "labels_double"):
+        of = f"normalised_error_{family}_{{}}".format
+        done["curves"][of("my_learner")] = done["curves"][of("least_squares")]
+    for name in ("in_context_error", "prompt_families"):
+        _, draw, _ = FIGURES[name]
+        figure = draw(done)
+        labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+        labels += [label for ax in figure.axes for label in ax.get_legend_handles_labels()[1]]
+        assert "my learner" in labels, name
+        plt.close(figure)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import shutil
+import sys
 import warnings
 from dataclasses import replace
 
@@ -53,6 +54,17 @@ def test_resumed_is_uninterrupted_to_the_bit(whole, tmp_path):
 def test_how_steps_are_chunked_does_not_matter_to_the_bit(whole):
     for ours, theirs in zip(leaves(run(chunk_steps=3)), leaves(whole), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_checkpoints_leave_the_process_as_it_was(tmp_path):
+    before = sys.unraisablehook
+    with contextlib.closing(checkpoint.Checkpoints(tmp_path)) as store:
+        assert store.restore() is None
+        store.save(1, {"a": np.ones(2)}, {"steps": 1})
+        step, leaves, about = store.restore()
+    assert (step, about) == (1, {"steps": 1})
+    np.testing.assert_array_equal(leaves["a"], np.ones(2))
+    assert sys.unraisablehook is before
 
 
 def test_a_population_is_its_models(whole):
