@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import costs, monitor
+from experiments.question import Question
 from icl_gd.models import TransformerConfig
 from icl_gd.training import Interrupted, Population, TrainSettings, mesh, train
 from icl_gd.training.problem import Task
@@ -70,7 +71,7 @@ def train_watched(
 
 
 def analyse(
-    names: Sequence[str], analyses: Mapping[str, Callable[[Any, Any], None]], study: Any, found: Any,
+    names: Sequence[str], analyses: Mapping[str, Question], study: Any, found: Any,
     stop: monitor.Stop, step: int,
 ) -> None:  # fmt: skip
     """Asks a study, trained up to `step`, what a config names; records go into `found`.
@@ -81,7 +82,7 @@ def analyse(
     for name in names:
         print(f"analysing: {name}", flush=True)
         costs.stage(f"analysis: {name}")
-        analyses[name](study, found)
+        analyses[name].measure(study, found)
         if stop.signal is not None:  # its exception may have been raised where Python ignores exceptions
             raise Interrupted(step, stop.signal)
 

@@ -36,6 +36,7 @@ CONSTRUCTIONS, DEPTH, LEARNERS, MODELS, PARALLEL, TASKS, TRAINING = (
 )
 SEPARATE, PROGRAMS = "laws/test_separate_tokens.py", "laws/test_programs.py"
 SCHEMA = "laws/test_schema.py"
+QUESTIONS = "experiments/test_questions.py"
 FAULTS, SWITCHES, COPYING = (f"experiments/test_{name}.py" for name in ("faults", "switches", "copying"))
 DEEP_FEATURES, INTEROP, SINE = (f"laws/test_{name}.py" for name in ("deep_features", "interop", "nonlinear_tasks"))
 QUERY, FINITE, SOFTMAX = "laws/test_query.py", "laws/test_finite_data.py", "laws/test_softmax.py"
@@ -473,6 +474,32 @@ MUTATIONS = [
              "return lambda *xs: _gradient_descent(step_sizes, w0, preconditioner, *xs)", f"{PROGRAMS} same risks"),
     Mutation("analysis/alignment.py", "pull(one)[0] for one in ones", "pull(one[::-1])[0] for one in ones",
              "laws/test_batches.py responses"),
+    Mutation("experiments/analyses/alignment.py", "for name, values in study.watched.items():",
+             "for name, values in study.watched_untrained.items():", f"{QUESTIONS} alignment-prediction"),
+    Mutation("experiments/analyses/one_layer.py", 'add("gauge_distance_gd", ours["distance"])',
+             'add("gauge_distance_gd", at_start)', f"{QUESTIONS} weights"),
+    Mutation("experiments/analyses/one_layer.py", "middle / np.minimum(*ends)", "middle / np.maximum(*ends)",
+             f"{QUESTIONS} interpolation"),
+    Mutation("experiments/analyses/one_layer.py", "[factor * study.reference.step_size]",
+             "[study.reference.step_size]", f"{QUESTIONS} rollout"),
+    Mutation("experiments/analyses/one_layer.py", "np.linalg.norm(matrices - exact",
+             "np.linalg.norm(matrices - 2 * exact", f"{QUESTIONS} optimum"),
+    Mutation("experiments/analyses/shifts.py", "np.abs(ours / theirs[:, None] - 1)",
+             "np.abs(ours - theirs[:, None] - 1)", f"{QUESTIONS} shifts-input"),
+    Mutation("experiments/analyses/depth.py", "cosine[:, own, own[: cosine.shape[2]]]", "cosine[:, own, own[::-1]]",
+             f"{QUESTIONS} layer_map"),
+    Mutation("experiments/analyses/depth.py", "np.log(median[:, read]) /", "np.log(median[:, : n_layers - 1]) /",
+             f"{QUESTIONS} curvature"),
+    Mutation("experiments/analyses/depth.py", "learners.gd_plus_plus(*rates), prompts)",
+             "learners.gd_plus_plus(rates[0], 2 * rates[1]), prompts)", f"{QUESTIONS} identities by_steps"),
+    Mutation("experiments/analyses/tails.py", 'tails["trained"].bounded_mean / tail.bounded_mean',
+             'tails["trained"].bounded_mean ** 0', f"{QUESTIONS} tails"),
+    Mutation("experiments/analyses/copying.py", "neighbour_scores(patterns(one)[0])",
+             "neighbour_scores(patterns(one)[-1])", f"{QUESTIONS} copying-following"),
+    Mutation("experiments/analyses/copying.py", "tokens.shift(D_POSITIONS, 1)", "tokens.shift(D_POSITIONS, 2)",
+             f"{QUESTIONS} identities copying"),
+    Mutation("experiments/analyses/real_table.py", 'found.add(f"{measure}_{name}_table", per_member)',
+             'found.add(f"{measure}_{name}_table", 1.0 - per_member)', f"{QUESTIONS} table"),
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.question import Question
 from experiments.results import curve
 from experiments.study import EVERY, Found, few, first
 from icl_gd import analysis, dual, learners, models
@@ -255,8 +256,8 @@ def generalisation_gap(study: DualStudy, found: Found) -> None:
         found.add(f"generalisation_gap{ending}_slope", np.polyfit(np.log(lengths), np.log(values[..., i]), 1)[0])
 
 
-ANALYSES: dict[str, Callable[[DualStudy, Found], None]] = {
-    "dual": exactness,
-    "random_features": random_features,
-    "generalisation_gap": generalisation_gap,
+ANALYSES: dict[str, Question] = {
+    "dual": Question(exactness, identities={"dual_error": 1e-4}),
+    "random_features": Question(random_features),
+    "generalisation_gap": Question(generalisation_gap),
 }

@@ -5,7 +5,7 @@ import json
 import pytest
 from whole import check_what_it_leaves, read  # beside this file
 
-from experiments.analyses.duals import plain_member
+from experiments.analyses.duals import ANALYSES, plain_member
 from icl_gd import TransformerConfig
 
 SWEPT = [{"model.alpha": alpha, "train.clip": 1.0} for alpha in (0.5, 0.0, -0.5)]
@@ -26,6 +26,8 @@ def test_heads_are_their_dual_models(dual_models):
     for name in ("dual_error", "dual_distance_at_end"):
         assert len(metrics[name]["per_seed"]) == 2
         assert max(metrics[name]["per_seed"]) < 1e-12, name
+    for name, most in ANALYSES["dual"].identities.items():
+        assert max(metrics[name]["per_seed"]) <= most
 
 
 def test_what_a_run_leaves(dual_models):
