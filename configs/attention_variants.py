@@ -8,8 +8,8 @@ values augmented by small perceptrons, and all of these together, five seeds eac
 Every member is compared with the unmodified one of its seed. Ten minutes on two CPU cores. Variants: `smoke`.
 """
 
-from experiments.defaults import base_config, dual_models, smoke
-from experiments.sweeps import sweep
+from icl_gd.lab.config.defaults import base_config, dual_models, smoke
+from icl_gd.lab.config.sweeps import sweep
 
 VARIANTS = ("smoke",)
 TASKS = ("linear", "trigonometric", "exponential")

@@ -6,8 +6,8 @@ N = 5, 10, 15, 20, 25, 50, five seeds each, one size after another; ten to twent
 the closed form .27590, .20623, .16465, .13702, .11734, .06828 under the points. Variants: `smoke`.
 """
 
-from experiments.defaults import base_config, smoke
-from experiments.sweeps import sweep
+from icl_gd.lab.config.defaults import base_config, smoke
+from icl_gd.lab.config.sweeps import sweep
 
 VARIANTS = ("smoke",)
 EXACT = {5: 0.27590, 10: 0.206229, 15: 0.16465, 20: 0.13702, 25: 0.11734, 50: 0.06828}

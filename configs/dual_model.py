@@ -11,7 +11,7 @@ Variants: `layer` is one layer of two softmax heads on tokens (x, y), beside gra
 `linear` the same with linear attention, the picture of von Oswald et al.; `smoke`.
 """
 
-from experiments.defaults import base_config, dual_models, smoke
+from icl_gd.lab.config.defaults import base_config, dual_models, smoke
 
 VARIANTS = ("layer", "linear", "smoke")
 

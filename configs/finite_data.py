@@ -12,8 +12,8 @@ Variants: `table` trains on fresh prompts, and asks whether it is gradient desce
 (scikit-learn's diabetes data, d = 10; needs the extra `baselines`); `smoke`.
 """
 
-from experiments.defaults import base_config, smoke
-from experiments.sweeps import sweep
+from icl_gd.lab.config.defaults import base_config, smoke
+from icl_gd.lab.config.sweeps import sweep
 
 VARIANTS = ("table", "smoke")
 SIZES = (64, 256, 1024, 4096, 16_384, 65_536)

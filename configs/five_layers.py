@@ -10,7 +10,7 @@ layers, which in most seeds do better than any GD++.
 Activations are not clipped. Variants: `faithful` clips them to [-10, 10], as published; `smoke`.
 """
 
-from experiments.defaults import about_tails, base_config, deep, smoke
+from icl_gd.lab.config.defaults import about_tails, base_config, deep, smoke
 
 VARIANTS = ("faithful", "smoke")
 WHY_INFINITE = (

@@ -11,7 +11,7 @@ Activations are not clipped. Variants: `faithful` clips activations, and those o
 10], as published, which costs 17 % (.0676, the published loss); `smoke`.
 """
 
-from experiments.defaults import BOUND, OPTIMA, about_tails, base_config, deep, smoke
+from icl_gd.lab.config.defaults import BOUND, OPTIMA, about_tails, base_config, deep, smoke
 
 VARIANTS = ("faithful", "smoke")
 WHY_INFINITE = (

@@ -12,7 +12,7 @@ CPU cores; `small` (128, 6, 4) and `standard` (256, 12, 8) are published, with 2
 steps and the curriculum: for an accelerator. Without a variant it is `standard`. `smoke` takes seconds.
 """
 
-from experiments.defaults import function_class, untrained
+from icl_gd.lab.config.defaults import function_class, untrained
 
 VARIANTS = ("tiny", "small", "standard", "smoke")
 

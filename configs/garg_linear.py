@@ -15,8 +15,8 @@ variant it is `standard`.
 
 import math
 
-from experiments.defaults import function_class, untrained
-from experiments.sweeps import sweep
+from icl_gd.lab.config.defaults import function_class, untrained
+from icl_gd.lab.config.sweeps import sweep
 
 VARIANTS = ("toy", "sizes", "tiny", "small", "standard", "smoke")
 FAMILIES = (

@@ -11,7 +11,7 @@ cores; `small` (128, 6, 4) and `standard` (256, 12, 8) are published, with 20 in
 and the curriculum: for an accelerator. Without a variant it is `standard`. `smoke` takes seconds.
 """
 
-from experiments.defaults import function_class, untrained
+from icl_gd.lab.config.defaults import function_class, untrained
 
 MARGIN = (
     "by little: paired over prompts the standard error is .0015; with up to ten examples the model is better, by .02, "

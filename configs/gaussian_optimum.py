@@ -11,7 +11,7 @@ Variants: `small_weights` starts from the small weights of one_layer, from which
 in `one_layer:trapped`; `smoke`.
 """
 
-from experiments.defaults import base_config, smoke
+from icl_gd.lab.config.defaults import base_config, smoke
 
 VARIANTS = ("small_weights", "smoke")
 

@@ -10,7 +10,7 @@ eigenvectors.
 Variants: `smoke`.
 """
 
-from experiments.defaults import base_config, deep, smoke
+from icl_gd.lab.config.defaults import base_config, deep, smoke
 
 VARIANTS = ("smoke",)
 WHY_SHORT = (

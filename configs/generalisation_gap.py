@@ -8,7 +8,7 @@ cores. Found: the difference falls faster than the bound, and like it without wh
 Variants: `smoke`.
 """
 
-from experiments.defaults import base_config, dual_models, smoke
+from icl_gd.lab.config.defaults import base_config, dual_models, smoke
 
 VARIANTS = ("smoke",)
 

@@ -7,7 +7,7 @@ the step size; about two minutes on two CPU cores. Undamped, both diverge: the s
 long for many. Variants: `smoke`.
 """
 
-from experiments.defaults import base_config, smoke
+from icl_gd.lab.config.defaults import base_config, smoke
 
 VARIANTS = ("smoke",)
 

@@ -10,7 +10,7 @@ Variants: `normalised` divides keys and queries by the sums of their entries ins
 `smoke`.
 """
 
-from experiments.defaults import base_config, smoke
+from icl_gd.lab.config.defaults import base_config, smoke
 
 VARIANTS = ("normalised", "heads", "smoke")
 WHY_STANDARD = (

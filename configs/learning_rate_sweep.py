@@ -7,8 +7,8 @@ wider: ten combinations of four seeds, forty members of one population, 3,000 st
 Expected: every rate but a tenth of the paper's is within 1 % of the best step by then. Variants: `smoke`.
 """
 
-from experiments.defaults import base_config, smoke
-from experiments.sweeps import sweep
+from icl_gd.lab.config.defaults import base_config, smoke
+from icl_gd.lab.config.sweeps import sweep
 
 VARIANTS = ("smoke",)
 RATES, CLIPS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (1e-3, 1.0)

@@ -9,8 +9,8 @@ form .2062 .2568 .3159 .3835 .4596, and with the step tuned anew .2062 .2564 .31
 Variants: `trained` trains at 0, 2, 4, 6 and 8 corrupted labels; `smoke`.
 """
 
-from experiments.defaults import base_config, smoke
-from experiments.sweeps import sweep
+from icl_gd.lab.config.defaults import base_config, smoke
+from icl_gd.lab.config.sweeps import sweep
 
 VARIANTS = ("trained", "smoke")
 # k: risk of the step tuned for clean labels, and of the best step for k corrupted ones.

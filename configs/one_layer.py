@@ -9,7 +9,7 @@ each step's batch, so they differ in their initial weights alone. Expected: loss
 Variants: `converged` decays the learning rate; `trapped` trains 128 seeds to count and show the trapped ones; `smoke`.
 """
 
-from experiments.defaults import base_config, smoke
+from icl_gd.lab.config.defaults import base_config, smoke
 
 VARIANTS = ("converged", "trapped", "smoke")
 

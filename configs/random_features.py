@@ -8,7 +8,7 @@ independent or orthogonal directions, and compared with the exact ones. Half a m
 short ones errors fall as one over the root of the number. Variants: `smoke`.
 """
 
-from experiments.defaults import base_config, dual_models, smoke
+from icl_gd.lab.config.defaults import base_config, dual_models, smoke
 
 VARIANTS = ("smoke",)
 

@@ -13,7 +13,7 @@ learner), where predicting zero has .0258.
 Variants: `faithful` is the published setting, amplitude and phase from one key, batches of 2048, one seed; `smoke`.
 """
 
-from experiments.defaults import base_config, smoke
+from icl_gd.lab.config.defaults import base_config, smoke
 
 VARIANTS = ("faithful", "smoke")
 PAPER = "VO, non-linear regression"

@@ -12,8 +12,8 @@ Variants: `two` shows two heads' circuits, alone and together, and their shifts;
 is softmax; `smoke`.
 """
 
-from experiments.defaults import base_config, smoke
-from experiments.sweeps import sweep
+from icl_gd.lab.config.defaults import base_config, smoke
+from icl_gd.lab.config.sweeps import sweep
 
 VARIANTS = ("two", "mixed", "smoke")
 WHY_NOT_THE_SUM = (

@@ -15,7 +15,7 @@ could be seen, and the claim about the coordinate that y shares (`VO.copy.shared
 Variants: `converged` trains 20,000 steps with a decaying learning rate; `smoke`.
 """
 
-from experiments.defaults import base_config, smoke
+from icl_gd.lab.config.defaults import base_config, smoke
 
 VARIANTS = ("converged", "smoke")
 

@@ -10,7 +10,7 @@ Variants: `heads` has four heads a layer; `layer_norm` normalises what attention
 queries by their sums; `smoke`.
 """
 
-from experiments.defaults import OPTIMA, base_config, deep, smoke
+from icl_gd.lab.config.defaults import OPTIMA, base_config, deep, smoke
 
 VARIANTS = ("heads", "layer_norm", "normalised", "smoke")
 WHY = {

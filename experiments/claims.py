@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.figures import captions
-from experiments.report import number, target, trapped, wall_time
-from experiments.results import holds
+from icl_gd.lab.reporting.figures import captions
+from icl_gd.lab.reporting.report import number, target, trapped, wall_time
+from icl_gd.lab.reporting.results import holds
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"

@@ -7,25 +7,28 @@ compilation cache of the tests' own that lies among pytest's (`--cache-clear` em
 import os
 import shutil
 
+import typechecks  # noqa: F401 -- beside this file; first, as it checks what is imported from then on
+
+# isort: split
 import hypothesis
 import jax
 import pytest
-import typechecks  # beside this file
 from costs import Costs  # beside this file
 
-from experiments import compilation
+from icl_gd.lab.lifecycle import compilation
 
 # Before the first use of a device, here and in the processes that tests start.
 compilation.compile_quickly()
 os.environ.setdefault("NPROC", "1")  # XLA's threads: workers have a core each
+# JAX's LAPACK calls wait for parts of themselves in the pool of threads they run in. On two cores, three batched solves
+# that run at once wait for ever; one after another they do not.
+os.environ["XLA_FLAGS"] += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_disable_most_optimizations", True)
 
 # For mutations.py: a failing example need not be made small.
 hypothesis.settings.register_profile("first_failure", phases=[hypothesis.Phase.generate])
-
-typechecks.check("icl_gd")
 
 CACHE_BYTES = 2**30  # of programs; a larger cache is begun anew
 

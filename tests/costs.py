@@ -5,7 +5,7 @@ A test is listed with what its fixtures cost where it is the first to use them. 
 
 import pytest
 
-from experiments.costs import COLUMNS, Clock, minus, plus, table
+from icl_gd.lab.lifecycle.costs import COLUMNS, Clock, minus, plus, table
 
 WORST = 40
 

@@ -3,10 +3,12 @@
 A closure would have its checker made anew whenever it is made itself, in the midst of tracing.
 """
 
+from pathlib import Path
+
 from beartype import beartype
 from jaxtyping import _import_hook, install_import_hook
 
-__all__ = ["beartype", "check"]
+__all__ = ["beartype"]
 
 
 class _Outermost(_import_hook.JaxtypingTransformer):
@@ -25,8 +27,13 @@ class _Outermost(_import_hook.JaxtypingTransformer):
         return node
 
 
-def check(package: str) -> None:
-    """Checks a package that nothing has imported yet."""
-    _import_hook.JaxtypingTransformer = _Outermost
-    # By a name of its own, and so apart from bytecode that checks closures too.
-    install_import_hook(package, f"{__name__}.beartype").__enter__()
+# Before anything imports them: all rooms of the package but the runner's.
+_import_hook.JaxtypingTransformer = _Outermost
+_ROOMS = {path.stem for path in (Path(__file__).parents[1] / "icl_gd").iterdir()} - {
+    "__init__",
+    "__pycache__",
+    "py",
+    "lab",
+}
+# By a name of its own, and so apart from bytecode that checks closures too.
+install_import_hook([f"icl_gd.{room}" for room in sorted(_ROOMS)], f"{__name__}.beartype").__enter__()

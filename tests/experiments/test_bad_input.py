@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import run
-from experiments.bad_input import BadInput
-from experiments.described import task_of
-from experiments.settings import parse
-from experiments.workdirs import held
+from icl_gd.lab import run
+from icl_gd.lab.command_line import parse
+from icl_gd.lab.config.bad_input import BadInput
+from icl_gd.lab.config.described import task_of
+from icl_gd.lab.lifecycle.workdirs import held
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ONE = f"--config={CONFIGS}/one_layer.py"
@@ -305,7 +305,7 @@ def test_claims_are_checked_before_the_run(name, capsys, tmp_path):
     claims, expected = BAD_CLAIMS[name]
     of = lambda claims: (
         f"""
-from experiments.defaults import base_config
+from icl_gd.lab.config.defaults import base_config
 nan = float("nan")
 def get_config(variant):
     config = base_config()

@@ -6,8 +6,8 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import monitor
-from experiments.study import EVERY, Found, capped, free_members
+from icl_gd.lab.evaluation.study import EVERY, Found, capped, free_members
+from icl_gd.lab.lifecycle import monitor
 
 
 def test_a_member_that_diverged_is_not_free():

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.agreement import DEEP_ONLY, LINEAR_ONLY, ONE_LAYER_ONLY
-from experiments.analyses.copying import _coordinates, _moments, lasting_from
-from experiments.bad_input import BadInput
-from experiments.settings import parse
-from experiments.study import Found
+from icl_gd.lab.command_line import parse
+from icl_gd.lab.config.agreement import DEEP_ONLY, LINEAR_ONLY, ONE_LAYER_ONLY
+from icl_gd.lab.config.bad_input import BadInput
+from icl_gd.lab.evaluation.analyses.copying import _coordinates, _moments, lasting_from
+from icl_gd.lab.evaluation.study import Found
 from icl_gd.tasks import LinearRegression
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -5,8 +5,8 @@ import json
 import pytest
 from whole import check_what_it_leaves, read  # beside this file
 
-from experiments.analyses.duals import ANALYSES, plain_member
 from icl_gd import TransformerConfig
+from icl_gd.lab.evaluation.analyses.duals import ANALYSES, plain_member
 
 SWEPT = [{"model.alpha": alpha, "train.clip": 1.0} for alpha in (0.5, 0.0, -0.5)]
 

@@ -12,8 +12,10 @@ import jax
 import pytest
 
 import icl_gd
-from experiments import compilation, continuation, devices, doctor, run, settings, workdirs
-from experiments.bad_input import BadInput
+from icl_gd.lab import command_line as settings
+from icl_gd.lab import doctor, run
+from icl_gd.lab.config.bad_input import BadInput
+from icl_gd.lab.lifecycle import compilation, continuation, devices, workdirs
 
 ROOT = Path(__file__).parents[2]
 FAULTS = ROOT / "tests" / "faults"

@@ -11,15 +11,15 @@ import pytest
 from whole import FAMILIES, FUNCTIONS, check_what_it_leaves, read  # beside this file
 
 import icl_gd
-from experiments import monitor
-from experiments.analyses import prefixes
-from experiments.bad_input import BadInput
-from experiments.described import functions_of, functions_trained_on, model_of, train_of
-from experiments.figures.prefixes import FIGURES
-from experiments.recipes import function_classes
-from experiments.settings import parse
-from experiments.study import held_out_keys
 from icl_gd import learners, plots
+from icl_gd.lab.command_line import parse
+from icl_gd.lab.config.bad_input import BadInput
+from icl_gd.lab.config.described import functions_of, functions_trained_on, model_of, train_of
+from icl_gd.lab.evaluation.analyses import prefixes
+from icl_gd.lab.evaluation.study import held_out_keys
+from icl_gd.lab.lifecycle import monitor
+from icl_gd.lab.recipes import function_classes
+from icl_gd.lab.reporting.figures.prefixes import FIGURES
 from icl_gd.tasks import PROMPT_SUITE
 from icl_gd.training import Curriculum, Ramp
 
@@ -190,7 +190,7 @@ def test_a_config_says_what_is_built():
 def test_a_library_that_is_missing_is_named(monkeypatch, capsys):
     import importlib.util
 
-    from experiments import run
+    from icl_gd.lab import run
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert run.main(["run", f"{TREE}:smoke"]) == 2

@@ -1,6 +1,6 @@
 """Law 8: of a population that is what it is compared with every question says so, and of an untrained one none does.
 
-Each question declares its evidence, and metrics that are zero whatever the weights (`experiments.question`).
+Each question declares its evidence, and metrics that are zero whatever the weights (`lab.evaluation.question`).
 """
 
 import functools
@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import study as studies
-from experiments.analyses import ANALYSES, watched
-from experiments.references import references
 from icl_gd import LinearRegression, TrainSettings, constructions, learners, models, tokens
+from icl_gd.lab.evaluation import study as studies
+from icl_gd.lab.evaluation.analyses import ANALYSES, watched
+from icl_gd.lab.evaluation.references import references
 from icl_gd.training import Population, initialise
 
 MEMBERS, PROMPTS, N_PROMPTS = 2, 128, 512
@@ -88,6 +88,14 @@ def test_the_built_is_told_from_the_untrained(name, evidence):
     assert len(built) == len(untrained) == MEMBERS
     assert all(map(evidence.holds, built)), built
     assert not any(map(evidence.holds, untrained)), untrained
+
+
+def test_the_built_rescaled_to_another_length_is_gradient_descent():
+    """Layers sum over the context, gradient descent takes its mean: rescaled, they are one at every length."""
+    curves = found_of("shifts", True).curves
+    ours, theirs = (curves[f"loss_by_context_length_{name}"]["mean"] for name in ("rescaled", "gd"))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    assert not np.allclose(curves["loss_by_context_length_trained"]["mean"], theirs, rtol=1e-2)
 
 
 @pytest.mark.parametrize("is_built", [True, False], ids=["built", "untrained"])

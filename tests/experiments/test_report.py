@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from experiments import claims, report, results
+from experiments import claims
+from icl_gd.lab.reporting import report, results
 
 WEIRD = """<script>alert("1 & 2")</script> 'η' {title} | end\n<!-- results:end -->"""
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (975).to_bytes(4, "big")

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from whole import check_redrawn, check_what_it_leaves  # beside this file
 
-from experiments import results, run
-from experiments.recipes import linear_attention
+from icl_gd.lab import run
+from icl_gd.lab.recipes import linear_attention
+from icl_gd.lab.reporting import results
 from icl_gd.training import Interrupted
 
 ROOT = Path(__file__).parents[2]

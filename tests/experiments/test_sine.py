@@ -8,12 +8,13 @@ import pytest
 from whole import ROOT, SINE, check_what_it_leaves, read  # beside this file
 
 import icl_gd
-from experiments import monitor, recorded
-from experiments.analyses import nonlinear
-from experiments.recipes import sine as sine_recipe
-from experiments.settings import parse
-from experiments.study import Found
 from icl_gd import constructions
+from icl_gd.lab import recorded
+from icl_gd.lab.command_line import parse
+from icl_gd.lab.evaluation.analyses import nonlinear
+from icl_gd.lab.evaluation.study import Found
+from icl_gd.lab.lifecycle import monitor
+from icl_gd.lab.recipes import sine as sine_recipe
 from icl_gd.training import Interrupted
 
 TO_THE_BIT = True  # see tests/conftest.py

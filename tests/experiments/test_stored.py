@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from whole import ROOT, kept_settings, read  # beside this file
 
-from experiments import run
 from icl_gd import interop
+from icl_gd.lab import run
 
 STORED = ROOT / "tests" / "stored"
 sys.path.append(str(STORED))

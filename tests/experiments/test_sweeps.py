@@ -10,12 +10,14 @@ import pytest
 from whole import ONE_LAYER, RATES, check_what_it_leaves, read  # beside this file
 
 import icl_gd
-from experiments import figures, monitor, results, sweeps
-from experiments.bad_input import BadInput
-from experiments.described import model_of, train_of
-from experiments.recipes import linear_attention
-from experiments.resources import memory_needed
-from experiments.settings import parse
+from icl_gd.lab.command_line import parse
+from icl_gd.lab.config import sweeps
+from icl_gd.lab.config.bad_input import BadInput
+from icl_gd.lab.config.described import model_of, train_of
+from icl_gd.lab.config.resources import memory_needed
+from icl_gd.lab.lifecycle import monitor
+from icl_gd.lab.recipes import linear_attention
+from icl_gd.lab.reporting import figures, results
 from icl_gd.training import Interrupted, population
 
 CONFIGS = Path(__file__).parents[2] / "configs"

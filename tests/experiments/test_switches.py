@@ -13,14 +13,15 @@ from sklearn.datasets import load_diabetes
 from whole import check_what_it_leaves, read  # beside this file
 
 import icl_gd
-from experiments import monitor, recorded
-from experiments.analyses import real_table
-from experiments.analyses.shifts import looked_at
-from experiments.described import task_of, trained_on
-from experiments.recipes import linear_attention
-from experiments.settings import parse
-from experiments.study import Study
 from icl_gd import learners, models
+from icl_gd.lab import recorded
+from icl_gd.lab.command_line import parse
+from icl_gd.lab.config.described import task_of, trained_on
+from icl_gd.lab.evaluation.analyses import real_table
+from icl_gd.lab.evaluation.analyses.shifts import looked_at
+from icl_gd.lab.evaluation.study import Study
+from icl_gd.lab.lifecycle import monitor
+from icl_gd.lab.recipes import linear_attention
 from icl_gd.tasks import FinitePool, LinearRegression
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -12,8 +12,10 @@ from unittest import mock
 
 import jax
 
-from experiments import figures, run, settings
 from icl_gd import programs
+from icl_gd.lab import command_line as settings
+from icl_gd.lab import run
+from icl_gd.lab.reporting import figures
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))

@@ -2,7 +2,7 @@
 
     python tests/faults/bad_input.py [--count N] [--json]
 
-The cases are drawn by rules from the fields of configs and what they accept (`experiments.fields`). All go through the
+The cases are drawn by rules from the fields of configs and what they accept (`lab.config.fields`). All go through the
 command's `main` in this process; one in fifteen is run as a process too, which must end within five seconds.
 """
 
@@ -20,15 +20,15 @@ import harness
 from annotated_types import Ge, Gt, Le, Lt
 from harness import ROOT, Record
 
-from experiments import run as command
-from experiments.agreement import ANALYSES, ONE_LAYER_ONLY
-from experiments.defaults import flatten
-from experiments.fields import annotations
-from experiments.recipe_fields import RECIPES
-from experiments.resources import BYTES_PER_FLOAT
-from experiments.settings import KINDS, parse
-from experiments.sweeps import SWEPT
-from experiments.validation import SIZES
+from icl_gd.lab import run as command
+from icl_gd.lab.command_line import KINDS, parse
+from icl_gd.lab.config.agreement import ANALYSES, ONE_LAYER_ONLY
+from icl_gd.lab.config.defaults import flatten
+from icl_gd.lab.config.fields import annotations
+from icl_gd.lab.config.recipe_fields import RECIPES
+from icl_gd.lab.config.resources import BYTES_PER_FLOAT
+from icl_gd.lab.config.sweeps import SWEPT
+from icl_gd.lab.config.validation import SIZES
 from icl_gd.schema import kinds, rules
 
 CONFIGS = [f"--config={path}" for path in sorted((ROOT / "configs").glob("*.py"))]

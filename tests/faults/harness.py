@@ -84,7 +84,7 @@ def leftovers(workdir: Path) -> list[str]:
 
 def main_of_run(workdir: Path, *words: str) -> tuple[int, str]:
     """A quick run in this process: its exit code, and what it printed."""
-    from experiments import run
+    from icl_gd.lab import run
 
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):

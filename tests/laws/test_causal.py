@@ -214,7 +214,7 @@ def test_training_learns_linear_functions_in_context():
     """A short run is far better than zero at the last point, and no better at the first, where nothing is known."""
     task = FunctionRegression(Linear(1), 7)
     config = replace(GPT2, d_token=1, d_embed=32, d_head=16, layer_mlp_width=128, n_positions=16, init_scale=4e-4)
-    settings = TrainSettings(600, 64, learning_rate=3e-3, clip=1.0, beta2=0.999)
+    settings = TrainSettings(800, 64, learning_rate=3e-3, clip=1.0, beta2=0.999)
     trained = icl_gd.train(task, config, settings, layout="alternating", parallel="none")
 
     @jax.jit

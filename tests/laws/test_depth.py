@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.references import by_moments, by_prompts, references
 from icl_gd import analysis, constructions, learners, models, tokens
 from icl_gd.analysis import losses
+from icl_gd.lab.evaluation.references import by_moments, by_prompts, references
 from icl_gd.learners import Spectrum
 from icl_gd.models import TransformerConfig
 from icl_gd.tasks import LinearRegression

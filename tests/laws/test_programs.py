@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.costs import Clock
 from icl_gd import (
     LinearRegression,
     TrainSettings,
@@ -19,6 +18,7 @@ from icl_gd import (
     tokens,
     train,
 )
+from icl_gd.lab.lifecycle.costs import Clock
 from icl_gd.tasks import draw_prompts
 
 D, N = 2, 3

@@ -1,0 +1,1 @@
+"""What a run is asked for: fields, what they accept, whether they agree, what they need."""

@@ -1,0 +1,1 @@
+"""What a trained population is compared with, and the questions asked of it."""

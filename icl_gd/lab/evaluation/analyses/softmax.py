@@ -1,0 +1,67 @@
+"""One layer of softmax heads: what their circuits are together, and how near that is to a gradient step."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from icl_gd import analysis, learners, models
+from icl_gd.lab.evaluation.analyses.alignment import align, compare_with
+from icl_gd.lab.evaluation.study import EVERY, Found, Study, of_members, together
+from icl_gd.learners import centred
+from icl_gd.types import Array, Circuits, Predictor
+
+
+def softmax(study: Study, found: Found) -> None:
+    """The heads to first order in their scores (`icl_gd.analysis.softmax`), beside a step on the centred context.
+
+    A pattern sums to one, so the honest reference is gradient descent on a context with its mean removed: its loss and
+    alignment are measured like those of gradient descent itself.
+    """
+    task, model = study.task, study.trained.config
+    d, n = task.d_input, task.n_context
+    linear = jax.vmap(partial(analysis.first_order, d_head=model.head_width, n_context=n))(study.circuits)
+    step = float(learners.best_step_size(learners.centre(study.prompts)))
+    gd = centred(learners.gradient_descent([step]))
+    found.add_one("step_size_gd_centred", step / n)
+
+    compare_with(study, found, "gd_centred", gd)
+    losses = together({"linear": of_members(centred(study.of_circuits(linear)))})
+    risk = analysis.streamed_risks(losses, task.sample, study.key, study.n_prompts)["linear"]
+    found.add("loss_first_order", risk.mean, risk.stderr)
+    least = jax.vmap(lambda c: analysis.without_common(c, d))(study.circuits)
+    align(study, found, "gd_centred_without_common", gd, partial(_of_softmax_circuits, study), least)
+
+    matrices = jax.vmap(lambda c: analysis.effective_preconditioner(c, d, n).mean(0))(linear)  # [member d d]
+    summed = study.circuits.W_KQ[:, 0, :, :d, :d].sum(1)
+    found.add("mean_pattern_left", jax.vmap(lambda c: analysis.mean_share(c, d)[0])(study.circuits), over=EVERY)
+    found.add("product_anisotropy", jax.vmap(analysis.anisotropy)(matrices), over=EVERY)
+    found.add("summed_W_KQ_anisotropy", jax.vmap(analysis.anisotropy)(summed), over=EVERY)
+    found.add("step_size_first_order", jnp.trace(matrices, axis1=1, axis2=2) / d / n, over=EVERY)
+    by_route = jax.vmap(partial(analysis.routes, d_input=d))(study.circuits)._asdict()
+    for name, shares in by_route.items():
+        found.add(f"share_{name}", shares, over=EVERY)
+    _shown(study, found, matrices)
+
+
+def _of_softmax_circuits(study: Study, circuits: Circuits) -> Predictor:
+    """A layer of softmax heads known by its circuits."""
+    model = study.trained.config
+    one = jnp.broadcast_to(jnp.eye(model.width), circuits.W_KQ[0].shape)
+    w_q = circuits.W_KQ[0] * (model.width / model.head_width) ** 0.5  # scores are divided by the root of a head's width
+    attention = {"W_K": one, "W_Q": w_q, "W_V": one, "P": circuits.W_PV[0]}
+    config = replace(model, d_head=None)
+    return models.query_predictor(config, {config.blocks[0]: {"attention": attention}}, study.trained.layout)
+
+
+def _shown(study: Study, found: Found, matrices: Array) -> None:
+    """The circuits of one member, head by head and summed, for the figure; where none is free, its best."""
+    best = int(np.nanargmin(found.measured["loss_trained"].values))
+    member: Circuits = jax.tree.map(lambda leaf: np.asarray(leaf[best, 0], np.float64), study.circuits)
+    found.arrays |= {"d_input": study.task.d_input, "n_context": study.task.n_context}
+    for circuit, heads in member._asdict().items():
+        found.arrays[f"{circuit}_heads"] = heads.tolist()
+        found.arrays[f"{circuit}_summed"] = heads.sum(0).tolist()
+    found.arrays["first_order_matrix"] = np.asarray(matrices[best], np.float64).tolist()

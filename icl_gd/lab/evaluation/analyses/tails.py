@@ -1,0 +1,61 @@
+"""Rare prompts: deep networks without a clip diverge on some, which are then all of a mean."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jax.tree_util import Partial
+
+from icl_gd import analysis, learners
+from icl_gd.lab.evaluation.analyses.shifts import looked_at, shifted
+from icl_gd.lab.evaluation.study import DIVERGES, Found, Losses, Study, of_learner, of_members, together
+from icl_gd.lab.reporting.results import curve
+from icl_gd.tasks import scale_inputs
+from icl_gd.types import Array, Prompt
+
+PROMPTS, SHIFTED_PROMPTS = 2**20, 2**15  # at most, all in memory; and at every scale of the inputs
+
+
+def tails(study: Study, found: Found) -> None:
+    """On how many prompts trained layers and learners diverge, the loss on the others, and the median.
+
+    Under scaled inputs too, where the mean of what is not clipped is soon infinite.
+    """
+
+    trained = of_members(study.trained.predictor(study.trained.params))
+    losses_of = Partial(
+        _both, together({"loss_trained": trained, "loss_zero": of_learner(learners.zero)}), study.reference.losses
+    )
+
+    def tails_at(alphas: Sequence[float], n_prompts: int) -> list[dict[str, analysis.Tail]]:
+        """Tails at every scale of the inputs."""
+        sample = shifted(study.task, scale_inputs, alphas)
+        found = analysis.sampled_losses([losses_of] * len(alphas), sample, study.key, n_prompts)
+        return [_tails(losses) for losses in found]
+
+    n_prompts = min(study.n_prompts, PROMPTS)
+    (tails,) = tails_at([1.0], n_prompts)
+    for name, tail in tails.items():
+        add = found.add if name == "trained" else found.add_one
+        add(f"diverging_share_{name}", tail.diverging, np.sqrt(tail.diverging * (1 - tail.diverging) / n_prompts))
+        add(f"loss_bounded_{name}", tail.bounded_mean)
+        add(f"loss_median_{name}", tail.median)
+        if name != "trained":
+            found.add(f"loss_bounded_ratio_{name}", tails["trained"].bounded_mean / tail.bounded_mean)
+    alphas = looked_at(study, "input_scale")
+    by_scale = tails_at(alphas, min(study.n_prompts, SHIFTED_PROMPTS))
+    for name in by_scale[0]:
+        shown = (lambda values: values[:, found.shown]) if name == "trained" else (lambda values: values)
+        diverging, median = (
+            shown(np.stack([getattr(tails[name], part) for tails in by_scale])) for part in ("diverging", "median")
+        )
+        found.curves[f"diverging_share_by_input_scale_{name}"] = curve(alphas, diverging)
+        found.curves[f"loss_median_by_input_scale_{name}"] = curve(alphas, median)
+
+
+def _tails(losses: dict[str, np.ndarray]) -> dict[str, analysis.Tail]:
+    beyond = DIVERGES * losses.pop("loss_zero").mean(dtype=np.float64)
+    return {name.removeprefix("loss_"): analysis.tail(values, beyond) for name, values in losses.items()}
+
+
+def _both(ours: Losses, theirs: Losses, prompts: Prompt) -> dict[str, Array]:
+    return ours(prompts) | theirs(prompts)

@@ -1,0 +1,160 @@
+"""What a run leaves: metrics, curves and claims as data, written atomically."""
+
+import json
+import math
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Metric = dict[str, Any]
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "icl-gd")
+
+
+def metric(per_seed: Any, stderr: Any = None) -> Metric:
+    """A metric of the results: mean, std and values per seed.
+
+    `stderr` is the sampling error where it is known (0 for what is exact), otherwise that over seeds; nan where there
+    are too few of them to tell.
+    """
+    values = np.atleast_1d(np.asarray(per_seed, np.float64))
+    n = len(values)
+    with np.errstate(invalid="ignore"):  # of a diverged member, infinite
+        std = float(values.std(ddof=1)) if n > 1 else math.nan
+    error = std / math.sqrt(n) if stderr is None and n else float(np.mean(stderr)) if n else math.nan
+    mean = float(values.mean()) if n else math.nan
+    return {"mean": mean, "std": std, "stderr": error, "per_seed": values.tolist()}
+
+
+def curve(x: Sequence[Any], members: Any) -> dict[str, list]:
+    """A curve of the results from values `[x]` or `[x member]`; the band is the range over members."""
+    values = np.asarray(members, np.float64)
+    values = values[:, None] if values.ndim == 1 else values
+    return {
+        "x": list(x),
+        "mean": values.mean(1).tolist(),
+        "low": values.min(1).tolist(),
+        "high": values.max(1).tolist(),
+    }
+
+
+def curves_by_step(
+    history: Mapping[str, Mapping[int, Mapping[int, float]]], first_seed: int, members: Sequence[int] | np.ndarray
+) -> dict[str, dict[str, list]]:
+    """What was measured over training (metric -> step -> seed -> value), as curves `METRIC_by_step` over members."""
+    return {
+        f"{name}_by_step": curve(sorted(by_step), [[by_step[step][first_seed + i] for i in members]
+                                                   for step in sorted(by_step)])
+        for name, by_step in history.items()
+    }  # fmt: skip
+
+
+def sweep_line(sweep: Sequence[Mapping[str, Any]], field: str, name: str) -> dict[str, list]:
+    """A metric at some points of a sweep, as a curve over a field; the band is the range over seeds."""
+    metrics = [point["metrics"][name] for point in sweep]
+    seeds = [[math.nan if value is None else value for value in found["per_seed"]] or [math.nan] for found in metrics]
+    return {
+        "x": [point["fields"][field] for point in sweep],
+        "mean": [found["mean"] for found in metrics],
+        "low": [float(np.min(values)) for values in seeds],  # nan where one of them is
+        "high": [float(np.max(values)) for values in seeds],
+    }
+
+
+def lookup(results: Mapping[str, Any], name: str, reduce: str = "mean") -> float:
+    """The value a claim speaks of: a metric, or a curve at x as `curve[x]`; nan where there is none.
+
+    A metric of one point of a sweep is named with all its fields, as `loss_gd[train.clip=1.0,model.init_scale=0.5]`.
+    `reduce` is "mean", "min" or "max": over seeds, for a curve the ends of its band; of a metric also "lower" or
+    "upper", the ends of the 95 % interval of the mean over seeds.
+
+    Raises:
+      KeyError: if there is no metric or curve of that name, or no such x or point.
+    """
+    metrics = results["metrics"]
+    if (found := re.fullmatch(r"(\w+)\[(.+)\]", name)) and "=" in found[2]:
+        points = {",".join(f"{f}={v}" for f, v in p["fields"].items()): p["metrics"] for p in results["sweep"]}
+        name, metrics = found[1], points[found[2]]
+    elif found:
+        line = results["curves"][found[1]]
+        part = {"mean": "mean", "min": "low", "max": "high"}[reduce]
+        return float(dict(zip(map(str, line["x"]), line[part], strict=True))[found[2]])
+    values = metrics[name]
+    if reduce == "mean":
+        return float(values["mean"])
+    if reduce in ("lower", "upper"):
+        return float(values["mean"] + {"lower": -1, "upper": 1}[reduce] * half_interval(values))
+    return float({"max": np.max, "min": np.min}[reduce](values["per_seed"])) if values["per_seed"] else math.nan
+
+
+def half_interval(metric: Mapping[str, Any]) -> float:
+    """Half the 95 % interval of a metric's mean, by the spread of its seeds (Student's t); nan of less than two."""
+    from scipy.stats import t  # a second of importing
+
+    seeds = np.asarray([math.nan if value is None else value for value in metric["per_seed"]], float)
+    return float(t.ppf(0.975, len(seeds) - 1) * seeds.std(ddof=1) / len(seeds) ** 0.5) if len(seeds) > 1 else math.nan
+
+
+def check_claims(claims: Sequence[Mapping[str, Any]], results: Mapping[str, Any], overridden: Sequence[str]) -> list:
+    """Fills value, holds and note into claims; a claim of a config with other settings says so in its note."""
+    rows = []
+    for claim in claims:
+        try:
+            value, note = lookup(results, claim["metric"], claim.get("reduce", "mean")), claim.get("note", "")
+        except KeyError:
+            value, note = math.nan, f"{claim['metric']} was not measured with these settings"
+        if overridden:
+            note = f"stated for other settings of {', '.join(overridden)}. {note}".strip()
+        row = {key: claim[key] for key in ("id", "statement", "source", "relation")}
+        row |= {"target": float(claim["target"]), "tolerance": float(claim.get("tolerance", 0.0)), "value": value}
+        rows.append({**row, "holds": holds(row), "note": note})
+    return rows
+
+
+def holds(claim: Mapping[str, Any]) -> bool:
+    """Whether a claim holds, from its relation, value, target and tolerance alone; without a value none does."""
+    if claim["value"] is None or math.isnan(claim["value"]):
+        return False
+    over = claim["value"] - claim["target"]
+    return {
+        "within": abs(over) <= claim["tolerance"],
+        "at_least": over >= -claim["tolerance"],
+        "at_most": over <= claim["tolerance"],
+    }[claim["relation"]]
+
+
+def provenance(precision: str) -> dict[str, Any]:
+    """Package versions, device, precision and git revision."""
+    import jax
+
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    return {
+        "versions": {name: version(name) for name in PACKAGES},
+        "device": f"{jax.devices()[0].platform} ({jax.devices()[0].device_kind}) x {jax.device_count()}",
+        "precision": precision,
+        "git": described.stdout.strip() or None,
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON atomically; NaN and infinities become null."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(_finite(value), indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
