@@ -110,7 +110,9 @@ def _section(name: str, results: Results) -> str:
     ran += f" Trapped seeds: {trapped(results)}."
     rows = [(claim["id"], *row) for claim, row in zip(results["claims"], _rows(results), strict=True)]
     table = _table(("id", *HEADER), rows) if rows else "It states no claims."
-    shown = [f"- [{stem}](../results/{name}/figures/{stem}.png): {words}" for stem, words in captions(results).items()]
+    shown = [
+        f"- [{stem}](../results/{name}/figures/{stem}.png): {words}" for stem, words in captions(dict(results)).items()
+    ]
     return "\n".join([f"## {name}", "", ran, "", table, "", *shown, *[""] * bool(shown)])
 
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
 from icl_gd.lab.config import sweeps
-from icl_gd.lab.config.asked import Processes, Run
+from icl_gd.lab.config.asked import Config, Processes, Run
 from icl_gd.lab.config.bad_input import BadInput, nearest, one_line
 from icl_gd.lab.config.defaults import base_config, flatten
 from icl_gd.lab.config.validation import WORDS, accepts_none, validate
@@ -118,7 +118,7 @@ def _config_names() -> list[str]:
     return sorted(f"configs/{path.name}" for path in CONFIGS.glob("*.py") if not path.stem.startswith("_"))
 
 
-def _load_config(path: Path, variant: str) -> ConfigDict:
+def _load_config(path: Path, variant: str) -> Config:
     module: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
     try:
         exec(compile(path.read_text(), str(path), "exec"), module)  # unlike an import, it leaves no __pycache__ behind
@@ -141,7 +141,7 @@ def _load_config(path: Path, variant: str) -> ConfigDict:
     return config
 
 
-def _check_names(words: list[str], stored: ConfigDict, config: ConfigDict) -> list[str]:
+def _check_names(words: list[str], stored: Config, config: Config) -> list[str]:
     """Unknown flags and fields, with the nearest name, before absl sees them; sets what absl's parsers cannot read.
 
     Those are optional fields given as None, and numbers and words given as tuples, to sweep over: their words are taken
@@ -172,7 +172,7 @@ def _check_names(words: list[str], stored: ConfigDict, config: ConfigDict) -> li
         several = sweeps.read_tuple(value) if field in base and not isinstance(base[field], list) else None
         if field in WORDS and (listed := _listed(value)):
             word = f"--{flag}={listed}"
-        if (value in ("None", "none") and accepts_none(field)) or several is not None:
+        if (field is not None and value in ("None", "none") and accepts_none(field)) or several is not None:
             unread[field] = several
         else:  # the last word counts
             unread.pop(field, None)
@@ -194,7 +194,7 @@ def _listed(word: str) -> tuple[str, ...] | None:
     return tuple(found) if all(part.isidentifier() for part in found) else None
 
 
-def _wrong_type(words: list[str], config: ConfigDict, error: Exception) -> str:
+def _wrong_type(words: list[str], config: Config, error: Exception) -> str:
     """What absl could not read, in the words of a user."""
     fields = flatten(config)
     for word in words:
@@ -202,7 +202,7 @@ def _wrong_type(words: list[str], config: ConfigDict, error: Exception) -> str:
         if isinstance(error, flags.IllegalFlagValueError) and f"{word}:" in str(error) and flag in fields:
             kind = config_path.get_type(flag, config)
             several = "; several are swept over, as in (1, 2)" * (flag in sweeps.SWEPT)
-            return f"{flag}={value}: not {KINDS.get(kind, kind.__name__)}{several}"
+            return f"{flag}={value}: not {KINDS.get(kind, kind)}{several}"
     return one_line(error)
 
 

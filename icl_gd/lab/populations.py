@@ -8,16 +8,15 @@ single populations, stay empty, because a mean over combinations would mean noth
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from icl_gd.lab.config import sweeps
+from icl_gd.lab.config.asked import Config
 from icl_gd.lab.evaluation.study import Found
 from icl_gd.lab.reporting import results
 
 Records = dict[str, Any]  # metrics, curves, arrays and sweep, as in results.json
 
 
-def in_turn(config: ConfigDict, measure: Callable[[ConfigDict, str], Records]) -> Records:
+def in_turn(config: Config, measure: Callable[[Config, str], Records]) -> Records:
     """Records of all populations.
 
     Args:
@@ -34,7 +33,7 @@ def in_turn(config: ConfigDict, measure: Callable[[ConfigDict, str], Records]) -
     return found
 
 
-def records(found: Found, config: ConfigDict, points: Sequence[sweeps.Fields], label: str) -> Records:
+def records(found: Found, config: Config, points: Sequence[sweeps.Fields], label: str) -> Records:
     """Of one population, or of every combination in it."""
     if any(points):
         part = lambda i: slice(i * config.seeds, (i + 1) * config.seeds)

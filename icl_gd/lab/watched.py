@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
+from icl_gd.lab.config.asked import Config
 from icl_gd.lab.evaluation.question import Question
 from icl_gd.lab.lifecycle import costs, monitor
 from icl_gd.models import TransformerConfig
@@ -16,7 +16,7 @@ from icl_gd.training.problem import Task
 
 
 def train_watched(
-    config: ConfigDict,
+    config: Config,
     task: Task,
     model: TransformerConfig,
     settings: TrainSettings,

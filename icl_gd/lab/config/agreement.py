@@ -3,8 +3,7 @@
 import importlib.util
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from icl_gd.lab.config.asked import Config
 from icl_gd.lab.config.bad_input import check_word, reject
 from icl_gd.lab.config.defaults import base_config, flatten
 from icl_gd.lab.config.recipe_fields import MODIFICATIONS, RECIPES, beside_linear
@@ -24,7 +23,7 @@ ATTENTION = ("linear", "softmax", "mixed")
 RAMPS = {"train.active_inputs": "task.d_input", "train.active_points": "task.n_context + 1"}
 
 
-def _check_task(config: ConfigDict) -> None:
+def _check_task(config: Config) -> None:
     """Whether recipe, task and network belong together, and no field is changed that does nothing."""
     fields, default = flatten(config), flatten(base_config())
     takes, task = RECIPES[config.recipe], config.task.name
@@ -46,7 +45,7 @@ def _check_task(config: ConfigDict) -> None:
         _check_duals(config)
 
 
-def _check_duals(config: ConfigDict) -> None:
+def _check_duals(config: Config) -> None:
     """Whether attention can be modified as asked, and has dual models that analyses can be asked of."""
     model, one_layer = config.model, ("random_features", "generalisation_gap")
     there = {f"model.{name}": model[name] for name in MODIFICATIONS if model[name] is not None}
@@ -79,14 +78,14 @@ def _check_duals(config: ConfigDict) -> None:
             reject("model.attention", model.attention, "analyses=random_features is of the kernel of softmax")
 
 
-def _check_width(config: ConfigDict) -> None:
+def _check_width(config: Config) -> None:
     model = config.model
     if model.d_embed is None or model.d_embed % model.n_heads:
         accepted = f"a width that model.n_heads={model.n_heads} divides: heads share it"
         reject("model.d_embed", model.d_embed, accepted)
 
 
-def _check_functions(config: ConfigDict) -> None:
+def _check_functions(config: Config) -> None:
     """Whether there are such functions, and such a network for them."""
     task = config.task
     if task.name == "sparse" and task.non_zeros > task.d_input:
@@ -104,7 +103,7 @@ def _check_functions(config: ConfigDict) -> None:
     _check_curriculum(config)
 
 
-def _check_curriculum(config: ConfigDict) -> None:
+def _check_curriculum(config: Config) -> None:
     task = config.task
     for field, most in RAMPS.items():
         ramp = flatten(config)[field]
@@ -117,7 +116,7 @@ def _check_curriculum(config: ConfigDict) -> None:
             reject(field, tuple(ramp), accepted)
 
 
-def check_together(config: ConfigDict) -> None:
+def check_together(config: Config) -> None:
     """Checks fields against each other, each of them right by itself and none a tuple to sweep over.
 
     Raises:
@@ -168,7 +167,7 @@ def check_together(config: ConfigDict) -> None:
     _check_needs(config, beside)
 
 
-def _check_needs(config: ConfigDict, beside: dict[str, Any]) -> None:
+def _check_needs(config: Config, beside: dict[str, Any]) -> None:
     """Whether analyses are of such networks; `beside` are the fields by which these are not linear layers alone."""
     task, model, apart = config.task, config.model, config.model.layout != "concatenated"
     steps = config.reference.steps
@@ -195,7 +194,7 @@ def _check_needs(config: ConfigDict, beside: dict[str, Any]) -> None:
             )
 
 
-def _check_analyses(config: ConfigDict) -> None:
+def _check_analyses(config: Config) -> None:
     """Whether the population is one that its analyses can be asked of."""
     task, model, analyses = config.task, config.model, config.analyses
     if "softmax" in analyses:

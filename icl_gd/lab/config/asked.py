@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
-from ml_collections import ConfigDict
+Config: TypeAlias = Any  # an `ml_collections.ConfigDict`, of whose fields a type checker knows nothing
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Processes:
 class Run:
     """A checked request: the resolved config and where its results go."""
 
-    config: ConfigDict
+    config: Config
     name: str
     variant: str | None
     workdir: Path

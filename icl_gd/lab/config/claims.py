@@ -27,7 +27,7 @@ def wrong_with(claim: Any) -> str | None:
     for part, value in claim.items():
         if kinds[part] is str and not isinstance(value, str):
             return f"its {part}={value!r} must be words"
-        if kinds[part] is float and (type(value) not in (int, float) or not math.isfinite(value)):
+        if kinds[part] is float and not (type(value) in (int, float) and math.isfinite(float(value))):
             return f"its {part}={value!r} must be a finite number"
         if part in WORDS and value not in WORDS[part]:
             return f"its {part}={value}: {nearest(value, WORDS[part])}"

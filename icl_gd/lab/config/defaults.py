@@ -4,6 +4,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from icl_gd.lab.config.asked import Config
+
 OPTIMA = "optima of the rates on 2^17 prompts"  # where the targets of several steps' losses come from
 BOUND = "a bound of the optimum, from an earlier search"
 
@@ -19,9 +21,9 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def base_config() -> ConfigDict:
+def base_config() -> Config:
     """A complete config; the files in `configs/` change what their experiment needs."""
-    config = ConfigDict()
+    config: Config = ConfigDict()
     config.recipe = "linear_attention"  # a module of icl_gd.lab.recipes
     config.seeds = 10  # members of the population
     config.seed = 0  # the seed of the first member
@@ -113,7 +115,7 @@ def base_config() -> ConfigDict:
     return config
 
 
-def deep(config: ConfigDict, n_layers: int, shared: bool) -> ConfigDict:
+def deep(config: Config, n_layers: int, shared: bool) -> Config:
     """Several layers, with the settings of von Oswald et al. for them: beside gradient descent and GD++."""
     config.seeds = 5
     config.model.n_layers = n_layers
@@ -128,7 +130,7 @@ def deep(config: ConfigDict, n_layers: int, shared: bool) -> ConfigDict:
     return config
 
 
-def dual_models(config: ConfigDict) -> ConfigDict:
+def dual_models(config: Config) -> Config:
     """One layer of two softmax heads that read the query too, on linear functions, learned within a minute."""
     config.recipe = "dual_models"
     config.seeds = 5
@@ -164,7 +166,7 @@ def about_tails(prefix: str) -> tuple:
     )  # fmt: skip
 
 
-def smoke(config: ConfigDict) -> ConfigDict:
+def smoke(config: Config) -> Config:
     """The same code path in seconds: a handful of steps, few prompts, two layers at most, no claims; steps and batches
     are not swept."""
     config.seeds = 2
@@ -188,7 +190,7 @@ GPT2_SIZES = {"tiny": (64, 3, 2), "small": (128, 6, 4), "standard": (256, 12, 8)
 
 def function_class(
     name: str, variant: str, variants: tuple[str, ...], n_context: int = 40, small: tuple = (8, 24, 60_000)
-) -> ConfigDict:
+) -> Config:
     """A causal Transformer on a class of functions, with the settings of Garg et al., in the size its variant names.
 
     Args:

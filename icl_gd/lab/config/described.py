@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from icl_gd.lab.config.asked import Config
 from icl_gd.lab.config.recipe_fields import MODIFICATIONS
 from icl_gd.models import TransformerConfig, gpt2_config
 from icl_gd.tasks import (
@@ -22,7 +22,7 @@ from icl_gd.training import Curriculum, Ramp, TrainSettings
 from icl_gd.training.problem import Task
 
 
-def task_of(config: ConfigDict) -> LinearRegression:
+def task_of(config: Config) -> LinearRegression:
     """The task a config describes."""
     task, covariance = config.task, None
     if task.eigenvalues:
@@ -37,13 +37,13 @@ def task_of(config: ConfigDict) -> LinearRegression:
     )  # fmt: skip
 
 
-def trained_on(config: ConfigDict) -> Task:
+def trained_on(config: Config) -> Task:
     """What a config trains on: its task, or a pool of its prompts. It is evaluated on the task."""
     task = task_of(config)
     return task if config.task.pool is None else FinitePool(task, config.task.pool, config.seed)
 
 
-def functions_of(config: ConfigDict) -> FunctionRegression:
+def functions_of(config: Config) -> FunctionRegression:
     """The task of a config of function classes."""
     task = config.task
     sizes = {"sparse": {"non_zeros": task.non_zeros}, "relu_network": {"hidden": task.hidden},
@@ -54,7 +54,7 @@ def functions_of(config: ConfigDict) -> FunctionRegression:
     )
 
 
-def functions_trained_on(config: ConfigDict) -> FunctionRegression | FinitePrefixPool:
+def functions_trained_on(config: Config) -> FunctionRegression | FinitePrefixPool:
     """What a config of function classes trains on: its task, that of a pool of functions, or a pool of its prompts."""
     task = functions_of(config)
     if config.task.function_pool is not None:
@@ -62,18 +62,18 @@ def functions_trained_on(config: ConfigDict) -> FunctionRegression | FinitePrefi
     return task if config.task.pool is None else FinitePrefixPool(task, config.task.pool, config.seed)
 
 
-def sine_of(config: ConfigDict) -> SineRegression:
+def sine_of(config: Config) -> SineRegression:
     """The task of a config of sine waves."""
     return SineRegression(config.task.n_context, config.task.faithful)
 
 
-def elementwise_of(config: ConfigDict) -> ElementwiseRegression:
+def elementwise_of(config: Config) -> ElementwiseRegression:
     """The task of a config of dual models."""
     task = config.task
     return ElementwiseRegression(task.name, task.d_input, task.d_output, task.n_context)
 
 
-def model_of(config: ConfigDict) -> TransformerConfig:
+def model_of(config: Config) -> TransformerConfig:
     """The Transformer a config describes; the token width follows the task."""
     model, task = config.model, config.task
     kinds = tuple(word.strip() for word in model.attention.split(","))
@@ -93,14 +93,14 @@ def model_of(config: ConfigDict) -> TransformerConfig:
     )  # fmt: skip
 
 
-def train_of(config: ConfigDict) -> TrainSettings:
+def train_of(config: Config) -> TrainSettings:
     """How a config trains."""
     names = ("steps", "batch_size", "learning_rate", "schedule", "clip", "beta1", "beta2", "epsilon", "weight_decay",
              "share_batches", "form")  # fmt: skip
     return TrainSettings(**{name: config.train[name] for name in names}, curriculum=_curriculum(config))
 
 
-def _curriculum(config: ConfigDict) -> Curriculum | None:
+def _curriculum(config: Config) -> Curriculum | None:
     inputs, points = config.train.active_inputs, config.train.active_points
     if not inputs and not points:
         return None

@@ -26,6 +26,7 @@ def annotations() -> dict[str, Any]:
     from icl_gd.training.mesh import MODES
 
     word = lambda words: Annotated[str, OneOf(tuple(words))]
+    or_none = lambda hint: hint | None
     layouts = {layout for takes in RECIPES.values() for layout in takes.layouts}
     of = lambda section, its, without: {
         f"{section}.{name}": hint for name, hint in hints(its).items() if name not in without
@@ -39,17 +40,17 @@ def annotations() -> dict[str, Any]:
         "precision": word(BYTES_PER_FLOAT),
         **of("task", LinearRegression, ("covariance",)),
         "task.eigenvalues": Annotated[float, Gt(0), Le(LARGEST)],
-        "task.rotation_seed": Annotated[int, Ge(0)] | None,
-        "task.pool": PoolSize | None,
+        "task.rotation_seed": or_none(Annotated[int, Ge(0)]),
+        "task.pool": or_none(PoolSize),
         "task.faithful": bool,
         # Training predicts inputs to come.
         "task.family": word(name for name, its in PROMPT_FAMILIES.items() if its.in_order),
-        "task.function_pool": PoolSize | None,
+        "task.function_pool": or_none(PoolSize),
         "task.non_zeros": hints(Sparse)["non_zeros"],
         "task.hidden": hints(ReLUNetwork)["hidden"],
         "task.depth": hints(DecisionTree)["depth"],
         "reference.learner": word(REFERENCES),
-        "reference.steps": Size | None,
+        "reference.steps": or_none(Size),
         "reference.learning_rate": Annotated[float, Gt(0), Le(1e30)],
         "reference.step_size": Annotated[float, Gt(0)],
         "reference.published_steps": Size,
@@ -65,5 +66,5 @@ def annotations() -> dict[str, Any]:
         "eval.curve_prompts": Size,
         "eval.families": word(PROMPT_SUITE),
         "eval.baselines": word(BASELINES),
-        "eval.suite_values": Size | None,
+        "eval.suite_values": or_none(Size),
     }  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ml_collections import ConfigDict
+from icl_gd.lab.config.asked import Config
 
 _REFERENCE = ("reference.learner", "reference.steps", "reference.published_steps")
 _OF_SINE = ("task.faithful", "reference.learning_rate", "reference.step_size")
@@ -70,7 +70,7 @@ RECIPES = {
 }  # fmt: skip
 
 
-def beside_linear(config: ConfigDict) -> dict[str, Any]:
+def beside_linear(config: Config) -> dict[str, Any]:
     """The fields by which a network is not linear layers alone, whose moment form is exact."""
     model = config.model
     plain = {"attention": "linear", "clip": None, "layer_norm": False, "normalised": False, "d_embed": None,

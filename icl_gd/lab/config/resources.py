@@ -1,8 +1,7 @@
 """What a run needs of a machine, estimated from its config before anything is compiled: memory and disk."""
 
-from ml_collections import ConfigDict
-
 from icl_gd.lab.config import sweeps
+from icl_gd.lab.config.asked import Config
 from icl_gd.lab.config.recipe_fields import beside_linear
 
 D_POSITIONS = 10  # of interleaved tokens
@@ -11,13 +10,13 @@ FIGURES = 4 * 2**20  # bytes of a run's figures, report and metrics
 BYTES_PER_FLOAT = {"float32": 4, "float64": 8}
 
 
-def memory_needed(config: ConfigDict) -> float:
+def memory_needed(config: Config) -> float:
     """Bytes of the larger of a training step and an evaluation, within a factor of about two, of one population."""
     floats = _floats_of_prefixes(config) if config.model.style == "gpt2" else _floats_of_attention(config)
     return BYTES_PER_FLOAT[config.precision] * floats
 
 
-def _floats_of_prefixes(config: ConfigDict) -> float:
+def _floats_of_prefixes(config: Config) -> float:
     """A step holds weights, gradients and the optimiser's moments of all members, and, forward and backward, some
     twenty vectors and three maps of attention a layer and token."""
     task, model = config.task, config.model
@@ -32,7 +31,7 @@ def _floats_of_prefixes(config: ConfigDict) -> float:
     return float(4 * members * _weights(config) + step + prompts + 64 * tokens)
 
 
-def _weights(config: ConfigDict) -> float:
+def _weights(config: Config) -> float:
     """Of one member, within a factor of about two."""
     model, e = config.model, _width(config)
     if model.style == "gpt2":
@@ -41,7 +40,7 @@ def _weights(config: ConfigDict) -> float:
     return float(model.n_layers * model.n_heads * 4 * e * (model.d_head or e))
 
 
-def _floats_of_attention(config: ConfigDict) -> float:
+def _floats_of_attention(config: Config) -> float:
     """A step holds two batches (the next is drawn beside it), once if shared or run member by member, and, forward and
     backward, some six vectors or, below the last layer, second-moment matrices a layer, member and prompt. An
     evaluation holds the same without gradients, for a chunk of prompts and those of the curves.
@@ -63,14 +62,14 @@ def _floats_of_attention(config: ConfigDict) -> float:
     return float(weights + max(step, evaluation, fit))
 
 
-def _width(config: ConfigDict) -> int:
+def _width(config: Config) -> int:
     """Of the residual."""
     task, model = config.task, config.model
     tokens = task.d_input + (D_POSITIONS if model.layout == "interleaved" else task.d_output)
     return tokens if model.d_embed is None else model.d_embed
 
 
-def disk_needed(config: ConfigDict) -> float:
+def disk_needed(config: Config) -> float:
     """Bytes that a run writes, within a factor of about two: three checkpoints (one is written before one goes), each
     of the weights and the optimiser's two moments of them, and figures and report."""
     weights = 0.0

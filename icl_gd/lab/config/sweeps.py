@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-from ml_collections import ConfigDict
 from ml_collections.config_flags import config_path
 
+from icl_gd.lab.config.asked import Config
 from icl_gd.lab.config.recipe_fields import MODIFICATIONS
 
 # As in icl_gd.training.population.Rates and models.TransformerConfig.varied, which order the members.
@@ -37,7 +37,7 @@ SPREAD_OUT = (
 Fields = dict[str, Any]
 
 
-def sweep(part: ConfigDict, **values: tuple) -> None:
+def sweep(part: Config, **values: tuple) -> None:
     """Gives fields of a part of a config tuples: `sweep(config.train, learning_rate=(1e-3, 3e-3))`."""
     with part.ignore_type():  # a tuple where a number was
         part.update(values)
@@ -52,12 +52,12 @@ def read_tuple(word: str) -> tuple | None:
     return value if isinstance(value, tuple) else None
 
 
-def together(config: ConfigDict) -> list[Fields]:
+def together(config: Config) -> list[Fields]:
     """The combinations within one population; one without fields where there are none."""
     return _product(config, TOGETHER)
 
 
-def in_turn(config: ConfigDict) -> list[tuple[Fields, ConfigDict]]:
+def in_turn(config: Config) -> list[tuple[Fields, Config]]:
     """The populations trained one after another, with the config of each."""
     found = []
     for fields in _product(config, IN_TURN):
@@ -69,12 +69,12 @@ def in_turn(config: ConfigDict) -> list[tuple[Fields, ConfigDict]]:
     return found
 
 
-def _product(config: ConfigDict, names: tuple[str, ...]) -> list[Fields]:
+def _product(config: Config, names: tuple[str, ...]) -> list[Fields]:
     values = swept(config, names)
     return [dict(zip(values, point, strict=True)) for point in product(*values.values())]
 
 
-def swept(config: ConfigDict, names: tuple[str, ...]) -> dict[str, tuple]:
+def swept(config: Config, names: tuple[str, ...]) -> dict[str, tuple]:
     """Those of the fields that take several values, with them."""
     values = {name: config_path.get_value(name, config) for name in names}
     return {name: value for name, value in values.items() if isinstance(value, tuple)}
@@ -90,7 +90,7 @@ def leaf(field: str) -> str:
     return field.split(".")[-1]
 
 
-def describe(config: ConfigDict) -> str:
+def describe(config: Config) -> str:
     """What is swept over and how; empty where nothing is."""
     turns, rates = swept(config, IN_TURN), swept(config, TOGETHER)
     count = lambda fields: f"{', '.join(fields)}: {' x '.join(str(len(values)) for values in fields.values())}"

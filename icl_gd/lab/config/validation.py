@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from icl_gd.lab.config import sweeps
 from icl_gd.lab.config.agreement import ANALYSES, check_together
+from icl_gd.lab.config.asked import Config
 from icl_gd.lab.config.bad_input import BadInput, check_word, reject
 from icl_gd.lab.config.claims import wrong_with
 from icl_gd.lab.config.defaults import base_config, flatten
@@ -26,7 +27,7 @@ SIZES = (
 )
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: Config) -> None:
     """Checks every field by itself, then the fields against each other, then the memory they need.
 
     Raises:
@@ -64,7 +65,7 @@ def _each(value: Any) -> list:
     return value if isinstance(value, list) else [value]
 
 
-def check_installed(config: ConfigDict) -> None:
+def check_installed(config: Config) -> None:
     """Whether the libraries are there that baselines are of; not part of `validate`, which holds on any machine.
 
     Raises:
@@ -87,7 +88,7 @@ def _check_sweep(field: str, value: Any) -> None:
         reject(field, tuple(value), "every value of a sweep is accepted once")
 
 
-def _check_rounded(config: ConfigDict, fields: dict[str, Any]) -> None:
+def _check_rounded(config: Config, fields: dict[str, Any]) -> None:
     """What is an array over members has the precision of the run: there .99999999 is 1, and 1e-50 is 0."""
     for field in sweeps.TOGETHER if config.precision == "float32" else ():
         for value in (value for value in _each(fields[field]) if value is not None):
@@ -98,7 +99,7 @@ def _check_rounded(config: ConfigDict, fields: dict[str, Any]) -> None:
                 raise BadInput(f"{field}={value} is {rounded} in float32, and {error}") from error
 
 
-def _check_combinations(config: ConfigDict) -> None:
+def _check_combinations(config: Config) -> None:
     if not RECIPES[config.recipe].sweeps and (several := sweeps.swept(config, sweeps.SWEPT)):
         field, values = next(iter(several.items()))
         reject(field, values, f"recipe={config.recipe} takes one value")
@@ -109,7 +110,7 @@ def _check_combinations(config: ConfigDict) -> None:
             raise BadInput(f"{shown}: {math.prod(counts.values()):,} {what}; at most {most:,} are accepted in one run")
 
 
-def _check_words(config: ConfigDict, fields: dict[str, Any]) -> None:
+def _check_words(config: Config, fields: dict[str, Any]) -> None:
     takes, others = RECIPES[config.recipe], {task for takes in RECIPES.values() for task in takes.tasks}
     for word in _each(fields["task.name"]):
         if word not in others:  # those it says itself whose they are not
@@ -137,7 +138,7 @@ def accepts_none(field: str) -> bool:
     return field in annotations() and accepts(annotations()[field], None)
 
 
-def _check_memory(config: ConfigDict) -> None:
+def _check_memory(config: Config) -> None:
     needed, there = memory_needed(config), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         fields = flatten(config)

@@ -15,7 +15,7 @@ from icl_gd.learners import Pairs, Spectrum, last
 from icl_gd.tasks import LinearRegression, draw_prompts
 from icl_gd.tokens import concatenated
 from icl_gd.training import TrainSettings, mesh, population
-from icl_gd.types import Array, Circuits, Moments, Predictor, Prompt
+from icl_gd.types import Array, Circuits, Moments, Predictor, Prompt, Rates
 
 WRONG_STEP = 0.5  # times the best step size: the control that the cosine cannot see
 SPECTRAL_FIT = 2**17  # prompts at most that rates of several steps are found on
@@ -53,7 +53,7 @@ class References:
         rates = zip(*self.rates.values(), strict=True)
         return jax.vmap(self._form)(*(jnp.stack([jnp.asarray(leaf, float) for leaf in of_all]) for of_all in rates))
 
-    def _form(self, step_sizes: Array, gammas: Array) -> Predictor:
+    def _form(self, step_sizes: Rates, gammas: Rates) -> Predictor:
         """Of step sizes and gammas; gradient descent is written as such where no learner has a gamma or a clip."""
         clip = self.config.clip
         if clip is not None or any(np.any(gammas) for _, gammas in self.rates.values()):
@@ -147,7 +147,7 @@ def references(
         rates = {"gd": Pairs(learners.best_step_size(fit)[None], none)}
     else:
         moment = np.einsum("pi,pj->ij", *[np.asarray(fit.x_query, np.float64)] * 2) / n_fit
-        noise = (task.noise_std / task.weight_scale) ** 2
+        noise = float(task.noise_std / task.weight_scale) ** 2
         spectrum = Spectrum.of(fit.x[:SPECTRAL_FIT], moment, noise)
         rates = {"gd": Pairs(learners.best_step_sizes(spectrum, n_steps), none)}
         if main != "gd":

@@ -121,7 +121,7 @@ class Found:
     def metrics(self, members: slice = slice(None)) -> dict[str, Any]:
         """All metrics, over the seeds of some members."""
         free = self.is_free[members]
-        chosen = dict(zip(EVERY, (np.full(len(free), True), free, ~free), strict=True))
+        chosen: dict[str, np.ndarray] = dict(zip(EVERY, (np.full(len(free), True), free, ~free), strict=True))
         found = {}
         for name, (values, errors, over) in self.measured.items():
             if over is None:
@@ -278,12 +278,12 @@ def first(prompts: Any, n: int) -> Any:
 
 
 def noise_to_weight(task: LinearRegression) -> float:
-    return (task.noise_std / task.weight_scale) ** 2
+    return float(task.noise_std / task.weight_scale) ** 2
 
 
-def corruption(task: LinearRegression) -> dict[str, float]:
+def corruption(task: LinearRegression) -> dict[str, Any]:
     """How many labels are noise, and of which variance, as the closed forms ask for it."""
-    return {"corrupted": task.corrupted_labels, "corrupted_to_weight": task.weight_scale**-2}
+    return {"corrupted": task.corrupted_labels, "corrupted_to_weight": float(task.weight_scale) ** -2}
 
 
 def _optimal_loss(study: Study) -> float | None:
@@ -297,11 +297,11 @@ def _optimal_loss(study: Study) -> float | None:
         return None
     ratio, n = noise_to_weight(task), task.n_context
     if task.inputs == "normal" and not task.corrupted_labels:
-        optimum = learners.gaussian_optimum_risk(task.second_moment, n, ratio, task.weight_scale)
+        optimum = learners.gaussian_optimum_risk(task.second_moment, n, ratio, float(task.weight_scale))
     elif FAMILIES[task.inputs].independent and task.covariance is None:
         moments = task.second_moment[0, 0], task.fourth_moment
         step_size = learners.optimal_step_size(task.d_input, n, *moments, ratio, **corruption(task))
-        sizes = step_size, task.d_input, n, *moments, ratio, task.weight_scale
+        sizes = step_size, task.d_input, n, *moments, ratio, float(task.weight_scale)
         optimum = learners.one_step_risk(*sizes, **corruption(task))
     else:
         return None

@@ -33,9 +33,9 @@ class Clock:
         self._programs = 0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, seconds: float, **_: object) -> None:
+    def _listen(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         if stage := COMPILING.get(event):
-            self._compiling[stage] += seconds
+            self._compiling[stage] += duration_secs
             self._programs += stage == "xla"
 
     def read(self) -> Cost:

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from icl_gd.lab.config.asked import Processes, Run
 from icl_gd.lab.config.bad_input import BadInput
@@ -21,7 +22,11 @@ from icl_gd.training import mesh
 
 FLAGS = ("coordinator", "process_count", "process_index", "distributed")
 # Seconds. All analyse, and the slowest may take long; the first then has figures to draw.
-PATIENCE = {"initialization_timeout": 300, "heartbeat_timeout_seconds": 100, "shutdown_timeout_seconds": 3600}
+PATIENCE: dict[str, Any] = {
+    "initialization_timeout": 300,
+    "heartbeat_timeout_seconds": 100,
+    "shutdown_timeout_seconds": 3600,
+}
 
 
 def processes_of(given: Mapping[str, str]) -> Processes | None:

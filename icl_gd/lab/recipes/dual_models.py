@@ -9,12 +9,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from icl_gd import analysis, learners, models
 from icl_gd.lab import populations
 from icl_gd.lab.config import sweeps
-from icl_gd.lab.config.asked import Run
+from icl_gd.lab.config.asked import Config, Run
 from icl_gd.lab.config.described import elementwise_of, model_of, train_of
 from icl_gd.lab.evaluation.analyses import duals
 from icl_gd.lab.evaluation.study import Found, free_members, held_out_keys, of_learner, of_members, together
@@ -32,7 +31,7 @@ def run(run: Run, stop: monitor.Stop) -> None:
     recorded(run, lambda: populations.in_turn(run.config, partial(measure, run.workdir, stop)))
 
 
-def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -> populations.Records:
+def measure(workdir: Path, stop: monitor.Stop, config: Config, label: str) -> populations.Records:
     """One population from training to records, or those of every combination in it."""
     points = sweeps.together(config)
     task, model, settings = elementwise_of(config), model_of(config), train_of(config)

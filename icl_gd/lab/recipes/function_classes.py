@@ -10,12 +10,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from icl_gd import models
 from icl_gd.lab import populations
 from icl_gd.lab.config import sweeps
-from icl_gd.lab.config.asked import Run
+from icl_gd.lab.config.asked import Config, Run
 from icl_gd.lab.config.described import functions_of, functions_trained_on, model_of, train_of
 from icl_gd.lab.evaluation.analyses import predicted_functions, prefixes
 from icl_gd.lab.evaluation.study import held_out_keys
@@ -33,7 +32,7 @@ def run(run: Run, stop: monitor.Stop) -> None:
     recorded(run, lambda: populations.in_turn(run.config, partial(measure, run.workdir, stop)))
 
 
-def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -> populations.Records:
+def measure(workdir: Path, stop: monitor.Stop, config: Config, label: str) -> populations.Records:
     """One population from training to records, or those of every combination in it."""
     points = sweeps.together(config)
     task, model, settings = functions_of(config), model_of(config), train_of(config)

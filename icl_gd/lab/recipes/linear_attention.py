@@ -6,12 +6,10 @@ train -> evaluate -> analyse -> records.
 from functools import partial
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from icl_gd import learners, models
 from icl_gd.lab import populations
 from icl_gd.lab.config import sweeps
-from icl_gd.lab.config.asked import Run
+from icl_gd.lab.config.asked import Config, Run
 from icl_gd.lab.config.described import model_of, task_of, train_of, trained_on
 from icl_gd.lab.config.resources import FIT_FLOATS
 from icl_gd.lab.evaluation import study as studies
@@ -31,7 +29,7 @@ def run(run: Run, stop: monitor.Stop) -> None:
     recorded(run, lambda: populations.in_turn(run.config, partial(measure, run.workdir, stop)))
 
 
-def measure(workdir: Path, stop: monitor.Stop, config: ConfigDict, label: str) -> populations.Records:
+def measure(workdir: Path, stop: monitor.Stop, config: Config, label: str) -> populations.Records:
     """One population from training to records, or those of every combination in it."""
     points = sweeps.together(config)
     task, model, settings = task_of(config), model_of(config), train_of(config)

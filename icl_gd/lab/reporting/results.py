@@ -26,7 +26,8 @@ def metric(per_seed: Any, stderr: Any = None) -> Metric:
     n = len(values)
     with np.errstate(invalid="ignore"):  # of a diverged member, infinite
         std = float(values.std(ddof=1)) if n > 1 else math.nan
-    error = std / math.sqrt(n) if stderr is None and n else float(np.mean(stderr)) if n else math.nan
+    known = std / math.sqrt(n) if stderr is None and n else stderr
+    error = float(np.mean(known)) if n and known is not None else math.nan
     mean = float(values.mean()) if n else math.nan
     return {"mean": mean, "std": std, "stderr": error, "per_seed": values.tolist()}
 

@@ -121,7 +121,7 @@ def by_steps(study: Study, found: Found) -> None:
     moment = np.einsum("pni,pnj->ij", x, x, dtype=np.float64) / (x.shape[0] * x.shape[1])
     spectrum = learners.Spectrum.of(x, moment, noise_to_weight(task))
     risks: dict[str, list[float]] = {"gd": [], "gd_free_steps": [], "gd_plus_plus": []}
-    scale = task.d_output * task.weight_scale**2
+    scale = task.d_output * float(task.weight_scale) ** 2
     steps, risk = study.few(STEPS), jax.jit(learners.spectral_risk)
     for k in steps:
         rates = {

@@ -112,7 +112,7 @@ def optimum(study: Study, found: Found) -> None:
         risks = _risk_at_length(study, m)
         means.append(risks)
         closed.append(task.d_output * learners.gaussian_optimum_risk(task.second_moment, task.n_context, ratio,
-                                                                     task.weight_scale, m))  # fmt: skip
+                                                                     float(task.weight_scale), m))  # fmt: skip
     ours, theirs = np.stack(means), np.asarray(closed)
     found.curves["loss_by_test_length_trained"] = curve(lengths, ours[:, found.shown])
     found.curves["loss_by_test_length_closed_form"] = curve(lengths, theirs)

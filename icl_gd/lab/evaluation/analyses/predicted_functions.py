@@ -28,7 +28,7 @@ def add(found: Found, study: PrefixStudy) -> None:
     if type(study.task.functions) not in (Linear, Sparse) or "least_squares" not in study.baselines:
         return
     prompts = first(study.prompts("standard")[1], PROMPTS)
-    exact = PrefixPrompt(*(np.asarray(leaf, np.float64) for leaf in prompts))
+    exact: PrefixPrompt = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), prompts)
     with jax.enable_x64(True):
         respond = jax.jit(partial(_sensitivities, learners.prefix_least_squares))
         of_least_squares = np.asarray(respond(jax.tree.map(jnp.asarray, exact)))

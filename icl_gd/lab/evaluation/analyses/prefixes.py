@@ -99,7 +99,7 @@ def evaluate(study: PrefixStudy) -> Found:
 
 def _of_baselines(study: PrefixStudy, prompts: PrefixPrompt, task: FunctionRegression) -> dict[str, np.ndarray]:
     """The same of every learner, `[prompt n]`, in float64: near k = d least squares loses half its digits."""
-    exact = PrefixPrompt(*(np.asarray(leaf, np.float64) for leaf in prompts[:4]), None)
+    exact: PrefixPrompt = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), prompts._replace(w=None))
     found: dict[str, np.ndarray] = {}
     with jax.enable_x64(True):
         for name in study.baselines:
@@ -117,7 +117,8 @@ def _of_host(name: str, prompts: PrefixPrompt, task: FunctionRegression) -> np.n
     """Errors of a learner of another library, `[prompt n]`: one fit after another, for every prefix of every prompt."""
     quiet = not sys.stderr.isatty()
     shown = partial(tqdm, total=len(prompts.x), desc=f"measuring: {name}", unit="prompt", disable=quiet)
-    y_hat = learners.host_predictions(HOST_BASELINES[name](), prompts.x, prompts.y, prompts.x_query, progress=shown)
+    x, y, x_query = (np.asarray(leaf) for leaf in prompts[:3])
+    y_hat = learners.host_predictions(HOST_BASELINES[name](), x, y, x_query, progress=shown)
     errors = analysis.errors_of(jnp.asarray(y_hat), jnp.asarray(prompts.y_query), task.logistic)
     return np.asarray(errors) / _of_zero(task)
 

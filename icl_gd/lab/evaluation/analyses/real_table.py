@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from icl_gd import analysis, learners
-from icl_gd.lab.evaluation.study import Found, Study, of_learner, together
+from icl_gd.lab.evaluation.study import Found, Study, of_learner
 from icl_gd.lab.reporting.results import curve
 from icl_gd.tasks import Table, standardised
 from icl_gd.types import Predictor, Prompt
@@ -34,10 +34,10 @@ def table(study: Study, found: Found) -> None:
         "ridge": learners.ridge(penalty),
         "ols": learners.ols,
         "zero": learners.zero,
-        "whole_table": lambda x, y, x_query: cut.w.astype(x_query.dtype) @ x_query,
+        "whole_table": lambda x, y, x_query: jnp.asarray(cut.w, x_query.dtype) @ x_query,
     }
-    losses = together({name: of_learner(learner) for name, learner in learned.items()})
-    values = {name: float(loss.mean()) for name, loss in jax.jit(losses)(prompts).items()}
+    # One after another: on two cores, batched solves of one program may wait for each other.
+    values = {name: float(jax.jit(of_learner(learner))(prompts).mean()) for name, learner in learned.items()}
     ours = _of_members(study, lambda p: {"loss": analysis.losses(p, prompts).mean()})["loss"]
     found.add("loss_table_trained", ours)
     for name, value in values.items():
@@ -70,11 +70,11 @@ def diabetes(study: Study) -> Table:
     """The table, on the scales of the task."""
     from sklearn.datasets import load_diabetes
 
-    x, y = load_diabetes(return_X_y=True)
+    x, y = (np.asarray(part) for part in load_diabetes(return_X_y=True))
     task = study.task
     total = np.trace(task.second_moment)
     return standardised(
-        x, y[:, None], task.n_context, float(total / task.d_input) ** 0.5, task.weight_scale * total**0.5
+        x, y[:, None], task.n_context, float(total / task.d_input) ** 0.5, float(task.weight_scale * total**0.5)
     )
 
 

@@ -53,7 +53,7 @@ def looked_at(study: Study, suite: str) -> tuple:
     """The values of a suite that are looked at."""
     values = tuple(SHIFTS[suite].values)
     if suite == "corrupted_labels":  # there are no more than all
-        values = tuple(k for k in values if k <= study.task.n_context)
+        values = tuple(k for k in values if int(k) <= study.task.n_context)
     return study.few(values)
 
 
@@ -133,7 +133,7 @@ def _risks_under(
     return analysis.streamed_risks_under(losses, sample, study.key, _part(study, of))
 
 
-def _sizes(study: Study) -> tuple | None:
+def _sizes(study: Study) -> tuple[int, int, float, float, float] | None:
     """What the closed forms of one gradient step ask for, where they hold."""
     task, steps = study.task, len(study.reference.rates["gd"].step_sizes)
     known = task.covariance is None and FAMILIES[task.inputs].independent
@@ -146,7 +146,7 @@ def _closed_form_under_scale(study: Study, found: Found) -> None:
     task, sizes = study.task, _sizes(study)
     if sizes is None:
         return
-    risk = partial(learners.one_step_risk, study.reference.step_size, *sizes)
+    risk: Callable[..., float] = partial(learners.one_step_risk, study.reference.step_size, *sizes)
     alphas = looked_at(study, "input_scale")
     exact = [task.d_output * risk(task.weight_scale, float(a), **corruption(task)) for a in alphas]
     found.curves["loss_by_input_scale_closed_form"] = curve(alphas, exact)
@@ -163,7 +163,7 @@ def _closed_form_under_corruption(study: Study, found: Found) -> None:
         noise = corruption(corrupt_labels(task, int(k)))
         steps = {"closed_form": study.reference.step_size, "gd_tuned": learners.optimal_step_size(*sizes, **noise)}
         for name, step in steps.items():
-            risk = learners.one_step_risk(step, *sizes, task.weight_scale, **noise)
+            risk = learners.one_step_risk(step, *sizes, float(task.weight_scale), **noise)
             exact[name].append(task.d_output * risk)
     for name, values in exact.items():
         found.curves[f"loss_by_corrupted_labels_{name}"] = curve(ks, values)

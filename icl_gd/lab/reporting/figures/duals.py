@@ -151,8 +151,8 @@ def _every_variant(done: Done) -> Figure:
     tasks, alphas, betas, keys, values = (list(dict.fromkeys(place)) for place in zip(*of, strict=True))
     grown = [pair for pair in AUGMENTED if pair[0] in keys and pair[1] in values]
     extent = max(abs(np.log(metric["mean"])) for metric in of.values()) or 1.0
-    shape = {"squeeze": False, "sharex": True, "sharey": True}
-    figure, axes = plt.subplots(len(tasks), len(grown), figsize=(plots.PAGE, 0.6 + 1.55 * len(tasks)), **shape)
+    size = plots.PAGE, 0.6 + 1.55 * len(tasks)
+    figure, axes = plt.subplots(len(tasks), len(grown), figsize=size, squeeze=False, sharex=True, sharey=True)
     for (row, column), ax in np.ndenumerate(axes):
         task, pair = tasks[row], grown[column]
         cells = [[of[task, alpha, beta, *pair] for alpha in alphas] for beta in betas]
