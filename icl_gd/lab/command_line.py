@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import inspect
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -125,14 +126,19 @@ def _load_config(path: Path, variant: str) -> Config:
         get_config = module["get_config"]
     except (Exception, SystemExit) as error:
         why = "" if isinstance(error, KeyError) else f": {one_line(error)}"
-        raise BadInput(f"--config={path} is not a config file (it needs get_config(variant)){why}") from error
+        raise BadInput(
+            f"--config={path} is not a config file (it needs get_config() or get_config(variant)){why}"
+        ) from error
     variants = module.get("VARIANTS")
     if variant and variants is not None and variant not in variants:
         raise BadInput(f"--config={path}:{variant}: unknown variant {variant!r}; {nearest(variant, variants)}")
     try:
-        config = get_config(variant)
+        alone = not inspect.signature(get_config).parameters
+        config = get_config() if alone else get_config(variant)
     except (Exception, SystemExit) as error:
         raise BadInput(f"--config={path}:{variant}: {one_line(error)}") from error
+    if alone and variant:
+        raise BadInput(f"--config={path}:{variant}: its get_config takes no variant; --config={path} is accepted")
     if not isinstance(config, ConfigDict):
         raise BadInput(f"--config={path}: get_config gives a {type(config).__name__}, it must give a ConfigDict")
     has = flatten(config)

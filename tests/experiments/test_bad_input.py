@@ -324,6 +324,14 @@ def get_config(variant):
     assert expected in err, err
 
 
+def test_a_config_may_have_no_variants(capsys, tmp_path):
+    text = "from icl_gd.lab.config.defaults import base_config\ndef get_config(): return base_config()\n"
+    (tmp_path / "mine.py").write_text(text)
+    assert parse(["run", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/run"]).name == "mine"
+    assert run.main(["run", f"--config={tmp_path}/mine.py:smoke", f"--workdir={tmp_path}/run"]) == 2
+    assert "takes no variant" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", [b"[1]", b'{"config": 3}', b"{", b"\xff\xfe"])
 def test_unreadable_stored_settings_are_refused(content, capsys, tmp_path):
     (tmp_path / "config.json").write_bytes(content)

@@ -111,7 +111,7 @@ def test_softmax_heads_are_measured(tmp_path):
     )
     centred = learners.centre(prompts)
     assert float(jnp.abs(centred.x.mean(1)).max()) < 1e-6
-    assert value(done, "step_size_gd_centred") == pytest.approx(learners.best_step_size(centred) / 10, rel=0.2)
+    assert value(done, "step_size_gd_centred") == pytest.approx(float(learners.best_step_size(centred)) / 10, rel=0.2)
 
 
 def test_the_learned_mix_is_watched(one_layer):

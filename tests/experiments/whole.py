@@ -15,6 +15,7 @@ import jax
 from icl_gd import programs
 from icl_gd.lab import command_line as settings
 from icl_gd.lab import run
+from icl_gd.lab.config import sweeps
 from icl_gd.lab.reporting import figures
 
 ROOT = Path(__file__).parents[2]
@@ -113,12 +114,20 @@ def check_redrawn(workdir, again):
 
 
 def check_what_is_claimed(name, done):
-    """What the claims of a config's full runs speak of, smoke runs measure: metrics and curves, not their points."""
+    """What the claims of a config's full runs speak of, smoke runs measure: metrics and curves, not their points.
+
+    Of full runs that ask for no more than the smoke run does: the same kind of model, families, baselines and sweep.
+    """
     sections = [done["metrics"], done["curves"], *(point["metrics"] for point in done["sweep"])]
-    measured, analyses = set().union(*sections), set(loaded(name, "smoke").analyses)
+    measured, smoke = set().union(*sections), loaded(name, "smoke")
+    asked = lambda config: (
+        config.model.style, config.model.attention, set(config.eval.families[: config.eval.suite_values]),
+        set(config.eval.baselines),
+        set(sweeps.swept(config, sweeps.SWEPT)),
+    )  # fmt: skip
     for variant in full_variants(name):
         config = loaded(name, variant)
-        if set(config.analyses) <= analyses:
+        if asked(config) == asked(smoke) and set(config.analyses) <= set(smoke.analyses):
             missing = {claim["metric"].partition("[")[0] for claim in config.claims} - measured
             assert not missing, (variant, missing)
 

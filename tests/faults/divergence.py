@@ -26,7 +26,7 @@ def frozen(rng: random.Random, case: str) -> Record:
     task, clip = icl_gd.LinearRegression(2, 1, 3), rng.choice([None, 1e30])
     model = icl_gd.TransformerConfig(3, init_scale=1.0, clip=clip, n_layers=rng.choice([1, 2]))
     parallel, share = rng.choice(["none", "jit", "pmap"]), rng.random() < 0.5
-    wild, at = 10 ** rng.uniform(8, 37), rng.randrange(MEMBERS)
+    wild, at = 10 ** rng.uniform(8, 30), rng.randrange(MEMBERS)
     case = f"{case}: rate {wild:.2g} at {at}, clip {clip}, parallel {parallel}, shared batches {share}"
 
     def run(rate: float) -> tuple[icl_gd.training.Population, np.ndarray]:

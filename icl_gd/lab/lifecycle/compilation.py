@@ -77,7 +77,7 @@ class Cache:
         import jax
 
         self.hits = self.requests = 0
-        if not jax.config.read("jax_enable_compilation_cache"):
+        if not jax.config.jax_enable_compilation_cache:  # pyright: ignore[reportAttributeAccessIssue]
             self.why_not = "switched off by JAX_ENABLE_COMPILATION_CACHE"
             return
         self.directory = cache_directory()
