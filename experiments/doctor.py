@@ -1,6 +1,8 @@
-"""The command that says whether runs will work here: see `icl_gd.lab.doctor`.
+"""Says whether runs will work here.
 
-python -m experiments.doctor
+    python -m experiments.doctor
+
+`icl_gd.lab.doctor` says what it looks at.
 """
 
 import sys

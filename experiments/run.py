@@ -1,6 +1,8 @@
-"""The command that runs one experiment from config to report; `icl_gd.lab.run` says what it takes and leaves.
+"""Runs one experiment from config to report.
 
-python -m experiments.run --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--profile] [--config.FIELD=VALUE ...]
+    python -m experiments.run --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--profile] [--config.FIELD=VALUE ...]
+
+`icl_gd.lab.run` says what it takes and leaves.
 """
 
 import os

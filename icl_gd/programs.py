@@ -58,13 +58,18 @@ class _Method:
         return getattr(self.of, self.name)(*args)
 
 
+def held(f: Any) -> Any:
+    """The pytree that a `Model` is a Predictor by; anything else as it is."""
+    return getattr(f, "predictor", f)
+
+
 def as_partial(f: Callable) -> Partial:
     """A function as a pytree, of which compiled programs take the leaves as arguments.
 
     The leaves of a Predictor of the library are its parameters; of another function there are none. Methods of equal
     values are equal; a method of what may change is a function of its own each time, and so compiled anew.
     """
-    if isinstance(own := getattr(f, "predictor", f), Partial):  # a `Model` has one
+    if isinstance(own := held(f), Partial):
         return own
     if not inspect.ismethod(f):
         return Partial(f)

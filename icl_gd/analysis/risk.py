@@ -10,7 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Float
 
-from icl_gd.programs import as_partial, brief, kept
+from icl_gd.programs import as_partial, brief, held, kept
 from icl_gd.tasks import draw_prompts
 from icl_gd.types import Array, Predictor, Prompt, batched
 
@@ -78,7 +78,7 @@ def with_program(measure: Callable[..., Any], *args: Any) -> Any:
     A Predictor that is a function of its own (no `Partial`, see `programs.as_partial`) is measured without: programs of
     functions that nobody has any more would fill up the memory.
     """
-    args = tuple(getattr(arg, "predictor", arg) for arg in args)  # of a `Model`
+    args = tuple(map(held, args))
     if any(callable(arg) and not isinstance(arg, Partial) for arg in args):
         return measure(*args)
     return _program(measure)(*args)

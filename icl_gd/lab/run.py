@@ -129,7 +129,7 @@ def _leave(workdir: Path, trace: str) -> None:
 
 def _in_company() -> bool:
     """Whether other processes take part in this run."""
-    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
+    return jax.distributed.is_initialized()
 
 
 def start(argv: list[str], began: float) -> NoReturn:

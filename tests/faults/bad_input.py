@@ -24,7 +24,7 @@ from icl_gd.lab import run as command
 from icl_gd.lab.command_line import KINDS, parse
 from icl_gd.lab.config.agreement import ANALYSES, ONE_LAYER_ONLY
 from icl_gd.lab.config.defaults import flatten
-from icl_gd.lab.config.fields import annotations
+from icl_gd.lab.config.fields import ANNOTATIONS
 from icl_gd.lab.config.recipe_fields import RECIPES
 from icl_gd.lab.config.resources import BYTES_PER_FLOAT
 from icl_gd.lab.config.sweeps import SWEPT
@@ -62,15 +62,15 @@ def misspelt(word: str, rng: random.Random) -> str:
 
 def numbers() -> list[str]:
     """The fields that have bounds."""
-    return [name for name, hint in annotations().items() if {int, float} & set(kinds(hint)) and rules(hint)]
+    return [name for name, hint in ANNOTATIONS.items() if {int, float} & set(kinds(hint)) and rules(hint)]
 
 
 def out_of_range(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
     field = rng.choice([name for name in numbers() if type(fields[name]) in (int, float)])
-    number = float if float in kinds(annotations()[field]) else int
+    number = float if float in kinds(ANNOTATIONS[field]) else int
     below, above = rng.choice([1, 2, 10, 1000]), rng.randrange(5)
     bad = []
-    for rule in rules(annotations()[field]):
+    for rule in rules(ANNOTATIONS[field]):
         match rule:
             case Ge(low):
                 bad.append((low - below, f"at least {low}"))

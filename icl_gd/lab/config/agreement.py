@@ -4,7 +4,7 @@ import importlib.util
 from typing import Any
 
 from icl_gd.lab.config.asked import Config
-from icl_gd.lab.config.bad_input import check_word, reject
+from icl_gd.lab.config.bad_input import reject
 from icl_gd.lab.config.defaults import base_config, flatten
 from icl_gd.lab.config.recipe_fields import MODIFICATIONS, RECIPES, beside_linear
 from icl_gd.lab.config.resources import D_POSITIONS
@@ -184,10 +184,6 @@ def _check_needs(config: Config, beside: dict[str, Any]) -> None:
     for field, analyses in needs.items():
         if analyses:
             value = flatten(config)[field]
-            if field == "task.inputs":  # which may just be misspelt
-                from icl_gd.tasks import FAMILIES  # it imports JAX, which takes a second or more
-
-                check_word(field, value, list(FAMILIES))
             left = tuple(a for a in config.analyses if a not in analyses)
             reject(
                 field, value, f"contradicts analyses={','.join(analyses)}; drop those, as in --config.analyses={left}"

@@ -95,9 +95,8 @@ def base_config() -> Config:
     config.train.active_inputs = ()  # (start, increase, every so many steps) of a curriculum; (): all from the start
     config.train.active_points = ()  # of a prompt, likewise
     config.train.share_batches = False
-    config.train.form = (
-        "auto"  # of the network: "tokens", "moments" (linear layers), "query" (one layer) or the fastest
-    )
+    # Of the network: "tokens", "moments" (of linear layers), "query" (of one layer), or the fastest that is exact.
+    config.train.form = "auto"
     config.train.parallel = "auto"  # over devices: "none", "jit", "pmap" or as many as divide the work
     config.train.log_every = 100
     config.train.checkpoint_every = 1000

@@ -14,9 +14,10 @@ from icl_gd.lab.config.asked import Config
 from icl_gd.lab.config.bad_input import BadInput, check_word, reject
 from icl_gd.lab.config.claims import wrong_with
 from icl_gd.lab.config.defaults import base_config, flatten
-from icl_gd.lab.config.fields import annotations
+from icl_gd.lab.config.fields import ANNOTATIONS
 from icl_gd.lab.config.recipe_fields import RECIPES
 from icl_gd.lab.config.resources import memory_needed
+from icl_gd.schema import accepts, wanted
 
 WORDS = ("analyses", "eval.families", "eval.baselines")  # fields that are lists of them
 BESIDE = {"tree": "sklearn", "tree_4": "sklearn", "xgboost": "xgboost"}  # what baselines ask to be installed
@@ -36,7 +37,7 @@ def validate(config: Config) -> None:
     fields = flatten(config)
     for field, value in fields.items():
         _check_sweep(field, value)
-    for field in annotations():
+    for field in ANNOTATIONS:
         for value in _each(fields[field]):
             _check_value(field, value, alone=not isinstance(fields[field], list))
     _check_claims(config.claims)
@@ -124,18 +125,14 @@ def _check_words(config: Config, fields: dict[str, Any]) -> None:
 
 def _check_value(field: str, value: Any, alone: bool = True) -> None:
     """Whether a field accepts a value, or, if that is not `alone`, as one of several to sweep over."""
-    from icl_gd.schema import accepts, wanted
-
-    hint = annotations()[field]
+    hint = ANNOTATIONS[field]
     if not accepts(hint, value) or isinstance(value, tuple) or (value is None and not alone):
         reject(field, value, wanted(hint, value))
 
 
 def accepts_none(field: str) -> bool:
     """Whether a field may be left out, by None."""
-    from icl_gd.schema import accepts
-
-    return field in annotations() and accepts(annotations()[field], None)
+    return field in ANNOTATIONS and accepts(ANNOTATIONS[field], None)
 
 
 def _check_memory(config: Config) -> None:

@@ -8,6 +8,8 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+import jax
+
 COMPILING = {
     "/jax/core/compile/jaxpr_trace_duration": "tracing",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "lowering",
@@ -26,8 +28,6 @@ class Clock:
     """
 
     def __init__(self, since: float | None = None):
-        import jax  # a second to import, which the command line does without
-
         self._since = time.perf_counter() if since is None else since
         self._compiling: dict[str, float] = defaultdict(float)
         self._programs = 0
