@@ -8,8 +8,10 @@ values augmented by small perceptrons, and all of these together, five seeds eac
 Every member is compared with the unmodified one of its seed. Ten minutes on two CPU cores. Variants: `smoke`.
 """
 
-from icl_gd.lab.config.defaults import base_config, dual_models, smoke
-from icl_gd.lab.config.sweeps import sweep
+from dataclasses import replace
+
+from icl_gd.lab import Claim, Experiment, claim, smoke
+from icl_gd.lab.presets import dual_models
 
 VARIANTS = ("smoke",)
 TASKS = ("linear", "trigonometric", "exponential")
@@ -24,47 +26,51 @@ WHY = {
 }  # fmt: skip
 
 
-def helps(task: str) -> tuple:
+def helps(task: str) -> tuple[Claim, ...]:
     """What is expected of modifications, one at a time."""
     at = (
         f"{{}}[task.name={task},model.alpha={{}},model.beta={{}},model.augment_keys={{}},model.augment_values={{}}]"
     ).format
     ratio = lambda *modified: at("loss_ratio_plain", *modified)
     name = f"AV.{task}"
-    less = {"source": "RL section 5", "reduce": "upper", "relation": "at_most", "target": 1.0}
+    less = {"source": "RL section 5", "at_most": 1.0, "reduce": "upper"}
     claims = (
-        {"id": f"{name}.plain", "statement": "plain softmax learns something of the task (mean loss; that of zero is "
-         ".5)", "source": "control", "metric": at("loss_trained", 0.0, 0.0, 0.0, 0.0), "relation": "at_most",
-         "target": 0.4},
-        {"id": f"{name}.keys", "statement": "augmented keys help (loss over that of plain softmax, upper end of the "
-         "95 % interval over seeds)", "metric": ratio(0.0, 0.0, 1.0, 0.0), **less},
-        {"id": f"{name}.values", "statement": "augmented values help (the same)",
-         "metric": ratio(0.0, 0.0, 0.0, 1.0), **less},
-        {"id": f"{name}.alpha", "statement": "the regulariser at alpha = .5 helps (the same)",
-         "metric": ratio(0.5, 0.0, 0.0, 0.0), **less},
-        {"id": f"{name}.beta", "statement": "negative samples at beta = .25 help (the same)",
-         "metric": ratio(0.0, 0.25, 0.0, 0.0), **less},
-        {"id": f"{name}.beta_everywhere", "statement": "and in every seed (worst; stated after the run)", **less,
-         "metric": ratio(0.0, 0.25, 0.0, 0.0), "reduce": "max"},
+        claim(f"{name}.plain", "plain softmax learns something of the task (mean loss; that of zero is .5)",
+              metric=at("loss_trained", 0.0, 0.0, 0.0, 0.0), source="control", at_most=0.4),
+        claim(f"{name}.keys",
+              "augmented keys help (loss over that of plain softmax, upper end of the 95 % interval over seeds)",
+              metric=ratio(0.0, 0.0, 1.0, 0.0), **less),
+        claim(f"{name}.values", "augmented values help (the same)", metric=ratio(0.0, 0.0, 0.0, 1.0), **less),
+        claim(f"{name}.alpha", "the regulariser at alpha = .5 helps (the same)",
+              metric=ratio(0.5, 0.0, 0.0, 0.0), **less),
+        claim(f"{name}.beta", "negative samples at beta = .25 help (the same)",
+              metric=ratio(0.0, 0.25, 0.0, 0.0), **less),
+        claim(f"{name}.beta_everywhere", "and in every seed (worst; stated after the run)",
+              metric=ratio(0.0, 0.25, 0.0, 0.0), **less | {"reduce": "max"}),
     )  # fmt: skip
-    return tuple({**claim, "note": WHY.get(claim["id"], "")} for claim in claims)
+    return tuple(replace(its, note=WHY.get(its.id, "")) for its in claims)
 
 
-def get_config(variant: str = ""):
-    config = dual_models(base_config())
-    config.model.n_heads = 1
-    config.train.batch_size = 64
-    config.train.steps = 2000
-    config.train.log_every = 500
-    config.train.checkpoint_every = 2000
-    config.eval.prompts, config.eval.curve_prompts = 8192, 512
-    config.model.share = 0.25
-    sweep(config.task, name=TASKS)
-    sweep(config.model, alpha=(-1.0, -0.5, 0.0, 0.5, 1.0), beta=(0.0, 0.25, 0.5),
-          augment_keys=(0.0, 1.0), augment_values=(0.0, 1.0))  # fmt: skip
-    config.claims = tuple(claim for task in TASKS for claim in helps(task))
+def get_config(variant: str = "") -> Experiment:
+    experiment = dual_models().change({
+        "task.name": TASKS,
+        "model.n_heads": 1,
+        "model.share": 0.25,
+        "model.alpha": (-1.0, -0.5, 0.0, 0.5, 1.0),
+        "model.beta": (0.0, 0.25, 0.5),
+        "model.augment_keys": (0.0, 1.0),
+        "model.augment_values": (0.0, 1.0),
+        "train.steps": 2000,
+        "train.batch_size": 64,
+        "train.log_every": 500,
+        "train.checkpoint_every": 2000,
+        "eval.prompts": 8192,
+        "eval.curve_prompts": 512,
+        "claims": tuple(its for task in TASKS for its in helps(task)),
+    })  # fmt: skip
     if variant == "smoke":
-        smoke(config)
-        sweep(config.task, name=("linear", "exponential"))
-        sweep(config.model, alpha=(0.0, 0.5), beta=(0.0, 0.5), augment_keys=(0.0, 1.0), augment_values=(0.0, 1.0))
-    return config
+        return smoke(
+            experiment,
+            {"task.name": ("linear", "exponential"), "model.alpha": (0.0, 0.5), "model.beta": (0.0, 0.5)},
+        )
+    return experiment

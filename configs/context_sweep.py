@@ -6,34 +6,36 @@ N = 5, 10, 15, 20, 25, 50, five seeds each, one size after another; ten to twent
 the closed form .27590, .20623, .16465, .13702, .11734, .06828 under the points. Variants: `smoke`.
 """
 
-from icl_gd.lab.config.defaults import base_config, smoke
-from icl_gd.lab.config.sweeps import sweep
+from icl_gd.lab import Experiment, GradientDescent, Network, Regression, Train, claim, smoke
 
 VARIANTS = ("smoke",)
 EXACT = {5: 0.27590, 10: 0.206229, 15: 0.16465, 20: 0.13702, 25: 0.11734, 50: 0.06828}
 
 
-def get_config(variant: str = ""):
-    config = base_config()
-    sweep(config.task, n_context=tuple(EXACT))
-    config.seeds = 5
-    config.train.share_batches = True
-    config.analyses = ("alignment", "weights")
-    config.claims = tuple(
-        {"id": f"VO.N{n}.{name}", "statement": f"{what}, N = {n}", "source": source, "metric": f"{metric}[{n}]"} | asked
-        for n, exact in EXACT.items()
-        for name, what, source, metric, asked in (
-            ("gd", "one gradient step meets the closed form", "closed form: best single gradient step",
-             "loss_gd_by_n_context", {"relation": "within", "target": exact, "tolerance": 0.005 * exact}),
-            ("trained", "every free seed is as good as one gradient step (worst loss ratio)", "VO, section 3",
-             "loss_ratio_gd_untrapped_by_n_context", {"reduce": "max", "relation": "at_most", "target": 1.01}),
-            ("free", "at least 4 of 5 seeds are free", "VO, published code",
-             "seeds_trapped_by_n_context", {"relation": "at_most", "target": 1}),
-        )
+def get_config(variant: str = "") -> Experiment:
+    experiment = Experiment(
+        task=Regression(),
+        model=Network(),
+        train=Train(share_batches=True),
+        reference=GradientDescent(),
+        seeds=5,
+        analyses=("alignment", "weights"),
+        sweep={"task.n_context": tuple(EXACT)},
+        claims=tuple(
+            claim(f"VO.N{n}.{name}", f"{what}, N = {n}", metric=f"{metric}[{n}]", source=source, **asked)
+            for n, exact in EXACT.items()
+            for name, what, source, metric, asked in (
+                ("gd", "one gradient step meets the closed form", "closed form: best single gradient step",
+                 "loss_gd_by_n_context", {"within": (exact, 0.005 * exact)}),
+                ("trained", "every free seed is as good as one gradient step (worst loss ratio)", "VO, section 3",
+                 "loss_ratio_gd_untrapped_by_n_context", {"at_most": 1.01, "reduce": "max"}),
+                ("free", "at least 4 of 5 seeds are free", "VO, published code",
+                 "seeds_trapped_by_n_context", {"at_most": 1}),
+            )
+        ),
     )  # fmt: skip
     if variant == "smoke":
-        smoke(config)
-        config.task.n_context = (3, 5)
-    elif variant:
+        return smoke(experiment, {"task.n_context": (3, 5)})
+    if variant:
         raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
-    return config
+    return experiment

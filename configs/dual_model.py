@@ -11,11 +11,12 @@ Variants: `layer` is one layer of two softmax heads on tokens (x, y), beside gra
 `linear` the same with linear attention, the picture of von Oswald et al.; `smoke`.
 """
 
-from icl_gd.lab.config.defaults import base_config, dual_models, smoke
+from typing import Any
+
+from icl_gd.lab import GPT2, Eval, Experiment, Train, claim
+from icl_gd.lab.presets import dual_models, smoke
 
 VARIANTS = ("layer", "linear", "smoke")
-
-
 WHY_STUCK = "two of five seeds end in another solution, at 1.6 times that loss; the others at 1.03"
 WHY_NEAR = (
     "it is .95 to .96 in three of five seeds, .58 and .59 in the two that end in another solution: to first order in "
@@ -23,51 +24,72 @@ WHY_NEAR = (
 )
 
 
-def get_config(variant: str = ""):
-    config = dual_models(base_config())
-    config.precision = "float64"
-    config.analyses = ("dual",)
-    name = {"": "DM", "smoke": "DM", "layer": "DM.layer", "linear": "DM.linear"}[variant]
-    if variant in ("", "smoke"):
-        config.model.style, config.model.layout, config.model.init_scale = "gpt2", "alternating", 4e-4
-        config.model.reads_query = False
-        config.model.n_layers, config.model.n_heads, config.model.d_embed = 3, 2, 32
-        config.train.learning_rate, config.train.batch_size, config.train.steps = 1e-3, 64, 8000
-        config.train.active_inputs = (3, 1, 1500)  # without it one seed of five has learned nothing at the end
-        config.eval.prompts, config.eval.curve_prompts = 2048, 512
-    elif variant == "linear":
-        config.model.attention, config.model.reads_query, config.model.n_heads = "linear", False, 1
-        config.model.init_scale, config.train.learning_rate = 0.002, 3e-3
-    config.claims = (
-        {"id": f"{name}.error", "statement": "one gradient step of the heads' dual models is what the layer computes, "
-         "at every layer (largest error over all prompts, relative)", "source": "RL Theorem 3.1", "metric":
-         "dual_error", "reduce": "max", "relation": "at_most", "target": 1e-12},
-        {"id": f"{name}.steps", "statement": "steps on one demonstration at a time arrive there (largest distance)",
-         "source": "RL section 3", "metric": "dual_distance_at_end", "reduce": "max", "relation": "at_most",
-         "target": 1e-12},
-        {"id": f"{name}.learned", "statement": "by layers that have learned the task (worst loss over that of one "
-         "gradient step)", "source": "control", "metric": "loss_ratio_gd", "reduce": "max", "relation": "at_most",
-         "target": 1.2, "note": WHY_STUCK if variant == "layer" else ""},
+def exact(prefix: str, why_not_learned: str = "") -> tuple:
+    """What is claimed of the dual models of all networks."""
+    return (
+        claim(f"{prefix}.error", "one gradient step of the heads' dual models is what the layer computes, at every "
+              "layer (largest error over all prompts, relative)",
+              metric="dual_error", source="RL Theorem 3.1", at_most=1e-12, reduce="max"),
+        claim(f"{prefix}.steps", "steps on one demonstration at a time arrive there (largest distance)",
+              metric="dual_distance_at_end", source="RL section 3", at_most=1e-12, reduce="max"),
+        claim(f"{prefix}.learned", "by layers that have learned the task (worst loss over that of one gradient step)",
+              metric="loss_ratio_gd", source="control", at_most=1.2, reduce="max", note=why_not_learned),
     )  # fmt: skip
-    pull = {"id": f"{name}.pull", "metric": "pull_correlation_gd"}
+
+
+def of_softmax() -> tuple:
+    """And of one layer of softmax heads, beside a least-squares gradient step."""
+    return (
+        *exact("DM.layer", WHY_STUCK),
+        claim("DM.layer.pull", "demonstrations do not add to the prediction what they add in a least-squares "
+              "gradient step (mean correlation, best seed)",
+              metric="pull_correlation_gd", source="RL, caveat", at_most=0.95, reduce="max", note=WHY_NEAR),
+        claim("DM.layer.cosine", "sensitivities of free seeds are near those of the step (mean cosine; stated after "
+              "it was measured once)",
+              metric="sensitivity_cosine_gd_untrapped", source="VO, appendix on softmax", at_least=0.95),
+    )  # fmt: skip
+
+
+def of_linear() -> tuple:
+    """And of one linear layer."""
+    return (
+        *exact("DM.linear"),
+        claim("DM.linear.pull", "demonstrations add to the prediction what they add in a least-squares gradient step "
+              "(mean correlation, worst seed)",
+              metric="pull_correlation_gd", source="VO Proposition 1", at_least=0.99, reduce="min"),
+        claim("DM.linear.cosine", "and sensitivities are its (worst cosine)",
+              metric="sensitivity_cosine_gd", source="VO Fig. 2", at_least=0.999, reduce="min"),
+    )  # fmt: skip
+
+
+def get_config(variant: str = "") -> Experiment:
+    exactly: dict[str, Any] = {"precision": "float64", "analyses": ("dual",)}
     if variant == "layer":
-        config.claims += (
-            {**pull, "statement": "demonstrations do not add to the prediction what they add in a least-squares "
-             "gradient step (mean correlation, best seed)", "source": "RL, caveat", "reduce": "max",
-             "relation": "at_most", "target": 0.95, "note": WHY_NEAR},
-            {"id": f"{name}.cosine", "statement": "sensitivities of free seeds are near those of the step (mean "
-             "cosine; stated after it was measured once)", "source": "VO, appendix on softmax", "metric":
-             "sensitivity_cosine_gd_untrapped", "relation": "at_least", "target": 0.95},
-        )  # fmt: skip
-    elif variant == "linear":
-        config.claims += (
-            {**pull, "statement": "demonstrations add to the prediction what they add in a least-squares gradient step "
-             "(mean correlation, worst seed)", "source": "VO Proposition 1", "reduce": "min", "relation": "at_least",
-             "target": 0.99},
-            {"id": f"{name}.cosine", "statement": "and sensitivities are its (worst cosine)", "source": "VO Fig. 2",
-             "metric": "sensitivity_cosine_gd", "reduce": "min", "relation": "at_least", "target": 0.999},
-        )  # fmt: skip
+        return dual_models(claims=of_softmax(), **exactly)
+    if variant == "linear":
+        return dual_models(claims=of_linear(), **exactly).change({
+            "model.attention": "linear",
+            "model.n_heads": 1,
+            "model.reads_query": False,
+            "model.init_scale": 0.002,
+            "train.learning_rate": 3e-3,
+        })  # fmt: skip
+    experiment = dual_models(
+        model=GPT2(d_embed=32, n_layers=3, n_heads=2),
+        train=Train(
+            steps=8000,
+            batch_size=64,
+            schedule="cosine",
+            clip=1.0,
+            share_batches=True,
+            active_inputs=(3, 1, 1500),  # without it one seed of five has learned nothing at the end
+        ),
+        eval=Eval(prompts=2048, curve_prompts=512),
+        claims=exact("DM"),
+        **exactly,
+    )
     if variant == "smoke":
-        config.train.active_inputs = (3, 1, 5)
-        return smoke(config)
-    return config
+        return smoke(experiment, {"train.active_inputs": (3, 1, 5)})
+    if variant:
+        raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
+    return experiment

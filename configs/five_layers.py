@@ -10,7 +10,10 @@ layers, which in most seeds do better than any GD++.
 Activations are not clipped. Variants: `faithful` clips them to [-10, 10], as published; `smoke`.
 """
 
-from icl_gd.lab.config.defaults import about_tails, base_config, deep, smoke
+from dataclasses import replace
+
+from icl_gd.lab import Experiment, claim, smoke
+from icl_gd.lab.presets import about_tails, deep
 
 VARIANTS = ("faithful", "smoke")
 WHY_INFINITE = (
@@ -34,52 +37,54 @@ WHY_NO_MAP = (
 WHY_NOT_BETWEEN = "of weights halfway between both the mean over prompts is infinite, in every seed"
 
 
-def get_config(variant: str = ""):
-    config = deep(base_config(), n_layers=5, shared=False)
-    config.train.log_every = 500
-    config.train.checkpoint_every = 1000
-    config.analyses += ("tails",)
-    config.claims = (
-        {"id": "VO.S5.loss", "statement": "trained layers are as good as recurrent ones were asked to be (mean over "
-         "free seeds)", "source": "VO Fig. 3", "metric": "loss_trained_untrapped", "relation": "at_most",
-         "target": 0.069, "note": WHY_INFINITE},
-        {"id": "VO.S5.bounded_trained", "statement": "and, on prompts on which they do not diverge, as those were "
-         "found to be (mean over free seeds)", "source": "five_layers_recurrent",
-         "metric": "loss_bounded_trained_untrapped", "relation": "at_most", "target": 0.0576},
-        {"id": "VO.S5.free", "statement": "at least 4 of 5 seeds are free", "source": "VO, published code",
-         "metric": "seeds_trapped", "relation": "at_most", "target": 1},
-        {"id": "VO.S5.cosine_published", "statement": "sensitivities of free seeds are those of GD++ with a pair a "
-         "layer as the published code finds it (worst cosine)", "source": "VO Fig. 3",
-         "metric": "sensitivity_cosine_gd_plus_plus_published_untrapped", "reduce": "min", "relation": "at_least",
-         "target": 0.995, "note": WHY_BEYOND},
-        {"id": "VO.S5.cosine_best", "statement": "and those of its best pairs (worst cosine)", "source": "found here",
-         "metric": "sensitivity_cosine_gd_plus_plus_free_steps_untrapped", "reduce": "min", "relation": "at_least",
-         "target": 0.995, "note": WHY_NOT_BEST},
-        {"id": "VO.S5.cosine_gd", "statement": "and clearly not those of GD (best cosine)", "source": "VO Fig. 3",
-         "metric": "sensitivity_cosine_gd_untrapped", "reduce": "max", "relation": "at_most", "target": 0.98},
-        {"id": "VO.S5.short", "statement": "the trained model reaches what its own form can do: the best pairs (worst "
-         "ratio of mean losses, each on the prompts on which it does not diverge)", "source": "found here",
-         "metric": "loss_bounded_ratio_gd_plus_plus_free_steps_untrapped", "reduce": "max", "relation": "at_most",
-         "target": 1.05, "note": WHY_ONE_SEED},
-        {"id": "VO.S5.map", "statement": "every layer of every free seed is nearest to its own step of the best pairs "
-         "(least share of layers)", "source": "found here",
-         "metric": "map_peaks_gd_plus_plus_free_steps_untrapped", "reduce": "min", "relation": "at_least",
-         "target": 1.0, "note": WHY_NO_MAP},
-        {"id": "VO.S5.interpolated", "statement": "the mean of trained and built weights is nearly as good as the "
-         "better of both (worst ratio)", "source": "VO Fig. 3", "metric": "interpolation_ratio_untrapped",
-         "reduce": "max", "relation": "at_most", "target": 1.05, "note": WHY_NOT_BETWEEN},
-        *about_tails("VO.S5"),
-        {"id": "VO.S5.condition", "statement": "the median condition number falls after each layer but the last",
-         "source": "VO, appendix A.10", "metric": "condition_number_falls_untrapped", "reduce": "min",
-         "relation": "at_least", "target": 1.0, "note": WHY_RISES},
-    )  # fmt: skip
+def get_config(variant: str = "") -> Experiment:
+    experiment = deep(n_layers=5, shared=False).change({
+        "train.log_every": 500,
+        "analyses": ("alignment", "layer_map", "curvature", "interpolation", "shifts", "tails"),
+        "claims": (
+            claim("VO.S5.loss", "trained layers are as good as recurrent ones were asked to be (mean over free seeds)",
+                  metric="loss_trained_untrapped", source="VO Fig. 3", at_most=0.069, note=WHY_INFINITE),
+            claim("VO.S5.bounded_trained",
+                  "and, on prompts on which they do not diverge, as those were found to be (mean over free seeds)",
+                  metric="loss_bounded_trained_untrapped", source="five_layers_recurrent", at_most=0.0576),
+            claim("VO.S5.free", "at least 4 of 5 seeds are free",
+                  metric="seeds_trapped", source="VO, published code", at_most=1),
+            claim("VO.S5.cosine_published",
+                  "sensitivities of free seeds are those of GD++ with a pair a layer as the published code finds it "
+                  "(worst cosine)",
+                  metric="sensitivity_cosine_gd_plus_plus_published_untrapped", source="VO Fig. 3", at_least=0.995,
+                  reduce="min", note=WHY_BEYOND),
+            claim("VO.S5.cosine_best", "and those of its best pairs (worst cosine)",
+                  metric="sensitivity_cosine_gd_plus_plus_free_steps_untrapped", source="found here", at_least=0.995,
+                  reduce="min", note=WHY_NOT_BEST),
+            claim("VO.S5.cosine_gd", "and clearly not those of GD (best cosine)",
+                  metric="sensitivity_cosine_gd_untrapped", source="VO Fig. 3", at_most=0.98, reduce="max"),
+            claim("VO.S5.short",
+                  "the trained model reaches what its own form can do: the best pairs (worst ratio of mean losses, "
+                  "each on the prompts on which it does not diverge)",
+                  metric="loss_bounded_ratio_gd_plus_plus_free_steps_untrapped", source="found here", at_most=1.05,
+                  reduce="max", note=WHY_ONE_SEED),
+            claim("VO.S5.map",
+                  "every layer of every free seed is nearest to its own step of the best pairs (least share of layers)",
+                  metric="map_peaks_gd_plus_plus_free_steps_untrapped", source="found here", at_least=1.0, reduce="min",
+                  note=WHY_NO_MAP),
+            claim("VO.S5.interpolated",
+                  "the mean of trained and built weights is nearly as good as the better of both (worst ratio)",
+                  metric="interpolation_ratio_untrapped", source="VO Fig. 3", at_most=1.05, reduce="max",
+                  note=WHY_NOT_BETWEEN),
+            *about_tails("VO.S5"),
+            claim("VO.S5.condition", "the median condition number falls after each layer but the last",
+                  metric="condition_number_falls_untrapped", source="VO, appendix A.10", at_least=1.0, reduce="min",
+                  note=WHY_RISES),
+        ),
+    })  # fmt: skip
     if variant == "faithful":
-        config.model.clip = 10.0
-        config.analyses = tuple(name for name in config.analyses if name != "interpolation")
-        unexplained = ({key: claim[key] for key in claim if key != "note"} for claim in config.claims)
-        config.claims = tuple({**claim, "id": claim["id"].replace("S5", "S5f")} for claim in unexplained)
-    elif variant == "smoke":
-        smoke(config)
-    elif variant:
+        analyses = ("alignment", "layer_map", "curvature", "shifts", "tails")
+        measured = (its for its in experiment.claims if not its.metric.startswith("interpolation_ratio"))
+        claims = tuple(replace(its, id=its.id.replace("S5", "S5f"), note="") for its in measured)
+        return experiment.change({"model.clip": 10.0, "analyses": analyses, "claims": claims})
+    if variant == "smoke":
+        return smoke(experiment)
+    if variant:
         raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
-    return config
+    return experiment

@@ -11,7 +11,8 @@ Activations are not clipped. Variants: `faithful` clips activations, and those o
 10], as published, which costs 17 % (.0676, the published loss); `smoke`.
 """
 
-from icl_gd.lab.config.defaults import BOUND, OPTIMA, about_tails, base_config, deep, smoke
+from icl_gd.lab import Experiment, claim, smoke
+from icl_gd.lab.presets import BOUND, OPTIMA, about_tails, deep
 
 VARIANTS = ("faithful", "smoke")
 WHY_INFINITE = (
@@ -28,80 +29,77 @@ WHY_NOT_THE_FOURTH = (
     "own step) undershoots less, and is nearer to the fifth step (.99). By predictions the third is nearest to it too"
 )
 
-
-def as_published() -> tuple:
-    """What the published code gives on its seed 0, of layers that are clipped as there."""
-    return (
-        {"id": "VO.L5f.loss", "statement": "clipped as published, trained layers have the published loss (mean)",
-         "source": "VO, published code", "metric": "loss_trained", "relation": "within", "target": 0.0676,
-         "tolerance": 0.001},
-        {"id": "VO.L5f.clip", "statement": "which is what the clip costs: without it it is .0576", "source":
-         "five_layers_recurrent", "metric": "loss_trained", "relation": "at_least", "target": 0.0634},
-        {"id": "VO.L5f.cosine_gd", "statement": "their sensitivities have the published cosine to those of GD (mean)",
-         "source": "VO, published code", "metric": "sensitivity_cosine_gd", "relation": "within", "target": 0.973,
-         "tolerance": 0.005},
-        {"id": "VO.L5f.cosine_published", "statement": "and to those of GD++ as published (mean)", "source":
-         "VO, published code", "metric": "sensitivity_cosine_gd_plus_plus_published", "relation": "within",
-         "target": 0.9966, "tolerance": 0.002},
-        {"id": "VO.L5f.gd_plus_plus_published", "statement": "GD++ as the published code finds it", "source":
-         "VO, published code", "metric": "loss_gd_plus_plus_published", "relation": "within", "target": 0.0654,
-         "tolerance": 0.003},
-        {"id": "VO.L5f.short", "statement": "which is the best pair under the clip, too; trained layers reach it "
-         "(worst loss ratio)", "source": "found here", "metric": "loss_ratio_gd_plus_plus", "reduce": "max", "relation":
-         "at_most", "target": 1.05, "note": "they end 5.1 to 5.3 % above it, at a constant learning rate"},
-        {"id": "VO.L5f.condition", "statement": "the median condition number falls after each layer but the last",
-         "source": "VO, appendix A.10", "metric": "condition_number_falls", "reduce": "min", "relation": "at_least",
-         "target": 1.0},
-    )  # fmt: skip
+# What the published code gives on its seed 0, of layers that are clipped as there.
+AS_PUBLISHED = (
+    claim("VO.L5f.loss", "clipped as published, trained layers have the published loss (mean)",
+          metric="loss_trained", source="VO, published code", within=(0.0676, 0.001)),
+    claim("VO.L5f.clip", "which is what the clip costs: without it it is .0576",
+          metric="loss_trained", source="five_layers_recurrent", at_least=0.0634),
+    claim("VO.L5f.cosine_gd", "their sensitivities have the published cosine to those of GD (mean)",
+          metric="sensitivity_cosine_gd", source="VO, published code", within=(0.973, 0.005)),
+    claim("VO.L5f.cosine_published", "and to those of GD++ as published (mean)",
+          metric="sensitivity_cosine_gd_plus_plus_published", source="VO, published code", within=(0.9966, 0.002)),
+    claim("VO.L5f.gd_plus_plus_published", "GD++ as the published code finds it",
+          metric="loss_gd_plus_plus_published", source="VO, published code", within=(0.0654, 0.003)),
+    claim("VO.L5f.short", "which is the best pair under the clip, too; trained layers reach it (worst loss ratio)",
+          metric="loss_ratio_gd_plus_plus", source="found here", at_most=1.05, reduce="max",
+          note="they end 5.1 to 5.3 % above it, at a constant learning rate"),
+    claim("VO.L5f.condition", "the median condition number falls after each layer but the last",
+          metric="condition_number_falls", source="VO, appendix A.10", at_least=1.0, reduce="min"),
+)  # fmt: skip
 
 
-def get_config(variant: str = ""):
-    config = deep(base_config(), n_layers=5, shared=True)
-    config.analyses += ("tails",)
-    config.claims = (
-        {"id": "VO.L5.gd", "statement": "five gradient steps of one size, at their best", "source": OPTIMA,
-         "metric": "loss_gd", "relation": "within", "target": 0.1087, "tolerance": 0.001087},
-        {"id": "VO.L5.gd_free", "statement": "five gradient steps of five sizes, at their best", "source": OPTIMA,
-         "metric": "loss_gd_free_steps", "relation": "within", "target": 0.0790, "tolerance": 0.00079},
-        {"id": "VO.L5.gd_plus_plus", "statement": "GD++ with one pair of rates, at its best", "source": OPTIMA,
-         "metric": "loss_gd_plus_plus", "relation": "within", "target": 0.0517, "tolerance": 0.000517},
-        {"id": "VO.L5.gd_plus_plus_free", "statement": "GD++ with one pair a layer, at its best", "source": BOUND,
-         "metric": "loss_gd_plus_plus_free_steps", "relation": "at_most", "target": 0.0215, "note": WHY_INFINITE},
-        {"id": "VO.L5.gd_plus_plus_published", "statement": "GD++ as the published code finds it", "source":
-         "VO, published code", "metric": "loss_gd_plus_plus_published", "relation": "within", "target": 0.0654,
-         "tolerance": 0.003, "note": WHY_NOT_PUBLISHED},
-        {"id": "VO.L5.loss", "statement": "trained layers are as good as those of the published code (mean over free "
-         "seeds)", "source": "VO Fig. 3", "metric": "loss_trained_untrapped", "relation": "at_most", "target": 0.069},
-        {"id": "VO.L5.free", "statement": "at least 4 of 5 seeds are free", "source": "VO, published code",
-         "metric": "seeds_trapped", "relation": "at_most", "target": 1},
-        {"id": "VO.L5.cosine_published", "statement": "sensitivities of free seeds are those of the published GD++ "
-         "(worst cosine)", "source": "VO Fig. 3", "metric": "sensitivity_cosine_gd_plus_plus_published_untrapped",
-         "reduce": "min", "relation": "at_least", "target": 0.995},
-        {"id": "VO.L5.cosine_best", "statement": "and those of the best GD++ (worst cosine)", "source": "found here",
-         "metric": "sensitivity_cosine_gd_plus_plus_untrapped", "reduce": "min", "relation": "at_least",
-         "target": 0.995, "note": "one test twice: the published way finds the best pair here"},
-        {"id": "VO.L5.cosine_gd", "statement": "and clearly not those of GD (best cosine)", "source": "VO Fig. 3",
-         "metric": "sensitivity_cosine_gd_untrapped", "reduce": "max", "relation": "at_most", "target": 0.98},
-        {"id": "VO.L5.short", "statement": "the trained model reaches what its own form can do: the best shared pair "
-         "(worst loss ratio)", "source": "found here", "metric": "loss_ratio_gd_plus_plus_untrapped", "reduce": "max",
-         "relation": "at_most", "target": 1.05, "note": WHY_SHORT},
-        {"id": "VO.L5.map", "statement": "every layer of every free seed is nearest to its own step of the published "
-         "GD++ (least share of layers)", "source": "found here",
-         "metric": "map_peaks_gd_plus_plus_published_untrapped", "reduce": "min", "relation": "at_least",
-         "target": 1.0, "note": WHY_NOT_THE_FOURTH},
-        *about_tails("VO.L5"),
-        {"id": "VO.L5.condition", "statement": "the median condition number falls after each layer but the last",
-         "source": "VO, appendix A.10", "metric": "condition_number_falls_untrapped", "reduce": "min",
-         "relation": "at_least", "target": 1.0},
-        {"id": "VO.L5.construction", "statement": "the construction is GD++ (largest error, float32)",
-         "source": "VO, appendix A.10", "metric": "construction_error", "relation": "at_most", "target": 1e-4},
+def get_config(variant: str = "") -> Experiment:
+    experiment = deep(
+        n_layers=5,
+        shared=True,
+        analyses=("alignment", "layer_map", "curvature", "interpolation", "shifts", "tails"),
+        claims=(
+            claim("VO.L5.gd", "five gradient steps of one size, at their best",
+                  metric="loss_gd", source=OPTIMA, within=(0.1087, 0.001087)),
+            claim("VO.L5.gd_free", "five gradient steps of five sizes, at their best",
+                  metric="loss_gd_free_steps", source=OPTIMA, within=(0.0790, 0.00079)),
+            claim("VO.L5.gd_plus_plus", "GD++ with one pair of rates, at its best",
+                  metric="loss_gd_plus_plus", source=OPTIMA, within=(0.0517, 0.000517)),
+            claim("VO.L5.gd_plus_plus_free", "GD++ with one pair a layer, at its best",
+                  metric="loss_gd_plus_plus_free_steps", source=BOUND, at_most=0.0215, note=WHY_INFINITE),
+            claim("VO.L5.gd_plus_plus_published", "GD++ as the published code finds it",
+                  metric="loss_gd_plus_plus_published", source="VO, published code", within=(0.0654, 0.003),
+                  note=WHY_NOT_PUBLISHED),
+            claim("VO.L5.loss", "trained layers are as good as those of the published code (mean over free seeds)",
+                  metric="loss_trained_untrapped", source="VO Fig. 3", at_most=0.069),
+            claim("VO.L5.free", "at least 4 of 5 seeds are free",
+                  metric="seeds_trapped", source="VO, published code", at_most=1),
+            claim("VO.L5.cosine_published",
+                  "sensitivities of free seeds are those of the published GD++ (worst cosine)",
+                  metric="sensitivity_cosine_gd_plus_plus_published_untrapped", source="VO Fig. 3", at_least=0.995,
+                  reduce="min"),
+            claim("VO.L5.cosine_best", "and those of the best GD++ (worst cosine)",
+                  metric="sensitivity_cosine_gd_plus_plus_untrapped", source="found here", at_least=0.995, reduce="min",
+                  note="one test twice: the published way finds the best pair here"),
+            claim("VO.L5.cosine_gd", "and clearly not those of GD (best cosine)",
+                  metric="sensitivity_cosine_gd_untrapped", source="VO Fig. 3", at_most=0.98, reduce="max"),
+            claim("VO.L5.short",
+                  "the trained model reaches what its own form can do: the best shared pair (worst loss ratio)",
+                  metric="loss_ratio_gd_plus_plus_untrapped", source="found here", at_most=1.05, reduce="max",
+                  note=WHY_SHORT),
+            claim("VO.L5.map",
+                  "every layer of every free seed is nearest to its own step of the published GD++ (least share of "
+                  "layers)",
+                  metric="map_peaks_gd_plus_plus_published_untrapped", source="found here", at_least=1.0, reduce="min",
+                  note=WHY_NOT_THE_FOURTH),
+            *about_tails("VO.L5"),
+            claim("VO.L5.condition", "the median condition number falls after each layer but the last",
+                  metric="condition_number_falls_untrapped", source="VO, appendix A.10", at_least=1.0, reduce="min"),
+            claim("VO.L5.construction", "the construction is GD++ (largest error, float32)",
+                  metric="construction_error", source="VO, appendix A.10", at_most=1e-4),
+        ),
     )  # fmt: skip
     if variant == "faithful":
-        config.model.clip = 10.0
-        config.analyses = tuple(name for name in config.analyses if name != "interpolation")
-        config.claims = as_published()
-    elif variant == "smoke":
-        smoke(config)
-    elif variant:
+        analyses = ("alignment", "layer_map", "curvature", "shifts", "tails")
+        return experiment.change({"model.clip": 10.0, "analyses": analyses, "claims": AS_PUBLISHED})
+    if variant == "smoke":
+        return smoke(experiment)
+    if variant:
         raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
-    return config
+    return experiment

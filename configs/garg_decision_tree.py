@@ -12,24 +12,26 @@ CPU cores; `small` (128, 6, 4) and `standard` (256, 12, 8) are published, with 2
 steps and the curriculum: for an accelerator. Without a variant it is `standard`. `smoke` takes seconds.
 """
 
-from icl_gd.lab.config.defaults import function_class, untrained
+from icl_gd.lab import Experiment, PrefixLearners, claim
+from icl_gd.lab.presets import function_class, untrained
 
 VARIANTS = ("tiny", "small", "standard", "smoke")
 
 
-def get_config(variant: str = ""):
-    config = function_class("decision_tree", variant, VARIANTS, n_context=100, small=(8, 50, 60_000))
-    config.eval.baselines = ("least_squares", "nearest_3", "tree_4", "tree", "xgboost")
+def get_config(variant: str = "") -> Experiment:
+    beside = PrefixLearners(baselines=("least_squares", "nearest_3", "tree_4", "tree", "xgboost"))
+    experiment = function_class(
+        "decision_tree", variant, VARIANTS, n_context=100, small=(8, 50, 60_000), reference=beside
+    )
     if variant == "smoke":
-        config.task.n_context, config.eval.baselines = 10, ("least_squares", "tree_4")
-    else:
-        name = variant or "standard"
-        config.claims = (
-            *({"id": f"GA.tree.{name}.{learner}", "statement": f"over all lengths the error is smaller than that of "
-               f"{words} (mean excess, worst seed)", "source": "GA Fig. 5b", "metric": f"excess_over_{learner}",
-               "reduce": "max", "relation": "at_most", "target": 0.0}
-              for learner, words in (("tree_4", "a greedy tree of depth 4"), ("tree", "a greedy tree"),
-                                     ("xgboost", "boosted trees"))),
-            untrained(f"GA.tree.{name}"),
-        )  # fmt: skip
-    return config
+        return experiment.change({"task.n_context": 10, "eval.baselines": ("least_squares", "tree_4")})
+    name = variant or "standard"
+    claims = (
+        *(claim(f"GA.tree.{name}.{learner}",
+                f"over all lengths the error is smaller than that of {words} (mean excess, worst seed)",
+                metric=f"excess_over_{learner}", source="GA Fig. 5b", at_most=0.0, reduce="max")
+          for learner, words in (("tree_4", "a greedy tree of depth 4"), ("tree", "a greedy tree"),
+                                 ("xgboost", "boosted trees"))),
+        untrained(f"GA.tree.{name}"),
+    )  # fmt: skip
+    return experiment.change({"claims": claims})

@@ -11,7 +11,8 @@ cores; `small` (128, 6, 4) and `standard` (256, 12, 8) are published, with 20 in
 and the curriculum: for an accelerator. Without a variant it is `standard`. `smoke` takes seconds.
 """
 
-from icl_gd.lab.config.defaults import function_class, untrained
+from icl_gd.lab import Experiment, PrefixLearners, claim
+from icl_gd.lab.presets import function_class, untrained
 
 MARGIN = (
     "by little: paired over prompts the standard error is .0015; with up to ten examples the model is better, by .02, "
@@ -20,23 +21,22 @@ MARGIN = (
 VARIANTS = ("tiny", "small", "standard", "smoke")
 
 
-def get_config(variant: str = ""):
-    config = function_class("relu_network", variant, VARIANTS, n_context=100)
-    config.eval.baselines = ("least_squares", "nearest_3", "network")
+def get_config(variant: str = "") -> Experiment:
+    beside = PrefixLearners(baselines=("least_squares", "nearest_3", "network"))
+    experiment = function_class("relu_network", variant, VARIANTS, n_context=100, reference=beside)
     if variant == "smoke":
-        config.task.n_context, config.eval.prompts = 10, 16
-    else:
-        name = variant or "standard"
-        config.claims = (
-            {"id": f"GA.relu.{name}.network", "statement": "over all lengths the error is no larger than that of a "
-             "network of the same form trained on each prefix (mean excess, worst seed)", "source": "GA Fig. 5c",
-             "metric": "excess_over_network", "reduce": "max", "relation": "at_most", "target": 0.0, "note": MARGIN if
-             name == "tiny" else ""},
-            {"id": f"GA.relu.{name}.least_squares", "statement": "and with more examples than inputs smaller than that "
-             "of least squares, from three more on (largest excess at one length, worst seed)", "source": "GA Fig. 5c",
-             "metric": "excess_over_least_squares_above", "reduce": "max", "relation": "at_most", "target": 0.0,
-             "note": "asked of the mean over all lengths before the run, which says nothing: that of least squares is "
-             "infinite where there are as many examples as inputs"},
-            untrained(f"GA.relu.{name}"),
-        )  # fmt: skip
-    return config
+        return experiment.change({"task.n_context": 10, "eval.prompts": 16})
+    name = variant or "standard"
+    claims = (
+        claim(f"GA.relu.{name}.network", "over all lengths the error is no larger than that of a network of the "
+              "same form trained on each prefix (mean excess, worst seed)",
+              metric="excess_over_network", source="GA Fig. 5c", at_most=0.0, reduce="max",
+              note=MARGIN if name == "tiny" else ""),
+        claim(f"GA.relu.{name}.least_squares", "and with more examples than inputs smaller than that of least "
+              "squares, from three more on (largest excess at one length, worst seed)",
+              metric="excess_over_least_squares_above", source="GA Fig. 5c", at_most=0.0, reduce="max",
+              note="asked of the mean over all lengths before the run, which says nothing: that of least squares "
+              "is infinite where there are as many examples as inputs"),
+        untrained(f"GA.relu.{name}"),
+    )  # fmt: skip
+    return experiment.change({"claims": claims})

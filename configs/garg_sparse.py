@@ -11,7 +11,8 @@ cores; `small` (128, 6, 4) and `standard` (256, 12, 8) are published, with 20 in
 and the curriculum: for an accelerator. Without a variant it is `standard`. `smoke` takes seconds.
 """
 
-from icl_gd.lab.config.defaults import function_class, untrained
+from icl_gd.lab import Experiment, PrefixLearners, claim
+from icl_gd.lab.presets import function_class, untrained
 
 VARIANTS = ("tiny", "small", "standard", "smoke")
 WHY_AROUND = (
@@ -21,27 +22,27 @@ WHY_AROUND = (
 )
 
 
-def get_config(variant: str = ""):
-    config = function_class("sparse", variant, VARIANTS)
-    config.eval.baselines = ("least_squares", "averaging", "nearest_3", "lasso")
-    if variant != "smoke":
-        name, d = variant or "standard", config.task.d_input
-        k = 3 * d // 4
-        config.claims = (
-            {"id": f"GA.sparse.{name}.least_squares", "statement": f"with fewer examples than inputs ({k} of {d}) the "
-             f"error is below that of least squares, {1 - k / d:g} (mean over seeds)", "source": "GA Fig. 5a",
-             "metric": f"normalised_error_standard_trained[{k}]", "relation": "at_most", "target": 0.9 * (1 - k / d),
-             "note": WHY_AROUND if name == "tiny" else ""},
-            {"id": f"GA.sparse.{name}.half", "statement": f"and with half as many ({d // 2}), where it is "
-             f"{1 - (d // 2) / d:g}", "source": "GA Fig. 5a", "metric": f"normalised_error_standard_trained[{d // 2}]",
-             "relation": "at_most", "target": 1 - (d // 2) / d, "note":
-             "added after the first run of `tiny`, whose claim above asks for more" if name == "tiny" else ""},
-            {"id": f"GA.sparse.{name}.lasso", "statement": "at every length it is near the Lasso with the best of five "
-             "penalties (mean excess, worst seed)", "source": "GA Fig. 5a", "metric": "excess_over_best_lasso",
-             "reduce": "max", "relation": "at_most", "target": 0.05},
-            {"id": f"GA.sparse.{name}.gain", "statement": "and over all lengths below least squares (mean excess, "
-             "worst seed)", "source": "GA Fig. 5a", "metric": "excess_over_least_squares", "reduce": "max", "relation":
-             "at_most", "target": 0.0, "note": WHY_AROUND if name == "tiny" else ""},
-            untrained(f"GA.sparse.{name}"),
-        )  # fmt: skip
-    return config
+def get_config(variant: str = "") -> Experiment:
+    beside = PrefixLearners(baselines=("least_squares", "averaging", "nearest_3", "lasso"))
+    experiment = function_class("sparse", variant, VARIANTS, reference=beside)
+    if variant == "smoke":
+        return experiment
+    name, d = variant or "standard", experiment["task.d_input"]
+    k = 3 * d // 4
+    claims = (
+        claim(f"GA.sparse.{name}.least_squares", f"with fewer examples than inputs ({k} of {d}) the error is below "
+              f"that of least squares, {1 - k / d:g} (mean over seeds)",
+              metric=f"normalised_error_standard_trained[{k}]", source="GA Fig. 5a", at_most=0.9 * (1 - k / d),
+              note=WHY_AROUND if name == "tiny" else ""),
+        claim(f"GA.sparse.{name}.half", f"and with half as many ({d // 2}), where it is {1 - (d // 2) / d:g}",
+              metric=f"normalised_error_standard_trained[{d // 2}]", source="GA Fig. 5a", at_most=1 - (d // 2) / d,
+              note="added after the first run of `tiny`, whose claim above asks for more" if name == "tiny" else ""),
+        claim(f"GA.sparse.{name}.lasso",
+              "at every length it is near the Lasso with the best of five penalties (mean excess, worst seed)",
+              metric="excess_over_best_lasso", source="GA Fig. 5a", at_most=0.05, reduce="max"),
+        claim(f"GA.sparse.{name}.gain", "and over all lengths below least squares (mean excess, worst seed)",
+              metric="excess_over_least_squares", source="GA Fig. 5a", at_most=0.0, reduce="max",
+              note=WHY_AROUND if name == "tiny" else ""),
+        untrained(f"GA.sparse.{name}"),
+    )  # fmt: skip
+    return experiment.change({"claims": claims})

@@ -8,10 +8,10 @@ cores. Found: the difference falls faster than the bound, and like it without wh
 Variants: `smoke`.
 """
 
-from icl_gd.lab.config.defaults import base_config, dual_models, smoke
+from icl_gd.lab import Experiment, claim, smoke
+from icl_gd.lab.presets import dual_models
 
 VARIANTS = ("smoke",)
-
 
 WHY_STEEP = (
     "the bound is an upper one: on its own demonstrations the loss holds K(k_i, k_i)/D of each, which falls as 1/N and "
@@ -19,15 +19,16 @@ WHY_STEEP = (
 )
 
 
-def get_config(variant: str = ""):
-    config = dual_models(base_config())
-    config.analyses = ("generalisation_gap",)
-    config.claims = (
-        {"id": "GG.slope", "statement": "the gap falls as one over the root of N, as the bound does (slope in "
-         "logarithms, mean over seeds)", "source": "RL Theorem 3.2", "metric": "generalisation_gap_slope", "relation":
-         "within", "target": -0.5, "tolerance": 0.1, "note": WHY_STEEP},
-        {"id": "GG.others", "statement": "without what a demonstration adds to its own loss it does (slope; added "
-         "after the first run)", "source": "found here", "metric": "generalisation_gap_others_slope", "relation":
-         "within", "target": -0.5, "tolerance": 0.1},
+def get_config(variant: str = "") -> Experiment:
+    experiment = dual_models(
+        analyses=("generalisation_gap",),
+        claims=(
+            claim("GG.slope",
+                  "the gap falls as one over the root of N, as the bound does (slope in logarithms, mean over seeds)",
+                  metric="generalisation_gap_slope", source="RL Theorem 3.2", within=(-0.5, 0.1), note=WHY_STEEP),
+            claim("GG.others",
+                  "without what a demonstration adds to its own loss it does (slope; added after the first run)",
+                  metric="generalisation_gap_others_slope", source="found here", within=(-0.5, 0.1)),
+        ),
     )  # fmt: skip
-    return smoke(config) if variant == "smoke" else config
+    return smoke(experiment) if variant == "smoke" else experiment

@@ -7,28 +7,31 @@ the step size; about two minutes on two CPU cores. Undamped, both diverge: the s
 long for many. Variants: `smoke`.
 """
 
-from icl_gd.lab.config.defaults import base_config, smoke
+from icl_gd.lab import Experiment, GradientDescent, Network, Regression, Train, claim, smoke
 
 VARIANTS = ("smoke",)
 
 
-def get_config(variant: str = ""):
-    config = base_config()
-    config.seeds = 5
-    config.train.share_batches = True
-    config.analyses = ("rollout",)
-    config.claims = (
-        {"id": "VO.roll.seeds", "statement": "at least 4 of 5 seeds are free", "source": "VO, published code",
-         "metric": "seeds_trapped", "relation": "at_most", "target": 1},
-        {"id": "VO.roll.free", "statement": "rolled-out free seeds follow damped gradient descent (worst loss ratio)",
-         "source": "VO, roll-out of one layer", "metric": "rollout_ratio_untrapped", "reduce": "max",
-         "relation": "at_most", "target": 1.1},
-        {"id": "VO.roll.improves", "statement": "fifty damped applications beat one (loss after the last)",
-         "source": "VO, roll-out of one layer", "metric": "rollout_loss_final_untrapped", "reduce": "max",
-         "relation": "at_most", "target": 0.2062},
+def get_config(variant: str = "") -> Experiment:
+    experiment = Experiment(
+        task=Regression(),
+        model=Network(),
+        train=Train(share_batches=True),
+        reference=GradientDescent(),
+        seeds=5,
+        analyses=("rollout",),
+        claims=(
+            claim("VO.roll.seeds", "at least 4 of 5 seeds are free",
+                  metric="seeds_trapped", source="VO, published code", at_most=1),
+            claim("VO.roll.free", "rolled-out free seeds follow damped gradient descent (worst loss ratio)",
+                  metric="rollout_ratio_untrapped", source="VO, roll-out of one layer", at_most=1.1, reduce="max"),
+            claim("VO.roll.improves", "fifty damped applications beat one (loss after the last)",
+                  metric="rollout_loss_final_untrapped", source="VO, roll-out of one layer", at_most=0.2062,
+                  reduce="max"),
+        ),
     )  # fmt: skip
     if variant == "smoke":
-        smoke(config)
-    elif variant:
+        return smoke(experiment)
+    if variant:
         raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
-    return config
+    return experiment

@@ -10,7 +10,7 @@ Variants: `normalised` divides keys and queries by the sums of their entries ins
 `smoke`.
 """
 
-from icl_gd.lab.config.defaults import base_config, smoke
+from icl_gd.lab import Claim, Eval, Experiment, GradientDescent, Network, Regression, Train, claim, smoke
 
 VARIANTS = ("normalised", "heads", "smoke")
 WHY_STANDARD = (
@@ -27,52 +27,54 @@ WHY_SUMS = (
 )
 
 
-def get_config(variant: str = ""):
-    if variant not in ("", *VARIANTS):
-        raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
-    config = base_config()
-    config.seeds = 5
-    config.train.share_batches = True
-    config.eval.prompts = 2**17
-    config.analyses = ("alignment", "shifts")
-    name, loss, cosine, why = {
-        "": ("LN", 1.05, 0.95, {"note": WHY_STANDARD}),
-        "smoke": ("LN", 1.05, 0.95, {}),
-        "normalised": ("SN", 1.05, 0.95, {"note": WHY_SUMS}),
-        "heads": ("H4", 1.01, 0.999, {}),
-    }[variant]
-    why_cosine = {"note": WHY_CONSTANT} if variant == "heads" else why
-    config.claims = (
-        {"id": f"VO.{name}.free", "statement": "at least 4 of 5 seeds are free", "source": "VO, published code",
-         "metric": "seeds_trapped", "relation": "at_most", "target": 1} | why,
-        {"id": f"VO.{name}.loss", "statement": "every free seed is nearly as good as one gradient step (loss ratio)",
-         "source": "VO, other switches", "metric": "loss_ratio_gd_untrapped", "reduce": "max", "relation": "at_most",
-         "target": loss} | why,
-        {"id": f"VO.{name}.cosine", "statement": "every free seed's sensitivities point where gradient descent's do",
-         "source": "VO, other switches", "metric": "sensitivity_cosine_gd_untrapped", "reduce": "min",
-         "relation": "at_least", "target": cosine} | why_cosine,
+def beside_one_step(name: str, loss: float, cosine: float, why: str, why_cosine: str) -> tuple[Claim, ...]:
+    """What the paper says of one layer, asked of others than plain ones."""
+    return (
+        claim(f"VO.{name}.free", "at least 4 of 5 seeds are free",
+              metric="seeds_trapped", source="VO, published code", at_most=1, note=why),
+        claim(f"VO.{name}.loss", "every free seed is nearly as good as one gradient step (loss ratio)",
+              metric="loss_ratio_gd_untrapped", source="VO, other switches", at_most=loss, reduce="max", note=why),
+        claim(f"VO.{name}.cosine", "every free seed's sensitivities point where gradient descent's do",
+              metric="sensitivity_cosine_gd_untrapped", source="VO, other switches", at_least=cosine, reduce="min",
+              note=why_cosine),
     )  # fmt: skip
+
+
+def get_config(variant: str = "") -> Experiment:
+    experiment = Experiment(
+        task=Regression(),
+        model=Network(layer_norm=True, shared=True),
+        train=Train(share_batches=True),
+        eval=Eval(prompts=2**17),
+        reference=GradientDescent(),
+        seeds=5,
+        analyses=("alignment", "shifts", "standardised_tokens"),
+        claims=(
+            *beside_one_step("LN", 1.05, 0.95, WHY_STANDARD, WHY_STANDARD),
+            claim("VO.LN.standardised",
+                  "every seed is as good as a gradient step on standardised tokens (worst loss ratio)",
+                  metric="loss_ratio_gd_standardised", source="found here", at_most=1.01, reduce="max"),
+            claim("VO.LN.standardised_cosine", "and points where it does (worst sensitivity cosine)",
+                  metric="sensitivity_cosine_gd_standardised", source="found here", at_least=0.99, reduce="min"),
+        ),
+    )  # fmt: skip
+    plain = {"model.layer_norm": False, "model.shared": False}
     if variant == "normalised":
-        config.model.normalised = True
-    elif variant == "heads":
-        config.model.n_heads = 4
-        config.eval.prompts = 2**20
-        config.analyses = ("alignment", "weights", "shifts")
-        config.claims += (
-            {"id": "VO.H4.gauge", "statement": "all heads together are the construction, up to gauge (worst distance)",
-             "source": "VO, other switches", "metric": "gauge_distance_gd_untrapped", "reduce": "max",
-             "relation": "at_most", "target": 0.1},
-        )  # fmt: skip
-    else:
-        config.model.layer_norm = True
-        config.model.shared = True
-        config.analyses += ("standardised_tokens",)
-        config.claims += (
-            {"id": "VO.LN.standardised", "statement": "every seed is as good as a gradient step on standardised tokens "
-             "(worst loss ratio)", "source": "found here", "metric": "loss_ratio_gd_standardised", "reduce": "max",
-             "relation": "at_most", "target": 1.01},
-            {"id": "VO.LN.standardised_cosine", "statement": "and points where it does (worst sensitivity cosine)",
-             "source": "found here", "metric": "sensitivity_cosine_gd_standardised", "reduce": "min",
-             "relation": "at_least", "target": 0.99},
-        )  # fmt: skip
-    return smoke(config) if variant == "smoke" else config
+        analyses, claims = ("alignment", "shifts"), beside_one_step("SN", 1.05, 0.95, WHY_SUMS, WHY_SUMS)
+        return experiment.change(plain | {"model.normalised": True, "analyses": analyses, "claims": claims})
+    if variant == "heads":
+        return experiment.change(plain | {
+            "model.n_heads": 4,
+            "eval.prompts": 2**20,
+            "analyses": ("alignment", "weights", "shifts"),
+            "claims": (
+                *beside_one_step("H4", 1.01, 0.999, "", WHY_CONSTANT),
+                claim("VO.H4.gauge", "all heads together are the construction, up to gauge (worst distance)",
+                      metric="gauge_distance_gd_untrapped", source="VO, other switches", at_most=0.1, reduce="max"),
+            ),
+        })  # fmt: skip
+    if variant == "smoke":
+        return smoke(experiment)
+    if variant:
+        raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
+    return experiment

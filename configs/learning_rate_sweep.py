@@ -7,47 +7,46 @@ wider: ten combinations of four seeds, forty members of one population, 3,000 st
 Expected: every rate but a tenth of the paper's is within 1 % of the best step by then. Variants: `smoke`.
 """
 
-from icl_gd.lab.config.defaults import base_config, smoke
-from icl_gd.lab.config.sweeps import sweep
+from icl_gd.lab import Eval, Experiment, GradientDescent, Network, Regression, Train, claim, smoke
 
 VARIANTS = ("smoke",)
 RATES, CLIPS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (1e-3, 1.0)
 AT = "[train.learning_rate={},train.clip={}]"
+RATIO = "loss_ratio_optimal"
+WHY_SLOW = (
+    "it is late, not stuck: the loss leaves that of always zero after some 1,000 steps, and still falls at the end"
+)
 
 
-def get_config(variant: str = ""):
-    config = base_config()
-    sweep(config.train, learning_rate=RATES, clip=CLIPS)
-    config.seeds = 4
-    config.train.steps = 3000
-    config.train.share_batches = True
-    config.eval.prompts = 2**18
-    config.analyses = ("alignment",)
-    ratio, source = "loss_ratio_optimal", "VO, published code"
-    config.claims = (
-        {"id": "LR.paper", "statement": "at the paper's rate and clip every seed is within 1 % of the best step",
-         "source": source, "metric": ratio + AT.format(1e-3, 1e-3), "reduce": "max",
-         "relation": "at_most", "target": 1.01},
-        {"id": "LR.wide_clip", "statement": "and so it is with a clip a thousand times wider: Adam undoes the scale",
-         "source": "found here", "metric": ratio + AT.format(1e-3, 1.0), "reduce": "max",
-         "relation": "at_most", "target": 1.01},
-        {"id": "LR.slow", "statement": "a tenth of the rate learns nothing in 3,000 steps (its best loss ratio)",
-         "source": "found here", "metric": ratio + AT.format(1e-4, 1e-3), "reduce": "min",
-         "relation": "at_least", "target": 1.5,
-         "note": "it is late, not stuck: the loss leaves that of always zero after some 1,000 steps, and still falls "
-         "at the end"},
-        {"id": "LR.fast", "statement": "ten times the rate stays within 5 %, clipped as in the paper",
-         "source": "found here", "metric": ratio + AT.format(1e-2, 1e-3), "reduce": "max",
-         "relation": "at_most", "target": 1.05},
-        {"id": "LR.fast_wide", "statement": "and with the wider clip", "source": "found here",
-         "metric": ratio + AT.format(1e-2, 1.0), "reduce": "max", "relation": "at_most", "target": 1.05},
-        *({"id": f"LR.stable_{clip:g}", "statement": f"no seed diverges at ten times the rate, clip {clip:g}",
-           "source": "found here", "metric": "seeds_diverged" + AT.format(1e-2, clip), "relation": "at_most",
-           "target": 0} for clip in CLIPS),
+def get_config(variant: str = "") -> Experiment:
+    experiment = Experiment(
+        task=Regression(),
+        model=Network(),
+        train=Train(steps=3000, share_batches=True),
+        eval=Eval(prompts=2**18),
+        reference=GradientDescent(),
+        seeds=4,
+        analyses=("alignment",),
+        sweep={"train.learning_rate": RATES, "train.clip": CLIPS},
+        claims=(
+            claim("LR.paper", "at the paper's rate and clip every seed is within 1 % of the best step",
+                  metric=RATIO + AT.format(1e-3, 1e-3), source="VO, published code", at_most=1.01, reduce="max"),
+            claim("LR.wide_clip", "and so it is with a clip a thousand times wider: Adam undoes the scale",
+                  metric=RATIO + AT.format(1e-3, 1.0), source="found here", at_most=1.01, reduce="max"),
+            claim("LR.slow", "a tenth of the rate learns nothing in 3,000 steps (its best loss ratio)",
+                  metric=RATIO + AT.format(1e-4, 1e-3), source="found here", at_least=1.5, reduce="min",
+                  note=WHY_SLOW),
+            claim("LR.fast", "ten times the rate stays within 5 %, clipped as in the paper",
+                  metric=RATIO + AT.format(1e-2, 1e-3), source="found here", at_most=1.05, reduce="max"),
+            claim("LR.fast_wide", "and with the wider clip",
+                  metric=RATIO + AT.format(1e-2, 1.0), source="found here", at_most=1.05, reduce="max"),
+            *(claim(f"LR.stable_{clip:g}", f"no seed diverges at ten times the rate, clip {clip:g}",
+                    metric="seeds_diverged" + AT.format(1e-2, clip), source="found here", at_most=0)
+              for clip in CLIPS),
+        ),
     )  # fmt: skip
     if variant == "smoke":
-        smoke(config)
-        sweep(config.train, learning_rate=(1e-3, 1e-2))
-    elif variant:
+        return smoke(experiment, {"train.learning_rate": (1e-3, 1e-2)})
+    if variant:
         raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
-    return config
+    return experiment

@@ -9,92 +9,85 @@ each step's batch, so they differ in their initial weights alone. Expected: loss
 Variants: `converged` decays the learning rate; `trapped` trains 128 seeds to count and show the trapped ones; `smoke`.
 """
 
-from icl_gd.lab.config.defaults import base_config, smoke
+from icl_gd.lab import Experiment, GradientDescent, Network, Regression, Train, claim, smoke
 
 VARIANTS = ("converged", "trapped", "smoke")
 
 O2 = "closed form: best single gradient step, d = n = 10"
 
+CONVERGED = (
+    claim("VO.F2c.free", "at least 8 of 10 seeds are free",
+          metric="seeds_trapped", source="VO, published code", at_most=2),
+    claim("VO.F2c.loss", "every free seed's loss is gradient descent's (ratio)",
+          metric="loss_ratio_gd_untrapped", source="VO Fig. 2", at_most=1.001, reduce="max"),
+    claim("VO.F2c.sensitivity", "every free seed's sensitivities are gradient descent's",
+          metric="sensitivity_difference_gd_untrapped", source="VO Fig. 2", at_most=0.02, reduce="max"),
+    claim("VO.F2c.gauge", "every free seed's weights are the construction's, up to gauge",
+          metric="gauge_distance_gd_untrapped", source="VO Proposition 1", at_most=0.01, reduce="max"),
+)  # fmt: skip
 
-def get_config(variant: str = ""):
-    config = base_config()
-    config.train.share_batches = True
-    config.claims = (
-        {"id": "VO.F2.loss_gd", "statement": "one gradient step at its best step size reaches the closed-form risk",
-         "source": O2, "metric": "loss_gd", "relation": "within", "target": 0.206229, "tolerance": 0.001},
-        {"id": "VO.F2.step_size", "statement": "the best step size is the closed form's",
-         "source": O2, "metric": "step_size_gd", "relation": "within", "target": 0.606061, "tolerance": 0.006},
-        {"id": "VO.F2.loss", "statement": "every free seed is as good as one gradient step (loss ratio)",
-         "source": "VO Fig. 2", "metric": "loss_ratio_gd_untrapped", "reduce": "max", "relation": "at_most",
-         "target": 1.01},
-        {"id": "VO.F2.cosine", "statement": "every free seed's sensitivities point where gradient descent's do",
-         "source": "VO Fig. 2", "metric": "sensitivity_cosine_gd_untrapped", "reduce": "min", "relation": "at_least",
-         "target": 0.999},
-        {"id": "VO.F2.prediction", "statement": "every free seed predicts what gradient descent predicts",
-         "source": "VO Fig. 2", "metric": "prediction_difference_gd_untrapped", "reduce": "max",
-         "relation": "at_most", "target": 0.03},
-        {"id": "VO.F2.untrained", "statement": "untrained layers have not learned it (their best sensitivity cosine)",
-         "source": "control", "metric": "sensitivity_cosine_gd_untrained", "reduce": "max", "relation": "at_most",
-         "target": 0.5},
-        {"id": "VO.F2.untrained_loss", "statement": "untrained layers predict nothing (their best loss)",
-         "source": "control", "metric": "loss_untrained", "reduce": "min", "relation": "at_least", "target": 0.4},
-        {"id": "VO.F2.wrong_step", "statement": "half the step size, which the cosine cannot tell, predicts otherwise",
-         "source": "control", "metric": "prediction_difference_gd_wrong_step", "relation": "at_least", "target": 0.2},
-        {"id": "VO.P1", "statement": "the construction is gradient descent (largest error, float32)",
-         "source": "VO Proposition 1", "metric": "construction_error", "relation": "at_most", "target": 1e-5},
-        {"id": "VO.F2.free", "statement": "at least 8 of 10 seeds are free", "source": "VO, published code",
-         "metric": "seeds_trapped", "relation": "at_most", "target": 2},
-        *({"id": f"VO.F2.shift_{alpha}", "statement": f"the construction at input scale {alpha} meets the closed form",
-           "source": "closed form: risk under input scale", "metric": f"loss_by_input_scale_construction[{alpha}]",
-           "relation": "within", "target": target, "tolerance": 0.02 * target}
-          for alpha, target in ((0.5, 0.08115), (1.25, 0.42627), (1.5, 1.20384), (2.0, 8.40067))),
-        {"id": "VO.F2.shift_trained", "statement": "free seeds follow gradient descent over input scales .5 to 2 "
-         "(worst deviation of their loss)", "source": "VO Fig. 2",
-         "metric": "input_scale_deviation_untrapped", "reduce": "max", "relation": "at_most", "target": 0.05},
-        {"id": "VO.F2.interpolated", "statement": "the mean of trained and constructed weights is as good as both",
-         "source": "VO Fig. 2", "metric": "interpolation_ratio_untrapped", "reduce": "max", "relation": "at_most",
-         "target": 1.01},
+TRAPPED = (
+    claim("VO.trap.some", "some seeds of 128 are trapped",
+          metric="seeds_trapped", source="VO, published code", at_least=1),
+    claim("VO.trap.few", "and few: at most eight",
+          metric="seeds_trapped", source="VO, published code", at_most=8),
+    *(claim(f"VO.trap.loss_{which}", f"trapped seeds sit on one plateau ({said} loss ratio)",
+            metric="loss_ratio_gd_trapped", source="VO, published code", within=(1.9, 0.05), reduce=which)
+      for which, said in (("min", "least"), ("max", "largest"))),
+    claim("VO.trap.roles", "their key and value have exchanged roles (least share)",
+          metric="share_exchanged_trapped", source="VO, published code", at_least=0.9, reduce="min"),
+    claim("VO.trap.rank", "which leaves one direction of ten (largest participation ratio)",
+          metric="participation_ratio_trapped", source="VO, published code", at_most=1.1, reduce="max"),
+    claim("VO.trap.free", "the others go the direct way (least share)",
+          metric="share_direct_untrapped", source="VO Proposition 1", at_least=0.99, reduce="min"),
+)  # fmt: skip
+
+
+def get_config(variant: str = "") -> Experiment:
+    experiment = Experiment(
+        task=Regression(),
+        model=Network(),
+        train=Train(share_batches=True),
+        reference=GradientDescent(),
+        analyses=("alignment", "weights", "interpolation", "shifts"),
+        claims=(
+            claim("VO.F2.loss_gd", "one gradient step at its best step size reaches the closed-form risk",
+                  metric="loss_gd", source=O2, within=(0.206229, 0.001)),
+            claim("VO.F2.step_size", "the best step size is the closed form's",
+                  metric="step_size_gd", source=O2, within=(0.606061, 0.006)),
+            claim("VO.F2.loss", "every free seed is as good as one gradient step (loss ratio)",
+                  metric="loss_ratio_gd_untrapped", source="VO Fig. 2", at_most=1.01, reduce="max"),
+            claim("VO.F2.cosine", "every free seed's sensitivities point where gradient descent's do",
+                  metric="sensitivity_cosine_gd_untrapped", source="VO Fig. 2", at_least=0.999, reduce="min"),
+            claim("VO.F2.prediction", "every free seed predicts what gradient descent predicts",
+                  metric="prediction_difference_gd_untrapped", source="VO Fig. 2", at_most=0.03, reduce="max"),
+            claim("VO.F2.untrained", "untrained layers have not learned it (their best sensitivity cosine)",
+                  metric="sensitivity_cosine_gd_untrained", source="control", at_most=0.5, reduce="max"),
+            claim("VO.F2.untrained_loss", "untrained layers predict nothing (their best loss)",
+                  metric="loss_untrained", source="control", at_least=0.4, reduce="min"),
+            claim("VO.F2.wrong_step", "half the step size, which the cosine cannot tell, predicts otherwise",
+                  metric="prediction_difference_gd_wrong_step", source="control", at_least=0.2),
+            claim("VO.P1", "the construction is gradient descent (largest error, float32)",
+                  metric="construction_error", source="VO Proposition 1", at_most=1e-5),
+            claim("VO.F2.free", "at least 8 of 10 seeds are free",
+                  metric="seeds_trapped", source="VO, published code", at_most=2),
+            *(claim(f"VO.F2.shift_{alpha}", f"the construction at input scale {alpha} meets the closed form",
+                    metric=f"loss_by_input_scale_construction[{alpha}]", source="closed form: risk under input scale",
+                    within=(target, 0.02 * target))
+              for alpha, target in ((0.5, 0.08115), (1.25, 0.42627), (1.5, 1.20384), (2.0, 8.40067))),
+            claim("VO.F2.shift_trained",
+                  "free seeds follow gradient descent over input scales .5 to 2 (worst deviation of their loss)",
+                  metric="input_scale_deviation_untrapped", source="VO Fig. 2", at_most=0.05, reduce="max"),
+            claim("VO.F2.interpolated", "the mean of trained and constructed weights is as good as both",
+                  metric="interpolation_ratio_untrapped", source="VO Fig. 2", at_most=1.01, reduce="max"),
+        ),
     )  # fmt: skip
     if variant == "converged":
-        config.train.schedule = "cosine"
-        config.train.steps = 16_000
-        config.claims = (
-            {"id": "VO.F2c.free", "statement": "at least 8 of 10 seeds are free", "source": "VO, published code",
-             "metric": "seeds_trapped", "relation": "at_most", "target": 2},
-            {"id": "VO.F2c.loss", "statement": "every free seed's loss is gradient descent's (ratio)",
-             "source": "VO Fig. 2", "metric": "loss_ratio_gd_untrapped", "reduce": "max", "relation": "at_most",
-             "target": 1.001},
-            {"id": "VO.F2c.sensitivity", "statement": "every free seed's sensitivities are gradient descent's",
-             "source": "VO Fig. 2", "metric": "sensitivity_difference_gd_untrapped", "reduce": "max",
-             "relation": "at_most", "target": 0.02},
-            {"id": "VO.F2c.gauge", "statement": "every free seed's weights are the construction's, up to gauge",
-             "source": "VO Proposition 1", "metric": "gauge_distance_gd_untrapped", "reduce": "max",
-             "relation": "at_most", "target": 0.01},
-        )  # fmt: skip
-    elif variant == "trapped":
-        config.seeds = 128
-        config.eval.prompts = 2**16
-        config.claims = (
-            {"id": "VO.trap.some", "statement": "some seeds of 128 are trapped", "source": "VO, published code",
-             "metric": "seeds_trapped", "relation": "at_least", "target": 1},
-            {"id": "VO.trap.few", "statement": "and few: at most eight", "source": "VO, published code",
-             "metric": "seeds_trapped", "relation": "at_most", "target": 8},
-            *({"id": f"VO.trap.loss_{which}", "statement": f"trapped seeds sit on one plateau ({said} loss ratio)",
-               "source": "VO, published code", "metric": "loss_ratio_gd_trapped", "reduce": which,
-               "relation": "within", "target": 1.9, "tolerance": 0.05}
-              for which, said in (("min", "least"), ("max", "largest"))),
-            {"id": "VO.trap.roles", "statement": "their key and value have exchanged roles (least share)",
-             "source": "VO, published code", "metric": "share_exchanged_trapped", "reduce": "min",
-             "relation": "at_least", "target": 0.9},
-            {"id": "VO.trap.rank", "statement": "which leaves one direction of ten (largest participation ratio)",
-             "source": "VO, published code", "metric": "participation_ratio_trapped", "reduce": "max",
-             "relation": "at_most", "target": 1.1},
-            {"id": "VO.trap.free", "statement": "the others go the direct way (least share)",
-             "source": "VO Proposition 1", "metric": "share_direct_untrapped", "reduce": "min",
-             "relation": "at_least", "target": 0.99},
-        )  # fmt: skip
-    elif variant == "smoke":
-        smoke(config)
-    elif variant:
+        return experiment.change({"train.schedule": "cosine", "train.steps": 16_000, "claims": CONVERGED})
+    if variant == "trapped":
+        return experiment.change({"seeds": 128, "eval.prompts": 2**16, "claims": TRAPPED})
+    if variant == "smoke":
+        return smoke(experiment)
+    if variant:
         raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
-    return config
+    return experiment

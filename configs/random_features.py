@@ -8,37 +8,36 @@ independent or orthogonal directions, and compared with the exact ones. Half a m
 short ones errors fall as one over the root of the number. Variants: `smoke`.
 """
 
-from icl_gd.lab.config.defaults import base_config, dual_models, smoke
+from icl_gd.lab import Experiment, claim
+from icl_gd.lab.presets import dual_models, smoke
 
 VARIANTS = ("smoke",)
-
-
 WHY_LONG = (
     "some are twice as long: the variance of a feature's product grows like exp(|k + q|^2), so that means over this "
     "many may not be in the regime of the root; scaled, they are. That more features would show it was not tried"
 )
 
 
-def get_config(variant: str = ""):
-    config = dual_models(base_config())
-    config.analyses = ("random_features",)
-    config.claims = (
-        {"id": "RF.slope", "statement": "with keys and queries scaled until the longest has length one, the mean error "
-         "of attention falls as one over the root of the number of features (slope in logarithms, mean over seeds; "
-         "added after a first run at the trained length, RF.slope_trained)", "source":
-         "RL section 3; Choromanski et al.", "metric": "random_features_slope", "relation": "within",
-         "target": -0.5, "tolerance": 0.05},
-        {"id": "RF.slope_hyperbolic", "statement": "and so with hyperbolic features (likewise added)", "source":
-         "Choromanski et al.", "metric": "random_features_slope_hyperbolic", "relation": "within", "target": -0.5,
-         "tolerance": 0.05},
-        {"id": "RF.slope_trained", "statement": "and with keys and queries as long as they were trained (as it was "
-         "set before any run)", "source": "RL section 3", "metric": "random_features_slope_trained", "relation":
-         "within", "target": -0.5, "tolerance": 0.05, "note": WHY_LONG},
-        {"id": "RF.orthogonal", "statement": "orthogonal directions do better than independent ones at equal number "
-         "(mean ratio of errors, worst seed)", "source": "Choromanski et al.", "metric": "orthogonal_to_independent",
-         "reduce": "max", "relation": "at_most", "target": 1.0},
-        {"id": "RF.orthogonal_hyperbolic", "statement": "and of hyperbolic features too", "source":
-         "Choromanski et al.", "metric": "orthogonal_to_independent_hyperbolic", "reduce": "max", "relation":
-         "at_most", "target": 1.0},
+def get_config(variant: str = "") -> Experiment:
+    claims = (
+        claim("RF.slope", "with keys and queries scaled until the longest has length one, the mean error of attention "
+              "falls as one over the root of the number of features (slope in logarithms, mean over seeds; added after "
+              "a first run at the trained length, RF.slope_trained)",
+              metric="random_features_slope", source="RL section 3; Choromanski et al.", within=(-0.5, 0.05)),
+        claim("RF.slope_hyperbolic", "and so with hyperbolic features (likewise added)",
+              metric="random_features_slope_hyperbolic", source="Choromanski et al.", within=(-0.5, 0.05)),
+        claim("RF.slope_trained",
+              "and with keys and queries as long as they were trained (as it was set before any run)",
+              metric="random_features_slope_trained", source="RL section 3", within=(-0.5, 0.05), note=WHY_LONG),
+        claim("RF.orthogonal", "orthogonal directions do better than independent ones at equal number (mean ratio of "
+              "errors, worst seed)",
+              metric="orthogonal_to_independent", source="Choromanski et al.", at_most=1.0, reduce="max"),
+        claim("RF.orthogonal_hyperbolic", "and of hyperbolic features too",
+              metric="orthogonal_to_independent_hyperbolic", source="Choromanski et al.", at_most=1.0, reduce="max"),
     )  # fmt: skip
-    return smoke(config) if variant == "smoke" else config
+    experiment = dual_models(analyses=("random_features",), claims=claims)
+    if variant == "smoke":
+        return smoke(experiment)
+    if variant:
+        raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
+    return experiment

@@ -13,7 +13,8 @@ learner), where predicting zero has .0258.
 Variants: `faithful` is the published setting, amplitude and phase from one key, batches of 2048, one seed; `smoke`.
 """
 
-from icl_gd.lab.config.defaults import base_config, smoke
+from icl_gd.lab import DeepFeatures, Eval, Experiment, Network, Sine, Train, claim
+from icl_gd.lab.presets import smoke
 
 VARIANTS = ("faithful", "smoke")
 PAPER = "VO, non-linear regression"
@@ -30,66 +31,58 @@ WHY_MEAN_WAVE = (
 def both_learn(prefix: str) -> tuple:
     """What the paper says of sine waves."""
     return (
-        {"id": f"{prefix}.loss", "statement": "a perceptron with one layer learns sine waves in context (worst)",
-         "source": PAPER, "metric": "loss_trained", "reduce": "max", "relation": "at_most", "target": 0.01},
-        {"id": f"{prefix}.loss_gd", "statement": "so does the perceptron with one gradient step on its head (worst)",
-         "source": PAPER, "metric": "loss_gd_deep_features", "reduce": "max", "relation": "at_most", "target": 0.01},
-        {"id": f"{prefix}.difference", "statement": "their predictions differ by little next to the spread of targets "
-         "(mean difference over standard deviation, worst seed)", "source": PAPER,
-         "metric": "prediction_difference_ratio_gd_deep_features", "reduce": "max", "relation": "at_most",
-         "target": 0.25},
-        {"id": f"{prefix}.cosine", "statement": "their predictions rise and fall together over the query (worst seed)",
-         "source": PAPER, "metric": "sensitivity_cosine_gd_deep_features", "reduce": "min", "relation": "at_least",
-         "target": 0.9, "note": WHY_SIGNS},
+        claim(f"{prefix}.loss", "a perceptron with one layer learns sine waves in context (worst)",
+              metric="loss_trained", source=PAPER, at_most=0.01, reduce="max"),
+        claim(f"{prefix}.loss_gd", "so does the perceptron with one gradient step on its head (worst)",
+              metric="loss_gd_deep_features", source=PAPER, at_most=0.01, reduce="max"),
+        claim(f"{prefix}.difference", "their predictions differ by little next to the spread of targets (mean "
+              "difference over standard deviation, worst seed)",
+              metric="prediction_difference_ratio_gd_deep_features", source=PAPER, at_most=0.25, reduce="max"),
+        claim(f"{prefix}.cosine", "their predictions rise and fall together over the query (worst seed)",
+              metric="sensitivity_cosine_gd_deep_features", source=PAPER, at_least=0.9, reduce="min", note=WHY_SIGNS),
     )  # fmt: skip
 
 
-def get_config(variant: str = ""):
-    config = base_config()
-    config.recipe = "sine"
-    config.seeds = 5
-    config.analyses = ()
-    config.task.name = "sine"
-    config.task.d_input = 1
-    config.model.d_embed = 40
-    config.model.mlp_width = 160
-    config.train.steps = 20_000
-    config.train.batch_size = 256
-    config.train.clip = 100.0
-    config.train.share_batches = True
-    config.train.log_every = 200
-    config.eval.prompts = 2**17
-    config.eval.curve_prompts = 2048
-    config.claims = (
+def of_sine_waves() -> tuple:
+    """And what is found besides, of seeds as many and batches as small as here."""
+    return (
         *both_learn("VO.S"),
-        {"id": "VO.S.linear", "statement": "a gradient step on the inputs themselves learns next to nothing",
-         "source": "control; predicting zero has 0.02583 in closed form", "metric": "loss_gd", "relation": "at_least",
-         "target": 0.025},
-        {"id": "VO.S.untrained", "statement": "untrained networks predict nothing (their best loss)",
-         "source": "control", "metric": "loss_untrained", "reduce": "min", "relation": "at_least", "target": 0.025},
-        {"id": "VO.S.untrained_difference", "statement": "untrained networks predict otherwise than the learner (least "
-         "mean difference over all seeds)", "source": "control",
-         "metric": "prediction_difference_gd_deep_features_untrained", "reduce": "min", "relation": "at_least",
-         "target": 0.1},
-        {"id": "VO.S.before", "statement": "before its layer the network has learned nothing in context (best loss)",
-         "source": PAPER, "metric": "loss_trained_before", "reduce": "min", "relation": "at_least", "target": 0.02,
-         "note": WHY_MEAN_WAVE},
-        {"id": "VO.S.construction", "statement": "perceptron and built layer are a gradient step on deep features "
-         "(largest error, float32)", "source": "VO Proposition 1", "metric": "construction_error",
-         "relation": "at_most", "target": 1e-5},
-        *({"id": f"VO.S.waves_{name}", "statement": f"sin x and cos x lie in three components of {what} (least share)",
-           "source": "the task is linear in sin x and cos x", "metric": f"waves_in_features_{metric}", "reduce": "min",
-           "relation": "at_least", "target": 0.9}
+        claim("VO.S.linear", "a gradient step on the inputs themselves learns next to nothing",
+              metric="loss_gd", source="control; predicting zero has 0.02583 in closed form", at_least=0.025),
+        claim("VO.S.untrained", "untrained networks predict nothing (their best loss)",
+              metric="loss_untrained", source="control", at_least=0.025, reduce="min"),
+        claim("VO.S.untrained_difference",
+              "untrained networks predict otherwise than the learner (least mean difference over all seeds)",
+              metric="prediction_difference_gd_deep_features_untrained", source="control", at_least=0.1, reduce="min"),
+        claim("VO.S.before", "before its layer the network has learned nothing in context (best loss)",
+              metric="loss_trained_before", source=PAPER, at_least=0.02, reduce="min", note=WHY_MEAN_WAVE),
+        claim("VO.S.construction",
+              "perceptron and built layer are a gradient step on deep features (largest error, float32)",
+              metric="construction_error", source="VO Proposition 1", at_most=1e-5),
+        *(claim(f"VO.S.waves_{name}", f"sin x and cos x lie in three components of {what} (least share)",
+                metric=f"waves_in_features_{metric}", source="the task is linear in sin x and cos x", at_least=0.9,
+                reduce="min")
           for name, what, metric in (("trained", "the layer's features", "trained"),
                                      ("gd", "the learner's features", "gd_deep_features"))),
     )  # fmt: skip
+
+
+def get_config(variant: str = "") -> Experiment:
+    experiment = Experiment(
+        task=Sine(),
+        model=Network(d_embed=40, mlp_width=160),
+        train=Train(steps=20_000, batch_size=256, clip=100.0, share_batches=True, log_every=200),
+        eval=Eval(prompts=2**17, curve_prompts=2048),
+        reference=DeepFeatures(),
+        seeds=5,
+        analyses=("differences", "functions", "features"),
+        claims=of_sine_waves(),
+    )
     if variant == "faithful":
-        config.claims = both_learn("VO.Sf")
-        config.seeds = 1
-        config.task.faithful = True
-        config.train.batch_size = 2048
-    elif variant == "smoke":
-        smoke(config)
-    elif variant:
+        published = {"seeds": 1, "task.faithful": True, "train.batch_size": 2048}
+        return experiment.change(published | {"claims": both_learn("VO.Sf")})
+    if variant == "smoke":
+        return smoke(experiment)
+    if variant:
         raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
-    return config
+    return experiment

@@ -12,8 +12,7 @@ Variants: `two` shows two heads' circuits, alone and together, and their shifts;
 is softmax; `smoke`.
 """
 
-from icl_gd.lab.config.defaults import base_config, smoke
-from icl_gd.lab.config.sweeps import sweep
+from icl_gd.lab import Eval, Experiment, GradientDescent, Network, Regression, Train, claim, smoke
 
 VARIANTS = ("two", "mixed", "smoke")
 WHY_NOT_THE_SUM = (
@@ -27,81 +26,78 @@ WHY_SHORT = (
 )
 
 
-def get_config(variant: str = ""):
-    config = base_config()
-    config.seeds = 5
-    config.model.attention = "softmax"
-    config.train.share_batches = True
-    config.eval.prompts = 2**18
-    config.analyses = ("alignment", "softmax")
+def get_config(variant: str = "") -> Experiment:
     at = lambda name, heads: f"{name}_by_n_heads[{heads}]"
-    config.claims = (
-        {"id": "VO.SM.one", "statement": "one softmax head falls short of a gradient step (best loss ratio)",
-         "source": "VO, softmax heads", "metric": at("loss_ratio_gd", 1), "reduce": "min", "relation": "at_least",
-         "target": 1.3},
-        {"id": "VO.SM.one_cosine", "statement": "and of its direction (best sensitivity cosine)",
-         "source": "VO, softmax heads", "metric": at("sensitivity_cosine_gd", 1), "reduce": "max",
-         "relation": "at_most", "target": 0.8},
-        {"id": "VO.SM.two_cosine", "statement": "two heads align with a gradient step (worst sensitivity cosine)",
-         "source": "VO, softmax heads", "metric": at("sensitivity_cosine_gd", 2), "reduce": "min",
-         "relation": "at_least", "target": 0.95},
-        {"id": "VO.SM.two", "statement": "and are nearly as good (worst loss ratio)", "source": "VO, softmax heads",
-         "metric": at("loss_ratio_gd", 2), "reduce": "max", "relation": "at_most", "target": 1.1},
-        {"id": "VO.SM.centred", "statement": "two heads are as good as a step on a centred context (worst ratio)",
-         "source": "found here", "metric": at("loss_ratio_gd_centred", 2), "reduce": "max", "relation": "at_most",
-         "target": 1.03},
-        {"id": "VO.SM.centred_cosine", "statement": "and point where it does (worst sensitivity cosine)",
-         "source": "found here", "metric": at("sensitivity_cosine_gd_centred", 2), "reduce": "min",
-         "relation": "at_least", "target": 0.99, "note": WHY_SHORT},
-        {"id": "VO.SM.without_common", "statement": "which they all do without what their W_KQ have in common (worst "
-         "sensitivity cosine)", "source": "found here",
-         "metric": at("sensitivity_cosine_gd_centred_without_common", 2), "reduce": "min", "relation": "at_least",
-         "target": 0.999},
-        {"id": "VO.SM.four", "statement": "four heads are as good as the centred step too (worst loss ratio)",
-         "source": "VO, softmax heads", "metric": at("loss_ratio_gd_centred", 4), "reduce": "max",
-         "relation": "at_most", "target": 1.03},
-        {"id": "VO.SM.cancel", "statement": "the heads' W_PV cancel the mean pattern (largest share left)",
-         "source": "found here", "metric": at("mean_pattern_left", 2), "reduce": "max", "relation": "at_most",
-         "target": 0.05},
-        {"id": "VO.SM.products", "statement": "their products sum to the linear solution, a multiple of the identity "
-         "(largest relative distance to one)", "source": "VO, softmax heads", "metric": at("product_anisotropy", 2),
-         "reduce": "max", "relation": "at_most", "target": 0.05},
-        {"id": "VO.SM.sum", "statement": "so does the sum of their W_KQ by itself (largest relative distance)",
-         "source": "VO, softmax heads", "metric": at("summed_W_KQ_anisotropy", 2), "reduce": "max",
-         "relation": "at_most", "target": 0.1, "note": WHY_NOT_THE_SUM},
+    experiment = Experiment(
+        task=Regression(),
+        model=Network(attention="softmax"),
+        train=Train(share_batches=True),
+        eval=Eval(prompts=2**18),
+        reference=GradientDescent(),
+        seeds=5,
+        analyses=("alignment", "softmax"),
+        sweep={"model.n_heads": (1, 2, 4)},
+        claims=(
+            claim("VO.SM.one", "one softmax head falls short of a gradient step (best loss ratio)",
+                  metric=at("loss_ratio_gd", 1), source="VO, softmax heads", at_least=1.3, reduce="min"),
+            claim("VO.SM.one_cosine", "and of its direction (best sensitivity cosine)",
+                  metric=at("sensitivity_cosine_gd", 1), source="VO, softmax heads", at_most=0.8, reduce="max"),
+            claim("VO.SM.two_cosine", "two heads align with a gradient step (worst sensitivity cosine)",
+                  metric=at("sensitivity_cosine_gd", 2), source="VO, softmax heads", at_least=0.95, reduce="min"),
+            claim("VO.SM.two", "and are nearly as good (worst loss ratio)",
+                  metric=at("loss_ratio_gd", 2), source="VO, softmax heads", at_most=1.1, reduce="max"),
+            claim("VO.SM.centred", "two heads are as good as a step on a centred context (worst ratio)",
+                  metric=at("loss_ratio_gd_centred", 2), source="found here", at_most=1.03, reduce="max"),
+            claim("VO.SM.centred_cosine", "and point where it does (worst sensitivity cosine)",
+                  metric=at("sensitivity_cosine_gd_centred", 2), source="found here", at_least=0.99, reduce="min",
+                  note=WHY_SHORT),
+            claim("VO.SM.without_common",
+                  "which they all do without what their W_KQ have in common (worst sensitivity cosine)",
+                  metric=at("sensitivity_cosine_gd_centred_without_common", 2), source="found here", at_least=0.999,
+                  reduce="min"),
+            claim("VO.SM.four", "four heads are as good as the centred step too (worst loss ratio)",
+                  metric=at("loss_ratio_gd_centred", 4), source="VO, softmax heads", at_most=1.03, reduce="max"),
+            claim("VO.SM.cancel", "the heads' W_PV cancel the mean pattern (largest share left)",
+                  metric=at("mean_pattern_left", 2), source="found here", at_most=0.05, reduce="max"),
+            claim("VO.SM.products", "their products sum to the linear solution, a multiple of the identity (largest "
+                  "relative distance to one)",
+                  metric=at("product_anisotropy", 2), source="VO, softmax heads", at_most=0.05, reduce="max"),
+            claim("VO.SM.sum", "so does the sum of their W_KQ by itself (largest relative distance)",
+                  metric=at("summed_W_KQ_anisotropy", 2), source="VO, softmax heads", at_most=0.1, reduce="max",
+                  note=WHY_NOT_THE_SUM),
+        ),
     )  # fmt: skip
-    if variant in ("two", "smoke"):
-        config.model.n_heads = 2
-        config.analyses = ("alignment", "softmax", "shifts")
-        config.claims = (
-            {"id": "VO.SM2.noise", "statement": "two heads follow gradient descent at 0 to 8 corrupted labels of 10 "
-             "(worst deviation of their loss)", "source": "VO, corrupted labels",
-             "metric": "corrupted_labels_deviation_untrapped", "reduce": "max", "relation": "at_most", "target": 0.1},
-            {"id": "VO.SM2.longer", "statement": "four times the context helps two heads: they take means (worst loss)",
-             "source": "found here", "metric": "loss_by_context_length_trained[4.0]", "reduce": "max",
-             "relation": "at_most", "target": 0.15},
-        )  # fmt: skip
-    elif variant == "mixed":
-        config.model.attention = "mixed"
-        config.analyses = ("alignment", "shifts")
-        config.claims = (
-            {"id": "VO.MIX.share", "statement": "a layer that may choose becomes linear (largest softmax share)",
-             "source": "VO, learned mix", "metric": "softmax_share_untrapped", "reduce": "max", "relation": "at_most",
-             "target": 0.05},
-            {"id": "VO.MIX.loss", "statement": "and as good as a gradient step (worst loss ratio)",
-             "source": "VO, learned mix", "metric": "loss_ratio_gd_untrapped", "reduce": "max", "relation": "at_most",
-             "target": 1.01},
-            {"id": "VO.MIX.cosine", "statement": "and points where it does (worst sensitivity cosine)",
-             "source": "VO, learned mix", "metric": "sensitivity_cosine_gd_untrapped", "reduce": "min",
-             "relation": "at_least", "target": 0.999},
-            {"id": "VO.MIX.free", "statement": "at least 4 of 5 seeds are free", "source": "VO, published code",
-             "metric": "seeds_trapped", "relation": "at_most", "target": 1},
-        )  # fmt: skip
-    elif variant:
-        raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
-    else:
-        sweep(config.model, n_heads=(1, 2, 4))
+    if variant == "two":
+        return experiment.change({
+            "model.n_heads": 2,
+            "analyses": ("alignment", "softmax", "shifts"),
+            "claims": (
+                claim("VO.SM2.noise", "two heads follow gradient descent at 0 to 8 corrupted labels of 10 (worst "
+                      "deviation of their loss)",
+                      metric="corrupted_labels_deviation_untrapped", source="VO, corrupted labels", at_most=0.1,
+                      reduce="max"),
+                claim("VO.SM2.longer", "four times the context helps two heads: they take means (worst loss)",
+                      metric="loss_by_context_length_trained[4.0]", source="found here", at_most=0.15, reduce="max"),
+            ),
+        })  # fmt: skip
+    if variant == "mixed":
+        return experiment.change({
+            "model.n_heads": 1,
+            "model.attention": "mixed",
+            "analyses": ("alignment", "shifts"),
+            "claims": (
+                claim("VO.MIX.share", "a layer that may choose becomes linear (largest softmax share)",
+                      metric="softmax_share_untrapped", source="VO, learned mix", at_most=0.05, reduce="max"),
+                claim("VO.MIX.loss", "and as good as a gradient step (worst loss ratio)",
+                      metric="loss_ratio_gd_untrapped", source="VO, learned mix", at_most=1.01, reduce="max"),
+                claim("VO.MIX.cosine", "and points where it does (worst sensitivity cosine)",
+                      metric="sensitivity_cosine_gd_untrapped", source="VO, learned mix", at_least=0.999, reduce="min"),
+                claim("VO.MIX.free", "at least 4 of 5 seeds are free",
+                      metric="seeds_trapped", source="VO, published code", at_most=1),
+            ),
+        })  # fmt: skip
     if variant == "smoke":
-        smoke(config)
-        config.analyses = ("alignment", "softmax")
-    return config
+        return smoke(experiment, {"model.n_heads": 2})
+    if variant:
+        raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
+    return experiment

@@ -10,7 +10,8 @@ Variants: `heads` has four heads a layer; `layer_norm` normalises what attention
 queries by their sums; `smoke`.
 """
 
-from icl_gd.lab.config.defaults import OPTIMA, base_config, deep, smoke
+from icl_gd.lab import Claim, Experiment, claim, smoke
+from icl_gd.lab.presets import OPTIMA, deep
 
 VARIANTS = ("heads", "layer_norm", "normalised", "smoke")
 WHY = {
@@ -24,77 +25,81 @@ WHY = {
 }
 
 
-def beside_gd_plus_plus(variant: str) -> tuple:
+def beside_gd_plus_plus(variant: str) -> tuple[Claim, ...]:
     """What the paper says of two layers, asked of others than plain ones."""
-    prefix, why = f"VO.L2.{variant}", {"note": WHY[variant]}
-    unless_heads = {} if variant == "heads" else why
+    prefix, why = f"VO.L2.{variant}", WHY[variant]
+    unless_heads = "" if variant == "heads" else why
     return (
-        {"id": f"{prefix}.free", "statement": "at least 4 of 5 seeds are free", "source": "VO, published code",
-         "metric": "seeds_trapped", "relation": "at_most", "target": 1} | unless_heads,
-        {"id": f"{prefix}.loss", "statement": "trained layers come near GD++ (mean over all seeds)", "source":
-         "VO, other switches", "metric": "loss_trained", "relation": "at_most", "target": 0.1145} | unless_heads,
-        {"id": f"{prefix}.cosine", "statement": "sensitivities of all seeds are those of GD++ (worst cosine)",
-         "source": "VO, other switches", "metric": "sensitivity_cosine_gd_plus_plus", "reduce": "min",
-         "relation": "at_least", "target": 0.997} | why,
-        {"id": f"{prefix}.cosine_gd", "statement": "and clearly not those of GD (best cosine)", "source":
-         "VO, other switches", "metric": "sensitivity_cosine_gd", "reduce": "max", "relation": "at_most",
-         "target": 0.97},
+        claim(f"{prefix}.free", "at least 4 of 5 seeds are free",
+              metric="seeds_trapped", source="VO, published code", at_most=1, note=unless_heads),
+        claim(f"{prefix}.loss", "trained layers come near GD++ (mean over all seeds)",
+              metric="loss_trained", source="VO, other switches", at_most=0.1145, note=unless_heads),
+        claim(f"{prefix}.cosine", "sensitivities of all seeds are those of GD++ (worst cosine)",
+              metric="sensitivity_cosine_gd_plus_plus", source="VO, other switches", at_least=0.997, reduce="min",
+              note=why),
+        claim(f"{prefix}.cosine_gd", "and clearly not those of GD (best cosine)",
+              metric="sensitivity_cosine_gd", source="VO, other switches", at_most=0.97, reduce="max"),
     )  # fmt: skip
 
 
-def get_config(variant: str = ""):
-    config = deep(base_config(), n_layers=2, shared=True)
-    config.claims = (
-        {"id": "VO.L2.gd", "statement": "two gradient steps of one size, at their best", "source": OPTIMA,
-         "metric": "loss_gd", "relation": "within", "target": 0.1567, "tolerance": 0.001567},
-        {"id": "VO.L2.gd_free", "statement": "two gradient steps of two sizes, at their best", "source": OPTIMA,
-         "metric": "loss_gd_free_steps", "relation": "within", "target": 0.1414, "tolerance": 0.001414},
-        {"id": "VO.L2.gd_plus_plus", "statement": "GD++ with one pair of rates, at its best", "source": OPTIMA,
-         "metric": "loss_gd_plus_plus", "relation": "within", "target": 0.1106, "tolerance": 0.001106},
-        {"id": "VO.L2.loss", "statement": "trained layers come near GD++ (mean over free seeds)",
-         "source": "VO Fig. 3", "metric": "loss_trained_untrapped", "relation": "at_most", "target": 0.1145},
-        {"id": "VO.L2.free", "statement": "at least 4 of 5 seeds are free", "source": "VO, published code",
-         "metric": "seeds_trapped", "relation": "at_most", "target": 1},
-        {"id": "VO.L2.cosine", "statement": "sensitivities of free seeds are those of GD++ (worst cosine)",
-         "source": "VO Fig. 3", "metric": "sensitivity_cosine_gd_plus_plus_untrapped", "reduce": "min",
-         "relation": "at_least", "target": 0.997},
-        {"id": "VO.L2.cosine_gd", "statement": "and clearly not those of GD (best cosine)", "source": "VO Fig. 3",
-         "metric": "sensitivity_cosine_gd_untrapped", "reduce": "max", "relation": "at_most", "target": 0.97},
-        {"id": "VO.L2.untrained", "statement": "untrained layers have not learned it (their best cosine)",
-         "source": "control", "metric": "sensitivity_cosine_gd_plus_plus_untrained", "reduce": "max",
-         "relation": "at_most", "target": 0.5},
-        {"id": "VO.L2.map", "statement": "every layer of every free seed is nearest to its own step of GD++ "
-         "(least share of layers)", "source": "found here", "metric": "map_peaks_gd_plus_plus_untrapped",
-         "reduce": "min", "relation": "at_least", "target": 1.0},
-        {"id": "VO.L2.interpolated", "statement": "the mean of trained and built weights is nearly as good as the "
-         "better of both (worst ratio)", "source": "VO Fig. 3", "metric": "interpolation_ratio_untrapped",
-         "reduce": "max", "relation": "at_most", "target": 1.05},
-        {"id": "VO.L2.condition", "statement": "after the first layer the context is conditioned as by GD++ (worst "
-         "relative deviation of the log of its median condition number)", "source": "VO, appendix A.10",
-         "metric": "condition_number_deviation_untrapped", "reduce": "max", "relation": "at_most", "target": 0.1},
-        {"id": "VO.L2.transform", "statement": "the first layer transforms inputs by I - gamma S (least share of its "
-         "update explained)", "source": "VO, appendix A.10", "metric": "input_transform_explained_untrapped",
-         "reduce": "min", "relation": "at_least", "target": 0.95},
-        {"id": "VO.L2.construction", "statement": "the construction is GD++ (largest error, float32)",
-         "source": "VO, appendix A.10", "metric": "construction_error", "relation": "at_most", "target": 1e-5},
+def get_config(variant: str = "") -> Experiment:
+    experiment = deep(
+        n_layers=2,
+        shared=True,
+        claims=(
+            claim("VO.L2.gd", "two gradient steps of one size, at their best",
+                  metric="loss_gd", source=OPTIMA, within=(0.1567, 0.001567)),
+            claim("VO.L2.gd_free", "two gradient steps of two sizes, at their best",
+                  metric="loss_gd_free_steps", source=OPTIMA, within=(0.1414, 0.001414)),
+            claim("VO.L2.gd_plus_plus", "GD++ with one pair of rates, at its best",
+                  metric="loss_gd_plus_plus", source=OPTIMA, within=(0.1106, 0.001106)),
+            claim("VO.L2.loss", "trained layers come near GD++ (mean over free seeds)",
+                  metric="loss_trained_untrapped", source="VO Fig. 3", at_most=0.1145),
+            claim("VO.L2.free", "at least 4 of 5 seeds are free",
+                  metric="seeds_trapped", source="VO, published code", at_most=1),
+            claim("VO.L2.cosine", "sensitivities of free seeds are those of GD++ (worst cosine)",
+                  metric="sensitivity_cosine_gd_plus_plus_untrapped", source="VO Fig. 3", at_least=0.997, reduce="min"),
+            claim("VO.L2.cosine_gd", "and clearly not those of GD (best cosine)",
+                  metric="sensitivity_cosine_gd_untrapped", source="VO Fig. 3", at_most=0.97, reduce="max"),
+            claim("VO.L2.untrained", "untrained layers have not learned it (their best cosine)",
+                  metric="sensitivity_cosine_gd_plus_plus_untrained", source="control", at_most=0.5, reduce="max"),
+            claim("VO.L2.map",
+                  "every layer of every free seed is nearest to its own step of GD++ (least share of layers)",
+                  metric="map_peaks_gd_plus_plus_untrapped", source="found here", at_least=1.0, reduce="min"),
+            claim("VO.L2.interpolated",
+                  "the mean of trained and built weights is nearly as good as the better of both (worst ratio)",
+                  metric="interpolation_ratio_untrapped", source="VO Fig. 3", at_most=1.05, reduce="max"),
+            claim("VO.L2.condition",
+                  "after the first layer the context is conditioned as by GD++ (worst relative deviation of the log "
+                  "of its median condition number)",
+                  metric="condition_number_deviation_untrapped", source="VO, appendix A.10", at_most=0.1, reduce="max"),
+            claim("VO.L2.transform",
+                  "the first layer transforms inputs by I - gamma S (least share of its update explained)",
+                  metric="input_transform_explained_untrapped", source="VO, appendix A.10", at_least=0.95,
+                  reduce="min"),
+            claim("VO.L2.construction", "the construction is GD++ (largest error, float32)",
+                  metric="construction_error", source="VO, appendix A.10", at_most=1e-5),
+        ),
     )  # fmt: skip
+    if variant == "heads":
+        analyses, claims = ("alignment", "layer_map", "curvature", "shifts"), beside_gd_plus_plus(variant)
+        return experiment.change({"model.n_heads": 4, "analyses": analyses, "claims": claims})
+    if variant == "layer_norm":
+        return experiment.change({
+            "model.layer_norm": True,
+            "analyses": ("alignment", "layer_map", "shifts", "standardised_tokens"),
+            "claims": (
+                *beside_gd_plus_plus(variant),
+                claim("VO.L2.layer_norm.standardised",
+                      "every seed is as good as GD++ with its best pair on standardised tokens (worst loss ratio)",
+                      metric="loss_ratio_gd_plus_plus_standardised", source="found here", at_most=1.05, reduce="max"),
+            ),
+        })  # fmt: skip
+    if variant == "normalised":
+        analyses, claims = ("alignment", "layer_map", "shifts"), beside_gd_plus_plus(variant)
+        return experiment.change({"model.normalised": True, "analyses": analyses, "claims": claims})
     if variant == "smoke":
-        smoke(config)
-    elif variant in VARIANTS:
-        without = ("interpolation",) if variant == "heads" else ("interpolation", "curvature")
-        config.analyses = tuple(name for name in config.analyses if name not in without)
-        if variant == "heads":
-            config.model.n_heads = 4
-        else:
-            config.model[variant] = True
-        config.claims = beside_gd_plus_plus(variant)
-        if variant == "layer_norm":
-            config.analyses += ("standardised_tokens",)
-            config.claims += (
-                {"id": "VO.L2.layer_norm.standardised", "statement": "every seed is as good as GD++ with its best pair "
-                 "on standardised tokens (worst loss ratio)", "source": "found here", "metric":
-                 "loss_ratio_gd_plus_plus_standardised", "reduce": "max", "relation": "at_most", "target": 1.05},
-            )  # fmt: skip
-    elif variant:
+        return smoke(experiment)
+    if variant:
         raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
-    return config
+    return experiment

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icl_gd.lab.reporting.figures import captions
+from icl_gd.lab.evaluation.pictures import captions
 from icl_gd.lab.reporting.report import number, target, trapped, wall_time
 from icl_gd.lab.reporting.results import holds
 

@@ -10,4 +10,4 @@ import sys
 from icl_gd.lab import doctor
 
 if __name__ == "__main__":
-    sys.exit(doctor.main())
+    sys.exit(doctor.main(sys.argv[1:]))

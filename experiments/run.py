@@ -2,7 +2,7 @@
 
     python -m experiments.run --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--profile] [--config.FIELD=VALUE ...]
 
-`icl_gd.lab.run` says what it takes and leaves.
+`icl_gd.lab.command` says what it takes and leaves.
 """
 
 import os
@@ -23,6 +23,6 @@ def _stop_before_the_run(number: int, frame: object) -> None:
 if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop_before_the_run)
-    from icl_gd.lab import run  # a second or two, in which a signal may come
+    from icl_gd.lab import command  # a second or two, in which a signal may come
 
-    run.start(sys.argv, BEGAN)
+    command.start(sys.argv, BEGAN)

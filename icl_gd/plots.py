@@ -1,12 +1,12 @@
 """Records to matplotlib Axes. Nothing is computed here: what is drawn lies beside the figure as numbers."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize
+
+Axes: TypeAlias = Any  # Matplotlib's; half a second to import, which a run spends when it draws
+Figure: TypeAlias = Any  # likewise
 
 COLUMN, PAGE = 3.25, 6.75  # inches: one column, and the width of a page
 
@@ -79,7 +79,21 @@ def role_of(role: str) -> tuple[str, str, Any]:
 
 def style() -> Any:
     """The project's matplotlib settings, as a context manager."""
+    import matplotlib
+
     return matplotlib.rc_context(STYLE)
+
+
+def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **more: Any) -> tuple[Figure, Any]:
+    """A figure and its Axes, as pyplot gives them; nothing of the process changes, and no backend is chosen.
+
+    Args:
+      more: for `Figure.subplots`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=figsize)
+    return figure, figure.subplots(rows, columns, **more)
 
 
 def line(ax: Axes, curve: Mapping[str, Sequence], role: str, *, marker: str = "", label: str | None = None) -> Axes:
@@ -109,7 +123,9 @@ def points(
 
 def shades(n: int) -> list:
     """Colours of ordered values, from dark to light, told apart by all common kinds of colour vision."""
-    return [matplotlib.colormaps["viridis"](i / max(n - 1, 1) * 0.85) for i in range(n)]
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](i / max(n - 1, 1) * 0.85) for i in range(n)]
 
 
 def level(ax: Axes, value: float, role: str, label: str | None = None) -> Axes:
@@ -149,6 +165,25 @@ def log_where_it_spikes(ax: Axes, curves: Iterable[Mapping[str, Sequence]]) -> A
     return ax
 
 
+def root(ax: Axes, curve: Mapping[str, Sequence[float]], of: str) -> Axes:
+    """A line that falls as one over the root, through the curve's middle."""
+    x, middle = np.asarray(curve["x"], float), len(curve["x"]) // 2
+    ax.plot(x, curve["mean"][middle] * (x / x[middle]) ** -0.5, ":", color="black", linewidth=0.8,
+            label=f"1 / root of {of}")  # fmt: skip
+    return ax
+
+
+def seeds(metric: Mapping[str, Any]) -> list[float]:
+    """A metric's values of the seeds that have one; infinite where none has."""
+    return [value for value in metric["per_seed"] if value is not None] or [np.inf]
+
+
+def band(metric: Mapping[str, Any]) -> dict[str, list[float]]:
+    """A metric as the one point of a curve, its band the range over seeds."""
+    values = seeds(metric)
+    return {"mean": [metric["mean"]], "low": [min(values)], "high": [max(values)]}
+
+
 def by_name(ax: Axes, curves: Mapping[str, Mapping[str, Sequence]]) -> Axes:
     """Curves over names, as groups of points with their bands as bars: role -> curve."""
     for i, (role, curve) in enumerate(curves.items()):
@@ -170,6 +205,8 @@ def heat(
       limits: the ends of the colours, for maps that are compared.
       distance: small ones are alike, and colours go with the logarithm.
     """
+    from matplotlib.colors import LogNorm, Normalize
+
     entries = np.asarray(values, float)
     norm = (LogNorm if distance and limits[0] > 0 else Normalize)(*limits)
     ax.imshow(entries, cmap="viridis_r" if distance else "viridis", norm=norm)

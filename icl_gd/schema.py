@@ -155,7 +155,8 @@ def wanted(hint: Any, value: Any) -> str:
     if isinstance(value, float | np.floating) and not math.isfinite(value):
         of = of.replace("a number", "a finite number")
     words = [word for rule in rules(hint) if isinstance(rule, OneOf) for word in rule.words]
-    near = difflib.get_close_matches(value, words, 1, 0.5) if isinstance(value, str) else []
+    given = [word for word in (value if isinstance(value, tuple | list) else (value,)) if isinstance(word, str)]
+    near = [found for word in given if word not in words for found in difflib.get_close_matches(word, words, 1, 0.5)]
     return f"must be {of}" + (f"; did you mean {near[0]}?" if near else "")
 
 
@@ -164,9 +165,14 @@ def said(hint: Any) -> str:
     of: list[str] = []
     for one in _alternatives(hint):
         kind, more = _parts(one)
-        if get_origin(kind) is tuple:
-            each = said(_annotated(get_args(kind)[0], more))
-            of.append("a tuple of such" if each in of else f"a tuple, each of it {each}")
+        if kind == tuple[()]:
+            of.append("()")
+        elif get_origin(kind) is tuple:
+            each, many = (
+                said(_annotated(get_args(kind)[0], more)),
+                "" if ... in get_args(kind) else f" of {len(get_args(kind))}",
+            )
+            of.append("a tuple of such" if each in of else f"a tuple{many}, each of it {each}")
         elif not _is_array(kind):
             of.append(_said_one(kind, more))
     return ", or ".join(dict.fromkeys(of))

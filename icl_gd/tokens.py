@@ -20,7 +20,9 @@ def concatenated(d_input: int, d_output: int, w0: Array | np.ndarray | None = No
 
     The prediction is minus the query's y slot, so a network that writes nothing predicts `W_0 x_query`.
     """
-    start = np.zeros((d_output, d_input)) if w0 is None else jnp.asarray(w0)  # layouts are kept, arrays of JAX are not
+    start = (
+        np.broadcast_to(0.0, (d_output, d_input)) if w0 is None else jnp.asarray(w0)
+    )  # layouts are kept, arrays of JAX are not
     if start.shape != (d_output, d_input):
         raise ValueError(f"w0 has shape {start.shape}, expected (d_output, d_input) = {(d_output, d_input)}")
 

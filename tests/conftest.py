@@ -48,6 +48,7 @@ def pytest_configure(config):
     compilation.use(compilation.cache_directory())
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
     """A worker for every core that may be used, not for every core there is."""
     from icl_gd.cores import usable_cores

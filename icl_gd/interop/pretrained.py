@@ -12,13 +12,14 @@ import safetensors
 from safetensors.numpy import load_file, save_file
 
 from icl_gd import models
+from icl_gd.migrations import PRETRAINED, migrated, newest_of
 from icl_gd.models import TransformerConfig
 from icl_gd.models.transformer import Params
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training.checkpoint import by_name, flatten, nested, tuples
 from icl_gd.types import Layout, Predictor, PrefixPredictor
 
-WEIGHTS, CONFIG, FORMAT = "model.safetensors", "config.json", 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Pretrained:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         leaves = {name: np.asarray(leaf, order="C") for name, leaf in flatten(self.params).items()}
-        about = {"format": FORMAT, "model": asdict(self.config), "layout": self.layout, "d_input": self.d_input,
-                 "d_output": self.d_output}  # fmt: skip
+        about = {"format": newest_of(PRETRAINED), "model": asdict(self.config), "layout": self.layout,
+                 "d_input": self.d_input, "d_output": self.d_output}  # fmt: skip
         part = directory / f"{WEIGHTS}.part"
         save_file(leaves, part, metadata={"format": "np"})
         os.replace(part, directory / WEIGHTS)
@@ -78,9 +79,8 @@ def from_pretrained(directory: str | Path) -> Pretrained:
             raise FileNotFoundError(f"{directory} has no {name}; save_pretrained writes it")
     try:
         about = json.loads((directory / CONFIG).read_text())
-        known = {field.name for field in fields(TransformerConfig)}
-        if about["format"] != FORMAT or not set(about["model"]) <= known:
-            unknown = sorted(set(about["model"]) - known) or [f"format {about['format']}"]
+        about = migrated(about, about["format"], PRETRAINED)
+        if unknown := sorted(set(about["model"]) - {field.name for field in fields(TransformerConfig)}):
             raise ValueError(f"{', '.join(unknown)}: not known here; a newer version wrote it")
         config = TransformerConfig(**tuples(about["model"]))
         params = jax.tree.map(jnp.asarray, nested(load_file(directory / WEIGHTS)))

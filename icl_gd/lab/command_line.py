@@ -1,32 +1,28 @@
 """From the command line to a checked Run. What is wrong is said in one line, before anything is compiled or written."""
 
-import copy
-import difflib
 import inspect
 import re
-from collections.abc import Collection
+import sys
+import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
-from ml_collections.config_flags import config_path
 
-from icl_gd.lab.config import sweeps
-from icl_gd.lab.config.asked import Config, Processes, Run
+from icl_gd.lab.config import fields as names
+from icl_gd.lab.config.asked import Processes, Run
 from icl_gd.lab.config.bad_input import BadInput, nearest, one_line
-from icl_gd.lab.config.defaults import base_config, flatten
-from icl_gd.lab.config.validation import WORDS, accepts_none, validate
+from icl_gd.lab.config.experiment import Experiment
+from icl_gd.lab.config.resources import check_memory
 from icl_gd.lab.lifecycle import processes
-from icl_gd.lab.lifecycle.workdirs import FREE_FIELDS, check_workdir
+from icl_gd.lab.lifecycle.workdirs import check_workdir
+from icl_gd.schema import said
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-KINDS = {
-    int: "an int: a whole number is accepted, as in 100",
-    float: "a float: a number is accepted, as in 0.5 or 1e-3",
-    bool: "a bool: true or false is accepted",
-    tuple: "a tuple: '(a, b)' is accepted, with quotes around each word",
-}
+PACKAGE = Path(__file__).parents[1]
+SHIPPED = PACKAGE / "configs"  # in a wheel; a clone has them beside the package
+CONFIGS = SHIPPED if SHIPPED.is_dir() else PACKAGE.parent / "configs"
+OWN = ("--config", "--workdir", "--profile", "--help", "--config.FIELD", *(f"--{name}" for name in processes.FLAGS))
 
 
 def parse(argv: list[str]) -> Run:
@@ -38,26 +34,85 @@ def parse(argv: list[str]) -> Run:
     several, words = _processes(_joined(argv[1:]))
     profile, words = _profile(words)
     path, variant, words = _config_path(words)
-    stored = _load_config(path, variant)
-    config = copy.deepcopy(stored)
-    words = _check_names(words, stored, config)
-    values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "Where results go.", flag_values=values)
-    try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=[argv[0], *words])
-        values([argv[0], *words])
-    except Exception as error:  # absl and ml_collections each raise their own kinds
-        raise BadInput(_wrong_type(words, config, error)) from error
-    config = values["config"].value
+    stored = load(path, variant)
+    given, left = _overrides(words, stored)
+    notes: list[str] = []
+    experiment = changed(stored, given, notes)
     name = path.stem + (f"-{variant}" if variant else "")
-    workdir = Path(values["workdir"].value or f"runs/{name}")
-    validate(config)
-    before, after = flatten(stored), flatten(config)
-    overridden = tuple(field for field in after if after[field] != before.get(field) and field not in FREE_FIELDS)
-    run = Run(config, path.stem, variant or None, workdir, overridden, several, profile)
+    workdir = Path(_workdir(left) or f"runs/{name}")
+    check_memory(experiment)
+    before, after = stored.flat(), experiment.flat()
+    free = {name for name, its in experiment.fields.items() if its.is_free}
+    overridden = tuple(field for field in after if after[field] != before.get(field) and field not in free)
+    run = Run(experiment, path.stem, variant or None, workdir, overridden, several, profile)
     if several is None:  # of several processes only the first has a workdir
         check_workdir(run)
+    for note in notes:
+        print(f"note: {note}", flush=True)
     return run
+
+
+def changed(experiment: Experiment, given: Mapping[str, str], notes: list[str]) -> Experiment:
+    """An experiment with fields as a command line gives them, in words.
+
+    Args:
+      notes: what is to be said of it is added.
+
+    Raises:
+      BadInput: if a field or a value will not do.
+    """
+    classes = {its.path: its.chooses[given[name]] for name, its in experiment.fields.items()
+               if its.chooses is not None and given.get(name) in its.chooses}  # fmt: skip
+    table = names.fields_of(names.classes_of(experiment, classes))
+    values = flags.FlagValues()
+    for name, its in table.items():
+        if name in given:
+            flags.DEFINE(_Parser(name, its), f"config.{name}", None, its.about, flag_values=values, serializer=None)
+    try:
+        values(["run", *(f"--config.{name}={text}" for name, text in given.items() if name in table)])
+    except flags.IllegalFlagValueError as error:
+        raise error.__context__ or error from None  # what the parser said
+    read = {name: values[f"config.{name}"].value if name in table else text for name, text in given.items()}
+    if "claims" in given or not experiment.claims:
+        return experiment.change(read, notes.append)
+    # With fewer analyses some of what the config claims is not measured.
+    changed = experiment.change({**read, "claims": ()}, notes.append)
+    measured = tuple(claim for claim in experiment.claims if changed.is_measured(claim.measured))
+    if left := [claim.id for claim in experiment.claims if claim not in measured]:
+        notes.append(f"claims {', '.join(left)} are left out: nothing measures them with these settings")
+    return changed.change({"claims": measured})
+
+
+class _Parser(flags.ArgumentParser):
+    """Reads the words of one field."""
+
+    def __init__(self, name: str, field: names.Field):
+        self._name, self._field, self.syntactic_help = name, field, said(field.hint)
+
+    def parse(self, argument: Any) -> Any:
+        """The value that a command line gives; absl asks with None and with what is parsed already, too."""
+        return names.read(self._name, self._field, argument) if isinstance(argument, str) else argument
+
+    def flag_type(self) -> str:
+        return said(self._field.hint)
+
+
+def help_of(argv: list[str]) -> str:
+    """Every field of the config that a command line names, with its value, what it accepts and what it is."""
+    try:
+        path, variant, _ = _config_path(_joined([word for word in argv[1:] if word.startswith("--config=")]))
+        experiment = load(path, variant)
+    except BadInput:
+        return "Every field of a config, with what it accepts: --config=FILE[:VARIANT] --help\n"
+    lines = [f"Fields of {path.name}{f':{variant}' * bool(variant)}:\n"]
+    for name, its in experiment.fields.items():
+        value = experiment[name] if name != "claims" else f"... ({len(experiment.claims)}; () for none)"
+        lines.append(f"  --config.{name}={_shown(value)}\n      {said(its.hint)}. {its.about}".rstrip(". ") + ".")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: Any) -> str:
+    return f"'{value}'" if isinstance(value, tuple) else str(value)
 
 
 def _processes(words: list[str]) -> tuple[Processes | None, list[str]]:
@@ -79,6 +134,13 @@ def _profile(words: list[str]) -> tuple[bool, list[str]]:
     return bool(given) and given[-1] != "false", [word for word in words if word.partition("=")[0] != "--profile"]
 
 
+def _workdir(words: list[str]) -> str | None:
+    given = [word.partition("=")[2] for word in words if word.partition("=")[0] == "--workdir"]
+    if given and not given[-1]:
+        raise BadInput("--workdir is empty; give a directory: --workdir=DIR")
+    return given[-1] if given else None
+
+
 def _joined(words: list[str]) -> list[str]:
     """Every flag as one word `--FLAG=VALUE`, so that neither order nor spelling matters afterwards."""
     joined, words = [], list(words)
@@ -97,130 +159,81 @@ def _joined(words: list[str]) -> list[str]:
 def _config_path(words: list[str]) -> tuple[Path, str, list[str]]:
     """The config file and variant named on the command line, and the words that are left."""
     given = [word.partition("=")[2] for word in words if word.partition("=")[0] == "--config"]
-    names = ", ".join(_config_names())
+    shipped = sorted(path.stem for path in CONFIGS.glob("*.py") if not path.stem.startswith("_"))
     if not given or not given[-1]:
-        raise BadInput(f"--config is missing: --config=FILE[:VARIANT], FILE one of {names}")
+        raise BadInput(f"--config is missing: --config=FILE[:VARIANT], a file, or one of {', '.join(shipped)}")
     file, colon, variant = given[-1].partition(":")
     if colon and not variant:
         raise BadInput(f"--config={given[-1]}: the variant after the colon is empty; leave the colon out for none")
-    path = Path(file)
+    path = CONFIGS / f"{file}.py" if file in shipped else Path(file)
     try:
         found = path.is_file()
     except (OSError, ValueError):  # a name no file can have
         found = False
-    if not found and f"configs/{path.name}" in _config_names() and Path.cwd() != CONFIGS.parent:
-        raise BadInput(f"--config={file}: no such file in {Path.cwd()}; did you mean {CONFIGS / path.name}?")
+    if not found and path.stem in shipped:
+        raise BadInput(f"--config={file}: no such file in {Path.cwd()}; did you mean {path.stem}, which ships?")
     if not found:
-        raise BadInput(f"--config={file}: no such file; {nearest(f'configs/{path.stem}.py', _config_names())}")
+        raise BadInput(f"--config={file}: no such file; {nearest(path.stem, shipped)}, or a file of your own")
     return path, variant, [word for word in words if word.partition("=")[0] != "--config"]
 
 
-def _config_names() -> list[str]:
-    return sorted(f"configs/{path.name}" for path in CONFIGS.glob("*.py") if not path.stem.startswith("_"))
+def load(path: Path, variant: str = "") -> Experiment:
+    """The experiment that a config file gives, which is executed once.
 
-
-def _load_config(path: Path, variant: str) -> Config:
-    module: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
+    Raises:
+      BadInput: if it is no config file, or has no such variant.
+    """
+    module = types.ModuleType(f"icl_gd_config_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where annotations of the classes it may define are looked up
+    sys.path.insert(0, str(path.parent.absolute()))  # as of a script, for what lies beside it
     try:
-        exec(compile(path.read_text(), str(path), "exec"), module)  # unlike an import, it leaves no __pycache__ behind
-        get_config = module["get_config"]
+        exec(compile(path.read_text(), str(path), "exec"), vars(module))  # unlike an import, leaves no __pycache__
+        get_config = module.get_config
     except (Exception, SystemExit) as error:
-        why = "" if isinstance(error, KeyError) else f": {one_line(error)}"
+        missing = isinstance(error, AttributeError) and "get_config" in str(error)
+        why = "" if missing else f": {one_line(error)}"
         raise BadInput(
             f"--config={path} is not a config file (it needs get_config() or get_config(variant)){why}"
         ) from error
-    variants = module.get("VARIANTS")
+    finally:
+        sys.path.remove(str(path.parent.absolute()))
+    variants = getattr(module, "VARIANTS", None)
     if variant and variants is not None and variant not in variants:
         raise BadInput(f"--config={path}:{variant}: unknown variant {variant!r}; {nearest(variant, variants)}")
     try:
         alone = not inspect.signature(get_config).parameters
-        config = get_config() if alone else get_config(variant)
+        experiment = get_config() if alone else get_config(variant)
     except (Exception, SystemExit) as error:
-        raise BadInput(f"--config={path}:{variant}: {one_line(error)}") from error
+        raise BadInput(f"--config={path}{f':{variant}' * bool(variant)}: {one_line(error)}") from error
     if alone and variant:
         raise BadInput(f"--config={path}:{variant}: its get_config takes no variant; --config={path} is accepted")
-    if not isinstance(config, ConfigDict):
-        raise BadInput(f"--config={path}: get_config gives a {type(config).__name__}, it must give a ConfigDict")
-    has = flatten(config)
-    if missing := [field for field in flatten(base_config()) if field not in has]:
-        raise BadInput(f"--config={path} lacks the fields {', '.join(missing)}; start from icl_gd.lab.config.defaults")
-    return config
+    if not isinstance(experiment, Experiment):
+        raise BadInput(f"--config={path}: get_config gives a {type(experiment).__name__}, it must give an Experiment")
+    return experiment
 
 
-def _check_names(words: list[str], stored: Config, config: Config) -> list[str]:
-    """Unknown flags and fields, with the nearest name, before absl sees them; sets what absl's parsers cannot read.
+def _overrides(words: list[str], experiment: Experiment) -> tuple[dict[str, str], list[str]]:
+    """Fields given on the command line, as words; the last one counts; and the words that are left.
 
-    Those are optional fields given as None, and numbers and words given as tuples, to sweep over: their words are taken
-    out of what is returned. Words listed without quotes are given them.
+    Raises:
+      BadInput: at a flag that there is not, with the nearest one.
     """
-    base, unread = flatten(base_config()), {}
-    fields, left = flatten(stored), []
+    given: dict[str, str] = {}
+    left = []
+    known = experiment.fields
     for word in words:
         flag, equals, value = word.removeprefix("--").partition("=")
-        field = flag.removeprefix("no").removeprefix("config.") if flag.startswith(("config.", "noconfig.")) else None
-        if field is None and flag != "workdir":
-            known = (
-                "--config",
-                "--workdir",
-                "--profile",
-                "--help",
-                "--config.FIELD",
-                *(f"--{name}" for name in processes.FLAGS),
-            )
-            near = [f"--config.{name}" for name in fields if flag in (name, name.split(".")[-1])]
-            raise BadInput(f"--{flag}: unknown flag; {nearest(near[0] if near else f'--{flag}', [*known, *near])}")
-        if field is None and not value:
-            raise BadInput("--workdir is empty; give a directory: --workdir=DIR")
-        if field is not None and field not in fields:
-            raise BadInput(f"--config.{field}: unknown field; {_nearest_few(field, fields)}")
-        if field is not None and not equals and not isinstance(fields[field], bool):
-            raise BadInput(f"--{flag} needs a value: --config.{field}=VALUE")
-        several = sweeps.read_tuple(value) if field in base and not isinstance(base[field], list) else None
-        if field in WORDS and (listed := _listed(value)):
-            word = f"--{flag}={listed}"
-        if (field is not None and value in ("None", "none") and accepts_none(field)) or several is not None:
-            unread[field] = several
-        else:  # the last word counts
-            unread.pop(field, None)
+        if not flag.startswith(("config.", "noconfig.")):
+            if flag != "workdir":
+                near = [f"--config.{name}" for name in known if flag in (name, name.split(".")[-1])]
+                raise BadInput(f"--{flag}: unknown flag; {nearest(near[0] if near else f'--{flag}', [*OWN, *near])}")
             left.append(word)
-            if field in sweeps.SWEPT:  # one value where the config has a tuple, of the type it then has
-                with config.ignore_type():
-                    config_path.set_value(field, config, base[field])
-    with config.ignore_type():
-        for field, value in unread.items():
-            config_path.set_value(field, config, value)
-    return [word for word in left if word.partition("=")[0].removeprefix("--config.") not in unread]
-
-
-def _listed(word: str) -> tuple[str, ...] | None:
-    """The words that a value on the command line lists, `a,b` or `('a', 'b')`, if it does."""
-    inside = word[1:-1] if word[:1] == "(" and word[-1:] == ")" else word
-    found = [part.strip().strip("'\"") for part in inside.split(",")]
-    found = found[:-1] if len(found) > 1 and not found[-1] else found
-    return tuple(found) if all(part.isidentifier() for part in found) else None
-
-
-def _wrong_type(words: list[str], config: Config, error: Exception) -> str:
-    """What absl could not read, in the words of a user."""
-    fields = flatten(config)
-    for word in words:
-        flag, _, value = word.removeprefix("--config.").partition("=")
-        if isinstance(error, flags.IllegalFlagValueError) and f"{word}:" in str(error) and flag in fields:
-            kind = config_path.get_type(flag, config)
-            several = "; several are swept over, as in (1, 2)" * (flag in sweeps.SWEPT)
-            return f"{flag}={value}: not {KINDS.get(kind, kind)}{several}"
-    return one_line(error)
-
-
-def _nearest_few(field: str, fields: Collection[str]) -> str:
-    """What may have been meant: a field of this last name elsewhere, one it shortens, one spelt alike, a section's."""
-    if section := [name for name in fields if name.startswith(f"{field}.")]:
-        return f"did you mean one of {', '.join(section)}?"
-    part, _, leaf = field.rpartition(".")
-    inside = [name for name in fields if name.rpartition(".")[0] == part]
-    words = {name: name.rpartition(".")[2].split("_") for name in inside}
-    short = [name for name, its in words.items() if leaf in ("".join(word[0] for word in its), *its)]
-    elsewhere = [name for name in fields if name.rpartition(".")[2] == leaf]
-    alike = difflib.get_close_matches(field, fields, 1, 0.75) if len(leaf) > 3 else []
-    found = difflib.get_close_matches(field, elsewhere, 1, 0.0) or alike or short[:1]
-    return f"did you mean {found[0]}?" if found else f"accepted: {', '.join(inside or fields)}"
+            continue
+        name = flag.removeprefix("no").removeprefix("config.")
+        if not equals:
+            if name in known and not isinstance(experiment[name], bool):
+                raise BadInput(f"--{flag} needs a value: --config.{name}=VALUE")
+            value = "false" if flag.startswith("no") else "true"
+        given[name] = value
+    return given, left

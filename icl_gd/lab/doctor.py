@@ -7,9 +7,10 @@ Prints a line for each, those that fail marked. Exit codes: 0 all is well; 1 som
 
 import os
 import platform
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -105,8 +106,13 @@ CHECKS: dict[str, Callable[[], str]] = {
 }
 
 
-def main() -> int:
+def main(words: Sequence[str] = ()) -> int:
     """Runs every check and returns the exit code. Without a device, what needs one is not tried."""
+    if words:
+        asks_help = list(words) in (["--help"], ["-h"])
+        print(__doc__ if asks_help else f"error: {' '.join(words)}: accepted is nothing, or --help",
+              file=sys.stdout if asks_help else sys.stderr)  # fmt: skip
+        return 0 if asks_help else 2
     well, there = True, True
     for name, check in CHECKS.items():
         if not there and check in (precision, step):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Gt, Le
+from annotated_types import Ge, Gt, Le
 
 from icl_gd.models import initial
 from icl_gd.models.attention import KINDS
@@ -11,6 +11,7 @@ from icl_gd.models.initial import Initial
 from icl_gd.models.modifications import Alpha, Fraction, Modification, Share, Values
 from icl_gd.schema import LARGEST, OneOf, Size, check
 
+MOST_LAYERS = 10**5  # as many words name their kinds
 COMPUTE = ("float32", "bfloat16")
 
 
@@ -25,7 +26,7 @@ class TransformerConfig:
       shared: one set of weights for all layers (recurrent) instead of one per layer.
       clip: residuals are clipped to [-clip, clip] after every layer; None leaves them alone.
       init_scale: weights start with variance `init_scale / n_layers / fan_in`; a tuple is swept over in training.
-      attention: "linear", "softmax", "mixed" (a learned mix of both), or a tuple of one of them per layer.
+      attention: a kind in `attention.KINDS` ("mixed" learns how much of it is softmax), or a tuple of one per layer.
       layer_norm: attention reads normalised residuals, with learned scale and offset. As published, the first of
         layers with weights of their own reads tokens as they are.
       normalised: keys and queries are divided by their sums.
@@ -49,7 +50,7 @@ class TransformerConfig:
     """
 
     d_token: Size
-    n_layers: Size = 1
+    n_layers: Annotated[int, Ge(1), Le(MOST_LAYERS)] = 1
     n_heads: Size = 1
     d_head: Size | None = None
     shared: bool = False
@@ -92,9 +93,10 @@ class TransformerConfig:
         if (self.beta is None) != (self.share is None):
             raise ValueError(f"beta={self.beta}, share={self.share}: negative samples take both of them, or neither")
         if self.modification.there and (self.normalised or not (self.causal or self.reads_query)):
+            name, value = next(iter(self.modification.there.items()))
             raise ValueError(
-                f"modification of {', '.join(self.modification.there)} tells what is read of the query from what is "
-                "read of demonstrations: it needs reads_query=True or causal=True, and normalised=False"
+                f"{name}={value} tells what is read of the query from what is read of demonstrations: it needs "
+                "reads_query=True or causal=True, and normalised=False; leave it at None"
             )
 
     @property

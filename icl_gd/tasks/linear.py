@@ -66,7 +66,8 @@ class LinearRegression:
 
     Attributes:
       d_input, d_output, n_context: sizes d, m and n of a prompt.
-      inputs: a name in `FAMILIES`; coordinates are drawn from it and multiplied by `input_scale`.
+      inputs: a name in `FAMILIES`, from which coordinates are drawn.
+      input_scale: by which they are multiplied.
       covariance: optional `[d d]` nested tuple. Inputs are then `C^(1/2) z` with `z` standardised to unit second
         moment, so that `E x x^T = input_scale^2 C` for every family whose coordinates are centred.
       weight_scale: standard deviation of every entry of `W`.

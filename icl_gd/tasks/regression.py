@@ -38,7 +38,9 @@ class FunctionRegression:
     def __post_init__(self):
         check(self)
         if self.noise_std > 0.0 and self.logistic:
-            raise ValueError(f"noise_std={self.noise_std}: labels of signs are classes, which noise would leave")
+            raise ValueError(
+                f"noise_std={self.noise_std}: labels of signs are classes, which noise would leave; 0 is accepted"
+            )
 
     @property
     def d_input(self) -> int:

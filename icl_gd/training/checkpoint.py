@@ -17,7 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
-FORMAT = 3
+from icl_gd.migrations import CHECKPOINTS, migrated, newest_of
+
 Leaves = dict[str, np.ndarray]
 
 
@@ -127,7 +128,7 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        leaves, about = flatten(state), {**about, "format": FORMAT}
+        leaves, about = flatten(state), {**about, "format": newest_of(CHECKPOINTS)}
         described = {"about": about, "sha256": checksum(leaves, about)}
         items = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(leaves), about=self._ocp.args.JsonSave(described)
@@ -156,9 +157,10 @@ class Checkpoints:
                 warnings.warn(f"checkpoint {step} is unreadable, trying an older one: {error}", stacklevel=2)
                 self._bad.add(step)
                 continue
-            if (found := about.pop("format")) != FORMAT:
-                raise ValueError(f"checkpoint {step} is written in format {found}, this version reads format {FORMAT}")
-            return step, leaves, about
+            try:
+                return step, leaves, migrated(about, about.pop("format"), CHECKPOINTS)
+            except ValueError as error:
+                raise ValueError(f"checkpoint {step}: {error}") from error
         return None
 
     def forget_broken(self) -> None:

@@ -46,7 +46,8 @@ class TrainSettings:
 
     Attributes:
       steps, batch_size: length of training and prompts per step and member.
-      learning_rate: of AdamW; `schedule` is "constant" or "cosine" (decaying to zero at the last step).
+      learning_rate: of AdamW.
+      schedule: of the learning rate, "constant" or "cosine" (decaying to zero at the last step).
       clip: the gradient's global norm is clipped to this, before the optimiser; None does not clip.
       beta1, beta2, epsilon, weight_decay: of AdamW.
       share_batches: all members see the same batch at each step (common random numbers) instead of their own.

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from icl_gd.lab.command_line import parse
-from icl_gd.lab.config.agreement import DEEP_ONLY, LINEAR_ONLY, ONE_LAYER_ONLY
 from icl_gd.lab.config.bad_input import BadInput
 from icl_gd.lab.evaluation.analyses.copying import _coordinates, _moments, lasting_from
 from icl_gd.lab.evaluation.study import Found
@@ -17,6 +16,8 @@ from icl_gd.tasks import LinearRegression
 CONFIGS = Path(__file__).parents[2] / "configs"
 APART = f"--config={CONFIGS}/token_copying.py"
 TASK = LinearRegression(d_input=3, n_context=5)
+OF_ONE_LAYER = ("weights", "rollout", "optimum")
+READ_PAIRS = (*OF_ONE_LAYER, "interpolation", "layer_map", "curvature")  # inputs and labels, of one token
 
 
 def test_the_step_from_which_something_lasts():
@@ -24,18 +25,20 @@ def test_the_step_from_which_something_lasts():
     np.testing.assert_array_equal(lasting_from(np.array([10, 20, 30]), holds), [30, 20, np.nan, 10])
 
 
-@pytest.mark.parametrize("analysis", [*LINEAR_ONLY, *DEEP_ONLY])
+@pytest.mark.parametrize("analysis", READ_PAIRS)
 def test_what_reads_inputs_and_labels_in_one_token_refuses_separate_ones(analysis):
-    file = "gaussian_optimum" if analysis in ONE_LAYER_ONLY else "two_layers"
-    words = ["run", f"--config={CONFIGS}/{file}.py", f"--config.analyses=('{analysis}',)"]
-    assert parse(words).config.analyses == (analysis,)
-    with pytest.raises(BadInput, match=rf"model\.layout=interleaved: contradicts analyses={analysis}"):
+    file = "gaussian_optimum" if analysis in OF_ONE_LAYER else "two_layers"
+    words = ["run", f"--config={CONFIGS}/{file}.py", f"--config.analyses=('{analysis}',)", "--config.claims=()"]
+    assert parse(words).experiment.asked == (analysis,)
+    said = rf"model\.layout=interleaved: contradicts analyses={analysis}, which needs concatenated"
+    with pytest.raises(BadInput, match=said):
         parse([*words, "--config.model.layout=interleaved"])
 
 
 def test_copying_is_asked_of_separate_tokens_alone():
-    assert parse(["run", APART, "--config.analyses=('alignment','copying')"]).config.model.layout == "interleaved"
-    with pytest.raises(BadInput, match=r"model\.layout=concatenated: contradicts analyses=copying"):
+    assert parse(["run", APART, "--config.analyses=('alignment','copying')"]).experiment.model.layout == "interleaved"
+    said = r"model\.layout=concatenated: contradicts analyses=copying, which needs interleaved"
+    with pytest.raises(BadInput, match=said):
         parse(["run", APART, "--config.model.layout=concatenated"])
 
 

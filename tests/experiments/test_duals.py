@@ -6,7 +6,8 @@ import pytest
 from whole import check_what_it_leaves, read  # beside this file
 
 from icl_gd import TransformerConfig
-from icl_gd.lab.evaluation.analyses.duals import ANALYSES, plain_member
+from icl_gd.lab.evaluation.analyses import find
+from icl_gd.lab.evaluation.references.one_step import plain_member
 
 SWEPT = [{"model.alpha": alpha, "train.clip": 1.0} for alpha in (0.5, 0.0, -0.5)]
 
@@ -26,7 +27,7 @@ def test_heads_are_their_dual_models(dual_models):
     for name in ("dual_error", "dual_distance_at_end"):
         assert len(metrics[name]["per_seed"]) == 2
         assert max(metrics[name]["per_seed"]) < 1e-12, name
-    for name, most in ANALYSES["dual"].identities.items():
+    for name, most in find("dual").identities.items():
         assert max(metrics[name]["per_seed"]) <= most
 
 

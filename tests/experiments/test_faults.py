@@ -12,10 +12,10 @@ import jax
 import pytest
 
 import icl_gd
-from icl_gd.lab import command_line as settings
-from icl_gd.lab import doctor, run
+from icl_gd.lab import command, command_line, doctor
 from icl_gd.lab.config.bad_input import BadInput
 from icl_gd.lab.lifecycle import compilation, continuation, devices, workdirs
+from icl_gd.migrations import CONFIGS, newest_of
 
 ROOT = Path(__file__).parents[2]
 FAULTS = ROOT / "tests" / "faults"
@@ -60,25 +60,25 @@ def test_no_pickle():
 
 
 def stored(workdir, steps, **more):
-    config = settings.parse(["run", CONFIG]).config.to_dict()
+    config = continuation.nested(command_line.parse(["run", CONFIG]).experiment.flat())
     config["train"] |= {"steps": steps}
     workdir.mkdir(exist_ok=True)
-    (workdir / "config.json").write_text(json.dumps({"config": config, **more}))
+    (workdir / "config.json").write_text(json.dumps({"format": newest_of(CONFIGS), "config": config, **more}))
 
 
 def test_steps_may_be_raised_where_the_first_ones_do_not_depend_on_the_last(tmp_path):
     words = ["run", CONFIG, f"--workdir={tmp_path}/run"]
     stored(tmp_path / "run", 20)
-    assert settings.parse([*words, "--config.train.steps=21"])
+    assert command_line.parse([*words, "--config.train.steps=21"])
     with pytest.raises(BadInput, match=r"train.steps \(stored 20, asked 19\); it may be raised, .*not lowered"):
-        settings.parse([*words, "--config.train.steps=19"])
-    with pytest.raises(BadInput, match=r"seeds.*train\.steps"):
-        settings.parse([*words, "--config.train.steps=21", "--config.seeds=5"])
+        command_line.parse([*words, "--config.train.steps=19"])
+    with pytest.raises(BadInput, match=r"train\.steps \(.*seeds \(stored 2, asked 5\)"):
+        command_line.parse([*words, "--config.train.steps=21", "--config.seeds=5"])
     decays = json.loads((tmp_path / "run" / "config.json").read_text())
     decays["config"]["train"]["schedule"] = "cosine"
     (tmp_path / "run" / "config.json").write_text(json.dumps(decays))
     with pytest.raises(BadInput, match="only a constant one can be extended"):
-        settings.parse([*words, "--config.train.steps=21", "--config.train.schedule=cosine"])
+        command_line.parse([*words, "--config.train.steps=21", "--config.train.schedule=cosine"])
 
 
 def test_results_of_fewer_steps_are_not_those_of_the_extended_run(tmp_path, capsys):
@@ -104,15 +104,15 @@ def test_files_in_the_way_and_full_disks_are_seen_before_anything_runs(tmp_path,
     words = ["run", CONFIG, f"--workdir={tmp_path}"]
     (tmp_path / "checkpoints").write_text("")
     with pytest.raises(BadInput, match="checkpoints there is no directory"):
-        settings.parse(words)
+        command_line.parse(words)
     (tmp_path / "checkpoints").unlink()
     (tmp_path / "metrics.jsonl").symlink_to(tmp_path)
     with pytest.raises(BadInput, match=r"metrics\.jsonl there is no file"):
-        settings.parse(words)
+        command_line.parse(words)
     (tmp_path / "metrics.jsonl").unlink()
-    monkeypatch.setattr(workdirs, "disk_needed", lambda config: 2.0**70)
+    monkeypatch.setattr(workdirs, "disk_needed", lambda experiment: 2.0**70)
     with pytest.raises(BadInput, match="MiB are free there, a run needs about"):
-        settings.parse(words)
+        command_line.parse(words)
 
 
 def test_a_failure_leaves_nothing_half_written(tmp_path):
@@ -124,7 +124,7 @@ def test_a_failure_leaves_nothing_half_written(tmp_path):
     for path in (mine, *half):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
-    run._leave(tmp_path, "where")
+    command._leave(tmp_path, "where")
     assert [path for path in (mine, *half) if path.exists()] == [mine]
     assert (tmp_path / "error.log").read_text() == "where"
 
@@ -135,7 +135,7 @@ def test_platforms_that_are_not_there(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(devices, "_config", lambda: Config)
     words = ["run", CONFIG, f"--workdir={tmp_path}/run"]
-    assert run.main(words) == 2
+    assert command.main(words) == 2
     assert "JAX_PLATFORMS=gpuu: did you mean gpu? accepted: cpu" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert doctor.main() == 1

@@ -12,24 +12,23 @@ from whole import FAMILIES, FUNCTIONS, check_what_it_leaves, read  # beside this
 
 import icl_gd
 from icl_gd import learners, plots
+from icl_gd.lab import command, pipeline
 from icl_gd.lab.command_line import parse
 from icl_gd.lab.config.bad_input import BadInput
-from icl_gd.lab.config.described import functions_of, functions_trained_on, model_of, train_of
-from icl_gd.lab.evaluation.analyses import prefixes
-from icl_gd.lab.evaluation.study import held_out_keys
+from icl_gd.lab.evaluation.references import prefix_learners
+from icl_gd.lab.evaluation.study import EVALUATION, Study, held_out_key
 from icl_gd.lab.lifecycle import monitor
-from icl_gd.lab.recipes import function_classes
-from icl_gd.lab.reporting.figures.prefixes import FIGURES
 from icl_gd.tasks import PROMPT_SUITE
 from icl_gd.training import Curriculum, Ramp
 
+DRAWN = {picture.name: picture.draw for picture in prefix_learners.PICTURES}
 CONFIGS = Path(__file__).parents[2] / "configs"
 LINEAR, TREE = f"--config={CONFIGS}/garg_linear.py", f"--config={CONFIGS}/garg_decision_tree.py"
 
 
 def test_it_records_every_family_and_learner(functions):
     done = read(functions)
-    roles = ["trained", "least_squares", "tree_4", *(f"lasso_{alpha:g}" for alpha in prefixes.ALPHAS)]
+    roles = ["trained", "least_squares", "tree_4", *(f"lasso_{alpha:g}" for alpha in prefix_learners.ALPHAS)]
     for family in ("standard", "orthogonal_query", "labels_double"):
         for role in roles:
             curve = done["curves"][f"normalised_error_{family}_{role}"]
@@ -46,7 +45,7 @@ def test_it_records_every_family_and_learner(functions):
     np.testing.assert_allclose(apart[1], 1.0, atol=0.4)
     of = lambda role: np.array(done["curves"][f"normalised_error_standard_{role}"]["mean"])
     trained = np.array(done["arrays"]["normalised_error_by_member"])  # [member n]
-    lassos = np.min([of(f"lasso_{alpha:g}") for alpha in prefixes.ALPHAS], axis=0)
+    lassos = np.min([of(f"lasso_{alpha:g}") for alpha in prefix_learners.ALPHAS], axis=0)
     for name, beside in (("least_squares", exact), ("tree_4", of("tree_4")), ("best_lasso", lassos)):
         excess = done["metrics"][f"excess_over_{name}"]["per_seed"]
         np.testing.assert_allclose(excess, (trained - beside).mean(1), rtol=1e-6)
@@ -65,8 +64,7 @@ def test_it_records_every_family_and_learner(functions):
     assert np.shape(line["trained"]) == np.shape(line["least_squares"])
     assert "normalised_error_by_step" in done["curves"]
     means = {role: done["metrics"][f"normalised_error_{role}"]["mean"] for role in roles[1:]}
-    _, draw, _ = FIGURES["in_context_error_by_step"]
-    _, labels = draw(done).axes[0].get_legend_handles_labels()
+    _, labels = DRAWN["in_context_error_by_step"](done).axes[0].get_legend_handles_labels()
     assert labels[2] == plots.ROLES[min(means, key=means.__getitem__)][0]  # the best learner
 
 
@@ -77,8 +75,7 @@ def test_a_learner_without_a_colour_of_its_own_is_drawn_too(functions):
         of = f"normalised_error_{family}_{{}}".format
         done["curves"][of("my_learner")] = done["curves"][of("least_squares")]
     for name in ("in_context_error", "prompt_families"):
-        _, draw, _ = FIGURES[name]
-        figure = draw(done)
+        figure = DRAWN[name](done)
         labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
         labels += [label for ax in figure.axes for label in ax.get_legend_handles_labels()[1]]
         assert "my learner" in labels, name
@@ -93,7 +90,7 @@ def test_a_point_of_a_sweep_is_a_run_of_its_own(tmp_path):
         (tmp_path / name).mkdir()
         words = (f"{LINEAR}:smoke", *FUNCTIONS, "--config.eval.families=standard", *asked)
         words = (*words, "--config.eval.baselines=tree_4")  # learners are the same in both
-        function_classes.run(parse(["run", *words, f"--workdir={tmp_path / name}"]), monitor.Stop())
+        pipeline.carry_out(parse(["run", *words, f"--workdir={tmp_path / name}"]), monitor.Stop())
         return read(tmp_path / name)
 
     swept = of("all", "--config.model.d_embed=(4, 8)", "--config.train.learning_rate=(1e-3, 1e-2)")
@@ -111,14 +108,15 @@ def test_classes_of_fewer_examples_than_inputs():
     another says the opposite of it."""
     words = ("--config.task.name=signs", "--config.task.d_input=5", "--config.task.n_context=3",
              "--config.eval.families=('standard','labels_double')", *FAMILIES[1:])  # fmt: skip
-    config = parse(["run", f"{LINEAR}:smoke", *FUNCTIONS, *words]).config
+    experiment = parse(["run", f"{LINEAR}:smoke", *FUNCTIONS, *words]).experiment
     says = lambda sign: lambda x, y: sign * learners.prefix_least_squares(x, y)
     signs = np.array([1.0, -1.0], np.float32)
-    study = prefixes.PrefixStudy(
-        functions_of(config), SimpleNamespace(params=signs, diverged_at=np.full(2, -1)), says, signs[::-1],
-        tuple(config.eval.families), tuple(config.eval.baselines), held_out_keys(0, 1)[0], config.eval.prompts,
+    trained = SimpleNamespace(params=signs, diverged_at=np.full(2, -1), prefix_predictor=says)
+    study = Study(
+        experiment, prompts=None, points=[{}], train=None, read_history=None, trained=trained, untrained=signs[::-1],
+        reference=None, watch=None, history={},
     )  # fmt: skip
-    found = prefixes.evaluate(study)
+    found = prefix_learners.evaluate(study)
     for family in ("standard", "labels_double"):
         for role in ("trained", "least_squares", "tree_4", "lasso_0.1"):
             curve = np.array(found.curves[f"normalised_error_{family}_{role}"]["mean"])
@@ -152,8 +150,8 @@ def test_its_members_are_loaded_as_predictors_of_prefixes(functions):
 
 def test_errors_are_those_of_the_members_over_the_variance_of_labels(functions):
     """Measured again, one prompt at a time, from the loaded weights."""
-    config = parse(["run", f"{LINEAR}:smoke", *FUNCTIONS, *FAMILIES]).config
-    task, trained = PROMPT_SUITE["labels_double"](functions_of(config)), icl_gd.load(functions)
+    experiment = parse(["run", f"{LINEAR}:smoke", *FUNCTIONS, *FAMILIES]).experiment
+    task, trained = PROMPT_SUITE["labels_double"](experiment.law), icl_gd.load(functions)
 
     @jax.jit
     def measure(key_eval):
@@ -166,7 +164,7 @@ def test_errors_are_those_of_the_members_over_the_variance_of_labels(functions):
 
         return jax.lax.map(errors, jax.random.split(key, 64))
 
-    errors = measure(held_out_keys(config.seed, 2)[0])
+    errors = measure(held_out_key(experiment.seed, EVALUATION))
     by_member = np.array(read(functions)["arrays"]["normalised_error_by_member_labels_double"])
     np.testing.assert_allclose(by_member[0][[0, 3]], np.mean(errors, axis=0) / (4 * 2), rtol=1e-4)
 
@@ -176,24 +174,23 @@ def test_what_a_run_leaves(functions):
 
 
 def test_a_config_says_what_is_built():
-    config = parse(["run", f"{TREE}:small", "--config.task.function_pool=7", "--config.model.compute=bfloat16"]).config
-    model, task = model_of(config), functions_trained_on(config)
+    words = ("--config.task.function_pool=7", "--config.model.compute=bfloat16")
+    small = parse(["run", f"{TREE}:small", *words]).experiment
+    model, task = small.network, small.trained_on
     assert (model.d_embed, model.n_layers, model.n_heads, model.d_head) == (128, 6, 4, 32)
     assert (model.layer_mlp_width, model.n_positions, model.compute, model.causal) == (512, 201, "bfloat16", True)
     assert (task.functions.size, task.functions.functions.depth, task.n_context) == (7, 4, 100)
-    assert train_of(config).curriculum == Curriculum(Ramp(5, 20, 1, 2000), Ramp(26, 101, 5, 2000))
-    toy = parse(["run", f"{LINEAR}:toy", "--config.train.active_points=(3,1,100)", "--config.task.pool=9"]).config
-    assert train_of(toy).curriculum == Curriculum(Ramp(5, 5), Ramp(3, 11, 1, 100))
-    assert functions_trained_on(toy).size == 9
+    assert small.settings.curriculum == Curriculum(Ramp(5, 20, 1, 2000), Ramp(26, 101, 5, 2000))
+    toy = parse(["run", f"{LINEAR}:toy", "--config.train.active_points=(3,1,100)", "--config.task.pool=9"]).experiment
+    assert toy.settings.curriculum == Curriculum(Ramp(5, 5), Ramp(3, 11, 1, 100))
+    assert toy.trained_on.size == 9
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch, capsys):
     import importlib.util
 
-    from icl_gd.lab import run
-
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert run.main(["run", f"{TREE}:smoke"]) == 2
+    assert command.main(["run", f"{TREE}:smoke"]) == 2
     error = capsys.readouterr().err
     assert "eval.baselines=tree_4: needs sklearn: pip install 'icl-gd[baselines]'" in error
 
@@ -201,47 +198,43 @@ def test_a_library_that_is_missing_is_named(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([LINEAR, "--config.task.inputs=normal"], ["task.inputs=normal", "does nothing"]),
-        (
-            [LINEAR, "--config.task.depth=3"],
-            ["task.depth=3", "does nothing for recipe=function_classes, task.name=linear"],
-        ),
+        ([LINEAR, "--config.task.inputs=normal"], ["task.inputs: not a field", "but of task=Regression(...)"]),
+        ([LINEAR, "--config.task.depth=3"], ["task.depth: not a field", "but of task.name=decision_tree"]),
         ([LINEAR, "--config.task.name=sine"], ["task.name=sine", "relu_network"]),
-        ([LINEAR, "--config.task.name=spars"], ["task.name=spars", "did you mean sparse?", "accepted: linear, sparse"]),
-        ([LINEAR, "--config.task.name=sparse", "--config.task.non_zeros=21"], ["task.non_zeros=21", "task.d_input=20"]),
-        ([LINEAR, "--config.task.d_output=2"], ["task.d_output=2", "takes 1"]),
-        ([LINEAR, "--config.model.layout=interleaved"], ["model.layout=interleaved", "alternating"]),
-        ([LINEAR, "--config.model.style=von_oswald"], ["model.style=von_oswald", "takes gpt2"]),
+        ([LINEAR, "--config.task.name=spars"], ["task.name=spars", "one of linear, sparse", "did you mean sparse?"]),
+        ([LINEAR, "--config.task.name=sparse", "--config.task.non_zeros=21"], ["task.non_zeros=21", "d_input=20"]),
+        ([LINEAR, "--config.task.d_output=2"], ["task.d_output: not a field", "but of task=Regression(...)"]),
+        ([LINEAR, "--config.model.layout=interleaved"], ["model.layout: not a field", "but of model.style=von_oswald"]),
+        ([f"{LINEAR}:toy", "--config.model.style=von_oswald"], ["model.style=von_oswald", "takes gpt2"]),
         ([LINEAR, "--config.model.n_heads=3"], ["model.d_embed=256", "model.n_heads=3"]),
-        ([LINEAR, "--config.model.compute=float16"], ["model.compute=float16", "bfloat16"]),
+        ([LINEAR, "--config.model.compute=float16"], ["model.compute=float16", "did you mean bfloat16?"]),
         ([LINEAR, "--config.model.d_embed=(64, 30)"], ["model.d_embed=30", "model.n_heads=8"]),
         (
             [f"--config={CONFIGS}/sine.py", "--config.train.learning_rate=(1e-3,1e-4)"],
-            ["train.learning_rate", "takes one value"],
+            ["train.learning_rate=(0.001, 0.0001)", "takes one value beside reference.name=deep_features"],
         ),
-        ([LINEAR, "--config.train.active_inputs=(5,1)"], ["train.active_inputs=(5, 1)", "three whole numbers"]),
-        ([LINEAR, "--config.train.active_inputs=(21,1,2)"], ["active_inputs=(21, 1, 2)", "task.d_input=20"]),
-        ([LINEAR, "--config.train.active_points=(42,1,2)"], ["active_points=(42, 1, 2)", "task.n_context + 1=41"]),
-        ([LINEAR, "--config.eval.families=('north',)"], ["eval.families=north", "standard"]),
+        ([LINEAR, "--config.train.active_inputs=(5,1)"], ["train.active_inputs=(5, 1)", "a tuple of 3", "or ()"]),
+        ([LINEAR, "--config.train.active_inputs=(21,1,2)"], ["train.active_inputs=(21, 1, 2)", "task.d_input=20"]),
+        ([LINEAR, "--config.train.active_points=(42,1,2)"], ["train.active_points=(42, 1, 2)", "n_context + 1=41"]),
+        ([LINEAR, "--config.eval.families=('north',)"], ["eval.families=", "north", "one of standard"]),
         ([LINEAR, "--config.eval.families=()"], ["eval.families=()", "baselines"]),
-        ([LINEAR, "--config.eval.baselines=('tre',)"], ["eval.baselines=tre", "did you mean tree?"]),
-        ([LINEAR, "--config.eval.baselines=tree,tre"], ["eval.baselines=tre", "did you mean tree?"]),
-        ([LINEAR, "--config.eval.baselines=tree,tree"], ["eval.baselines=('tree', 'tree')", "once"]),
+        ([LINEAR, "--config.eval.baselines=('tre',)"], ["eval.baselines=", "tre", "did you mean tree?"]),
+        ([LINEAR, "--config.eval.baselines=tree,tre"], ["eval.baselines=", "tre", "did you mean tree?"]),
+        ([LINEAR, "--config.eval.baselines=tree,tree"], ["eval.baselines=tree", "once"]),
         ([LINEAR, "--config.task.family=skewd"], ["task.family=skewd", "did you mean skewed?"]),
         ([LINEAR, "--config.task.family=orthogonal_query"], ["task.family=orthogonal_query", "one of standard"]),
         ([LINEAR, "--config.task.name=signs"], ["eval.families=noisy", "task.name=signs"]),
-        (
-            [TREE, "--config.task.name=signs", "--config.task.noise_std=1"],
-            ["task.noise_std=1", "task.name=signs"],
-        ),
+        ([TREE, "--config.task.name=signs", "--config.task.noise_std=1"], ["task.noise_std=1", "signs"]),
         ([LINEAR, "--config.task.pool=3", "--config.task.function_pool=3"], ["task.function_pool=3", "one of both"]),
-        ([LINEAR, "--config.train.batch_size=10000000"], ["GiB", "train.batch_size=10000000"]),
-        ([LINEAR, "--config.reference.steps=2"], ["reference.steps=2", "does nothing"]),
-        ([f"--config={CONFIGS}/one_layer.py", "--config.model.style=gpt2"], ["model.style=gpt2", "does nothing"]),
+        ([LINEAR, "--config.train.batch_size=10000000"], ["these sizes", "GiB", "train.batch_size=10000000"]),
+        ([LINEAR, "--config.reference.steps=2"], ["reference.steps: unknown field"]),
+        ([f"--config={CONFIGS}/one_layer.py", "--config.model.style=gpt2"], ["model.style=gpt2", "takes von_oswald"]),
     ],
 )
 def test_bad_input_is_named_with_what_would_do(words, said):
     with pytest.raises(BadInput) as caught:
         parse(["run", *words])
+    message = str(caught.value)
+    assert message.removeprefix("--config.").startswith(said[0]), message
     for part in said:
-        assert part in str(caught.value), str(caught.value)
+        assert part in message, message

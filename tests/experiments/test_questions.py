@@ -1,105 +1,332 @@
 """Law 8: of a population that is what it is compared with every question says so, and of an untrained one none does.
 
-Each question declares its evidence, and metrics that are zero whatever the weights (`lab.evaluation.question`).
+Each question declares its evidence, and metrics that are zero whatever the weights (`lab.config.questions`); of those
+that only set two records side by side the pairs are here, and the reasons of those that nothing can be said of.
 """
 
+import copy
 import functools
+import pkgutil
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_gd import LinearRegression, TrainSettings, constructions, learners, models, tokens
-from icl_gd.lab.evaluation import study as studies
-from icl_gd.lab.evaluation.analyses import ANALYSES, watched
-from icl_gd.lab.evaluation.references import references
+from icl_gd import constructions, learners, models, tokens
+from icl_gd.lab import (
+    DeepFeatures,
+    Elementwise,
+    Eval,
+    Evidence,
+    Experiment,
+    GradientDescent,
+    Learners,
+    Network,
+    OneStep,
+    Regression,
+    Sine,
+    pipeline,
+)
+from icl_gd.lab.config.questions import find, shipped
+from icl_gd.lab.evaluation import references
+from icl_gd.lab.evaluation.study import CURVES, Setting, Study, held_out_key, noise_to_weight
+from icl_gd.tasks import draw_prompts
 from icl_gd.training import Population, initialise
 
-MEMBERS, PROMPTS, N_PROMPTS = 2, 128, 512
-TASK = LinearRegression(10, 1, 12)  # of as many inputs as the table of real data has
-GAUSSIAN = LinearRegression(3, 1, 6, inputs="normal", noise_std=0.1)
-SMALL = LinearRegression(3, 1, 8)
-# What the population of each question is; those that are left out ask for no algorithm that can be built.
+MEMBERS = 2
+EVAL = Eval(prompts=512, curve_prompts=128, suite_values=3)
+SMALL, STEP = {"d_input": 3, "n_context": 8}, 2.0
+POSITIONS, SHARP, FLAT = 10, 96.0, 0.01  # of separate tokens, and scales of the scores that copy, and that are linear
+LEARNER = "gd_deep_features"
+
+
+def constructed(setting, beside):
+    return beside.params
+
+
+def steps(setting, step_size, **more):
+    """Layers, of the network of the population, that are one step of gradient descent."""
+    task = setting.task
+    return constructions.gradient_descent_weights(setting.network, task.d_input, task.n_context, [step_size], **more)
+
+
+def preconditioned(setting, beside):
+    task = setting.task
+    exact = learners.gaussian_optimum_matrix(task.second_moment, task.n_context, noise_to_weight(task))
+    return steps(setting, 1.0, preconditioner=exact)
+
+
+def copying(setting, beside):
+    """Tokens of a layout that no config asks for: what is built writes labels into slots of their own."""
+    task, config = setting.task, constructions.copying_config(setting.task.d_input, 1, POSITIONS)
+    layout = tokens.interleaved(task.d_input, 1, POSITIONS, own_slots=True)
+    vars(setting.experiment).update(network=config, layout=layout)
+    step = tokens.shift(POSITIONS, 1)
+    return constructions.copying_weights(config, task.d_input, task.n_context, [beside.step_size], step, SHARP)
+
+
+def behind_layer_norm(setting, beside):
+    """A step on standardised tokens; inputs and labels are so large that LayerNorm's epsilon is nothing beside them."""
+    of_layer = steps(setting, float(learners.best_step_size(learners.standardise(setting.prompts))))["block_0"]
+    width = setting.network.width
+    return {"block_0": {**of_layer, "norm": {"scale": jnp.ones(width), "bias": jnp.zeros(width)}}}
+
+
+def opposed_heads(setting, beside):
+    """Two heads of softmax, one the negative of the other: of small scores their patterns differ by linear scores."""
+    step_size = float(learners.best_step_size(learners.centre(setting.prompts)))
+    one = constructions.gradient_descent_weights(
+        replace(setting.network, n_heads=1), setting.task.d_input, setting.task.n_context, [step_size]
+    )["block_0"]["attention"]
+    scale = {"W_K": 1.0, "W_V": 1.0, "W_Q": FLAT * setting.network.head_width**0.5,
+             "P": setting.task.n_context / (2 * FLAT)}  # fmt: skip
+    signs = {"W_K": 1.0, "W_V": 1.0, "W_Q": -1.0, "P": -1.0}
+    both = {name: scale[name] * jnp.concatenate([leaf, signs[name] * leaf]) for name, leaf in one.items()}
+    return {"block_0": {"attention": both}}
+
+
+class Kind(NamedTuple):
+    """A population that is what it is compared with.
+
+    Attributes:
+      experiment: it could be of, with the analyses that are asked of it.
+      build: from the setting and what it is compared with to parameters, of one member or, `[member ...]`, of all.
+      records: what its reference says, by the same rule as what analyses do; None if it is better than its reference.
+      init_scale: of the untrained.
+    """
+
+    experiment: Experiment
+    build: Callable[[Any, Any], Any]
+    records: tuple[Evidence, ...] | None = None
+    init_scale: float = 0.002
+
+
+def beside(task, reference, analyses=(), model=None):
+    model = model or Network()
+    return Experiment(task=task, model=model, reference=reference, analyses=analyses, seeds=MEMBERS, eval=EVAL)
+
+
+def same(metric):
+    """A ratio that is one."""
+    return Evidence(metric, at_least=0.9999, at_most=1.0001)
+
+
 KINDS = {
-    "alignment": "one_layer", "weights": "one_layer", "interpolation": "one_layer", "shifts": "one_layer",
-    "rollout": "one_layer", "table": "one_layer", "layer_map": "deep", "curvature": "deep", "tails": "deep",
-    "by_steps": "deep", "optimum": "gaussian", "copying": "copying",
-}  # fmt: skip
-WITHOUT = {"standardised_tokens", "softmax", "pool"}
-
-
-def built_of(kind):
-    """The task, what it is compared with, the layout, and the config and parameters of one member that is it."""
-    key = jax.random.key(1)
-    task = {"one_layer": TASK, "gaussian": GAUSSIAN, "deep": SMALL, "copying": SMALL}[kind]
-    d, n, layout = task.d_input, task.n_context, tokens.concatenated(task.d_input, 1)
-    config = constructions.gradient_descent_config(d, 1, 3 if kind == "deep" else 1)
-    if kind == "copying":
-        config, layout = constructions.copying_config(d, 1, 10), tokens.interleaved(d, 1, 10, own_slots=True)
-    main = "gd_plus_plus" if kind == "deep" else "gd"
-    reference = references(task, config, key, 2048, main, 1 if kind == "copying" else None, published_steps=2)
-    params = reference.params
-    if kind == "gaussian":
-        exact = learners.gaussian_optimum_matrix(task.second_moment, n, studies.noise_to_weight(task))
-        params = constructions.gradient_descent_weights(config, d, n, [1.0], preconditioner=exact)
-    if kind == "copying":
-        params = constructions.copying_weights(config, d, n, [reference.step_size], tokens.shift(10, 1), 96.0)
-    return task, reference, layout, config, params
+    "one_layer": Kind(
+        beside(
+            Regression(10, 1, 12, pool=64),  # of as many inputs as the table of real data has
+            GradientDescent(),
+            ("alignment", "weights", "interpolation", "shifts", "rollout", "table", "pool"),
+        ),
+        constructed,
+        (same("loss_ratio_gd"),),
+    ),
+    "gaussian": Kind(
+        beside(Regression(3, 1, 6, inputs="normal", noise_std=0.1), GradientDescent(), ("optimum",)), preconditioned
+    ),
+    "deep": Kind(
+        beside(
+            Regression(**SMALL),
+            GradientDescent(learner="gd_plus_plus", published_steps=2),
+            ("layer_map", "curvature", "tails", "by_steps"),
+            Network(n_layers=3),
+        ),
+        constructed,
+        (same("loss_ratio_gd_plus_plus"),),
+    ),
+    "copying": Kind(
+        beside(
+            Regression(**SMALL),
+            GradientDescent(steps=1),
+            ("copying",),
+            Network(layout="interleaved", n_layers=2, attention=("softmax", "linear")),
+        ),
+        copying,
+        init_scale=0.02,
+    ),
+    "normed": Kind(
+        beside(
+            Regression(10, 1, 12, input_scale=1e3),
+            GradientDescent(),
+            ("standardised_tokens",),
+            Network(layer_norm=True, shared=True),
+        ),
+        behind_layer_norm,
+    ),
+    "heads": Kind(
+        beside(Regression(10, 1, 12), GradientDescent(), ("softmax",), Network(attention="softmax", n_heads=2)),
+        opposed_heads,
+    ),
+    "one_step": Kind(
+        beside(Elementwise(**SMALL), OneStep(), ("dual",)),
+        lambda setting, beside: steps(setting, beside.step_size),
+        (same("loss_ratio_gd"),),
+    ),
+    "sine": Kind(
+        beside(
+            Sine(n_context=5),
+            DeepFeatures(),
+            ("differences", "features", "functions"),
+            Network(d_embed=8, mlp_width=16, init_scale=1.0),
+        ),
+        lambda setting, beside: beside.learner.params,
+        (
+            same(f"loss_ratio_{LEARNER}"),
+            Evidence(f"sensitivity_cosine_{LEARNER}", at_least=0.9999),
+            Evidence(f"sensitivity_difference_{LEARNER}", at_most=1e-4),
+            Evidence(f"prediction_difference_{LEARNER}", at_most=1e-4),
+        ),
+        init_scale=1.0,
+    ),
+    "learners": Kind(
+        beside(Regression(**SMALL), Learners({"step": learners.gradient_descent([STEP])})),
+        lambda setting, beside: steps(setting, STEP),
+        (
+            same("loss_ratio_step"),
+            Evidence("sensitivity_cosine_step", at_least=0.9999),
+            Evidence("sensitivity_difference_step", at_most=1e-4),
+            Evidence("prediction_difference_step", at_most=1e-4),
+        ),
+    ),
+}
+KIND_OF = {name: kind for kind, its in KINDS.items() for name in its.experiment.asked}
+# Of what is found, two records that are the same of a population that is what it is compared with, and of no other.
+PAIRS = {
+    "shifts": lambda found: [found.curves[f"loss_by_context_length_{of}"]["mean"] for of in ("rescaled", "gd")],
+    "pool": lambda found: [found.measured[f"loss_{of}_on_pool"].values for of in ("trained", "gd")],
+    "features": lambda found: [found.measured[f"waves_in_features_{of}"].values for of in ("trained", LEARNER)],
+    "functions": lambda found: [[drawn[of] for drawn in found.arrays["functions"]] for of in ("trained", LEARNER)],
+}
+# What nothing is said of, and why.
+WITHOUT = {
+    "random_features": "tells what draws cost that stand in place of a kernel: slopes of means over them, the same of "
+    "any weights, and known in the limit of many features alone",
+    "generalisation_gap": "tells how a difference falls with the number of demonstrations: a slope of means over "
+    "prompts, the same of any weights, and known in the limit of many alone",
+    "predicted_functions": "asks about least squares at every length, which no Transformer here is built to be",
+}
+REFERENCES_WITHOUT = {
+    "prefix_learners": "learners answer at every length, and no Transformer here is built to be one of them; of a "
+    "function in its place the errors are those of the learner (test_function_classes)"
+}
 
 
 @functools.cache
-def study_of(kind, is_built, analyses):
-    task, reference, layout, config, params = built_of(kind)
-    every = jax.tree.map(lambda leaf: jnp.stack([leaf] * MEMBERS), params)
-    start = replace(config, init_scale=0.02 if kind == "copying" else 0.002)
-    untrained = initialise(start, TrainSettings(), 0, MEMBERS).member.params
-    members = np.full(MEMBERS, -1), np.zeros(MEMBERS)
-    trained = Population(config, layout, every if is_built else untrained, *members)
-    prompts = jax.vmap(task.sample)(jax.random.split(jax.random.key(2), PROMPTS))
-    predictor_of = lambda params: models.fastest_predictor(config, params, layout)
-    watch = studies.watcher(predictor_of, reference, prompts, watched(analyses, config, layout, prompts))
-    return studies.Study(
-        task, trained, reference, prompts, watch, jax.random.key(3), N_PROMPTS, untrained, analyses, suite_values=3
-    )
+def prepared(kind):
+    """The setting, what the population is compared with, and the parameters of all members that are it."""
+    experiment, build = KINDS[kind].experiment, KINDS[kind].build
+
+    def untrained(task, network, settings, watch, name="", given=None):
+        params = initialise(network, settings, experiment.seed, MEMBERS, given).member.params
+        return Population(network, experiment.layout, params, *never_diverged())
+
+    sample = lambda of: draw_prompts(experiment.law.sample, held_out_key(experiment.seed, of), EVAL.curve_prompts)
+    setting = Setting(experiment, sample(CURVES), [{}], untrained, lambda name: {})
+    beside = experiment.reference.prepare(setting)
+    built = build(setting, beside)
+    one = jax.tree.map(jnp.shape, models.shapes(setting.network))
+    if jax.tree.map(jnp.shape, built) == one:
+        built = jax.tree.map(lambda leaf: jnp.stack([leaf] * MEMBERS), built)
+    return setting, beside, built
+
+
+def never_diverged():
+    return np.full(MEMBERS, -1), np.zeros(MEMBERS)
+
+
+@functools.cache
+def evaluated(kind, is_built):
+    """What is looked at, and what its reference alone says of it."""
+    setting, beside, built = prepared(kind)
+    network, settings = setting.network, setting.experiment.settings
+    start = replace(network, init_scale=KINDS[kind].init_scale)
+    untrained = initialise(start, settings, MEMBERS, MEMBERS).member.params  # of other seeds than those of learners
+    trained = Population(network, setting.layout, built if is_built else untrained, *never_diverged())
+    study = Study(
+        **vars(setting), trained=trained, untrained=untrained, reference=beside, history={},
+        watch=pipeline._watch(setting, beside.watch),
+    )  # fmt: skip
+    return study, beside.evaluate(study)
 
 
 @functools.cache
 def found_of(name, is_built):
-    study = study_of(KINDS[name], is_built, (name,))
-    found = studies.evaluate(study)
-    ANALYSES[name].measure(study, found)
+    """What an analysis adds."""
+    study, found = evaluated(KIND_OF[name], is_built)
+    found = copy.deepcopy(found)
+    find(name).measure(study, found)
     return found
 
 
-CASES = [(name, evidence) for name in KINDS for evidence in ANALYSES[name].evidence]
+CASES = [(name, evidence) for name in KIND_OF for evidence in find(name).evidence]
+OF_REFERENCES = [(kind, evidence) for kind, its in KINDS.items() for evidence in its.records or ()]
 
 
-def test_every_question_says_what_it_tells():
-    assert set(KINDS) | WITHOUT == set(ANALYSES)
-    assert all(ANALYSES[name].evidence or ANALYSES[name].identities for name in KINDS)
-    assert not any(ANALYSES[name].evidence for name in WITHOUT)
+def test_of_every_analysis_it_is_said_what_it_tells_or_why_not():
+    assert sorted([*KIND_OF, *WITHOUT]) == list(shipped())
+    for name in shipped():
+        declares = find(name).evidence or find(name).identities or name in PAIRS
+        assert bool(declares) != bool(WITHOUT.get(name)), name
 
 
-@pytest.mark.parametrize(("name", "evidence"), CASES, ids=[f"{name}-{of.metric}" for name, of in CASES])
-def test_the_built_is_told_from_the_untrained(name, evidence):
-    built, untrained = (found_of(name, is_built).measured[evidence.metric].values for is_built in (True, False))
+def test_of_every_reference_it_is_said_what_it_tells_or_why_not():
+    modules = [module.name for module in pkgutil.iter_modules(references.__path__)]
+    ship = [name for name in modules if name != "pictures_of_training"]
+    told = {KINDS[kind].experiment.reference.name for kind, _ in OF_REFERENCES}
+    assert sorted([*told, *REFERENCES_WITHOUT]) == sorted(ship)
+
+
+def told_apart(evidence, built, untrained):
+    built, untrained = (found.measured[evidence.metric].values for found in (built, untrained))
     assert len(built) == len(untrained) == MEMBERS
     assert all(map(evidence.holds, built)), built
     assert not any(map(evidence.holds, untrained)), untrained
 
 
-def test_the_built_rescaled_to_another_length_is_gradient_descent():
-    """Layers sum over the context, gradient descent takes its mean: rescaled, they are one at every length."""
+@pytest.mark.parametrize(("name", "evidence"), CASES, ids=[f"{name}-{of.metric}" for name, of in CASES])
+def test_the_built_is_told_from_the_untrained(name, evidence):
+    told_apart(evidence, *(found_of(name, is_built) for is_built in (True, False)))
+
+
+@pytest.mark.parametrize(("kind", "evidence"), OF_REFERENCES, ids=[f"{of}-{its.metric}" for of, its in OF_REFERENCES])
+def test_a_reference_tells_the_built_from_the_untrained(kind, evidence):
+    told_apart(evidence, *(evaluated(kind, is_built)[1] for is_built in (True, False)))
+
+
+@pytest.mark.parametrize("kind", [kind for kind, its in KINDS.items() if its.records and kind != "sine"])
+def test_the_built_is_free_and_the_untrained_is_trapped(kind):
+    """On sine waves learners, of which that is told, have learned nothing here either."""
+    assert evaluated(kind, True)[1].is_free.all()
+    assert not evaluated(kind, False)[1].is_free.any()
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_two_records_are_one_of_the_built_alone(name):
+    for is_built in (True, False):
+        ours, theirs = map(np.asarray, PAIRS[name](found_of(name, is_built)))
+        apart = np.abs(ours - theirs).max() / np.abs(theirs).max()
+        assert (apart < 1e-4) if is_built else (apart > 0.1), (is_built, apart)
+
+
+def test_layers_that_sum_are_gradient_descent_at_the_length_of_training_alone():
+    """Gradient descent takes a mean; the built layers, which do not, are rescaled to be it."""
     curves = found_of("shifts", True).curves
-    ours, theirs = (curves[f"loss_by_context_length_{name}"]["mean"] for name in ("rescaled", "gd"))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
-    assert not np.allclose(curves["loss_by_context_length_trained"]["mean"], theirs, rtol=1e-2)
+    ours, theirs = (curves[f"loss_by_context_length_{name}"]["mean"] for name in ("trained", "gd"))
+    assert not np.allclose(ours, theirs, rtol=1e-2)
 
 
 @pytest.mark.parametrize("is_built", [True, False], ids=["built", "untrained"])
-@pytest.mark.parametrize("name", [name for name in KINDS if ANALYSES[name].identities])
+@pytest.mark.parametrize("name", [name for name in KIND_OF if find(name).identities])
 def test_identities_are_zero_whatever_the_weights(name, is_built):
-    for metric, most in ANALYSES[name].identities.items():
+    for metric, most in find(name).identities.items():
         assert np.max(found_of(name, is_built).measured[metric].values) <= most, metric
+
+
+@pytest.mark.parametrize("kind", [kind for kind, its in KINDS.items() if its.experiment.reference.name ==
+                                  "gradient_descent"])  # fmt: skip
+def test_the_construction_is_its_learner(kind):
+    assert evaluated(kind, True)[1].measured["construction_error"].values < 1e-4

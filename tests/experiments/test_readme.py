@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import claims
-from icl_gd.lab import command_line as settings
+from icl_gd.lab import command_line
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,12 +28,10 @@ def test_code_runs_in_order(capsys):
 def test_the_config_is_one_that_a_run_accepts(variant, tmp_path):
     (block,) = (block for block in BLOCKS if "def get_config" in block)
     (tmp_path / "mine.py").write_text(block)
-    run = settings.parse(
-        ["run", f"--config={tmp_path}/mine.py" + f":{variant}" * bool(variant), f"--workdir={tmp_path}/run"]
-    )
-    config = run.config.to_dict()
-    assert config["task"]["n_context"] == 20
-    assert len(config["claims"]) == (0 if variant else 1)
+    config = f"--config={tmp_path}/mine.py" + f":{variant}" * bool(variant)
+    experiment = command_line.parse(["run", config, f"--workdir={tmp_path}/run"]).experiment
+    assert experiment["task.n_context"] == 20
+    assert len(experiment.claims) == (0 if variant else 1)
 
 
 def test_each_command_stands_alone_in_its_block():
@@ -57,9 +55,9 @@ def test_tables_are_those_of_the_committed_results():
 def test_committed_results_answer_the_claims_of_their_configs():
     for name, results in claims.committed().items():
         file, variant = results["experiment"], f":{results['variant']}" if results["variant"] else ""
-        config = settings.parse(["run", f"--config={ROOT}/configs/{file}.py{variant}", "--workdir=nowhere"]).config
+        experiment = command_line.load(ROOT / "configs" / f"{file}.py", variant.removeprefix(":"))
         assert name == file + variant.replace(":", "-")
-        stated = [(claim["id"], claim["statement"], claim["target"]) for claim in config.to_dict()["claims"]]
+        stated = [(claim.id, claim.statement, claim.target) for claim in experiment.claims]
         assert [(claim["id"], claim["statement"], claim["target"]) for claim in results["claims"]] == stated, name
 
 

@@ -1,27 +1,45 @@
 """What a run leaves, and how it ends."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import absl.logging
+import jax
 import pytest
 from whole import check_redrawn, check_what_it_leaves  # beside this file
 
-from icl_gd.lab import run
-from icl_gd.lab.recipes import linear_attention
+from icl_gd import lab
+from icl_gd.lab import cli, command, command_line, notebook
+from icl_gd.lab.config.claims import Claim
+from icl_gd.lab.lifecycle import monitor
+from icl_gd.lab.lifecycle import settings as settings_of_a_run
 from icl_gd.lab.reporting import results
+from icl_gd.models.attention import KINDS
+from icl_gd.schema import said
 from icl_gd.training import Interrupted
 
 ROOT = Path(__file__).parents[2]
+MINE = lab.Experiment(
+    task=lab.Regression(d_input=2, n_context=3),
+    model=lab.Network(),
+    train=lab.Train(steps=4, batch_size=8, log_every=2, checkpoint_every=2),
+    eval=lab.Eval(prompts=32, curve_prompts=16),
+    reference=lab.GradientDescent(),
+    seeds=2,
+    claims=(lab.claim("zero", "worse than nothing", metric="loss_trained", source="here", at_least=0.0),),
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["one_layer", "learning_rate_sweep", "sine", "garg_linear", "dual_model"])
 def test_smoke_as_a_program(name, tmp_path):
-    """One of every recipe and a sweep as processes of their own, twice; test_smokes.py has all configs."""
+    """One of every kind and a sweep as processes of their own, twice; test_smokes.py has all configs."""
     command = [sys.executable, "-m", "experiments.run", f"--config=configs/{name}.py:smoke", f"--workdir={tmp_path}"]
     program = lambda: subprocess.run(command, cwd=ROOT, check=True, timeout=600, capture_output=True, text=True)
     program()
@@ -35,9 +53,9 @@ def test_a_failing_run_says_so_in_one_line(tmp_path, monkeypatch, capsys):
     def fail(run, stop):
         raise OSError("no space\nleft")
 
-    monkeypatch.setattr(linear_attention, "run", fail)
+    monkeypatch.setattr(command, "carry_out", fail)
     handler = signal.getsignal(signal.SIGTERM)
-    code = run.main(["run", f"--config={ROOT}/configs/one_layer.py:smoke", f"--workdir={tmp_path}/run"])
+    code = command.main(["run", f"--config={ROOT}/configs/one_layer.py:smoke", f"--workdir={tmp_path}/run"])
     assert code == 1
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -65,15 +83,138 @@ def test_a_signal_waits_for_the_chunk_while_steps_are_unsaved(number, code, tmp_
         raise AssertionError("still running")
 
     words = ["run", f"--config={ROOT}/configs/one_layer.py:smoke", f"--workdir={tmp_path}/run"]
-    for recipe, said in ((polls, "step 7"), (hangs, "at once"), (analyses, "at once")):
-        monkeypatch.setattr(linear_attention, "run", recipe)
-        assert run.main(words) == code
-        assert said in capsys.readouterr().err
+    for work, told in ((polls, "step 7"), (hangs, "at once"), (analyses, "at once")):
+        monkeypatch.setattr(command, "carry_out", work)
+        assert command.main(words) == code
+        assert told in capsys.readouterr().err
 
 
 def test_help(capsys):
-    assert run.main(["run", "--help"]) == 0
+    assert command.main(["run", "--help"]) == 0
     assert "--config=configs/NAME.py" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", ["one_layer", "dual_model:smoke", "garg_linear:tiny", "sine"])
+def test_help_lists_every_field_with_its_value_and_what_it_accepts(config):
+    """In the order of the fields, those that belong to this task and model, as this variant has them."""
+    lines = iter(command_line.help_of(["run", f"--config={config}"]).splitlines()[2:])
+    name, _, variant = config.partition(":")
+    experiment = command_line.load(ROOT / "configs" / f"{name}.py", variant)
+    for field, its in experiment.fields.items():
+        value = experiment[field] if field != "claims" else f"... ({len(experiment.claims)}; () for none)"
+        quote = "'" * isinstance(value, tuple)
+        shown, about = next(lines), next(lines)
+        assert shown == f"  --config.{field}={quote}{value}{quote}"
+        assert about.startswith(f"      {said(its.hint)}."), field
+    assert list(lines) == []
+
+
+def test_help_says_what_is_accepted_in_words():
+    page = command_line.help_of(["run", "--config=one_layer:smoke"])
+    assert "  --config.train.steps=20\n      a whole number of at least 1 and at most" in page
+    kinds = ", ".join(KINDS)
+    assert f"  --config.model.attention=linear\n      one of {kinds}, or a tuple of such." in page
+    assert "Every field of a config" in command_line.help_of(["run", "--config=no_such_config"])
+
+
+@pytest.mark.parametrize(("words", "code", "out", "err"), [
+    ([], 0, "icl-gd run CONFIG", ""),
+    (["--help"], 0, "icl-gd run CONFIG", ""),
+    (["run", "one_layer:smoke", "--help"], 0, "--config.train.steps=20\n", ""),
+    (["doctor", "--help"], 0, "Says whether runs will work here", ""),
+    (["rnu"], 2, "", "error: icl-gd rnu: did you mean run? accepted: run, doctor\n"),
+    (["run", "one_layer:smoke", "--config.train.steps=0"], 2, "", "error: train.steps=0 must be a whole number"),
+    (["run", "--config=one_layer:smoke", "--config.train.steps=0"], 2, "", "error: train.steps=0 must be"),
+    (["run", "one_layr"], 2, "", "error: --config=one_layr: no such file; did you mean one_layer?"),
+    (["run"], 2, "", "error: --config is missing"),
+    (["doctor", "--all"], 2, "", "error: --all: accepted is nothing, or --help\n"),
+])  # fmt: skip
+def test_the_console_command(words, code, out, err, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["icl-gd", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    told = capsys.readouterr()
+    assert (ended.value.code, told.err.count("\n")) == (code, int(code == 2))
+    assert out in told.out
+    assert told.err.startswith(err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def of_the_process():
+    """What a run sets for itself."""
+    values = {name: jax.config.values[name] for name in settings_of_a_run.OF_JAX}
+    level = logging.getLogger("asyncio").level
+    return values | {"absl": absl.logging.get_verbosity(), "asyncio": level, "warnings": warnings.showwarning}
+
+
+def test_an_experiment_is_run_from_python(tmp_path, capsys):
+    before = of_the_process()
+    done = lab.run(MINE, tmp_path / "mine", name="mine")
+    assert of_the_process() == before
+    assert done == json.loads((tmp_path / "mine" / "results.json").read_text())
+    assert (done["experiment"], done["steps"]) == ("mine", 4)
+    assert len(done["metrics"]["loss_trained"]["per_seed"]) == MINE.seeds
+    assert [claim["holds"] for claim in done["claims"]] == [True]
+    assert (tmp_path / "mine" / "report.html").exists()
+    assert "training: step 4/4" in capsys.readouterr().out
+
+    assert lab.run(MINE, tmp_path / "mine", name="mine") == done
+    assert "holds a finished run; drawing" in capsys.readouterr().out
+    assert lab.run(MINE.change({"train.steps": 6}), tmp_path / "mine", name="mine")["steps"] == 6
+    said = capsys.readouterr().out
+    assert "extending the run from step 4 to 6" in said
+    assert "resuming training from step 4" in said
+    with pytest.raises(lab.BadInput, match=r"other settings: .*seeds \(stored 2, asked 3\)"):
+        lab.run(MINE.change({"seeds": 3}), tmp_path / "mine", name="mine")
+
+
+def test_a_run_that_is_interrupted_goes_on_when_called_again(tmp_path, monkeypatch, capsys):
+    before, longer = of_the_process(), MINE.change({"train.steps": 8})
+    written, handler = monitor.Monitor.write, signal.getsignal(signal.SIGINT)
+
+    def and_stopped(self, step, metrics):
+        written(self, step, metrics)
+        if step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(monitor.Monitor, "write", and_stopped)
+        with pytest.raises(Interrupted):
+            lab.run(MINE, tmp_path)
+    assert of_the_process() == before
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert "resuming" not in capsys.readouterr().out
+    step = lab.run(longer, tmp_path)["resumed_at"]
+    assert 2 <= step < 8  # the chunk that was computed beside it is kept
+    assert f"resuming training from step {step}\n" in capsys.readouterr().out
+
+
+def test_a_run_sets_the_process_and_leaves_it_as_it_was_when_it_fails(tmp_path, monkeypatch):
+    before, within = of_the_process(), {}
+
+    def fails(run, stop):
+        within.update(of_the_process())
+        raise OSError("no space left")
+
+    monkeypatch.setattr(notebook, "carry_out", fails)
+    with pytest.raises(OSError, match="no space left"):
+        lab.run(MINE.change({"precision": "float64"}), tmp_path / "mine")
+    assert of_the_process() == before
+    assert (within["jax_enable_x64"], within["jax_default_matmul_precision"]) == (True, "highest")
+    assert within["jax_disable_most_optimizations"] is False
+    changed = {name for name in before if before[name] != within[name]}
+    assert changed >= {"jax_enable_x64", "jax_default_matmul_precision", "absl", "asyncio", "warnings"}
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_run_without_a_workdir_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(notebook, "carry_out", lambda run, stop: seen.append(run.workdir) or {"metrics": {}})
+    assert lab.run(MINE) == {"metrics": {}}
+    assert not seen[0].parent.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_claims_are_judged_by_their_numbers():
@@ -81,7 +222,6 @@ def test_claims_are_judged_by_their_numbers():
         "metrics": {"a": results.metric([1.0, 3.0])},
         "curves": {"c": results.curve([0.5, 2.0], [[4.0, 4.0], [4.0, 6.0]])},
     }
-    row = {"id": "i", "statement": "s", "source": "p"}
     cases = [
         ("a", "mean", "within", 2.05, 0.1, True), ("a", "mean", "within", 2.2, 0.1, False),
         ("a", "max", "at_most", 2.9, 0.0, False), ("a", "min", "at_least", 1.0, 0.0, True),
@@ -89,13 +229,7 @@ def test_claims_are_judged_by_their_numbers():
         ("c[2.0]", "max", "at_least", 6.0, 0.0, True), ("missing", "mean", "at_most", 9.0, 0.0, False),
     ]  # fmt: skip
     for metric, reduce, relation, target, tolerance, holds in cases:
-        claim = row | {
-            "metric": metric,
-            "reduce": reduce,
-            "relation": relation,
-            "target": target,
-            "tolerance": tolerance,
-        }
+        claim = Claim("i", "s", "p", metric, relation, target, tolerance, reduce)
         assert results.check_claims([claim], done, [])[0]["holds"] is holds
     assert "task.d_input" in results.check_claims([claim], done, ["task.d_input"])[0]["note"]
 

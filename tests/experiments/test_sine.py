@@ -9,12 +9,11 @@ from whole import ROOT, SINE, check_what_it_leaves, read  # beside this file
 
 import icl_gd
 from icl_gd import constructions
-from icl_gd.lab import recorded
+from icl_gd.lab import pipeline
 from icl_gd.lab.command_line import parse
-from icl_gd.lab.evaluation.analyses import nonlinear
+from icl_gd.lab.evaluation.references import deep_features
 from icl_gd.lab.evaluation.study import Found
 from icl_gd.lab.lifecycle import monitor
-from icl_gd.lab.recipes import sine as sine_recipe
 from icl_gd.training import Interrupted
 
 TO_THE_BIT = True  # see tests/conftest.py
@@ -47,9 +46,9 @@ def stop_twice_and_go_on(workdir, capsys):
 
     for stop, step in ((stopped(), 2), (After(), 2)):
         with pytest.raises(Interrupted) as interrupted:
-            sine_recipe.run(asked(workdir), stop)
+            pipeline.carry_out(asked(workdir), stop)
         assert interrupted.value.step == step
-    sine_recipe.run(asked(workdir), monitor.Stop())
+    pipeline.carry_out(asked(workdir), monitor.Stop())
     said = capsys.readouterr().out
     assert "resuming learner from step 2" in said
     assert "resuming training from step 2" in said
@@ -61,8 +60,8 @@ def lines(workdir):
 
 def test_it_goes_on_in_either_population(sine, tmp_path, capsys, monkeypatch):
     """All members and what was watched of them, without what is measured of them afterwards."""
-    monkeypatch.setattr(nonlinear, "evaluate", lambda study: Found(np.full(2, True), np.full(2, False)))
-    monkeypatch.setattr(recorded, "present", lambda *_: None)
+    monkeypatch.setattr(deep_features, "evaluate", lambda study: Found(np.full(2, True), np.full(2, False)))
+    monkeypatch.setattr(pipeline, "present", lambda *_: None)
     stop_twice_and_go_on(tmp_path, capsys)
     assert lines(tmp_path) == lines(sine)
     for part in ("", "learner"):

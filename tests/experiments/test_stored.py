@@ -9,7 +9,9 @@ import pytest
 from whole import ROOT, kept_settings, read  # beside this file
 
 from icl_gd import interop
-from icl_gd.lab import run
+from icl_gd.lab import command, command_line
+from icl_gd.lab.lifecycle.workdirs import stored_fields
+from icl_gd.migrations import CONFIGS, newest_of
 
 STORED = ROOT / "tests" / "stored"
 sys.path.append(str(STORED))
@@ -30,7 +32,9 @@ def unpacked(name, directory):
 def again(asked, workdir):
     words = [f"--config.{word}" for word in asked["words"]]
     with kept_settings():
-        return run.main(["run", f"--config={ROOT}/configs/{asked['config']}.py:smoke", f"--workdir={workdir}", *words])
+        return command.main(
+            ["run", f"--config={ROOT}/configs/{asked['config']}.py:smoke", f"--workdir={workdir}", *words]
+        )
 
 
 def test_all_are_there():
@@ -45,6 +49,44 @@ def test_trained_members_are_read(name, tmp_path):
     assert found.keys() == asked["predictions"].keys()
     for label, expected in asked["predictions"].items():
         np.testing.assert_allclose(found[label], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_configs_are_read_as_this_version_has_them(name, tmp_path):
+    """Every field that an experiment has now is what was asked for then; what it stored beside them did nothing."""
+    asked = unpacked(name, tmp_path)
+    found = stored_fields(json.loads((tmp_path / "config.json").read_text()))
+    words = [f"--config.{word}" for word in asked["words"]]
+    experiment = command_line.parse(
+        ["run", f"--config={asked['config']}:smoke", f"--workdir={tmp_path}", *words]
+    ).experiment
+    theirs = {field: value for field, value in found.items() if field in experiment.fields}
+    ours = json.loads(json.dumps(experiment.flat()))
+    free = {field for field, its in experiment.fields.items() if its.is_free}
+    assert {field: theirs[field] for field in ours if field in theirs and field not in free} == {
+        field: value for field, value in ours.items() if field in theirs and field not in free
+    }
+    assert len(theirs) > 30
+
+
+def test_a_run_of_a_later_version_is_refused_in_one_line(tmp_path, capsys):
+    asked = unpacked("finished", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"format": newest_of(CONFIGS) + 1}))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert again(asked, tmp_path) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"it is written in format {newest_of(CONFIGS) + 1}, this version reads formats 1 to" in said
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_model_of_a_later_version_is_refused(tmp_path):
+    unpacked(MODELS[0], tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"format": 9}))
+    with pytest.raises(ValueError, match="it is written in format 9, this version reads formats 1 to"):
+        interop.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("name", MODELS)

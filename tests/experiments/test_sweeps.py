@@ -10,14 +10,15 @@ import pytest
 from whole import ONE_LAYER, RATES, check_what_it_leaves, read  # beside this file
 
 import icl_gd
+from icl_gd.lab import pipeline
 from icl_gd.lab.command_line import parse
 from icl_gd.lab.config import sweeps
 from icl_gd.lab.config.bad_input import BadInput
-from icl_gd.lab.config.described import model_of, train_of
 from icl_gd.lab.config.resources import memory_needed
+from icl_gd.lab.evaluation import pictures
 from icl_gd.lab.lifecycle import monitor
-from icl_gd.lab.recipes import linear_attention
-from icl_gd.lab.reporting import figures, results
+from icl_gd.lab.reporting import results
+from icl_gd.schema import OneOf, kinds, rules
 from icl_gd.training import Interrupted, population
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -25,7 +26,11 @@ WORDS = ("run", f"--config={CONFIGS}/one_layer.py:smoke", *ONE_LAYER)
 # A network whose attention is modified, by one value each.
 MODIFIED = [f"model.{name}" for name in ("alpha", "beta", "share", "augment_keys", "augment_values")]
 MODELS = ["run", f"--config={CONFIGS}/generalisation_gap.py:smoke", *(f"--config.{name}=0.5" for name in MODIFIED)]
-WORDS_OF = {"task.inputs": ("uniform", "normal"), "task.name": ("linear", "exponential")}
+# Words by which the others agree with the values that a field is swept over.
+BESIDE = {
+    "task.rotation_seed": ("--config.task.eigenvalues=(1,2)",),
+    "model.layer_norm": ("--config.model.shared=true",),
+}
 
 
 def asked(workdir, *words):
@@ -51,7 +56,7 @@ def test_a_population_of_combinations_is_its_runs(swept, tmp_path):
     assert [point["fields"] for point in done["sweep"]] == [{"train.learning_rate": rate} for rate in RATES]
     for rate, point in zip(RATES, done["sweep"], strict=True):
         one = asked(tmp_path / str(rate), f"--config.train.learning_rate={rate}")
-        alone = linear_attention.measure(one.workdir, monitor.Stop(), one.config, "")
+        alone = pipeline.measure(one.experiment, one.workdir, monitor.Stop())
         same(point["metrics"], alone["metrics"], rtol=1e-5, atol=1e-6)
     line = done["curves"]["loss_trained_by_learning_rate"]
     assert line["x"] == list(RATES)
@@ -66,8 +71,8 @@ def test_a_sweep_goes_on_where_it_was_stopped(swept, tmp_path, capsys):
     stop = monitor.Stop()
     stop.signal = signal.SIGTERM
     with pytest.raises(Interrupted):
-        linear_attention.run(asks(), stop)
-    linear_attention.run(asks(), monitor.Stop())
+        pipeline.carry_out(asks(), stop)
+    pipeline.carry_out(asks(), monitor.Stop())
     assert "resuming training from step 5" in capsys.readouterr().out
     assert lines(tmp_path) == lines(swept)
     assert read(tmp_path)["sweep"] == read(swept)["sweep"]
@@ -86,14 +91,14 @@ def test_sizes_and_rates_multiply(tmp_path, capsys):
     run = asked(tmp_path, "--config.train.clip=1,0.1", "--config.task.n_context=2,3", "--config.train.batch_size=(8,)")
     found = []
 
-    def one(workdir, stop, config, label):
-        found.append((label, config.task.n_context, config.train.batch_size, config.train.clip))
-        value = {"loss_trained": results.metric([config.task.n_context, 1.0]), "loss_gd": results.metric(1.0)}
-        return {"sweep": [{"fields": fields, "metrics": value} for fields in sweeps.together(config)]}
+    def one(its, workdir, stop, label):
+        found.append((label, *(its[name] for name in ("task.n_context", "train.batch_size", "train.clip"))))
+        value = {"loss_trained": results.metric([its.task.n_context, 1.0]), "loss_gd": results.metric(1.0)}
+        return {"sweep": [{"fields": fields, "metrics": value} for fields in its.together()]}
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(linear_attention, "measure", one)
-        linear_attention.run(run, monitor.Stop())
+        patched.setattr(pipeline, "measure", one)
+        pipeline.carry_out(run, monitor.Stop())
     assert found == [("n_context=2,batch_size=8", 2, 8, (1, 0.1)), ("n_context=3,batch_size=8", 3, 8, (1, 0.1))]
     said = capsys.readouterr().out
     assert "task.n_context, train.batch_size: 2 x 1 populations one after another" in said
@@ -122,33 +127,59 @@ def test_a_claim_may_be_about_the_interval_of_a_mean():
 
 @pytest.mark.parametrize("changed", [False, True])
 def test_combinations_stand_in_the_order_of_members(changed):
-    rates = [field for field in sweeps.TOGETHER if field not in MODIFIED]
-    fields = [field for field in sweeps.TOGETHER if field != "train.weight_decay"] if changed else rates
+    together = [name for name, its in parse([*MODELS]).experiment.fields.items() if its.per_member]
+    fields = [name for name in together if name not in ([] if changed else MODIFIED)]
+    fields = [name for name in fields if not (changed and name == "train.weight_decay")]
     base = [*MODELS, "--config.train.weight_decay=0"] if changed else WORDS
-    config = parse([*base, *(f"--config.{field}=0.1,0.2" for field in reversed(fields))]).config
-    theirs = population.combinations(train_of(config), model_of(config).varied)
-    ours = [{sweeps.leaf(name): value for name, value in point.items()} for point in sweeps.together(config)]
+    experiment = parse([*base, *(f"--config.{field}=0.1,0.2" for field in reversed(fields))]).experiment
+    theirs = population.combinations(experiment.settings, experiment.network.varied)
+    ours = [{sweeps.leaf(name): value for name, value in point.items()} for point in experiment.together()]
     assert [{name: value for name, value in point.items() if name in ours[0]} for point in theirs] == ours
     assert len(theirs) == 2 ** len(fields)
-    single = parse([*WORDS]).config
-    assert memory_needed(config) > memory_needed(single)
-    assert (sweeps.together(single), sweeps.describe(single)) == ([{}], "")
-    assert [fields for fields, _ in sweeps.in_turn(single)] == [{}]
+    single = parse([*WORDS]).experiment
+    assert memory_needed(experiment) > memory_needed(single)
+    assert (single.together(), sweeps.describe(single)) == ([{}], "")
+    assert [fields for fields, _ in single.in_turn()] == [{}]
 
 
-def test_every_swept_field_is_taken_in_any_spelling(tmp_path):
-    for field in sweeps.SWEPT:
-        values = WORDS_OF.get(field, (0.25, 0.5) if "beta" in field or field in MODIFIED else (1, 2))
-        base = MODELS if field in MODIFIED or field == "task.name" else [*WORDS, "--config.analyses=()"]
-        config = parse([*base, f"--config.{field}={values}"]).config
-        assert len(sweeps.together(config)) * len(sweeps.in_turn(config)) == 2, field
+def two_values(name, its):
+    """Two that a field accepts."""
+    words = [word for rule in rules(its.hint) if isinstance(rule, OneOf) for word in rule.words]
+    within_one = name in MODIFIED or "beta" in name
+    return (False, True) if bool in kinds(its.hint) else tuple(words[:2]) or ((0.25, 0.5) if within_one else (1, 2))
+
+
+def test_every_field_of_one_value_is_swept_over_in_any_spelling(tmp_path):
+    of_models = [*MODIFIED, "task.name", "model.style"]
+    linear, modified = (parse([*words, "--config.analyses=()"]).experiment for words in (WORDS, MODELS))
+    assert {"task.n_context", "train.steps", "model.n_heads", "train.learning_rate", "task.inputs"} < {
+        *linear.sweepable
+    }
+    assert not {"train.log_every", "eval.prompts", "seeds", "model.attention"} & {*linear.sweepable}
+    assert {*modified.sweepable} >= {*of_models}
+    for name in {*linear.sweepable, *modified.sweepable}:
+        words, experiment = (MODELS, modified) if name in of_models else (WORDS, linear)
+        its = experiment.fields[name]
+        values = two_values(name, its)
+        for spelt in (str(values), ",".join(map(str, values))):
+            beside = ("--config.analyses=()", *BESIDE.get(name, ()))
+            swept = parse([*words, *beside, f"--config.{name}={spelt}"]).experiment
+            assert swept[name] == values, name
+            assert (len(swept.together()), len(swept.in_turn())) == ((2, 1) if its.per_member else (1, 2)), name
+            assert its.per_member or [one[name] for _, one in swept.in_turn()] == list(values)
+
+
+def test_the_last_one_given_counts():
     context = f"--config={CONFIGS}/context_sweep.py"
-    assert parse(["run", context, "--config.task.n_context=20"]).config.task.n_context == 20
+    assert parse(["run", context, "--config.task.n_context=20"]).experiment["task.n_context"] == 20
     assert parse(["run", context, "--config.task.n_context=5,10"]).overridden == ("task.n_context",)
     words = ["--config.train.clip=(1,2)", "--config.train.clip=0.5"]
-    assert parse([*WORDS, *words]).config.train.clip == 0.5
-    assert parse([*WORDS, *reversed(words)]).config.train.clip == (1, 2)
-    with pytest.raises(BadInput, match=r"train.clip=a: not a float"):
+    assert parse([*WORDS, *words]).experiment["train.clip"] == 0.5
+    assert parse([*WORDS, *reversed(words)]).experiment["train.clip"] == (1, 2)
+    lists = ["--config.analyses=weights", "--config.analyses=alignment,weights"]
+    assert parse([*WORDS, *lists]).experiment.asked == ("alignment", "weights")
+    assert parse([*WORDS, *reversed(lists)]).experiment.asked == ("weights",)
+    with pytest.raises(BadInput, match=r"train.clip=a must be a number above 0, or None"):
         parse([*WORDS, "--config.train.clip=(1,2)", "--config.train.clip=a"])
 
 
@@ -164,7 +195,7 @@ def test_a_figure_of_any_sweep(swept, tmp_path):
     (tmp_path / "figures").mkdir()
     for name in ("07_sweep.png", "07_mine.png"):  # as an older version numbered it; and what is no figure of ours
         (tmp_path / "figures" / name).touch()
-    figures.draw({"curves": {}, "arrays": {}, "metrics": {}, "sweep": sweep}, tmp_path / "figures")
+    pictures.draw({"curves": {}, "arrays": {}, "metrics": {}, "sweep": sweep}, tmp_path / "figures")
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"01_sweep.png", "01_sweep.pdf", "07_mine.png"}
 
 

@@ -14,14 +14,12 @@ from whole import check_what_it_leaves, read  # beside this file
 
 import icl_gd
 from icl_gd import learners, models
-from icl_gd.lab import recorded
+from icl_gd.lab import pipeline
 from icl_gd.lab.command_line import parse
-from icl_gd.lab.config.described import task_of, trained_on
-from icl_gd.lab.evaluation.analyses import real_table
-from icl_gd.lab.evaluation.analyses.shifts import looked_at
-from icl_gd.lab.evaluation.study import Study
+from icl_gd.lab.evaluation.analyses import table
+from icl_gd.lab.evaluation.comparing import looked_at
+from icl_gd.lab.evaluation.study import few
 from icl_gd.lab.lifecycle import monitor
-from icl_gd.lab.recipes import linear_attention
 from icl_gd.tasks import FinitePool, LinearRegression
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -36,13 +34,13 @@ SMALL = (
 def run(workdir, *words):
     workdir.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patched:  # figures are looked at elsewhere
-        patched.setattr(recorded, "present", lambda *_: None)
+        patched.setattr(pipeline, "present", lambda *_: None)
         _run(workdir, *words)
     return json.loads((workdir / "results.json").read_text())
 
 
 def _run(workdir, *words):
-    linear_attention.run(parse(["run", *SMALL, *words, f"--workdir={workdir}"]), monitor.Stop())
+    pipeline.carry_out(parse(["run", *SMALL, *words, f"--workdir={workdir}"]), monitor.Stop())
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +68,10 @@ def test_a_pool_is_learned_by_heart_and_fresh_prompts_are_not(overfitted):
 
 def test_the_pool_of_a_config_is_that_of_its_seed():
     words = ["run", f"--config={CONFIGS}/finite_data.py:smoke", "--config.task.pool=5", "--config.seed=4"]
-    config = parse(words).config
-    assert trained_on(config) == FinitePool(task_of(config), 5, 4)
-    assert trained_on(parse([*words, "--config.task.pool=None", "--config.analyses=()"]).config) == task_of(config)
+    experiment = parse(words).experiment
+    assert experiment.trained_on == FinitePool(experiment.law, 5, 4)
+    fresh = parse([*words, "--config.task.pool=None", "--config.analyses=()"]).experiment
+    assert fresh.trained_on == fresh.law == experiment.law
 
 
 @pytest.mark.slow
@@ -88,9 +87,9 @@ def test_the_table(overfitted):
 
 def test_the_table_is_scikit_learns():
     class Asked:
-        task = task_of(parse(["run", f"--config={CONFIGS}/one_layer.py"]).config)
+        task = parse(["run", f"--config={CONFIGS}/one_layer.py"]).experiment.law
 
-    cut = real_table.diabetes(Asked)
+    cut = table.diabetes(Asked)
     x, y = load_diabetes(return_X_y=True)
     np.testing.assert_allclose(cut.x.std(0), 12**-0.5, rtol=1e-9)
     np.testing.assert_allclose(cut.y.std(0), (10 / 12) ** 0.5, rtol=1e-9)
@@ -106,7 +105,7 @@ def test_softmax_heads_are_measured(tmp_path):
     assert 0 < value(done, "mean_pattern_left") <= 1
     both = (value(done, f"sensitivity_cosine_gd_centred{ending}") for ending in ("", "_without_common"))
     assert next(both) != next(both)
-    prompts = jax.vmap(task_of(parse(["run", f"--config={CONFIGS}/one_layer.py"]).config).sample)(
+    prompts = jax.vmap(parse(["run", f"--config={CONFIGS}/one_layer.py"]).experiment.law.sample)(
         jax.random.split(jax.random.key(0), 4000)
     )
     centred = learners.centre(prompts)
@@ -132,8 +131,7 @@ def test_what_a_run_leaves(one_layer):
 
 def test_of_few_shifts_the_ends_are_among_them():
     def of(asked, suite):
-        study = SimpleNamespace(task=LinearRegression(n_context=4), suite_values=asked)
-        study.few = partial(Study.few, study)
+        study = SimpleNamespace(task=LinearRegression(n_context=4), few=partial(few, at_most=asked))
         return looked_at(study, suite)
 
     assert of(2, "input_scale") == (0.5, 2.0)

@@ -1,5 +1,6 @@
 """Whole runs in the tests' process, from command line to report, and what every one of them leaves."""
 
+import ast
 import base64
 import contextlib
 import json
@@ -13,10 +14,8 @@ from unittest import mock
 import jax
 
 from icl_gd import programs
-from icl_gd.lab import command_line as settings
-from icl_gd.lab import run
-from icl_gd.lab.config import sweeps
-from icl_gd.lab.reporting import figures
+from icl_gd.lab import command, command_line
+from icl_gd.lab.evaluation import pictures
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -52,11 +51,11 @@ def kept_settings():
             jax.config.update(name, value)
 
 
-def complete(name, workdir, *words):
+def complete(name, workdir, *more):
     """Runs a config's smoke variant; what fails is raised where it fails."""
-    command = ["run", f"--config={ROOT}/configs/{name}.py:smoke", f"--workdir={workdir}", *words]
+    words = ["run", f"--config={ROOT}/configs/{name}.py:smoke", f"--workdir={workdir}", *more]
     with kept_settings(), mock.patch.dict(os.environ, ICL_GD_TRACEBACK="1"):
-        assert run.main(command) == 0
+        assert command.main(words) == 0
     return workdir
 
 
@@ -68,20 +67,20 @@ def check_what_it_leaves(workdir):
     """Metrics of every seed, watched to the last step; every figure twice, and in a page that stands alone."""
     done, config = read(workdir), json.loads((workdir / "config.json").read_text())["config"]
     assert done["claims"] == []
-    of_recipe = OF_FUNCTIONS if config["recipe"] == "function_classes" else OF_OTHERS
+    of_reference = OF_FUNCTIONS if config["reference"]["name"] == "prefix_learners" else OF_OTHERS
     for metrics in (done["metrics"] and [done["metrics"]]) or [point["metrics"] for point in done["sweep"]]:
-        assert {"seeds_trapped"} | of_recipe <= set(metrics)
+        assert {"seeds_trapped"} | of_reference <= set(metrics)
         for name, metric in metrics.items():
             assert set(metric) == {"mean", "std", "stderr", "per_seed"}
             most = 0 if name.endswith(("_untrapped", "_trapped")) and name != "seeds_trapped" else 1
             assert most <= len(metric["per_seed"]) <= config["seeds"], name
-        for name in of_recipe - {"step_size_gd"}:
+        for name in of_reference - {"step_size_gd"}:
             assert all(value is not None and value > 0.0 for value in metrics[name]["per_seed"]), name
         assert 0 <= metrics["seeds_trapped"]["mean"] <= config["seeds"]
         assert metrics["seeds_diverged"]["mean"] == 0
-        trained = metrics["normalised_error" if of_recipe is OF_FUNCTIONS else "loss_trained"]["per_seed"]
+        trained = metrics["normalised_error" if of_reference is OF_FUNCTIONS else "loss_trained"]["per_seed"]
         assert len(set(trained)) == config["seeds"]  # each trained by itself
-        if of_recipe is OF_OTHERS:
+        if of_reference is OF_OTHERS:
             assert metrics["loss_gd"]["mean"] < metrics["loss_zero"]["mean"]
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert max(line["step"] for line in lines) == config["train"]["steps"] == done["steps"]
@@ -89,7 +88,7 @@ def check_what_it_leaves(workdir):
     assert all(line["value"] is not None and math.isfinite(line["value"]) for line in lines)
     assert list(workdir.rglob("events.out.tfevents*"))
 
-    stems = sorted(figures.captions(done))
+    stems = sorted(pictures.captions(done))
     assert stems
     found = sorted(path.name for path in (workdir / "figures").iterdir())
     assert found == sorted(f"{stem}.{ending}" for stem in stems for ending in ("pdf", "png"))
@@ -120,26 +119,28 @@ def check_what_is_claimed(name, done):
     """
     sections = [done["metrics"], done["curves"], *(point["metrics"] for point in done["sweep"])]
     measured, smoke = set().union(*sections), loaded(name, "smoke")
-    asked = lambda config: (
-        config.model.style, config.model.attention, set(config.eval.families[: config.eval.suite_values]),
-        set(config.eval.baselines),
-        set(sweeps.swept(config, sweeps.SWEPT)),
+    families = lambda experiment: set((experiment.get("eval.families") or ())[: experiment.eval.suite_values])
+    asked = lambda experiment: (
+        experiment.model.name, experiment["model.attention"], families(experiment),
+        set(experiment.get("eval.baselines") or ()), set(experiment.sweep),
     )  # fmt: skip
     for variant in full_variants(name):
-        config = loaded(name, variant)
-        if asked(config) == asked(smoke) and set(config.analyses) <= set(smoke.analyses):
-            missing = {claim["metric"].partition("[")[0] for claim in config.claims} - measured
+        experiment = loaded(name, variant)
+        if asked(experiment) == asked(smoke) and set(experiment.asked) <= set(smoke.asked):
+            missing = {claim.measured for claim in experiment.claims} - measured
             assert not missing, (variant, missing)
+    assert all(map(smoke.is_measured, measured)), [name for name in measured if not smoke.is_measured(name)]
 
 
 def loaded(name, variant):
-    return settings._load_config(ROOT / "configs" / f"{name}.py", variant)
+    return command_line.load(ROOT / "configs" / f"{name}.py", variant)
 
 
 def full_variants(name):
-    module = {}
-    exec((ROOT / "configs" / f"{name}.py").read_text(), module)
-    return ["", *(variant for variant in module.get("VARIANTS", ()) if variant != "smoke")]
+    tree = ast.parse((ROOT / "configs" / f"{name}.py").read_text())
+    named = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
+    variants = ast.literal_eval(named["VARIANTS"]) if "VARIANTS" in named else ()
+    return ["", *(variant for variant in variants if variant != "smoke")]
 
 
 def check_smoke(name, workdir, capsys):

@@ -2,43 +2,41 @@
 
     python tests/faults/bad_input.py [--count N] [--json]
 
-The cases are drawn by rules from the fields of configs and what they accept (`lab.config.fields`). All go through the
-command's `main` in this process; one in fifteen is run as a process too, which must end within five seconds.
+The cases are drawn by rules from the fields of every config's experiment and what these accept (`experiment.fields`),
+so a new field is covered by itself. All go through the command's `main` in this process; one in fifteen is run as a
+process too, which must end within five seconds.
 """
 
 import contextlib
 import io
+import math
 import os
 import random
+import runpy
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 import harness
 from annotated_types import Ge, Gt, Le, Lt
 from harness import ROOT, Record
 
-from icl_gd.lab import run as command
-from icl_gd.lab.command_line import KINDS, parse
-from icl_gd.lab.config.agreement import ANALYSES, ONE_LAYER_ONLY
-from icl_gd.lab.config.defaults import flatten
-from icl_gd.lab.config.fields import ANNOTATIONS
-from icl_gd.lab.config.recipe_fields import RECIPES
-from icl_gd.lab.config.resources import BYTES_PER_FLOAT
-from icl_gd.lab.config.sweeps import SWEPT
-from icl_gd.lab.config.validation import SIZES
-from icl_gd.schema import kinds, rules
+from icl_gd.lab import BadInput, Experiment, command
+from icl_gd.lab.command_line import load
+from icl_gd.lab.config import questions
+from icl_gd.lab.config.fields import SECTIONS, Field, classes_of, fields_of, takes_one_value
+from icl_gd.lab.config.resources import SIZES
+from icl_gd.schema import OneOf, accepts, kinds, rules
 
-CONFIGS = [f"--config={path}" for path in sorted((ROOT / "configs").glob("*.py"))]
-WORDS = {
-    "precision": list(BYTES_PER_FLOAT),
-    "task.inputs": ["uniform", "normal"],
-    "train.schedule": ["constant", "cosine"],
-    "recipe": ["linear_attention"],
-}
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 SECONDS, ONE_IN = 5.0, 15
+NO_WHOLE_NUMBERS = ("abc", "ten", "true", "0x", "1.2.3", "-", "3 4")
+NO_TUPLES = ("(1,", "(1 2)", "((1,2)", "(,)", "(a,b")
+ALONE = ("--config.analyses=()", "--config.claims=()")  # so that nothing else stands against a value
 
 
 class Case(NamedTuple):
@@ -49,8 +47,84 @@ class Case(NamedTuple):
     mentions: tuple[str, ...]
 
 
+class Bad(NamedTuple):
+    """A value that a field does not accept, and what is said of those that it does."""
+
+    kind: str
+    value: Any
+    says: str
+
+
+class Asked(NamedTuple):
+    """A config as a command line asks for it, and what there is of it."""
+
+    flag: str
+    experiment: Experiment
+    elsewhere: Mapping[str, tuple[Field, str]]  # fields that it does not have, and what is said of each
+
+
+# --- what a field accepts, and what it does not ---
+
+
+def words_of(hint: Any) -> list[str]:
+    return [word for rule in rules(hint) if isinstance(rule, OneOf) for word in rule.words]
+
+
+def good(hint: Any) -> list[Any]:
+    """Some values that an annotation accepts."""
+    return [value for value in (*words_of(hint), True, 1, 2, 0.25, 0.5) if accepts(hint, value)]
+
+
+def item_of(hint: Any) -> tuple[Any, int] | None:
+    """The annotation of an item, and how many a tuple has (0: any number), if a field takes tuples."""
+    for kind in kinds(hint):
+        if get_origin(kind) is tuple and get_args(kind):
+            its = get_args(kind)
+            return (Annotated[its[0], *rules(hint)] if rules(hint) else its[0]), 0 if ... in its else len(its)
+    return None
+
+
+def bad_values(hint: Any, rng: random.Random) -> list[Bad]:
+    """Values that an annotation of one value does not accept."""
+    its, words = kinds(hint), words_of(hint)
+    number = float if float in its else int if int in its else None
+    found = [Bad("of a wrong type", "None", "must be")] if type(None) not in its else []
+    if number is not None:
+        found += [Bad("of a wrong type", value, "number") for value in NO_WHOLE_NUMBERS]
+        steps, more = rng.choice([1, 2, 10, 1000]), rng.randrange(5)
+        for rule in rules(hint):
+            match rule:
+                case Ge(low):
+                    found.append(Bad("out of range", number(low - steps), f"at least {low:.10g}"))
+                case Gt(low):
+                    found += [Bad("out of range", number(value), f"above {low:.10g}") for value in (low, low - steps)]
+                case Le(high):
+                    found.append(Bad("out of range", number(2 * high + more), f"at most {high:.10g}"))
+                case Lt(high):
+                    found += [Bad("out of range", number(high + by), f"below {high:.10g}") for by in (0, more)]
+    if number is int:
+        found += [Bad("of a wrong type", value, "whole number") for value in ("1.5", "1e3", "nan", "inf")]
+    if number is float:
+        found += [Bad("not finite", value, "must be a finite number") for value in (math.nan, math.inf, -math.inf)]
+    if bool in its:
+        found += [Bad("of a wrong type", value, "True or False") for value in ("maybe", "2", "-1", "on", "nope", "1.0")]
+    if words:
+        word = rng.choice(words)
+        slip = misspelt(word, rng)
+        found += [Bad("a misspelt word", slip, word)] * (slip not in words) + [Bad("of a wrong type", "3", "one of")]
+    return found
+
+
+def one_of(bad: list[Bad], rng: random.Random) -> Bad:
+    """One of a kind, every kind as often."""
+    kind = rng.choice(sorted({its.kind for its in bad}))
+    return rng.choice([its for its in bad if its.kind == kind])
+
+
 def misspelt(word: str, rng: random.Random) -> str:
     """One slip of the fingers: a letter left out, doubled, exchanged with the next, or another one."""
+    if len(word) < 3:
+        return word + rng.choice("aeioubdgkz")
     while True:
         i = rng.randrange(1, len(word) - 1)
         before, letter, after = word[:i], word[i], word[i + 1 :]
@@ -60,83 +134,111 @@ def misspelt(word: str, rng: random.Random) -> str:
             return found
 
 
-def numbers() -> list[str]:
-    """The fields that have bounds."""
-    return [name for name, hint in ANNOTATIONS.items() if {int, float} & set(kinds(hint)) and rules(hint)]
+def in_tuple(value: Any, rng: random.Random) -> str:
+    """A value as it is written in a tuple."""
+    finite = isinstance(value, int | float) and math.isfinite(value)
+    return repr(value) if finite and rng.random() < 0.5 else repr(str(value))
 
 
-def out_of_range(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
-    field = rng.choice([name for name in numbers() if type(fields[name]) in (int, float)])
-    number = float if float in kinds(ANNOTATIONS[field]) else int
-    below, above = rng.choice([1, 2, 10, 1000]), rng.randrange(5)
-    bad = []
-    for rule in rules(ANNOTATIONS[field]):
-        match rule:
-            case Ge(low):
-                bad.append((low - below, f"at least {low}"))
-            case Gt(low):
-                bad += [(low - below, f"above {low}"), (low, f"above {low}")]
-            case Le(high):
-                bad.append((2 * high + above, "at most"))
-            case Lt(high):
-                bad += [(high + above, f"below {high}"), (high, f"below {high}")]
-    value, hint = rng.choice(bad)
-    value = number(value)
-    yield Case("out of range", (f"--config.{field}={value}",), (f"{field}={value}", hint))
+# --- rules: what may be wrong with a command line ---
 
 
-def not_finite(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
-    field = rng.choice([name for name in numbers() if type(fields[name]) is float])
-    value = rng.choice(["nan", "inf", "-inf", "1e999"])
-    yield Case("not finite", (f"--config.{field}={value}",), (f"{field}={float(value)}", "must be a finite number"))
+def one_value(asked: Asked, rng: random.Random) -> Iterator[Case]:
+    name, its = rng.choice(list(asked.experiment.fields.items()))
+    if takes_one_value(its) and (bad := bad_values(its.hint, rng)):
+        kind, value, says = one_of(bad, rng)
+        yield Case(kind, (f"--config.{name}={value}",), (f"{name}={value}", says))
 
 
-def wrong_type(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
-    kinds: dict[type, list[str]] = {
-        int: ["abc", "1.5", "1e3", "ten", "(1,2)", "true", "1,000", "0x"],
-        float: ["abc", "1.2.3", "(1,2)", "1,5", "high", "--"],
-        bool: ["maybe", "2", "-1", "on", "nope"],
-        list: ["(1,", "(1 2)", "((1,2)"],
-    }
-    swept = lambda name: type(fields[name]) is list and name in SWEPT  # a tuple where the config sweeps
-    field = rng.choice(
-        [name for name in fields if type(fields[name]) in kinds and name != "claims" and not swept(name)]
-    )
-    # In place of one value, a comma makes a tuple of values, each of the right type.
-    value = rng.choice([value for value in kinds[type(fields[field])] if "," not in value or fields[field] == []])
-    kind = tuple if type(fields[field]) is list else type(fields[field])
-    yield Case("of a wrong type", (f"--config.{field}={value}",), (f"{field}={value}", KINDS[kind]))
+def tuples(asked: Asked, rng: random.Random) -> Iterator[Case]:
+    every = {name: item_of(its.hint) for name, its in asked.experiment.fields.items() if name != "analyses"}
+    name, (item, length) = rng.choice([(name, its) for name, its in every.items() if its is not None])
+    text = rng.choice([text for text in NO_TUPLES if "a" not in text or not words_of(item)])
+    yield Case("no tuple", (f"--config.{name}={text}",), (f"{name}=", "a tuple"))
+    if bad := bad_values(item, rng):
+        kind, value, says = one_of(bad, rng)
+        says = says.removeprefix("must be a finite ")
+        items = [good(item)[0]] * ((length or rng.randrange(1, 4)) - 1)
+        items.insert(at := rng.randrange(len(items) + 1), value)
+        text = ",".join(in_tuple(one, rng) if i == at else repr(one) for i, one in enumerate(items)) + ","
+        yield Case(f"{kind}, in a tuple", (f"--config.{name}=({text})",), (f"{name}={tuple(items)}", says))
+    if length:
+        items = (1,) * rng.choice([1, 2, length + 1])
+        yield Case("of a wrong length", (f"--config.{name}={items}",), (f"{name}={items}", f"a tuple of {length}"))
 
 
-def misspelt_field(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
+def sweeps(asked: Asked, rng: random.Random) -> Iterator[Case]:
+    experiment = asked.experiment
+    name = rng.choice(experiment.sweepable)
+    its = experiment.fields[name]
+    bad = bad_values(its.hint, rng) + [Bad("", "None", "must be")] * (type(None) in kinds(its.hint))
+    value, says = one_of(bad, rng)[1:]
+    texts = [repr(value) for value in rng.sample(good(its.hint), 1)]
+    texts.insert(rng.randrange(2), "None" if value == "None" else in_tuple(value, rng))
+    yield Case("a bad value in a sweep", (f"--config.{name}=({','.join(texts)})",), (f"{name}={value}", says))
+    twice = (rng.choice(good(its.hint)),) * rng.randrange(2, 4)
+    yield Case("a value twice in a sweep", (f"--config.{name}={twice}",), (f"{name}={twice}", "once"))
+    yield Case("a sweep over nothing", (f"--config.{name}=()",), (f"{name}=()", "at least one value"))
+
+
+def no_sweep(asked: Asked, rng: random.Random) -> Iterator[Case]:
+    fields = asked.experiment.fields.items()
+    name, its = rng.choice([(name, its) for name, its in fields if name not in asked.experiment.sweepable])
+    if takes_one_value(its):
+        values = tuple(rng.choices(good(its.hint), k=rng.randrange(2, 5)))
+        says = (f"{name}={values}", "takes one value", "train.learning_rate")
+        yield Case("a sweep over a field that takes none", (f"--config.{name}={values}",), says)
+
+
+def misspelt_field(asked: Asked, rng: random.Random) -> Iterator[Case]:
+    fields = asked.experiment.fields
     field = rng.choice(list(fields))
     section, _, leaf = field.rpartition(".")
     wrong = f"{section}.{misspelt(leaf, rng)}".lstrip(".")
     twin = any(other != field and (other.startswith(field) or field.startswith(other)) for other in fields)
-    if wrong not in fields and len(leaf) > 4 and not twin:  # a slip in one of two twins may be nearer to the other
+    # A slip in one of two twins may be nearer to the other.
+    if wrong not in fields and wrong not in asked.elsewhere and len(leaf) > 4 and not twin:
         yield Case("a misspelt field", (f"--config.{wrong}=1",), (wrong, f"did you mean {field}?"))
 
 
-def unknown_field(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
+def unknown_field(asked: Asked, rng: random.Random) -> Iterator[Case]:
     wrong = "".join(rng.choices("qxzjvwk", k=rng.randrange(3, 9)))
     yield Case("an unknown field", (f"--config.{wrong}={rng.randrange(9)}",), (wrong, "accepted: ", "seeds"))
 
 
-def misspelt_word(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
-    others = fields["recipe"] != "linear_attention"  # they refuse any other word than the default first
-    takes = RECIPES[fields["recipe"]]
-    of_recipe = {"task.name": takes.tasks, "analyses": takes.analyses or ANALYSES, "model.attention": ["linear"]}
-    field = rng.choice([*(name for name in WORDS if not (others and name == "task.inputs")), *of_recipe])
-    accepted = {**WORDS, **of_recipe}[field]
-    word = rng.choice(accepted)
-    wrong = misspelt(word, rng)
-    if wrong not in accepted:
-        given = f"('{wrong}',)" if field == "analyses" else wrong
-        yield Case("a misspelt word", (f"--config.{field}={given}",), (field, wrong, word))
+def field_of_another(asked: Asked, rng: random.Random) -> Iterator[Case]:
+    name = rng.choice(list(asked.elsewhere))
+    its, says = asked.elsewhere[name]
+    value = rng.choice(good(its.hint) or ["()"])
+    yield Case("a field of another class", (f"--config.{name}={value}",), (name, says))
+    chosen = {name: its for name, its in asked.experiment.fields.items() if its.chooses is not None}
+    name = rng.choice(list(chosen))
+    others = {word for one in known(name) for word in one.chooses or {}} - set(chosen[name].chooses or {})
+    if others:
+        word = rng.choice(sorted(others))
+        yield Case("another class", (f"--config.{name}={word}",), (f"{name}={word}", "one of"))
 
 
-def flags(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
-    field = rng.choice(list(fields))
+def analyses(asked: Asked, rng: random.Random) -> Iterator[Case]:
+    """Of which the annotation knows only that they are words."""
+    word, there = rng.choice(questions.shipped()), asked.experiment.asked
+    if (wrong := misspelt(word, rng)) not in questions.shipped():
+        given = rng.choice([wrong, f"('{wrong}',)", ",".join([*there[:1], wrong])])
+        yield Case("a misspelt analysis", (f"--config.analyses={given}",), (f"analyses={wrong}", word))
+    try:
+        questions.find(word).check(asked.experiment)
+    except questions.Unfit as unfit:
+        stands = unfit.field if asked.experiment.sweep else f"{unfit.field}={unfit.value}"
+        yield Case(
+            "an analysis of another model", (f"--config.analyses={word}", ALONE[1]), (stands, f"analyses={word}")
+        )
+    if there:
+        twice = f"--config.analyses={there[0]},{there[0]}"
+        yield Case("an analysis twice", (twice, ALONE[1]), (f"analyses={there[0]}", "once"))
+
+
+def flags(asked: Asked, rng: random.Random) -> Iterator[Case]:
+    field = rng.choice(list(asked.experiment.fields))
     wrong = misspelt("workdir", rng)
     stray = "".join(rng.choices("abcdefgh", k=rng.randrange(2, 9)))
     yield rng.choice(
@@ -149,88 +251,142 @@ def flags(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
     )
 
 
-def no_value(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
-    field = rng.choice([name for name, value in fields.items() if not isinstance(value, bool)])
-    yield Case("a flag without value", (f"--config.{field}",), (f"--config.{field}", "needs a value"))
+def no_value(asked: Asked, rng: random.Random) -> Iterator[Case]:
+    name, its = rng.choice(list(asked.experiment.fields.items()))
+    if bool not in kinds(its.hint):
+        flag = rng.choice(["config", "noconfig"])
+        yield Case("a flag without value", (f"--{flag}.{name}",), (f"--{flag}.{name}", "needs a value"))
 
 
-def section(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
-    name = rng.choice(["train", "task", "model", "eval"])
+def section(asked: Asked, rng: random.Random) -> Iterator[Case]:
+    name = rng.choice(SECTIONS)
     yield Case("a section for a field", (f"--config.{name}={rng.randrange(99)}",), (f"--config.{name}", "did you mean"))
 
 
-def too_large(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
-    field = rng.choice([name for name in SIZES if isinstance(fields[name], int) and name not in ("seeds",)])
-    value = rng.randrange(1, 1000) * 10**9
-    fixed = {"sine": ("task.d_input", "task.d_output"), "function_classes": ("task.d_output",)}
-    apart = ("task.d_output",) if fields["model.layout"] == "interleaved" else ()
-    each = ("model.n_layers",) if "," in fields["model.attention"] else ()  # a kind of attention for each layer
-    each += ("model.n_heads",) if fields["model.style"] == "gpt2" else ()  # which share the width
-    if field in (*fixed.get(fields["recipe"], ()), *apart, *each):
-        return  # they are what the task is, or have to fit other sizes
-    quiet = () if field in ("task.d_input", "task.d_output") else ("--config.analyses=()",)
-    if field == "task.d_input" and fields["task.eigenvalues"]:
-        return
-    yield Case("too large for memory", (f"--config.{field}={value}", *quiet), ("GiB", f"{field}={value}"))
+def too_large(asked: Asked, rng: random.Random) -> Iterator[Case]:
+    its = asked.experiment
+    fits_others = {
+        "task.d_output": its.model.layout == "interleaved",
+        "task.d_input": its.get("task.eigenvalues") not in (None, ()),
+        "model.n_layers": not isinstance(its["model.attention"], str),
+        "model.n_heads": its.model.name == "gpt2",
+    }
+    bounded = [name for name, field in its.fields.items() if any(isinstance(rule, Le) for rule in rules(field.hint))]
+    name = rng.choice(
+        [name for name in SIZES if name in its.fields and not fits_others.get(name) and name not in bounded]
+    )
+    value = rng.randrange(100, 1000) * 10**9 if name != "seeds" else rng.randrange(2**30, 2**31)
+    yield Case("too large for memory", (f"--config.{name}={value}", *ALONE), (f"{name}={value}", "GiB", "lower "))
 
 
-def contradiction(fields: dict[str, Any], rng: random.Random) -> Iterator[Case]:
-    if fields["recipe"] != "linear_attention":
-        return  # others have no analyses, and refuse the other fields before they can contradict each other
-    analysis, number = rng.choice(ONE_LAYER_ONLY), rng.randrange(6, 40)  # more layers than any config has
-    asked = f"--config.analyses=('{analysis}',)"
-    linear = fields["model.attention"] == "linear" and not fields["model.layer_norm"]
-    cases = [
-        Case("", (f"--config.seed={2**31 - number}", f"--config.seeds={2**31 + 2 * number}"), ("seeds=", "2^32")),
-        Case("", (f"--config.model.attention={','.join(['linear'] * number)}",), ("model.attention", "one per layer")),
-    ]
-    if linear:
-        cases.append(Case("", (asked, f"--config.model.n_layers={number}"), (f"model.n_layers={number}", analysis)))
-    if linear and analysis != "optimum" and fields["model.n_layers"] == 1:
-        cases.append(Case("", (asked, f"--config.model.clip={number}"), (f"model.clip={number}.0", analysis)))
-    if not fields["task.eigenvalues"]:
-        cases.append(Case("", (f"--config.task.rotation_seed={number}",), (f"rotation_seed={number}", "eigenvalues")))
-    else:
-        d_input = len(fields["task.eigenvalues"]) + number
-        cases.append(Case("", (f"--config.task.d_input={d_input}",), ("task.eigenvalues", f"task.d_input={d_input}")))
-    if isinstance(fields["task.n_context"], list):
-        cases.append(Case("", (f"--config.task.n_context=({number},{number})",), ("task.n_context", "once")))
-        cases.append(Case("", (f"--config.task.n_context=(5,-{number})",), (f"task.n_context=-{number}", "at least 1")))
-    yield rng.choice(cases)._replace(kind="a contradiction")
+def contradiction(asked: Asked, rng: random.Random) -> Iterator[Case]:
+    its, number = asked.experiment, rng.randrange(51, 90)  # more than any config has of anything but prompts
+    possible: dict[str, tuple[str, ...]] = {
+        f"--config.seed={2**31 - number},--config.seeds={2**31 + 2 * number}": ("seeds=", "2^32"),
+        f"--config.model.attention={('linear',) * number}": ("model.attention=", f"n_layers={its['model.n_layers']}"),
+        f"--config.train.active_inputs={(number, 1, 10)}": (f"train.active_inputs={(number, 1, 10)}", "()"),
+    }
+    if its["model.beta"] is None:
+        possible[f"--config.model.beta=0.{number}"] = (f"model.beta=0.{number}".rstrip("0"), "both")
+    if "task.corrupted_labels" in its.fields and not its.sweep:
+        possible[f"--config.task.corrupted_labels={number}"] = (f"task.corrupted_labels={number}", "n_context=")
+    if its.get("task.eigenvalues") == ():
+        possible[f"--config.task.rotation_seed={number}"] = (f"task.rotation_seed={number}", "task.eigenvalues")
+        possible[f"--config.task.eigenvalues={(1.0,) * number}"] = ("task.eigenvalues", "task.d_input=")
+    if its.get("task.eigenvalues"):
+        possible[f"--config.task.d_input={number}"] = ("task.eigenvalues", f"task.d_input={number}")
+    if "task.function_pool" in its.fields:
+        possible[f"--config.task.pool=4,--config.task.function_pool={number}"] = (
+            f"function_pool={number}",
+            "one of both",
+        )
+    if "task.non_zeros" in its.fields:
+        possible[f"--config.task.non_zeros={number}"] = (f"task.non_zeros={number}", "at most")
+    if "eval.families" in its.fields:
+        word = rng.choice(words_of(its.fields["eval.families"].hint))
+        possible[f"--config.eval.families=('{word}', '{word}')"] = (f"eval.families={word}", "once")
+    words, says = rng.choice(list(possible.items()))
+    yield Case("a contradiction", tuple(f"--{word}" for word in words.removeprefix("--").split(",--")), says)
 
 
-RULES: tuple[Callable[[dict[str, Any], random.Random], Iterator[Case]], ...] = (
-    *(out_of_range, not_finite, wrong_type, misspelt_field, unknown_field, misspelt_word),
-    *(flags, no_value, section, too_large, contradiction),
+RULES: tuple[Callable[[Asked, random.Random], Iterator[Case]], ...] = (
+    *(one_value, one_value, tuples, sweeps, no_sweep, misspelt_field, unknown_field, field_of_another),
+    *(analyses, flags, no_value, section, too_large, contradiction),
 )
 
 
-def names_of_configs(config: str, rng: random.Random) -> Case:
+def names_of_configs(path: Path, rng: random.Random) -> Case:
     """A config or a variant that is not there."""
-    path = Path(config.removeprefix("--config="))
+    name, variants = path.stem, runpy.run_path(str(path)).get("VARIANTS", ())
+    wrong = misspelt(name, rng)
     if (kind := rng.random()) < 0.2:
-        return Case("a config of another directory", (f"--config=a/{path.name}",), (path.name, f"did you mean {path}?"))
-    if kind < 0.6:
-        wrong = misspelt(path.stem, rng)
+        elsewhere = "".join(rng.choices("abcdefgh", k=5))
         return Case(
-            "an unknown config", (f"--config=configs/{wrong}.py",), (wrong, f"did you mean configs/{path.name}?")
+            "a config of another directory",
+            (f"--config={elsewhere}/{path.name}",),
+            (f"{elsewhere}/{path.name}", f"did you mean {name}"),
         )
-    wrong = misspelt("smoke", rng)
-    return Case("an unknown variant", (f"{config}:{wrong}",), (wrong, "did you mean smoke?"))
+    if kind < 0.6:
+        given = rng.choice([f"configs/{wrong}.py", f"{wrong}.py", wrong])
+        return Case("an unknown config", (f"--config={given}",), (wrong, f"did you mean {name}?"))
+    word = rng.choice(variants)
+    wrong = misspelt(word, rng)
+    given = rng.choice([path, name])
+    return Case("an unknown variant", (f"--config={given}:{wrong}",), (f"'{wrong}'", f"did you mean {word}?"))
+
+
+# --- cases, and what becomes of them ---
+
+
+def is_possible(experiment: Experiment, values: Mapping[str, Any]) -> bool:
+    try:
+        experiment.change(values)
+    except BadInput:
+        return False
+    return True
+
+
+@cache
+def everything_asked() -> tuple[Asked, ...]:
+    """Every config and its smoke variant."""
+    found = []
+    for path in CONFIGS:
+        for variant in ("", "smoke"):
+            flag = rf"--config={path}{f':{variant}' * bool(variant)}"
+            found.append((flag, load(path, variant)))
+    every = {name: its for _, experiment in found for name, its in experiment.fields.items()}
+    return tuple(Asked(flag, its, elsewhere_of(its, every)) for flag, its in found)
+
+
+def elsewhere_of(experiment: Experiment, every: Mapping[str, Field]) -> dict[str, tuple[Field, str]]:
+    """Fields of others, and what is said of each: whose it is, where it could be chosen, that it is unknown."""
+    not_ours = "not a field of this experiment"  # but of another task, all of which are known
+    found = {name: (its, not_ours if name.startswith("task.") else "unknown field") for name, its in every.items()
+             if name not in experiment.fields}  # fmt: skip
+    for name, its in experiment.fields.items():
+        for word, of in (its.chooses or {}).items():
+            for other, field in fields_of(classes_of(experiment, {its.path: of})).items():
+                if other not in experiment.fields and " of this experiment, but" not in found.get(other, ("", ""))[1]:
+                    found[other] = field, f"{not_ours}, but of {name}={word}"
+    return found
+
+
+@cache
+def known(name: str) -> tuple[Field, ...]:
+    """A field of all experiments that have it."""
+    return tuple(asked.experiment.fields[name] for asked in everything_asked() if name in asked.experiment.fields)
 
 
 def cases(count: int) -> list[Case]:
     """`count` distinct cases, rule after rule, over all configs and their smoke variants."""
     rng, found = random.Random(0), {}
-    fields = {config: flatten(parse(["run", config]).config) for config in CONFIGS}
     while len(found) < count:
         for rule in RULES:
-            config = rng.choice(CONFIGS)
-            for case in rule(fields[config], rng):
-                words = [rng.choice([config, f"{config}:smoke"]), *case.words]
+            asked = rng.choice(everything_asked())
+            for case in rule(asked, rng):
+                words = [asked.flag, *case.words]
                 rng.shuffle(words)
-                if not (len(words) > 1 and words[0] == case.words[0] and case.kind == "a flag without value"):
-                    found[tuple(words)] = case._replace(words=tuple(words))
+                found[tuple(words)] = case._replace(words=tuple(words))
         case = names_of_configs(rng.choice(CONFIGS), rng)
         found[case.words] = case
     return list(found.values())[:count]
@@ -256,6 +412,8 @@ def judge(case: Case, process: bool) -> Record:
     wrong = [f"exit code {code}"] * (code != 2) + ["more than one line"] * (not harness.one_line(err) or out != "")
     wrong += [f"no mention of {word!r}" for word in case.mentions if word not in err]
     wrong += [f"created {os.listdir()}"] * bool(os.listdir()) + [f"{seconds:.1f} s"] * (seconds > SECONDS)
+    for left in os.listdir():  # by what was wrongly accepted
+        shutil.rmtree(left)
     kind = f"as a process, within {SECONDS:.0f} s" if process else case.kind
     return Record(kind, " ".join(case.words), not wrong, f"{'; '.join(wrong)}: {err.strip()}" if wrong else err.strip())
 

@@ -84,11 +84,11 @@ def leftovers(workdir: Path) -> list[str]:
 
 def main_of_run(workdir: Path, *words: str) -> tuple[int, str]:
     """A quick run in this process: its exit code, and what it printed."""
-    from icl_gd.lab import run
+    from icl_gd.lab import command
 
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        code = run.main(["run", CONFIG, f"--workdir={workdir}", *QUICK, *words])
+        code = command.main(["run", CONFIG, f"--workdir={workdir}", *QUICK, *words])
     return code, out.getvalue()
 
 

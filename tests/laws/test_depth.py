@@ -9,7 +9,7 @@ import pytest
 
 from icl_gd import analysis, constructions, learners, models, tokens
 from icl_gd.analysis import losses
-from icl_gd.lab.evaluation.references import by_moments, by_prompts, references
+from icl_gd.lab.evaluation.reference_learners import by_moments, by_prompts, reference_learners
 from icl_gd.learners import Spectrum
 from icl_gd.models import TransformerConfig
 from icl_gd.tasks import LinearRegression
@@ -311,7 +311,7 @@ def test_nothing_is_learned_along_empty_directions(x64):
 @pytest.mark.parametrize("main", ["gd", "gd_plus_plus"])
 def test_one_program_measures_every_learner(main, clip, x64):
     task, model = LinearRegression(3, n_context=5), TransformerConfig(4, 2, shared=True, clip=clip)
-    found = references(task, model, jax.random.key(0), 256, main, published_steps=5)
+    found = reference_learners(task, model, jax.random.key(0), 256, main, published_steps=5)
     half = learners.gd_plus_plus(0.5 * found.rates["gd"].step_sizes, np.zeros(2), clip)
 
     @jax.jit

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import icl_gd
-from icl_gd import models, schema, tasks, training
+from icl_gd import lab, models, schema, tasks, training
 from icl_gd.schema import OneOf, hints
 from icl_gd.tasks import elementwise, functions, linear, nonlinear, pools, regression, tables
 
@@ -143,3 +143,146 @@ def test_every_item_of_a_tuple_is_checked_and_all_of_them_together():
         with pytest.raises(ValueError, match=r"learning_rate=\(.* must be a number above 0 .*, or a tuple of such"):
             training.TrainSettings(learning_rate=values)
     assert training.TrainSettings(learning_rate=(0.1, 0.2)).learning_rate == (0.1, 0.2)
+
+
+# --- the parts of an experiment, and the experiment ---
+
+EXPERIMENT = lab.Experiment(lab.Regression(), lab.Network(), lab.GradientDescent())
+CLAIM = {"id": "A", "statement": "it is small", "metric": "loss_trained", "source": "here", "at_most": 1.0}
+PARTS = [
+    lab.Regression(),
+    lab.Regression(d_input=2, eigenvalues=(1.0, 2.0), rotation_seed=0, pool=3),
+    lab.Elementwise(),
+    lab.Sine(),
+    lab.Functions(functions.Linear()),
+    lab.Network(reads_query=True, beta=0.5, share=0.25),
+    lab.GPT2(),
+    lab.Train(),
+    lab.Train(active_inputs=(1, 1, 1)),
+    lab.Eval(),
+    lab.GradientDescent(),
+    lab.DeepFeatures(),
+    lab.PrefixLearners(),
+    lab.OneStep(),
+]
+MADE_OF_FUNCTIONS = {lab.Analysis, lab.Picture, lab.Learners}  # of users' own
+CASES_OF_PARTS = [
+    pytest.param(one, field.name, value, id=f"{type(one).__name__}-{field.name}-{value!r}"[:80])
+    for one in PARTS
+    for field in fields(one)
+    for value in bad_values(hints(type(one))[field.name])
+]
+CASES_OF_CLAIMS = [
+    pytest.param(name, value, id=f"{name}-{value!r}"[:80])
+    for name, hint in hints(lab.Claim).items()
+    if name not in ("relation", "target")  # which follow from `within`, `at_least` and `at_most`
+    for value in bad_values(hint)
+    if not (isinstance(value, str) and schema.accepts(hint, value))  # of words any will do
+]
+RELATIONS = [
+    ({"at_most": None}, "states no relation; give one of within, at_least, at_most"),
+    ({"at_least": 1.0}, "states at_least and at_most; give one of within, at_least, at_most"),
+    ({"at_most": None, "within": 1.0}, "within=1.0 must be (target, tolerance)"),
+    ({"at_most": None, "within": (1.0, 0.1, 0.2)}, "within=(1.0, 0.1, 0.2) must be (target, tolerance)"),
+    ({"at_most": None, "within": (1.0, -0.1)}, "tolerance=-0.1 must be a number of at least 0"),
+    *(({"at_most": value}, f"target={value!r} must be a ") for value in bad_values(float) if value is not None),
+]
+NO_SWEEPS = {"task.n_contxt": (1, 2)}, {3: (1, 2)}, {"depth": (1, 2)}, [1, 2], "a", 3.5, None
+OF_EXPERIMENTS = [
+    *(
+        (name, value, "must be")
+        for name in ("seeds", "seed", "precision")
+        for value in bad_values(hints(lab.Experiment)[name])
+    ),
+    *((name, value, "must be") for name in ("model", "train", "eval", "reference") for value in (None, 3, lab.Sine())),
+    *(("task", value, "Regression") for value in (None, 3, "a", lab.Sine(), lab.Network(), LINEAR)),
+    *(("analyses", value, "alignment, by_steps") for value in ("a", ("a",), ["weights", "a"], (3,), 3.5, None)),
+    *(("claims", value, "claim(") for value in ("a", ("a",), [3], ({},), (CLAIM,), 3.5, None)),
+    *(("sweep", value, "field") for value in NO_SWEEPS),
+]
+OF_SWEEPS = [
+    *((name, value, "at least one value") for name in EXPERIMENT.sweepable for value in ((), [], 3, 0.5, "a", None)),
+    *(
+        (name, (value, value), "once")
+        for name in EXPERIMENT.sweepable
+        for value in (EXPERIMENT[name],)
+        if value is not None
+    ),
+    *(
+        (name, (value,), "must be ")
+        for name in EXPERIMENT.sweepable
+        for value in bad_values(EXPERIMENT.fields[name].hint)
+        if value is not None
+    ),
+    *(
+        (name, (1, 2), "takes one value; tuples are swept over in task.name, ")
+        for name in EXPERIMENT.fields
+        if name not in EXPERIMENT.sweepable
+    ),
+]
+
+
+def one_line(refused):
+    """What was said when something was refused."""
+    said = str(refused.value)
+    assert "\n" not in said
+    return said
+
+
+def test_every_part_is_covered():
+    public = {its for name in lab.__all__ if is_dataclass(its := getattr(lab, name)) and isinstance(its, type)}
+    assert public - MADE_OF_FUNCTIONS == {*map(type, PARTS), lab.Experiment, lab.Claim}
+
+
+def test_there_are_many_cases_of_parts():
+    assert len(CASES_OF_PARTS) >= 1000
+    assert len(CASES_OF_CLAIMS) + len(RELATIONS) >= 50
+    assert len(OF_EXPERIMENTS) + len(OF_SWEEPS) >= 300
+
+
+@pytest.mark.parametrize(("one", "field", "value"), CASES_OF_PARTS)
+def test_parts_refuse_bad_values(one, field, value):
+    with pytest.raises(ValueError) as refused:
+        replace(one, **{field: value})
+    assert one_line(refused).startswith(f"{field}={value!r} must be ")
+
+
+@pytest.mark.parametrize(("name", "value"), CASES_OF_CLAIMS)
+def test_claims_refuse_bad_values(name, value):
+    with pytest.raises(ValueError) as refused:
+        lab.claim(**CLAIM | {name: value})
+    assert one_line(refused).startswith("claim ")
+    assert f": {name}={value!r} must be " in one_line(refused)
+
+
+@pytest.mark.parametrize(("changed", "expected"), RELATIONS, ids=str)
+def test_a_claim_states_one_relation(changed, expected):
+    with pytest.raises(ValueError) as refused:
+        lab.claim(**CLAIM | changed)
+    assert one_line(refused).startswith("claim 'A'")
+    assert expected in one_line(refused)
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), OF_EXPERIMENTS, ids=lambda value: repr(value)[:40])
+def test_experiments_refuse_bad_values(name, value, expected):
+    with pytest.raises(ValueError) as refused:
+        replace(EXPERIMENT, **{name: value})
+    assert (name if name != "sweep" else "") in one_line(refused)
+    assert expected in one_line(refused)
+
+
+@pytest.mark.parametrize(("name", "values", "expected"), OF_SWEEPS, ids=lambda value: repr(value)[:40])
+def test_sweeps_refuse_bad_values(name, values, expected):
+    with pytest.raises(ValueError) as refused:
+        replace(EXPERIMENT, sweep={name: values})
+    assert one_line(refused).startswith(f"{name}=")
+    assert expected in one_line(refused)
+
+
+def test_an_unknown_field_is_refused_by_its_constructor_and_by_change():
+    for one in (*PARTS, EXPERIMENT):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
+            replace(one, nonsense=1)
+    for name in ("nonsense", "task.nonsense", "task", "reference.nonsense", "d_input", ""):
+        with pytest.raises(lab.BadInput, match=r"unknown field; (accepted: |did you mean )"):
+            EXPERIMENT.change({name: 1})

@@ -273,11 +273,12 @@ def test_the_last_whole_chunk_is_saved(tmp_path):
 
 
 def test_a_checkpoint_of_another_format_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+    newest = max(checkpoint.CHECKPOINTS) + 1
+    monkeypatch.setattr(checkpoint, "CHECKPOINTS", {**checkpoint.CHECKPOINTS, newest: lambda about: about})
     run(checkpoints=tmp_path)
     monkeypatch.undo()
     for open_it in (icl_gd.load, lambda directory: run(checkpoints=directory)):
-        with pytest.raises(ValueError, match="format 4, this version reads format 3"):
+        with pytest.raises(ValueError, match=f"format {newest + 1}, this version reads formats 3 to {newest}"):
             open_it(tmp_path)
 
 

@@ -80,7 +80,9 @@ def predictions(directory: Path) -> dict[str, Any]:
     inside = sorted(path for path in (directory / "checkpoints").iterdir() if path.is_dir())
     for path in [directory] if all(path.name.isdecimal() for path in inside) else inside:
         population = icl_gd.load(path)
-        x, y, x_query = problem(config["task"]["d_input"], population_length(config), config["task"]["d_output"])
+        # Tasks that have but one input or label do not say so.
+        d_input, d_output = (config["task"].get(name, 1) for name in ("d_input", "d_output"))
+        x, y, x_query = problem(d_input, population_length(config), d_output)
         told = [np.asarray(predict(x, y, x_query)).tolist() for predict in population.predictors]
         found[str(path.relative_to(directory))] = told
     return found

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
-Config: TypeAlias = Any  # an `ml_collections.ConfigDict`, of whose fields a type checker knows nothing
+from icl_gd.lab.config.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -18,12 +17,12 @@ class Processes:
 
 @dataclass(frozen=True)
 class Run:
-    """A checked request: the resolved config and where its results go."""
+    """A checked request: an experiment and where its results go."""
 
-    config: Config
+    experiment: Experiment
     name: str
     variant: str | None
     workdir: Path
-    overridden: tuple[str, ...]  # fields that differ from the config file's
+    overridden: tuple[str, ...] = ()  # fields that differ from the config file's
     processes: Processes | None = None  # None for a run in one process
     profile: bool = False  # whether it says where its seconds went

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Any, NoReturn
 
 
-class BadInput(Exception):
+class BadInput(ValueError):
     """What the user asked for cannot be run; the message is one line that names the field and what would do."""
 
 
@@ -15,14 +15,23 @@ def nearest(word: str, names: Collection[str]) -> str:
     return (f"did you mean {near[0]}? " if near else "") + f"accepted: {', '.join(names)}"
 
 
+def nearest_field(field: str, fields: Collection[str]) -> str:
+    """What may have been meant: a field of this last name elsewhere, one it shortens, one spelt alike, a section's."""
+    if section := [name for name in fields if name.startswith(f"{field}.")]:
+        return f"did you mean one of {', '.join(section)}?"
+    part, _, leaf = field.rpartition(".")
+    inside = [name for name in fields if name.rpartition(".")[0] == part]
+    words = {name: name.rpartition(".")[2].split("_") for name in inside}
+    short = [name for name, its in words.items() if leaf in ("".join(word[0] for word in its), *its)]
+    elsewhere = [name for name in fields if name.rpartition(".")[2] == leaf]
+    alike = difflib.get_close_matches(field, fields, 1, 0.75) if len(leaf) > 3 else []
+    found = difflib.get_close_matches(field, elsewhere, 1, 0.0) or alike or short[:1]
+    return f"did you mean {found[0]}?" if found else f"accepted: {', '.join(inside or fields)}"
+
+
 def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def reject(field: str, value: Any, accepted: str) -> NoReturn:
     raise BadInput(f"{field}={value}: {accepted}")
-
-
-def check_word(field: str, value: Any, accepted: Collection[str]) -> None:
-    if value not in accepted:
-        reject(field, value, nearest(str(value), accepted))

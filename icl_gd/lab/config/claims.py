@@ -1,34 +1,69 @@
-"""Claims as a config states them: rows of data, judged by what a run measures."""
+"""Claims: rows of data that a config states, judged by what a run measures."""
 
-import math
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
-from icl_gd.lab.config.bad_input import nearest
+from annotated_types import Ge
 
-# What a claim says, and what it may say beside it.
-STATED = {"id": str, "statement": str, "source": str, "metric": str, "relation": str, "target": float}
-MORE = {"reduce": str, "tolerance": float, "note": str}
-WORDS = {"relation": ("within", "at_least", "at_most"), "reduce": ("mean", "min", "max", "lower", "upper")}
+from icl_gd.schema import OneOf, check
+
+RELATIONS = ("within", "at_least", "at_most")
 
 
-def wrong_with(claim: Any) -> str | None:
-    """What is wrong with a claim as a config states it, in words; None if nothing is.
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed of a metric of the results, or of a curve at one of its points; see `claim`."""
 
-    A claim is a mapping of what `STATED` names, with or without what `MORE` names.
+    id: str
+    statement: str
+    source: str
+    metric: str
+    relation: Annotated[str, OneOf(RELATIONS)]
+    target: float
+    tolerance: Annotated[float, Ge(0)] = 0.0
+    reduce: Annotated[str, OneOf(("mean", "min", "max", "lower", "upper"))] = "mean"
+    note: str = ""
+
+    def __post_init__(self):
+        check(self)
+
+    @property
+    def measured(self) -> str:
+        """The metric or curve, without the point of it that is meant."""
+        return self.metric.partition("[")[0]
+
+
+def claim(
+    id: str, statement: str, *, metric: str, source: str, within: tuple[float, float] | None = None,
+    at_least: float | None = None, at_most: float | None = None, tolerance: float = 0.0, reduce: str = "mean",
+    note: str = "",
+) -> Claim:  # fmt: skip
+    """A claim.
+
+    Args:
+      id: names it; no two claims of a config have the same.
+      statement: what is claimed, in a sentence.
+      metric: of the results; of a curve at x `CURVE[x]`, of a point of a sweep `METRIC[field=value,...]`.
+      source: where the target comes from: a paper and its figure, a closed form.
+      within: (target, tolerance): the value differs from the target by the tolerance at most.
+      at_least, at_most: the other relations, of which exactly one is given; `tolerance` is what they forgive.
+      reduce: over seeds: "mean", "min", "max", or "lower" and "upper", the ends of the 95 % interval of the mean.
+      note: why it does not hold, where it does not.
+
+    Raises:
+      ValueError: if not exactly one relation is given, or a part will not do.
     """
-    if not isinstance(claim, Mapping):
-        return "it is no mapping"
-    kinds = {**STATED, **MORE}
-    if unknown := [part for part in claim if part not in kinds]:
-        return f"it has {unknown[0]}; {nearest(unknown[0], kinds)}"
-    if missing := [part for part in STATED if part not in claim]:
-        return f"it lacks {', '.join(missing)}"
-    for part, value in claim.items():
-        if kinds[part] is str and not isinstance(value, str):
-            return f"its {part}={value!r} must be words"
-        if kinds[part] is float and not (type(value) in (int, float) and math.isfinite(float(value))):
-            return f"its {part}={value!r} must be a finite number"
-        if part in WORDS and value not in WORDS[part]:
-            return f"its {part}={value}: {nearest(value, WORDS[part])}"
-    return f"its tolerance={claim['tolerance']} must be at least 0" if claim.get("tolerance", 0.0) < 0 else None
+    given = {"within": within, "at_least": at_least, "at_most": at_most}
+    stated = [name for name, value in given.items() if value is not None]
+    if len(stated) != 1:
+        raise ValueError(f"claim {id!r} states {' and '.join(stated) or 'no relation'}; give one of {', '.join(given)}")
+    (relation,) = stated
+    target = given[relation]
+    if relation == "within":
+        if not isinstance(target, tuple) or len(target) != 2:
+            raise ValueError(f"claim {id!r}: within={target!r} must be (target, tolerance)")
+        target, tolerance = target
+    try:
+        return Claim(id, statement, source, metric, relation, target, tolerance, reduce, note)  # pyright: ignore
+    except ValueError as error:
+        raise ValueError(f"claim {id!r}: {error}") from error

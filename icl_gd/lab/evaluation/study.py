@@ -1,6 +1,6 @@
-"""A trained population beside what it is compared with: `evaluate` measures what every experiment reports.
+"""A population before and after it is trained, and what is found of it.
 
-Each question of `analyses` asks one question more of a `Study` and adds its records to `Found`.
+A `Reference` prepares what it is compared with from a `Setting`; analyses look at a `Study` and add records to `Found`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from icl_gd import analysis, learners, models
-from icl_gd.lab.evaluation.references import References
-from icl_gd.lab.reporting.results import metric
-from icl_gd.programs import as_partial, brief
-from icl_gd.tasks import FAMILIES, LinearRegression
+from icl_gd import analysis, models
+from icl_gd.lab.config.experiment import Experiment
+from icl_gd.lab.reporting.results import curves_by_step, metric
+from icl_gd.models import TransformerConfig
+from icl_gd.programs import as_partial
+from icl_gd.tasks import LinearRegression
 from icl_gd.training import Population
-from icl_gd.types import Array, Circuits, Predictor, Prompt
+from icl_gd.types import Array, Circuits, Layout, Predictor, Prompt
 
 TRAPPED_ABOVE = 1.2  # times the loss of the best layer where it is known, otherwise that of gradient descent
 DIVERGES = 100.0  # times the mean loss of predicting zero, which a bounded prediction never comes near
@@ -28,35 +29,115 @@ EVERY = ("", "_untrapped", "_trapped")  # members a metric is taken over, by the
 Losses = Callable[[Prompt], dict[str, Array]]
 
 
-@dataclass(frozen=True)
-class Study:
-    """What analyses look at."""
+History = Mapping[str, Mapping[int, Mapping[int, float]]]  # metric -> step -> seed -> value
 
-    task: LinearRegression
-    trained: Population
-    reference: References
-    prompts: Prompt  # the batch that curves are measured on
-    watch: Callable[[Any], dict[str, np.ndarray]]  # see `watcher`
-    key: Array
-    n_prompts: int  # of final numbers
-    untrained: Any  # the population's parameters at step 0
-    analyses: tuple[str, ...]
-    # metric -> step -> seed -> value, of what was watched; empty where the population is swept
-    history: Mapping[str, Mapping[int, Mapping[int, float]]] = field(default_factory=dict)
-    trained_on: Any = None  # the task, or a pool of its prompts
-    suite_values: int | None = None  # see `few`
+
+@dataclass(frozen=True)
+class Setting:
+    """What there is of one population before it is trained.
+
+    Attributes:
+      experiment: of which nothing is swept over but by members.
+      prompts: the batch that curves are measured on.
+      points: the fields in which combinations of members differ; one without fields where none do.
+      train: `train(task, network, settings, watch, name="", **more) -> Population`: trains a population with everything
+        that a run shows and keeps; what a reference trains has a name, and its own checkpoints.
+      read_history: what was watched during training, by the name of what was trained; empty where nothing was.
+    """
+
+    experiment: Experiment
+    prompts: Any
+    points: Sequence[Mapping[str, Any]]
+    train: Callable[..., Population]
+    read_history: Callable[[str], History]
+
+    @property
+    def task(self) -> Any:
+        """What the population is evaluated on."""
+        return self.experiment.law
+
+    @property
+    def trained_on(self) -> Any:
+        """The task that it is trained on, or a pool of its prompts."""
+        return self.experiment.trained_on
+
+    @property
+    def network(self) -> TransformerConfig:
+        return self.experiment.network
+
+    @property
+    def layout(self) -> Layout:
+        return self.experiment.layout
+
+    @property
+    def key(self) -> Array:
+        """For final numbers."""
+        return held_out_key(self.experiment.seed, EVALUATION)
+
+    @property
+    def key_fit(self) -> Array:
+        """For what references are fitted on."""
+        return held_out_key(self.experiment.seed, FIT)
+
+    @property
+    def n_prompts(self) -> int:
+        """Of final numbers."""
+        return self.experiment.eval.prompts
+
+    @property
+    def suite_values(self) -> int | None:
+        return self.experiment.eval.suite_values
 
     def few(self, values: Sequence) -> tuple:
-        """At most `suite_values` of them."""
+        """At most `eval.suite_values` of them."""
         return few(values, self.suite_values)
 
+    def asks(self, name: str) -> bool:
+        """Whether an analysis is asked for."""
+        return name in self.experiment.asked
+
+
+class Compared:
+    """What a population is compared with, once that is computed: what a `Reference` prepares."""
+
+    def watch(self, params: Any) -> dict[str, np.ndarray]:
+        """Metrics `[member]` of a population's parameters, measured during training and after it."""
+        raise NotImplementedError
+
+    def evaluate(self, study: "Study") -> "Found":
+        """Final numbers of a trained population, and which of its members are trapped."""
+        raise NotImplementedError
+
+    def over_training(self, study: "Study", found: "Found") -> None:
+        """Adds what was watched during training, as curves over all members."""
+        members = range(study.experiment.seeds)
+        found.curves |= curves_by_step(study.history, study.experiment.seed, members)
+
+
+@dataclass(frozen=True)
+class Study(Setting):
+    """What analyses look at: a trained population beside what it is compared with.
+
+    Attributes:
+      untrained: the population's parameters at step 0.
+      reference: what it is compared with.
+      watch: what is measured during training, of the parameters of all members.
+      history: what was; empty where members are swept over.
+    """
+
+    trained: Population
+    untrained: Any
+    reference: Any
+    watch: Callable[[Any], Mapping[str, np.ndarray]]
+    history: History
+
     @cached_property
-    def watched(self) -> dict[str, np.ndarray]:
+    def watched(self) -> Mapping[str, np.ndarray]:
         """What is watched during training, of the trained members."""
         return self.watch(self.trained.params)
 
     @cached_property
-    def watched_untrained(self) -> dict[str, np.ndarray]:
+    def watched_untrained(self) -> Mapping[str, np.ndarray]:
         return self.watch(self.untrained)
 
     @cached_property
@@ -74,6 +155,20 @@ class Study:
 
     def of_circuits(self, circuits: Circuits) -> Predictor:
         return models.circuit_predictor(circuits, self.trained.layout)
+
+    @property
+    def kind(self) -> str:
+        """The attention of the first layer."""
+        return self.trained.config.kinds[0]
+
+    def encode(self, prompt: Prompt) -> Array:
+        """Tokens of one prompt."""
+        return self.trained.layout.encode(prompt.x, prompt.y, prompt.x_query)
+
+    def over_members(self, f: Callable[..., Any], *more: Any) -> Any:
+        """`f(params, ...)` of every member, one after another, as NumPy arrays."""
+        of_all = jax.jit(lambda params, *more: jax.lax.map(lambda one: f(one, *more), params))
+        return jax.tree.map(np.asarray, of_all(self.trained.params, *more))
 
 
 class Measured(NamedTuple):
@@ -154,86 +249,6 @@ def of_members(predictors: Predictor) -> Callable[[Prompt], Array]:
     return Partial(analysis.member_losses, predictors)
 
 
-def watcher(
-    predictor_of: Callable[[Any], Predictor],
-    reference: References,
-    prompts: Prompt,
-    more: Callable[[Any], dict[str, Array]] = lambda params: {},
-) -> Callable[[Any], dict[str, np.ndarray]]:
-    """What is measured during training and after it: loss and alignment `[member]` of parameters on fixed prompts.
-
-    What learners say of the prompts is computed once. `more` measures what analyses ask for beside it, of one member's
-    parameters.
-    """
-    learned = reference.responses(prompts)
-
-    def one(params: Any, prompts: Prompt, learned: Mapping[str, analysis.Response]) -> dict[str, Array]:
-        shares = models.softmax_share(params)  # of layers that learn how much of them is softmax
-        shares = {f"softmax_share{f'_{name}' * (len(shares) > 1)}": share for name, share in shares.items()}
-        return _aligned(predictor_of(params), prompts, learned) | shares | more(params)
-
-    # Arguments, not constants: the compiler would fold those, for seconds, by computing with them itself.
-    compiled = brief(lambda params, *fixed: analysis.over_members(lambda member: one(member, *fixed), params))
-    return lambda params: jax.tree.map(np.asarray, compiled(params, prompts, learned))
-
-
-def _aligned(predictor: Predictor, prompts: Prompt, learned: Mapping[str, analysis.Response]) -> dict[str, Array]:
-    """Loss, and alignment to every learner."""
-    found, ours = {"loss_trained": analysis.losses(predictor, prompts).mean()}, analysis.response(predictor, prompts)
-    for name, theirs in learned.items():
-        found |= {f"{measure}_{name}": value for measure, value in analysis.compare(ours, theirs)._asdict().items()}
-    return found
-
-
-def _every(losses_of: Losses, of_learners: Losses, beyond: Array, prompts: Prompt) -> dict[str, Array]:
-    losses = losses_of(prompts) | of_learners(prompts)
-    return losses | {"capped": capped(losses["loss_trained"], beyond)}
-
-
-def evaluate(study: Study) -> Found:
-    """Final losses, all but those of least squares on the same prompts, and which members are trapped."""
-    task, ref, trained = study.task, study.reference, study.trained
-    losses_of = {
-        "loss_trained": of_members(trained.predictor(trained.params)),
-        "loss_untrained": of_members(trained.predictor(study.untrained)),
-        "loss_construction": of_learner(ref.construction),
-        "loss_zero": of_learner(learners.zero),
-    }
-    if task.noise_std > 0:
-        losses_of["loss_ridge"] = of_learner(learners.ridge(noise_to_weight(task)))
-    if "interpolation" in study.analyses:
-        losses_of["loss_interpolated"] = of_members(study.of_circuits(study.interpolated))
-    beyond = DIVERGES * float(of_learner(learners.zero)(study.prompts).mean())
-    every = Partial(_every, together(losses_of), ref.losses, beyond)
-    risks = analysis.streamed_risks(every, task.sample, study.key, study.n_prompts)
-    # A singular-value decomposition per prompt: on the curves' prompts only, a hundred times fewer.
-    risks["loss_ols"] = analysis.Risk.of(of_learner(learners.ols)(study.prompts))
-
-    optimal = _optimal_loss(study)
-    # Deep networks are held to what the paper holds them to, the best GD++ being out of their reach; where rare prompts
-    # on which that diverges are all of its mean, to gradient descent.
-    standard = min(risks[name].mean for name in ("loss_gd", "loss_gd_plus_plus_published") if name in risks)
-    standard = standard if optimal is None else optimal
-    found = Found(free_members(risks.pop("capped").mean, standard), np.asarray(trained.diverged_at) >= 0)
-    for name, value in risks.items():
-        if np.ndim(value.mean):
-            found.add(name, value.mean, value.stderr, EVERY[:1] if name == "loss_untrained" else EVERY[:2])
-        else:
-            found.add_one(name, value.mean, value.stderr)
-    for name in ref.rates:
-        over = EVERY if name == "gd" else EVERY[:2]
-        found.add(f"loss_ratio_{name}", risks["loss_trained"].mean / risks[f"loss_{name}"].mean, over=over)
-    found.add("steps_skipped", trained.skipped, 0.0, over=EVERY[:1])
-    found.arrays["n_layers"], found.arrays["constructed"] = trained.config.n_layers, ref.main
-    found.arrays["rates"] = {name: [rates.tolist() for rates in pairs] for name, pairs in ref.rates.items()}
-    found.add_one("step_size_gd", ref.step_size / task.n_context)
-    found.add_one("construction_error", construction_error(ref.construction, ref.learner(ref.main), study.prompts))
-    if optimal is not None:
-        found.add_one("loss_optimal", optimal, 0.0)
-        found.add("loss_ratio_optimal", risks["loss_trained"].mean / optimal)
-    return found
-
-
 def free_members(losses: np.ndarray, standard: float | np.ndarray) -> np.ndarray:
     """Which members `[member]` are not trapped; a loss that is not finite is none of a free one."""
     return losses <= TRAPPED_ABOVE * standard  # not the negation of >, which would hold for nan
@@ -260,10 +275,12 @@ def largest_error(found: Array, expected: Array) -> Array:
     return norm(found - expected).max() / norm(expected).max()
 
 
-def held_out_keys(seed: int, n: int) -> list[Array]:
-    """n keys that no member of seeds from `seed` on trains on."""
-    held_out = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
-    return [jax.random.fold_in(held_out, i) for i in range(1, n + 1)]
+EVALUATION, CURVES, FIT = 1, 2, 3  # what prompts are drawn for that no member trains on
+
+
+def held_out_key(seed: int, purpose: int) -> Array:
+    """A key that no member of seeds from `seed` on trains on."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2**31 - 1), purpose)
 
 
 def few(values: Sequence, at_most: int | None) -> tuple:
@@ -284,25 +301,3 @@ def noise_to_weight(task: LinearRegression) -> float:
 def corruption(task: LinearRegression) -> dict[str, Any]:
     """How many labels are noise, and of which variance, as the closed forms ask for it."""
     return {"corrupted": task.corrupted_labels, "corrupted_to_weight": float(task.weight_scale) ** -2}
-
-
-def _optimal_loss(study: Study) -> float | None:
-    """The closed-form risk of the best linear layer, where there is one: Gaussian inputs, or independent coordinates.
-
-    Corrupted labels leave it a gradient step: flipping all signs of w and of what replaces labels shows that terms
-    without labels, or of even order in them, only add to the variance.
-    """
-    task, model = study.task, study.trained.config
-    if model.n_layers != 1 or not models.has_moment_form(model):
-        return None
-    ratio, n = noise_to_weight(task), task.n_context
-    if task.inputs == "normal" and not task.corrupted_labels:
-        optimum = learners.gaussian_optimum_risk(task.second_moment, n, ratio, float(task.weight_scale))
-    elif FAMILIES[task.inputs].independent and task.covariance is None:
-        moments = task.second_moment[0, 0], task.fourth_moment
-        step_size = learners.optimal_step_size(task.d_input, n, *moments, ratio, **corruption(task))
-        sizes = step_size, task.d_input, n, *moments, ratio, float(task.weight_scale)
-        optimum = learners.one_step_risk(*sizes, **corruption(task))
-    else:
-        return None
-    return task.d_output * optimum

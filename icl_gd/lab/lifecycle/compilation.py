@@ -77,8 +77,8 @@ class Cache:
         import jax
 
         self.hits = self.requests = 0
+        self.why_not: str | None = "switched off by JAX_ENABLE_COMPILATION_CACHE"
         if not jax.config.jax_enable_compilation_cache:  # pyright: ignore[reportAttributeAccessIssue]
-            self.why_not = "switched off by JAX_ENABLE_COMPILATION_CACHE"
             return
         self.directory = cache_directory()
         self.why_not = why_unusable(self.directory)
@@ -87,6 +87,13 @@ class Cache:
             return
         use(self.directory)
         jax.monitoring.register_event_listener(self._count)
+
+    def close(self) -> None:
+        """Ends the count."""
+        import jax
+
+        if self.why_not is None:
+            jax.monitoring.unregister_event_listener(self._count)
 
     def _count(self, event: str, **_: object) -> None:
         self.hits += event == HITS

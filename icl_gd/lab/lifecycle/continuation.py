@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_gd.lab.reporting import results
+from icl_gd.migrations import CONFIGS, newest_of
 
 
 def finished(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -24,6 +25,18 @@ def finished(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} is unreadable ({error}); without it the run is analysed again") from error
     return done if taken == json.loads(json.dumps(steps)) else None
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"task": {"d_input": 10}, ...}` from `{"task.d_input": 10, ...}`, as config.json has it."""
+    config: dict[str, Any] = {}
+    for name, value in flat.items():
+        *sections, leaf = name.split(".")
+        part = config
+        for section in sections:
+            part = part.setdefault(section, {})
+        part[leaf] = value
+    return config
 
 
 def last_step(workdir: Path) -> int:
@@ -45,7 +58,8 @@ def store(workdir: Path, about: Mapping[str, Any], config: Mapping[str, Any]) ->
         ends.append(old)
     # First the list, then what it stands for: a run killed in between does the same again.
     extended = {"extended_from": ends} if ends else {}
-    results.write_json(workdir / "config.json", {**about, **extended, "config": config})
+    stored = {**about, **extended, "format": newest_of(CONFIGS), "config": config}
+    results.write_json(workdir / "config.json", stored)
     for end in ends:
         if end % config["train"]["log_every"]:
             for checkpoint in workdir.glob(f"**/checkpoints/**/{end}/"):

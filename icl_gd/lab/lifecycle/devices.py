@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from icl_gd.lab.config import sweeps
 from icl_gd.lab.config.bad_input import BadInput, nearest
+from icl_gd.lab.config.experiment import Experiment
 
 PLATFORMS = ("cpu", "gpu", "cuda", "rocm", "tpu")
 INSTALL = {
@@ -39,7 +39,7 @@ def check_device(precision: str) -> str:
     return platform
 
 
-def check_placement(config: Any) -> None:
+def check_placement(experiment: Experiment) -> None:
     """Whether population and batch divide among the devices as `train.parallel` asks.
 
     Raises:
@@ -47,8 +47,8 @@ def check_placement(config: Any) -> None:
     """
     from icl_gd.training import mesh
 
-    for _, one in sweeps.in_turn(config):
-        members = one.seeds * len(sweeps.together(one))
+    for _, one in experiment.in_turn():
+        members = one.seeds * len(one.together())
         try:
             mesh.place(one.train.parallel, members, one.train.batch_size, one.train.share_batches)
         except ValueError as error:

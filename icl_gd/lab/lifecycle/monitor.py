@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from icl_gd.lab.config.sweeps import label as label_of
@@ -34,7 +32,8 @@ class Stop:
         self.saved = True
 
     def __enter__(self) -> "Stop":
-        self._before = {number: signal.signal(number, self._hear) for number in self.SIGNALS}
+        heard = self.SIGNALS if threading.current_thread() is threading.main_thread() else ()  # others hear none
+        self._before = {number: signal.signal(number, self._hear) for number in heard}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -58,19 +57,26 @@ class _Board:
     """
 
     def __init__(self, directory: Path, purge_step: int | None = None):
+        # Its import takes PyTorch's with it where that is installed, for seconds: not before a run begins.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.summary import scalar
+
+        self._events: Any = event_pb2
+        self._scalar = scalar
         directory.mkdir(parents=True, exist_ok=True)
         self._writer = EventsWriter(str(directory / "events"))
         if purge_step is not None:
-            self._write(purge_step, session_log=SessionLog(status=SessionLog.START))
+            self._write(purge_step, session_log=self._events.SessionLog(status=self._events.SessionLog.START))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends and flushes values of one step."""
         for name, value in values.items():
-            self._write(step, summary=scalar(name, value))
+            self._write(step, summary=self._scalar(name, value))
         self._writer.flush()
 
     def _write(self, step: int, **content: Any) -> None:
-        self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
+        self._writer.write_event(self._events.Event(wall_time=time.time(), step=step, **content))
 
     def close(self) -> None:
         self._writer.close()

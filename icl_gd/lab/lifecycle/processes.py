@@ -87,7 +87,7 @@ def check_agreement(run: Run) -> None:
     import numpy as np
     from jax.experimental import multihost_utils
 
-    asked = json.dumps([run.name, run.variant, run.config.to_dict()], sort_keys=True, default=str)
+    asked = json.dumps([run.name, run.variant, run.experiment.flat()], sort_keys=True, default=str)
     digest = np.frombuffer(hashlib.sha256(asked.encode()).digest()[:4], np.uint32)
     if len({int(value) for value in multihost_utils.process_allgather(digest).ravel()}) > 1:
         raise BadInput(

@@ -5,17 +5,16 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from icl_gd.lab.config.asked import Run
 from icl_gd.lab.config.bad_input import BadInput, one_line
-from icl_gd.lab.config.defaults import base_config, flatten
+from icl_gd.lab.config.experiment import Experiment
+from icl_gd.lab.config.fields import default_of
 from icl_gd.lab.config.resources import disk_needed
-
-# Settings of how a run goes and is shown, which may differ between a run and its continuation.
-FREE_FIELDS = ("train.log_every", "train.checkpoint_every", "train.parallel", "claims")
+from icl_gd.migrations import CONFIGS, migrated
 
 
 @contextlib.contextmanager
@@ -71,7 +70,7 @@ def check_workdir(run: Run) -> None:
     Raises:
       BadInput: if it cannot.
     """
-    workdir, name, variant, config = run.workdir, run.name, run.variant, run.config
+    workdir = run.workdir
     above = workdir.absolute()
     try:
         while not above.exists() and not above.is_symlink():
@@ -82,7 +81,7 @@ def check_workdir(run: Run) -> None:
         raise BadInput(f"--workdir={workdir}: cannot write to {above}; give a directory that can be made and written")
     _check_what_is_in_the_way(workdir)
     disk = shutil.disk_usage(above)
-    if disk.total and disk.free < (needed := disk_needed(config)):  # what is no disk has no total
+    if disk.total and disk.free < (needed := disk_needed(run.experiment)):  # what is no disk has no total
         raise BadInput(
             f"--workdir={workdir}: {disk.free / 2**20:.3g} MiB are free there, a run needs about {needed / 2**20:.3g}; "
             "make room, or give another"
@@ -91,7 +90,7 @@ def check_workdir(run: Run) -> None:
         raise BadInput(f"--workdir={workdir} holds results without their config.json; give another --workdir")
     try:
         found = json.loads((workdir / "config.json").read_text())
-        stored = flatten(found["config"])
+        stored = stored_fields(found)
         there = found.get("experiment"), found.get("variant")
     except FileNotFoundError:
         return
@@ -99,26 +98,59 @@ def check_workdir(run: Run) -> None:
         raise BadInput(
             f"--workdir={workdir}: its config.json is unreadable ({one_line(error)}); give another"
         ) from error
-    if there != (None, None) and there != (name, variant):
+    if there != (None, None) and there != (run.name, run.variant):
         raise BadInput(f"--workdir={workdir} holds a run of {there[0]}:{there[1]}; give another --workdir")
-    asked = flatten(json.loads(json.dumps(flatten(config), default=str)))
-    stored = flatten(base_config()) | stored  # what an older version did not know, it did as is the default
-    differ = [f for f in sorted({*asked, *stored}) if asked.get(f) != stored.get(f) and not f.startswith(FREE_FIELDS)]
-    if differ == ["train.steps"] and not (why := _no_extension(stored, asked)):
-        return
+    differ = differing(run.experiment, stored)
+    if list(differ) == ["train.steps"]:
+        why = _no_extension(*differ["train.steps"], run.experiment["train.schedule"])
+        if why is None:
+            return
+        raise _others(workdir, differ, f"; {why}")
     if differ:
-        shown = ", ".join(f"{f} (stored {stored.get(f)}, asked {asked.get(f)})" for f in differ)
-        why = f"; {why}" if differ == ["train.steps"] else ""
-        raise BadInput(f"--workdir={workdir} holds a run with other settings: {shown}{why}; give another --workdir")
+        raise _others(workdir, differ, "")
 
 
-def _no_extension(stored: dict[str, Any], asked: dict[str, Any]) -> str | None:
+def stored_fields(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that a config.json holds, by name, as this version has them."""
+    return migrated(flattened(found["config"]), found.get("format", 1), CONFIGS)
+
+
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"task.d_input": 10, ...}` from `{"task": {"d_input": 10}, ...}`."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def differing(experiment: Experiment, stored: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The fields in which an experiment differs from what was stored of a run: name -> (stored, asked).
+
+    What an older version did not know, it did as is the default. What it stored of fields that this experiment does
+    not have, it stored of every run, and they did nothing in one of the same task, model and reference.
+    """
+    asked, differ = json.loads(json.dumps(experiment.flat(), default=str)), {}
+    for name, its in experiment.fields.items():
+        if its.is_free or name == "claims":
+            continue
+        default = json.loads(json.dumps(default_of(experiment, its), default=str))
+        there = stored.get(name, asked[name] if its.chooses is not None else default)
+        if there != asked[name]:
+            differ[name] = there, asked[name]
+    return differ
+
+
+def _others(workdir: Path, differ: Mapping[str, tuple[Any, Any]], why: str) -> BadInput:
+    shown = ", ".join(f"{name} (stored {there}, asked {asked})" for name, (there, asked) in differ.items())
+    return BadInput(f"--workdir={workdir} holds a run with other settings: {shown}{why}; give another --workdir")
+
+
+def _no_extension(before: Any, after: Any, schedule: str) -> str | None:
     """Why a run cannot go on to other `train.steps` than it was stored with; None if it can."""
-    before, after = stored.get("train.steps"), asked["train.steps"]
     if not isinstance(before, int) or not isinstance(after, int):
         return "a sweep over it cannot be changed"
     if after < before:
         return "it may be raised, to extend the run, not lowered"
-    if asked["train.schedule"] != "constant":
-        return f"train.schedule={asked['train.schedule']} depends on the last step, only a constant one can be extended"
+    if schedule != "constant":
+        return f"train.schedule={schedule} depends on the last step, only a constant one can be extended"
     return None

@@ -7,8 +7,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from icl_gd.lab.config.recipe_fields import RECIPES
-
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
@@ -54,7 +52,7 @@ def write_report(
         claims=_claims(results["claims"]),
         metrics=_table(("metric", "mean ± standard error", "std over seeds", "seeds"), _metrics(results), numbers=3),
         figures="".join(_figure(png, captions.get(png.stem, png.stem)) for png in pngs) or "<p>None.</p>",
-        settings=_table(("field", "value"), _settings(config)),
+        settings=_table(("field", "value"), _fields(config)),
         run=_table(("", ""), _provenance(results)),
     )
     path, partial = workdir / "report.html", workdir / "report.html.partial"
@@ -125,13 +123,6 @@ def _provenance(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     known = (("git", "revision"), ("device", "device"), ("precision", "precision"))
     rows = [(label, str(results[key])) for key, label in known if key in results]
     return [("wall time", wall_time(results)), *rows, *_fields(results["versions"])]
-
-
-def _settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """All fields but claims, which have their own table, and those that do nothing in such a run."""
-    tasks = config["task"]["name"]
-    of_each = [set(RECIPES[config["recipe"]].idle_of(task)) for task in ([tasks] if isinstance(tasks, str) else tasks)]
-    return [(field, value) for field, value in _fields(config) if field not in set.intersection(*of_each)]
 
 
 def _fields(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

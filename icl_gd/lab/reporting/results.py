@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from icl_gd.lab.config.claims import Claim
+
 Metric = dict[str, Any]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "icl-gd")
 
@@ -101,18 +103,18 @@ def half_interval(metric: Mapping[str, Any]) -> float:
     return float(t.ppf(0.975, len(seeds) - 1) * seeds.std(ddof=1) / len(seeds) ** 0.5) if len(seeds) > 1 else math.nan
 
 
-def check_claims(claims: Sequence[Mapping[str, Any]], results: Mapping[str, Any], overridden: Sequence[str]) -> list:
-    """Fills value, holds and note into claims; a claim of a config with other settings says so in its note."""
+def check_claims(claims: Sequence[Claim], results: Mapping[str, Any], overridden: Sequence[str]) -> list:
+    """Claims with their value, whether they hold, and a note, which names settings that are not the config's."""
     rows = []
     for claim in claims:
         try:
-            value, note = lookup(results, claim["metric"], claim.get("reduce", "mean")), claim.get("note", "")
+            value, note = lookup(results, claim.metric, claim.reduce), claim.note
         except KeyError:
-            value, note = math.nan, f"{claim['metric']} was not measured with these settings"
+            value, note = math.nan, f"{claim.metric} was not measured with these settings"
         if overridden:
             note = f"stated for other settings of {', '.join(overridden)}. {note}".strip()
-        row = {key: claim[key] for key in ("id", "statement", "source", "relation")}
-        row |= {"target": float(claim["target"]), "tolerance": float(claim.get("tolerance", 0.0)), "value": value}
+        row = {key: getattr(claim, key) for key in ("id", "statement", "source", "relation")}
+        row |= {"target": float(claim.target), "tolerance": float(claim.tolerance), "value": value}
         rows.append({**row, "holds": holds(row), "note": note})
     return rows
 

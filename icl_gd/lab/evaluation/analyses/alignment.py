@@ -1,19 +1,21 @@
 """Predictions and sensitivities beside gradient descent's, with controls."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
 
-from icl_gd import analysis, learners
-from icl_gd.lab.evaluation.study import EVERY, Found, Study, of_learner, together
-from icl_gd.learners import Pairs, standardised
-from icl_gd.types import Predictor, Prompt
+from icl_gd import analysis, plots
+from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs
+from icl_gd.lab.evaluation.comparing import ALIGNED
+from icl_gd.lab.evaluation.study import EVERY, Found, Study
 
 
-def alignment(study: Study, found: Found) -> None:
+def check(experiment: Any) -> None:
+    needs(experiment, **{"reference.name": "gradient_descent"})
+
+
+def measure(study: Study, found: Found) -> None:
     """Alignment to gradient descent, next to an untrained control and a control with the wrong step size."""
     for name, values in study.watched.items():
         if name != "loss_trained":
@@ -26,41 +28,80 @@ def alignment(study: Study, found: Found) -> None:
         found.add_one(f"{measure}_gd_wrong_step", float(value))
 
 
-def standardised_tokens(study: Study, found: Found) -> None:
-    """The best gradient step on standardised tokens, which are all that a layer behind LayerNorm can see.
-
-    Of more layers, as many steps of GD++ with its best pair: their tokens are standardised once, before the first step.
-    """
-    seen = learners.standardise(study.prompts)
-    step, n_steps = float(learners.best_step_size(seen)), len(study.reference.rates["gd"].step_sizes)
-    if n_steps == 1:
-        name, learner = "gd_standardised", learners.gradient_descent([step])
-        found.add_one("step_size_gd_standardised", step / study.task.n_context)
-    else:
-        start = Pairs(np.full(n_steps, step), np.full(n_steps, step))
-        name, learner = "gd_plus_plus_standardised", learners.gd_plus_plus(*learners.best_gd_plus_plus_on(seen, start))
-    compare_with(study, found, name, standardised(learner))
-
-
-def compare_with(study: Study, found: Found, name: str, learner: Predictor) -> None:
-    """Loss of one learner more, and the members' loss and alignment beside it: records as of gradient descent."""
-    losses = together({"loss": of_learner(learner)})
-    risk = analysis.streamed_risks(losses, study.task.sample, study.key, study.n_prompts)["loss"]
-    found.add_one(f"loss_{name}", risk.mean, risk.stderr)
-    found.arrays[f"loss_{name}_on_curve_prompts"] = float(jax.jit(losses)(study.prompts)["loss"].mean())
-    found.add(f"loss_ratio_{name}", found.measured["loss_trained"].values / risk.mean)
-    align(study, found, name, learner, study.trained.predictor, study.trained.params)
+def _draw(done: Done) -> plots.Figure:
+    figure, axes = plots.subplots(1, 3, figsize=(plots.PAGE, 2.4))
+    names = ("sensitivity_cosine_gd", "sensitivity_difference_gd", "prediction_difference_gd")
+    for ax, name in zip(axes, names, strict=True):
+        curve = done["curves"][f"{name}_by_step"]
+        plots.line(ax, curve, "trained")
+        if "difference" in name:
+            plots.log_where_it_spikes(ax, [curve])
+        for control in ("untrained", "wrong_step"):
+            if (value := done["metrics"].get(f"{name}_{control}", {}).get("mean")) is not None:
+                plots.level(ax, value, control)
+        ax.set(xlabel="training step", ylabel=f"{name.removesuffix('_gd').replace('_', ' ')}\nto gradient descent")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
 
 
-def align(
-    study: Study, found: Found, name: str, learner: Predictor, predictor_of: Callable[[Any], Predictor], members: Any
-) -> None:
-    """Alignment of members' Predictors to a learner, as metrics whose names end with `name`."""
+def _draw_deep(done: Done) -> plots.Figure:
+    figure, axes = plots.subplots(1, 3, figsize=(plots.PAGE, 2.5))
+    measures = ("sensitivity_cosine", "sensitivity_difference", "prediction_difference")
+    for ax, measure in zip(axes, measures, strict=True):
+        curves = {name: done["curves"][f"{measure}_{name}_by_step"] for name in ALIGNED}
+        for name, curve in curves.items():
+            plots.line(ax, curve, name)
+        if "difference" in measure:
+            plots.log_where_it_spikes(ax, curves.values())
+        ax.set(xlabel="training step", ylabel=measure.replace("_", " "))
+    if done["curves"]["sensitivity_cosine_gd_by_step"]["mean"][-1] > 0.8:
+        axes[0].set_ylim(0.8, 1.005)  # what comes before is the same for all
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
 
-    def aligned(members: Any, prompts: Prompt) -> analysis.Alignment:
-        theirs = analysis.response(learner, prompts)
-        compare = lambda member: analysis.compare(analysis.response(predictor_of(member), prompts), theirs)
-        return analysis.over_members(compare, members)
 
-    for measure, values in jax.jit(aligned)(members, study.prompts)._asdict().items():
-        found.add(f"{measure}_{name}", np.asarray(values))
+def _draw_share(done: Done) -> plots.Figure:
+    figure, ax = plots.subplots(figsize=(plots.COLUMN, 2.2))
+    plots.line(ax, done["curves"]["softmax_share_by_step"], "trained")
+    ax.set(xlabel="training step", ylabel="softmax share of the pattern", ylim=(-0.02, 1.02))
+    return figure
+
+
+ANALYSIS = Analysis(
+    "alignment",
+    measure,
+    records=("sensitivity_cosine_*", "sensitivity_difference_*", "prediction_difference_*", "softmax_share*"),
+    check=check,
+    figures=(
+        Picture(
+            "alignment",
+            ("sensitivity_cosine_gd_by_step", "sensitivity_difference_gd_by_step"),
+            _draw,
+            "Alignment to gradient descent over training (mean and range over free seeds), beside controls where "
+            "they were measured: untrained layers, and gradient descent with half its step size.",
+            place=30,
+        ),
+        Picture(
+            "depth_alignment",
+            ("sensitivity_cosine_gd_plus_plus_by_step",),
+            _draw_deep,
+            "Alignment to gradient descent and to kinds of GD++ over training: mean and range over free "
+            "seeds. Cosines are shown from .8 on, where gradient descent's end above it.",
+            place=110,
+        ),
+        Picture(
+            "softmax_share",
+            ("softmax_share_by_step",),
+            _draw_share,
+            "How much of its pattern a layer that may choose makes softmax: mean and range over free seeds.",
+            place=220,
+        ),
+    ),
+    evidence=(
+        Evidence("sensitivity_cosine_gd", at_least=0.9999),
+        Evidence("sensitivity_difference_gd", at_most=1e-4),
+        Evidence("prediction_difference_gd", at_most=1e-4),
+    ),
+)

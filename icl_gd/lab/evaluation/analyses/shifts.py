@@ -1,22 +1,26 @@
 """Losses under distribution shifts; nothing is fitted anew."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
-from icl_gd import analysis, learners
+from icl_gd import analysis, learners, plots
+from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs
+from icl_gd.lab.evaluation.comparing import is_in_numbers, looked_at, shifted
 from icl_gd.lab.evaluation.study import Found, Study, corruption, noise_to_weight, of_learner, of_members, together
 from icl_gd.lab.reporting.results import curve
-from icl_gd.tasks import FAMILIES, SHIFTS, LinearRegression, Shift, change_context, corrupt_labels
+from icl_gd.tasks import FAMILIES, SHIFTS, Shift, change_context, corrupt_labels
 from icl_gd.types import Array, Prompt
 
 
-def shifts(study: Study, found: Found) -> None:
+def check(experiment: Any) -> None:
+    needs(experiment, **{"reference.name": "gradient_descent"})
+
+
+def measure(study: Study, found: Found) -> None:
     """Losses under every suite of shifts: trained, constructed, interpolated, gradient descent, closed form.
 
     Linear attention sums over the context, gradient descent takes a mean, eta / n of the n it is given. They part where
@@ -29,7 +33,7 @@ def shifts(study: Study, found: Found) -> None:
         "gd": of_learner(study.reference.gd),
         "construction": of_learner(study.reference.construction),
     }
-    if "interpolation" in study.analyses:
+    if study.asks("interpolation"):
         losses_of["interpolated"] = of_members(study.of_circuits(study.interpolated))
     for suite, shift in SHIFTS.items():
         shift = shift._replace(values=looked_at(study, suite))
@@ -49,69 +53,11 @@ def shifts(study: Study, found: Found) -> None:
     _closed_form_under_corruption(study, found)
 
 
-def looked_at(study: Study, suite: str) -> tuple:
-    """The values of a suite that are looked at."""
-    values = tuple(SHIFTS[suite].values)
-    if suite == "corrupted_labels":  # there are no more than all
-        values = tuple(k for k in values if int(k) <= study.task.n_context)
-    return study.few(values)
-
-
 def _rescaled(study: Study, n_context: int) -> Callable[[Prompt], Array]:
     """Losses of the trained layers as means over contexts of another length."""
     ratio = study.task.n_context / n_context
     scale = lambda path, leaf: leaf * ratio if path[-1].key == "P" else leaf
     return of_members(study.trained.predictor(jax.tree_util.tree_map_with_path(scale, study.trained.params)))
-
-
-@dataclass(frozen=True)
-class _Shifted:
-    """A key to a prompt of a task under each of several values of a shift, made of the same random numbers."""
-
-    task: LinearRegression
-    apply: Callable[..., LinearRegression]
-
-    def __call__(self, values: Array, key: Array) -> tuple[Prompt, ...]:
-        every = jax.vmap(lambda value: self.apply(self.task, value).sample(key))(values)
-        return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], every) for i in range(len(values)))
-
-
-@dataclass(frozen=True)
-class _Each:
-    """A key to a prompt of each of several tasks."""
-
-    tasks: tuple[LinearRegression, ...]
-
-    def __call__(self, key: Array) -> tuple[Prompt, ...]:
-        return tuple(task.sample(key) for task in self.tasks)
-
-
-@dataclass(frozen=True)
-class _FirstExamples:
-    """As `_Each`, of tasks that differ in length: a prompt's first examples are those of the longest."""
-
-    longest: LinearRegression
-    lengths: tuple[int, ...]
-
-    def __call__(self, key: Array) -> tuple[Prompt, ...]:
-        whole = self.longest.sample(key)
-        return tuple(whole._replace(x=whole.x[:n], y=whole.y[:n]) for n in self.lengths)
-
-
-def _is_in_numbers(apply: Callable[..., LinearRegression], values: Sequence) -> bool:
-    """Whether a shift changes numbers of a program alone; families and lengths are another program each."""
-    return not isinstance(values[0], str) and apply is not change_context
-
-
-def shifted(task: LinearRegression, apply: Callable[..., LinearRegression], values: Sequence) -> Callable:
-    """A key to a prompt of the task under each of the values: one program for all of them."""
-    if _is_in_numbers(apply, values):
-        return Partial(_Shifted(task, apply), jnp.asarray(values, float))
-    tasks = tuple(apply(task, value) for value in values)
-    if apply is change_context and not task.corrupted_labels:  # which labels are replaced depends on the length
-        lengths = tuple(one.n_context for one in tasks)
-        return Partial(_FirstExamples(replace(task, n_context=max(lengths)), lengths))
-    return Partial(_Each(tasks))
 
 
 def _part(study: Study, of: int) -> int:
@@ -128,7 +74,7 @@ def _risks_under(
     if shift.apply is change_context and set(study.trained.config.kinds) == {"linear"}:
         lengths = [shift.apply(study.task, factor).n_context for factor in shift.values]
         losses = [together({**losses_of, "rescaled": _rescaled(study, n)}) for n in lengths]
-    of = 4 if _is_in_numbers(shift.apply, shift.values) else 32
+    of = 4 if is_in_numbers(shift.apply, shift.values) else 32
     sample = shifted(study.task, shift.apply, shift.values)
     return analysis.streamed_risks_under(losses, sample, study.key, _part(study, of))
 
@@ -167,3 +113,76 @@ def _closed_form_under_corruption(study: Study, found: Found) -> None:
             exact[name].append(task.d_output * risk)
     for name, values in exact.items():
         found.curves[f"loss_by_corrupted_labels_{name}"] = curve(ks, values)
+
+
+def _draw(done: Done) -> plots.Figure:
+    figure, axes = plots.subplots(1, 3, figsize=(plots.PAGE, 2.8), width_ratios=(1, 1, 1.3))
+    roles = ("trained", "gd", "construction", "interpolated", "closed_form")
+    for ax, suite, label in zip(
+        axes,
+        ("input_scale", "weight_scale", "input_family"),
+        (r"input scale $\alpha$", r"weight scale $\beta$", "family of inputs"),
+        strict=True,
+    ):
+        curves = {role: done["curves"].get(f"loss_by_{suite}_{role}") for role in roles}
+        curves = {role: curve for role, curve in curves.items() if curve is not None}
+        if isinstance(next(iter(curves.values()))["x"][0], str):
+            plots.by_name(ax, {role: curve for role, curve in curves.items() if role != "closed_form"})
+            ax.tick_params(axis="x", rotation=30)
+        else:
+            for role, curve in curves.items():
+                plots.line(ax, curve, role, marker="o" if role == "trained" else "")
+        ax.set(xlabel=label, ylabel="loss", yscale="log")
+        plots.frame_losses(ax, done["metrics"]["loss_zero"]["mean"])
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def _draw_noise_and_length(done: Done) -> plots.Figure:
+    figure, axes = plots.subplots(1, 2, figsize=(plots.PAGE, 2.7))
+    roles = ("trained", "rescaled", "gd", "construction", "interpolated", "closed_form", "gd_tuned")
+    labels = {"context_length": r"context examples / those of training", "corrupted_labels": "corrupted labels"}
+    for ax, (suite, label) in zip(axes, labels.items(), strict=True):
+        for role in roles:
+            if (curve := done["curves"].get(f"loss_by_{suite}_{role}")) is not None:
+                plots.line(ax, curve, role, marker="o" if role == "trained" else "")
+        ax.set(xlabel=label, ylabel="loss", yscale="log")
+        plots.frame_losses(ax, done["metrics"]["loss_zero"]["mean"])
+    axes[0].set_xscale("log", base=2)
+    axes[0].xaxis.set_major_formatter("{x:g}")
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+    return figure
+
+
+ANALYSIS = Analysis(
+    "shifts",
+    measure,
+    records=(*(f"loss_by_{suite}_*" for suite in SHIFTS), "input_scale_deviation", "corrupted_labels_deviation"),
+    check=check,
+    figures=(
+        Picture(
+            "shifts",
+            ("loss_by_input_scale_trained",),
+            _draw,
+            "Losses under shifts of the test distribution; nothing is fitted anew. Bands and bars: range over free "
+            f"seeds. {plots.ARROWS}",
+            place=60,
+        ),
+        Picture(
+            "noise_and_length",
+            ("loss_by_corrupted_labels_trained", "loss_by_context_length_trained"),
+            _draw_noise_and_length,
+            "Losses on contexts of other lengths, and with labels replaced by noise; nothing is trained "
+            "anew. Linear attention sums over the context: a trained layer and the construction take a "
+            "step of eta over the n of training, gradient descent and the layer as a mean one of eta over "
+            f"the n there is. {plots.ARROWS}",
+            place=200,
+        ),
+    ),
+    evidence=(
+        Evidence("input_scale_deviation", at_most=1e-3),
+        Evidence("corrupted_labels_deviation", at_most=1e-3),
+    ),
+)

@@ -2,19 +2,32 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from icl_gd import analysis, learners, models
-from icl_gd.lab.evaluation.analyses.alignment import align, compare_with
+from icl_gd import analysis, learners, models, plots
+from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, Unfit, needs, unfit
+from icl_gd.lab.evaluation.comparing import align, compare_with
 from icl_gd.lab.evaluation.study import EVERY, Found, Study, of_members, together
 from icl_gd.learners import centred
 from icl_gd.types import Array, Circuits, Predictor
 
 
-def softmax(study: Study, found: Found) -> None:
+def check(experiment: Any) -> None:
+    needs(experiment, **{"reference.name": "gradient_descent"})
+    needs(experiment, **{"model.n_layers": 1})
+    if experiment.model.kinds != ("softmax",):
+        raise Unfit("model.attention", experiment.model.attention, "needs softmax")
+    plain = {"layer_norm": False, "normalised": False, "clip": None, "d_embed": None, "mlp_width": None}
+    needs(experiment, **{f"model.{name}": value for name, value in plain.items()})
+    if experiment["task.n_context"] < 2:
+        unfit(experiment, "task.n_context", "takes the context's mean away; at least 2")
+
+
+def measure(study: Study, found: Found) -> None:
     """The heads to first order in their scores (`icl_gd.analysis.softmax`), beside a step on the centred context.
 
     A pattern sums to one, so the honest reference is gradient descent on a context with its mean removed: its loss and
@@ -65,3 +78,48 @@ def _shown(study: Study, found: Found, matrices: Array) -> None:
         found.arrays[f"{circuit}_heads"] = heads.tolist()
         found.arrays[f"{circuit}_summed"] = heads.sum(0).tolist()
     found.arrays["first_order_matrix"] = np.asarray(matrices[best], np.float64).tolist()
+
+
+def _draw(done: Done) -> plots.Figure:
+    """Both circuits of every head and of all together, and the matrix of the linear layer they are."""
+    arrays, heads = done["arrays"], len(done["arrays"]["W_KQ_heads"])
+    figure, axes = plots.subplots(2, heads + 2, figsize=(plots.PAGE * max(1.0, (heads + 2) / 4), 3.6), squeeze=False)
+    for row, circuit in enumerate(("W_KQ", "W_PV")):
+        symbol = f"W_{{{circuit[2:]}}}"
+        for head in range(heads):
+            plots.matrix(axes[row, head], arrays[f"{circuit}_heads"][head], f"${symbol}$, head {head + 1}",
+                         arrays["d_input"])  # fmt: skip
+        plots.matrix(axes[row, heads], arrays[f"{circuit}_summed"], f"${symbol}$, summed", arrays["d_input"])
+    plots.matrix(axes[0, -1], arrays["first_order_matrix"], "heads' products")
+    step = done["metrics"]["step_size_gd_centred"]["mean"] * arrays["n_context"]
+    plots.matrix(axes[1, -1], (step * np.eye(arrays["d_input"])).tolist(), "centred GD step")
+    return figure
+
+
+ANALYSIS = Analysis(
+    "softmax",
+    measure,
+    records=(
+        *("step_size_gd_centred", "loss_gd_centred", "loss_ratio_gd_centred", "loss_first_order", "mean_pattern_left"),
+        *(f"{of}_gd_centred*" for of in analysis.Alignment._fields),
+        *("product_anisotropy", "summed_W_KQ_anisotropy", "step_size_first_order"),
+        *(f"share_{name}" for name in analysis.Routes._fields),
+    ),
+    check=check,
+    figures=(
+        Picture(
+            "softmax_heads",
+            ("W_KQ_heads", "first_order_matrix"),
+            _draw,
+            "Softmax heads of the best seed. W_PV adds up to zero in the y row, so that the mean pattern "
+            "cancels; W_KQ need not add up to anything, the products W_PV W_KQ are the linear solution.",
+            place=210,
+        ),
+    ),
+    evidence=(
+        Evidence("loss_ratio_gd_centred", at_least=0.9999, at_most=1.0001),
+        Evidence("sensitivity_cosine_gd_centred", at_least=0.9999),
+        Evidence("mean_pattern_left", at_most=1e-4),
+        Evidence("product_anisotropy", at_most=1e-4),
+    ),
+)

@@ -1,12 +1,14 @@
 """Rare prompts: deep networks without a clip diverge on some, which are then all of a mean."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jax.tree_util import Partial
 
-from icl_gd import analysis, learners
-from icl_gd.lab.evaluation.analyses.shifts import looked_at, shifted
+from icl_gd import analysis, learners, plots
+from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs
+from icl_gd.lab.evaluation.comparing import LEARNERS, looked_at, shifted
 from icl_gd.lab.evaluation.study import DIVERGES, Found, Losses, Study, of_learner, of_members, together
 from icl_gd.lab.reporting.results import curve
 from icl_gd.tasks import scale_inputs
@@ -15,7 +17,11 @@ from icl_gd.types import Array, Prompt
 PROMPTS, SHIFTED_PROMPTS = 2**20, 2**15  # at most, all in memory; and at every scale of the inputs
 
 
-def tails(study: Study, found: Found) -> None:
+def check(experiment: Any) -> None:
+    needs(experiment, **{"reference.name": "gradient_descent"})
+
+
+def measure(study: Study, found: Found) -> None:
     """On how many prompts trained layers and learners diverge, the loss on the others, and the median.
 
     Under scaled inputs too, where the mean of what is not clipped is soon infinite.
@@ -59,3 +65,51 @@ def _tails(losses: dict[str, np.ndarray]) -> dict[str, analysis.Tail]:
 
 def _both(ours: Losses, theirs: Losses, prompts: Prompt) -> dict[str, Array]:
     return ours(prompts) | theirs(prompts)
+
+
+def _draw(done: Done) -> plots.Figure:
+    figure, axes = plots.subplots(1, 2, figsize=(plots.PAGE, 2.7))
+    for ax, quantity in zip(axes, ("loss_median", "diverging_share"), strict=True):
+        for role in ("trained", *LEARNERS):
+            if (curve := done["curves"].get(f"{quantity}_by_input_scale_{role}")) is not None:
+                if quantity == "diverging_share":
+                    curve = _with_many_prompts(curve, done["metrics"][f"diverging_share_{role}"])
+                plots.line(ax, curve, role, marker="o" if role == "trained" or len(curve["x"]) == 1 else "")
+        ax.set_xlabel("scale of the inputs / that of training")
+    axes[0].set(ylabel="median loss over prompts", yscale="log")
+    plots.frame_losses(axes[0], done["metrics"]["loss_zero"]["mean"])
+    axes[1].set_yscale("symlog", linthresh=1e-6)
+    axes[1].set(ylabel="share of prompts that diverge", ylim=(-4e-7, 1.5))
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _with_many_prompts(curve: dict, metric: dict) -> dict:
+    """A curve over the inputs' scale with what was measured at that of training on many more prompts."""
+    measured = plots.band(metric)
+    at = lambda part: [
+        measured[part][0] if x == 1.0 else value for x, value in zip(curve["x"], curve[part], strict=True)
+    ]
+    return {"x": curve["x"], **{part: at(part) for part in ("mean", "low", "high")}}
+
+
+ANALYSIS = Analysis(
+    "tails",
+    measure,
+    records=("diverging_share_*", "loss_bounded_*", "loss_median_*"),
+    check=check,
+    figures=(
+        Picture(
+            "tails",
+            ("loss_median_by_input_scale_trained",),
+            _draw,
+            "Inputs of other scales; nothing is trained anew. Left: the median loss, which rare prompts leave alone. "
+            "Right: the share of prompts with more than a hundred times the mean loss of predicting zero, of a "
+            "million at the scale of training and of 32,768 at others, where smaller shares than 3e-5 are not seen. "
+            f"Without a clip they are most of a mean. {plots.ARROWS}",
+            place=140,
+        ),
+    ),
+    evidence=(Evidence("loss_bounded_ratio_gd_plus_plus", at_most=1.0001),),
+)

@@ -1,0 +1,88 @@
+"""What more steps give gradient descent and GD++; and that GD++ is built for any number of them."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from icl_gd import constructions, learners, models, plots
+from icl_gd.lab.config.questions import Analysis, Done, Picture, needs
+from icl_gd.lab.evaluation.study import Found, Study, construction_error, noise_to_weight
+from icl_gd.lab.reporting.results import curve
+from icl_gd.tasks import LinearRegression
+from icl_gd.tokens import concatenated
+
+STEPS = range(1, 11)  # of learners
+
+
+def check(experiment: Any) -> None:
+    needs(experiment, **{"reference.name": "gradient_descent"})
+
+
+def measure(study: Study, found: Found) -> None:
+    """What more steps give gradient descent and GD++, at their best rates; and that GD++ is built for any number."""
+    task = study.task
+    x = np.asarray(study.prompts.x)
+    moment = np.einsum("pni,pnj->ij", x, x, dtype=np.float64) / (x.shape[0] * x.shape[1])
+    spectrum = learners.Spectrum.of(x, moment, noise_to_weight(task))
+    risks: dict[str, list[float]] = {"gd": [], "gd_free_steps": [], "gd_plus_plus": []}
+    scale = task.d_output * float(task.weight_scale) ** 2
+    steps, risk = study.few(STEPS), jax.jit(learners.spectral_risk)
+    for k in steps:
+        rates = {
+            "gd": (learners.best_step_sizes(spectrum, k),),
+            "gd_free_steps": (learners.best_step_sizes(spectrum, k, free=True),),
+            "gd_plus_plus": learners.best_gd_plus_plus(spectrum, k),
+        }
+        for name, its in rates.items():
+            risks[name].append(scale * float(risk(spectrum, *its)))
+    for name, values in risks.items():
+        found.curves[f"loss_by_steps_{name}"] = curve(steps, values)
+    errors = [_built_error(k, 1 + k % 3, task.n_context) for k in steps]
+    found.add_one("construction_error_float64", max(errors), 0.0)
+
+
+def _built_error(k: int, m: int, n: int, d: int = 4) -> float:
+    """Largest difference of GD++ built and computed, in float64, over its largest prediction."""
+    with jax.enable_x64(True):
+        task = LinearRegression(d, m, n, input_scale=2.0)
+        prompts = jax.jit(lambda key: jax.vmap(task.sample)(jax.random.split(key, 64)))(jax.random.key(k))
+        rates = np.random.default_rng(k).uniform(0.2, 1.0, (2, k))
+        config = constructions.gradient_descent_config(d, m, k)
+        params = constructions.gd_plus_plus_weights(config, d, n, *rates)
+        built = models.predictor(config, params, concatenated(d, m))
+        return construction_error(built, learners.gd_plus_plus(*rates), prompts)
+
+
+def _draw(done: Done) -> plots.Figure:
+    figure, ax = plots.subplots(figsize=(plots.COLUMN, 2.8))
+    for name in ("gd", "gd_free_steps", "gd_plus_plus"):
+        plots.line(ax, done["curves"][f"loss_by_steps_{name}"], name, marker="o")
+    layers, trained = done["arrays"]["n_layers"], done["metrics"]["loss_trained"]
+    plots.points(ax, {"x": [layers], **plots.band(trained)}, "trained", marker="s", size=6.0, label="trained layers")
+    ax.set(xlabel="steps, or layers", ylabel="loss", yscale="log")
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+ANALYSIS = Analysis(
+    "by_steps",
+    measure,
+    records=(
+        "loss_by_steps_gd",
+        "loss_by_steps_gd_free_steps",
+        "loss_by_steps_gd_plus_plus",
+        "construction_error_float64",
+    ),
+    check=check,
+    figures=(
+        Picture(
+            "by_steps",
+            ("loss_by_steps_gd",),
+            _draw,
+            "Losses of learners by their number of steps, each at its best rates, and of the trained layers.",
+            place=130,
+        ),
+    ),
+    identities={"construction_error_float64": 1e-12},
+)

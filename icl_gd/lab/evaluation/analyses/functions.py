@@ -1,0 +1,80 @@
+"""Predictions of sine waves over x, before and after the layer or step."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from icl_gd import models, plots
+from icl_gd.lab.config.questions import Analysis, Done, Picture, needs
+from icl_gd.lab.evaluation.references.deep_features import GRID, LEARNER
+from icl_gd.lab.evaluation.study import Found, Study
+
+PROMPTS = 4
+SHORT = {"trained": "layer", LEARNER: "gradient step"}
+
+
+def check(experiment: Any) -> None:
+    needs(experiment, **{"reference.name": "deep_features"})
+
+
+def measure(study: Study, found: Found) -> None:
+    """Predictions over x, before and after the layer or step, of one member for some prompts."""
+    at = int(found.shown[0])
+    transformer, learned = study.trained.member(at), study.reference.learner.member(at)
+    layerwise = {
+        "trained": models.layerwise_predictor(study.trained.config, transformer, study.trained.layout),
+        LEARNER: study.reference.descend(learned),
+    }
+    drawn = []
+    for i in range(PROMPTS):
+        x, y, (amplitude, phase) = study.prompts.x[i], study.prompts.y[i], np.asarray(study.prompts.w[i, 0], np.float64)
+        record = {
+            "x": GRID.tolist(), "target": (amplitude * np.sin(GRID + phase)).tolist(),
+            "context_x": np.asarray(x, np.float64)[:, 0].tolist(),
+            "context_y": np.asarray(y, np.float64)[:, 0].tolist(),
+        }  # fmt: skip
+        for name, predict in layerwise.items():
+            y_hat = jax.vmap(predict, (None, None, 0))(x, y, jnp.asarray(GRID[:, None], x.dtype))[..., 0]
+            record[f"{name}_before"], record[name] = (np.asarray(y_hat[:, k], np.float64).tolist() for k in (0, -1))
+        drawn.append(record)
+    found.arrays["functions"] = drawn
+
+
+def _draw(done: Done) -> plots.Figure:
+    prompts = done["arrays"]["functions"]
+    figure, axes = plots.subplots(2, len(prompts), figsize=(plots.PAGE, 3.0), sharex=True, sharey=True)
+    for row, role in zip(axes, ("trained", LEARNER), strict=True):
+        _, colour, dashes = plots.ROLES[role]
+        for ax, prompt in zip(row, prompts, strict=True):
+            ax.plot(prompt["x"], prompt["target"], color="black", linewidth=0.8, label="target")
+            ax.plot(
+                prompt["x"], prompt[f"{role}_before"], ":", color=colour, linewidth=1.0, label=f"before {SHORT[role]}"
+            )
+            ax.plot(prompt["x"], prompt[role], dashes, color=colour, label=f"after {SHORT[role]}")
+            ax.plot(prompt["context_x"], prompt["context_y"], "o", color="black", markersize=2.5, label="context")
+        row[0].set(ylabel="$y$")
+    for ax in axes[-1]:
+        ax.set(xlabel="$x$")
+    (handles, labels), (more, names) = (row[0].get_legend_handles_labels() for row in axes)
+    figure.legend([*handles, *more[1:3]], [*labels, *names[1:3]], loc="outside lower center", ncols=6)
+    return figure
+
+
+ANALYSIS = Analysis(
+    "functions",
+    measure,
+    records=(),
+    check=check,
+    figures=(
+        Picture(
+            "functions",
+            ("functions",),
+            _draw,
+            "Predictions over x for four prompts, of one seed: before and after the attention layer, and before "
+            "and after the gradient step on the head.",
+            place=270,
+        ),
+    ),
+)

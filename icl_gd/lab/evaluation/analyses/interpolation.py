@@ -1,0 +1,82 @@
+"""Losses on the line from trained to constructed weights."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from icl_gd import analysis, plots
+from icl_gd.lab.config.questions import (
+    Analysis,
+    Done,
+    Evidence,
+    Picture,
+    needs,
+    needs_linear_layers,
+    needs_step_a_layer,
+)
+from icl_gd.lab.evaluation.study import Found, Study, together
+from icl_gd.lab.reporting.results import curve
+from icl_gd.types import Array, Predictor, Prompt
+
+
+def check(experiment: Any) -> None:
+    needs(experiment, **{"reference.name": "gradient_descent"})
+    needs_step_a_layer(experiment)
+    needs(experiment, **{"model.n_heads": 1})
+    needs_linear_layers(experiment)
+
+
+def measure(study: Study, found: Found) -> None:
+    """Losses along the line from trained to constructed weights; the middle of it is measured by `evaluate`."""
+    ts = np.linspace(0.0, 1.0, 11)
+
+    of_member = jax.vmap(analysis.interpolate, (0, None, None))
+    with_ts = jax.vmap(of_member, (None, None, 0))  # [t member ...]
+    mixed = jax.jit(with_ts)(study.circuits, study.reference.circuits, jnp.asarray(ts, float))
+    along = Partial(_along, study.of_circuits(mixed))
+    n_prompts = max(study.n_prompts // 8, 1)
+    risks = analysis.streamed_risks(together({"along": along}), study.task.sample, study.key, n_prompts)["along"]
+    middle, *ends = (found.measured[f"loss_{name}"].values for name in ("interpolated", "trained", "construction"))
+    if np.isfinite(middle[found.shown]).any():  # there is something to draw
+        found.curves["loss_by_interpolation"] = curve(ts.tolist(), risks.mean[:, found.shown])
+    found.add("interpolation_ratio", middle / np.minimum(*ends))
+
+
+def _along(predictors: Predictor, prompts: Prompt) -> Array:
+    """Losses `[t member prompt]` of Predictors `[t member]`."""
+    return jax.lax.map(lambda members: analysis.member_losses(members, prompts), predictors)
+
+
+def _draw(done: Done) -> plots.Figure:
+    figure, ax = plots.subplots(figsize=(plots.COLUMN, 2.2))
+    plots.line(ax, done["curves"]["loss_by_interpolation"], "interpolated", marker="o")
+    curve, deep = done["curves"]["loss_by_interpolation"], "loss_gd_plus_plus" in done["metrics"]
+    end, high = curve["mean"][-1], max(value for value in curve["high"] if value is not None)
+    plots.level(ax, end, "gd_plus_plus" if deep else "gd", "GD++" if deep else "best gradient step")
+    # What is within a tenth is to be seen as such.
+    ax.set(
+        xlabel="trained weights → constructed weights", ylabel="loss", ylim=(0.9 * end, max(1.25 * end, 1.05 * high))
+    )
+    ax.legend()
+    return figure
+
+
+ANALYSIS = Analysis(
+    "interpolation",
+    measure,
+    records=("loss_interpolated", "loss_by_interpolation", "interpolation_ratio"),
+    check=check,
+    figures=(
+        Picture(
+            "interpolation",
+            ("loss_by_interpolation",),
+            _draw,
+            "Loss on the line from trained to constructed weights: mean and range over free seeds.",
+            place=50,
+        ),
+    ),
+    evidence=(Evidence("interpolation_ratio", at_most=1.0001),),
+)

@@ -1,0 +1,50 @@
+"""The best gradient step on standardised tokens, beside which layers behind LayerNorm stand."""
+
+from typing import Any
+
+import numpy as np
+
+from icl_gd import learners
+from icl_gd.lab.config.questions import Analysis, Evidence, needs
+from icl_gd.lab.evaluation.comparing import compare_with
+from icl_gd.lab.evaluation.study import Found, Study
+from icl_gd.learners import Pairs, standardised
+
+
+def check(experiment: Any) -> None:
+    needs(experiment, **{"reference.name": "gradient_descent"})
+
+
+def measure(study: Study, found: Found) -> None:
+    """The best gradient step on standardised tokens, which are all that a layer behind LayerNorm can see.
+
+    Of more layers, as many steps of GD++ with its best pair: their tokens are standardised once, before the first step.
+    """
+    seen = learners.standardise(study.prompts)
+    step, n_steps = float(learners.best_step_size(seen)), len(study.reference.rates["gd"].step_sizes)
+    if n_steps == 1:
+        name, learner = "gd_standardised", learners.gradient_descent([step])
+        found.add_one("step_size_gd_standardised", step / study.task.n_context)
+    else:
+        start = Pairs(np.full(n_steps, step), np.full(n_steps, step))
+        name, learner = "gd_plus_plus_standardised", learners.gd_plus_plus(*learners.best_gd_plus_plus_on(seen, start))
+    compare_with(study, found, name, standardised(learner))
+
+
+ANALYSIS = Analysis(
+    "standardised_tokens",
+    measure,
+    records=(
+        "step_size_gd_standardised",
+        "loss_gd*_standardised",
+        "loss_ratio_gd*_standardised",
+        "sensitivity_cosine_gd*_standardised",
+        "sensitivity_difference_gd*_standardised",
+        "prediction_difference_gd*_standardised",
+    ),
+    check=check,
+    evidence=(
+        Evidence("loss_ratio_gd_standardised", at_least=0.9999, at_most=1.0001),
+        Evidence("sensitivity_cosine_gd_standardised", at_least=0.9999),
+    ),
+)

@@ -1,0 +1,1 @@
+"""What trained populations are compared with, a module for each kind."""

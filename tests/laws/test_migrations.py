@@ -1,0 +1,89 @@
+"""What earlier versions wrote is read as this one would have written it; what later ones write is refused.
+
+`tests/experiments/test_stored.py` reads whole runs of an earlier version.
+"""
+
+import json
+
+import pytest
+
+from icl_gd.migrations import CHECKPOINTS, CONFIGS, PRETRAINED, migrated, newest_of
+
+TABLES = {"checkpoints": CHECKPOINTS, "configs": CONFIGS, "pretrained": PRETRAINED}
+FIRST = {"recipe": "linear_attention", "analyses": ["weights"], "model.attention": "linear",
+         "model.compute": "parameters", "train.clip": 1e-3, "task.d_input": 10}  # fmt: skip
+# What a config of the first format has otherwise than `FIRST`, and what it then has in the second.
+CONFIGS_1 = [
+    ({}, {"reference.name": "gradient_descent", "analyses": ["weights"]}),
+    ({"recipe": "sine", "analyses": []}, {"reference.name": "deep_features",
+                                          "analyses": ["differences", "functions", "features"]}),
+    ({"recipe": "function_classes", "analyses": []}, {"reference.name": "prefix_learners",
+                                                      "analyses": ["predicted_functions"]}),
+    ({"recipe": "dual_models", "analyses": ["dual"]}, {"reference.name": "one_step", "analyses": ["dual"]}),
+    ({"model.compute": "parameters"}, {"model.compute": None}),
+    ({"model.compute": "bfloat16"}, {"model.compute": "bfloat16"}),
+    ({"model.attention": "softmax"}, {"model.attention": "softmax"}),
+    ({"model.attention": "softmax, linear"}, {"model.attention": ["softmax", "linear"]}),
+    ({"recipe": "function_classes", "train.clip": 1e6}, {"train.clip": None}),
+    ({"recipe": "function_classes", "train.clip": 1.0}, {"train.clip": 1.0}),
+    ({"train.clip": None}, {"train.clip": None}),
+    ({"train.clip": [0.1, 1.0]}, {"train.clip": [0.1, 1.0]}),
+    ({"task.d_input": 5}, {"task.d_input": 5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "after"), CONFIGS_1)
+def test_configs_of_the_first_format(before, after):
+    given = FIRST | before
+    kept = json.dumps(given)
+    found = migrated(given, 1, CONFIGS)
+    assert {name: found[name] for name in after} == after
+    assert "recipe" not in found
+    assert json.dumps(given) == kept  # what was read is left alone
+    assert {*found} == {*given, "reference.name"} - {"recipe"}
+
+
+def test_configs_before_there_were_recipes_or_analyses():
+    assert migrated({"seeds": 2}, 1, CONFIGS) == {"seeds": 2, "reference.name": "gradient_descent", "analyses": []}
+
+
+@pytest.mark.parametrize(("clip", "after"), [(1e6, None), (1e-3, 1e-3), (None, None), ([0.1, 1.0], [0.1, 1.0])])
+def test_checkpoints_of_the_third_format(clip, after):
+    about = {"settings": {"clip": clip, "steps": 20}, "seeds": 2}
+    assert migrated(about, 3, CHECKPOINTS) == {"settings": {"clip": after, "steps": 20}, "seeds": 2}
+    assert about["settings"]["clip"] == clip
+
+
+def test_checkpoints_that_say_nothing_of_a_clip():
+    for about in ({"seeds": 2}, {"settings": {"steps": 20}}):
+        assert migrated(about, 3, CHECKPOINTS) == about
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_what_is_of_this_version_is_read_as_it_is(name):
+    steps = TABLES[name]
+    assert list(steps) == list(range(min(steps, default=1), newest_of(steps)))  # no format is left out
+    assert migrated({"recipe": "x", "settings": {"clip": 1e6}}, newest_of(steps), steps) == {
+        "recipe": "x", "settings": {"clip": 1e6},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("later", [1, 5])
+def test_a_later_format_is_refused_in_one_line(name, later):
+    steps = TABLES[name]
+    oldest, newest = min(steps, default=1), newest_of(steps)
+    with pytest.raises(ValueError) as refused:
+        migrated({}, newest + later, steps)
+    said = f"it is written in format {newest + later}, this version reads formats {oldest} to {newest}; a newer version wrote it"
+    assert str(refused.value) == said
+    with pytest.raises(ValueError, match=f"format {oldest - 1}, this version"):
+        migrated({}, oldest - 1, steps)
+
+
+def test_steps_follow_each_other():
+    steps = {2: lambda content: content | {"a": content["a"] + ["2"]}, 3: lambda content: {"a": content["a"] + ["3"]}}
+    assert newest_of(steps) == 4
+    assert migrated({"a": []}, 2, steps) == {"a": ["2", "3"]}
+    assert migrated({"a": []}, 3, steps) == {"a": ["3"]}
+    assert migrated({"a": []}, 4, steps) == {"a": []}
