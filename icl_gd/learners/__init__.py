@@ -20,6 +20,7 @@ from icl_gd.learners.iterative import (
     zero,
 )
 from icl_gd.learners.lasso import lasso, prefix_lasso, prefix_lasso_path
+from icl_gd.learners.momentum import layerwise_momentum, momentum
 from icl_gd.learners.nearest import nearest_neighbours
 from icl_gd.learners.network import prefix_two_layer_network, two_layer_network
 from icl_gd.learners.prefix import (
@@ -66,6 +67,8 @@ __all__ = [
     "layerwise_deep_gradient_descent",
     "layerwise_gd_plus_plus",
     "layerwise_gradient_descent",
+    "layerwise_momentum",
+    "momentum",
     "nearest_neighbours",
     "ols",
     "one_step_risk",

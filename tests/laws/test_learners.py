@@ -5,6 +5,7 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import sklearn.linear_model
 
@@ -15,6 +16,7 @@ from icl_gd.tasks import LinearRegression, scale_inputs
 LEARNERS = {
     "gd": learners.gradient_descent([0.3, 0.2]),
     "gd_plus_plus": learners.gd_plus_plus([0.3, 0.2], [0.1, 0.2]),
+    "momentum": learners.momentum([0.3, 0.2, 0.3], 0.6),
     "ols": learners.ols,
     "ridge": learners.ridge(0.7),
     "zero": learners.zero,
@@ -73,6 +75,29 @@ def test_a_step_is_the_gradient_of_the_in_context_loss(x64):
     w, iterates, y_hat = map(np.asarray, of(x, y, q, w0, a))
     np.testing.assert_allclose(iterates, w, rtol=1e-12)
     np.testing.assert_allclose(y_hat, w @ q, rtol=1e-12)
+
+
+def test_momentum_is_that_of_an_independent_library(x64):
+    """Steps of one size are optax's; without momentum they are gradient descent."""
+    x, y, q = problem(10)
+    optimizer = optax.sgd(0.3, momentum=0.6)
+
+    @jax.jit
+    def of(x, y, q):
+        gradient = jax.grad(lambda w: jnp.sum((x @ w.T - y) ** 2) / (2 * len(x)))
+        w, state = jnp.zeros((2, 4)), optimizer.init(jnp.zeros((2, 4)))
+        predicted = [w @ q]
+        for _ in range(5):
+            change, state = optimizer.update(gradient(w), state)
+            w = w + change
+            predicted.append(w @ q)
+        ours = learners.layerwise_momentum([0.3] * 5, 0.6)(x, y, q)
+        plain = learners.momentum([0.3, 0.1], 0.0)(x, y, q), learners.gradient_descent([0.3, 0.1])(x, y, q)
+        return ours, jnp.stack(predicted), plain
+
+    ours, theirs, (without, descent) = of(x, y, q)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(without, descent, rtol=1e-12)
 
 
 @pytest.mark.parametrize("n", [3, 9])
