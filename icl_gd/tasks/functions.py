@@ -7,6 +7,7 @@ A class draws one of its functions, `draw(key) -> w`, any pytree, and applies it
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import jax
@@ -92,6 +93,22 @@ class Quadratic(Linear):
 
     def apply(self, w: Float[Array, "1 d"], x: Float[Array, "n d"]) -> Float[Array, "n 1"]:
         return x**2 @ w.T / 3**0.5
+
+
+@dataclass(frozen=True)
+class Polynomial(Linear):
+    """`y = sum_i w_i x_i^k / sqrt(E x^2k)` of degree k, whose variance is that of linear functions.
+
+    For normal inputs `E x^2k = (2k - 1)!!`.
+
+    Attributes:
+      degree: the power k.
+    """
+
+    degree: Annotated[int, Ge(1), Le(10)] = 3  # pyright: ignore[reportIncompatibleMethodOverride] - of the class here
+
+    def apply(self, w: Float[Array, "1 d"], x: Float[Array, "n d"]) -> Float[Array, "n 1"]:
+        return x**self.degree @ w.T / prod(range(1, 2 * self.degree, 2)) ** 0.5
 
 
 @dataclass(frozen=True)
@@ -213,6 +230,7 @@ FUNCTIONS: dict[str, Callable[..., FunctionClass]] = {
     "linear": Linear,
     "sparse": Sparse,
     "quadratic": Quadratic,
+    "polynomial": Polynomial,
     "signs": Signs,
     "relu_network": ReLUNetwork,
     "decision_tree": DecisionTree,

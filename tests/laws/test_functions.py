@@ -89,6 +89,8 @@ def by_hand(name, w, x):
         return w["label"][int(path, 2)]
     if name == "quadratic":
         return sum(a * b**2 for a, b in zip(w[0], x, strict=True)) / np.sqrt(3)
+    if name == "polynomial":
+        return sum(a * b**3 for a, b in zip(w[0], x, strict=True)) / np.sqrt(15)  # E x^6
     linear = sum(a * b for a, b in zip(w[0], x, strict=True))
     return np.sign(linear) if name == "signs" else linear
 

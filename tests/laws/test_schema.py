@@ -27,6 +27,7 @@ BUILT = [
     functions.Linear(),
     functions.Sparse(),
     functions.Quadratic(),
+    functions.Polynomial(),
     functions.Signs(),
     functions.ReLUNetwork(),
     functions.DecisionTree(),
