@@ -23,11 +23,18 @@ def _softmax(scores: Array, d_head: int, seen: Seen, axis: int) -> Array:
     return jax.nn.softmax(exact, axis=axis).astype(scores.dtype)
 
 
+def _relu(scores: Array, seen: Seen, axis: int) -> Array:
+    """ReLU of the scores over the number of tokens that are read (Bai et al. 2306.04637)."""
+    read = scores.shape[axis] if seen is None else jnp.sum(jnp.broadcast_to(seen, scores.shape), axis, keepdims=True)
+    return jax.nn.relu(scores) / jnp.maximum(read, 1)
+
+
 # From scores, zero where nothing is read, to the pattern that multiplies the values; `axis` is that of the tokens that
 # are read. Only softmax scales its scores.
 KINDS: dict[str, Callable[[Array, int, Array, Seen, int], Array]] = {
     "linear": lambda scores, d_head, mix, seen, axis: scores,
     "softmax": lambda scores, d_head, mix, seen, axis: _softmax(scores, d_head, seen, axis),
+    "relu": lambda scores, d_head, mix, seen, axis: _relu(scores, seen, axis),
     "mixed": lambda scores, d_head, mix, seen, axis: mix * _softmax(scores, d_head, seen, axis) + (1 - mix) * scores,
 }
 

@@ -17,6 +17,7 @@ KINDS = {
     "linear": {},
     "softmax": {"attention": "softmax"},
     "mixed": {"attention": "mixed"},
+    "relu": {"attention": "relu", "n_heads": 2},
     "by_layer": {"attention": ("softmax", "linear")},
     "heads": {"attention": "softmax", "n_heads": 3, "d_head": 2},
     "clip": {"clip": 0.5},
@@ -302,7 +303,7 @@ def test_the_query_on_its_own_is_the_query_among_all(name, x64):
     jax.tree.map(close, gradient, their_gradient)
 
 
-@pytest.mark.parametrize("name", ["softmax", "mixed", "normalised", "heads"])
+@pytest.mark.parametrize("name", ["softmax", "mixed", "relu", "normalised", "heads"])
 def test_attention_by_hand(name, x64):
     """Token by token and head by head, from keys, queries and values."""
     config = replace(TransformerConfig(5, 1, 2), **KINDS[name])
@@ -319,6 +320,7 @@ def test_attention_by_hand(name, x64):
             soft = np.exp(scores / config.head_width**0.5)
             mix = 1 / (1 + np.exp(-10 * w["mix"][0, 0, 0])) if name == "mixed" else float("softmax" in config.kinds)
             pattern = mix * soft / soft.sum() + (1 - mix) * scores
+            pattern = np.maximum(scores, 0.0) / 6 if name == "relu" else pattern
             expected[i] += w["P"][h] @ w["W_V"][h] @ (pattern @ encoded[:-1])
     np.testing.assert_allclose(found.residual[-1], expected, rtol=1e-9)
     assert not found.pattern[..., -1].any()
