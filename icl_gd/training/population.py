@@ -48,6 +48,7 @@ class TrainSettings:
       steps, batch_size: length of training and prompts per step and member.
       learning_rate: of AdamW.
       schedule: of the learning rate, "constant" or "cosine" (decaying to zero at the last step).
+      warmup: steps over which the learning rate rises from zero before the schedule begins; 0 begins with it.
       clip: the gradient's global norm is clipped to this, before the optimiser; None does not clip.
       beta1, beta2, epsilon, weight_decay: of AdamW.
       share_batches: all members see the same batch at each step (common random numbers) instead of their own.
@@ -60,6 +61,7 @@ class TrainSettings:
     batch_size: Size = 2048
     learning_rate: Annotated[Values, Gt(0), Le(1e30)] = 1e-3
     schedule: Annotated[str, OneOf(SCHEDULES)] = "constant"
+    warmup: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
     clip: Annotated[Values | None, Gt(0)] = 1e-3
     beta1: Annotated[Values, Ge(0), Lt(1)] = 0.9
     beta2: Annotated[Values, Ge(0), Lt(1)] = 0.98
@@ -71,16 +73,22 @@ class TrainSettings:
 
     def __post_init__(self):
         check(self)
+        if self.warmup >= self.steps:
+            raise ValueError(f"warmup={self.warmup} must be below steps={self.steps}")
 
     @property
     def of_program(self) -> "TrainSettings":
         """These settings as far as a compiled step depends on them: rates are its arguments."""
-        alike = (*Rates._fields, "steps") if self.schedule == "constant" else Rates._fields
+        constant = self.schedule == "constant" and not self.warmup
+        alike = (*Rates._fields, "steps") if constant else Rates._fields
         return replace(self, **{name: getattr(TrainSettings, name) for name in alike})
 
     def optimizer(self, rates: "Rates") -> optax.GradientTransformation:
         """The optimiser of one member."""
-        schedule = SCHEDULES[self.schedule](rates.learning_rate, self.steps)
+        schedule = SCHEDULES[self.schedule](rates.learning_rate, self.steps - self.warmup)
+        if self.warmup:
+            rising = optax.linear_schedule(0.0, rates.learning_rate, self.warmup)
+            schedule = optax.join_schedules([rising, schedule], [self.warmup])
         adam = optax.adamw(schedule, rates.beta1, rates.beta2, self.epsilon, weight_decay=rates.weight_decay)
         return optax.chain(optax.clip_by_global_norm(rates.clip), adam)
 

@@ -41,7 +41,7 @@ BUILT = [
     training.Curriculum(training.Ramp(1, 2), training.Ramp(1, 2)),
 ]
 # Fields of these have other rules beside their own, so a value at its bound may be refused for another's sake.
-TOGETHER = {"end", "d_input", "n_layers", "beta", "share"}
+TOGETHER = {"end", "d_input", "n_layers", "beta", "share", "warmup"}
 
 
 def of_the_package():

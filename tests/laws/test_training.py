@@ -282,6 +282,24 @@ def test_a_checkpoint_of_another_format_is_not_read(tmp_path, monkeypatch):
             open_it(tmp_path)
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_learning_rate_rises_over_the_warmup(schedule):
+    """Steps of Adam on one gradient are as long as the learning rate: from zero to all of it, then as the schedule."""
+    settings = TrainSettings(steps=12, learning_rate=0.1, schedule=schedule, warmup=4, clip=None, epsilon=1e-12)
+    rates = jax.tree.map(lambda leaf: leaf[0], population.members_of(0, 1, settings, {}).rates)
+
+    @jax.jit
+    def steps(w):
+        optimizer = settings.optimizer(rates)
+        update = lambda state, _: optimizer.update(jnp.ones(()), state, w)[::-1]
+        return jax.lax.scan(update, optimizer.init(w), length=12)[1]
+
+    after = [0.1] * 8 if schedule == "constant" else [0.05 * (1 + np.cos(np.pi * t / 8)) for t in range(8)]
+    np.testing.assert_allclose(-steps(jnp.zeros(())), [0.0, 0.025, 0.05, 0.075, *after], rtol=1e-4, atol=1e-7)
+    with pytest.raises(ValueError, match="warmup=12 must be below steps=12"):
+        TrainSettings(steps=12, warmup=12)
+
+
 def test_training_finds_gradient_descent():
     """The main claim in small: trained layers end within one percent of the best gradient step."""
     task = LinearRegression(3, 1, 6, "normal")
