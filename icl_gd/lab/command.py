@@ -28,7 +28,7 @@ from icl_gd.lab.command_line import help_of, parse
 from icl_gd.lab.config.asked import Run
 from icl_gd.lab.config.bad_input import BadInput
 from icl_gd.lab.lifecycle import compilation, costs, processes, settings
-from icl_gd.lab.lifecycle.devices import check_device, check_placement
+from icl_gd.lab.lifecycle.devices import check_device, check_placement, check_system
 from icl_gd.lab.lifecycle.monitor import Stop
 from icl_gd.lab.lifecycle.workdirs import check_workdir
 from icl_gd.lab.pipeline import carry_out
@@ -47,6 +47,7 @@ def main(argv: list[str], began: float | None = None) -> int:
         print(help_of(argv))
         return 0
     try:
+        check_system()
         run = parse(argv)
         run.experiment.reference.check_here()
         if run.profile:

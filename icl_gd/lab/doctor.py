@@ -15,12 +15,26 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from icl_gd.lab.config.bad_input import BadInput
-from icl_gd.lab.lifecycle.devices import INSTALL, check_device, why_not
+from icl_gd.lab.config.resources import memory_there
+from icl_gd.lab.lifecycle.devices import INSTALL, check_device, check_system, unused_gpus, why_not
 from icl_gd.lab.reporting.results import PACKAGES
 
 
 class Unwell(Exception):
     """What a check found wrong, and what would help."""
+
+
+def system() -> str:
+    try:
+        check_system()
+    except BadInput as error:
+        raise Unwell(str(error)) from error
+    return f"{platform.system()} {platform.release()} ({platform.machine()})"
+
+
+def memory() -> str:
+    there, by = memory_there()
+    return f"{there / 2**30:.3g} GiB, of {by}"
 
 
 def versions() -> str:
@@ -41,6 +55,8 @@ def devices() -> str:
         found = check_device("float32")
     except BadInput as error:
         raise Unwell(str(error)) from error
+    if unused := unused_gpus():
+        raise Unwell(unused)
     import jax
 
     names = f"{jax.device_count()} x {jax.devices()[0].device_kind} ({found})"
@@ -97,9 +113,11 @@ def step() -> str:
 
 
 CHECKS: dict[str, Callable[[], str]] = {
+    "system": system,
     "versions": versions,
     "devices": devices,
     "precision": precision,
+    "memory": memory,
     "cache": cache,
     "paths": paths,
     "one step": step,

@@ -8,7 +8,7 @@ from icl_gd.lab.config.asked import Run
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.resources import check_memory
 from icl_gd.lab.lifecycle import settings
-from icl_gd.lab.lifecycle.devices import check_device, check_placement
+from icl_gd.lab.lifecycle.devices import check_device, check_placement, check_system
 from icl_gd.lab.lifecycle.monitor import Stop
 from icl_gd.lab.lifecycle.workdirs import check_workdir, held
 from icl_gd.lab.pipeline import carry_out
@@ -33,6 +33,7 @@ def run(experiment: Experiment, workdir: str | Path | None = None, *, name: str 
     if workdir is None:
         with tempfile.TemporaryDirectory() as scratch:
             return run(experiment, Path(scratch) / "run", name=name)
+    check_system()
     asked = Run(experiment, name, None, Path(workdir))
     check_memory(experiment)
     check_device(experiment.precision)

@@ -6,7 +6,6 @@ and the curves and arrays of single populations, stay empty, because a mean over
 """
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from icl_gd.lab.config.questions import shipped
 from icl_gd.lab.evaluation import pictures
 from icl_gd.lab.evaluation.study import CURVES, Found, Setting, Study, held_out_key
 from icl_gd.lab.lifecycle import continuation, costs, monitor
+from icl_gd.lab.lifecycle.seconds import Seconds
 from icl_gd.lab.reporting import report, results
 from icl_gd.models import TransformerConfig
 from icl_gd.programs import brief
@@ -48,13 +48,16 @@ def carry_out(run: Run, stop: monitor.Stop) -> Records:
             print(f"{workdir} holds a finished run; drawing its figures and report again")
             present(run, done)
         return done or {}
-    began, resumed = time.time(), continuation.last_step(workdir)
+    resumed = continuation.last_step(workdir)
+    seconds = Seconds(workdir, has_begun=resumed > 0)
     about = {"experiment": run.name, "variant": run.variant, **results.provenance(run.experiment.precision)}
     continuation.store(workdir, {**about, "resolved": run.experiment.resolved()}, stored)
     costs.stage("references")
-    found = _in_turn(run, stop)
-    done = {**about, "steps": stored["train"]["steps"], "wall_seconds": time.time() - began, **found}
-    done |= {"resumed_at": resumed} if resumed else {}  # the seconds are of the last process
+    found = _in_turn(run, stop, seconds)
+    spent = seconds.read()
+    seconds.keep()
+    done = {**about, "steps": stored["train"]["steps"], "wall_seconds": spent["training"] + spent["rest"], **found}
+    done |= {"seconds": spent} | ({"resumed_at": resumed} if resumed else {})
     done["claims"] = results.check_claims(run.experiment.claims, done, run.overridden)
     results.write_json(workdir / "results.json", done)
     done = json.loads((workdir / "results.json").read_text())
@@ -74,28 +77,31 @@ def present(run: Run, done: Records) -> None:
     print(f"report: {page}")
 
 
-def _in_turn(run: Run, stop: monitor.Stop) -> Records:
+def _in_turn(run: Run, stop: monitor.Stop, seconds: Seconds) -> Records:
     """Records of all populations."""
     found: Records = {"metrics": {}, "curves": {}, "arrays": {}, "sweep": []}
     if swept := sweeps.describe(run.experiment):
         print(swept, flush=True)
     for fields, one in run.experiment.in_turn():
-        part = measure(one, run.workdir, stop, sweeps.label(fields))
+        part = measure(one, run.workdir, stop, sweeps.label(fields), seconds)
         found["sweep"] += [point | {"fields": fields | point["fields"]} for point in part.pop("sweep")]
         found |= part if not swept else {}
     found["curves"] |= _curves(found["sweep"])
     return found
 
 
-def measure(experiment: Experiment, workdir: Path, stop: monitor.Stop, label: str = "") -> Records:
+def measure(
+    experiment: Experiment, workdir: Path, stop: monitor.Stop, label: str = "", seconds: Seconds | None = None
+) -> Records:
     """One population from training to records, or those of every combination in it."""
+    seconds = Seconds(workdir, has_begun=False) if seconds is None else seconds
     task, points = experiment.law, experiment.together()
     draw = task.sample_prefixes if experiment.reference.on_prefixes else task.sample
     setting = Setting(
         experiment,
         draw_prompts(draw, held_out_key(experiment.seed, CURVES), experiment.eval.curve_prompts),
         points,
-        _trainer(experiment, workdir, stop, label, points),
+        _trainer(experiment, workdir, stop, label, points, seconds),
         lambda name: monitor.read_history(workdir, _labelled(label, name)),
     )
     reference = experiment.reference.prepare(setting)
@@ -132,7 +138,12 @@ def _labelled(label: str, name: str) -> str:
 
 
 def _trainer(
-    experiment: Experiment, workdir: Path, stop: monitor.Stop, label: str, points: list[sweeps.Fields]
+    experiment: Experiment,
+    workdir: Path,
+    stop: monitor.Stop,
+    label: str,
+    points: list[sweeps.Fields],
+    seconds: Seconds,
 ) -> Callable[..., Population]:
     """Training with everything that a run shows and keeps: metrics as it goes, checkpoints, resume, signals."""
 
@@ -150,6 +161,7 @@ def _trainer(
 
         def on_chunk(trained: Population, step: int, loss: jax.Array) -> None:
             screen.warn(np.asarray(trained.diverged_at))
+            seconds.keep()
             screen.write(step, {"training_loss": _mean_of_taken(np.asarray(loss))} | dict(watch(trained.params)))
 
         def on_resume(step: int) -> None:
@@ -159,12 +171,14 @@ def _trainer(
 
         stop.saved = False
         try:
-            population = train(
-                task, network, settings, layout=experiment.model.layout, seeds=experiment.seeds, seed=experiment.seed,
-                parallel=experiment.train.parallel, checkpoints=workdir / name / "checkpoints" / label,
-                checkpoint_every=experiment.train.checkpoint_every, chunk_steps=experiment.train.log_every,
-                on_chunk=on_chunk, stop_requested=lambda: stop.signal, on_resume=on_resume, **more,
-            )  # fmt: skip
+            with seconds.training():
+                population = train(
+                    task, network, settings, layout=experiment.model.layout, seeds=experiment.seeds,
+                    seed=experiment.seed,
+                    parallel=experiment.train.parallel, checkpoints=workdir / name / "checkpoints" / label,
+                    checkpoint_every=experiment.train.checkpoint_every, chunk_steps=experiment.train.log_every,
+                    on_chunk=on_chunk, stop_requested=lambda: stop.signal, on_resume=on_resume, **more,
+                )  # fmt: skip
             screen.warn(np.asarray(population.diverged_at))  # of a run that had nothing left to train
         finally:
             screen.close()

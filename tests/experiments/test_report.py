@@ -88,9 +88,13 @@ def test_the_page_shows_everything_and_needs_nothing(tmp_path):
         ["task.name", "linear"], ["task.eigenvalues", "[1.0, 2.0]"], ["reference.name", "gradient_descent"],
         ["seeds", "10"], ["train.steps", "5000"], ["train.note", WEIRD],
     ]  # fmt: skip
-    for row in (["wall time", "71.2 s"], ["revision", "None"], ["device", "cpu"], ["jax", "0.10.2"]):
+    for row in (["wall time", "71.2 s in the last process"], ["revision", "None"], ["device", "cpu"], ["jax", "0.10.2"]):
         assert row in page.rows
-    assert report.wall_time({"wall_seconds": 712.3, "resumed_at": 50}) == "712 s from step 50 on"
+    assert report.wall_time({"wall_seconds": 712.3, "resumed_at": 50}) == "712 s in the last process, from step 50"
+    spent = {"training": 600.2, "rest": 112.1, "processes": 3, "partial": False}
+    done = {"wall_seconds": 712.3, "resumed_at": 50, "seconds": spent}
+    assert report.wall_time(done) == "712 s in 3 processes, 600 s of them training"
+    assert report.wall_time(done | {"seconds": spent | {"partial": True}}) == "712 s in the last process, from step 50"
     assert "1 of 2 claims hold. 10 seeds (trapped: 1 of 2), 5000 training steps" in text
     assert "never listed" not in text
 

@@ -1,6 +1,9 @@
 """What a run needs of a machine, estimated from its experiment before anything is compiled: memory and disk."""
 
+import contextlib
 import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from icl_gd.lab.config.bad_input import BadInput
@@ -21,16 +24,49 @@ def check_memory(experiment: Experiment) -> None:
     Raises:
       BadInput: if one does not; names the sizes to lower.
     """
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there, by = memory_there()
     for _, one in experiment.in_turn():
         if (needed := memory_needed(one)) <= there:
             continue
         sizes = ", ".join(f"{field}={one.get(field)}" for field in SIZES if one.get(field) not in (None, 1))
         combinations = len(one.together())
         sizes += f", or sweep over fewer than {combinations} combinations" * (combinations > 1)
-        raise BadInput(
-            f"these sizes need about {needed / 2**30:.3g} GiB, this machine has {there / 2**30:.3g}: lower {sizes}"
-        )
+        raise BadInput(f"these sizes need about {needed / 2**30:.3g} GiB, {by} has {there / 2**30:.3g}: lower {sizes}")
+
+
+def memory_there(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> tuple[float, str]:
+    """The bytes of memory that a process may use, and whose they are: the machine's, a container's or a Slurm job's.
+
+    Args:
+      root: of the file system in which control groups are looked up.
+    """
+    found = [(float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), "this machine")]
+    found += [(limit, "this container") for limit in _limits_of_groups(root)]
+    per_cpu = float(environment.get("SLURM_MEM_PER_CPU") or 0) * float(environment.get("SLURM_CPUS_ON_NODE") or 1)
+    if (megabytes := float(environment.get("SLURM_MEM_PER_NODE") or per_cpu)) > 0:
+        found.append((megabytes * 2**20, "this Slurm job"))
+    return min(found)
+
+
+def _limits_of_groups(root: Path) -> Iterator[float]:
+    """The limits of the control groups that this process is in, of versions 1 and 2, and of those above them."""
+    try:
+        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return  # no Linux
+    for _, controllers, path in groups:
+        if controllers == "":
+            top, name = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            top, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        place = top / path.lstrip("/")
+        for group in (place, *place.parents):
+            with contextlib.suppress(OSError, ValueError):  # "max" is no number, and no limit
+                yield float((group / name).read_text())
+            if group == top:
+                break
 
 
 def memory_needed(experiment: Experiment) -> float:

@@ -1,11 +1,16 @@
 """Where a run's results go: whether it can go there, or on there, and the directory held while it runs."""
 
 import contextlib
-import fcntl
+import errno
 import json
 import os
 import shutil
+import socket
+import threading
+import time
+import warnings
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +21,19 @@ from icl_gd.lab.config.fields import default_of
 from icl_gd.lab.config.resources import disk_needed
 from icl_gd.migrations import CONFIGS, migrated
 
+HOLDER = "held.json"  # who holds a workdir, while it does
+SIGN_EVERY, GONE_AFTER = 15.0, 90.0  # seconds between signs of life, and without one
+TAKES_OVER = 2.0  # seconds that one waits who takes over where there are no locks
+NO_LOCKS = (errno.EBADF, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # of NFS, EFS, Lustre and others
+
 
 @contextlib.contextmanager
 def held(workdir: Path) -> Iterator[None]:
     """Makes the workdir, and holds it against other runs; one that failed before it left anything is taken away.
+
+    It is held twice: by a lock on the directory, which the system takes back from a process that ends, and, since not
+    every file system has locks and not every lock is seen on other machines, by a file with host, process and time,
+    which is renewed while the run lives.
 
     Raises:
       BadInput: if it cannot be made, or another run holds it.
@@ -31,10 +45,12 @@ def held(workdir: Path) -> Iterator[None]:
     except OSError as error:
         raise BadInput(f"--workdir={workdir}: {error.strerror}; give a directory that can be written") from error
     try:
-        if not _locked(workdir, directory):
+        lock = _lock(workdir, directory)
+        if lock is Lock.OF_ANOTHER:
             raise BadInput(f"--workdir={workdir} is in use by another run; wait for it, or give another")
         try:
-            yield
+            with _signed(workdir, alone=lock is Lock.OURS):
+                yield
         finally:  # by the holder only: who was refused would take the directory from under the one who holds it
             if made:
                 with contextlib.suppress(OSError):
@@ -43,13 +59,111 @@ def held(workdir: Path) -> Iterator[None]:
         os.close(directory)
 
 
-def _locked(workdir: Path, directory: int) -> bool:
-    """Whether the open directory is locked now and still is `workdir`: a run that fails takes its own away."""
+class Lock(Enum):
+    """What became of asking for a lock."""
+
+    OURS, OF_ANOTHER, NONE_THERE = "ours", "of another", "none there"
+
+
+def _lock(workdir: Path, directory: int) -> Lock:
+    """Locks the open directory, if it still is `workdir`: a run that fails takes its own away."""
+    import fcntl  # which Windows has not: even there a message can be read
+
+    found = Lock.OURS
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(directory), workdir.stat())
-    except (BlockingIOError, FileNotFoundError):
+    except BlockingIOError:
+        return Lock.OF_ANOTHER
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        found = Lock.NONE_THERE
+        warnings.warn(f"{workdir} is on a file system without locks; {HOLDER} there holds it alone", stacklevel=2)
+    try:
+        return found if os.path.samestat(os.fstat(directory), workdir.stat()) else Lock.OF_ANOTHER
+    except FileNotFoundError:
+        return Lock.OF_ANOTHER
+
+
+@contextlib.contextmanager
+def _signed(workdir: Path, alone: bool) -> Iterator[None]:
+    """Holds a workdir by a file that is made exclusively, and renewed from a thread.
+
+    Args:
+      alone: whether a lock keeps others of this machine from taking over at the same time.
+    """
+    path, mine = workdir / HOLDER, {"host": socket.gethostname(), "process": os.getpid(), "since": time.time()}
+    try:
+        with open(path, "x") as file:
+            json.dump(mine, file)
+    except FileExistsError:
+        if by := _alive(path):
+            raise BadInput(
+                f"--workdir={workdir} is in use by another run ({by}); wait for it, or give another"
+            ) from None
+        part = path.with_name(f"{HOLDER}.{os.getpid()}")
+        part.write_text(json.dumps(mine))
+        os.replace(part, path)
+        if not alone:
+            time.sleep(TAKES_OVER)  # of several that take over at once, the last to write holds it
+            if _read(path) != mine:
+                raise BadInput(f"--workdir={workdir} is in use by another run; wait for it, or give another") from None
+    except OSError:
+        yield  # a full disk takes no sign; the run will say so
+        return
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(SIGN_EVERY):
+            with contextlib.suppress(OSError):
+                os.utime(path)
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        if _read(path) == mine:
+            path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Any:
+    """What a file of a holder says; None if it is not there, or cut short."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _alive(path: Path) -> str | None:
+    """Who holds a workdir by a file, in words; None if it is gone: its process is no more, or gives no sign of life."""
+    its = _read(path)
+    if not isinstance(its, dict) or not {"host", "process", "since"} <= set(its):
+        return None
+    beside = path.with_name(f"{HOLDER}.{os.getpid()}")
+    try:
+        beside.touch()  # by the clock of the file system, which may be another machine's
+        silent = beside.stat().st_mtime - path.stat().st_mtime
+        beside.unlink()
+    except OSError:
+        return None
+    if its["host"] == socket.gethostname() and not _is_running(its["process"]):
+        return None
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(its["since"]))
+    return None if silent > GONE_AFTER else f"process {its['process']} on {its['host']}, since {since}"
+
+
+def _is_running(process: int) -> bool:
+    """Whether this machine has such a process."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
         return False
+    except PermissionError:
+        return True  # another user's
+    return True
 
 
 def _check_what_is_in_the_way(workdir: Path) -> None:

@@ -90,10 +90,18 @@ def _summary(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 
 def wall_time(results: Mapping[str, Any]) -> str:
-    """How long the process took that finished the run, and from where it went on."""
-    after = f" from step {results['resumed_at']} on" if "resumed_at" in results else ""
-    seconds = results["wall_seconds"]
-    return f"{seconds:.1f} s{after}" if seconds < 100 else f"{seconds:.0f} s{after}"
+    """How long a run took, over all of its processes; of the last one alone where no others were kept."""
+    spent = results.get("seconds")
+    shown = _seconds(results["wall_seconds"])
+    if spent is not None and not spent["partial"]:
+        several = f" in {spent['processes']} processes" if spent["processes"] > 1 else ""
+        return f"{shown}{several}, {_seconds(spent['training'])} of them training"
+    after = f", from step {results['resumed_at']}" if "resumed_at" in results else ""
+    return f"{shown} in the last process{after}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds:.0f} s"
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
