@@ -82,8 +82,13 @@ class _Board:
         self._writer.close()
 
 
+def redraws() -> bool:
+    """Whether what is printed is seen on a terminal or below a notebook's cell, where one line can be drawn again."""
+    return (sys.stderr.isatty() and sys.stdout.isatty()) or "ipykernel" in sys.modules
+
+
 class Monitor:
-    """Writes metrics per step and seed, and shows progress: a bar on a terminal, plain lines otherwise.
+    """Writes metrics per step and seed, and shows progress: a bar where it can be redrawn, plain lines otherwise.
 
     Args:
       points: the fields in which combinations of a population differ; all seeds of one come before the next.
@@ -101,9 +106,7 @@ class Monitor:
         # step where one of its files goes on.
         self._events = workdir / "events" / label if label else workdir
         self._board = _Board(self._events)
-        self._bar = (
-            tqdm(total=steps, desc=self._label, unit="step") if sys.stderr.isatty() and sys.stdout.isatty() else None
-        )
+        self._bar = tqdm(total=steps, desc=self._label, unit="step") if redraws() else None
         self._next_line = 0
         self._points, self._warned = points, set()
         self._names = [",".join(filter(None, (label, label_of(fields)))) for fields in points]
