@@ -1,4 +1,4 @@
-"""A run in a notebook: a bar that redraws, an interrupted cell that is saved and goes on, settings left as they were."""
+"""A run in a notebook: a bar that redraws, an interrupted cell that is saved and goes on, settings left alone."""
 
 import sys
 
