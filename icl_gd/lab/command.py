@@ -29,7 +29,7 @@ from icl_gd.lab.config.asked import Run
 from icl_gd.lab.config.bad_input import BadInput
 from icl_gd.lab.lifecycle import compilation, costs, processes, settings
 from icl_gd.lab.lifecycle.devices import check_device, check_placement, check_system
-from icl_gd.lab.lifecycle.monitor import Stop
+from icl_gd.lab.lifecycle.monitor import Stop, check_wandb
 from icl_gd.lab.lifecycle.workdirs import check_workdir
 from icl_gd.lab.pipeline import carry_out
 from icl_gd.lab.reporting import results
@@ -50,6 +50,7 @@ def main(argv: list[str], began: float | None = None) -> int:
         check_system()
         run = parse(argv)
         run.experiment.reference.check_here()
+        check_wandb(run.experiment.train.wandb)
         if run.profile:
             costs.profile(since=began)
         if run.variant == "smoke":

@@ -9,7 +9,7 @@ from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.resources import check_memory
 from icl_gd.lab.lifecycle import settings
 from icl_gd.lab.lifecycle.devices import check_device, check_placement, check_system
-from icl_gd.lab.lifecycle.monitor import Stop
+from icl_gd.lab.lifecycle.monitor import Stop, check_wandb
 from icl_gd.lab.lifecycle.workdirs import check_workdir, held
 from icl_gd.lab.pipeline import carry_out
 
@@ -35,6 +35,8 @@ def run(experiment: Experiment, workdir: str | Path | None = None, *, name: str 
             return run(experiment, Path(scratch) / "run", name=name)
     check_system()
     asked = Run(experiment, name, None, Path(workdir))
+    experiment.reference.check_here()
+    check_wandb(experiment.train.wandb)
     check_memory(experiment)
     check_device(experiment.precision)
     check_placement(experiment)

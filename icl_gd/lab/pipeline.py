@@ -157,7 +157,8 @@ def _trainer(
         """
         costs.stage("training")
         shown = _labelled(label, name)
-        screen = monitor.Monitor(workdir, settings.steps, experiment.seed, shown, points)
+        project = experiment.train.wandb if mesh.is_first() else None
+        screen = monitor.Monitor(workdir, settings.steps, experiment.seed, shown, points, project, experiment.flat())
 
         def on_chunk(trained: Population, step: int, loss: jax.Array) -> None:
             screen.warn(np.asarray(trained.diverged_at))

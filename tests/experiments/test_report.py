@@ -88,7 +88,8 @@ def test_the_page_shows_everything_and_needs_nothing(tmp_path):
         ["task.name", "linear"], ["task.eigenvalues", "[1.0, 2.0]"], ["reference.name", "gradient_descent"],
         ["seeds", "10"], ["train.steps", "5000"], ["train.note", WEIRD],
     ]  # fmt: skip
-    for row in (["wall time", "71.2 s in the last process"], ["revision", "None"], ["device", "cpu"], ["jax", "0.10.2"]):
+    wall_time = ["wall time", "71.2 s in the last process"]
+    for row in (wall_time, ["revision", "None"], ["device", "cpu"], ["jax", "0.10.2"]):
         assert row in page.rows
     assert report.wall_time({"wall_seconds": 712.3, "resumed_at": 50}) == "712 s in the last process, from step 50"
     spent = {"training": 600.2, "rest": 112.1, "processes": 3, "partial": False}

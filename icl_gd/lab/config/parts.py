@@ -255,14 +255,18 @@ class Train(TrainSettings):
       parallel: over devices: "none", "jit", "pmap", or "auto", as many as divide the work.
       log_every: steps from one row of metrics to the next.
       checkpoint_every: steps from one checkpoint to the next.
+      wandb: the project of Weights & Biases that metrics are logged to as well; None logs to none.
     """
 
-    in_config: ClassVar[InConfig] = InConfig(hidden=("curriculum",), free=("parallel", "log_every", "checkpoint_every"))
+    in_config: ClassVar[InConfig] = InConfig(
+        hidden=("curriculum",), free=("parallel", "log_every", "checkpoint_every", "wandb")
+    )
     active_inputs: Stage = ()
     active_points: Stage = ()
     parallel: Annotated[str, OneOf(MODES)] = "auto"
     log_every: Size = 100
     checkpoint_every: Size = 1000
+    wandb: str | None = None
 
     def ramps(self, law: Any) -> dict[str, tuple[Any, int]]:
         """The stages of every curriculum that is asked for, with the value that it ends at."""

@@ -1,6 +1,8 @@
 """What a run shows while it goes (metrics.jsonl, TensorBoard events, progress), and the signals it hears."""
 
 import contextlib
+import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from icl_gd.lab.config.bad_input import reject
 from icl_gd.lab.config.sweeps import label as label_of
 
 SHOWN = ("training_loss", "loss_", "sensitivity_cosine_")  # on the terminal, by how names begin
@@ -87,16 +90,52 @@ def redraws() -> bool:
     return (sys.stderr.isatty() and sys.stdout.isatty()) or "ipykernel" in sys.modules
 
 
+class _Wandb:
+    """A run of Weights & Biases, by the name of what is trained; the same one when it goes on.
+
+    Args:
+      config: what is shown of the run's settings.
+    """
+
+    def __init__(self, project: str, workdir: Path, label: str, config: Mapping[str, Any]):
+        import wandb  # an extra, which takes a second to import
+
+        name = f"{workdir.name}/{label}" if label else workdir.name
+        identity = hashlib.sha256(f"{workdir.absolute()}/{label}".encode()).hexdigest()[:16]
+        self._run = wandb.init(project=project, dir=str(workdir), name=name, id=identity, resume="allow",
+                               config=dict(config))  # fmt: skip
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs values of one step; one that is there already is left alone, as the service has it."""
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def check_wandb(project: str | None) -> None:
+    """Whether Weights & Biases is there, if it is asked for.
+
+    Raises:
+      BadInput: if it is not.
+    """
+    if project is not None and importlib.util.find_spec("wandb") is None:
+        reject("train.wandb", project, "needs wandb: pip install 'icl-gd[wandb]', or leave it at None")
+
+
 class Monitor:
     """Writes metrics per step and seed, and shows progress: a bar where it can be redrawn, plain lines otherwise.
 
     Args:
       points: the fields in which combinations of a population differ; all seeds of one come before the next.
+      wandb: a project of Weights & Biases that means over seeds are logged to; None for none.
+      config: what it shows of the run's settings.
     """
 
     def __init__(
-        self, workdir: Path, steps: int, first_seed: int, label: str = "", points: Sequence[Mapping[str, Any]] = ({},)
-    ):
+        self, workdir: Path, steps: int, first_seed: int, label: str = "", points: Sequence[Mapping[str, Any]] = ({},),
+        wandb: str | None = None, config: Mapping[str, Any] = MappingProxyType({}),
+    ):  # fmt: skip
         self._prefix = f"{label}/" if label else ""
         self._steps, self._first_seed = steps, first_seed
         self._label = label or "training"
@@ -106,6 +145,7 @@ class Monitor:
         # step where one of its files goes on.
         self._events = workdir / "events" / label if label else workdir
         self._board = _Board(self._events)
+        self._wandb = None if wandb is None else _Wandb(wandb, workdir, label, config)
         self._bar = tqdm(total=steps, desc=self._label, unit="step") if redraws() else None
         self._next_line = 0
         self._points, self._warned = points, set()
@@ -129,6 +169,8 @@ class Monitor:
         self._file.write("".join(f"{line}\n" for line in lines))
         self._file.flush()
         self._board.write(step, means)
+        if self._wandb is not None:
+            self._wandb.write(step, means)
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
             self._bar.set_postfix_str(", ".join(shown))
@@ -169,6 +211,8 @@ class Monitor:
         with contextlib.ExitStack() as each:  # also when one that has no room left for its last bytes raises
             if self._bar is not None:
                 each.callback(self._bar.close)
+            if self._wandb is not None:
+                each.callback(self._wandb.close)
             each.callback(self._board.close)
             each.callback(self._file.close)
 
