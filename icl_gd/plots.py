@@ -165,7 +165,7 @@ def log_where_it_spikes(ax: Axes, curves: Iterable[Mapping[str, Sequence]]) -> A
     return ax
 
 
-def root(ax: Axes, curve: Mapping[str, Sequence[float]], of: str) -> Axes:
+def root(ax: Axes, curve: Mapping[str, Sequence], of: str) -> Axes:
     """A line that falls as one over the root, through the curve's middle."""
     x, middle = np.asarray(curve["x"], float), len(curve["x"]) // 2
     ax.plot(x, curve["mean"][middle] * (x / x[middle]) ** -0.5, ":", color="black", linewidth=0.8,

@@ -208,6 +208,32 @@ def test_a_run_sets_the_process_and_leaves_it_as_it_was_when_it_fails(tmp_path, 
     assert not (tmp_path / "mine").exists()
 
 
+def test_a_signal_that_python_ignores_is_heard_and_leaves_no_trace(monkeypatch, capsys):
+    """As in a callback of the garbage collector: what is raised there cannot go on, but the signal is known."""
+
+    class Dying:
+        def __init__(self, raised):
+            self.raised = raised
+
+        def __del__(self):
+            if self.raised is None:
+                os.kill(os.getpid(), signal.SIGINT)
+            else:
+                raise self.raised
+
+    before = sys.unraisablehook
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: seen.append(raised.exc_type))
+    with monitor.Stop() as stop:
+        Dying(None)
+        assert stop.signal == signal.SIGINT
+        assert seen == []
+        Dying(ValueError("another"))
+    assert seen == [ValueError]
+    monkeypatch.undo()
+    assert sys.unraisablehook is before
+
+
 def test_a_run_without_a_workdir_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = []

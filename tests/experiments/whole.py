@@ -138,7 +138,7 @@ def loaded(name, variant):
 
 def full_variants(name):
     tree = ast.parse((ROOT / "configs" / f"{name}.py").read_text())
-    named = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
+    named = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
     variants = ast.literal_eval(named["VARIANTS"]) if "VARIANTS" in named else ()
     return ["", *(variant for variant in variants if variant != "smoke")]
 

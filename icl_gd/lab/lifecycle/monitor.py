@@ -37,11 +37,19 @@ class Stop:
     def __enter__(self) -> "Stop":
         heard = self.SIGNALS if threading.current_thread() is threading.main_thread() else ()  # others hear none
         self._before = {number: signal.signal(number, self._hear) for number in heard}
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = self._ignored
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        sys.unraisablehook = self._hook
+
+    def _ignored(self, raised: Any) -> None:
+        """Python ignores what is raised in a callback of its garbage collector. The signal is known all the same."""
+        if not issubclass(raised.exc_type, KeyboardInterrupt):
+            self._hook(raised)
 
     def _hear(self, number: int, frame: object) -> None:
         at_once = self.saved or self.signal is not None
