@@ -1,4 +1,4 @@
-"""What the fields of a dataclass accept, written once, where they are: `check` reads it off their annotations.
+"""What fields and arguments accept, written once, where they are: `check` and `checked` read it off annotations.
 
     >>> @dataclass(frozen=True)
     ... class Ball:
@@ -20,19 +20,24 @@ no number, a float is no whole number, and no number may be nan or infinite.
 """
 
 import difflib
+import inspect
 import math
 import types
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
-from functools import cache
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from functools import cache, wraps
+from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import jax
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 LARGEST = 1e6  # of scales: moments of sixth order stay finite in float32
 Size = Annotated[int, Ge(1)]
+Count = Annotated[int, Ge(0)]
 Seed = Annotated[int, Ge(0), Le(2**31 - 1)]
 PoolSize = Annotated[int, Ge(1), Le(2**31 - 1)]
 _SAYS = {Ge: ("at least", "ge"), Gt: ("above", "gt"), Le: ("at most", "le"), Lt: ("below", "lt")}
@@ -71,6 +76,53 @@ def hints(of: type) -> dict[str, Any]:
     """The annotations of a dataclass's fields, in order, with their bounds."""
     found = get_type_hints(of, include_extras=True)
     return {field.name: found[field.name] for field in fields(of)}
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Checks the numbers, words and truths that a function is given against its annotations, as `check` does fields.
+
+        >>> @checked
+        ... def ridge(penalty: Annotated[float, Ge(0)]): ...
+        >>> ridge(-1.0)
+        Traceback (most recent call last):
+        ValueError: penalty=-1.0 must be a number of at least 0
+
+    Other arguments (arrays, functions, configs) are not looked at; of what may be traced the annotation is `Scalar`.
+    Stands below `programs.kept`, so that what is given again is not checked again.
+
+    Returns:
+      The function; it raises ValueError at the first argument that will not do, before anything of it runs.
+    """
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:  # which the function raises below, with its name
+            given = {}
+        for name, hint in scalars(function).items():
+            if name in given:
+                check_value(name, given[name], hint)
+        return function(*args, **kwargs)
+
+    call.is_checked = True  # pyright: ignore[reportAttributeAccessIssue]
+    return call
+
+
+@cache
+def scalars(function: Callable) -> dict[str, Any]:
+    """The annotations of a function's arguments that are numbers, words or truths, or arrays in place of a number."""
+    # At the first call, not before: an annotation may name what is defined further down.
+    found = get_type_hints(function, include_extras=True)
+    return {name: hint for name, hint in found.items() if name != "return" and _is_scalar(hint)}
+
+
+def _is_scalar(hint: Any) -> bool:
+    plain, its = (int, float, bool, str), kinds(hint)
+    return any(kind in plain for kind in its) and all(
+        kind in plain or kind is type(None) or _is_array(kind) for kind in its
+    )
 
 
 def _parts(hint: Any) -> tuple[Any, tuple]:

@@ -1,17 +1,23 @@
 """Layouts: how a problem becomes tokens and how the prediction is read back."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Ge
 from jaxtyping import Float
 
 from icl_gd.programs import kept
+from icl_gd.schema import Count, Size, checked
 from icl_gd.types import Array, Layout
+
+Codes = Annotated[int, Ge(2)]  # dimensions of a place's code: pairs of sine and cosine
 
 
 @kept
-def concatenated(d_input: int, d_output: int, w0: Array | np.ndarray | None = None) -> Layout:
+@checked
+def concatenated(d_input: Size, d_output: Size, w0: Array | np.ndarray | None = None) -> Layout:
     """Tokens `e_j = (x_j, y_j)` and, last, the query `(x_query, -W_0 x_query)` (von Oswald et al. eq. 5-6).
 
     Args:
@@ -39,20 +45,22 @@ def concatenated(d_input: int, d_output: int, w0: Array | np.ndarray | None = No
 
 def _rates(d_positions: int) -> Float[np.ndarray, " pair"]:
     """By how much each pair of a code's dimensions turns a place, in radians."""
-    if d_positions % 2 or d_positions < 2:
+    if d_positions % 2:
         raise ValueError(
             f"d_positions={d_positions}: codes of places are pairs of sine and cosine; give an even number"
         )
     return 10000.0 ** (-np.arange(0, d_positions, 2) / d_positions)
 
 
-def positions(n_tokens: int, d_positions: int) -> Float[np.ndarray, "t d_positions"]:
+@checked
+def positions(n_tokens: Count, d_positions: Codes) -> Float[np.ndarray, "t d_positions"]:
     """Codes of the places 0, 1, ...: sines and cosines in turn, of slower and slower rates (Vaswani et al. 2017)."""
     angles = np.arange(n_tokens)[:, None] * _rates(d_positions)
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(n_tokens, d_positions)
 
 
-def shift(d_positions: int, places: int) -> Float[np.ndarray, "d_positions d_positions"]:
+@checked
+def shift(d_positions: Codes, places: int) -> Float[np.ndarray, "d_positions d_positions"]:
     """The rotation that takes the code of every place to the code of the place `places` further on."""
     turn = np.zeros((d_positions, d_positions))
     for i, angle in enumerate(places * _rates(d_positions)):
@@ -62,7 +70,8 @@ def shift(d_positions: int, places: int) -> Float[np.ndarray, "d_positions d_pos
 
 
 @kept
-def interleaved(d_input: int, d_output: int, d_positions: int = 10, own_slots: bool = False) -> Layout:
+@checked
+def interleaved(d_input: Size, d_output: Size, d_positions: Codes = 10, own_slots: bool = False) -> Layout:
     """Separate tokens x_1, y_1, x_2, ..., x_query, each with the code of its place: 2n + 1 of them.
 
     As published by von Oswald et al. for their "standard token construction": `[x_j, p]`, `[0, ..., 0, y_j, p]` and
@@ -101,7 +110,8 @@ def interleaved(d_input: int, d_output: int, d_positions: int = 10, own_slots: b
 
 
 @kept
-def alternating(d_input: int, d_output: int) -> Layout:
+@checked
+def alternating(d_input: Size, d_output: Size) -> Layout:
     """Separate tokens `x_1`, `(y_1, 0)`, x_2, ..., x_query without places, as Garg et al. have them: 2n + 1 of them.
 
     What is narrower is filled up with zeros. Models add positions of their own, and read predictions from what they

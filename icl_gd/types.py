@@ -25,15 +25,17 @@ Conventions, stated here once:
 
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Gt
 from jaxtyping import Float
 
 Array = jax.Array
 Scalar = float | Float[Array, ""]  # a plain setting that may also be traced, as one member's of a population
+Positive = Annotated[Scalar, Gt(0)]
 Rates = Float[Array, " step"] | Float[np.ndarray, " step"] | Sequence[float | Float[Array, ""]]  # one of every step
 EXAMPLES_AT_ONCE = 16  # of a sum over the context that is written out
 

@@ -264,6 +264,8 @@ MUTATIONS = [
     Mutation("schema.py", "return len(values) > 0 and all(", "return all(", f"{SCHEMA} together"),
     Mutation("schema.py", "Gt: lambda b: value > b.gt", "Gt: lambda b: value >= b.gt", f"{SCHEMA} refused"),
     Mutation("schema.py", "Le: lambda b: value <= b.le", "Le: lambda b: value < b.le", f"{SCHEMA} bounds_and_words"),
+    Mutation("schema.py", "check_value(name, given[name], hint)", "pass", f"{SCHEMA} functions_refuse"),
+    Mutation("learners/exact.py", "@checked\ndef ridge(", "def ridge(", f"{SCHEMA} every_function"),
     Mutation("training/population.py", "np.inf if value is None", "0.0 if value is None", f"{TRAINING} unclipped"),
     Mutation("models/transformer.py", "return replace(config, **dict.fromkeys(config.varied, 0.5))", "return config",
              f"{PROGRAMS} same train"),

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from icl_gd.schema import Size, checked
 from icl_gd.types import Array, Layout, Prompt
 
 
+@checked
 def derivatives(
-    layer: Callable[[Array], Array], tokens: Float[Array, "t e"], d_content: int
+    layer: Callable[[Array], Array], tokens: Float[Array, "t e"], d_content: Size
 ) -> Float[Array, "t-1 t d_content"]:
     """`d/d token_j  sum_r layer(tokens)[k, r]` of every context token k, by the content of token_j and not its place.
 
@@ -30,6 +32,7 @@ class DerivativeNorms(NamedTuple):
     others: Array  # to one other token
 
 
+@checked
 def derivative_norms(derivatives: Float[Array, "prompt k t d_content"], faithful: bool = False) -> DerivativeNorms:
     """Norms of the derivatives of a layer's outputs, of a batch of prompts.
 

@@ -9,16 +9,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from icl_gd.schema import Count, Size, checked
 from icl_gd.types import Array, Predictor, Prompt
 
 
-def context_spectrum(residual: Float[Array, "depth t e"], d_input: int) -> Float[Array, "depth d"]:
+@checked
+def context_spectrum(residual: Float[Array, "depth t e"], d_input: Size) -> Float[Array, "depth d"]:
     """Eigenvalues of S before the first layer and after each, in growing order."""
     x = residual[:, :-1, :d_input]
     return jnp.linalg.eigvalsh(jnp.einsum("lna,lnb->lab", x, x) / x.shape[1])
 
 
-def condition_numbers(spectrum: Float[Array, "*batch d"], rank: int) -> Float[Array, "*batch"]:
+@checked
+def condition_numbers(spectrum: Float[Array, "*batch d"], rank: Size) -> Float[Array, "*batch"]:
     """Largest over smallest of the `rank` largest eigenvalues; a context of n < d examples has no more than n."""
     return spectrum[..., -1] / spectrum[..., -rank]
 
@@ -35,15 +38,21 @@ class InputTransform(NamedTuple):
         return -self.coefficients[:, 1]
 
 
+@checked
 def input_transform(
-    residuals: Float[Array, "prompt depth t e"], d_input: int, degree: int = 1, identity: bool = True
+    residuals: Float[Array, "prompt depth t e"], d_input: Size, degree: Count = 1, identity: bool = True
 ) -> InputTransform:
     """Fits `x' = sum_k c_k S^k x` to each layer, one set of coefficients for all tokens and prompts.
 
     Args:
       degree: the highest power of S.
       identity: whether c_0 is held at one, as in GD++; it is fitted otherwise.
+
+    Raises:
+      ValueError: if nothing is left to fit.
     """
+    if identity and not degree:
+        raise ValueError("degree=0 with identity=True leaves nothing to fit: the degree must be at least 1")
     x = residuals[..., :d_input]
     before, after = x[:, :-1], x[:, 1:]
     s = jnp.einsum("plna,plnb->plab", before[:, :, :-1], before[:, :, :-1]) / (x.shape[2] - 1)

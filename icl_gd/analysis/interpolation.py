@@ -1,10 +1,12 @@
 """Between trained and constructed weights (von Oswald et al., Figure 2 "interpolated")."""
 
 from icl_gd.analysis.weights import match_scale
-from icl_gd.types import Array, Circuits
+from icl_gd.schema import checked
+from icl_gd.types import Circuits, Scalar
 
 
-def interpolate(circuits: Circuits, reference: Circuits, t: float | Array = 0.5) -> Circuits:
+@checked
+def interpolate(circuits: Circuits, reference: Circuits, t: Scalar = 0.5) -> Circuits:
     """`(1 - t)` of the circuits, their scale matched to the reference, and `t` of the reference.
 
     Raises:

@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from icl_gd.schema import Size, checked
 from icl_gd.types import Array, PrefixPredictor, PrefixPrompt
 
 PROMPTS_AT_ONCE = 8  # they stay in cache, and no prompt waits for the slowest of all
 
 
+@checked
 def prefix_predictions(
-    predictor: PrefixPredictor, prompts: PrefixPrompt, in_order: bool, at_once: int = PROMPTS_AT_ONCE
+    predictor: PrefixPredictor, prompts: PrefixPrompt, in_order: bool, at_once: Size = PROMPTS_AT_ONCE
 ) -> Float[Array, "... prompt n m"]:
     """What is predicted for the k-th query of every prompt after its first k examples.
 
@@ -33,19 +35,21 @@ def prefix_predictions(
     return jnp.moveaxis(found, 0, -3)
 
 
+@checked
 def prefix_errors(
     predictor: PrefixPredictor,
     prompts: PrefixPrompt,
     in_order: bool,
-    at_once: int = PROMPTS_AT_ONCE,
+    at_once: Size = PROMPTS_AT_ONCE,
     are_classes: bool = False,
 ) -> Float[Array, "... prompt n"]:
     """`errors_of` what `prefix_predictions` gives."""
     return errors_of(prefix_predictions(predictor, prompts, in_order, at_once), prompts.y_query, are_classes)
 
 
+@checked
 def prefix_responses(
-    predictor: PrefixPredictor, prompts: PrefixPrompt, at_once: int = PROMPTS_AT_ONCE
+    predictor: PrefixPredictor, prompts: PrefixPrompt, at_once: Size = PROMPTS_AT_ONCE
 ) -> tuple[Float[Array, "prompt n m"], Float[Array, "prompt n m d"]]:
     """Predictions for the k-th query after the first k examples, and how they change with it, `d y_hat / d x_query`.
 
@@ -70,6 +74,7 @@ def _asked(predictor: PrefixPredictor, prompt: PrefixPrompt, k: Array, x_query: 
     return jnp.take(predictor(jnp.where(here, x_query, prompt.x), prompt.y), k, axis=-2)
 
 
+@checked
 def errors_of(
     y_hat: Float[Array, "... m"], y_query: Float[Array, "... m"], are_classes: bool = False
 ) -> Float[Array, "..."]:

@@ -2,20 +2,24 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Gt, Lt
 from jax.tree_util import Partial
 from jaxtyping import Float
 
 from icl_gd.programs import as_partial, brief, held, kept
+from icl_gd.schema import Size, checked
 from icl_gd.tasks import draw_prompts
 from icl_gd.types import Array, Predictor, Prompt, batched
 
 MEMBERS_AT_ONCE = 16
 CHUNK = 8192  # prompts
+
+Level = Annotated[float, Gt(0), Lt(1)]
 
 
 class Risk(NamedTuple):
@@ -89,7 +93,8 @@ def _program(measure: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(measure)
 
 
-def bootstrap_interval(values: Array, key: Array, level: float = 0.9, resamples: int = 1000) -> Interval:
+@checked
+def bootstrap_interval(values: Array, key: Array, level: Level = 0.9, resamples: Size = 1000) -> Interval:
     """Mean over prompts of `values [prompt *more]` with its percentile-bootstrap interval (Efron 1979).
 
     Resamples prompts, one sample at a time, so memory stays at one copy of the values.
@@ -97,8 +102,6 @@ def bootstrap_interval(values: Array, key: Array, level: float = 0.9, resamples:
     Raises:
       ValueError: if the level is not between 0 and 1.
     """
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level={level} must be between 0 and 1")
     means = np.asarray(_resampled_means(values, key, resamples), np.float64)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return Interval(np.asarray(values, np.float64).mean(0), low, high)
@@ -111,7 +114,8 @@ def _resampled_means(values: Array, key: Array, resamples: int) -> Array:
     return jax.lax.map(resampled, jax.random.split(key, resamples))
 
 
-def risk(predictor: Predictor, prompts: Prompt, key: Array, level: float = 0.9) -> Interval:
+@checked
+def risk(predictor: Predictor, prompts: Prompt, key: Array, level: Level = 0.9) -> Interval:
     """Risk of a Predictor on a batch of prompts, with bootstrap interval."""
     return bootstrap_interval(losses(predictor, prompts), key, level)
 
@@ -134,8 +138,9 @@ def member_losses(predictors: Predictor, prompts: Prompt) -> Array:
 Losses = Callable[[Prompt], Mapping[str, Array]]
 
 
+@checked
 def streamed_risks(
-    losses: Losses, sample: Callable[[Array], Prompt], key: Array, n_prompts: int, chunk: int = CHUNK
+    losses: Losses, sample: Callable[[Array], Prompt], key: Array, n_prompts: Size, chunk: Size = CHUNK
 ) -> dict[str, Risk]:
     """Risks on many prompts, drawn and forgotten chunk by chunk: the same prompts for all.
 
@@ -151,12 +156,13 @@ def _alone(sample: Callable[[Array], Prompt], key: Array) -> tuple[Prompt]:
     return (sample(key),)
 
 
+@checked
 def streamed_risks_under(
     losses: Sequence[Losses],
     sample: Callable[[Array], tuple[Prompt, ...]],
     key: Array,
-    n_prompts: int,
-    chunk: int = CHUNK,
+    n_prompts: Size,
+    chunk: Size = CHUNK,
 ) -> list[dict[str, Risk]]:
     """As `streamed_risks`, under each of several conditions.
 
@@ -175,12 +181,13 @@ def _risk(parts: Sequence[tuple[np.ndarray, np.ndarray]], drawn: int) -> Risk:
         return Risk(mean, np.sqrt(np.maximum(square - mean**2, 0.0) / drawn))
 
 
+@checked
 def sampled_losses(
     losses: Sequence[Losses],
     sample: Callable[[Array], tuple[Prompt, ...]],
     key: Array,
-    n_prompts: int,
-    chunk: int = CHUNK,
+    n_prompts: Size,
+    chunk: Size = CHUNK,
 ) -> list[dict[str, np.ndarray]]:
     """Every loss `[... prompt]` that `streamed_risks_under` takes the mean of, on the same prompts."""
     parts = list(zip(*_in_chunks(_call, losses, sample, key, n_prompts, chunk), strict=True))

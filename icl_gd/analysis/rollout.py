@@ -2,10 +2,12 @@
 
 import jax.numpy as jnp
 
-from icl_gd.types import Circuits
+from icl_gd.schema import Size, checked
+from icl_gd.types import Circuits, Scalar
 
 
-def roll_out(circuits: Circuits, d_input: int, n_iterations: int, damping: float = 1.0) -> Circuits:
+@checked
+def roll_out(circuits: Circuits, d_input: Size, n_iterations: Size, damping: Scalar = 1.0) -> Circuits:
     """The stack that applies a one-layer model `n_iterations` times, writing `damping` times its update of y slots.
 
     Only y slots are written, as gradient descent would: x slots stay the inputs. Against it stands gradient

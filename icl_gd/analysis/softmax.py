@@ -15,22 +15,26 @@ difference has no second order if the W_KQ are opposite too. QED
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from icl_gd.schema import Size, checked
 from icl_gd.types import Array, Circuits
 
 
-def first_order(circuits: Circuits, d_head: int, n_context: int) -> Circuits:
+@checked
+def first_order(circuits: Circuits, d_head: Size, n_context: Size) -> Circuits:
     """The linear layer that softmax heads are to first order, on contexts of mean zero."""
     return Circuits(circuits.W_KQ, circuits.W_PV / (n_context * d_head**0.5))
 
 
-def mean_share(circuits: Circuits, d_input: int) -> Float[Array, " layer"]:
+@checked
+def mean_share(circuits: Circuits, d_input: Size) -> Float[Array, " layer"]:
     """What is left of the mean pattern's part in the y rows when heads are summed: 1 for one head, 0 if they cancel."""
     rows = circuits.W_PV[:, :, d_input:]
     norm = lambda of: jnp.sqrt(jnp.sum(of**2, axis=(-2, -1)))
     return norm(rows.sum(1)) / norm(rows).sum(1)
 
 
-def without_common(circuits: Circuits, d_input: int) -> Circuits:
+@checked
+def without_common(circuits: Circuits, d_input: Size) -> Circuits:
     """The W_KQ of least norm with the same products W_PV[y, y] W_KQ: what is free to first order is taken away.
 
     With B `[m m, head]` the y to y entries of W_PV, the products are B W_KQ, and the least W_KQ of those products is

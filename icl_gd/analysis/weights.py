@@ -12,10 +12,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from icl_gd.schema import Size, checked
 from icl_gd.types import Array, Circuits
 
 
-def canonical_form(circuits: Circuits, d_input: int, w0: Float[Array, "m d"] | None = None) -> Float[Array, "m e e d"]:
+@checked
+def canonical_form(circuits: Circuits, d_input: Size, w0: Float[Array, "m d"] | None = None) -> Float[Array, "m e e d"]:
     """The canonical form T of a one-layer model.
 
     Args:
@@ -33,7 +35,8 @@ def canonical_form(circuits: Circuits, d_input: int, w0: Float[Array, "m d"] | N
     return 0.5 * (tensor + tensor.swapaxes(1, 2))
 
 
-def gauge_distance(circuits: Circuits, reference: Circuits, d_input: int) -> Array:
+@checked
+def gauge_distance(circuits: Circuits, reference: Circuits, d_input: Size) -> Array:
     """`|T - T_ref| / |T_ref|` (Frobenius) between two one-layer models: zero for the same function."""
     ours, theirs = canonical_form(circuits, d_input), canonical_form(reference, d_input)
     return jnp.linalg.norm((ours - theirs).ravel()) / jnp.linalg.norm(theirs.ravel())
@@ -45,7 +48,8 @@ def _only_layer(circuits: Circuits) -> tuple[Float[Array, "head e e"], Float[Arr
     return circuits.W_KQ[0], circuits.W_PV[0]
 
 
-def effective_preconditioner(circuits: Circuits, d_input: int, n_context: int) -> Float[Array, "m d d"]:
+@checked
+def effective_preconditioner(circuits: Circuits, d_input: Size, n_context: Size) -> Float[Array, "m d d"]:
     """The matrix A in `y_hat_r = x_q^T A_r^T (1/n) sum_i y_ir x_i`: what a layer makes of the labels.
 
     The (y, x) and (x, y) entries of the symmetric G both hold sum_i y_i x_i, hence the factor two; the sign is the
@@ -71,7 +75,8 @@ class Routes(NamedTuple):
     label_squared: Array  # W_PV[y, y] W_KQ[y, x]: labels only
 
 
-def routes(circuits: Circuits, d_input: int) -> Routes:
+@checked
+def routes(circuits: Circuits, d_input: Size) -> Routes:
     """On which ways the weights of a one-layer model read the context, as shares of their squared Frobenius norms.
 
     sum_i y_i x_i stands twice in G, so there are two ways to it: the direct one can be any matrix, the exchanged one

@@ -40,10 +40,12 @@ import numpy as np
 
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.transformer import Params
-from icl_gd.types import Array, Scalar
+from icl_gd.schema import Count, Size, checked
+from icl_gd.types import Array, Positive
 
 
-def copying_config(d_input: int, d_output: int, d_positions: int, n_steps: int = 1) -> TransformerConfig:
+@checked
+def copying_config(d_input: Size, d_output: Size, d_positions: Size, n_steps: Count = 1) -> TransformerConfig:
     """The smallest Transformer that holds the copying layer and `n_steps` steps of gradient descent."""
     return TransformerConfig(
         d_token=d_input + 2 * d_output + d_positions, n_layers=1 + n_steps,
@@ -51,13 +53,14 @@ def copying_config(d_input: int, d_output: int, d_positions: int, n_steps: int =
     )  # fmt: skip
 
 
+@checked
 def copying_weights(
     config: TransformerConfig,
-    d_input: int,
-    n_context: int,
+    d_input: Size,
+    n_context: Size,
     step_sizes: Sequence[float] | np.ndarray,
     next_place: Array | np.ndarray,
-    scale: Scalar,
+    scale: Positive,
     preconditioner: Array | np.ndarray | None = None,
 ) -> Params:
     """Parameters for `config` whose first layer copies and whose others are gradient steps; one head writes.

@@ -20,11 +20,13 @@ import jax.numpy as jnp
 from icl_gd.constructions.gradient_descent import gradient_descent_weights
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.transformer import Params
+from icl_gd.schema import Size, checked
 from icl_gd.types import Rates, Scalar
 
 
+@checked
 def gd_plus_plus_weights(
-    config: TransformerConfig, d_input: int, n_context: int, step_sizes: Rates, gammas: Rates
+    config: TransformerConfig, d_input: Size, n_context: Size, step_sizes: Rates, gammas: Rates
 ) -> Params:
     """Parameters for `config` whose layer l is the l-th step of GD++ from zero.
 

@@ -30,18 +30,21 @@ import numpy as np
 
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.transformer import Params
+from icl_gd.schema import Size, checked
 from icl_gd.types import Array, Rates, Scalar
 
 
-def gradient_descent_config(d_input: int, d_output: int, n_steps: int, shared: bool = False) -> TransformerConfig:
+@checked
+def gradient_descent_config(d_input: Size, d_output: Size, n_steps: Size, shared: bool = False) -> TransformerConfig:
     """The smallest Transformer that holds `n_steps` steps of gradient descent."""
     return TransformerConfig(d_token=d_input + d_output, n_layers=n_steps, shared=shared)
 
 
+@checked
 def gradient_descent_weights(
     config: TransformerConfig,
-    d_input: int,
-    n_context: int,
+    d_input: Size,
+    n_context: Size,
     step_sizes: Rates,
     w0: Array | np.ndarray | None = None,
     preconditioner: Array | np.ndarray | None = None,

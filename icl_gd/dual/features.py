@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float
 
 from icl_gd.dual.kernel import Dual
-from icl_gd.types import Array
+from icl_gd.schema import Size, checked
+from icl_gd.types import Array, Positive
 
 FeatureMap = Callable[[Array], Array]  # [... d_head] -> [... m]
 
@@ -22,7 +22,8 @@ def identity(z: Array) -> Array:
     return z
 
 
-def positive_features(key: Array, d: int, m: int, hyperbolic: bool = False, orthogonal: bool = False) -> FeatureMap:
+@checked
+def positive_features(key: Array, d: Size, m: Size, hyperbolic: bool = False, orthogonal: bool = False) -> FeatureMap:
     """m features of vectors `[... d]`, for the kernel `exp(a^T b)`.
 
     With directions w of independent standard normal entries, `exp(w^T z - |z|^2/2) / sqrt(m)`: by the moment generating
@@ -35,8 +36,8 @@ def positive_features(key: Array, d: int, m: int, hyperbolic: bool = False, orth
     Raises:
       ValueError: of m=0, or of hyperbolic features whose number is odd.
     """
-    if not isinstance(m, int | np.integer) or m < 1 or (hyperbolic and m % 2):
-        raise ValueError(f"m={m}: the number of features must be whole and at least 1{', and even' * hyperbolic}")
+    if hyperbolic and m % 2:
+        raise ValueError(f"m={m}: the number of hyperbolic features must be even")
     n = m // 2 if hyperbolic else m
     key_directions, key_lengths = jax.random.split(key)
     if orthogonal:
@@ -63,14 +64,16 @@ def start(dual: Dual, features: FeatureMap) -> Float[Array, "d_head m"]:
     return jnp.einsum("t,tv,tm->vm", others, dual.values, features(dual.keys)) / divisor(dual, features)
 
 
-def loss(dual: Dual, features: FeatureMap, weights: Float[Array, "d_head m"], step_size: float = 1.0) -> Array:
+@checked
+def loss(dual: Dual, features: FeatureMap, weights: Float[Array, "d_head m"], step_size: Positive = 1.0) -> Array:
     """The dual model's loss, `-1/(step_size D) sum_i v_i^T W phi(k_i) + alpha/(2 step_size) |W|^2`."""
     per_pair = jnp.einsum("tv,vm,tm->t", dual.values, weights, features(dual.keys))
     pairs = jnp.sum(jnp.where(dual.is_demonstration, per_pair, 0.0)) / divisor(dual, features)
     return (0.5 * dual.alpha * jnp.sum(weights**2) - pairs) / step_size
 
 
-def step(dual: Dual, features: FeatureMap, step_size: float = 1.0) -> Float[Array, "d_head m"]:
+@checked
+def step(dual: Dual, features: FeatureMap, step_size: Positive = 1.0) -> Float[Array, "d_head m"]:
     """W_1: the weights after one step of gradient descent on the loss."""
     weights = start(dual, features)
     return weights - step_size * jax.grad(loss, argnums=2)(dual, features, weights, step_size)

@@ -6,7 +6,7 @@ where Ren & Liu have the mask of a ReLU, the deviation of LayerNorm, and the ent
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,15 @@ from icl_gd.dual.kernel import KERNELS, Dual
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.modifications import demonstrations, negative_samples
 from icl_gd.models.transformer import LAYER_NORM_EPSILON, Params, apply
+from icl_gd.schema import Count, OneOf, checked
 from icl_gd.types import Array
 
+Kernel = Annotated[str, OneOf(KERNELS)]
 
+
+@checked
 def dual_of(
-    config: TransformerConfig, params: Params, layer: int, head: int = 0, kernel: str = "softmax"
+    config: TransformerConfig, params: Params, layer: Count, head: Count = 0, kernel: Kernel = "softmax"
 ) -> Callable[..., Dual]:
     """The dual model of a head, as a function `(tokens [t e], reading=-1) -> Dual` of a prompt and of who reads.
 
@@ -37,8 +41,6 @@ def dual_of(
       ValueError: if there is no such layer or head, the layer is of another kind, or parameters do not fit the model;
         by the function, if tokens do not, or there is no such token.
     """
-    if kernel not in KERNELS:
-        raise ValueError(f"kernel={kernel!r} is unknown; choose from {', '.join(KERNELS)}")
     _check_model(config, params, layer)
     _check_place("head", head, config.n_heads)
     if config.kinds[layer] != kernel:
@@ -79,8 +81,9 @@ class Block(NamedTuple):
         return jnp.einsum("hek,hk->e", self.writes, outputs) + self.rest
 
 
+@checked
 def block_of(
-    config: TransformerConfig, params: Params, layer: int, tokens: Float[Array, "t e"], reading: int = -1
+    config: TransformerConfig, params: Params, layer: Count, tokens: Float[Array, "t e"], reading: int = -1
 ) -> Block:
     """What follows the heads of a layer, at the token that reads: `W_2 M W_1` of the perceptron and all beside it.
 
@@ -118,8 +121,8 @@ def block_of(
 
 
 def _check_place(name: str, value: int, count: int) -> None:
-    if not isinstance(value, int | np.integer) or not 0 <= value < count:
-        raise ValueError(f"{name}={value!r}: the model has {count}, numbered from 0")
+    if value >= count:
+        raise ValueError(f"{name}={value}: the model has {count}, numbered from 0")
 
 
 def _check_model(config: TransformerConfig, params: Params, layer: int) -> None:

@@ -27,15 +27,20 @@ import yaml
 
 from icl_gd.interop.pretrained import Pretrained, check
 from icl_gd.models import gpt2_config
+from icl_gd.paths import local
+from icl_gd.schema import Size, checked
 
 UNREAD = re.compile(r"_backbone\.(wte\.weight|h\.\d+\.attn\.(bias|masked_bias))$")
+FIRST = "_read_in.weight"
 
 
-def from_garg(path: str | Path, n_heads: int | None = None) -> Pretrained:
-    """A published checkpoint as a model of ours.
+@checked
+def from_garg(path: str | Path, n_heads: Size | None = None) -> Pretrained:
+    """A published checkpoint as a model of ours, also of a network in `DataParallel`, `torch.compile` or both.
 
     Args:
-      path: of a run's directory, whose state.pt is read, or of a file: state.pt, or a model_STEP.pt.
+      path: of a run's directory, whose state.pt is read, or of a file: state.pt, or a model_STEP.pt; `~` is the home
+        directory.
       n_heads: which no weight tells; read from the config.yaml beside the file when left out.
 
     Raises:
@@ -43,7 +48,7 @@ def from_garg(path: str | Path, n_heads: int | None = None) -> Pretrained:
       ModuleNotFoundError: without PyTorch.
       ValueError: if it is no such checkpoint, holds more than weights, or the number of heads is not known.
     """
-    path = Path(path)
+    path = local(path)
     file = path / "state.pt" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not there; give a run's directory with state.pt, or a model_STEP.pt")
@@ -52,12 +57,16 @@ def from_garg(path: str | Path, n_heads: int | None = None) -> Pretrained:
     return of_state(_weights(file), n_heads)
 
 
-def of_state(state: Mapping[str, Any], n_heads: int) -> Pretrained:
+@checked
+def of_state(state: Mapping[str, Any], n_heads: Size) -> Pretrained:
     """The model of a published state dict, by arrays.
+
+    A prefix that all names have is taken off: `DataParallel` puts "module." there, `torch.compile` "_orig_mod.".
 
     Raises:
       ValueError: if names or shapes are not those of such a model.
     """
+    state = _without_prefix(state)
     left = {name: np.asarray(value) for name, value in state.items() if not UNREAD.match(name)}
 
     def take(name: str) -> np.ndarray:
@@ -68,10 +77,10 @@ def of_state(state: Mapping[str, Any], n_heads: int) -> Pretrained:
     def norm(name: str) -> dict[str, np.ndarray]:
         return {"scale": take(f"{name}.weight"), "bias": take(f"{name}.bias")}
 
-    w_e = take("_read_in.weight")
+    w_e = take(FIRST)
     e, d = w_e.shape
     layers = sum(name.endswith("ln_1.weight") for name in left)
-    if n_heads < 1 or e % n_heads:
+    if e % n_heads:
         raise ValueError(f"n_heads={n_heads} does not divide the width {e}")
     heads = lambda matrix: np.moveaxis(matrix.reshape(e, n_heads, -1), 0, 2)  # [in, head d_head] -> [head d_head in]
     params: dict[str, Any] = {"embedding": {"W_E": w_e, "b_E": take("_read_in.bias")}}
@@ -97,6 +106,15 @@ def of_state(state: Mapping[str, Any], n_heads: int) -> Pretrained:
     found = Pretrained(config, jax.tree.map(jnp.asarray, params), "alternating", d)
     check(found)
     return found
+
+
+def _without_prefix(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same by the names of the published network, where all begin with the modules that were put around it."""
+    around = {name.removesuffix(FIRST) for name in state if name.endswith(f".{FIRST}")}
+    prefix = around.pop() if len(around) == 1 else ""
+    if not all(name.startswith(prefix) for name in state):
+        return state
+    return {name.removeprefix(prefix): value for name, value in state.items()}
 
 
 def _heads_of(config: Path) -> int:

@@ -15,6 +15,7 @@ from icl_gd import models
 from icl_gd.migrations import PRETRAINED, migrated, newest_of
 from icl_gd.models import TransformerConfig
 from icl_gd.models.transformer import Params
+from icl_gd.paths import local
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training.checkpoint import by_name, flatten, nested, tuples
 from icl_gd.types import Layout, Predictor, PrefixPredictor
@@ -52,8 +53,15 @@ class Pretrained:
         return models.prefix_predictor(self.config, self.params, self.tokens)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Writes model.safetensors, then config.json, each whole or not at all; leaves are named by dotted paths."""
-        directory = Path(directory)
+        """Writes model.safetensors, then config.json, each whole or not at all; leaves are named by dotted paths.
+
+        Args:
+          directory: made where it is missing; `~` is the home directory.
+
+        Raises:
+          ValueError: of the address of an object store.
+        """
+        directory = local(directory, "directory")
         directory.mkdir(parents=True, exist_ok=True)
         leaves = {name: np.asarray(leaf, order="C") for name, leaf in flatten(self.params).items()}
         about = {"format": newest_of(PRETRAINED), "model": asdict(self.config), "layout": self.layout,
@@ -69,11 +77,15 @@ class Pretrained:
 def from_pretrained(directory: str | Path) -> Pretrained:
     """The model that `save_pretrained` wrote.
 
+    Args:
+      directory: that it was written to; `~` is the home directory.
+
     Raises:
       FileNotFoundError: if it is not there.
-      ValueError: if the files are not whole, or weights and config are not of one model.
+      ValueError: if the files are not whole, or weights and config are not of one model; of the address of an object
+        store.
     """
-    directory = Path(directory)
+    directory = local(directory, "directory")
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
             raise FileNotFoundError(f"{directory} has no {name}; save_pretrained writes it")

@@ -2,7 +2,8 @@
 
 They are a mapping from module names to arrays, as Haiku keeps them: `{"transformer/multi_head_attention/query":
 {"w": [e, head * d_head]}, ...}`, matrices acting from the right on rows, heads side by side. Arrays may be numpy's or
-JAX's, or lie in an .npz file under `module/leaf`; nothing is unpickled.
+JAX's, or lie in an .npz file under `module/leaf`; nothing is unpickled. The arrays of several members, as a `vmap` over
+seeds leaves them, have one axis more, the first of each.
 
 | module below the network's own name                        | here                                |
 |------------------------------------------------------------|-------------------------------------|
@@ -15,19 +16,26 @@ JAX's, or lie in an .npz file under `module/leaf`; nothing is unpickled.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Ge, Le
 
 from icl_gd.models import TransformerConfig
+from icl_gd.models.config import MOST_LAYERS
 from icl_gd.models.transformer import Params
+from icl_gd.paths import local
+from icl_gd.schema import Size, checked
 
 Modules = Mapping[str, Mapping[str, Any]]
 SHARED, SEPARATE = "multi_head_attention", "~trans_block/layer_"
 # What of the published network is not here, by what is in the names of its modules.
 UNKNOWN = {"/mlp": "dense layers after attention", "token_vocab": "a vocabulary", "l_norm_1": "dense layers' LayerNorm"}
+AXES = {"w": 2, "b": 1, "scale": 1, "offset": 1}  # of the arrays of one member
+NPY = b"\x93NUMPY"  # what an .npy file begins with
+ZIP = b"PK"  # and an .npz file
 
 
 class _Reader:
@@ -54,7 +62,8 @@ class _Reader:
             raise ValueError(f"{name} is missing; there are {', '.join(sorted(self._left))}")
         value = self._left.pop(name)
         if len(value.shape) != len(shape) or any(n not in (None, m) for n, m in zip(shape, value.shape, strict=True)):
-            raise ValueError(f"{name} has shape {value.shape}, expected {shape}")
+            expected = f"{shape}, where None is any size, or the same axis of members before that of every array"
+            raise ValueError(f"{name} has shape {value.shape}, expected {expected}")
         return value
 
     def finish(self) -> None:
@@ -65,11 +74,12 @@ class _Reader:
             raise ValueError(f"{', '.join(sorted(self._left))} cannot be read: {why}")
 
 
+@checked
 def from_published(
     params: Modules | str | Path,
     *,
-    n_layers: int | None = None,
-    n_heads: int = 1,
+    n_layers: Annotated[int, Ge(1), Le(MOST_LAYERS)] | None = None,
+    n_heads: Size = 1,
     attention: str | tuple[str, ...] = "linear",
     clip: float | None = None,
     normalised: bool = False,
@@ -82,29 +92,45 @@ def from_published(
     modules; what leaves no trace there is said by arguments, with the published switch's name where it differs.
 
     Args:
-      params: the mapping, or the path of an .npz file whose names are `module/leaf`.
+      params: the mapping, or the path (`~` is the home directory) of an .npz file whose names are `module/leaf`; of one
+        member, or of several, on a leading axis of every array.
       n_layers: of a recurrent network (`num_layers`; one when left out); separate layers are counted.
       n_heads: `num_heads`.
       attention: "softmax" for `use_softmax`, ("softmax", "linear", ...) for `first_layer_sm`; mixes are found.
-      clip: of activations; None where it was 0.
+      clip: of activations; None, or 0 as published, is no clip.
       normalised: `sum_norm`.
       y_update, dampening: layers wrote the y slot only, and this share of their update; both are folded into P.
 
+    Returns:
+      The config, and parameters of one member, or of several on a leading axis of every leaf, as `Pretrained` has them.
+
     Raises:
-      ValueError: if the parameters are not those of such a network, or have parts that there are none of here: biases
-        of attention, dense layers, a linear map of the output, a vocabulary.
+      FileNotFoundError: if there is no such file.
+      ValueError: if the parameters are not those of such a network, are pickled, or have parts that there are none of
+        here: biases of attention, dense layers, a linear map of the output, a vocabulary; or if an argument is none.
     """
-    reader = _Reader(_from_npz(params) if isinstance(params, str | Path) else params)
+    if clip is not None and clip < 0:
+        raise ValueError(f"clip={clip} must be a number above 0; None (or 0, as published) switches it off")
+    clip = clip or None
+    modules = _modules(params)
+    if members := _members(modules):
+        switches: dict[str, Any] = {
+            "n_layers": n_layers, "n_heads": n_heads, "attention": attention, "clip": clip, "normalised": normalised,
+            "y_update": y_update, "dampening": dampening,
+        }  # fmt: skip
+        (config, *_), each = zip(*(from_published(member, **switches) for member in members), strict=True)
+        return config, jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *each)
+    reader = _Reader(modules)
     shared = f"{SHARED}/query" in reader
     layers = next(layer for layer in range(10**6) if f"{SEPARATE}{layer}/query" not in reader)
     if not shared and n_layers not in (None, layers or None):
         raise ValueError(f"n_layers={n_layers}, and there are {layers} separate layers")
-    modules = [SHARED] if shared else [f"{SEPARATE}{layer}" for layer in range(max(layers, 1))]
+    names = [SHARED] if shared else [f"{SEPARATE}{layer}" for layer in range(max(layers, 1))]
     layers = (n_layers or 1) if shared else max(layers, 1)
     embedding = _embedding(reader)
     kinds = list((attention,) * layers if isinstance(attention, str) else attention)
     blocks, norms = {}, set()
-    for layer, module in enumerate(modules):
+    for layer, module in enumerate(names):
         block: dict[str, Any] = {"attention": _attention(reader, module, n_heads, y_update, dampening)}
         if f"{module}/non_lin_mix" in reader:
             block["attention"]["mix"] = reader.take(f"{module}/non_lin_mix", "w", 1, 1).reshape(1, 1, 1)
@@ -116,8 +142,8 @@ def from_published(
             norms.add(layer)
         blocks[f"block_{layer}"] = block
     reader.finish()
-    if norms and norms != set(range(0 if shared else 1, len(modules))):
-        raise ValueError(f"LayerNorm of layers {sorted(norms)} only, of {len(modules)}")
+    if norms and norms != set(range(0 if shared else 1, len(names))):
+        raise ValueError(f"LayerNorm of layers {sorted(norms)} only, of {len(names)}")
     width, d_head = blocks["block_0"]["attention"]["W_K"].shape[2:0:-1]
     config = TransformerConfig(
         d_token=embedding["W_E"].shape[1] if "W_E" in embedding else width, n_layers=layers, n_heads=n_heads,
@@ -179,10 +205,60 @@ def _embedding(reader: _Reader) -> dict[str, Any]:
     return found
 
 
-def _from_npz(path: str | Path) -> Modules:
+def _modules(params: Any) -> Modules:
+    """The arrays of every module, of a mapping or a file."""
+    if isinstance(params, str | Path):
+        return _from_npz(local(params, "params"))
+    if not isinstance(params, Mapping) or not all(isinstance(of, Mapping) for of in params.values()):
+        raise ValueError(
+            f"params of type {type(params).__name__} must be a mapping of modules to mappings of arrays, or the path "
+            "of an .npz file; stack a list of members first: "
+            "jax.tree.map(lambda *leaves: numpy.stack(leaves), *params)"
+        )
+    return params
+
+
+def _members(modules: Modules) -> list[Modules]:
+    """The modules of each member, where every array has one axis more than those of one, and all of one size."""
+    arrays = {module: {leaf: np.asarray(value) for leaf, value in of.items()} for module, of in modules.items()}
+    before = {
+        value.shape[: max(value.ndim - AXES.get(leaf, value.ndim), 0)]
+        for of in arrays.values() for leaf, value in of.items()
+    }  # fmt: skip
+    if len(before) != 1 or len(axes := before.pop()) != 1:
+        return []
+    return [{m: {leaf: value[i] for leaf, value in of.items()} for m, of in arrays.items()} for i in range(axes[0])]
+
+
+def _from_npz(path: Path) -> Modules:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file; give the path of an .npz file whose names are module/leaf")
+    with path.open("rb") as file:
+        start = file.read(len(NPY))
+    if not start.startswith(ZIP):
+        raise ValueError(_pickled(path, ".item()" if start == NPY else ""))
     modules: dict[str, dict[str, Any]] = {}
     with np.load(path, allow_pickle=False) as arrays:
         for name in arrays.files:
+            try:
+                value = arrays[name]
+            except ValueError as error:  # an array of objects: all parameters, or those of a module
+                one = f"[{name!r}].item()" if len(arrays.files) == 1 and "/" not in name else ".items()"
+                raise ValueError(_pickled(path, one)) from error
             module, _, leaf = name.rpartition("/")
-            modules.setdefault(module, {})[leaf] = arrays[name]
+            modules.setdefault(module, {})[leaf] = value
     return modules
+
+
+def _pickled(path: Path, of: str) -> str:
+    """What is said of a file that only unpickling reads; `of` finds the parameters in what is loaded."""
+    load = f"np.load({str(path)!r}, allow_pickle=True){of}"
+    found = f"{{module: leaves.item() for module, leaves in {load}}}" if of == ".items()" else load
+    names = 'f"{module}/{leaf}": value for module, leaves in params.items() for leaf, value in leaves.items()'
+    return (
+        f"{path} is no .npz file of plain arrays, and nothing is unpickled here; where you trust the file, these three "
+        "lines of Python write one, whose path is then given:\n"
+        "import numpy as np\n"
+        f"params = {found}\n"
+        f"np.savez({str(path.with_name(f'{path.stem}_arrays.npz'))!r}, **{{{names}}})"
+    )

@@ -12,6 +12,7 @@ from icl_gd.lab.lifecycle.devices import check_device, check_placement, check_sy
 from icl_gd.lab.lifecycle.monitor import Stop, check_wandb
 from icl_gd.lab.lifecycle.workdirs import check_workdir, held
 from icl_gd.lab.pipeline import carry_out
+from icl_gd.paths import local
 
 
 def run(experiment: Experiment, workdir: str | Path | None = None, *, name: str = "experiment") -> dict[str, Any]:
@@ -34,7 +35,7 @@ def run(experiment: Experiment, workdir: str | Path | None = None, *, name: str 
         with tempfile.TemporaryDirectory() as scratch:
             return run(experiment, Path(scratch) / "run", name=name)
     check_system()
-    asked = Run(experiment, name, None, Path(workdir))
+    asked = Run(experiment, name, None, local(workdir, "workdir"))
     experiment.reference.check_here()
     check_wandb(experiment.train.wandb)
     check_memory(experiment)

@@ -5,17 +5,26 @@ weights N(0, psi^2 I), context labels carry noise of variance sigma^2, queries a
 `1/2 E |y_hat - y_query|^2` of one output dimension; multiply by m for more.
 """
 
+from typing import Annotated
+
 import numpy as np
+from annotated_types import Ge, Gt
+
+from icl_gd.schema import Count, Size, checked
+
+Moment = Annotated[float, Gt(0)]
+Ratio = Annotated[float, Ge(0)]
 
 
+@checked
 def optimal_step_size(
-    d_input: int,
-    n_context: int,
-    second: float,
-    fourth: float,
-    noise_to_weight: float = 0.0,
-    corrupted: int = 0,
-    corrupted_to_weight: float = 1.0,
+    d_input: Size,
+    n_context: Size,
+    second: Moment,
+    fourth: Moment,
+    noise_to_weight: Ratio = 0.0,
+    corrupted: Count = 0,
+    corrupted_to_weight: Ratio = 1.0,
 ) -> float:
     """The best step size of one gradient step from zero for independent centred coordinates.
 
@@ -32,17 +41,18 @@ def optimal_step_size(
     return clean * second / (signal + noise)
 
 
+@checked
 def one_step_risk(
     step_size: float,
-    d_input: int,
-    n_context: int,
-    second: float,
-    fourth: float,
-    noise_to_weight: float = 0.0,
-    weight_scale: float = 1.0,
+    d_input: Size,
+    n_context: Size,
+    second: Moment,
+    fourth: Moment,
+    noise_to_weight: Ratio = 0.0,
+    weight_scale: Ratio = 1.0,
     input_scale: float = 1.0,
-    corrupted: int = 0,
-    corrupted_to_weight: float = 1.0,
+    corrupted: Count = 0,
+    corrupted_to_weight: Ratio = 1.0,
 ) -> float:
     """Risk of one gradient step from zero, with inputs scaled by alpha = `input_scale` at test time.
 
@@ -73,7 +83,8 @@ def _mean_squares(
     return signal, second * (clean * noise_to_weight + (1 - clean) * corrupted_to_weight) / n
 
 
-def gaussian_optimum_matrix(covariance: np.ndarray, n_context: int, noise_to_weight: float = 0.0) -> np.ndarray:
+@checked
+def gaussian_optimum_matrix(covariance: np.ndarray, n_context: Size, noise_to_weight: Ratio = 0.0) -> np.ndarray:
     """Gamma^{-1} `[d d]` of the best linear-self-attention layer for x ~ N(0, Lambda).
 
     The layer's optimum predicts `y_hat = x_q^T Gamma^{-1} (1/n) sum_i y_i x_i` with
@@ -85,12 +96,13 @@ def gaussian_optimum_matrix(covariance: np.ndarray, n_context: int, noise_to_wei
     return np.linalg.inv(gamma)
 
 
+@checked
 def gaussian_optimum_risk(
     covariance: np.ndarray,
-    n_context: int,
-    noise_to_weight: float = 0.0,
-    weight_scale: float = 1.0,
-    n_test: int | None = None,
+    n_context: Size,
+    noise_to_weight: Ratio = 0.0,
+    weight_scale: Ratio = 1.0,
+    n_test: Size | None = None,
 ) -> float:
     """Risk of that optimum when tested on contexts of `n_test` examples (as many as trained on when left out).
 

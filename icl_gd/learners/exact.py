@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from icl_gd.types import Array, Predictor
+from icl_gd.schema import checked
+from icl_gd.types import Array, Positive, Predictor
 
 
 def ols(x: Array, y: Array, x_query: Array) -> Array:
@@ -12,16 +13,18 @@ def ols(x: Array, y: Array, x_query: Array) -> Array:
     return w.T @ x_query
 
 
-def ridge(penalty: float) -> Predictor:
+@checked
+def ridge(penalty: Positive) -> Predictor:
     """Minimises `sum_i |W x_i - y_i|^2 + penalty |W|^2`.
 
     With `penalty = noise_std^2 / weight_scale^2` it is the Bayes posterior mean of the linear-regression task.
+
+    Raises:
+      ValueError: if the penalty is not positive; without one it is `ols`.
     """
-    if not penalty > 0.0:
-        raise ValueError(f"penalty={penalty} must be positive; use ols for no penalty")
     return Partial(_ridge, penalty)
 
 
-def _ridge(penalty: float | Array, x: Array, y: Array, x_query: Array) -> Array:
+def _ridge(penalty: Positive, x: Array, y: Array, x_query: Array) -> Array:
     gram = x.T @ x + penalty * jnp.eye(x.shape[-1], dtype=x.dtype)
     return jnp.linalg.solve(gram, x_query) @ (x.T @ y)

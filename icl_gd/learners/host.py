@@ -18,6 +18,7 @@ import numpy as np
 from jax.core import Tracer
 
 from icl_gd.cores import usable_cores
+from icl_gd.schema import Size, checked
 from icl_gd.types import Array
 
 PROBLEMS_AT_ONCE = 16  # that a process is handed
@@ -45,15 +46,14 @@ class HostPredictor:
         return np.asarray(fitted.predict(x_query[None]), float).reshape(y.shape[-1])
 
 
-def greedy_tree(max_depth: int | None = None) -> HostPredictor:
+@checked
+def greedy_tree(max_depth: Size | None = None) -> HostPredictor:
     """A regression tree grown greedily (scikit-learn), to a depth, or until its leaves are pure.
 
     Raises:
       ValueError: if the depth is not positive.
       ModuleNotFoundError: without scikit-learn.
     """
-    if max_depth is not None and max_depth < 1:
-        raise ValueError(f"max_depth={max_depth} must be at least 1, or None")
     from sklearn.tree import DecisionTreeRegressor
 
     return HostPredictor(partial(DecisionTreeRegressor, max_depth=max_depth, random_state=0))
@@ -70,12 +70,13 @@ def boosted_trees() -> HostPredictor:
     return HostPredictor(partial(XGBRegressor, n_jobs=1))
 
 
+@checked
 def host_predictions(
     predictor: HostPredictor,
     x: np.ndarray,
     y: np.ndarray,
     x_query: np.ndarray,
-    processes: int | None = None,
+    processes: Size | None = None,
     progress: Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]] = iter,
 ) -> np.ndarray:
     """Predictions `[prompt n m]` for the k-th query of every prompt after its first k examples.
@@ -92,8 +93,6 @@ def host_predictions(
     """
     if processes is None:
         processes = usable_cores()
-    if processes < 1:
-        raise ValueError(f"processes={processes} must be at least 1")
     x, y, x_query = (np.asarray(part, float) for part in (x, y, x_query))
     if x.ndim != 3 or y.ndim != 3 or x.shape != x_query.shape or x.shape[:2] != y.shape[:2]:
         raise ValueError(

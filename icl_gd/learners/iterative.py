@@ -8,7 +8,8 @@ from jax.tree_util import Partial
 from jaxtyping import Float
 
 from icl_gd.programs import as_partial
-from icl_gd.types import Array, Predictor, Prompt, Rates
+from icl_gd.schema import checked
+from icl_gd.types import Array, Positive, Predictor, Prompt, Rates
 
 
 def gradient_descent_iterates(
@@ -64,7 +65,8 @@ def _last(layerwise: Predictor, x: Array, y: Array, x_query: Array) -> Array:
     return layerwise(x, y, x_query)[-1]
 
 
-def layerwise_gd_plus_plus(step_sizes: Rates, gammas: Rates, clip: float | Array | None = None) -> Predictor:
+@checked
+def layerwise_gd_plus_plus(step_sizes: Rates, gammas: Rates, clip: Positive | None = None) -> Predictor:
     """As `gd_plus_plus`, with the prediction of every iterate: y_hat `[iterate m]`."""
     return Partial(_gd_plus_plus, step_sizes, gammas, clip)
 
@@ -90,7 +92,8 @@ def _gd_plus_plus(
     return jnp.concatenate([start[None], y_hats])
 
 
-def gd_plus_plus(step_sizes: Rates, gammas: Rates, clip: float | Array | None = None) -> Predictor:
+@checked
+def gd_plus_plus(step_sizes: Rates, gammas: Rates, clip: Positive | None = None) -> Predictor:
     """GD++ from zero, as a Predictor: beside each gradient step on the labels, a step on the inputs themselves.
 
     `x_j <- x_j - gamma / n * sum_i x_i x_i^T x_j` for context and query, with the inputs as they were before the step,

@@ -21,18 +21,22 @@ and by rounding where there are none.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Gt
 from jaxtyping import Bool, Float
 
+from icl_gd.schema import checked
 from icl_gd.types import Array, Predictor, PrefixPredictor
 
 PIECES = 12  # of a path, per input, after which the rest of it is nan; random designs need one or two
 
 
-def lasso(alpha: float) -> Predictor:
+@checked
+def lasso(alpha: Annotated[float, Gt(0)]) -> Predictor:
     """Minimises `1/(2n) |y - X w|^2 + alpha |w|_1`, for each output by itself; zero without examples.
 
     Raises:
@@ -47,7 +51,8 @@ def lasso(alpha: float) -> Predictor:
     return predict
 
 
-def prefix_lasso(alpha: float) -> PrefixPredictor:
+@checked
+def prefix_lasso(alpha: Annotated[float, Gt(0)]) -> PrefixPredictor:
     """`learners.lasso(alpha)` of every prefix.
 
     Raises:

@@ -1,19 +1,22 @@
 """Nearest neighbours: the mean label of the context's examples that are closest to the query."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from icl_gd.schema import OneOf, Size, checked
 from icl_gd.types import Array, Predictor
 
-WEIGHTS = ("uniform", "distance")
+Weights = Annotated[str, OneOf(("uniform", "distance"))]
 
 Vote = Callable[[Float[Array, " n"], Bool[Array, " n"], Float[Array, "n m"]], Float[Array, " m"]]
 
 
-def nearest_neighbours(neighbours: int, weights: str = "uniform") -> Predictor:
+@checked
+def nearest_neighbours(neighbours: Size, weights: Weights = "uniform") -> Predictor:
     """The mean label of the `neighbours` nearest examples, or of all where there are fewer; zero without examples.
 
     Args:
@@ -32,12 +35,9 @@ def nearest_neighbours(neighbours: int, weights: str = "uniform") -> Predictor:
     return predict
 
 
-def vote_of_nearest(neighbours: int, weights: str) -> Vote:
+@checked
+def vote_of_nearest(neighbours: Size, weights: Weights) -> Vote:
     """`(squared distances [n], which examples there are [n], labels [n m]) -> y_hat [m]`; see `nearest_neighbours`."""
-    if neighbours < 1:
-        raise ValueError(f"neighbours={neighbours} must be at least 1")
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights={weights!r} is unknown; choose from {', '.join(WEIGHTS)}")
 
     def vote(squares: Array, there: Array, y: Array) -> Array:
         if not len(y):

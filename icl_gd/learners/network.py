@@ -1,16 +1,24 @@
 """A network with one hidden layer, trained on the context anew for every query (Garg et al. 2208.01066, section 4)."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from annotated_types import Gt
 
+from icl_gd.schema import OneOf, Seed, Size, checked
 from icl_gd.types import Array, Predictor, PrefixPredictor
 
+OPTIMIZERS = {"adam": optax.adam, "gd": optax.sgd}
 
+Rate = Annotated[float, Gt(0)]
+Optimizer = Annotated[str, OneOf(OPTIMIZERS)]
+
+
+@checked
 def two_layer_network(
-    seed: int = 0, hidden: int = 100, steps: int = 100, learning_rate: float = 5e-3, optimizer: str = "adam"
+    seed: Seed = 0, hidden: Size = 100, steps: Size = 100, learning_rate: Rate = 5e-3, optimizer: Optimizer = "adam"
 ) -> Predictor:
     """`y = W_2 relu(W_1 x + b_1) + b_2` after `steps` steps on the mean square error of the whole context.
 
@@ -27,8 +35,9 @@ def two_layer_network(
     return lambda x, y, x_query: fit(x, y, jnp.ones(len(x), x.dtype), x_query)
 
 
+@checked
 def prefix_two_layer_network(
-    seed: int = 0, hidden: int = 100, steps: int = 100, learning_rate: float = 5e-3, optimizer: str = "adam"
+    seed: Seed = 0, hidden: Size = 100, steps: Size = 100, learning_rate: Rate = 5e-3, optimizer: Optimizer = "adam"
 ) -> PrefixPredictor:
     """`two_layer_network` of every prefix: a network for each, all trained at once.
 
@@ -43,16 +52,8 @@ def prefix_two_layer_network(
     return predict
 
 
-OPTIMIZERS = {"adam": optax.adam, "gd": optax.sgd}
-
-
 def _fit(seed: int, hidden: int, steps: int, learning_rate: float, optimizer: str):
     """`(x [n d], y [n m], which examples there are [n], x_query [d]) -> y_hat [m]`."""
-    for name, value in (("hidden", hidden), ("steps", steps), ("learning_rate", learning_rate)):
-        if not value > 0:
-            raise ValueError(f"{name}={value} must be positive")
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer={optimizer!r} is unknown; choose from {', '.join(OPTIMIZERS)}")
     update = OPTIMIZERS[optimizer](learning_rate)
 
     def network(params: dict[str, Array], x: Array) -> Array:

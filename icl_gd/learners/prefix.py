@@ -7,8 +7,9 @@ of `x[k]` given `x[:k]` and `y[:k]` (Garg et al. 2208.01066: the curves over the
 import jax
 import jax.numpy as jnp
 
-from icl_gd.learners.nearest import vote_of_nearest
-from icl_gd.types import Array, PrefixPredictor
+from icl_gd.learners.nearest import Weights, vote_of_nearest
+from icl_gd.schema import Size, checked
+from icl_gd.types import Array, Positive, PrefixPredictor
 
 
 def prefix_least_squares(x: Array, y: Array) -> Array:
@@ -44,14 +45,13 @@ def prefix_least_squares(x: Array, y: Array) -> Array:
     return jax.lax.scan(update, start, (x, y))[1]
 
 
-def prefix_ridge(penalty: float) -> PrefixPredictor:
+@checked
+def prefix_ridge(penalty: Positive) -> PrefixPredictor:
     """`learners.ridge(penalty)` of every prefix: P = (A^T A + penalty I)^-1 by rank-one updates.
 
     Raises:
-      ValueError: if the penalty is not positive.
+      ValueError: if the penalty is not positive; without one it is `prefix_least_squares`.
     """
-    if not penalty > 0.0:
-        raise ValueError(f"penalty={penalty} must be positive; use prefix_least_squares for no penalty")
 
     def predict(x: Array, y: Array) -> Array:
         d = x.shape[-1]
@@ -76,7 +76,8 @@ def prefix_averaging(x: Array, y: Array) -> Array:
     return (before * (x @ x.T)) @ y / jnp.maximum(jnp.arange(n, dtype=x.dtype), 1.0)[:, None]
 
 
-def prefix_nearest_neighbours(neighbours: int, weights: str = "uniform") -> PrefixPredictor:
+@checked
+def prefix_nearest_neighbours(neighbours: Size, weights: Weights = "uniform") -> PrefixPredictor:
     """`learners.nearest_neighbours(neighbours, weights)` of every prefix.
 
     Raises:

@@ -14,7 +14,8 @@ import numpy as np
 from icl_gd.learners.iterative import gd_plus_plus
 from icl_gd.learners.search import least
 from icl_gd.learners.spectral import Pairs
-from icl_gd.types import Array, Prompt
+from icl_gd.schema import checked
+from icl_gd.types import Array, Positive, Prompt
 
 TOLERANCE = 1e-4
 
@@ -30,7 +31,8 @@ def _risk(sample: _Sample, rates: Array) -> Array:
     return 0.5 * jnp.mean(jnp.sum((y_hat - prompts.y_query) ** 2, axis=-1))
 
 
-def best_gd_plus_plus_on(prompts: Prompt, start: Pairs, clip: float | None = None, free: bool = False) -> Pairs:
+@checked
+def best_gd_plus_plus_on(prompts: Prompt, start: Pairs, clip: Positive | None = None, free: bool = False) -> Pairs:
     """GD++'s best pair on a sample, one for all steps or, if `free`, one per step.
 
     A prompt costs n times what it costs `best_gd_plus_plus`, so that free pairs are those down from the start; the

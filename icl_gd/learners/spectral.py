@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from icl_gd.learners.search import least
+from icl_gd.schema import Size, checked
 from icl_gd.types import Array, Rates
 
 
@@ -89,7 +90,8 @@ def _risk(spectrum: Spectrum, rates: Array) -> Array:
     return spectral_risk(spectrum, *rates)
 
 
-def best_step_sizes(spectrum: Spectrum, n_steps: int, free: bool = False) -> Float[np.ndarray, " step"]:
+@checked
+def best_step_sizes(spectrum: Spectrum, n_steps: Size, free: bool = False) -> Float[np.ndarray, " step"]:
     """Gradient descent's best step size, one for all steps or, if `free`, one per step (in growing order).
 
     The order does not matter to gradient descent.
@@ -104,7 +106,8 @@ def best_step_sizes(spectrum: Spectrum, n_steps: int, free: bool = False) -> Flo
     return np.repeat(shared, n_steps)
 
 
-def best_gd_plus_plus(spectrum: Spectrum, n_steps: int, free: bool = False) -> Pairs:
+@checked
+def best_gd_plus_plus(spectrum: Spectrum, n_steps: Size, free: bool = False) -> Pairs:
     """GD++'s best pair, one for all steps or, if `free`, one per step: the best of several local minima."""
     every, none = np.ones((n_steps, 1)), np.zeros((n_steps, 1))
     # a (1 - gamma a^2 lambda) must not overshoot: gamma stays near the inverse of the largest eigenvalues.
@@ -119,7 +122,8 @@ def best_gd_plus_plus(spectrum: Spectrum, n_steps: int, free: bool = False) -> P
     return Pairs(found[:n_steps], found[n_steps:])
 
 
-def tied_step_size(spectrum: Spectrum, n_steps: int, n_context: int) -> float:
+@checked
+def tied_step_size(spectrum: Spectrum, n_steps: Size, n_context: Size) -> float:
     """The best step size of GD++ with `gamma = step_size / n`, from where the published code starts to learn a pair."""
     every = np.ones((n_steps, 1))
     return float(least(_risk, spectrum, every, every / n_context, best_step_sizes(spectrum, n_steps)[:1])[0])

@@ -1,10 +1,12 @@
 """The Transformer of Garg et al. (2208.01066): one like GPT-2, by the switches it has."""
 
 from icl_gd.models.config import TransformerConfig
+from icl_gd.schema import Size, checked
 
 
+@checked
 def gpt2_config(
-    d_token: int, n_positions: int, d_embed: int, n_layers: int, n_heads: int, d_read_out: int = 1
+    d_token: Size, n_positions: Size, d_embed: Size, n_layers: Size, n_heads: Size, d_read_out: Size = 1
 ) -> TransformerConfig:
     """A causal stack of softmax attention and perceptrons behind LayerNorms, with biases and learned positions.
 
@@ -16,7 +18,7 @@ def gpt2_config(
     Raises:
       ValueError: if the heads do not share the width evenly.
     """
-    if n_heads < 1 or d_embed % n_heads:
+    if d_embed % n_heads:
         raise ValueError(f"n_heads={n_heads} must divide d_embed={d_embed}, which they share")
     return TransformerConfig(
         d_token, n_layers, n_heads, d_head=d_embed // n_heads, attention="softmax", init="gpt2", init_scale=4e-4,

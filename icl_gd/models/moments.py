@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from icl_gd.schema import Size, checked
 from icl_gd.types import Array, Circuits, Moments
 
 
@@ -66,7 +67,8 @@ _batched_product.defvjp(
 )
 
 
-def read_moments(circuits: Circuits, moments: Moments, d_output: int) -> Float[Array, " m *batch"]:
+@checked
+def read_moments(circuits: Circuits, moments: Moments, d_output: Size) -> Float[Array, " m *batch"]:
     """The prediction, minus the last `d_output` slots of the query, at the least cost for a batch.
 
     Only what is read of the last layer is computed, and its weights meet the data in two-dimensional products that

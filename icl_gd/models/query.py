@@ -11,6 +11,7 @@ from icl_gd.models.attention import KINDS, TINY
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.modifications import augmented, modified
 from icl_gd.models.transformer import LAYER_NORM_EPSILON, Params, circuits, embed, softmax_share
+from icl_gd.schema import Size, checked
 from icl_gd.types import Array
 
 
@@ -19,8 +20,9 @@ def has_query_form(config: TransformerConfig) -> bool:
     return config.n_layers == 1 and config.is_plain
 
 
+@checked
 def read_query(
-    config: TransformerConfig, params: Params, tokens: Float[Array, "t e *batch"], d_output: int
+    config: TransformerConfig, params: Params, tokens: Float[Array, "t e *batch"], d_output: Size
 ) -> Float[Array, " m *batch"]:
     """The prediction of a one-layer network, minus the last `d_output` slots of the query token."""
     block = params[config.blocks[0]]

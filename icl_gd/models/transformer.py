@@ -15,6 +15,7 @@ from icl_gd.models.attention import MIX_SLOPE, SelfAttention
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.initial import Initial
 from icl_gd.programs import kept
+from icl_gd.schema import Size, checked
 from icl_gd.types import Activations, Array, Circuits, Layout
 
 Params = Mapping[str, Any]
@@ -236,7 +237,10 @@ def embed(config: TransformerConfig, params: Params, tokens: Array) -> Array:
     return _Embedding(config, config.initial).apply({"params": params["embedding"]}, tokens)  # pyright: ignore[reportReturnType]
 
 
-def features(config: TransformerConfig, params: Params, d_output: int) -> Callable[[Array, Array], tuple[Array, Array]]:
+@checked
+def features(
+    config: TransformerConfig, params: Params, d_output: Size
+) -> Callable[[Array, Array], tuple[Array, Array]]:
     """The embedding of concatenated tokens as `(x [d], y [m]) -> (features [width - m], target [m])`: its y slots."""
     return Partial(_Features(weighted(config), d_output), params)
 

@@ -58,6 +58,7 @@ def _labels(x: Array, w: Array) -> Array:
 
 Scale = Annotated[Scalar, Gt(0), Le(LARGEST)]
 Spread = Annotated[Scalar, Ge(0), Le(LARGEST)]
+Corrupted = Annotated[int | Float[Array, ""] | Int[Array, ""], Ge(0)]
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class LinearRegression:
     covariance: tuple[tuple[float, ...], ...] | None = None
     weight_scale: Scale = 1.0
     noise_std: Spread = 0.0
-    corrupted_labels: Annotated[int | Float[Array, ""] | Int[Array, ""], Ge(0)] = 0
+    corrupted_labels: Corrupted = 0
 
     def __post_init__(self):
         check(self)

@@ -6,10 +6,12 @@ from typing import Any
 import jax
 
 from icl_gd.programs import as_partial, brief
+from icl_gd.schema import Size, checked
 from icl_gd.types import Array
 
 
-def draw_prompts(sample: Callable[[Array], Any], key: Array, n_prompts: int) -> Any:
+@checked
+def draw_prompts(sample: Callable[[Array], Any], key: Array, n_prompts: Size) -> Any:
     """A batch of prompts, on the leading axis of every leaf.
 
     Args:

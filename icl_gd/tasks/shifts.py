@@ -2,25 +2,30 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from annotated_types import Gt
 
-from icl_gd.tasks.linear import FAMILIES, LinearRegression
-from icl_gd.types import Scalar
+from icl_gd.schema import OneOf, checked
+from icl_gd.tasks.linear import FAMILIES, Corrupted, LinearRegression
+from icl_gd.types import Positive
 
 
-def scale_inputs(task: LinearRegression, alpha: Scalar) -> LinearRegression:
+@checked
+def scale_inputs(task: LinearRegression, alpha: Positive) -> LinearRegression:
     """Every input, context and query, is multiplied by `alpha`."""
     return replace(task, input_scale=task.input_scale * alpha)
 
 
-def scale_weights(task: LinearRegression, beta: Scalar) -> LinearRegression:
+@checked
+def scale_weights(task: LinearRegression, beta: Positive) -> LinearRegression:
     """The weights that make the labels are multiplied by `beta`."""
     return replace(task, weight_scale=task.weight_scale * beta)
 
 
-def change_family(task: LinearRegression, family: str) -> LinearRegression:
+@checked
+def change_family(task: LinearRegression, family: Annotated[str, OneOf(FAMILIES)]) -> LinearRegression:
     """Inputs come from another family, scaled so that `E |x|^2` stays what it was."""
     if task.covariance is not None:
         return replace(task, inputs=family)  # a covariance fixes the second moment for every family
@@ -29,12 +34,14 @@ def change_family(task: LinearRegression, family: str) -> LinearRegression:
     return replace(task, inputs=family, input_scale=task.input_scale * float(np.sqrt(old / new)))
 
 
-def change_context(task: LinearRegression, factor: float) -> LinearRegression:
+@checked
+def change_context(task: LinearRegression, factor: Annotated[float, Gt(0)]) -> LinearRegression:
     """Contexts of `factor` times as many examples, rounded, at least one."""
     return replace(task, n_context=max(1, round(factor * task.n_context)))
 
 
-def corrupt_labels(task: LinearRegression, k: int | Scalar) -> LinearRegression:
+@checked
+def corrupt_labels(task: LinearRegression, k: Corrupted) -> LinearRegression:
     """k of the context's labels are noise, however many were before."""
     return replace(task, corrupted_labels=k)
 

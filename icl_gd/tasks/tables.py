@@ -1,13 +1,15 @@
 """Prompts cut from a table of real data."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Gt
 from jaxtyping import Float
 
-from icl_gd.schema import Size, check
+from icl_gd.schema import Size, check, checked
 from icl_gd.types import Array, Prompt
 
 
@@ -55,12 +57,13 @@ class Table:
         return Prompt(x[1:], y[1:], x[0], y[0], jnp.asarray(self.w))
 
 
+@checked
 def standardised(
     x: Float[np.ndarray, "row d"],
     y: Float[np.ndarray, "row m"],
-    n_context: int = 10,
-    input_std: float = 1.0,
-    label_std: float = 1.0,
+    n_context: Size = 10,
+    input_std: Annotated[float, Gt(0)] = 1.0,
+    label_std: Annotated[float, Gt(0)] = 1.0,
 ) -> Table:
     """A table whose columns have mean zero and these standard deviations.
 

@@ -6,12 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from icl_gd.schema import Size, checked
 from icl_gd.types import Array
 
 Loss = Callable[[Any, Any], Array]
 
 
-def in_blocks(loss: Loss, at_once: int) -> Loss:
+@checked
+def in_blocks(loss: Loss, at_once: Size) -> Loss:
     """The same loss, `(params, batch) -> scalar`, over blocks of at most `at_once` prompts: equal ones, and a last
     shorter one where they do not divide the batch.
 

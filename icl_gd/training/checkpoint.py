@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from icl_gd.migrations import CHECKPOINTS, migrated, newest_of
+from icl_gd.paths import local
 
 Leaves = dict[str, np.ndarray]
 
@@ -94,7 +95,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | Path, keep: int = 2, create: bool = True):
-        self._directory, self._keep, self._create = Path(directory).absolute(), keep, create
+        self._directory, self._keep, self._create = local(directory, "checkpoints").absolute(), keep, create
         self._bad: set[int] = set()
         if create:
             self._directory.mkdir(parents=True, exist_ok=True)

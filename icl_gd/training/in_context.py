@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,9 @@ import numpy as np
 
 from icl_gd import models
 from icl_gd.models import Model, TransformerConfig
+from icl_gd.paths import local
 from icl_gd.programs import kept
+from icl_gd.schema import OneOf, Seed, Size, checked
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training import mesh, population
 from icl_gd.training.checkpoint import Checkpoints, checksum, flatten, nested, tuples, unflatten
@@ -22,6 +24,7 @@ from icl_gd.training.problem import Task, learning_problem
 from icl_gd.types import Array, Layout, Predictor, PrefixPredictor
 
 Given = Mapping[str, Any]  # blocks of parameters by name
+Tokens = Annotated[str, OneOf(LAYOUTS)]
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,9 @@ class Population:
         return [self.predictor(self.member(i)) for i in range(len(self))]
 
 
+@checked
 def initialise(
-    config: TransformerConfig, settings: TrainSettings, seed: int, seeds: int, given: Given | None = None
+    config: TransformerConfig, settings: TrainSettings, seed: Seed, seeds: Size, given: Given | None = None
 ) -> State:
     """The population at step 0; see `train` for what is given."""
     members = population.members_of(seed, seeds, settings, config.varied)
@@ -105,19 +109,20 @@ def _only_own(loss: population.Loss, given: tuple[str, ...]) -> population.Loss:
     return of_own
 
 
+@checked
 def train(
     task: Task,
     config: TransformerConfig,
     settings: TrainSettings,
     *,
-    layout: str = "concatenated",
-    seeds: int = 1,
-    seed: int = 0,
+    layout: Tokens = "concatenated",
+    seeds: Size = 1,
+    seed: Seed = 0,
     given: Given | None = None,
-    parallel: str = "auto",
+    parallel: mesh.Parallel = "auto",
     checkpoints: str | Path | None = None,
-    checkpoint_every: int = 1000,
-    chunk_steps: int = 100,
+    checkpoint_every: Size = 1000,
+    chunk_steps: Size = 100,
     on_resume: Callable[[int], None] = lambda step: None,
     on_chunk: Callable[[Population, int, Array], None] = lambda trained, step, loss: None,
     stop_requested: Callable[[], int | None] = lambda: None,
@@ -210,10 +215,9 @@ def _check_given(config: TransformerConfig, settings: TrainSettings, given: Give
         raise ValueError(f"weight_decay={settings.weight_decay} would shrink what is given; it must be 0")
 
 
-def _layout(name: str, d_input: int, d_output: int) -> Layout:
-    if name not in LAYOUTS:
-        raise ValueError(f"layout={name!r} is unknown; choose from {', '.join(LAYOUTS)}")
-    return LAYOUTS[name](d_input, d_output)
+@checked
+def _layout(layout: Tokens, d_input: Size, d_output: Size) -> Layout:
+    return LAYOUTS[layout](d_input, d_output)
 
 
 def _about(task: Task, config: TransformerConfig, settings: TrainSettings, seed: int, seeds: int) -> dict[str, Any]:
@@ -270,7 +274,7 @@ def load(workdir: str | Path) -> Population:
     Raises:
       FileNotFoundError: if there is no readable checkpoint.
     """
-    directory = Path(workdir)
+    directory = local(workdir, "workdir")
     if (directory / "checkpoints").is_dir():
         directory = directory / "checkpoints"
     inside = sorted(path.name for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []

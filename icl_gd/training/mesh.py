@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from icl_gd.cores import usable_cores
+from icl_gd.schema import OneOf, Size, checked
 
 MEMBER, DATA = "member", "data"
 MEMBERS_EACH = 64  # that share batches: fewer on a device are better split by their prompts, as measured on CPU cores
 MODES = ("auto", "none", "jit", "pmap")
+Parallel = Annotated[str, OneOf(MODES)]
 # How an argument or a result of the program lies on the mesh.
 ALL, MEMBERS, LOSSES, PROMPTS = "whole on every device", "members first", "members second", "prompts last"
 
@@ -122,7 +124,10 @@ def _spec(how: str, ndim: int) -> PartitionSpec:
     return {ALL: PartitionSpec(), MEMBERS: PartitionSpec(MEMBER), LOSSES: PartitionSpec(None, MEMBER)}[how]
 
 
-def place(parallel: str, members: int, batch_size: int, share_batches: bool, n_devices: int | None = None) -> Placement:
+@checked
+def place(
+    parallel: Parallel, members: Size, batch_size: Size, share_batches: bool, n_devices: Size | None = None
+) -> Placement:
     """How a population is spread over devices.
 
     Args:
@@ -134,8 +139,6 @@ def place(parallel: str, members: int, batch_size: int, share_batches: bool, n_d
       ValueError: if all devices are asked for and the sizes do not divide among them; names the nearest that do.
     """
     n = jax.device_count() if n_devices is None else n_devices
-    if parallel not in MODES:
-        raise ValueError(f"parallel={parallel!r} is unknown; choose from {', '.join(MODES)}")
     if parallel in ("none", "pmap") and jax.process_count() > 1:
         raise ValueError(f"parallel={parallel!r} is for one process, this is one of {jax.process_count()}: auto or jit")
     if parallel == "none" or n == 1:

@@ -17,7 +17,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from jax.flatten_util import ravel_pytree
 
 from icl_gd.programs import brief, kept
-from icl_gd.schema import OneOf, Size, check
+from icl_gd.schema import Count, OneOf, Size, check, checked
 from icl_gd.training.curriculum import Curriculum
 from icl_gd.training.mesh import ALL, DATA, LOSSES, MEMBERS, PROMPTS, Placement
 from icl_gd.types import Array, Scalar
@@ -310,12 +310,13 @@ class Interrupted(Exception):
         self.step, self.signal = step, signal
 
 
+@checked
 def run_chunks(
     chunk: Chunk,
     state: State,
     members: Members,
-    steps: int,
-    chunk_steps: int,
+    steps: Count,
+    chunk_steps: Size,
     on_chunk: Callable[[State, Array], None] = lambda state, loss: None,
 ) -> State:
     """Trains up to step `steps` in chunks of `chunk_steps`, calling `on_chunk(state, loss [step member])` after each.

@@ -2,12 +2,14 @@
 
 import functools
 import math
+import pickle
 
 import jax
 import numpy as np
 import pytest
 
 from icl_gd import interop, models
+from icl_gd.interop import Pretrained, von_oswald
 
 D_TOKEN, N = 4, 5
 PLAIN = {
@@ -100,7 +102,7 @@ def read(params, of):
     kinds = ("softmax",) + ("linear",) * (of["layers"] - 1) if of["first"] else "softmax" if of["softmax"] else "linear"
     return interop.from_published(
         params, n_layers=of["layers"] if of["deq"] else None, n_heads=of["heads"], attention=kinds,
-        clip=of["clip"] or None, normalised=of["sum_norm"], y_update=of["y_update"], dampening=of["dampening"],
+        clip=of["clip"], normalised=of["sum_norm"], y_update=of["y_update"], dampening=of["dampening"],
     )  # fmt: skip
 
 
@@ -144,6 +146,11 @@ def changed(**extra):
         ({"net/multi_head_attention/query": {"w": np.ones((4, 3))}}, "missing", {}),
         (published(PLAIN | {"layers": 2, "deq": False}), "2 separate", {"n_layers": 3}),
         (published(PLAIN), "n_heads=2", {"n_heads": 2}),
+        (published(PLAIN), "n_heads=0 must be", {"n_heads": 0}),
+        (published(PLAIN), "n_layers=0 must be", {"n_layers": 0}),
+        (published(PLAIN), r"clip=-1\.0 .*None \(or 0, as published\) switches it off", {"clip": -1.0}),
+        (published(PLAIN), "clip=nan", {"clip": math.nan}),
+        (changed(**{"net/multi_head_attention/query": {"w": np.ones((3, 4, 3))}}), "axis of members", {}),
     ],
 )  # fmt: skip
 def test_what_there_is_none_of_here_is_refused(params, words, more):
@@ -151,7 +158,81 @@ def test_what_there_is_none_of_here_is_refused(params, words, more):
         interop.from_published(params, **more)
 
 
-def test_pickles_are_not_read(tmp_path):
-    np.savez(tmp_path / "p.npz", **{"net/multi_head_attention/query/w": np.array([{}], dtype=object)})
-    with pytest.raises(ValueError, match="allow_pickle"):
-        interop.from_published(tmp_path / "p.npz")
+@pytest.mark.parametrize("name", ["all", "mix_shared", "perceptron"])
+def test_members_on_a_leading_axis_are_read_as_each_is(name, tmp_path):
+    of = PLAIN | NETWORKS[name]
+    each = [published(of, seed) for seed in range(3)]
+    members = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+    config, params = read(members, of)
+    alone = [read(member, of) for member in each]
+    assert [config] * 3 == [config_alone for config_alone, _ in alone]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(params_alone for _, params_alone in alone))
+    jax.tree.map(np.testing.assert_array_equal, params, stacked)
+    interop.pretrained.check(Pretrained(config, params, "concatenated", D_TOKEN - 1))
+    np.savez(tmp_path / "p.npz", **{f"{m}/{leaf}": value for m, of_ in members.items() for leaf, value in of_.items()})
+    jax.tree.map(np.testing.assert_array_equal, params, read(tmp_path / "p.npz", of)[1])
+
+
+def test_what_holds_no_modules_is_refused():
+    members = [published(PLAIN)] * 2
+    for params in (members, published(PLAIN)["net/multi_head_attention/query"]):
+        with pytest.raises(ValueError, match=r"must be a mapping .* numpy\.stack"):
+            von_oswald._modules(params)  # the public function has a type that tests check
+    names = {"jax": jax, "numpy": np, "params": members}
+    with pytest.raises(ValueError) as caught:
+        von_oswald._modules(members)
+    stacked = eval(str(caught.value).partition("first: ")[2], names)
+    assert np.shape(interop.from_published(stacked)[1]["block_0"]["attention"]["W_K"]) == (2, 1, 3, D_TOKEN)
+
+
+UNPICKLED = []
+
+
+def unpickled(values):
+    UNPICKLED.append(values)
+    return np.array(values)
+
+
+class Pickled:
+    """An array, of which is known whether it was unpickled."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __reduce__(self):
+        return unpickled, (self.values.tolist(),)
+
+
+@pytest.mark.parametrize("how", ["pickle", "npy", "npz", "npz of modules"])
+def test_what_is_pickled_is_refused_with_the_lines_that_write_what_is_read(how, tmp_path):
+    params = {module: {leaf: Pickled(v) for leaf, v in of.items()} for module, of in published(PLAIN).items()}
+    path = tmp_path / f"my 'params'.{how[:3]}"
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(params))
+    elif how == "npy":
+        np.save(path, np.array(params, dtype=object))
+    else:
+        np.savez(path, **(params if how == "npz of modules" else {"params": np.array(params, dtype=object)}))
+    UNPICKLED.clear()
+    with pytest.raises(ValueError, match="nothing is unpickled here; where you trust the file") as caught:
+        interop.from_published(path)
+    assert not UNPICKLED
+    about, *lines = str(caught.value).splitlines()
+    assert str(path) in about
+    assert len(lines) == 3
+    exec("\n".join(lines), {})
+    assert UNPICKLED
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        interop.from_published(tmp_path / "my 'params'_arrays.npz"),
+        interop.from_published(published(PLAIN)),
+    )
+
+
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="is no file; give the path") as caught:
+        interop.from_published("~/p.npz")
+    assert str(tmp_path / "p.npz") in str(caught.value)
+    np.savez(tmp_path / "p.npz", **{f"{m}/{leaf}": v for m, of in published(PLAIN).items() for leaf, v in of.items()})
+    assert interop.from_published("~/p.npz")[0] == interop.from_published(published(PLAIN))[0]

@@ -79,7 +79,7 @@ def test_sizes_that_do_not_divide_name_the_nearest_that_do():
     for mode in ("jit", "pmap"):
         with pytest.raises(ValueError, match=r"among 8 devices: take 8 or 16 members, or batches of 96 or 104"):
             mesh.place(mode, 9, 99, False, 8)
-    with pytest.raises(ValueError, match="choose from auto, none, jit, pmap"):
+    with pytest.raises(ValueError, match="must be one of auto, none, jit, pmap"):
         mesh.place("pmp", 9, 99, False, 8)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from icl_gd import interop, models
-from icl_gd.interop import Pretrained
+from icl_gd.interop import Pretrained, garg
 from icl_gd.models import TransformerConfig
 from icl_gd.training.checkpoint import flatten, nested
 
@@ -100,6 +100,27 @@ def test_a_published_checkpoint_predicts_the_same_everywhere(size, tmp_path):
         np.testing.assert_allclose(of_five, expected[5], atol=1e-4)
 
 
+def test_modules_around_a_published_network_are_taken_off(tmp_path):
+    torch, network = published("tiny")
+    expected = garg.of_state(network.state_dict(), 2)
+    wrapped = torch.nn.DataParallel(network).state_dict()
+    assert all(name.startswith("module.") for name in wrapped)
+    states = [wrapped]
+    for prefix in ("_orig_mod.", "module._orig_mod.", "_orig_mod.module."):
+        states.append({f"{prefix}{name}": value for name, value in network.state_dict().items()})
+    for state in states:
+        for i, saved in enumerate((state, {"model_state_dict": state, "optimizer_state_dict": {}, "train_step": 3})):
+            torch.save(saved, tmp_path / f"model_{i}.pt")
+            found = interop.from_garg(tmp_path / f"model_{i}.pt", n_heads=2)
+            assert found.config == expected.config
+            jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    some = {name.removeprefix("module.") if "wpe" in name else name: value for name, value in wrapped.items()}
+    with pytest.raises(ValueError, match=r"_read_in\.weight is missing"):
+        garg.of_state(some, 2)
+    with pytest.raises(ValueError, match="n_heads=0 must be"):
+        garg.of_state(wrapped, 0)
+
+
 class Malicious:
     def __init__(self, path):
         self.path = path
@@ -155,6 +176,21 @@ def test_what_is_saved_is_read_again_to_the_bit(name, tmp_path):
     again, before = (predict(params, x[:-1], y[:-1], x[-1]) for params in (found.params, model.params))
     np.testing.assert_array_equal(again, before)
     assert sorted(path.name for path in directory.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_directories_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    pretrained("linear").save_pretrained("~/models/mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert interop.from_pretrained("~/models/mine").config == LINEAR
+    for read in (interop.from_pretrained, interop.from_garg):
+        with pytest.raises(FileNotFoundError) as caught:
+            read("~/models/other")
+        assert str(tmp_path / "home" / "models" / "other") in str(caught.value)
+    for use in (pretrained("linear").save_pretrained, interop.from_pretrained, interop.from_garg):
+        with pytest.raises(ValueError, match="=gs://bucket/mine"):
+            use("gs://bucket/mine")
 
 
 def test_a_population_is_saved_whole(tmp_path):

@@ -348,6 +348,21 @@ def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(share):
         np.testing.assert_allclose(found.params["w"][i], params["w"], rtol=1e-5)
 
 
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch, whole):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    run(checkpoints="~/mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
+    for ours, theirs in zip(leaves(icl_gd.load("~/mine")), leaves(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for address in ("gs://bucket/run", "s3://bucket/run"):
+        with pytest.raises(ValueError, match=f"checkpoints={address}: object stores are neither read nor written"):
+            run(checkpoints=address)
+        with pytest.raises(ValueError, match=f"workdir={address}: object stores"):
+            icl_gd.load(address)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
+
+
 def test_errors():
     with pytest.raises(ValueError, match="d_token"):
         icl_gd.train(TASK, TransformerConfig(7), SETTINGS)
