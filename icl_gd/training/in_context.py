@@ -1,6 +1,7 @@
 """Training Transformers to learn in context: binds task, layout and model to the population trainer."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
@@ -19,6 +20,7 @@ from icl_gd.schema import OneOf, Seed, Size, checked
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training import mesh, population
 from icl_gd.training.checkpoint import Checkpoints, checksum, flatten, nested, tuples, unflatten
+from icl_gd.training.idle import why_nothing
 from icl_gd.training.population import Member, State, TrainSettings
 from icl_gd.training.problem import Task, learning_problem
 from icl_gd.types import Array, Layout, Predictor, PrefixPredictor
@@ -129,6 +131,8 @@ def train(
 ) -> Population:
     """Trains `seeds` Transformers on a task, resuming from `checkpoints` if there are any.
 
+    Warns of members whose weights are afterwards what they were, with the setting that explains it.
+
     With tuples in `settings`, or in `config` as `init_scale` or of a modification, as many for every combination of
     their values.
 
@@ -192,12 +196,16 @@ def train(
         if checkpoints is not None:
             state = _resumed(store, state, about, _defaults(task, config, settings))
             on_resume(int(state.step))
+        began, before = int(state.step), jax.tree.map(np.array, state.member)
         members, state = placement.put(members), State(placement.put(state.member), placement.put(state.step, mesh.ALL))
         state = population.run_chunks(chunk, state, members, settings.steps, chunk_steps, after)
     finally:
         if store is not None:
             store.close()
-    return _population(config, tokens, mesh.on_host(state.member), swept)
+    member = mesh.on_host(state.member)
+    if said := why_nothing(before, member, settings.steps - began, settings):
+        warnings.warn(said, stacklevel=2)
+    return _population(config, tokens, member, swept)
 
 
 def _population(config: TransformerConfig, layout: Layout, member: Member, swept: tuple) -> Population:

@@ -348,6 +348,30 @@ def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(share):
         np.testing.assert_allclose(found.params["w"][i], params["w"], rtol=1e-5)
 
 
+IDLE = {
+    "rate": ({"learning_rate": 1e-20}, r"learning_rate=1e-20 or clip=1.0 .beside epsilon=1e-09. is too small"),
+    "clip": ({"clip": 1e-30}, r"learning_rate=0.01 or clip=1e-30 .beside epsilon"),
+    "infinite": ({"scale": 1e6}, "every loss or gradient was not finite; lower the scales of the task"),
+}
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_training_that_changes_nothing_says_so(name):
+    changes, said = IDLE[name]
+    scale = changes.get("scale", 1.0)
+    task = LinearRegression(2, 1, 3, input_scale=scale, weight_scale=scale)
+    settings = {**SETTINGS.__dict__, "steps": 2, **{name: its for name, its in changes.items() if name != "scale"}}
+    with pytest.warns(UserWarning, match=f"no member has moved in 2 steps, weights are what they were: {said}"):
+        icl_gd.train(task, MODEL, TrainSettings(**settings), seeds=2, chunk_steps=2)
+
+
+def test_members_that_have_not_moved_are_counted(tmp_path):
+    settings = TrainSettings(**{**SETTINGS.__dict__, "learning_rate": (1e-20, 1e-2)})
+    with pytest.warns(UserWarning, match="of 2 members 1 have not moved in 8 steps"):
+        icl_gd.train(TASK, MODEL, settings, seeds=1, checkpoints=tmp_path)
+    icl_gd.train(TASK, MODEL, settings, seeds=1, checkpoints=tmp_path)  # takes no steps, and says nothing
+
+
 def test_a_path_may_begin_at_home(tmp_path, monkeypatch, whole):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
