@@ -56,6 +56,8 @@ def _config_1(flat: Content) -> Content:
     recipe = flat.pop("recipe", "linear_attention")
     flat["reference.name"] = _REFERENCES.get(recipe, recipe)
     flat["analyses"] = _ANALYSES.get(recipe, flat.get("analyses", []))
+    if recipe == "function_classes":
+        flat.pop("task.inputs", None)  # which only linear regression had, whatever the recipe
     if flat.get("model.compute") == "parameters":
         flat["model.compute"] = None
     if "," in (attention := flat.get("model.attention") or ""):

@@ -1,19 +1,23 @@
 """From the command line to a checked Run. What is wrong is said in one line, before anything is compiled or written."""
 
+import difflib
 import inspect
 import re
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import absl.logging  # which defines its flags
 from absl import flags
 
+import icl_gd.lab.foreign as foreign
 from icl_gd.lab.config import fields as names
 from icl_gd.lab.config.asked import Processes, Run
 from icl_gd.lab.config.bad_input import BadInput, nearest, one_line
 from icl_gd.lab.config.experiment import Experiment
+from icl_gd.lab.config.questions import Unfit
 from icl_gd.lab.config.resources import check_memory
 from icl_gd.lab.lifecycle import processes
 from icl_gd.lab.lifecycle.workdirs import check_workdir
@@ -22,7 +26,14 @@ from icl_gd.schema import said
 PACKAGE = Path(__file__).parents[1]
 SHIPPED = PACKAGE / "configs"  # in a wheel; a clone has them beside the package
 CONFIGS = SHIPPED if SHIPPED.is_dir() else PACKAGE.parent / "configs"
-OWN = ("--config", "--workdir", "--profile", "--help", "--config.FIELD", *(f"--{name}" for name in processes.FLAGS))
+OWN = ("--config", "--workdir", "--profile", "--help", "--config.FIELD", *(f"--{name}" for name in processes.FLAGS),
+       "--flagfile")  # fmt: skip
+OF_LOGGING = tuple(flag for flag in flags.FLAGS if flags.FLAGS.find_module_defining_flag(flag) == absl.logging.__name__)
+# Fields of which the smoke variant of a config that is not one of ours has no more than that of the one it is read as.
+SMALL = (
+    *("model.n_layers", "train.steps", "train.batch_size", "train.warmup", "train.log_every", "train.checkpoint_every"),
+    *("eval.prompts", "seeds", "reference.published_steps"),
+)
 
 
 def parse(argv: list[str]) -> Run:
@@ -31,12 +42,12 @@ def parse(argv: list[str]) -> Run:
     Raises:
       BadInput: whatever is wrong with it.
     """
-    several, words = _processes(_joined(argv[1:]))
+    several, words = _processes(_logging(_joined(_with_files(argv[1:]))))
     profile, words = _profile(words)
     path, variant, words = _config_path(words)
-    stored = load(path, variant)
-    given, left = _overrides(words, stored)
     notes: list[str] = []
+    stored = load(path, variant, [word.partition("=")[0].removeprefix("--config.") for word in words], notes)
+    given, left = _overrides(words, stored)
     experiment = changed(stored, given, notes)
     name = path.stem + (f"-{variant}" if variant else "")
     workdir = Path(_workdir(left) or f"runs/{name}")
@@ -64,6 +75,9 @@ def changed(experiment: Experiment, given: Mapping[str, str], notes: list[str]) 
     classes = {its.path: its.chooses[given[name]] for name, its in experiment.fields.items()
                if its.chooses is not None and given.get(name) in its.chooses}  # fmt: skip
     table = names.fields_of(names.classes_of(experiment, classes))
+    for name in given:
+        if name not in table and (hint := _hint(name, table)):
+            raise BadInput(f"--config.{name}: unknown field; {hint}")
     values = flags.FlagValues()
     for name, its in table.items():
         if name in given:
@@ -72,15 +86,47 @@ def changed(experiment: Experiment, given: Mapping[str, str], notes: list[str]) 
         values(["run", *(f"--config.{name}={text}" for name, text in given.items() if name in table)])
     except flags.IllegalFlagValueError as error:
         raise error.__context__ or error from None  # what the parser said
-    read = {name: values[f"config.{name}"].value if name in table else text for name, text in given.items()}
+    read: dict[str, Any] = {
+        name: values[f"config.{name}"].value if name in table else text for name, text in given.items()
+    }
+    level = {name: stage for name in STAGES if len(stage := read.get(name) or ()) == 3 and stage[1] == 0}
+    read |= dict.fromkeys(level, ())
     if "claims" in given or not experiment.claims:
-        return experiment.change(read, notes.append)
+        return _level(experiment.change(read, notes.append), level)
     # With fewer analyses some of what the config claims is not measured.
-    changed = experiment.change({**read, "claims": ()}, notes.append)
+    changed = _level(experiment.change({**read, "claims": ()}, notes.append), level)
     measured = tuple(claim for claim in experiment.claims if changed.is_measured(claim.measured))
     if left := [claim.id for claim in experiment.claims if claim not in measured]:
         notes.append(f"claims {', '.join(left)} are left out: nothing measures them with these settings")
     return changed.change({"claims": measured})
+
+
+# Curricula, with what each ends at.
+STAGES = {"train.active_inputs": ("task.d_input", 0), "train.active_points": ("task.n_context + 1", 1)}
+
+
+def _level(experiment: Experiment, level: Mapping[str, tuple]) -> Experiment:
+    """The experiment, whose curricula with an increase of 0 are none: they start where they would end.
+
+    Raises:
+      BadInput: if one does not.
+    """
+    for name, stage in level.items():
+        end, more = STAGES[name]
+        for law in (one.law for _, one in experiment.in_turn()):
+            at = (law.n_context if more else law.d_input) + more
+            if stage[0] != at:
+                raise BadInput(f"{name}={stage}: with an increase of 0 it never ends at {end}={at}; an increase of at "
+                               f"least 1, a start at {at}, or () is accepted")  # fmt: skip
+    return experiment
+
+
+def _hint(name: str, known: Collection[str]) -> str | None:
+    """What a name of another codebase is here."""
+    if said_of := foreign.said_of(name):
+        return said_of
+    ours = foreign.meant(name, known)
+    return ours and f"did you mean {ours}?"
 
 
 class _Parser(flags.ArgumentParser):
@@ -100,7 +146,9 @@ class _Parser(flags.ArgumentParser):
 def help_of(argv: list[str]) -> str:
     """Every field of the config that a command line names, with its value, what it accepts and what it is."""
     try:
-        path, variant, _ = _config_path(_joined([word for word in argv[1:] if word.startswith("--config=")]))
+        path, variant, _ = _config_path(
+            _joined([word for word in _with_files(argv[1:]) if word.startswith("--config=")])
+        )
         experiment = load(path, variant)
     except BadInput:
         return "Every field of a config, with what it accepts: --config=FILE[:VARIANT] --help\n"
@@ -113,6 +161,36 @@ def help_of(argv: list[str]) -> str:
 
 def _shown(value: Any) -> str:
     return f"'{value}'" if isinstance(value, tuple) else str(value)
+
+
+def _with_files(words: list[str]) -> list[str]:
+    """The words, with those of the files that `--flagfile` names in its place, as absl reads them.
+
+    Raises:
+      BadInput: if there is no such file.
+    """
+    try:
+        return flags.FlagValues().read_flags_from_files(words)
+    except (flags.Error, OSError, ValueError) as error:
+        why = one_line(error).rpartition("flagfile: ")[2]
+        raise BadInput(f"--flagfile: {why}; accepted: a file with one flag a line, # before comments") from error
+
+
+def _logging(words: list[str]) -> list[str]:
+    """Gives absl the flags of its logging, which it acts on; the words that are left.
+
+    Raises:
+      BadInput: if absl does not accept a value.
+    """
+    is_its = lambda word: word.removeprefix("--").partition("=")[0].removeprefix("no") in OF_LOGGING
+    values = flags.FlagValues()
+    for its in {flags.FLAGS[name] for name in OF_LOGGING}:
+        values[its.name] = its
+    try:
+        values(["run", *filter(is_its, words)])
+    except (flags.Error, ValueError) as error:
+        raise BadInput(one_line(error)) from error
+    return [word for word in words if not is_its(word)]
 
 
 def _processes(words: list[str]) -> tuple[Processes | None, list[str]]:
@@ -177,19 +255,31 @@ def _config_path(words: list[str]) -> tuple[Path, str, list[str]]:
     return path, variant, [word for word in words if word.partition("=")[0] != "--config"]
 
 
-def load(path: Path, variant: str = "") -> Experiment:
-    """The experiment that a config file gives, which is executed once.
+def load(path: Path, variant: str = "", given: Collection[str] = (), notes: list[str] | None = None) -> Experiment:
+    """The experiment that a config file gives, which is executed once; one of another codebase is read (`foreign`).
+
+    Args:
+      given: fields that a command line gives, for which a config of another codebase needs no value.
+      notes: what is to be said of it is added.
 
     Raises:
       BadInput: if it is no config file, or has no such variant.
     """
+    notes = [] if notes is None else notes
+    if path.suffix in (".yaml", ".yml"):
+        return _of_theirs(path, variant, foreign.of_yaml(path), given, notes)
     module = types.ModuleType(f"icl_gd_config_{path.stem}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # where annotations of the classes it may define are looked up
     sys.path.insert(0, str(path.parent.absolute()))  # as of a script, for what lies beside it
     try:
         exec(compile(path.read_text(), str(path), "exec"), vars(module))  # unlike an import, leaves no __pycache__
+        settings = getattr(module, "config", None)  # that of von Oswald et al. is no function's
+        if not hasattr(module, "get_config") and foreign.is_mapping(settings):
+            return _of_theirs(path, variant, foreign.flat(settings), given, notes)
         get_config = module.get_config
+    except BadInput:
+        raise
     except (Exception, SystemExit) as error:
         missing = isinstance(error, AttributeError) and "get_config" in str(error)
         why = "" if missing else f": {one_line(error)}"
@@ -206,11 +296,48 @@ def load(path: Path, variant: str = "") -> Experiment:
         experiment = get_config() if alone else get_config(variant)
     except (Exception, SystemExit) as error:
         raise BadInput(f"--config={path}{f':{variant}' * bool(variant)}: {one_line(error)}") from error
+    if foreign.is_mapping(experiment):
+        return _of_theirs(path, variant if alone else "", foreign.flat(experiment), given, notes)
     if alone and variant:
         raise BadInput(f"--config={path}:{variant}: its get_config takes no variant; --config={path} is accepted")
     if not isinstance(experiment, Experiment):
         raise BadInput(f"--config={path}: get_config gives a {type(experiment).__name__}, it must give an Experiment")
     return experiment
+
+
+def _of_theirs(
+    path: Path, variant: str, settings: foreign.Theirs, given: Collection[str], notes: list[str]
+) -> Experiment:
+    """A config of another codebase as the one that ships which it changes; its variant smoke is as small as that one's.
+
+    Raises:
+      BadInput: if there is nothing here that is the same.
+    """
+    if variant not in ("", "smoke"):
+        raise BadInput(f"--config={path}:{variant}: unknown variant {variant!r}; {nearest(variant, ['smoke'])}")
+    read = foreign.read(settings, f"--config={path}", given)
+    notes += read.notes
+    base, values = load(CONFIGS / f"{read.base}.py", variant), dict(read.values)
+    for name in SMALL if variant else ():
+        if name in values and not (name == "model.n_layers" and isinstance(values.get("model.attention"), tuple)):
+            values[name] = min(values[name], base[name])
+    words = {name: str(value) for name, value in values.items()}
+    try:
+        bare = changed(base, {**words, "analyses": "()", "claims": "()"}, notes)
+    except BadInput as error:
+        raise BadInput(f"--config={path}: {error}") from error
+    fit = tuple(analysis.name for analysis in base.analyses if _is_fit(analysis, bare))
+    if left := [name for name in base.asked if name not in fit]:
+        notes.append(f"analyses {', '.join(left)} are left out: they cannot be asked of these settings")
+    return bare.change({"analyses": fit})
+
+
+def _is_fit(analysis: Any, experiment: Experiment) -> bool:
+    try:
+        analysis.check(experiment)
+    except Unfit:
+        return False
+    return True
 
 
 def _overrides(words: list[str], experiment: Experiment) -> tuple[dict[str, str], list[str]]:
@@ -226,8 +353,12 @@ def _overrides(words: list[str], experiment: Experiment) -> tuple[dict[str, str]
         flag, equals, value = word.removeprefix("--").partition("=")
         if not flag.startswith(("config.", "noconfig.")):
             if flag != "workdir":
-                near = [f"--config.{name}" for name in known if flag in (name, name.split(".")[-1])]
-                raise BadInput(f"--{flag}: unknown flag; {nearest(near[0] if near else f'--{flag}', [*OWN, *near])}")
+                if said_of := foreign.said_of(flag):
+                    raise BadInput(f"--{flag}: unknown flag; {said_of}")
+                alike = [name for name in known if flag.split(".")[-1] == name.split(".")[-1]]
+                near = difflib.get_close_matches(flag, alike, 1, 0.0) or [foreign.meant(flag, known)]
+                hint = f"did you mean --config.{near[0]}?" if near[0] else nearest(f"--{flag}", OWN)
+                raise BadInput(f"--{flag}: unknown flag; {hint}")
             left.append(word)
             continue
         name = flag.removeprefix("no").removeprefix("config.")

@@ -1,6 +1,7 @@
 """Regression on a function class: a fresh function in every prompt (Garg et al. 2208.01066)."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 import jax
@@ -8,8 +9,8 @@ import jax.numpy as jnp
 from annotated_types import Ge, Gt, Le
 
 from icl_gd.schema import LARGEST, OneOf, check
-from icl_gd.tasks.families import PROMPT_FAMILIES
-from icl_gd.tasks.functions import FunctionClass, Signs
+from icl_gd.tasks.families import INPUTS, PROMPT_FAMILIES
+from icl_gd.tasks.functions import ENTRIES, FunctionClass, Signs, check_form, draw_by, of_pool, takes, variance_of
 from icl_gd.types import Array, PrefixPrompt, Prompt
 
 
@@ -25,6 +26,9 @@ class FunctionRegression:
       label_scale: factor of all labels.
       noise_std: of the context's labels, at label scale 1; none on classes.
       renormalised: noisy labels are brought back to the variance of those without noise.
+      inputs: the distribution that the family makes its inputs of, in `INPUTS`; coordinates have second moment one.
+      weights: the distribution of entries of the functions' w, in `ENTRIES`: symmetric, of variance one.
+      noise: the distribution of noise of labels at `noise_std=1`, in `ENTRIES`; of all noise, of "noisy" prompts too.
     """
 
     functions: FunctionClass
@@ -34,13 +38,26 @@ class FunctionRegression:
     label_scale: Annotated[float, Gt(0), Le(LARGEST)] = 1.0
     noise_std: Annotated[float, Ge(0), Le(LARGEST)] = 0.0
     renormalised: bool = False
+    inputs: Annotated[str, OneOf(INPUTS)] = "normal"
+    weights: Annotated[str, OneOf(ENTRIES)] = "normal"
+    noise: Annotated[str, OneOf(ENTRIES)] = "normal"
 
     def __post_init__(self):
+        check_form(self.functions)
         check(self)
         if self.noise_std > 0.0 and self.logistic:
             raise ValueError(
                 f"noise_std={self.noise_std}: labels of signs are classes, which noise would leave; 0 is accepted"
             )
+        if self.noise != "normal" and self.logistic:
+            raise ValueError(f"noise={self.noise!r}: labels of signs are classes, without noise; leave it out")
+        if self.weights != "normal" and not takes(of_pool(self.functions).draw, "entries"):
+            raise ValueError(
+                f"weights={self.weights!r}: functions={self.functions!r} draws its own, as its draw takes no entries; "
+                "'normal' is accepted"
+            )
+        if self.inputs != "normal" and not takes(PROMPT_FAMILIES[self.family].draw, "inputs"):
+            raise ValueError(f"inputs={self.inputs!r}: family={self.family!r} draws its own; 'normal' is accepted")
 
     @property
     def d_input(self) -> int:
@@ -57,16 +74,25 @@ class FunctionRegression:
 
     @property
     def label_variance(self) -> float:
-        """`E y_query^2` at standard inputs, by which errors are divided: predicting zero has error one.
+        """`E y_query^2` at inputs of the standard family, by which errors are divided: predicting zero has error one.
 
-        It is the same for the other families, whose inputs are as long in the mean; but for quadratic functions not for
-        `half_subspace` and `skewed`, as their labels hang on fourth moments.
+        It is the same for the other families, whose inputs are as long in the mean, where labels hang on second moments
+        alone. Labels of `Quadratic`, `Polynomial` and `Chebyshev` hang on higher ones, which `half_subspace` and
+        `skewed` have otherwise, as `orthogonal_query` of inputs that are not normal has.
+
+        Raises:
+          ValueError: if labels of a class that does not know it have no finite variance above zero; see `variance_of`.
         """
-        return self._label_scale**2 * self.input_scale ** (2 * self.functions.degree) * self.functions.variance
+        return self._label_scale**2 * self._variance
+
+    @cached_property
+    def _variance(self) -> float:
+        """The same at label scale one, without noise."""
+        return variance_of(self.functions, float(self.input_scale), self.inputs, self.weights)
 
     @property
     def _label_scale(self) -> float:
-        noise = self.noise_std**2 / self.functions.variance if self.renormalised else 0.0
+        noise = self.noise_std**2 / self._variance if self.renormalised else 0.0
         return self.label_scale / (1 + noise) ** 0.5
 
     @property
@@ -81,16 +107,17 @@ class FunctionRegression:
           active: only the first so many inputs are not zero (a stage of a curriculum); all when left out.
         """
         key_x, key_w, key_noise = jax.random.split(key, 3)
-        x, x_query = PROMPT_FAMILIES[self.family].draw(key_x, self.n_context + 1, self.d_input)
+        more = () if self.inputs == "normal" else (INPUTS[self.inputs].draw,)
+        x, x_query = PROMPT_FAMILIES[self.family].draw(key_x, self.n_context + 1, self.d_input, *more)
         scale = self.input_scale
         if active is not None:
             scale = jnp.where(jnp.arange(self.d_input) < active, self.input_scale, 0.0)[None].astype(x.dtype)
         x, x_query = scale * x, scale * x_query
-        w = self.functions.draw(key_w, active)
+        w = draw_by(self.functions, ENTRIES[self.weights])(key_w, active)
         of = lambda x: self._label_scale * self.functions.apply(w, x)
         y, y_query = of(x), of(x_query)
         if self.noise_std > 0.0:
-            y = y + self._label_scale * self.noise_std * jax.random.normal(key_noise, y.shape)
+            y = y + self._label_scale * self.noise_std * ENTRIES[self.noise](key_noise, y.shape)
         return PrefixPrompt(x, y, x_query, y_query, w)
 
     def sample(self, key: Array) -> Prompt:

@@ -35,6 +35,7 @@ PATIENCE = 5  # steps in a row that are not finite, with which a member has dive
 SCHEDULES: dict[str, Callable[[Any, int], optax.Schedule]] = {
     "constant": lambda rate, steps: optax.constant_schedule(rate),
     "cosine": optax.cosine_decay_schedule,
+    "linear": lambda rate, steps: optax.linear_schedule(rate, 0.0, steps),
 }
 
 
@@ -47,7 +48,7 @@ class TrainSettings:
     Attributes:
       steps, batch_size: length of training and prompts per step and member.
       learning_rate: of AdamW.
-      schedule: of the learning rate, "constant" or "cosine" (decaying to zero at the last step).
+      schedule: of the learning rate, "constant", or "cosine" or "linear", which decay to zero at the last step.
       warmup: steps over which the learning rate rises from zero before the schedule begins; 0 begins with it.
       clip: the gradient's global norm is clipped to this, before the optimiser; None does not clip.
       beta1, beta2, epsilon, weight_decay: of AdamW.

@@ -88,7 +88,7 @@ BAD = [
     ),
     ([ONE, "--config.analyses=('table',)", NO_CLAIMS, "--config.task.d_input=4"], ["task.d_input=4", "table", "10"]),
     ([ONE, "--config.precision=float16"], ["float16", "float32"]),
-    ([ONE, "--config.train.schedule=linear"], ["linear", "cosine"]),
+    ([ONE, "--config.train.schedule=step"], ["step", "cosine"]),
     ([ONE, "--config.train.form=momments"], ["train.form=momments", "did you mean moments?"]),
     (
         [ONE, "--config.train.form=moments", "--config.model.clip=1", "--config.analyses=()", NO_CLAIMS],
@@ -160,7 +160,7 @@ BAD = [
     ([ONE, "--config.train.steps=99999999999"], ["train.steps=99999999999", "at most"]),
     ([ONE, "--config..steps=1"], ["unknown field", "train.steps"]),
     ([ONE, "--train.steps=1"], ["--train.steps", "did you mean --config.train.steps?"]),
-    ([ONE, "--flagfile=x"], ["--flagfile", "accepted"]),
+    ([ONE, "--flagfile=x"], ["--flagfile", "No such file", "accepted"]),
     ([ONE, "--", "x"], ["stray argument '--'"]),
     ([ONE, "---config.seeds=2"], ["stray argument"]),
     ([ONE, "--noconfig.train.steps"], ["train.steps", "needs a value"]),

@@ -136,6 +136,27 @@ def test_classes_of_fewer_examples_than_inputs():
     assert "excess_over_least_squares_around" not in metrics
 
 
+def test_always_zero_has_error_one_whatever_inputs_weights_noise_and_scale_are():
+    words = ("--config.task.name=affine", "--config.task.inputs=exponential", "--config.task.weights=laplace",
+             "--config.task.noise=student", "--config.task.noise_std=0.5", "--config.task.input_scale=3",
+             "--config.eval.prompts=2000", "--config.eval.families=standard,inputs_third,noisy")  # fmt: skip
+    experiment = parse(["run", f"{LINEAR}:smoke", *FUNCTIONS, *words]).experiment
+    law = experiment.law
+    assert (law.inputs, law.weights, law.noise, law.functions.d_input) == ("exponential", "laplace", "student", 2)
+    assert law.label_variance == 9 * 2 + 1
+    params = np.ones(2, np.float32)
+    trained = SimpleNamespace(
+        params=params, diverged_at=np.full(2, -1), prefix_predictor=lambda scale: lambda x, y: 0 * scale * y
+    )
+    study = Study(
+        experiment, prompts=None, points=[{}], train=None, read_history=None, trained=trained, untrained=params,
+        reference=None, watch=None, history={},
+    )  # fmt: skip
+    found = prefix_learners.evaluate(study)
+    for family in ("standard", "inputs_third", "noisy"):
+        np.testing.assert_allclose(found.curves[f"normalised_error_{family}_trained"]["mean"], 1.0, atol=0.2)
+
+
 def test_its_members_are_loaded_as_predictors_of_prefixes(functions):
     trained = icl_gd.load(functions)
 
@@ -198,7 +219,11 @@ def test_a_library_that_is_missing_is_named(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([LINEAR, "--config.task.inputs=normal"], ["task.inputs: not a field", "but of task=Regression(...)"]),
+        ([LINEAR, "--config.task.covariance=1"], ["task.covariance: unknown field"]),
+        ([LINEAR, "--config.task.corrupted_labels=1"], ["task.corrupted_labels: not a", "but of task=Regression(...)"]),
+        ([LINEAR, "--config.task.inputs=spher"], ["task.inputs=spher", "one of normal, uniform", "mean sphere?"]),
+        ([LINEAR, "--config.task.weights=sparse"], ["task.weights=sparse", "one of normal, laplace, mixture, student"]),
+        ([TREE, "--config.task.name=signs", "--config.task.noise=laplace"], ["task.noise='laplace'", "leave it out"]),
         ([LINEAR, "--config.task.depth=3"], ["task.depth: not a field", "but of task.name=decision_tree"]),
         ([LINEAR, "--config.task.name=sine"], ["task.name=sine", "relu_network"]),
         ([LINEAR, "--config.task.name=spars"], ["task.name=spars", "one of linear, sparse", "did you mean sparse?"]),

@@ -91,7 +91,7 @@ def test_sizes_and_rates_multiply(tmp_path, capsys):
     run = asked(tmp_path, "--config.train.clip=1,0.1", "--config.task.n_context=2,3", "--config.train.batch_size=(8,)")
     found = []
 
-    def one(its, workdir, stop, label):
+    def one(its, workdir, stop, label, seconds):
         found.append((label, *(its[name] for name in ("task.n_context", "train.batch_size", "train.clip"))))
         value = {"loss_trained": results.metric([its.task.n_context, 1.0]), "loss_gd": results.metric(1.0)}
         return {"sweep": [{"fields": fields, "metrics": value} for fields in its.together()]}

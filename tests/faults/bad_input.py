@@ -103,7 +103,7 @@ def bad_values(hint: Any, rng: random.Random) -> list[Bad]:
                 case Lt(high):
                     found += [Bad("out of range", number(high + by), f"below {high:.10g}") for by in (0, more)]
     if number is int:
-        found += [Bad("of a wrong type", value, "whole number") for value in ("1.5", "1e3", "nan", "inf")]
+        found += [Bad("of a wrong type", value, "whole number") for value in ("1.5", "1e-3", "nan", "inf")]
     if number is float:
         found += [Bad("not finite", value, "must be a finite number") for value in (math.nan, math.inf, -math.inf)]
     if bool in its:

@@ -1,14 +1,19 @@
 """Function classes and prompt families: functions of their key, with the moments and the geometry they say."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
+from math import gamma, pi
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icl_gd import tasks
-from icl_gd.tasks import FUNCTIONS, PROMPT_FAMILIES, FunctionRegression
+from icl_gd import programs, tasks
+from icl_gd.tasks import FUNCTIONS, PROMPT_FAMILIES, FunctionRegression, families
+from icl_gd.tasks.families import CORRELATION, INPUTS
+from icl_gd.tasks.functions import ENTRIES, FUNCTION_POOL_KEY, Affine, Chebyshev, Polynomial, _wrong_form, variance_of
 
 D = 6
 CLASSES = {name: make(D) for name, make in FUNCTIONS.items()} | {"pool": tasks.FunctionPool(tasks.Linear(D), 3)}
@@ -16,7 +21,13 @@ FAMILIES = {name: FunctionRegression(tasks.Linear(D), 9, name) for name in PROMP
 TASKS = (
     {name: FunctionRegression(functions, 9) for name, functions in CLASSES.items()}
     | FAMILIES
-    | {"noisy": FunctionRegression(tasks.Linear(D), 9, noise_std=1.0, input_scale=2.0, label_scale=3.0)}
+    | {
+        "noisy": FunctionRegression(tasks.Linear(D), 9, noise_std=1.0, input_scale=2.0, label_scale=3.0),
+        "ar1": FunctionRegression(CLASSES["pool"], 9, inputs="ar1", weights="laplace"),
+        "others": FunctionRegression(
+            Affine(D), 9, "random_quadrants", 1.0, 1.0, 1.0, inputs="exponential", weights="student", noise="mixture"
+        ),
+    }
 )
 
 
@@ -91,6 +102,10 @@ def by_hand(name, w, x):
         return sum(a * b**2 for a, b in zip(w[0], x, strict=True)) / np.sqrt(3)
     if name == "polynomial":
         return sum(a * b**3 for a, b in zip(w[0], x, strict=True)) / np.sqrt(15)  # E x^6
+    if name == "chebyshev":  # E (4 x^3 - 3 x)^2 = 16 * 15 - 24 * 3 + 9
+        return sum(a * (4 * b**3 - 3 * b) for a, b in zip(w[0], x, strict=True)) / np.sqrt(177)
+    if name == "affine":
+        return sum(a * b for a, b in zip(w["w"][0], x, strict=True)) + w["b"][0, 0]
     linear = sum(a * b for a, b in zip(w[0], x, strict=True))
     return np.sign(linear) if name == "signs" else linear
 
@@ -101,6 +116,19 @@ def test_sparse_functions_have_so_many_inputs_all_of_them_active():
     np.testing.assert_array_equal((w != 0).sum(1), 2)
     np.testing.assert_array_equal(w[:, 4:], 0.0)
     np.testing.assert_allclose((w[:, :4] != 0).mean(0), 0.5, atol=0.15)
+
+
+def test_a_pool_has_functions_of_the_entries_asked_for():
+    @jax.jit
+    def drawn(key):
+        root = jax.random.fold_in(jax.random.key(7), FUNCTION_POOL_KEY)
+        there = jax.vmap(lambda i: ENTRIES["laplace"](jax.random.fold_in(root, i), (1, D)))(jnp.arange(3))
+        pool = FunctionRegression(tasks.FunctionPool(tasks.Linear(D), 3, 7), 0, weights="laplace")
+        return there, jax.vmap(lambda key: pool.sample(key).w)(jax.random.split(key, 30))
+
+    there, found = map(np.asarray, drawn(jax.random.key(18)))
+    which = [np.flatnonzero([np.allclose(one, its, rtol=1e-5) for its in there]).item() for one in found]
+    assert set(which) == {0, 1, 2}
 
 
 def test_a_stage_leaves_the_other_inputs_zero_and_the_last_is_the_task():
@@ -171,6 +199,247 @@ def test_predicting_zero_has_error_one_on_all_prompts(name):
     np.testing.assert_allclose(errors.mean(), 1.0, atol=4 * errors.std() / len(errors) ** 0.5)
 
 
+# --- distributions of inputs, weights and noise ---
+
+ABS = {  # E |w|
+    "normal": (2 / pi) ** 0.5,
+    "laplace": 0.5**0.5,
+    "mixture": 0.6 * (2 / pi) ** 0.5 * np.exp(-(0.8**2) / (2 * 0.6**2)) + 0.8 * (1 - 2 * 0.0912112),  # P(z > 4/3)
+    "student": (3 / 5) ** 0.5 * 2 * 5**0.5 * gamma(3) / (pi**0.5 * 4 * gamma(5 / 2)),
+}
+
+
+def close(samples, expected, **more):
+    """Whether means over the first axis are what is expected, within five standard errors."""
+    spread = samples.std(0) / len(samples) ** 0.5
+    np.testing.assert_array_less(np.abs(samples.mean(0) - expected), 5 * spread + 1e-6, **more)
+
+
+def test_entries_and_noise_are_symmetric_with_variance_one():
+    draw = jax.jit(lambda key: {name: draw(key, (100_000, 1)) for name, draw in ENTRIES.items()})
+    for name, w in jax.tree.map(np.asarray, draw(jax.random.key(12))).items():
+        w = w.astype(float)
+        close(np.hstack([w, w**2, np.abs(w), w > 0]), [0.0, 1.0, ABS[name], 0.5], err_msg=name)
+    assert set(ENTRIES) == set(ABS)
+
+
+@cache
+def inputs():
+    """Of every distribution `[function n d]`."""
+    draw = lambda key: {name: its.draw(key, (8, D)) for name, its in INPUTS.items()}
+    return jax.tree.map(lambda x: np.asarray(x, float), many(draw, 6000)(13))
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_inputs_have_the_moments_they_say(name):
+    x, its = inputs()[name], INPUTS[name]
+    for k in range(1, 7):
+        close((x**k).mean((1, 2)), its.moment(k, D), err_msg=f"{name} {k}")
+    assert its.moment(0, D) == its.moment(2, D) == 1.0
+    same = np.einsum("pni,pnj->pij", x, x) / x.shape[1]
+    mean = its.moment(1, D)
+    close(same, np.where(np.eye(D), 1.0, mean**2), err_msg=name)
+    later = np.einsum("pni,pni->p", x[:, 1:], x[:, :-1]) / (D * (x.shape[1] - 1))
+    close(later, CORRELATION if name == "ar1" else mean**2, err_msg=name)
+    if name == "sphere":
+        np.testing.assert_allclose((x**2).sum(-1), D, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_variances_are_those_of_labels_at_every_scale_of_all_inputs_and_entries(name):
+    functions, scales = CLASSES[name], np.array([1.0, 3.0])
+    words = "normal", "laplace", "mixture"
+
+    @jax.jit
+    def mean_squares(x, scales):
+        keys = jax.random.split(jax.random.key(14), x.shape[1])
+        w = [jax.vmap(lambda key, draw=ENTRIES[word]: functions.draw(key, None, draw))(keys) for word in words]
+        of = lambda w, x: jnp.mean(functions.apply(w, x) ** 2)
+        of = jax.vmap(jax.vmap(jax.vmap(of), (None, 0)), (None, 0))  # scale, inputs, function
+        return jnp.stack([of(its, scales[:, None, None, None, None] * x[None]) for its in w])
+
+    found = np.asarray(mean_squares(np.stack([inputs()[its] for its in INPUTS]).astype(np.float32), scales), float)
+    for i, weights in enumerate(words):
+        for j, scale in enumerate(scales):
+            for k, its in enumerate(INPUTS):
+                expected = variance_of(functions, float(scale), its, weights)
+                close(found[i, j, k], expected, err_msg=f"{weights} {scale} {its}")
+    assert variance_of(functions) == functions.variance
+
+
+def test_variances_by_hand():
+    assert variance_of(tasks.Linear(4), 3.0, "exponential") == 36.0
+    assert variance_of(Affine(3), 3.0) == 28.0
+    np.testing.assert_allclose(variance_of(tasks.Quadratic(4), 3.0, "uniform"), 81 * 4 * (9 / 5) / 3)
+    np.testing.assert_allclose(variance_of(Polynomial(4, 2), 1.0, "sphere"), 4 * (4**2 * 3 / (4 * 6)) / 3)
+    np.testing.assert_allclose(variance_of(Polynomial(4, 3), 1.0, "laplace"), 4 * (720 / 8) / 15)
+    np.testing.assert_allclose(variance_of(Chebyshev(4, 2), 3.0), 4 * (4 * 81 * 3 - 4 * 9 + 1) / (12 - 4 + 1))
+    x, mass = np.polynomial.hermite_e.hermegauss(40)
+    for degree in range(1, 11):
+        half, whole = (mass @ np.polynomial.Chebyshev.basis(degree)(scale * x) ** 2 for scale in (0.5, 1.0))
+        np.testing.assert_allclose(variance_of(Chebyshev(4, degree), 0.5), 4 * half / whole, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["exponential", "sphere"])
+def test_families_transform_the_inputs_of_a_distribution(name):
+    its = {family: FunctionRegression(tasks.Linear(D), 9, family, inputs=name) for family in PROMPT_FAMILIES}
+    draw = many(lambda key: {family: task.sample_prefixes(key)[0:3:2] for family, task in its.items()}, 1000)
+    drawn = jax.tree.map(np.asarray, draw(15))
+    for family, (x, x_query) in drawn.items():
+        np.testing.assert_allclose(np.mean(x**2), 1.0, atol=0.05, err_msg=family)
+        np.testing.assert_allclose(np.nanmean(x_query**2), 1.0, atol=0.05, err_msg=family)
+    for family in ("random_quadrants", "opposite_quadrants"):
+        assert np.all(np.sign(drawn[family][0]) == np.sign(drawn[family][0][:, :1]))
+    if name == "exponential":
+        assert np.all(drawn["random_quadrants"][1] >= 0)  # where the distribution has them
+        np.testing.assert_allclose(np.mean(drawn["random_quadrants"][0]), 0.0, atol=0.05)
+    else:
+        np.testing.assert_allclose((drawn["repeated_query"][1] ** 2).sum(-1), D, rtol=1e-4)
+
+
+def test_a_task_draws_what_its_words_say():
+    """Against its formula, from the same keys; so is what is drawn if no word is given."""
+    others = FunctionRegression(
+        Affine(D), 9, noise_std=0.5, input_scale=3.0, inputs="uniform", weights="laplace", noise="student"
+    )
+
+    @jax.jit
+    def both(key):
+        keys = jax.random.split(key, 3)
+        x = 3.0 * INPUTS["uniform"].draw(keys[0], (10, D))
+        w = Affine(D).draw(keys[1], None, ENTRIES["laplace"])
+        y = x @ w["w"].T + w["b"]
+        plain_x, plain_w = jax.random.normal(keys[0], (10, D)), jax.random.normal(keys[1], (1, D))
+        plain_y = plain_x @ plain_w.T
+        return [
+            (others.sample_prefixes(key), (x, y + 0.5 * ENTRIES["student"](keys[2], y.shape), x, y, w)),
+            (TASKS["linear"].sample_prefixes(key), (plain_x, plain_y, plain_x, plain_y, plain_w)),
+            (
+                replace(TASKS["linear"], noise_std=0.5).sample_prefixes(key)[1],
+                plain_y + 0.5 * jax.random.normal(keys[2], plain_y.shape),
+            ),
+        ]
+
+    for found, expected in both(jax.random.key(16)):
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+BEFORE = {  # x[2, 3] and the first labels of key 5
+    "linear": [0.4840049, -2.097413, 1.184338, 3.472363],
+    "sparse": [0.4840049, 0.2418117, 2.393204, -1.205472],
+    "quadratic": [0.4840049, -1.812362, -4.430628, -2.293719],
+    "polynomial": [0.4840049, -0.59751, -0.6136438, 1.199528],
+    "signs": [0.4840049, -1, 1, 1],
+    "relu_network": [0.4840049, -3.043454, -4.736762, 0.8032057],
+    "decision_tree": [0.4840049, 0.4782063, -2.170853, -0.4397622],
+    "pool": [0.4840049, 2.031666, -4.98566, -1.731489],
+    "random_quadrants": [1.650966, 4.566606, -0.8880925, -0.1936009],
+    "opposite_quadrants": [1.650966, 4.566606, -0.8880925, -0.1936009],
+    "orthogonal_query": [0.4840049, -2.097413, 1.184338, 3.472363],
+    "repeated_query": [-1.650966, 5.915523, -0.821506, 2.561144],
+    "half_subspace": [-0.1885903, 7.722171, -0.9814949, 3.767977],
+    "skewed": [-0.5922664, 8.334176, -2.267189, 5.074956],
+    "noisy": [0.9680099, -7.455289, 9.211218, 18.39202],
+}
+
+
+def test_what_was_drawn_before_there_were_words_is_drawn_now():
+    of = jax.jit(
+        lambda key: {name: (x[2, 3], y[:3, 0]) for name in BEFORE for x, y, *_ in [TASKS[name].sample_prefixes(key)]}
+    )
+    for name, (x, y) in of(jax.random.key(5)).items():
+        np.testing.assert_allclose([x, *y], BEFORE[name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("renormalised", [False, True])
+def test_errors_are_divided_by_the_variance_at_this_scale_and_these_inputs(renormalised):
+    task = FunctionRegression(
+        Affine(D), 9, "standard", 3.0, 2.0, 4.0, renormalised, "exponential", weights="laplace", noise="laplace"
+    )
+    prompts = jax.tree.map(lambda leaf: np.asarray(leaf, float), many(task.sample_prefixes, 4000)(17))
+    variance, noise = 9 * D + 1, 16
+    factor = 4 * variance / (variance + noise) if renormalised else 4
+    np.testing.assert_allclose(task.label_variance, factor * variance)
+    close((prompts.y_query**2).mean((1, 2)), factor * variance)
+    close((prompts.y**2).mean((1, 2)), factor * (variance + noise))
+
+
+# --- classes of one's own ---
+
+
+@dataclass(frozen=True)
+class Own:
+    """y = w x, and with a constant w x + b."""
+
+    d_input: int = 3
+    constant: bool = False
+    variance: float = 3.0
+    degree: int = 1
+
+    def draw(self, key, active=None):
+        return jax.random.normal(key, (1, self.d_input + self.constant))
+
+    def apply(self, w, x):
+        y = x @ w[:, : self.d_input].T
+        return y + w[:, self.d_input :] if self.constant else y
+
+
+def test_a_degree_is_believed_of_what_is_homogeneous_and_of_nothing_else():
+    assert FunctionRegression(Own(), 2, input_scale=3.0).label_variance == 9 * 3.0
+    off = FunctionRegression(Own(constant=True, variance=4.0), 2, input_scale=3.0)
+    found = jax.jit(lambda x: x * off.label_variance)(1.0)  # while a program is traced, too
+    np.testing.assert_allclose(found, 28.0, rtol=0.012)
+    programs.forget()
+    with jax.enable_x64(True):  # drawn again, with the same numbers
+        assert replace(off, n_context=3).label_variance == off.label_variance
+    assert FunctionRegression(tasks.FunctionPool(off.functions, 3), 2, input_scale=3.0).label_variance == (
+        off.label_variance
+    )
+    assert replace(off, input_scale=1.0).label_variance == 4.0
+
+
+def test_a_class_may_leave_its_variance_out_or_say_it_at_every_scale():
+    least = SimpleNamespace(d_input=3, draw=Own(constant=True).draw, apply=Own(constant=True).apply)
+    np.testing.assert_allclose(FunctionRegression(least, 2, inputs="exponential").label_variance, 4.0, rtol=0.012)
+    at = SimpleNamespace(**vars(least), variance_at=lambda scale: 9.5 * scale)
+    assert FunctionRegression(at, 2, input_scale=2.0).label_variance == 19.0
+    np.testing.assert_allclose(variance_of(at, 1.0, "laplace"), 4.0, rtol=0.012)  # which it says nothing of
+    at.variance_at = lambda scale, moment: scale * moment(4)
+    assert FunctionRegression(at, 2, input_scale=2.0, inputs="laplace").label_variance == 12.0
+    zero = SimpleNamespace(d_input=2, draw=lambda key, active: key, apply=lambda w, x: 0 * x[:, :1])
+    with pytest.raises(ValueError, match=r"mean square above 0; at inputs='normal' and input_scale=1 it is 0$"):
+        _ = FunctionRegression(zero).label_variance
+
+
+def test_a_class_that_extends_another_has_its_own_variance():
+    @dataclass(frozen=True)
+    class Twice(tasks.Linear):
+        variance = 4.0 * D  # pyright: ignore
+
+        def apply(self, w, x):
+            return 2 * x @ w.T
+
+    assert FunctionRegression(Twice(D), 2, input_scale=3.0).label_variance == 9 * 4.0 * D
+
+    @dataclass(frozen=True)
+    class Fifth(Polynomial):
+        degree: int = 5
+
+    assert variance_of(Fifth(D), 2.0) == 2.0**10 * D
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_class_that_ships_has_the_form(name):
+    assert _wrong_form(getattr(CLASSES[name], "functions", CLASSES[name])) == ""
+
+
+def of_form(**other):
+    """A class with another attribute; what is None is left out."""
+    its = {"d_input": 3, "draw": Own().draw, "apply": Own().apply, **other}
+    return lambda: FunctionRegression(SimpleNamespace(**{name: of for name, of in its.items() if of is not None}))
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -187,8 +456,31 @@ def test_predicting_zero_has_error_one_on_all_prompts(name):
         (lambda: FunctionRegression(tasks.Linear(2), noise_std=-1.0), r"noise_std=-1\.0"),
         (lambda: FunctionRegression(tasks.Signs(2), noise_std=1.0), "noise_std=1.0: labels of signs"),
         (lambda: FunctionRegression(tasks.Linear(2), 2, "orthogonal_query").sample(jax.random.key(0)), "n_context=2"),
+        (lambda: FunctionRegression(tasks.Linear(2), inputs="spher"), r"inputs='spher' must be .* did you mean sphere"),
+        (lambda: FunctionRegression(tasks.Linear(2), weights="sparse"), "weights='sparse' must be one of normal, "),
+        (lambda: FunctionRegression(tasks.Signs(2), noise="student"), "noise='student': labels of signs .* leave it"),
+        (lambda: FunctionRegression(tasks.FunctionPool(Own(), 2), weights="laplace"), "takes no entries; 'normal' is"),
+        (lambda: Affine(0), "d_input=0"),
+        (lambda: Chebyshev(2, 11), "degree=11 must be a whole number of at least 1 and at most 10"),
+        (lambda: variance_of(tasks.Linear(2), -1.0), "scale=-1.0 must be a number above 0"),
+        (lambda: FunctionRegression(tasks.Linear), "must be .* give one of it, as Linear()"),
+        (of_form(apply=None), r"must be a FunctionClass, with d_input, .*; it has no apply$"),
+        (of_form(d_input="3"), r"must be .* d_input is a whole number of at least 1, not '3'$"),
+        (of_form(draw=lambda key: key), r"draw\(key, None\) ends with TypeError: .* 2 were given$"),
+        (of_form(apply=lambda w, x: x @ w), r"apply\(w, x \[1 3\]\) ends with TypeError: [^\n]*$"),
+        (of_form(apply=lambda w, x: (x @ w.T)[:, 0]), r"x \[1 3\]\) has shape \(1,\), where \(1, 1\) is needed$"),
+        (of_form(apply=lambda w, x: x[:1] @ w.T), r"x \[4 3\]\) has shape \(1, 1\), where \(4, 1\) is needed$"),
+        (of_form(apply=lambda w, x: [x @ w.T]), r"is a list, where \(1, 1\) is needed$"),
     ],
 )
 def test_what_makes_no_task_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_a_family_that_takes_no_inputs_has_its_own(monkeypatch):
+    north = families.PromptFamily(lambda key, n, d: 2 * (jnp.ones((n, d)),), True)
+    monkeypatch.setitem(PROMPT_FAMILIES, "north", north)
+    assert np.all(FunctionRegression(tasks.Linear(2), 3, "north").sample_prefixes(jax.random.key(0)).x == 1.0)
+    with pytest.raises(ValueError, match="inputs='laplace': family='north' draws its own; 'normal' is accepted"):
+        FunctionRegression(tasks.Linear(2), 3, "north", inputs="laplace")

@@ -43,6 +43,12 @@ def test_configs_of_the_first_format(before, after):
     assert {*found} == {*given, "reference.name"} - {"recipe"}
 
 
+def test_inputs_of_the_first_format_are_those_of_linear_regression_alone():
+    given = FIRST | {"task.inputs": "uniform"}
+    assert migrated(given, 1, CONFIGS)["task.inputs"] == "uniform"
+    assert "task.inputs" not in migrated(given | {"recipe": "function_classes"}, 1, CONFIGS)
+
+
 def test_configs_before_there_were_recipes_or_analyses():
     assert migrated({"seeds": 2}, 1, CONFIGS) == {"seeds": 2, "reference.name": "gradient_descent", "analyses": []}
 

@@ -1,20 +1,25 @@
 """What a class accepts is what its annotations say: every bad value is refused in one line, every bound is where it is.
 
 The cases are made from the annotations, so a new field is covered by itself, and a new class once it is in `BUILT`.
+What a public function accepts is what its annotations say too, as far as they are of numbers, words and truths; a new
+function is covered by itself.
 """
 
+import doctest
 import importlib
+import inspect
 import math
 import pkgutil
 from dataclasses import fields, is_dataclass, replace
 
 import annotated_types
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import icl_gd
-from icl_gd import lab, models, schema, tasks, training
+from icl_gd import analysis, constructions, dual, lab, learners, models, schema, tasks, tokens, training
 from icl_gd.schema import OneOf, hints
 from icl_gd.tasks import elementwise, functions, linear, nonlinear, pools, regression, tables
 
@@ -28,6 +33,8 @@ BUILT = [
     functions.Sparse(),
     functions.Quadratic(),
     functions.Polynomial(),
+    functions.Affine(),
+    functions.Chebyshev(),
     functions.Signs(),
     functions.ReLUNetwork(),
     functions.DecisionTree(),
@@ -75,8 +82,9 @@ def bad_values(hint):
         if float not in kinds:
             yield from (2.5, 2.0, np.float64(3.0))
     if str in kinds:
-        yield "nonsense"
         yield 1
+        if any(isinstance(rule, schema.OneOf) for rule in rules):
+            yield "nonsense"
     elif not {int, float} & set(kinds):
         yield "nonsense"
     for rule in rules:
@@ -128,7 +136,7 @@ def test_bounds_and_words_are_accepted(one):
 
 
 def test_what_is_not_known_yet_passes():
-    traced = jax.jit(lambda scale: jax.numpy.zeros(()) * replace(LINEAR, input_scale=scale).input_scale)(-1.0)
+    traced = jax.jit(lambda scale: jnp.zeros(()) * replace(LINEAR, input_scale=scale).input_scale)(-1.0)
     assert traced == 0.0
     with pytest.raises(ValueError, match="n_context="):
         jax.jit(lambda n: replace(LINEAR, n_context=n).n_context)(3)
@@ -144,6 +152,103 @@ def test_every_item_of_a_tuple_is_checked_and_all_of_them_together():
         with pytest.raises(ValueError, match=r"learning_rate=\(.* must be a number above 0 .*, or a tuple of such"):
             training.TrainSettings(learning_rate=values)
     assert training.TrainSettings(learning_rate=(0.1, 0.2)).learning_rate == (0.1, 0.2)
+
+
+# --- functions ---
+
+ROOMS = analysis, constructions, dual, learners, models, tasks, tokens, training
+
+
+def functions_of_the_package():
+    """Names of functions in their modules, the functions, and whether their room shows them to all."""
+    for room in ROOMS:
+        inside = [importlib.import_module(module.name)
+                  for module in pkgutil.iter_modules(getattr(room, "__path__", ()), f"{room.__name__}.")]  # fmt: skip
+        for module in (room, *inside):
+            for name, found in vars(module).items():
+                ours = inspect.isroutine(inspect.unwrap(found)) and found.__module__ == module.__name__
+                if ours and not name.startswith("_"):
+                    shown = getattr(getattr(room, name, None), "__module__", None) == module.__name__
+                    yield f"{module.__name__}.{name}", found, shown
+
+
+def is_told(hint):
+    """Whether an annotation says more than a type."""
+    return len(schema.rules(hint)) > 0
+
+
+def least_accepted(hint):
+    """A value that will do, of numbers one that is not at their bound."""
+    words = [word for rule in schema.rules(hint) if isinstance(rule, OneOf) for word in rule.words]
+    low = max((getattr(rule, "ge", getattr(rule, "gt", -math.inf)) for rule in schema.rules(hint)), default=-math.inf)
+    values = *words, "word", True, max(low, 0) + 1, max(low, 0) + 0.5
+    return next(value for value in values if schema.accepts(hint, value))
+
+
+def with_one(function, name, value):
+    """Arguments by name, all that are needed: this value, and others that will do as far as they are looked at."""
+    hints_of = schema.scalars(function)
+    needed = [its.name for its in inspect.signature(function).parameters.values() if its.default is its.empty]
+    given = {other: least_accepted(hints_of[other]) if other in hints_of else object() for other in needed}
+    return {**given, name: value}
+
+
+CHECKED = {name: found for name, found, _ in functions_of_the_package() if getattr(found, "is_checked", False)}
+CASES_OF_FUNCTIONS = [
+    pytest.param(name, argument, value, id=f"{name.removeprefix('icl_gd.')}-{argument}-{value!r}"[:100])
+    for name, found in CHECKED.items()
+    for argument, hint in schema.scalars(found).items()
+    for value in bad_values(hint)
+    if not schema.accepts(hint, value)  # of words that are not told any will do
+]
+
+
+def test_every_function_with_numbers_or_words_is_checked():
+    """Those that all are shown, and of the others those that say what they accept."""
+    found = {name: (schema.scalars(function), shown) for name, function, shown in functions_of_the_package()}
+    asked = {name for name, (its, shown) in found.items() if its and (shown or any(map(is_told, its.values())))}
+    assert asked - set(CHECKED) == set()
+    assert len(asked) >= 60
+
+
+def test_every_size_of_a_function_has_a_bound():
+    """A whole number without one is a place, which may be counted from the end."""
+    plain = {argument for found in CHECKED.values() for argument, hint in schema.scalars(found).items()
+             if schema.kinds(hint)[0] is int and not is_told(hint)}  # fmt: skip
+    assert plain == {"places", "reading"}
+
+
+def test_there_are_many_cases_of_functions():
+    assert len(CASES_OF_FUNCTIONS) >= 1000
+
+
+@pytest.mark.parametrize(("name", "argument", "value"), CASES_OF_FUNCTIONS)
+def test_functions_refuse_bad_values(name, argument, value):
+    with pytest.raises(ValueError) as refused:
+        CHECKED[name](**with_one(CHECKED[name], argument, value))
+    said = str(refused.value)
+    assert "\n" not in said
+    assert said.startswith(f"{argument}={value!r} must be ")
+    assert len(said) > len(f"{argument}={value!r} must be ")
+
+
+def test_a_checked_function_is_the_function():
+    problem = jnp.eye(2), jnp.ones((2, 1)), jnp.ones(2)
+    plain = learners.ridge(penalty=0.5)(*problem)
+    np.testing.assert_array_equal(learners.ridge(0.5)(*problem), plain)
+    np.testing.assert_allclose(jax.jit(lambda penalty: learners.ridge(penalty)(*problem))(0.5), plain)
+    assert list(inspect.signature(learners.ridge).parameters) == ["penalty"]
+    assert tokens.alternating(2, 1) is tokens.alternating(2, 1)  # what is kept stays kept
+    for given, word in (({}, "penalty"), ({"penalty": 1.0, "nonsense": 1}, "nonsense")):
+        with pytest.raises(TypeError, match=word):
+            learners.ridge(**given)
+
+
+def test_the_examples_are_true():
+    for of in (schema, schema.checked):
+        example = doctest.DocTestParser().get_doctest(of.__doc__, dict(vars(schema)), of.__name__, None, None)
+        assert example.examples
+        assert doctest.DocTestRunner().run(example).failed == 0
 
 
 # --- the parts of an experiment, and the experiment ---

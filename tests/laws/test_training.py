@@ -282,7 +282,7 @@ def test_a_checkpoint_of_another_format_is_not_read(tmp_path, monkeypatch):
             open_it(tmp_path)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
 def test_the_learning_rate_rises_over_the_warmup(schedule):
     """Steps of Adam on one gradient are as long as the learning rate: from zero to all of it, then as the schedule."""
     settings = TrainSettings(steps=12, learning_rate=0.1, schedule=schedule, warmup=4, clip=None, epsilon=1e-12)
@@ -294,7 +294,12 @@ def test_the_learning_rate_rises_over_the_warmup(schedule):
         update = lambda state, _: optimizer.update(jnp.ones(()), state, w)[::-1]
         return jax.lax.scan(update, optimizer.init(w), length=12)[1]
 
-    after = [0.1] * 8 if schedule == "constant" else [0.05 * (1 + np.cos(np.pi * t / 8)) for t in range(8)]
+    falls = {
+        "constant": lambda t: 1.0,
+        "cosine": lambda t: (1 + np.cos(np.pi * t / 8)) / 2,
+        "linear": lambda t: 1 - t / 8,
+    }
+    after = [0.1 * falls[schedule](t) for t in range(8)]
     np.testing.assert_allclose(-steps(jnp.zeros(())), [0.0, 0.025, 0.05, 0.075, *after], rtol=1e-4, atol=1e-7)
     with pytest.raises(ValueError, match="warmup=12 must be below steps=12"):
         TrainSettings(steps=12, warmup=12)
@@ -391,7 +396,7 @@ def test_errors():
     with pytest.raises(ValueError, match="d_token"):
         icl_gd.train(TASK, TransformerConfig(7), SETTINGS)
     with pytest.raises(ValueError, match="schedule"):
-        TrainSettings(schedule="linear")
+        TrainSettings(schedule="step")
     with pytest.raises(FileNotFoundError, match="checkpoints"):
         icl_gd.load("/nonexistent")
     huge = LinearRegression(2, 1, 3, input_scale=1e6, weight_scale=1e6)  # to the sixth power, more than float32 holds

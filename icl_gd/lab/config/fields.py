@@ -6,6 +6,7 @@ which one of them is chosen (`task.name`, `model.style`).
 """
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -183,6 +184,9 @@ def read(name: str, field: Field, text: str) -> Any:
       BadInput: if they are no such value.
     """
     takes_tuples = any(get_origin(kind) is tuple for kind in kinds(field.hint))
+    if not takes_tuples and _is_whole(field.hint) and re.fullmatch(r"\d{1,3}(,\d{3})+", text):
+        several = ", ".join(str(int(part)) for part in text.split(","))
+        raise BadInput(f"{name}={text}: write {text.replace(',', '')}, or '({several})' for a sweep")
     opened = text[:1] == "(" or (takes_tuples and "," in text)
     if text in ("None", "none") and accepts(field.hint, None):
         return None
@@ -208,17 +212,31 @@ def _parts(text: str) -> list[Any] | None:
 
 
 def _one(hint: Any, given: Any) -> Any:
-    """A word as the first of the types that an annotation has, or as it is."""
+    """A word as the first of the types that an annotation has, or as it is; 5e5 is whole where numbers are whole."""
+    its = _of_one(hint)
+    if isinstance(given, float) and _is_whole(hint) and given.is_integer():
+        return int(given)
     if not isinstance(given, str):
         return given
-    its = {one for kind in kinds(hint) for one in ((kinds(get_args(kind)[0]) if get_args(kind) else ()) or (kind,))}
     for kind, parser in ((bool, BooleanParser()), (int, IntegerParser()), (float, FloatParser())):
         if kind in its:
             try:
                 return parser.parse(given)
             except (ValueError, TypeError):
                 continue
+    if _is_whole(hint) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", given):
+        return int(float(given)) if float(given).is_integer() else given
     return given
+
+
+def _of_one(hint: Any) -> set[Any]:
+    """The types of one value that an annotation has: of a tuple, those of its items."""
+    return {one for kind in kinds(hint) for one in ((kinds(get_args(kind)[0]) if get_args(kind) else ()) or (kind,))}
+
+
+def _is_whole(hint: Any) -> bool:
+    """Whether the numbers that an annotation takes are whole."""
+    return int in _of_one(hint) and float not in _of_one(hint)
 
 
 def checked(name: str, field: Field, value: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import absl.logging
 import jax
+from absl import flags
 
 from icl_gd.lab.lifecycle.compilation import Cache
 from icl_gd.training import mesh
@@ -41,7 +42,8 @@ def set_for(precision: str, quickly: bool) -> Iterator[Cache]:
             jax.config.update("jax_disable_most_optimizations", quickly)
             warnings.showwarning = lambda message, *_: print("warning:", " ".join(str(message).split()), file=said_by)
             # Orbax and its tasks log, with tracebacks, what is also raised.
-            absl.logging.set_verbosity(absl.logging.FATAL)
+            if not flags.FLAGS["verbosity"].present:  # unless the command line asks for them
+                absl.logging.set_verbosity(absl.logging.FATAL)
             asyncio.setLevel(logging.CRITICAL)
             with contextlib.closing(Cache()) as cache:
                 yield cache

@@ -85,6 +85,9 @@ class PrefixLearners(Reference):
     def check(self, experiment: Experiment) -> None:
         if not experiment.network.causal:
             reject("model.style", experiment.model.name, "reference.name=prefix_learners takes gpt2, which is causal")
+        if experiment.law.noise != "normal" and not experiment.law.noise_std and "noisy" not in self.families:
+            reject("task.noise", experiment.law.noise, "does nothing without noise; give task.noise_std, or noisy "
+                   "among eval.families")  # fmt: skip
         if experiment.law.logistic and "noisy" in self.families:
             reject("eval.families", "noisy", "labels of task.name=signs are classes, without noise; leave it out")
 
