@@ -99,8 +99,39 @@ def bad_values(hint):
                 yield from (high, high + 1)
 
 
+def over(cases, group):
+    """A test of every case, those of a group in one: there are thousands, and a test costs more than a case."""
+
+    def decorate(test):
+        groups = {}
+        for case in cases:
+            groups.setdefault(group(*case), []).append(case)
+
+        @pytest.mark.parametrize("name", groups)
+        def each(name):
+            for case in groups[name]:
+                try:
+                    test(*case)
+                except BaseException as error:
+                    error.add_note(f"of {case!r}")
+                    raise
+
+        each.__name__, each.__doc__ = test.__name__, test.__doc__
+        return each
+
+    return decorate
+
+
+def by_class(one, *more):
+    return type(one).__name__
+
+
+def by_name(name, *more):
+    return str(name)
+
+
 CASES = [
-    pytest.param(one, field.name, value, id=f"{type(one).__name__}-{field.name}-{value!r}"[:80])
+    (one, field.name, value)
     for one in BUILT
     for field in fields(one)
     for value in bad_values(hints(type(one))[field.name])
@@ -111,7 +142,7 @@ def test_there_are_many_cases():
     assert len(CASES) >= 300
 
 
-@pytest.mark.parametrize(("one", "field", "value"), CASES)
+@over(CASES, by_class)
 def test_bad_values_are_refused_in_one_line(one, field, value):
     with pytest.raises(ValueError) as refused:
         replace(one, **{field: value})
@@ -195,7 +226,7 @@ def with_one(function, name, value):
 
 CHECKED = {name: found for name, found, _ in functions_of_the_package() if getattr(found, "is_checked", False)}
 CASES_OF_FUNCTIONS = [
-    pytest.param(name, argument, value, id=f"{name.removeprefix('icl_gd.')}-{argument}-{value!r}"[:100])
+    (name, argument, value)
     for name, found in CHECKED.items()
     for argument, hint in schema.scalars(found).items()
     for value in bad_values(hint)
@@ -222,7 +253,7 @@ def test_there_are_many_cases_of_functions():
     assert len(CASES_OF_FUNCTIONS) >= 1000
 
 
-@pytest.mark.parametrize(("name", "argument", "value"), CASES_OF_FUNCTIONS)
+@over(CASES_OF_FUNCTIONS, by_name)
 def test_functions_refuse_bad_values(name, argument, value):
     with pytest.raises(ValueError) as refused:
         CHECKED[name](**with_one(CHECKED[name], argument, value))
@@ -273,13 +304,13 @@ PARTS = [
 ]
 MADE_OF_FUNCTIONS = {lab.Analysis, lab.Picture, lab.Learners}  # of users' own
 CASES_OF_PARTS = [
-    pytest.param(one, field.name, value, id=f"{type(one).__name__}-{field.name}-{value!r}"[:80])
+    (one, field.name, value)
     for one in PARTS
     for field in fields(one)
     for value in bad_values(hints(type(one))[field.name])
 ]
 CASES_OF_CLAIMS = [
-    pytest.param(name, value, id=f"{name}-{value!r}"[:80])
+    (name, value)
     for name, hint in hints(lab.Claim).items()
     if name not in ("relation", "target")  # which follow from `within`, `at_least` and `at_most`
     for value in bad_values(hint)
@@ -346,14 +377,14 @@ def test_there_are_many_cases_of_parts():
     assert len(OF_EXPERIMENTS) + len(OF_SWEEPS) >= 300
 
 
-@pytest.mark.parametrize(("one", "field", "value"), CASES_OF_PARTS)
+@over(CASES_OF_PARTS, by_class)
 def test_parts_refuse_bad_values(one, field, value):
     with pytest.raises(ValueError) as refused:
         replace(one, **{field: value})
     assert one_line(refused).startswith(f"{field}={value!r} must be ")
 
 
-@pytest.mark.parametrize(("name", "value"), CASES_OF_CLAIMS)
+@over(CASES_OF_CLAIMS, by_name)
 def test_claims_refuse_bad_values(name, value):
     with pytest.raises(ValueError) as refused:
         lab.claim(**CLAIM | {name: value})
@@ -369,7 +400,7 @@ def test_a_claim_states_one_relation(changed, expected):
     assert expected in one_line(refused)
 
 
-@pytest.mark.parametrize(("name", "value", "expected"), OF_EXPERIMENTS, ids=lambda value: repr(value)[:40])
+@over(OF_EXPERIMENTS, by_name)
 def test_experiments_refuse_bad_values(name, value, expected):
     with pytest.raises(ValueError) as refused:
         replace(EXPERIMENT, **{name: value})
@@ -377,7 +408,7 @@ def test_experiments_refuse_bad_values(name, value, expected):
     assert expected in one_line(refused)
 
 
-@pytest.mark.parametrize(("name", "values", "expected"), OF_SWEEPS, ids=lambda value: repr(value)[:40])
+@over(OF_SWEEPS, by_name)
 def test_sweeps_refuse_bad_values(name, values, expected):
     with pytest.raises(ValueError) as refused:
         replace(EXPERIMENT, sweep={name: values})
