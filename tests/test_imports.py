@@ -16,7 +16,7 @@ EXCEPTIONS = {
 OUTSIDE = ("experiments", "configs", "absl")
 ROOT = Path(icl_gd.__file__).parent
 RANKS = {
-    "types": 0, "cores": 0, "programs": 0, "schema": 0, "paths": 0, "migrations": 0,
+    "types": 0, "cores": 0, "programs": 0, "schema": 0, "paths": 0, "problems": 0, "migrations": 0,
     "tasks": 1, "tokens": 1, "models": 1, "learners": 1,
     "constructions": 2, "dual": 2, "training": 2,
     "analysis": 3,

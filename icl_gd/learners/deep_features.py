@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from icl_gd.learners.iterative import gradient_descent_iterates, last
+from icl_gd.problems import on_problem
 from icl_gd.programs import as_partial
 from icl_gd.types import Array, Predictor, Rates
 
@@ -37,6 +38,7 @@ def layerwise_deep_gradient_descent(embed: Embed, step_sizes: Rates) -> Predicto
     return Partial(_deep_gradient_descent, as_partial(embed), step_sizes)
 
 
+@on_problem
 def _deep_gradient_descent(embed: Embed, step_sizes: Any, x: Array, y: Array, x_query: Array) -> Array:
     features, targets = jax.vmap(embed)(x, y)
     query, start = embed(x_query, jnp.zeros_like(y[0]))

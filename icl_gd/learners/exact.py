@@ -3,10 +3,12 @@
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from icl_gd.problems import on_problem
 from icl_gd.schema import checked
 from icl_gd.types import Array, Positive, Predictor
 
 
+@on_problem
 def ols(x: Array, y: Array, x_query: Array) -> Array:
     """Ordinary least squares, of minimum norm where the context has fewer examples than dimensions."""
     w, *_ = jnp.linalg.lstsq(x, y)
@@ -25,6 +27,7 @@ def ridge(penalty: Positive) -> Predictor:
     return Partial(_ridge, penalty)
 
 
+@on_problem
 def _ridge(penalty: Positive, x: Array, y: Array, x_query: Array) -> Array:
     gram = x.T @ x + penalty * jnp.eye(x.shape[-1], dtype=x.dtype)
     return jnp.linalg.solve(gram, x_query) @ (x.T @ y)

@@ -18,6 +18,7 @@ import numpy as np
 from jax.core import Tracer
 
 from icl_gd.cores import usable_cores
+from icl_gd.problems import check_shapes
 from icl_gd.schema import Size, checked
 from icl_gd.types import Array
 
@@ -40,6 +41,7 @@ class HostPredictor:
     def __call__(self, x: np.ndarray | Array, y: np.ndarray | Array, x_query: np.ndarray | Array) -> np.ndarray:
         if isinstance(x, Tracer):
             raise TypeError("a HostPredictor runs outside of jit, vmap and grad; host_predictions maps it over prompts")
+        check_shapes(np.shape(x), np.shape(y), np.shape(x_query))
         if not len(x):
             return np.zeros(y.shape[-1])
         fitted = self.make().fit(x, y if y.shape[-1] > 1 else y[:, 0])

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Float
 
+from icl_gd.problems import on_problem
 from icl_gd.programs import as_partial
 from icl_gd.schema import checked
 from icl_gd.types import Array, Positive, Predictor, Prompt, Rates
@@ -45,6 +46,7 @@ def layerwise_gradient_descent(
     return Partial(_gradient_descent, step_sizes, w0, preconditioner)
 
 
+@on_problem
 def _gradient_descent(
     step_sizes: Any, w0: Array | None, preconditioner: Array | None, x: Array, y: Array, x_query: Array
 ) -> Array:
@@ -61,6 +63,7 @@ def last(layerwise: Predictor) -> Predictor:
     return Partial(_last, as_partial(layerwise))
 
 
+@on_problem
 def _last(layerwise: Predictor, x: Array, y: Array, x_query: Array) -> Array:
     return layerwise(x, y, x_query)[-1]
 
@@ -71,6 +74,7 @@ def layerwise_gd_plus_plus(step_sizes: Rates, gammas: Rates, clip: Positive | No
     return Partial(_gd_plus_plus, step_sizes, gammas, clip)
 
 
+@on_problem
 def _gd_plus_plus(
     step_sizes: Any, gammas: Any, clip: float | Array | None, x: Array, y: Array, x_query: Array
 ) -> Float[Array, "iterate m"]:
@@ -108,6 +112,7 @@ def gd_plus_plus(step_sizes: Rates, gammas: Rates, clip: Positive | None = None)
     return last(layerwise_gd_plus_plus(step_sizes, gammas, clip))
 
 
+@on_problem
 def zero(x: Array, y: Array, x_query: Array) -> Array:
     """The Predictor that has learned nothing: always zero."""
     return jnp.zeros(y.shape[-1], y.dtype)

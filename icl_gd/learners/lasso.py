@@ -29,6 +29,7 @@ import numpy as np
 from annotated_types import Gt
 from jaxtyping import Bool, Float
 
+from icl_gd.problems import on_prefixes, on_problem
 from icl_gd.schema import checked
 from icl_gd.types import Array, Predictor, PrefixPredictor
 
@@ -44,6 +45,7 @@ def lasso(alpha: Annotated[float, Gt(0)]) -> Predictor:
     """
     path = _path([alpha])
 
+    @on_problem
     def predict(x: Array, y: Array, x_query: Array) -> Array:
         n = max(len(x), 1)
         return jax.vmap(lambda c: path(x.T @ x / n, c)[0] @ x_query, in_axes=1)(x.T @ y / n)
@@ -72,6 +74,7 @@ def prefix_lasso_path(alphas: Sequence[float]) -> Callable[[Array, Array], Float
     """
     path = _path(alphas)
 
+    @on_prefixes
     def predict(x: Array, y: Array) -> Array:
         k = jnp.maximum(jnp.arange(len(x), dtype=x.dtype), 1.0)[:, None, None]
         before = lambda terms: (jnp.cumsum(terms, axis=0) - terms) / k

@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 from jaxtyping import Float
 
 from icl_gd.learners.iterative import last
+from icl_gd.problems import on_problem
 from icl_gd.schema import checked
 from icl_gd.types import Array, Predictor, Rates, Scalar
 
@@ -37,6 +38,7 @@ def momentum(step_sizes: Rates, momentum: Momentum) -> Predictor:
     return last(layerwise_momentum(step_sizes, momentum))
 
 
+@on_problem
 def _momentum(
     step_sizes: Any, momentum: Any, x: Float[Array, "n d"], y: Float[Array, "n m"], x_query: Float[Array, " d"]
 ) -> Float[Array, "iterate m"]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from icl_gd.problems import on_problem
 from icl_gd.schema import OneOf, Size, checked
 from icl_gd.types import Array, Predictor
 
@@ -28,6 +29,7 @@ def nearest_neighbours(neighbours: Size, weights: Weights = "uniform") -> Predic
     """
     vote = vote_of_nearest(neighbours, weights)
 
+    @on_problem
     def predict(x: Array, y: Array, x_query: Array) -> Array:
         squares = jnp.sum((x - x_query[None]) ** 2, axis=-1)
         return vote(squares, jnp.ones(len(x), bool), y)

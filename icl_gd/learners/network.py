@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from annotated_types import Gt
 
+from icl_gd.problems import on_prefixes, on_problem
 from icl_gd.schema import OneOf, Seed, Size, checked
 from icl_gd.types import Array, Predictor, PrefixPredictor
 
@@ -32,7 +33,7 @@ def two_layer_network(
       ValueError: if a size is not positive, or the optimiser is unknown.
     """
     fit = _fit(seed, hidden, steps, learning_rate, optimizer)
-    return lambda x, y, x_query: fit(x, y, jnp.ones(len(x), x.dtype), x_query)
+    return on_problem(lambda x, y, x_query: fit(x, y, jnp.ones(len(x), x.dtype), x_query))
 
 
 @checked
@@ -46,6 +47,7 @@ def prefix_two_layer_network(
     """
     fit = _fit(seed, hidden, steps, learning_rate, optimizer)
 
+    @on_prefixes
     def predict(x: Array, y: Array) -> Array:
         return jax.vmap(fit, in_axes=(None, None, 0, 0))(x, y, jnp.tri(len(x), k=-1, dtype=x.dtype), x)
 

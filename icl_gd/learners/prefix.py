@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from icl_gd.learners.nearest import Weights, vote_of_nearest
+from icl_gd.problems import on_prefixes
 from icl_gd.schema import Size, checked
 from icl_gd.types import Array, Positive, PrefixPredictor
 
 
+@on_prefixes
 def prefix_least_squares(x: Array, y: Array) -> Array:
     """`learners.ols` of every prefix, by recursion (Greville 1960 while inputs are new, Sherman and Morrison after).
 
@@ -53,6 +55,7 @@ def prefix_ridge(penalty: Positive) -> PrefixPredictor:
       ValueError: if the penalty is not positive; without one it is `prefix_least_squares`.
     """
 
+    @on_prefixes
     def predict(x: Array, y: Array) -> Array:
         d = x.shape[-1]
 
@@ -69,6 +72,7 @@ def prefix_ridge(penalty: Positive) -> PrefixPredictor:
     return predict
 
 
+@on_prefixes
 def prefix_averaging(x: Array, y: Array) -> Array:
     """One gradient step of size one from zero, `(1/k) sum_i y_i x_i^T`, of every prefix; zero without examples."""
     n = len(x)
@@ -85,6 +89,7 @@ def prefix_nearest_neighbours(neighbours: Size, weights: Weights = "uniform") ->
     """
     vote = vote_of_nearest(neighbours, weights)
 
+    @on_prefixes
     def predict(x: Array, y: Array) -> Array:
         n = len(x)
         squares = jnp.sum((x[:, None] - x[None]) ** 2, axis=-1)

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from icl_gd.problems import on_problem
 from icl_gd.programs import as_partial
 from icl_gd.types import Array, Predictor, Prompt
 
@@ -16,6 +17,7 @@ def centred(learner: Predictor) -> Predictor:
     return Partial(_centred, as_partial(learner))
 
 
+@on_problem
 def _centred(learner: Predictor, x: Array, y: Array, x_query: Array) -> Array:
     return learner(_without_mean(x), _without_mean(y), x_query)
 
@@ -34,6 +36,7 @@ def standardised(learner: Predictor) -> Predictor:
     return Partial(_standardised, as_partial(learner))
 
 
+@on_problem
 def _standardised(learner: Predictor, x: Array, y: Array, x_query: Array) -> Array:
     x, y = _standard(x, y)
     x_query, _ = _standard(x_query, jnp.zeros_like(y[0]))

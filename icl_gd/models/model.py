@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.predictors import fastest_predictor, layerwise_predictor, prefix_predictor
 from icl_gd.models.transformer import Params
+from icl_gd.problems import on_prefixes, on_problem
 from icl_gd.types import Array, Layout, Predictor, PrefixPredictor
 
 
@@ -21,14 +22,17 @@ class Model:
     params: Params
     layout: Layout
 
+    @on_problem
     def __call__(self, x: Array, y: Array, x_query: Array) -> Array:
         """The prediction of one problem, in the fastest form that is exact."""
         return self.predictor(x, y, x_query)
 
+    @on_problem
     def layerwise(self, x: Array, y: Array, x_query: Array) -> Array:
         """What is predicted before the first and after every layer: y_hat `[depth m]`."""
         return layerwise_predictor(self.config, self.params, self.layout)(x, y, x_query)
 
+    @on_prefixes
     def prefix(self, x: Array, y: Array) -> Array:
         """What a causal model predicts of every input from the examples before it: y_hat `[n m]`.
 

@@ -25,6 +25,7 @@ from icl_gd.models.transformer import (
     read_out,
     weighted,
 )
+from icl_gd.problems import on_prefixes, on_problem
 from icl_gd.types import Array, Circuits, Layout, Moments, Predictor, PrefixPredictor
 
 
@@ -35,6 +36,7 @@ class _OfTokens:
     config: TransformerConfig
     layout: Layout
 
+    @on_problem
     def __call__(self, params: Params, x: Array, y: Array, x_query: Array) -> Array:
         read = read_out(self.config, params, self.layout)
         return read(apply_to_query(self.config, params, self.layout.encode(x, y, x_query)))
@@ -44,6 +46,7 @@ class _OfTokens:
 class _OfLayers(_OfTokens):
     """The token form, read out after every layer."""
 
+    @on_problem
     def __call__(self, params: Params, x: Array, y: Array, x_query: Array) -> Array:
         residual = apply(self.config, params, self.layout.encode(x, y, x_query)).residual
         return jax.vmap(read_out(self.config, params, self.layout))(residual[:, -1])
@@ -53,6 +56,7 @@ class _OfLayers(_OfTokens):
 class _OfPrefixes(_OfTokens):
     """One pass of a causal model, read out at every x."""
 
+    @on_prefixes
     def __call__(self, params: Params, x: Array, y: Array) -> Array:  # pyright: ignore[reportIncompatibleMethodOverride]
         residual = prefix_residuals(self.config, params, self.layout.encode(x[:-1], y[:-1], x[-1]))
         return jax.vmap(read_out(self.config, params, self.layout))(residual[self.layout.inputs])
@@ -63,6 +67,7 @@ class _Batched:
 
     layout: Layout
 
+    @on_problem
     def __call__(self, params: Any, x: Array, y: Array, x_query: Array) -> Array:
         return self.many(params, x, y, x_query)
 
@@ -114,6 +119,7 @@ class _OfCircuitLayers:
 
     layout: Layout
 
+    @on_problem
     def __call__(self, circuits: Circuits, x: Array, y: Array, x_query: Array) -> Array:
         queries, _ = apply_moments(circuits, Moments.of(self.layout.encode(x, y, x_query)))
         return jax.vmap(self.layout.read_out)(queries)

@@ -431,4 +431,4 @@ def run(count: int, directory: Path) -> list[Record]:
 
 
 if __name__ == "__main__":
-    sys.exit(harness.main(run, 300))
+    sys.exit(harness.main(run, 3000))
