@@ -103,7 +103,7 @@ def _path(alphas: Sequence[float]) -> Callable[[Array, Array], Float[Array, "alp
             return (above > least) & (count < PIECES * d)
 
         def piece(state: tuple) -> tuple:
-            tableau, sign, last, found, above, count = state
+            tableau, sign, last, found, known, above, count = state
             m, v, active = tableau[:, -1], tableau[:, :d] @ sign, sign != 0
             ratio = lambda a, b: jnp.where(b != 0, a / jnp.where(b != 0, b, 1.0), -1.0)
             # What has just changed stands at its own end of the piece, where only rounding could find it again.
@@ -118,19 +118,22 @@ def _path(alphas: Sequence[float]) -> Callable[[Array, Array], Float[Array, "alp
 
             inside = (asked < above) & (asked >= below)
             w = jnp.where(active, tableau[:, -2], 0.0)[None] - asked * jnp.where(active, v, 0.0)[None]
-            found = jnp.where(inside, w, found)
+            found, known = jnp.where(inside, w, found), known | inside
 
             # One pivot on j, written as one rank-one update: row and column of j come out right with these entries.
             is_j, pivot = jnp.arange(d) == j, tableau[j, j]
+            pivot = jnp.where(pivot != 0, pivot, 1.0)  # of the last piece, after which nothing is read
             row = jnp.where(jnp.arange(d + 2) == j, pivot + 1, tableau[j])
             column = jnp.where(is_j, pivot - 1, tableau[:, j])
             new_sign = jnp.stack([jnp.zeros((), dtype), jnp.ones((), dtype), -jnp.ones((), dtype)])[kind]
             last = jnp.where(is_j, jnp.where(kind == 0, sign, new_sign), 0.0)  # the sign with which it left or joined
             tableau = tableau - column[:, None] * row[None, :] / pivot
-            return tableau, jnp.where(is_j, new_sign, sign), last, found, below, count + 1
+            return tableau, jnp.where(is_j, new_sign, sign), last, found, known, below, count + 1
 
-        none, unknown = jnp.zeros(d, dtype), jnp.full((len(alphas), d), jnp.nan, dtype)
-        start = jnp.concatenate([gram, moment[:, None], moved[:, None]], axis=1), none, none, unknown
-        return jax.lax.while_loop(is_going, piece, (*start, jnp.asarray(jnp.inf, dtype), jnp.zeros((), int)))[3]
+        tableau, none = jnp.concatenate([gram, moment[:, None], moved[:, None]], axis=1), jnp.zeros(d, dtype)
+        found, known = jnp.zeros((len(alphas), d), dtype), jnp.zeros((len(alphas), 1), bool)
+        start = tableau, none, none, found, known, jnp.asarray(jnp.inf, dtype), jnp.zeros((), int)
+        *_, found, known, _, _ = jax.lax.while_loop(is_going, piece, start)
+        return jnp.where(known, found, jnp.nan)  # a nan that is made at the end: jax_debug_nans stops at one before
 
     return solve

@@ -106,7 +106,10 @@ def _opposite_quadrant(key: Array, n: int, d: int, inputs: Draw = jax.random.nor
 
 
 def _orthogonal_query(key: Array, n: int, d: int, inputs: Draw = jax.random.normal) -> Inputs:
-    """Queries projected off the span of the inputs before them, with their old norm; nan where these span all."""
+    """Queries projected off the span of the inputs before them, with their old norm; nan where these span all.
+
+    Queries that do not exist are nan on purpose: with `jax_debug_nans` take no more examples than inputs.
+    """
     x, _ = _standard(key, n, d, inputs)
 
     def project(free: Array, x: Array) -> tuple[Array, Array]:

@@ -111,3 +111,10 @@ def test_several_outputs_are_taken():
     found = learners.ols(X, y, QUERY)
     np.testing.assert_allclose(found[1], 2 * found[0], rtol=1e-4)
     assert TransformerConfig(4).d_token == 4
+
+
+@pytest.mark.parametrize("name", PREFIXES)
+def test_finite_predictions_make_no_nan_on_their_way(name):
+    """As `jax_debug_nans` looks for it, at every operation."""
+    with jax.debug_nans(True):
+        assert np.all(np.isfinite(PREFIXES[name]()(X.astype(np.float32), Y.astype(np.float32))))
