@@ -288,16 +288,19 @@ def told_apart(evidence, built, untrained):
 
 
 @pytest.mark.parametrize(("name", "evidence"), CASES, ids=[f"{name}-{of.metric}" for name, of in CASES])
+@pytest.mark.slow
 def test_the_built_is_told_from_the_untrained(name, evidence):
     told_apart(evidence, *(found_of(name, is_built) for is_built in (True, False)))
 
 
 @pytest.mark.parametrize(("kind", "evidence"), OF_REFERENCES, ids=[f"{of}-{its.metric}" for of, its in OF_REFERENCES])
+@pytest.mark.slow
 def test_a_reference_tells_the_built_from_the_untrained(kind, evidence):
     told_apart(evidence, *(evaluated(kind, is_built)[1] for is_built in (True, False)))
 
 
 @pytest.mark.parametrize("kind", [kind for kind, its in KINDS.items() if its.records and kind != "sine"])
+@pytest.mark.slow
 def test_the_built_is_free_and_the_untrained_is_trapped(kind):
     """On sine waves learners, of which that is told, have learned nothing here either."""
     assert evaluated(kind, True)[1].is_free.all()
@@ -305,6 +308,7 @@ def test_the_built_is_free_and_the_untrained_is_trapped(kind):
 
 
 @pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.slow
 def test_two_records_are_one_of_the_built_alone(name):
     for is_built in (True, False):
         ours, theirs = map(np.asarray, PAIRS[name](found_of(name, is_built)))
@@ -312,6 +316,7 @@ def test_two_records_are_one_of_the_built_alone(name):
         assert (apart < 1e-4) if is_built else (apart > 0.1), (is_built, apart)
 
 
+@pytest.mark.slow
 def test_layers_that_sum_are_gradient_descent_at_the_length_of_training_alone():
     """Gradient descent takes a mean; the built layers, which do not, are rescaled to be it."""
     curves = found_of("shifts", True).curves
@@ -321,6 +326,7 @@ def test_layers_that_sum_are_gradient_descent_at_the_length_of_training_alone():
 
 @pytest.mark.parametrize("is_built", [True, False], ids=["built", "untrained"])
 @pytest.mark.parametrize("name", [name for name in KIND_OF if find(name).identities])
+@pytest.mark.slow
 def test_identities_are_zero_whatever_the_weights(name, is_built):
     for metric, most in find(name).identities.items():
         assert np.max(found_of(name, is_built).measured[metric].values) <= most, metric
@@ -328,5 +334,6 @@ def test_identities_are_zero_whatever_the_weights(name, is_built):
 
 @pytest.mark.parametrize("kind", [kind for kind, its in KINDS.items() if its.experiment.reference.name ==
                                   "gradient_descent"])  # fmt: skip
+@pytest.mark.slow
 def test_the_construction_is_its_learner(kind):
     assert evaluated(kind, True)[1].measured["construction_error"].values < 1e-4

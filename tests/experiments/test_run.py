@@ -148,6 +148,7 @@ def of_the_process():
     return values | {"absl": absl.logging.get_verbosity(), "asyncio": level, "warnings": warnings.showwarning}
 
 
+@pytest.mark.slow
 def test_an_experiment_is_run_from_python(tmp_path, capsys):
     before = of_the_process()
     done = lab.run(MINE, tmp_path / "mine", name="mine")

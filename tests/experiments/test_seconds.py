@@ -55,6 +55,7 @@ def test_a_disk_that_is_full_is_no_failure_of_the_clock(tmp_path, monkeypatch):
     Seconds(tmp_path, has_begun=False).keep()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_counts_both_of_its_processes(tmp_path):
     words = ("run", f"--config={ROOT}/configs/one_layer.py:smoke", *ONE_LAYER, f"--workdir={tmp_path}")
     stop = monitor.Stop()

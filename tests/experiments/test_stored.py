@@ -108,6 +108,7 @@ def test_finished_runs_are_drawn_again(name, tmp_path, capsys):
     assert (tmp_path / "report.html").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(tmp_path, capsys):
     asked = unpacked("interrupted", tmp_path)
     assert not (tmp_path / "results.json").exists()
