@@ -136,6 +136,7 @@ def test_classes_of_fewer_examples_than_inputs():
     assert "excess_over_least_squares_around" not in metrics
 
 
+@pytest.mark.slow
 def test_always_zero_has_error_one_whatever_inputs_weights_noise_and_scale_are():
     words = ("--config.task.name=affine", "--config.task.inputs=exponential", "--config.task.weights=laplace",
              "--config.task.noise=student", "--config.task.noise_std=0.5", "--config.task.input_scale=3",

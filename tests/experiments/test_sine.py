@@ -58,6 +58,7 @@ def lines(workdir):
     return sorted((workdir / "metrics.jsonl").read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_it_goes_on_in_either_population(sine, tmp_path, capsys, monkeypatch):
     """All members and what was watched of them, without what is measured of them afterwards."""
     monkeypatch.setattr(deep_features, "evaluate", lambda study: Found(np.full(2, True), np.full(2, False)))

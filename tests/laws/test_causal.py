@@ -212,6 +212,7 @@ def test_a_curriculum_is_the_task_in_the_end_and_compiles_once():
     assert not np.array_equal(ours[2], theirs[2])
 
 
+@pytest.mark.slow
 def test_training_learns_linear_functions_in_context():
     """A short run is far better than zero at the last point, and no better at the first, where nothing is known."""
     task = FunctionRegression(Linear(1), 7)

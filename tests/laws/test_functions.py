@@ -385,6 +385,7 @@ class Own:
         return y + w[:, self.d_input :] if self.constant else y
 
 
+@pytest.mark.slow
 def test_a_degree_is_believed_of_what_is_homogeneous_and_of_nothing_else():
     assert FunctionRegression(Own(), 2, input_scale=3.0).label_variance == 9 * 3.0
     off = FunctionRegression(Own(constant=True, variance=4.0), 2, input_scale=3.0)
@@ -399,6 +400,7 @@ def test_a_degree_is_believed_of_what_is_homogeneous_and_of_nothing_else():
     assert replace(off, input_scale=1.0).label_variance == 4.0
 
 
+@pytest.mark.slow
 def test_a_class_may_leave_its_variance_out_or_say_it_at_every_scale():
     least = SimpleNamespace(d_input=3, draw=Own(constant=True).draw, apply=Own(constant=True).apply)
     np.testing.assert_allclose(FunctionRegression(least, 2, inputs="exponential").label_variance, 4.0, rtol=0.012)

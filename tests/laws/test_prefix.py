@@ -323,6 +323,7 @@ def test_errors_are_those_known_exactly(name, family, x64):
 PUBLISHED = {1: 1.11, 5: 0.645, 10: 0.0498, 15: 0.0023, 20: 0.0002, 25: 0.0002, 40: 0.0001}
 
 
+@pytest.mark.slow
 def test_errors_of_the_lasso_are_those_published(x64):
     task = FunctionRegression(Sparse(20), 40)
     errors = errors_on(task, learners.prefix_lasso_path([0.01]))[0] / task.label_variance
