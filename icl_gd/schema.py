@@ -121,7 +121,7 @@ def scalars(function: Callable) -> dict[str, Any]:
 def _is_scalar(hint: Any) -> bool:
     plain, its = (int, float, bool, str), kinds(hint)
     return any(kind in plain for kind in its) and all(
-        kind in plain or kind is type(None) or _is_array(kind) for kind in its
+        kind in plain or kind is type(None) or is_array(kind) for kind in its
     )
 
 
@@ -148,7 +148,7 @@ def _annotated(kind: Any, more: tuple) -> Any:
 def accepts(hint: Any, value: Any) -> bool:
     """Whether an annotation accepts a value."""
     if isinstance(value, jax.Array):
-        return any(_is_array(_parts(one)[0]) for one in _alternatives(hint))
+        return any(is_array(_parts(one)[0]) for one in _alternatives(hint))
     return any(_accepts_one(*_parts(one), value) for one in _alternatives(hint))
 
 
@@ -167,7 +167,7 @@ def _accepts_one(kind: Any, more: tuple, value: Any) -> bool:
         return isinstance(value, bool | np.bool_)
     if kind is str:
         return isinstance(value, str) and all(value in rule.words for rule in more if isinstance(rule, OneOf))
-    if not isinstance(kind, type) or _is_array(kind):
+    if not isinstance(kind, type) or is_array(kind):
         return False
     return isinstance(value, kind)
 
@@ -186,7 +186,7 @@ def _holds(bound: Any, value: Any) -> bool:
     return type(bound) not in tests or bool(tests[type(bound)](bound))
 
 
-def _is_array(kind: Any) -> bool:
+def is_array(kind: Any) -> bool:
     """Whether a type is JAX's array, or one of jaxtyping's."""
     return isinstance(kind, type) and (kind is jax.Array or getattr(kind, "array_type", None) is jax.Array)
 
@@ -225,7 +225,7 @@ def said(hint: Any) -> str:
                 "" if ... in get_args(kind) else f" of {len(get_args(kind))}",
             )
             of.append("a tuple of such" if each in of else f"a tuple{many}, each of it {each}")
-        elif not _is_array(kind):
+        elif not is_array(kind):
             of.append(_said_one(kind, more))
     return ", or ".join(dict.fromkeys(of))
 

@@ -27,6 +27,7 @@ from icl_gd.models import TransformerConfig
 from icl_gd.programs import brief
 from icl_gd.tasks import draw_prompts
 from icl_gd.training import Interrupted, Population, TrainSettings, initialise, mesh, train
+from icl_gd.training.checkpoint import nested
 
 Records = dict[str, Any]  # metrics, curves, arrays and sweep, as in results.json
 Watch = Callable[[Any], Mapping[str, np.ndarray]]  # parameters of all members to metrics [member]
@@ -41,7 +42,7 @@ def carry_out(run: Run, stop: monitor.Stop) -> Records:
     Raises:
       Interrupted: when a signal asked for it.
     """
-    workdir, stored = run.workdir, continuation.nested(run.experiment.flat())
+    workdir, stored = run.workdir, nested(run.experiment.flat())
     done = continuation.finished(workdir, stored)
     if mesh.told_by_first(done is not None):
         if done is not None:  # or another process has it
@@ -70,7 +71,7 @@ def present(run: Run, done: Records) -> None:
     costs.stage("drawing")
     own = [picture for its in run.experiment.analyses if its.name not in shipped() for picture in its.figures]
     captions = pictures.draw(done, run.workdir / "figures", own)
-    page = report.write_report(run.workdir, done, continuation.nested(run.experiment.flat()), captions)
+    page = report.write_report(run.workdir, done, nested(run.experiment.flat()), captions)
     for claim in done["claims"]:
         value = "nan" if claim["value"] is None else f"{claim['value']:.5g}"
         print(f"{'holds' if claim['holds'] else 'FAILS'}  {claim['id']:<28} {value:>10}  {claim['statement']}")

@@ -14,10 +14,10 @@ import pytest
 from icl_gd.lab import command
 from icl_gd.lab.command_line import parse
 from icl_gd.lab.config.bad_input import BadInput
-from icl_gd.lab.lifecycle.continuation import nested
 from icl_gd.lab.lifecycle.workdirs import held
 from icl_gd.migrations import CONFIGS as FORMATS
 from icl_gd.migrations import newest_of
+from icl_gd.training.checkpoint import nested
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ONE = f"--config={CONFIGS}/one_layer.py"

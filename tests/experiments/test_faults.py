@@ -17,6 +17,7 @@ from icl_gd.lab import command, command_line, doctor
 from icl_gd.lab.config.bad_input import BadInput
 from icl_gd.lab.lifecycle import compilation, continuation, devices, workdirs
 from icl_gd.migrations import CONFIGS, newest_of
+from icl_gd.training.checkpoint import nested
 
 ROOT = Path(__file__).parents[2]
 FAULTS = ROOT / "tests" / "faults"
@@ -82,7 +83,7 @@ def test_no_pickle():
 
 
 def stored(workdir, steps, **more):
-    config = continuation.nested(command_line.parse(["run", CONFIG]).experiment.flat())
+    config = nested(command_line.parse(["run", CONFIG]).experiment.flat())
     config["train"] |= {"steps": steps}
     workdir.mkdir(exist_ok=True)
     (workdir / "config.json").write_text(json.dumps({"format": newest_of(CONFIGS), "config": config, **more}))

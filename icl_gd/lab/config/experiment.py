@@ -227,6 +227,10 @@ class Experiment:
 
     def in_turn(self) -> list[tuple[dict[str, Any], "Experiment"]]:
         """The populations trained one after another, with the experiment of each, which claims nothing."""
+        return self._turns
+
+    @cached_property
+    def _turns(self) -> list[tuple[dict[str, Any], "Experiment"]]:
         turns = {name: its for name, its in self.sweep.items() if not self.fields[name].per_member}
         if not turns:
             return [({}, self)]

@@ -17,7 +17,7 @@ from absl.flags import BooleanParser, FloatParser, IntegerParser
 
 from icl_gd.lab.config.bad_input import BadInput, nearest_field, one_line
 from icl_gd.lab.config.parts import MODELS, in_config
-from icl_gd.schema import OneOf, accepts, hints, kinds, rules, said, wanted
+from icl_gd.schema import OneOf, accepts, hints, is_array, kinds, rules, said, wanted
 
 SECTIONS = ("task", "model", "train", "eval", "reference")
 # How fields are given that hold more than words: analyses by their names; no claims at all, where others are stated.
@@ -133,11 +133,7 @@ def _single(hint: Any) -> Any:
 
 def _is_readable(hint: Any) -> bool:
     """Whether a field can be given as words."""
-    return all(_is_word(kind) for kind in kinds(hint) if not _is_array(kind))
-
-
-def _is_array(kind: Any) -> bool:
-    return hasattr(kind, "array_type") or getattr(kind, "__module__", "").startswith("jax")
+    return all(_is_word(kind) for kind in kinds(hint) if not is_array(kind))
 
 
 def _is_word(kind: Any) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from icl_gd import analysis, models
+from icl_gd.analysis import Risk
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.reporting.results import curves_by_step, metric
 from icl_gd.models import TransformerConfig
@@ -212,6 +213,14 @@ class Found:
     def add_one(self, name: str, value: Any, error: Any = None) -> None:
         """A metric that has no members."""
         self.measured[name] = Measured(value, error, None)
+
+    def add_risks(self, risks: Mapping[str, Risk]) -> None:
+        """Metrics of risks, of the members or of one learner; untrained members are neither free nor trapped."""
+        for name, risk in risks.items():
+            if np.ndim(risk.mean):
+                self.add(name, risk.mean, risk.stderr, EVERY[:1] if name == "loss_untrained" else EVERY[:2])
+            else:
+                self.add_one(name, risk.mean, risk.stderr)
 
     def metrics(self, members: slice = slice(None)) -> dict[str, Any]:
         """All metrics, over the seeds of some members."""

@@ -27,18 +27,6 @@ def finished(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     return done if taken == json.loads(json.dumps(steps)) else None
 
 
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"task": {"d_input": 10}, ...}` from `{"task.d_input": 10, ...}`, as config.json has it."""
-    config: dict[str, Any] = {}
-    for name, value in flat.items():
-        *sections, leaf = name.split(".")
-        part = config
-        for section in sections:
-            part = part.setdefault(section, {})
-        part[leaf] = value
-    return config
-
-
 def last_step(workdir: Path) -> int:
     """The largest step of a checkpoint there, of all combinations; zero where there is none."""
     steps = (path.name for path in (workdir / "checkpoints").glob("**/*/") if path.name.isdigit())

@@ -175,11 +175,7 @@ def evaluate(study: Study) -> Found:
     risks = analysis.streamed_risks(together(losses_of), study.task.sample, study.key, study.n_prompts)
     gone = [np.asarray(population.diverged_at) >= 0 for population in (trained, learner)]
     found = Found(free_members(risks["loss_trained"].mean, risks[LOSS].mean.mean()), np.logical_or(*gone))
-    for name, value in risks.items():
-        if np.ndim(value.mean):
-            found.add(name, value.mean, value.stderr, EVERY[:1] if name == "loss_untrained" else EVERY[:2])
-        else:
-            found.add_one(name, value.mean, value.stderr)
+    found.add_risks(risks)
     found.add(f"loss_ratio_{LEARNER}", risks["loss_trained"].mean / risks[LOSS].mean)
     found.add_one("step_size_gd", step_size / study.task.n_context)
     found.arrays["loss_zero"] = study.task.label_moments[1] / 2

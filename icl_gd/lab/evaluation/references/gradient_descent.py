@@ -138,11 +138,7 @@ class Beside(ReferenceLearners, Compared):
         standard = min(risks[name].mean for name in ("loss_gd", "loss_gd_plus_plus_published") if name in risks)
         standard = standard if optimal is None else optimal
         found = Found(free_members(risks.pop("capped").mean, standard), np.asarray(trained.diverged_at) >= 0)
-        for name, value in risks.items():
-            if np.ndim(value.mean):
-                found.add(name, value.mean, value.stderr, EVERY[:1] if name == "loss_untrained" else EVERY[:2])
-            else:
-                found.add_one(name, value.mean, value.stderr)
+        found.add_risks(risks)
         for name in self.rates:
             over = EVERY if name == "gd" else EVERY[:2]
             found.add(f"loss_ratio_{name}", risks["loss_trained"].mean / risks[f"loss_{name}"].mean, over=over)

@@ -105,11 +105,7 @@ class BesideLearners(Compared):
         loss = risks["loss_trained"].mean
         least = min(risks[f"loss_{name}"].mean for name in (*self.learners, "zero"))
         found = Found(free_members(loss, least), np.asarray(trained.diverged_at) >= 0)
-        for name, risk in risks.items():
-            if np.ndim(risk.mean):
-                found.add(name, risk.mean, risk.stderr, EVERY[:1] if name == "loss_untrained" else EVERY[:2])
-            else:
-                found.add_one(name, risk.mean, risk.stderr)
+        found.add_risks(risks)
         for name in self.learners:
             found.add(f"loss_ratio_{name}", loss / risks[f"loss_{name}"].mean)
         for watched, ending, over in (
