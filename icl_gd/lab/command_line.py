@@ -21,6 +21,7 @@ from icl_gd.lab.config.questions import Unfit
 from icl_gd.lab.config.resources import check_memory
 from icl_gd.lab.lifecycle import processes
 from icl_gd.lab.lifecycle.workdirs import check_workdir
+from icl_gd.paths import local
 from icl_gd.schema import said
 
 PACKAGE = Path(__file__).parents[1]
@@ -50,7 +51,7 @@ def parse(argv: list[str]) -> Run:
     given, left = _overrides(words, stored)
     experiment = changed(stored, given, notes)
     name = path.stem + (f"-{variant}" if variant else "")
-    workdir = Path(_workdir(left) or f"runs/{name}")
+    workdir = _workdir(left) or Path(f"runs/{name}")
     check_memory(experiment)
     before, after = stored.flat(), experiment.flat()
     free = {name for name, its in experiment.fields.items() if its.is_free}
@@ -212,11 +213,18 @@ def _profile(words: list[str]) -> tuple[bool, list[str]]:
     return bool(given) and given[-1] != "false", [word for word in words if word.partition("=")[0] != "--profile"]
 
 
-def _workdir(words: list[str]) -> str | None:
+def _workdir(words: list[str]) -> Path | None:
     given = [word.partition("=")[2] for word in words if word.partition("=")[0] == "--workdir"]
     if given and not given[-1]:
         raise BadInput("--workdir is empty; give a directory: --workdir=DIR")
-    return given[-1] if given else None
+    return _local(given[-1], "--workdir") if given else None
+
+
+def _local(path: str, name: str) -> Path:
+    try:
+        return local(path, name)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
 
 
 def _joined(words: list[str]) -> list[str]:
@@ -243,7 +251,7 @@ def _config_path(words: list[str]) -> tuple[Path, str, list[str]]:
     file, colon, variant = given[-1].partition(":")
     if colon and not variant:
         raise BadInput(f"--config={given[-1]}: the variant after the colon is empty; leave the colon out for none")
-    path = CONFIGS / f"{file}.py" if file in shipped else Path(file)
+    path = CONFIGS / f"{file}.py" if file in shipped else _local(file, "--config")
     try:
         found = path.is_file()
     except (OSError, ValueError):  # a name no file can have

@@ -153,6 +153,7 @@ BAD = [
     ([ONE, f"--workdir={CONFIGS}/one_layer.py/x"], ["--workdir", "cannot write"]),
     ([ONE, "--workdir=" + 300 * "a"], ["--workdir", "too long"]),
     ([ONE, "--workdir="], ["--workdir", "directory"]),
+    ([ONE, "--workdir=gs://bucket/run"], ["--workdir=gs://bucket/run: object stores", "give a directory"]),
     (["--config=a/one_layer.py"], ["a/one_layer.py", "did you mean one_layer, which ships?"]),
     (["--config.train.steps=abc", ONE], ["train.steps=abc"]),
     ([ONE, "--config.train.steps", "-5"], ["train.steps=-5", "at least 1"]),
@@ -430,6 +431,13 @@ def test_good_input_in_every_spelling(tmp_path):
     assert (found.name, found.variant, found.workdir) == ("one_layer", None, tmp_path)
     assert parse(["run", GAUSSIAN, "--config.task.rotation_seed=None"]).experiment.task.rotation_seed is None
     assert parse(["run", f"{ONE}:smoke"]).workdir == Path("runs/one_layer-smoke")
+
+
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text((CONFIGS / "one_layer.py").read_text())
+    found = parse(["run", "--config=~/mine.py:smoke", "--workdir=~/run"])
+    assert (found.name, found.workdir) == ("mine", tmp_path / "run")
 
 
 def test_only_settings_of_the_run_itself_may_differ_from_those_stored(tmp_path):
