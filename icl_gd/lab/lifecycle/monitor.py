@@ -106,7 +106,7 @@ class _Wandb:
     """
 
     def __init__(self, project: str, workdir: Path, label: str, config: Mapping[str, Any]):
-        import wandb  # an extra, which takes a second to import
+        import wandb  # pyright: ignore[reportMissingImports]  # an extra, which takes a second to import
 
         name = f"{workdir.name}/{label}" if label else workdir.name
         identity = hashlib.sha256(f"{workdir.absolute()}/{label}".encode()).hexdigest()[:16]
