@@ -137,7 +137,7 @@ def stepper(row: Row, draw: Callable, loss: Callable, init: Callable, steps: int
 def yardstick(row: Row) -> Callable[[], None]:
     """One plain step at each call: prompts by vmap of one, every token through every layer, one program a step."""
     predictor = lambda params: models.predictor(row.model, params, concatenated(D_INPUT, 1))
-    optimizer = row.settings.optimizer(population.Rates(1e-3, 1e-3, 0.9, 0.98, 0.0))
+    optimizer = row.settings.transformation(population.Rates(1e-3, 1e-3, 0.9, 0.98, 0.0, 0.0))
 
     def loss(params: Any, key: Any) -> Any:
         prompts = jax.vmap(row.task.sample)(jax.random.split(key, row.batch_size))

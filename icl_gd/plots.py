@@ -135,6 +135,15 @@ def level(ax: Axes, value: float, role: str, label: str | None = None) -> Axes:
     return ax
 
 
+def never_trained(ax: Axes, last: int) -> Axes:
+    """A line at the most examples that prompts of training have, and a light shade to the right of it."""
+    left, right = ax.get_xlim()
+    ax.axvline(last, color="#999999", linewidth=0.8)
+    ax.axvspan(last, right, color="#999999", alpha=0.15, linewidth=0, label="longer than in training")
+    ax.set_xlim(left, right)
+    return ax
+
+
 ARROWS = "The frame ends at a hundred times the loss of predicting zero; arrows: beyond it, or infinite."
 
 

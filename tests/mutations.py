@@ -35,7 +35,7 @@ CONSTRUCTIONS, DEPTH, LEARNERS, MODELS, PARALLEL, TASKS, TRAINING = (
     f"laws/test_{name}.py" for name in ("constructions", "depth", "learners", "models", "parallel", "tasks", "training")
 )
 SEPARATE, PROGRAMS = "laws/test_separate_tokens.py", "laws/test_programs.py"
-SCHEMA, MIGRATIONS = "laws/test_schema.py", "laws/test_migrations.py"
+WARM, SCHEMA, MIGRATIONS = "laws/test_warm_start.py", "laws/test_schema.py", "laws/test_migrations.py"
 QUESTIONS, RUN = "experiments/test_questions.py", "experiments/test_run.py"
 FAULTS, SWITCHES, COPYING = (f"experiments/test_{name}.py" for name in ("faults", "switches", "copying"))
 DEEP_FEATURES, INTEROP, SINE = (f"laws/test_{name}.py" for name in ("deep_features", "interop", "nonlinear_tasks"))
@@ -539,6 +539,25 @@ MUTATIONS = [
     Mutation("training/idle.py", "if moved.all():", "if True:", f"{TRAINING} changes_nothing"),
     Mutation("training/population.py", "schedule = optax.join_schedules([rising, schedule], [self.warmup])", "pass",
              f"{TRAINING} warmup"),
+    Mutation("training/population.py", "optax.sgd(schedule, rates.momentum)", "optax.sgd(schedule)", f"{TRAINING} sgd"),
+    Mutation("training/population.py", "(default := getattr(TrainSettings, name)):", "(default := value):",
+             f"{TRAINING} another_optimiser"),
+    Mutation("training/population.py", "2 ** done.bit_length() - done", "2 ** done.bit_length() + 1 - done",
+             f"{TRAINING} stay_as_asked"),
+    Mutation("training/checkpoint.py", "first[step.bit_length()] == step", "True", f"{TRAINING} stay_as_asked"),
+    Mutation("training/in_context.py", "store.save(0, state, about)", "pass", f"{TRAINING} stay_as_asked"),
+    Mutation("training/in_context.py", "step % checkpoint_every < taken", "step % checkpoint_every == 0",
+             f"{TRAINING} stay_as_asked"),
+    Mutation("training/in_context.py", '{"step": at, **fields}', '{"step": 0, **fields}',
+             f"{TRAINING} axis_of_members"),
+    Mutation("training/in_context.py", "taken, means[1:] = len(loss), [np.mean(loss, 0)]", "taken = len(loss)",
+             f"{TRAINING} loss_that_stays"),
+    Mutation("training/in_context.py", 'about["start"] = checksum(flatten(start.params), {})', 'about["start"] = ""',
+             f"{WARM} began_with"),
+    Mutation("training/in_context.py", 'if name.split(".")[0] not in given', "", f"{WARM} given"),
+    Mutation("training/warm_start.py", "not in Modification._fields", "not in ()", f"{WARM} modifications"),
+    Mutation("training/warm_start.py", "np.tile(leaf, (members // count, *[1] * (leaf.ndim - 1)))",
+             "np.repeat(leaf, members // count, 0)", f"{WARM} who_starts"),
     Mutation("learners/momentum.py", "* (w - before)", "* w", "laws/test_learners.py momentum"),
     Mutation("models/attention.py", "return jax.nn.relu(scores) / jnp.maximum(read, 1)", "return jax.nn.relu(scores)",
              "laws/test_separate_tokens.py by_hand"),

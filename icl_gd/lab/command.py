@@ -30,6 +30,7 @@ from icl_gd.lab.config.bad_input import BadInput
 from icl_gd.lab.lifecycle import compilation, costs, processes, settings
 from icl_gd.lab.lifecycle.devices import check_device, check_placement, check_system
 from icl_gd.lab.lifecycle.monitor import Stop, check_wandb
+from icl_gd.lab.lifecycle.start import check_start
 from icl_gd.lab.lifecycle.workdirs import check_workdir
 from icl_gd.lab.pipeline import carry_out
 from icl_gd.lab.reporting import results
@@ -64,6 +65,7 @@ def main(argv: list[str], began: float | None = None) -> int:
                 check_workdir(run)
         check_device(run.experiment.precision)
         check_placement(run.experiment)
+        check_start(run)
         with processes.ours(run) as ours:
             return _execute(ours)
     except BadInput as error:

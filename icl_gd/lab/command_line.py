@@ -114,7 +114,7 @@ def _level(experiment: Experiment, level: Mapping[str, tuple]) -> Experiment:
     """
     for name, stage in level.items():
         end, more = STAGES[name]
-        for law in (one.law for _, one in experiment.in_turn()):
+        for law in (one.law_of_training for _, one in experiment.in_turn()):
             at = (law.n_context if more else law.d_input) + more
             if stage[0] != at:
                 raise BadInput(f"{name}={stage}: with an increase of 0 it never ends at {end}={at}; an increase of at "

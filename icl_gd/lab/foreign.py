@@ -301,6 +301,7 @@ def _von_oswald_base(its: Theirs) -> str:
 # --- Raventos et al. ---
 
 SCHEDULES = {"warmup_cosine_decay": "cosine", "triangle": "linear"}
+OPTIMISERS = {"adam": "adamw", "sgd": "sgd"}
 RAVENTOS: Table = {
     "dtype": _is("precision", lambda its: its["dtype"] if its["dtype"] in ("float32", "float64") else NOTHING,
                  "float32"),
@@ -318,7 +319,7 @@ RAVENTOS: Table = {
     "model.n_layer": _is("model.n_layers"),
     "model.n_embd": _is("model.d_embed"),
     "model.n_head": _is("model.n_heads"),
-    "training.optimizer": _only("adam"),
+    "training.optimizer": _is("train.optimizer", lambda its: OPTIMISERS.get(its["training.optimizer"], NOTHING)),
     "training.lr": _is("train.learning_rate"),
     "training.schedule": _is("train.schedule", lambda its: SCHEDULES.get(its["training.schedule"], NOTHING)),
     "training.warmup_steps": _is("train.warmup", default=0),

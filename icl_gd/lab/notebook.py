@@ -10,6 +10,7 @@ from icl_gd.lab.config.resources import check_memory
 from icl_gd.lab.lifecycle import settings
 from icl_gd.lab.lifecycle.devices import check_device, check_placement, check_system
 from icl_gd.lab.lifecycle.monitor import Stop, check_wandb
+from icl_gd.lab.lifecycle.start import check_start
 from icl_gd.lab.lifecycle.workdirs import check_workdir, held
 from icl_gd.lab.pipeline import carry_out
 from icl_gd.paths import local
@@ -41,6 +42,7 @@ def run(experiment: Experiment, workdir: str | Path | None = None, *, name: str 
     check_memory(experiment)
     check_device(experiment.precision)
     check_placement(experiment)
+    check_start(asked)
     check_workdir(asked)
     with held(asked.workdir), settings.set_for(experiment.precision, quickly=False), Stop() as stop:
         return carry_out(asked, stop)

@@ -22,6 +22,7 @@ from icl_gd.lab.evaluation import pictures
 from icl_gd.lab.evaluation.study import CURVES, Found, Setting, Study, held_out_key
 from icl_gd.lab.lifecycle import continuation, costs, monitor
 from icl_gd.lab.lifecycle.seconds import Seconds
+from icl_gd.lab.lifecycle.start import weights_of
 from icl_gd.lab.reporting import report, results
 from icl_gd.models import TransformerConfig
 from icl_gd.programs import brief
@@ -108,7 +109,7 @@ def measure(
     reference = experiment.reference.prepare(setting)
     watch = _watch(setting, reference.watch)
     network, settings = experiment.network, experiment.settings
-    trained = setting.train(experiment.trained_on, network, settings, watch)
+    trained = setting.train(experiment.trained_on, network, settings, watch, start=weights_of(experiment.train.start))
     untrained = initialise(network, settings, experiment.seed, experiment.seeds).member.params
     study = Study(**vars(setting), trained=trained, untrained=untrained, reference=reference, watch=watch,
                   history=setting.read_history(""))  # fmt: skip
@@ -178,7 +179,8 @@ def _trainer(
                     task, network, settings, layout=experiment.model.layout, seeds=experiment.seeds,
                     seed=experiment.seed,
                     parallel=experiment.train.parallel, checkpoints=workdir / name / "checkpoints" / label,
-                    checkpoint_every=experiment.train.checkpoint_every, chunk_steps=experiment.train.log_every,
+                    checkpoint_every=experiment.train.checkpoint_every,
+                    keep_checkpoints=experiment.train.keep_checkpoints, chunk_steps=experiment.train.log_every,
                     on_chunk=on_chunk, stop_requested=lambda: stop.signal, on_resume=on_resume, **more,
                 )  # fmt: skip
             screen.warn(np.asarray(population.diverged_at))  # of a run that had nothing left to train

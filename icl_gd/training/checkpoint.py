@@ -9,7 +9,8 @@ import hashlib
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
@@ -88,13 +89,36 @@ def _one_exception() -> Iterator[None]:
     sys.unraisablehook = said
 
 
+KEEP = ("last", "log", "all")  # which checkpoints stay
+LAST = 2  # always stay: if the last one is broken, a run goes on from the one before
+
+
+@dataclass(frozen=True)
+class _Stays:
+    """Which steps stay, as Orbax's managers ask it: the last ones, and of the others those that `keep` names."""
+
+    keep: str
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [its.step for its in checkpoints]
+        first = {step.bit_length(): step for step in reversed(steps)}  # from a power of two to the next
+        of_kind = {"last": lambda step: False, "log": lambda step: first[step.bit_length()] == step}
+        chosen = of_kind.get(self.keep, lambda step: True)
+        return [chosen(step) or step in steps[-LAST:] for step in steps]
+
+
 class Checkpoints:
-    """The checkpoints of one run: the last `keep` steps under `directory`, each written atomically.
+    """The checkpoints of one run under `directory`, each written atomically.
 
     Every step holds a state (a pytree of arrays) and `about`, a mapping that JSON can hold.
+
+    Args:
+      keep: which stay: the "last" two, "all", or "log", which are the last two and the first at or after 0, 1, 2, 4,
+        8, ... steps.
+      create: whether the directory is made where it is missing.
     """
 
-    def __init__(self, directory: str | Path, keep: int = 2, create: bool = True):
+    def __init__(self, directory: str | Path, keep: str = "last", create: bool = True):
         self._directory, self._keep, self._create = local(directory, "checkpoints").absolute(), keep, create
         self._bad: set[int] = set()
         if create:
@@ -114,7 +138,7 @@ class Checkpoints:
             primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="alone"
         )
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=self._keep,
+            preservation_policy=_Stays(self._keep),
             create=self._create and jax.process_count() == 1,
             enable_async_checkpointing=False,
             multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
@@ -140,6 +164,24 @@ class Checkpoints:
                 raise OSError(f"checkpoint {step} was not written: a later one is there")
             self._manager.wait_until_finished()
 
+    @property
+    def steps(self) -> list[int]:
+        """The steps that are there, from the first to the last, sound or not."""
+        there = self._directory.is_dir() and any(self._directory.iterdir())
+        return sorted(self._manager.all_steps()) if there else []
+
+    def at(self, step: int) -> tuple[Leaves, dict[str, Any]]:
+        """The leaves of one step, and what is said about them.
+
+        Raises:
+          ValueError: if it cannot be read, or is in a format of another version.
+        """
+        try:
+            leaves, about = self._read(step)
+            return leaves, migrated(about, about.pop("format"), CHECKPOINTS)
+        except Exception as error:
+            raise ValueError(f"checkpoint {step} is unreadable: {error}") from error
+
     def restore(self) -> tuple[int, Leaves, dict[str, Any]] | None:
         """The newest step whose checksum holds, as `(step, leaves, about)`; None where there is none.
 
@@ -148,9 +190,7 @@ class Checkpoints:
         Raises:
           ValueError: if a sound checkpoint is in a format of another version.
         """
-        if not self._directory.is_dir() or not any(self._directory.iterdir()):
-            return None
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in reversed(self.steps):
             try:
                 leaves, about = self._read(step)
             except Exception as error:

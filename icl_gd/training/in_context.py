@@ -1,12 +1,13 @@
 """Training Transformers to learn in context: binds task, layout and model to the population trainer."""
 
+import contextlib
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,11 @@ from icl_gd.programs import kept
 from icl_gd.schema import OneOf, Seed, Size, checked
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training import mesh, population
-from icl_gd.training.checkpoint import Checkpoints, checksum, flatten, nested, tuples, unflatten
+from icl_gd.training.checkpoint import KEEP, Checkpoints, by_name, checksum, flatten, nested, tuples, unflatten
 from icl_gd.training.idle import why_nothing
 from icl_gd.training.population import Member, State, TrainSettings
 from icl_gd.training.problem import Task, learning_problem
+from icl_gd.training.warm_start import Trained, weights_to_start
 from icl_gd.types import Array, Layout, Predictor, PrefixPredictor
 
 Given = Mapping[str, Any]  # blocks of parameters by name
@@ -46,7 +48,7 @@ class Population:
     params: Any
     diverged_at: Array | np.ndarray
     skipped: Array | np.ndarray
-    swept: tuple[dict[str, float], ...] = ({},)
+    swept: tuple[dict[str, Any], ...] = ({},)
 
     def __len__(self) -> int:
         return len(self.diverged_at)
@@ -95,6 +97,14 @@ def initialise(
     return population.start(init, settings, members)
 
 
+def _started(state: State, weights: Mapping[str, Array], given: Given) -> State:
+    """The population with other weights, by dotted name, but for the blocks that are given."""
+    own = by_name(state.member.params)
+    own |= {name: leaf for name, leaf in weights.items() if name.split(".")[0] not in given}
+    params = jax.tree.unflatten(jax.tree.structure(state.member.params), list(own.values()))
+    return state._replace(member=state.member._replace(params=params))
+
+
 @kept
 def _init(config: TransformerConfig) -> population.Init:
     return lambda key, of_member: models.init(replace(config, **of_member), key)
@@ -120,10 +130,12 @@ def train(
     layout: Tokens = "concatenated",
     seeds: Size = 1,
     seed: Seed = 0,
+    start: Trained | None = None,
     given: Given | None = None,
     parallel: mesh.Parallel = "auto",
     checkpoints: str | Path | None = None,
     checkpoint_every: Size = 1000,
+    keep_checkpoints: Annotated[str, OneOf(KEEP)] = "last",
     chunk_steps: Size = 100,
     on_resume: Callable[[int], None] = lambda step: None,
     on_chunk: Callable[[Population, int, Array], None] = lambda trained, step, loss: None,
@@ -140,17 +152,22 @@ def train(
       task: gives prompts.
       layout: a name in `tokens.LAYOUTS`: how a prompt becomes tokens, whose width must be the model's.
       seeds, seed: number of members, and the seed of the first; member i is the run of seed + i alone.
+      start: a `Population` or `Model` whose weights training starts from, in place of random ones: one for all
+        members, or one for each seed, or for each member. The optimiser, the steps and the data start anew.
       given: blocks of parameters, by name, that all members have and training leaves alone: those of a construction,
         say, to learn what stands before it.
       parallel: how members and prompts are spread over devices, see `mesh.place`.
       checkpoints: a directory; nothing is written when left out. Of several processes the first writes.
+      checkpoint_every: steps from one checkpoint to the next.
+      keep_checkpoints: which stay: the "last" two; "all", the initial weights too; or "log", at 0, 1, 2, 4, 8, ...
+        steps (from a chunk on, at the first end of a chunk from there). `load` has them by step.
       chunk_steps: steps per compiled chunk; `on_chunk(population, step, loss [step member])` is called after each.
       on_resume: with `checkpoints`, told the step training goes on from; 0 where no sound one is there.
       stop_requested: polled after each chunk; a signal number saves and raises `Interrupted`.
 
     Raises:
-      ValueError: if the token width does not fit the task, what is given does not fit the model, the checkpoints are of
-        another population, or population and batch cannot be spread over the devices as asked.
+      ValueError: if the token width does not fit the task, what is given or started from does not fit the model, the
+        checkpoints are of another population, or population and batch cannot be spread over the devices as asked.
       population.Interrupted: when stopped.
       FloatingPointError: if every member has diverged; the last state is kept.
     """
@@ -175,7 +192,12 @@ def train(
     state = initialise(config, settings, seed, seeds, given)
     about = {**_about(task, config, settings, seed, seeds), "layout": layout}
     about["given"] = checksum(flatten(given), {}) if given else None
-    store = Checkpoints(checkpoints) if checkpoints is not None and mesh.is_first() else None
+    about["start"] = checksum(flatten(start.params), {}) if start is not None else None
+    if start is not None:
+        state = _started(state, weights_to_start(start, config, len(members.data), seeds), given or {})
+    store = Checkpoints(checkpoints, keep_checkpoints) if checkpoints is not None and mesh.is_first() else None
+
+    means: list[np.ndarray] = []  # of the first chunk and the last
 
     def after(state: State, loss: Array) -> None:
         state, loss = mesh.on_host((state, loss))
@@ -185,7 +207,9 @@ def train(
         on_chunk(_population(config, tokens, state.member, swept), step, loss)
         gone = bool(np.all(diverged_at >= 0))
         ending = settings.steps - step < chunk_steps  # or the last whole chunk, from where a longer run goes on
-        if store is not None and (ending or gone or signal or step % checkpoint_every < len(loss)):
+        taken, means[1:] = len(loss), [np.mean(loss, 0)]
+        at_power = keep_checkpoints == "log" and step.bit_length() > (step - taken).bit_length()
+        if store is not None and (ending or gone or signal or at_power or step % checkpoint_every < taken):
             store.save(step, state, about)
         if gone:
             raise FloatingPointError(f"every member has diverged, the last at step {diverged_at.max()}")
@@ -196,14 +220,17 @@ def train(
         if checkpoints is not None:
             state = _resumed(store, state, about, _defaults(task, config, settings))
             on_resume(int(state.step))
+            if store is not None and keep_checkpoints != "last" and state.step == 0:
+                store.save(0, state, about)
         began, before = int(state.step), jax.tree.map(np.array, state.member)
         members, state = placement.put(members), State(placement.put(state.member), placement.put(state.step, mesh.ALL))
-        state = population.run_chunks(chunk, state, members, settings.steps, chunk_steps, after)
+        by_powers = checkpoints is not None and keep_checkpoints == "log"
+        state = population.run_chunks(chunk, state, members, settings.steps, chunk_steps, after, by_powers)
     finally:
         if store is not None:
             store.close()
     member = mesh.on_host(state.member)
-    if said := why_nothing(before, member, settings.steps - began, settings):
+    if said := why_nothing(before, member, settings.steps - began, settings, means):
         warnings.warn(said, stacklevel=2)
     return _population(config, tokens, member, swept)
 
@@ -276,28 +303,50 @@ def _only_swept(points: list[dict[str, float]]) -> tuple[dict[str, float], ...]:
     return tuple({name: point[name] for name in varying} for point in points)
 
 
-def load(workdir: str | Path) -> Population:
-    """The trained members of a run, from its workdir (or from a directory of checkpoints).
+def load(workdir: str | Path, step: int | Sequence[int] | Literal["all"] | None = None) -> Population:
+    """The trained members of a run, from its workdir, from a directory of checkpoints, or from one checkpoint there.
+
+    Args:
+      step: of which checkpoint; the newest sound one when left out. With several steps, or "all" that are there, the
+        population has all members at the first, then all at the next, and `swept` says at which step: training as one
+        more axis of members, `combination(i)` being those of a step.
 
     Raises:
-      FileNotFoundError: if there is no readable checkpoint.
+      FileNotFoundError: if there is no readable checkpoint, or none of that step.
+      ValueError: if the checkpoint of that step is unreadable.
     """
     directory = local(workdir, "workdir")
     if (directory / "checkpoints").is_dir():
         directory = directory / "checkpoints"
+    if step is None and directory.name.isdecimal() and (directory / "state").is_dir():
+        directory, step = directory.parent, int(directory.name)
     inside = sorted(path.name for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
     if not any(name.isdecimal() for name in inside):
         points = [str(directory / name) for name in inside if any(map(_is_step, (directory / name).iterdir()))]
         holds = f"holds a sweep; load one of {', '.join(points)}" if points else "holds no checkpoints"
         raise FileNotFoundError(f"{workdir} {holds}")
-    store = Checkpoints(directory, create=False)
-    try:
-        restored = store.restore()
-    finally:
-        store.close()
-    if restored is None:
-        raise FileNotFoundError(f"no readable checkpoint under {workdir}")
-    _, leaves, about = restored
+    with contextlib.closing(Checkpoints(directory, create=False)) as store:
+        if step is None:
+            if (restored := store.restore()) is None:
+                raise FileNotFoundError(f"no readable checkpoint under {workdir}")
+            return _stored(*restored[1:])
+        steps = store.steps if step == "all" else [step] if isinstance(step, int) else list(step)
+        if not steps or not set(steps) <= set(store.steps):
+            there = ", ".join(map(str, store.steps))
+            raise FileNotFoundError(f"step={step}: {workdir} holds checkpoints of steps {there}, or 'all'")
+        found = [_stored(*store.at(one)) for one in steps]
+    if isinstance(step, int):
+        return found[0]
+    stacked = lambda *leaves: jnp.concatenate(leaves)
+    one = found[0]
+    swept = tuple({"step": at, **fields} for at, its in zip(steps, found, strict=True) for fields in its.swept)
+    return replace(one, params=jax.tree.map(stacked, *(its.params for its in found)), swept=swept,
+                   diverged_at=stacked(*(its.diverged_at for its in found)),
+                   skipped=stacked(*(its.skipped for its in found)))  # fmt: skip
+
+
+def _stored(leaves: Mapping[str, Any], about: Mapping[str, Any]) -> Population:
+    """The population of one checkpoint."""
     prefix = "member.params."
     of_member = {name.removeprefix(prefix): leaf for name, leaf in leaves.items() if name.startswith(prefix)}
     params = jax.tree.map(jnp.asarray, nested(of_member))

@@ -37,6 +37,8 @@ SCHEDULES: dict[str, Callable[[Any, int], optax.Schedule]] = {
     "cosine": optax.cosine_decay_schedule,
     "linear": lambda rate, steps: optax.linear_schedule(rate, 0.0, steps),
 }
+OF_ADAMW = ("beta1", "beta2", "epsilon", "weight_decay"), "AdamW"
+OF_SGD = ("momentum",), "SGD"
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,13 @@ class TrainSettings:
 
     Attributes:
       steps, batch_size: length of training and prompts per step and member.
-      learning_rate: of AdamW.
+      optimizer: "adamw", or "sgd", which takes plain gradient steps, with `momentum`.
+      learning_rate: of the optimiser.
       schedule: of the learning rate, "constant", or "cosine" or "linear", which decay to zero at the last step.
       warmup: steps over which the learning rate rises from zero before the schedule begins; 0 begins with it.
       clip: the gradient's global norm is clipped to this, before the optimiser; None does not clip.
-      beta1, beta2, epsilon, weight_decay: of AdamW.
+      beta1, beta2, epsilon, weight_decay: of AdamW alone.
+      momentum: of SGD alone: what is left of the last step in the next one.
       share_batches: all members see the same batch at each step (common random numbers) instead of their own.
       form: the network runs on "tokens" or, where that is exact, on their "moments" or on the "query" alone; "auto"
         takes the fastest that is exact.
@@ -60,6 +64,7 @@ class TrainSettings:
 
     steps: Annotated[int, Ge(1), Le(2**31 - 1)] = 5000
     batch_size: Size = 2048
+    optimizer: Annotated[str, OneOf(("adamw", "sgd"))] = "adamw"
     learning_rate: Annotated[Values, Gt(0), Le(1e30)] = 1e-3
     schedule: Annotated[str, OneOf(SCHEDULES)] = "constant"
     warmup: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
@@ -68,6 +73,7 @@ class TrainSettings:
     beta2: Annotated[Values, Ge(0), Lt(1)] = 0.98
     epsilon: Annotated[float, Gt(0)] = 1e-9
     weight_decay: Annotated[Values, Ge(0)] = 0.0
+    momentum: Annotated[Values, Ge(0), Lt(1)] = 0.0
     share_batches: bool = False
     form: Annotated[str, OneOf(FORMS)] = "auto"
     curriculum: Curriculum | None = None
@@ -76,6 +82,10 @@ class TrainSettings:
         check(self)
         if self.warmup >= self.steps:
             raise ValueError(f"warmup={self.warmup} must be below steps={self.steps}")
+        others, of = OF_SGD if self.optimizer == "adamw" else OF_ADAMW
+        for name in others:
+            if (value := getattr(self, name)) != (default := getattr(TrainSettings, name)):
+                raise ValueError(f"{name}={value} is of {of}; with optimizer={self.optimizer} leave it at {default}")
 
     @property
     def of_program(self) -> "TrainSettings":
@@ -84,14 +94,17 @@ class TrainSettings:
         alike = (*Rates._fields, "steps") if constant else Rates._fields
         return replace(self, **{name: getattr(TrainSettings, name) for name in alike})
 
-    def optimizer(self, rates: "Rates") -> optax.GradientTransformation:
-        """The optimiser of one member."""
+    def transformation(self, rates: "Rates") -> optax.GradientTransformation:
+        """The optimiser of one member, behind its clip."""
         schedule = SCHEDULES[self.schedule](rates.learning_rate, self.steps - self.warmup)
         if self.warmup:
             rising = optax.linear_schedule(0.0, rates.learning_rate, self.warmup)
             schedule = optax.join_schedules([rising, schedule], [self.warmup])
-        adam = optax.adamw(schedule, rates.beta1, rates.beta2, self.epsilon, weight_decay=rates.weight_decay)
-        return optax.chain(optax.clip_by_global_norm(rates.clip), adam)
+        if self.optimizer == "sgd":
+            steps = optax.sgd(schedule, rates.momentum)
+        else:
+            steps = optax.adamw(schedule, rates.beta1, rates.beta2, self.epsilon, weight_decay=rates.weight_decay)
+        return optax.chain(optax.clip_by_global_norm(rates.clip), steps)
 
 
 class Rates(NamedTuple):
@@ -102,6 +115,7 @@ class Rates(NamedTuple):
     beta1: Array
     beta2: Array
     weight_decay: Array
+    momentum: Array
 
 
 def combinations(settings: TrainSettings, of_model: Mapping[str, Values]) -> list[dict[str, float]]:
@@ -180,7 +194,7 @@ TO_THE_BIT = {"xla_cpu_use_fusion_emitters": True}
 def _starter(init: Init, settings: TrainSettings) -> Callable[..., tuple[Params, Any]]:
     def fresh(key: Array, rates: Rates, of_model: Mapping[str, Array]) -> tuple[Params, Any]:
         params = init(key, of_model)
-        return params, settings.optimizer(rates).init(params)
+        return params, settings.transformation(rates).init(params)
 
     return brief(jax.vmap(fresh))
 
@@ -199,7 +213,7 @@ def _update(
     def update(member: Member, rates: Rates, batch: Batch, number: Array) -> tuple[Member, Array]:
         found = jax.value_and_grad(loss)(member.params, batch)
         value, gradient = _mean_over_data(found) if over_data else found
-        updates, opt_state = settings.optimizer(rates).update(gradient, member.opt_state, member.params)
+        updates, opt_state = settings.transformation(rates).update(gradient, member.opt_state, member.params)
         params = optax.apply_updates(member.params, updates)
         # Of a gradient whose norm overflows the clip makes zero: weights stay finite, and learn nothing.
         square = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))
@@ -319,14 +333,20 @@ def run_chunks(
     steps: Count,
     chunk_steps: Size,
     on_chunk: Callable[[State, Array], None] = lambda state, loss: None,
+    at_powers: bool = False,
 ) -> State:
     """Trains up to step `steps` in chunks of `chunk_steps`, calling `on_chunk(state, loss [step member])` after each.
 
     Chunks end at multiples of `chunk_steps`, so a resumed run passes through the same states as an uninterrupted one.
+
+    Args:
+      at_powers: whether the first chunk is cut at 1, 2, 4, 8, ... steps.
     """
     done = int(state.step)
     while done < steps:
         n_steps = min(chunk_steps - done % chunk_steps, steps - done)
+        if at_powers and done < chunk_steps:
+            n_steps = min(n_steps, 2 ** done.bit_length() - done)
         state, loss = chunk(state, members, n_steps)
         done += n_steps
         jax.block_until_ready(loss)  # programs with collectives must not queue up: on CPU devices they deadlock

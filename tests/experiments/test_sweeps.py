@@ -30,6 +30,7 @@ MODELS = ["run", f"--config={CONFIGS}/generalisation_gap.py:smoke", *(f"--config
 BESIDE = {
     "task.rotation_seed": ("--config.task.eigenvalues=(1,2)",),
     "model.layer_norm": ("--config.model.shared=true",),
+    "train.momentum": ("--config.train.optimizer=sgd",),
 }
 
 
@@ -129,7 +130,8 @@ def test_a_claim_may_be_about_the_interval_of_a_mean():
 def test_combinations_stand_in_the_order_of_members(changed):
     together = [name for name, its in parse([*MODELS]).experiment.fields.items() if its.per_member]
     fields = [name for name in together if name not in ([] if changed else MODIFIED)]
-    fields = [name for name in fields if not (changed and name == "train.weight_decay")]
+    others = {"train.momentum", *(["train.weight_decay"] if changed else [])}  # which other settings exclude
+    fields = [name for name in fields if name not in others]
     base = [*MODELS, "--config.train.weight_decay=0"] if changed else WORDS
     experiment = parse([*base, *(f"--config.{field}=0.1,0.2" for field in reversed(fields))]).experiment
     theirs = population.combinations(experiment.settings, experiment.network.varied)
@@ -145,8 +147,10 @@ def test_combinations_stand_in_the_order_of_members(changed):
 def two_values(name, its):
     """Two that a field accepts."""
     words = [word for rule in rules(its.hint) if isinstance(rule, OneOf) for word in rule.words]
-    within_one = name in MODIFIED or "beta" in name
-    return (False, True) if bool in kinds(its.hint) else tuple(words[:2]) or ((0.25, 0.5) if within_one else (1, 2))
+    within_one = name in MODIFIED or name in ("train.beta1", "train.beta2", "train.momentum")
+    of_kind = {bool: (False, True), str: tuple(words[:2]) or ("runs/a", "runs/b")}
+    number = (0.25, 0.5) if within_one else (1, 2)
+    return next((values for kind, values in of_kind.items() if kind in kinds(its.hint)), number)
 
 
 def test_every_field_of_one_value_is_swept_over_in_any_spelling(tmp_path):
@@ -161,12 +165,14 @@ def test_every_field_of_one_value_is_swept_over_in_any_spelling(tmp_path):
         words, experiment = (MODELS, modified) if name in of_models else (WORDS, linear)
         its = experiment.fields[name]
         values = two_values(name, its)
-        for spelt in (str(values), ",".join(map(str, values))):
+        bare = [",".join(map(str, values))] * (name != "train.start")  # a path may have commas of its own
+        for spelt in (str(values), *bare):
             beside = ("--config.analyses=()", *BESIDE.get(name, ()))
             swept = parse([*words, *beside, f"--config.{name}={spelt}"]).experiment
             assert swept[name] == values, name
             assert (len(swept.together()), len(swept.in_turn())) == ((2, 1) if its.per_member else (1, 2)), name
             assert its.per_member or [one[name] for _, one in swept.in_turn()] == list(values)
+            assert "/" not in sweeps.label(swept.in_turn()[0][0])  # which names a directory
 
 
 def test_the_last_one_given_counts():

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,18 +130,12 @@ def learned(tmp_path_factory):
 
 def test_what_is_given_is_not_trained_and_the_rest_is(learned):
     trained, directory = learned
-    jax.tree.map(lambda ours, given: np.testing.assert_array_equal(ours, np.stack([given] * 2)),
-                 trained.params["block_0"], built()["block_0"])  # fmt: skip
-    start = models.shapes(MODEL)["embedding"]
-    embedding = jax.tree.map(np.asarray, trained.params["embedding"])
-    assert all(np.all(leaf[0] != leaf[1]) for leaf in jax.tree.leaves(embedding))
-    assert {name: leaf.shape for name, leaf in start.items()} == {
-        name: leaf.shape[1:] for name, leaf in trained.params["embedding"].items()
-    }
-    for ours, theirs in zip(
-        jax.tree.leaves(icl_gd.load(directory).params), jax.tree.leaves(trained.params), strict=True
-    ):
-        np.testing.assert_array_equal(ours, theirs)
+    first, second = trained.member(0), trained.member(1)
+    chex.assert_trees_all_equal(first["block_0"], second["block_0"], built()["block_0"], strict=True)
+    chex.assert_trees_all_equal_shapes(first["embedding"], models.shapes(MODEL)["embedding"])
+    of_both = zip(*(jax.tree.leaves(member["embedding"]) for member in (first, second)), strict=True)
+    assert all(np.all(ours != theirs) for ours, theirs in of_both)
+    chex.assert_trees_all_equal(icl_gd.load(directory).params, trained.params, strict=True)
     with pytest.raises(ValueError, match="given differ"):
         learn(directory, built(0.6))
     with pytest.raises(ValueError, match="given differ"):
@@ -152,7 +147,7 @@ def test_a_step_beside_what_is_given_is_one_of_the_rest_alone(learned):
     draw, loss = learning_problem(TASK, MODEL, tokens.concatenated(1, 1), SETTINGS)
     members = population.members_of(0, 1, SETTINGS, {"init_scale": 1.0})
     first = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf)[0], tree)
-    optimiser = SETTINGS.optimizer(first(members.rates))
+    optimiser = SETTINGS.transformation(first(members.rates))
 
     @jax.jit
     def step(params, state, key, number):
@@ -167,8 +162,7 @@ def test_a_step_beside_what_is_given_is_one_of_the_rest_alone(learned):
     for number in range(SETTINGS.steps):
         params, state = step(params, state, members.data[0], number)
     trained, _ = learned
-    close = lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=4e-6)
-    jax.tree.map(close, first(trained.params["embedding"]), params)
+    chex.assert_trees_all_close(first(trained.params["embedding"]), params, rtol=1e-7, atol=4e-6)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +200,5 @@ def test_a_loss_in_blocks_is_the_loss(at_once, prompts, x64):
 
     (ours, expected), alone = run({"w": w})
     assert min(at_once, prompts) / 2 <= max(sizes) <= at_once
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12)
-    jax.tree.map(close, ours, expected)
-    close(*alone)
+    chex.assert_trees_all_close(ours, expected, rtol=1e-12)
+    np.testing.assert_allclose(*alone, rtol=1e-12)

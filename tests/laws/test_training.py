@@ -7,6 +7,7 @@ import sys
 import warnings
 from dataclasses import replace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import icl_gd
 import icl_gd.analysis
 from icl_gd import LinearRegression, TrainSettings, TransformerConfig, learners, tokens
-from icl_gd.training import Interrupted, checkpoint, in_context, mesh, population
+from icl_gd.training import Interrupted, checkpoint, idle, in_context, mesh, population
 from icl_gd.training.problem import learning_problem
 
 TO_THE_BIT = True  # see tests/conftest.py
@@ -26,10 +27,6 @@ SETTINGS = TrainSettings(steps=8, batch_size=16, learning_rate=1e-2, clip=1.0)
 
 def run(**changes):
     return icl_gd.train(TASK, MODEL, SETTINGS, **{"seeds": 3, "chunk_steps": 2, **changes})
-
-
-def leaves(trained):
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(trained.params)]
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +42,11 @@ def test_resumed_is_uninterrupted_to_the_bit(whole, tmp_path):
     assert (stop.value.step, stop.value.signal) == (4, 15)
     resumed = run(checkpoints=tmp_path, on_resume=said.append)
     assert said == [4]
-    for ours, theirs in zip(leaves(resumed), leaves(whole), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    for ours, theirs in zip(leaves(icl_gd.load(tmp_path)), leaves(whole), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    chex.assert_trees_all_equal(resumed.params, icl_gd.load(tmp_path).params, whole.params, strict=True)
 
 
 def test_how_steps_are_chunked_does_not_matter_to_the_bit(whole):
-    for ours, theirs in zip(leaves(run(chunk_steps=3)), leaves(whole), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    chex.assert_trees_all_equal(run(chunk_steps=3).params, whole.params, strict=True)
 
 
 def test_checkpoints_leave_the_process_as_it_was(tmp_path):
@@ -86,31 +79,31 @@ def test_a_population_is_its_models(whole):
 
 def test_without_a_clip_gradients_are_unclipped():
     of = lambda clip: icl_gd.train(TASK, MODEL, replace(SETTINGS, clip=clip), seeds=3, chunk_steps=2)
-    for ours, theirs in zip(leaves(of(None)), leaves(of(1e6)), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    chex.assert_trees_all_equal(of(None).params, of(1e6).params, strict=True)
 
 
 def test_member_is_the_run_alone(whole):
     for seed in (1, 2):
         alone = run(seeds=1, seed=seed)
-        for ours, theirs in zip(leaves(alone), leaves(whole), strict=True):
-            np.testing.assert_allclose(ours[0], theirs[seed], atol=8 * 1e-6)
+        chex.assert_trees_all_close(alone.member(0), whole.member(seed), rtol=1e-7, atol=8 * 1e-6)
 
 
 def test_shared_batches_are_the_first_members(whole):
     settings = TrainSettings(**{**SETTINGS.__dict__, "share_batches": True})
     shared = icl_gd.train(TASK, MODEL, settings, seeds=3, chunk_steps=2)
-    for ours, theirs in zip(leaves(shared), leaves(whole), strict=True):
-        np.testing.assert_allclose(ours[0], theirs[0], atol=8 * 1e-6)
-        assert not np.allclose(ours[1], theirs[1], atol=1e-5)
+    chex.assert_trees_all_close(shared.member(0), whole.member(0), rtol=1e-7, atol=8 * 1e-6)
+    for ours, theirs in zip(*map(jax.tree.leaves, (shared.member(1), whole.member(1))), strict=True):
+        assert not np.allclose(ours, theirs, atol=1e-5)
 
 
 def test_one_compilation():
+    """Of all chunks of a run, and of a second one."""
     draw, loss = learning_problem(TASK, MODEL, tokens.concatenated(2, 1), SETTINGS)
-    chunk = population.make_chunk(draw, loss, SETTINGS, mesh.Placement())
-    members = population.members_of(0, 2, SETTINGS, {})
-    population.run_chunks(chunk, in_context.initialise(MODEL, SETTINGS, 0, 2), members, 8, 2)
-    assert chunk._cache_size() == 1
+    loss = chex.assert_max_traces(loss, 1)
+    for seed in (0, 5):
+        chunk = population.make_chunk(draw, loss, SETTINGS, mesh.Placement())
+        members = population.members_of(seed, 3, SETTINGS, {})
+        population.run_chunks(chunk, in_context.initialise(MODEL, SETTINGS, seed, 3), members, 8, 2)
 
 
 @pytest.fixture(scope="module")
@@ -134,10 +127,6 @@ def newest_files(directory):
     return sorted(files, key=lambda path: (-path.stat().st_size, path))
 
 
-def same(ours, theirs):
-    return all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs)))
-
-
 # Orbax drops event loops when a read fails; they are collected here, not in a later test.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_flipped_byte_never_changes_what_is_loaded(saved, tmp_path):
@@ -152,7 +141,7 @@ def test_a_flipped_byte_never_changes_what_is_loaded(saved, tmp_path):
             warnings.simplefilter("always")
             params = icl_gd.load(copy).params
         warned = any("checkpoint 8 is unreadable" in str(warning.message) for warning in said)
-        assert same(params, at[4 if warned else 8]), file
+        chex.assert_trees_all_equal(params, at[4 if warned else 8], strict=True, custom_message=str(file))
         if warned:
             fell_back.append(file)
     assert any("/d/" in str(file) for file in fell_back)
@@ -169,20 +158,20 @@ def test_a_run_repairs_its_broken_checkpoint(saved, tmp_path):
     flip(newest_files(copy)[0])
     with pytest.warns(UserWarning, match="checkpoint 8 is unreadable"):
         resumed = run(checkpoints=copy, checkpoint_every=4, chunk_steps=4)
-    assert same(resumed.params, at[8])
-    assert same(icl_gd.load(copy).params, at[8])
+    chex.assert_trees_all_equal(resumed.params, icl_gd.load(copy).params, at[8], strict=True)
 
 
-def test_content_that_is_not_its_checksums_is_not_loaded(tmp_path, monkeypatch):
+def test_content_that_is_not_its_checksums_is_not_loaded(saved, monkeypatch):
     """Also where every layer below is content."""
-    run(checkpoints=tmp_path, checkpoint_every=4, chunk_steps=4)
+    directory, at = saved
     truth = checkpoint.checksum
     newest = lambda leaves, about: "0" if leaves["step"] == 8 else truth(leaves, about)
     monkeypatch.setattr(checkpoint, "checksum", newest)
     with pytest.warns(UserWarning, match="checkpoint 8 is unreadable.* checksum"):
-        population_at_4 = icl_gd.load(tmp_path)
+        before = icl_gd.load(directory)
     monkeypatch.undo()
-    assert not same(population_at_4.params, icl_gd.load(tmp_path).params)
+    chex.assert_trees_all_equal(before.params, at[4], strict=True)
+    chex.assert_trees_all_equal(icl_gd.load(directory).params, at[8], strict=True)
     for change in ({"a": np.ones(2)}, {"b": np.zeros(2)}, {"a": np.zeros((2, 1))}, {"a": np.zeros(2, np.float32)}):
         assert truth(change, {}) != truth({"a": np.zeros(2)}, {})
     assert truth({"a": np.zeros(2)}, {"d": 1}) != truth({"a": np.zeros(2)}, {})
@@ -200,7 +189,7 @@ def test_a_stop_after_a_broken_checkpoint_is_saved(saved, tmp_path):
     said = []
     run(checkpoints=copy, checkpoint_every=4, on_resume=said.append)
     assert said == [6]
-    assert same(icl_gd.load(copy).params, at[8])
+    chex.assert_trees_all_equal(icl_gd.load(copy).params, at[8], strict=True)
     gc.collect()
 
 
@@ -213,7 +202,7 @@ def test_without_a_sound_checkpoint_a_run_starts_again(saved, whole, tmp_path):
     with pytest.warns(UserWarning, match="unreadable"):
         run(checkpoints=copy, checkpoint_every=4, chunk_steps=4, on_resume=said.append)
     assert said == [0]
-    assert same(icl_gd.load(copy).params, whole.params)
+    chex.assert_trees_all_equal(icl_gd.load(copy).params, whole.params, strict=True)
     gc.collect()
 
 
@@ -236,7 +225,7 @@ def test_what_a_checkpoint_does_not_say_is_as_it_was_by_default(saved, tmp_path)
     said = []
     again = run(checkpoints=older, on_resume=said.append)
     assert said == [step]
-    assert same(again.params, icl_gd.load(older).params)
+    chex.assert_trees_all_equal(again.params, icl_gd.load(older).params, strict=True)
     other = replace(MODEL, attention="softmax")
     with pytest.raises(ValueError, match="model differ"):
         icl_gd.train(TASK, other, SETTINGS, seeds=3, checkpoints=older)
@@ -261,8 +250,7 @@ def test_checkpoints_of_another_population_are_refused(saved, tmp_path):
 def test_a_finished_run_can_be_extended(whole, tmp_path):
     half = TrainSettings(**{**SETTINGS.__dict__, "steps": 4})
     icl_gd.train(TASK, MODEL, half, seeds=3, chunk_steps=2, checkpoints=tmp_path)
-    for ours, theirs in zip(leaves(run(checkpoints=tmp_path)), leaves(whole), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    chex.assert_trees_all_equal(run(checkpoints=tmp_path).params, whole.params, strict=True)
 
 
 def test_the_last_whole_chunk_is_saved(tmp_path):
@@ -290,7 +278,7 @@ def test_the_learning_rate_rises_over_the_warmup(schedule):
 
     @jax.jit
     def steps(w):
-        optimizer = settings.optimizer(rates)
+        optimizer = settings.transformation(rates)
         update = lambda state, _: optimizer.update(jnp.ones(()), state, w)[::-1]
         return jax.lax.scan(update, optimizer.init(w), length=12)[1]
 
@@ -303,6 +291,26 @@ def test_the_learning_rate_rises_over_the_warmup(schedule):
     np.testing.assert_allclose(-steps(jnp.zeros(())), [0.0, 0.025, 0.05, 0.075, *after], rtol=1e-4, atol=1e-7)
     with pytest.raises(ValueError, match="warmup=12 must be below steps=12"):
         TrainSettings(steps=12, warmup=12)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_sgd_steps_along_gradients_and_what_is_left_of_those_before(momentum):
+    settings = TrainSettings(optimizer="sgd", learning_rate=0.1, momentum=momentum, clip=None)
+    rates = jax.tree.map(lambda leaf: leaf[0], population.members_of(0, 1, settings, {}).rates)
+    optimizer = settings.transformation(rates)
+    gradients = np.array([1.0, -2.0, 0.5], np.float32)
+    found = jax.jit(
+        lambda: jax.lax.scan(lambda s, g: optimizer.update(g, s)[::-1], optimizer.init(0.0), gradients)[1]
+    )()
+    velocities = [1.0, -2.0 + momentum, 0.5 + momentum * (-2.0 + momentum)]
+    np.testing.assert_allclose(found, -0.1 * np.array(velocities), rtol=1e-6)
+
+
+def test_what_another_optimiser_has_is_refused():
+    with pytest.raises(ValueError, match=r"beta2=0.9 is of AdamW; with optimizer=sgd leave it at 0.98"):
+        TrainSettings(optimizer="sgd", beta2=0.9)
+    with pytest.raises(ValueError, match=r"momentum=0.9 is of SGD; with optimizer=adamw leave it at 0.0"):
+        TrainSettings(momentum=0.9)
 
 
 def test_training_finds_gradient_descent():
@@ -341,13 +349,13 @@ def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(share):
     @jax.jit
     def step(params, state, its, number):
         gradient = jax.grad(loss)(params, draw(jax.random.fold_in(its.data, number), number))
-        updates, state = settings.optimizer(its.rates).update(gradient, state, params)
+        updates, state = settings.transformation(its.rates).update(gradient, state, params)
         return optax.apply_updates(params, updates), state
 
     for i, w in enumerate(expected):
         its = jax.tree.map(lambda leaf, i=i: leaf[i], members)
         params = {"w": np.float32(w)}
-        state = settings.optimizer(its.rates).init(params)
+        state = settings.transformation(its.rates).init(params)
         for number in (n for n in range(50) if not spoiled(n)):
             params, state = step(params, state, its, number)
         np.testing.assert_allclose(found.params["w"][i], params["w"], rtol=1e-5)
@@ -370,6 +378,21 @@ def test_training_that_changes_nothing_says_so(name):
         icl_gd.train(task, MODEL, TrainSettings(**settings), seeds=2, chunk_steps=2)
 
 
+def test_a_loss_that_stays_says_so(monkeypatch):
+    """Weights that move in their last digits alone leave a loss where it was."""
+    member = lambda w: population.Member({"w": np.array(w, np.float32)}, (), *[np.zeros(2, int)] * 2, -np.ones(2, int))
+    settings = TrainSettings(learning_rate=(1e-9, 1e-2))
+    losses = list(np.array([[0.5, 0.5], [0.5, 0.4]], np.float32))
+    said = idle.why_nothing(member([0, 0]), member([1e-9, 1]), 4, settings, losses)
+    assert said.startswith("of 2 members 1 have not learned in 4 steps, the last losses are the first to within")
+    assert "learning_rate=(1e-09, 0.01)" in said
+    assert idle.why_nothing(member([0, 0]), member([1e-9, 1]), 4, settings, losses[:1]) is None
+    chunks, given = [], []
+    monkeypatch.setattr(in_context, "why_nothing", lambda *args: given.extend(args[-1]))
+    run(on_chunk=lambda trained, step, loss: chunks.append(loss.mean(0)))
+    chex.assert_trees_all_equal(given, [chunks[0], chunks[-1]])
+
+
 def test_members_that_have_not_moved_are_counted(tmp_path):
     settings = TrainSettings(**{**SETTINGS.__dict__, "learning_rate": (1e-20, 1e-2)})
     with pytest.warns(UserWarning, match="of 2 members 1 have not moved in 8 steps"):
@@ -382,14 +405,44 @@ def test_a_path_may_begin_at_home(tmp_path, monkeypatch, whole):
     monkeypatch.chdir(tmp_path)
     run(checkpoints="~/mine")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
-    for ours, theirs in zip(leaves(icl_gd.load("~/mine")), leaves(whole), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    chex.assert_trees_all_equal(icl_gd.load("~/mine").params, whole.params, strict=True)
     for address in ("gs://bucket/run", "s3://bucket/run"):
         with pytest.raises(ValueError, match=f"checkpoints={address}: object stores are neither read nor written"):
             run(checkpoints=address)
         with pytest.raises(ValueError, match=f"workdir={address}: object stores"):
             icl_gd.load(address)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
+
+
+def steps_of(directory):
+    return sorted(int(path.name) for path in directory.iterdir() if path.is_dir())
+
+
+def test_checkpoints_stay_as_asked(whole, tmp_path):
+    """By default the last two; "log" keeps the first from every power of two; weights are the same to the bit."""
+    kept = {("last", 3): [6, 8], ("log", 3): [0, 1, 2, 6, 8], ("log", 1): [0, 1, 2, 4, 7, 8], ("all", 3): [0, 3, 6, 8]}
+    for (keep, size), steps in kept.items():
+        directory = tmp_path / f"{keep}{size}"
+        every = min(size, 2)
+        trained = run(checkpoints=directory, keep_checkpoints=keep, chunk_steps=size, checkpoint_every=every)
+        assert steps_of(directory) == steps, keep
+        chex.assert_trees_all_equal(trained.params, whole.params, strict=True)
+
+
+def test_training_is_an_axis_of_members(whole, tmp_path):
+    """Checkpoints of a step are loaded by it; several are one population, of which `swept` says the step."""
+    run(checkpoints=tmp_path, keep_checkpoints="all", checkpoint_every=4)
+    over = icl_gd.load(tmp_path, step="all")
+    assert [its["step"] for its in over.swept] == steps_of(tmp_path) == [0, 4, 8]
+    assert len(over) == 3 * len(whole)
+    first = in_context.initialise(MODEL, SETTINGS, 0, 3).member.params
+    for at, expected in ((0, first), (2, whole.params)):
+        step = over.swept[at]["step"]
+        for its in (over.combination(at), icl_gd.load(tmp_path, step), icl_gd.load(tmp_path / str(step))):
+            chex.assert_trees_all_equal(its.params, expected, strict=True)
+    assert icl_gd.load(tmp_path, (8, 4)).swept == ({"step": 8}, {"step": 4})
+    with pytest.raises(FileNotFoundError, match=r"step=5: .* holds checkpoints of steps 0, 4, 8, or 'all'"):
+        icl_gd.load(tmp_path, 5)
 
 
 def test_errors():

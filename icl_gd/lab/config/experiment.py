@@ -15,7 +15,7 @@ import ctypes
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -28,6 +28,7 @@ from icl_gd.lab.config.questions import Analysis, Reference, Unfit, find, is_rec
 from icl_gd.lab.config.sweeps import product_of
 from icl_gd.models import TransformerConfig
 from icl_gd.schema import OneOf, Seed, Size, hints, wanted
+from icl_gd.tasks import SHIFTS
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training import TrainSettings
 from icl_gd.types import Layout
@@ -177,23 +178,36 @@ class Experiment:
 
     @cached_property
     def law(self) -> Any:
-        """The task that the population is evaluated on."""
+        """The task that the population is evaluated on: that of training, with prompts of `eval.n_context` examples."""
+        its, n = self.law_of_training, self.eval.n_context
+        return its if n is None else replace(its, n_context=n)
+
+    @cached_property
+    def law_of_training(self) -> Any:
+        """The task that it is trained on, or on a pool of whose prompts."""
         return getattr(self.task, "law", self.task)
 
     @cached_property
     def trained_on(self) -> Any:
-        """The task that it is trained on: the law, or a pool of its prompts."""
-        return self.task.trained_on(self.seed) if hasattr(self.task, "trained_on") else self.law
+        """What it is trained on: the law of training, or a pool of its prompts."""
+        return self.task.trained_on(self.seed) if hasattr(self.task, "trained_on") else self.law_of_training
+
+    @property
+    def never_trained(self) -> range:
+        """The numbers of examples after which it is asked in evaluation, and never in training."""
+        n = self.eval.n_context
+        return range(0) if n is None else range(self.law_of_training.n_context + 1, n + 1)
 
     @cached_property
     def network(self) -> TransformerConfig:
-        """The Transformer, with tuples for what members of the population differ in."""
-        return self.model.transformer(self.law, **self._swept_of("model"))
+        """The Transformer, with tuples for what members of the population differ in, and places for all prompts."""
+        longest = self.law if self.never_trained else self.law_of_training
+        return self.model.transformer(longest, **self._swept_of("model"))
 
     @cached_property
     def settings(self) -> TrainSettings:
         """How it is trained, likewise."""
-        return self.train.settings(self.law, **self._swept_of("train"))
+        return self.train.settings(self.law_of_training, **self._swept_of("train"))
 
     @cached_property
     def layout(self) -> Layout:
@@ -202,7 +216,11 @@ class Experiment:
 
     def resolved(self) -> list[dict[str, Any]]:
         """What the fields became: task, Transformer and training of every population that is trained in turn."""
-        parts = lambda one: {"task": asdict(one.law), "model": asdict(one.network), "train": asdict(one.settings)}
+        parts = lambda one: {
+            "task": asdict(one.law_of_training),
+            "model": asdict(one.network),
+            "train": asdict(one.settings),
+        }
         return json.loads(json.dumps([parts(one) for _, one in self.in_turn()], default=str))
 
     @property
@@ -285,7 +303,7 @@ class Experiment:
             reject(
                 "task", self.task, f"reference={self.reference.name} takes {', '.join(of.__name__ for of in accepted)}"
             )
-        if missing := [name for name in ("d_input", "d_output", "sample") if not hasattr(self.law, name)]:
+        if missing := [name for name in ("d_input", "d_output", "sample") if not hasattr(self.law_of_training, name)]:
             reject(
                 "task", self.task, f"lacks {', '.join(missing)}; a task has d_input, d_output and sample(key) -> Prompt"
             )
@@ -322,11 +340,12 @@ class Experiment:
     def _check_together(self) -> None:
         """Whether the parts agree, none of which is swept over but by members."""
         model, train = self.model, self.train
+        self._check_length()
         self._there("task", lambda: (self.law, self.trained_on))
         self._check_layout()
         self._there("model", lambda: self.network)
         self.reference.check(self)
-        for name, (stage, end) in train.ramps(self.law).items():
+        for name, (stage, end) in train.ramps(self.law_of_training).items():
             most = "task.d_input" if name == "active_inputs" else "task.n_context + 1"
             if model.name != "gpt2":
                 reject(f"train.{name}", tuple(stage), "prefixes are learned by model.style=gpt2 alone; () for none")
@@ -354,6 +373,24 @@ class Experiment:
             raise
         except ValueError as error:
             raise BadInput(f"{section}.{error}") from error
+
+    def _check_length(self) -> None:
+        """Whether prompts of evaluation can have a length of their own."""
+        n, its = self.eval.n_context, self.reference
+        if n is None:
+            return
+        if its.on_prefixes:
+            law = self.law_of_training
+            if not is_dataclass(law) or "n_context" not in [its.name for its in fields(law)]:
+                reject("eval.n_context", n, "changes the field n_context of a task, which task lacks; None is accepted")
+            return
+        measured = ", ".join(f"{factor:g}" for factor in SHIFTS["context_length"].values)
+        try:
+            find("shifts").check(self)
+            other = f"analyses=shifts measures {measured} times task.n_context={self['task.n_context']}"
+        except Unfit:
+            other = "the predictors of icl_gd.load(workdir) take contexts of any length"
+        reject("eval.n_context", n, f"reference.name={its.name} has one query a prompt, and takes None; {other}")
 
     def _check_layout(self) -> None:
         law, model = self.law, self.model

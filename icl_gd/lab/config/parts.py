@@ -30,6 +30,7 @@ from icl_gd.tasks import (
 )
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training import Curriculum, Ramp, TrainSettings
+from icl_gd.training.checkpoint import KEEP
 from icl_gd.training.mesh import MODES
 
 Stage = tuple[Size, Size, Size] | tuple[()]  # (start, increase, every so many steps)
@@ -255,17 +256,23 @@ class Train(TrainSettings):
       parallel: over devices: "none", "jit", "pmap", or "auto", as many as divide the work.
       log_every: steps from one row of metrics to the next.
       checkpoint_every: steps from one checkpoint to the next.
+      keep_checkpoints: which stay: the "last" two; "all", the initial weights too; or "log", at 0, 1, 2, 4, 8, ...
+        steps.
+      start: a workdir, one of its checkpoints, or a directory of `save_pretrained`, whose weights training starts from;
+        None draws them.
       wandb: the project of Weights & Biases that metrics are logged to as well; None logs to none.
     """
 
     in_config: ClassVar[InConfig] = InConfig(
-        hidden=("curriculum",), free=("parallel", "log_every", "checkpoint_every", "wandb")
+        hidden=("curriculum",), free=("parallel", "log_every", "checkpoint_every", "keep_checkpoints", "wandb")
     )
     active_inputs: Stage = ()
     active_points: Stage = ()
     parallel: Annotated[str, OneOf(MODES)] = "auto"
     log_every: Size = 100
     checkpoint_every: Size = 1000
+    keep_checkpoints: Annotated[str, OneOf(KEEP)] = "last"
+    start: str | None = None
     wandb: str | None = None
 
     def ramps(self, law: Any) -> dict[str, tuple[Any, int]]:
@@ -294,11 +301,14 @@ class Eval:
       prompts: of the final numbers.
       curve_prompts: of curves over training and of alignment.
       suite_values: at most so many of the shifts in a suite, of families, or of steps; None takes all.
+      n_context: examples before the last query of a prompt, where the reference is of prefixes; None has those of
+        training. Means over lengths are over all that are measured.
     """
 
     prompts: Annotated[int, Ge(1), Le(10**9)] = 2**20
     curve_prompts: Size = 10_000
     suite_values: Size | None = None
+    n_context: Size | None = None
 
     def __post_init__(self):
         check(self)

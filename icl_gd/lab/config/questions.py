@@ -44,6 +44,7 @@ class Picture:
       draw: from the content of results.json to a Matplotlib figure, made by `icl_gd.plots.subplots`.
       caption: what it shows, in sentences that stand alone.
       place: figures of a report are in this order, and by name where it is equal.
+      remarks: sentences that join the caption where the results have an array of that name; `{}` is its value.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Picture:
     draw: Callable[[Done], Any]
     caption: str
     place: int = 1000
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

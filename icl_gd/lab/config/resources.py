@@ -8,13 +8,14 @@ from typing import Any
 
 from icl_gd.lab.config.bad_input import BadInput
 from icl_gd.lab.config.experiment import BYTES_PER_FLOAT, Experiment
+from icl_gd.lab.config.parts import Train
 from icl_gd.models import TransformerConfig
 
 FIT_FLOATS = 2**27  # at most, in the prompts that step sizes are tuned on
 FIGURES = 4 * 2**20  # bytes of a run's figures, report and metrics
 SIZES = (
     *("seeds", "task.d_input", "task.d_output", "task.n_context", "model.n_layers", "model.n_heads", "model.d_head"),
-    *("model.d_embed", "model.mlp_width", "train.batch_size", "eval.curve_prompts"),
+    *("model.d_embed", "model.mlp_width", "train.batch_size", "eval.curve_prompts", "eval.n_context"),
 )
 
 
@@ -87,20 +88,20 @@ def _floats_of_prefixes(experiment: Experiment) -> float:
     """A step holds weights, gradients and the optimiser's moments of all members, and, forward and backward, some
     twenty vectors and three maps of attention a layer and token."""
     law, network, train, its = experiment.law, experiment.network, experiment.train, experiment.eval
-    t, e = 2 * _examples(law) + 1, network.width
-    tokens = t * (20 * e + 3 * network.n_heads * t)
+    learned, measured = (2 * _examples(its) + 1 for its in (experiment.law_of_training, law))
+    tokens = lambda t: t * (20 * network.width + 3 * network.n_heads * t)
     members = _members(experiment)
     at_once = members if train.share_batches else 1
-    step = train.batch_size * at_once * network.n_layers * tokens
-    prompts = max(its.prompts, its.curve_prompts) * t * (law.d_input + law.d_output + 1) * (3 + members)
-    return float(4 * members * _weights(network, law) + step + prompts + 64 * tokens)
+    step = train.batch_size * at_once * network.n_layers * tokens(learned)
+    prompts = max(its.prompts, its.curve_prompts) * measured * (law.d_input + law.d_output + 1) * (3 + members)
+    return float(4 * members * _weights(network, law) + step + prompts + 64 * tokens(measured))
 
 
 def _weights(network: TransformerConfig, law: Any) -> float:
     """Of one member, within a factor of about two."""
     e = network.width
     if network.causal:
-        return float(network.n_layers * 12 * e * e + e * (2 * _examples(law) + 1 + law.d_input + law.d_output))
+        return float(network.n_layers * 12 * e * e + e * ((network.n_positions or 0) + law.d_input + law.d_output))
     return float(network.n_layers * network.n_heads * 4 * e * network.head_width)
 
 
@@ -126,7 +127,13 @@ def _floats_of_attention(experiment: Experiment) -> float:
 
 
 def disk_needed(experiment: Experiment) -> float:
-    """Bytes that a run writes, within a factor of about two: three checkpoints (one is written before one goes), each
-    of the weights and the optimiser's two moments of them, and figures and report."""
-    weights = sum(_members(one) * _weights(one.network, one.law) for _, one in experiment.in_turn())
-    return 3 * 3 * BYTES_PER_FLOAT[experiment.precision] * weights + FIGURES
+    """Bytes that a run writes, within a factor of about two: its checkpoints, each of the weights and the optimiser's
+    two moments of them, and figures and report."""
+    weights = sum(_members(one) * _weights(one.network, one.law) * _kept(one.train) for _, one in experiment.in_turn())
+    return 3 * BYTES_PER_FLOAT[experiment.precision] * weights + FIGURES
+
+
+def _kept(train: Train) -> int:
+    """How many checkpoints are there at once: the last two, one that is written before one goes, and those kept."""
+    more = {"last": 0, "log": train.steps.bit_length() + 1, "all": train.steps // train.checkpoint_every + 1}
+    return 3 + more[train.keep_checkpoints]

@@ -17,7 +17,7 @@ def product_of(values: Mapping[str, tuple]) -> list[Fields]:
 
 def label(fields: Mapping[str, Any]) -> str:
     """`n_context=5,batch_size=256`: a directory, and what metrics are filed under."""
-    return ",".join(f"{leaf(name)}={value}" for name, value in fields.items())
+    return ",".join(f"{leaf(name)}={value}" for name, value in fields.items()).replace("/", "_")
 
 
 def leaf(field: str) -> str:

@@ -32,8 +32,10 @@ def _wanted(done: Done, pictures: Sequence[Picture]) -> dict[str, Picture]:
 
 
 def _captions(done: Done, wanted: dict[str, Picture]) -> dict[str, str]:
-    none_free = " No seed is free: all are drawn." if "none_free" in done.get("arrays", {}) else ""
-    return {stem: picture.caption + none_free for stem, picture in wanted.items()}
+    arrays = done.get("arrays", {})
+    none_free = " No seed is free: all are drawn." if "none_free" in arrays else ""
+    remarks = lambda of: "".join(f" {said.format(arrays[name])}" for name, said in of.items() if name in arrays)
+    return {stem: picture.caption + remarks(picture.remarks) + none_free for stem, picture in wanted.items()}
 
 
 def captions(done: Done, more: Sequence[Picture] = ()) -> dict[str, str]:

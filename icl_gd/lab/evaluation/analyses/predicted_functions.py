@@ -13,7 +13,7 @@ import numpy as np
 
 from icl_gd import analysis, learners, plots
 from icl_gd.lab.config.questions import Analysis, Done, Picture, needs
-from icl_gd.lab.evaluation.references.prefix_learners import band, family_prompts
+from icl_gd.lab.evaluation.references.prefix_learners import BEYOND, band, family_prompts
 from icl_gd.lab.evaluation.study import Found, Study, first
 from icl_gd.tasks import Linear, Sparse
 from icl_gd.types import Array, PrefixPredictor, PrefixPrompt
@@ -113,6 +113,8 @@ def _draw(done: Done) -> plots.Figure:
     plots.line(right, curves[at("function", "trained")], "gd_plus_plus", label="trained, to the function")
     plots.line(right, curves[at("function", "least_squares")], "least_squares", label="least squares, to the function")
     right.set(xlabel="in-context examples", ylabel="cosine of sensitivities", ylim=(-0.15, 1.05))
+    if BEYOND in done["arrays"]:
+        plots.never_trained(right, done["arrays"][BEYOND])
     for ax in (left, right):
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, fontsize="small")
     return figure
@@ -134,6 +136,10 @@ ANALYSIS = Analysis(
             "and those of least squares, or of the function itself (mean over prompts; bands hold 90 "
             "% of means over resampled ones).",
             place=320,
+            remarks={
+                BEYOND: "Prompts of training have {} examples: what is predicted after more (left by their number, "
+                "right shaded) was never trained."
+            },
         ),
     ),
 )

@@ -1,6 +1,6 @@
 """Rare prompts: deep networks without a clip diverge on some, which are then all of a mean."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ def measure(study: Study, found: Found) -> None:
         """Tails at every scale of the inputs."""
         sample = shifted(study.task, scale_inputs, alphas)
         found = analysis.sampled_losses([losses_of] * len(alphas), sample, study.key, n_prompts)
-        return [_tails(losses) for losses in found]
+        return [tails_of({name.removeprefix("loss_"): its for name, its in losses.items()}) for losses in found]
 
     n_prompts = min(study.n_prompts, PROMPTS)
     (tails,) = tails_at([1.0], n_prompts)
@@ -58,9 +58,10 @@ def measure(study: Study, found: Found) -> None:
         found.curves[f"loss_median_by_input_scale_{name}"] = curve(alphas, median)
 
 
-def _tails(losses: dict[str, np.ndarray]) -> dict[str, analysis.Tail]:
-    beyond = DIVERGES * losses.pop("loss_zero").mean(dtype=np.float64)
-    return {name.removeprefix("loss_"): analysis.tail(values, beyond) for name, values in losses.items()}
+def tails_of(losses: Mapping[str, np.ndarray]) -> dict[str, analysis.Tail]:
+    """Tails of losses `[... prompt]` by name; those of `zero` say from where on a prompt is one that diverges."""
+    beyond = DIVERGES * losses["zero"].mean(dtype=np.float64)
+    return {name: analysis.tail(values, beyond) for name, values in losses.items() if name != "zero"}
 
 
 def _both(ours: Losses, theirs: Losses, prompts: Prompt) -> dict[str, Array]:

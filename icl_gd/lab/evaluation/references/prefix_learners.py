@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -28,6 +29,8 @@ LEARNED_BELOW = 0.9  # of the error of always zero: a seed that ends above has l
 ALPHAS = (1.0, 0.1, 0.01, 0.001, 0.0001)  # of the Lasso, as published
 CURVE = "normalised_error_"
 WORST = 1.1  # shown over training
+BEYOND = "trained_n_context"  # an array: examples of training's prompts, where those of evaluation have more
+BEYOND_SAID = "Prompts of training have {} examples: what is predicted after more (shaded) was never trained."
 # Families of one figure, by its title; what is not named stands for itself.
 GROUPS = {
     "query": ("random_quadrants", "opposite_quadrants", "orthogonal_query", "repeated_query"),
@@ -97,6 +100,13 @@ class PrefixLearners(Reference):
                 reject("eval.baselines", name, f"needs {BESIDE[name]}: pip install 'icl-gd[baselines]'")
 
     def prepare(self, setting: Setting) -> "BesidePrefixLearners":
+        if beyond := setting.experiment.never_trained:
+            asked = " to ".join(map(str, dict.fromkeys((beyond[0], beyond[-1]))))
+            warnings.warn(
+                f"eval.n_context={beyond[-1]}: what is predicted after {asked} examples is never trained, as "
+                f"task.n_context={beyond[0] - 1}; figures shade it",
+                stacklevel=2,
+            )
         return BesidePrefixLearners(setting)
 
 
@@ -172,7 +182,10 @@ def evaluate(study: Study) -> Found:
         for role, of_prompts in errors.items():
             found.curves[f"normalised_error_{name}_{role}"] = band(of_prompts)
         _by_member(found, name, trained)
-    _summaries(found, standard, study.task)
+    beyond = study.experiment.never_trained
+    if beyond:
+        found.arrays[BEYOND] = beyond[0] - 1
+    _summaries(found, standard, study.task, beyond[0] if beyond else None)
     if study.task.logistic:
         found.arrays["are_classes"] = True
     if others := [name for name in families if name != "standard"]:
@@ -231,10 +244,15 @@ def _by_member(found: Found, family: str, errors: np.ndarray) -> None:
     found.arrays[f"normalised_error_by_member{ending}"] = by_length.tolist()
 
 
-def _summaries(found: Found, standard: Mapping[str, np.ndarray], task: FunctionRegression) -> None:
+def _summaries(
+    found: Found, standard: Mapping[str, np.ndarray], task: FunctionRegression, trained: int | None = None
+) -> None:
     """Of the standard prompts: means over lengths of all learners, and how far members are from them.
 
     The best Lasso has, at every length, the penalty that is best there.
+
+    Args:
+      trained: so many lengths, from 0 on, have been trained, and tell whether a member has learned; None for all.
     """
     by_length = {role: errors.mean(1) for role, errors in standard.items()}  # [member n]
     beyond = {}
@@ -247,7 +265,7 @@ def _summaries(found: Found, standard: Mapping[str, np.ndarray], task: FunctionR
             found.add(f"excess_over_{role}", beyond[role].mean(1))
     if paths := [beyond[role] for role in beyond if role.startswith("lasso_")]:
         found.add("excess_over_best_lasso", np.max(paths, axis=0).mean(1))
-    found.is_free &= by_length["trained"].mean(1) <= LEARNED_BELOW
+    found.is_free &= by_length["trained"][:, :trained].mean(1) <= LEARNED_BELOW
     d, best = task.d_input, by_length.get("least_squares")
     if best is not None:
         excess = by_length["trained"] - best
@@ -275,13 +293,15 @@ def _of(done: Done, family: str) -> dict[str, dict]:
     return {role: done["curves"][f"{CURVE}{family}_{role}"] for role in roles}
 
 
-def _draw(ax: plots.Axes, curves: dict[str, dict], top: float) -> None:
+def _draw(ax: plots.Axes, done: Done, curves: dict[str, dict], top: float) -> None:
     for i, (role, curve) in enumerate(curves.items()):
         plots.line(ax, curve, role, label="trained model" if role == "trained" else None)
         ax.lines[-1].set_zorder(10 - i)
     plots.level(ax, 1.0, "zero")
     ax.set_ylim(0, top)
     ax.set_xlim(0, max(curve["x"][-1] for curve in curves.values()))
+    if BEYOND in done["arrays"]:
+        plots.never_trained(ax, done["arrays"][BEYOND])
 
 
 def _top(curves: dict[str, dict]) -> float:
@@ -302,9 +322,9 @@ def _frame(error: float) -> float:
 
 def _draw_standard(done: Done) -> plots.Figure:
     curves = _of(done, "standard")
-    rows = (len(curves) + 2) // 2  # of the legend, with always zero
+    rows = (len(curves) + 2 + (BEYOND in done["arrays"])) // 2  # of the legend, with always zero
     figure, ax = plots.subplots(figsize=(plots.COLUMN, 2.5 + 0.17 * rows))
-    _draw(ax, curves, _usual(curves))
+    _draw(ax, done, curves, _usual(curves))
     error = "wrong classes / one half" if done["arrays"].get("are_classes") else "square error / variance of labels"
     ax.set(xlabel="in-context examples", ylabel=error)
     figure.legend(loc="outside lower center", ncols=2)
@@ -322,7 +342,7 @@ def _draw_families(done: Done) -> plots.Figure:
     for row, names in zip(axes, groups.values(), strict=True):
         for ax, name in zip(row, names, strict=False):
             curves = _of(done, name)
-            _draw(ax, curves, _top(curves))
+            _draw(ax, done, curves, _top(curves))
             ax.set_title(name.replace("_", " "))
             handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
         for ax in row[len(names) :]:
@@ -362,6 +382,7 @@ PICTURES = (
         "over seeds) and learners, on the same prompts; bands hold 90 % of means over resampled "
         "prompts. What is much worse than always zero leaves the frame.",
         place=300,
+        remarks={BEYOND: BEYOND_SAID},
     ),
     Picture(
         "prompt_families",
@@ -370,6 +391,7 @@ PICTURES = (
         "The same model on prompts of other families than those of its training, beside learners; "
         "bands as before. Curves that are missing are above the frame, at all lengths shown.",
         place=310,
+        remarks={BEYOND: BEYOND_SAID},
     ),
     Picture(
         "in_context_error_by_step",
@@ -380,5 +402,8 @@ PICTURES = (
         f"are of. What is worse than {WORST}, early or under the curriculum, is above the "
         "frame.",
         place=330,
+        remarks={
+            BEYOND: "Lengths go beyond the {} examples of training's prompts; after more of them nothing was trained."
+        },
     ),
 )

@@ -1,0 +1,58 @@
+"""A run starts from the weights of another, which are refused before it begins where they do not fit."""
+
+import tarfile
+
+import chex
+import pytest
+from whole import ONE_LAYER, ROOT, complete, kept_settings  # beside this file
+
+import icl_gd
+from icl_gd.lab import command
+
+SMOKE = f"--config={ROOT}/configs/one_layer.py:smoke"
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """The workdir of a run of one_layer:smoke."""
+    with tarfile.open(ROOT / "tests" / "stored" / "finished.tar.gz") as archive:
+        archive.extractall(tmp_path / "finished", filter="data")
+    return tmp_path / "finished"
+
+
+def refused(capsys, *words):
+    with kept_settings():
+        assert command.main(["run", *words]) == 2
+    return capsys.readouterr().err.removeprefix("error: ").strip()
+
+
+def test_weights_that_do_not_fit_are_refused(finished, tmp_path, capsys):
+    start, workdir, small = f"--config.train.start={finished}", f"--workdir={tmp_path}/run", "--config.task.d_input=2"
+    said = refused(capsys, SMOKE, small, start, workdir, "--config.seeds=3")
+    assert said == f"train.start={finished}: 2 members cannot start 3; accepted are 1 or 3, as population[i] is one"
+    said = refused(capsys, SMOKE, small, start, workdir, "--config.model.n_layers=2", "--config.analyses=()")
+    assert "the weights are of another Transformer: block_1" in said
+    said = refused(capsys, SMOKE, start, workdir)
+    assert said.endswith("(1, 3, 3) there, (1, 11, 11) here; give a Transformer of the same sizes")
+    said = refused(capsys, SMOKE, small, start, f"--workdir={finished.parent}")
+    assert said.endswith("is in the run's own workdir; raise train.steps to go on with it, or give another")
+    said = refused(capsys, SMOKE, f"--config.train.start={tmp_path}/none", workdir)
+    assert said == f"train.start={tmp_path}/none: holds no checkpoints"
+    said = refused(capsys, SMOKE, "--config.train.start=gs://bucket/run", workdir)
+    assert said.startswith("train.start=gs://bucket/run: object stores are neither read nor written")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_the_weights_of_another(tmp_path):
+    """From a workdir, from one of its checkpoints, and from a model that was saved; on another task."""
+    first = complete("one_layer", tmp_path / "first", *ONE_LAYER, "--config.train.keep_checkpoints=all")
+    trained = icl_gd.load(first)
+    model = icl_gd.interop.Pretrained(trained.config, trained.params, "concatenated", d_input=2, d_output=1)
+    model.save_pretrained(tmp_path / "model")
+    for name, start in {"whole": first, "step": first / "checkpoints" / "5", "saved": tmp_path / "model"}.items():
+        words = "--config.train.keep_checkpoints=all", "--config.task.n_context=4", f"--config.train.start={start}"
+        complete("one_layer", tmp_path / name, *ONE_LAYER, *words)
+        began = icl_gd.load(tmp_path / name, step=0)
+        expected = icl_gd.load(first, 5 if name == "step" else None)
+        chex.assert_trees_all_equal(began.params, expected.params)

@@ -1,0 +1,90 @@
+"""Training starts from given weights: the first step is taken from them, and what does not fit is refused."""
+
+from dataclasses import replace
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+
+import icl_gd
+from icl_gd import LinearRegression, TrainSettings, TransformerConfig, models, tokens
+from icl_gd.training import in_context, population
+from icl_gd.training.checkpoint import by_name
+from icl_gd.training.problem import learning_problem
+from icl_gd.training.warm_start import weights_to_start
+
+TASK, MODEL = LinearRegression(2, 1, 3), TransformerConfig(3, init_scale=1.0)
+STEP = TrainSettings(steps=1, batch_size=4, optimizer="sgd", learning_rate=0.1, clip=None)
+
+
+class Given:
+    """Weights from elsewhere."""
+
+    def __init__(self, params):
+        self.params = params
+
+
+def weights(seeds, config=MODEL, seed=7):
+    return Given(in_context.initialise(config, STEP, seed, seeds).member.params)
+
+
+def test_the_first_step_is_taken_from_the_given_weights():
+    start = weights(2)
+    trained = icl_gd.train(TASK, MODEL, STEP, seeds=2, start=start)
+    draw, loss = learning_problem(TASK, MODEL, tokens.LAYOUTS["concatenated"](2, 1), STEP)
+    data = population.members_of(0, 2, STEP, {}).data
+
+    @jax.jit
+    def stepped(params, key):
+        gradient = jax.grad(loss)(params, draw(jax.random.fold_in(key, 0), 0))
+        return jax.tree.map(lambda leaf, by: leaf - 0.1 * by, params, gradient)
+
+    chex.assert_trees_all_close(trained.params, jax.vmap(stepped)(start.params, data), rtol=1e-5)
+    chex.assert_trees_all_equal(start.params, weights(2).params)  # are copied: the trainer gives its buffers away
+
+
+def test_who_starts_from_what():
+    """One set of weights starts all members; one a seed starts those of every combination."""
+    two = weights(2)
+    one = models.Model(MODEL, jax.tree.map(lambda leaf: leaf[0], two.params), tokens.concatenated(2, 1))
+    of_two = by_name(jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), two.params))
+    of_one = by_name(jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), one.params))
+    chex.assert_trees_all_equal(weights_to_start(two, MODEL, members=4, seeds=2), of_two)
+    chex.assert_trees_all_equal(weights_to_start(one, MODEL, members=4, seeds=2), of_one)
+
+
+def test_blocks_that_are_given_stay_given():
+    start, deep = weights(1, replace(MODEL, n_layers=2)), replace(MODEL, n_layers=2)
+    given = {"block_1": jax.tree.map(lambda leaf: jnp.ones_like(leaf[0]), start.params["block_1"])}
+    trained = icl_gd.train(TASK, deep, STEP, start=start, given=given)
+    chex.assert_trees_all_equal(trained.member(0)["block_1"], given["block_1"])
+    assert not jnp.array_equal(trained.params["block_0"]["attention"]["P"], start.params["block_0"]["attention"]["P"])
+
+
+def test_modifications_are_those_of_the_new_population():
+    """Fine-tuning with another alpha has that alpha, whatever the weights were trained with."""
+    old, new = (replace(MODEL, attention="softmax", reads_query=True, alpha=alpha) for alpha in (0.5, 0.25))
+    trained = icl_gd.train(TASK, new, STEP, start=weights(1, old))
+    alphas = [leaf for name, leaf in by_name(trained.params).items() if name.endswith("alpha")]
+    chex.assert_trees_all_equal(alphas, [jnp.full((1,), 0.25)])
+
+
+def test_what_does_not_fit_is_refused():
+    train = lambda start, config=MODEL, **more: icl_gd.train(TASK, config, STEP, start=start, **more)
+    with pytest.raises(ValueError, match=r"start: 3 members cannot start 2; accepted are 1 or 2, as population.i. is"):
+        train(weights(3), seeds=2)
+    with pytest.raises(ValueError, match=r"start: the weights are of another Transformer: block_1.* is here alone"):
+        train(weights(1), replace(MODEL, n_layers=2))
+    with pytest.raises(ValueError, match=r"start: the weights are of another Transformer: block_1.* is there alone"):
+        train(weights(1, replace(MODEL, n_layers=2)))
+    with pytest.raises(ValueError, match=r"start: block_0.* is \(.*4\) there, \(.*3\) here; give a Transformer of the"):
+        train(weights(1, replace(MODEL, d_token=4)))
+
+
+def test_a_run_goes_on_from_the_weights_that_it_began_with(tmp_path):
+    icl_gd.train(TASK, MODEL, STEP, start=weights(1), checkpoints=tmp_path)
+    icl_gd.train(TASK, MODEL, STEP, start=weights(1), checkpoints=tmp_path)
+    for other in (None, weights(1, seed=8)):
+        with pytest.raises(ValueError, match="another population: start differ"):
+            icl_gd.train(TASK, MODEL, STEP, start=other, checkpoints=tmp_path)
