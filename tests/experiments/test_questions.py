@@ -9,6 +9,7 @@ import functools
 import pkgutil
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +34,7 @@ from icl_gd.lab import (
 )
 from icl_gd.lab.config.questions import find, shipped
 from icl_gd.lab.evaluation import references
+from icl_gd.lab.evaluation.analyses.tails import tails_of
 from icl_gd.lab.evaluation.study import CURVES, Setting, Study, held_out_key, noise_to_weight
 from icl_gd.tasks import draw_prompts
 from icl_gd.training import Population, initialise
@@ -322,6 +324,37 @@ def test_layers_that_sum_are_gradient_descent_at_the_length_of_training_alone():
     curves = found_of("shifts", True).curves
     ours, theirs = (curves[f"loss_by_context_length_{name}"]["mean"] for name in ("trained", "gd"))
     assert not np.allclose(ours, theirs, rtol=1e-2)
+
+
+def test_a_prompt_diverges_beyond_a_hundred_times_the_mean_loss_of_zero():
+    tails = tails_of({"zero": np.array([0.5, 1.5]), "gd": np.array([[1.0, 99.0, 101.0, np.inf, np.nan]])})
+    assert list(tails) == ["gd"]
+    np.testing.assert_allclose(tails["gd"].diverging, [0.6])
+    np.testing.assert_allclose(tails["gd"].bounded_mean, [50.0])
+    np.testing.assert_allclose(tails["gd"].median, [101.0])
+
+
+@pytest.mark.slow
+def test_medians_and_shares_of_a_roll_out_bear_prompts_that_diverge():
+    """Layers, and steps beside them, that are too long for a good part of prompts."""
+    study, found = evaluated("one_layer", True)
+    longer = jax.tree.map(lambda leaf: leaf * 1.8**0.25, study.trained.params)  # four matrices, in a product
+    study = replace(
+        study,
+        trained=replace(study.trained, params=longer),
+        reference=SimpleNamespace(step_size=1.8 * study.reference.step_size),
+    )
+    found = copy.deepcopy(found)
+    find("rollout").measure(study, found)
+    value = lambda name: found.measured[f"rollout_{name}"].values
+    assert not (value("loss_final") < 1e3).any()
+    assert 0.01 < value("diverging_share_gd") < 0.5
+    np.testing.assert_allclose(value("diverging_share"), value("diverging_share_gd"))
+    np.testing.assert_allclose(value("diverging_excess"), 0.0, atol=1e-12)
+    np.testing.assert_allclose(value("median_ratio"), 1.0, atol=1e-3)
+    of = lambda name: np.asarray(found.curves[f"loss_median_by_iteration_{name}"]["mean"])
+    np.testing.assert_allclose(value("median_final"), of("trained")[-1], rtol=1e-6)
+    np.testing.assert_allclose(value("median_fall"), of("trained")[-1] / of("trained_undamped")[1], rtol=1e-6)
 
 
 @pytest.mark.parametrize("is_built", [True, False], ids=["built", "untrained"])

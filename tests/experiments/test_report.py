@@ -174,11 +174,12 @@ def test_tables_follow_the_results(repository, capsys):
     assert readme.count(claims.END) == 1
     assert "| one_layer | One layer, many seeds. | 1 of 2 | fails | 1 of 2 |" in readme
     assert "| one_layer-trapped | `trapped` has many | 0 of 0 | none | 1 of 2 |" in readme
-    assert "| VO.F2.loss | as good as one step | VO Fig. 2 | = 0.2062 ± 0.002 | 0.20631 | yes |  |" in docs
+    assert "| VO.F2.loss | as good as one step | VO Fig. 2 | = 0.2062 ± 0.002 | 0.20631 |  | yes |  |" in docs
     assert "Trapped seeds: 1 of 2." in docs
     assert "## No full run yet" not in docs
+    assert "second base seed" not in readme
     assert "## one_layer-trapped\n" in docs
-    for text, columns in ((readme, 5), (docs, 7)):
+    for text, columns in ((readme, 5), (docs, 8)):
         bars = {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")}
         assert bars == {columns + 1}
     (repository / "configs" / "two_layers.py").write_text('VARIANTS = ("heads", "smoke")\n')
@@ -191,6 +192,34 @@ def test_tables_follow_the_results(repository, capsys):
     shutil.rmtree(repository / "results")
     assert claims.main([], repository) == 0
     assert claims.NONE in (repository / "README.md").read_text()
+
+
+def test_a_claim_holds_if_it_does_at_both_seeds(repository):
+    """Beside: one that fails at the other seed alone, one at its own alone, one at both, and one that was another."""
+    ids = ("holds", "by_luck", "by_chance", "fails", "restated")
+    at_most = {"relation": "at_most", "target": 1.0, "tolerance": 0.0}
+    rows = [claim(id=name, **at_most, value=value) for name, value in zip(ids, (0.5, 0.5, 2.0, 2.0, 0.5), strict=True)]
+    there = [{**row, "value": value} for row, value in zip(rows, (0.6, 3.0, 0.7, None, 3.0), strict=True)]
+    there[-1]["target"] = 2.0
+    commit(repository, "one_layer", json.dumps(finished(claims=rows)))
+    commit(repository, "sine", json.dumps(finished(claims=[])))
+    again = {"seed": 5000, "git": "abc", "device": "gpu", "precision": "float32", "wall_seconds": 12.0, "claims": there}
+    (repository / "results" / "one_layer" / claims.AGAIN).write_text(json.dumps(again))
+    assert claims.main([], repository) == 0
+    readme, docs = ((repository / name).read_text(encoding="utf-8") for name in ("README.md", "docs/results.md"))
+    assert "\n1 of 2 experiments were run at a second base seed too" in readme
+    assert "| 2 of 5 | by_luck, by_chance, fails | 1 of 2 |" in readme
+    assert "At base seed 5000: 12.0 s in the last process on gpu, float32, revision abc." in docs
+    found = {cells[0]: cells[4:7] for line in docs.splitlines() if len(cells := line.strip("| ").split(" | ")) > 6}
+    assert {name: found[name] for name in ids} == {
+        "holds": ["0.5", "0.6", "yes"],
+        "by_luck": ["0.5", "**3**", "**at one seed**"],
+        "by_chance": ["2", "0.7", "**at one seed**"],
+        "fails": ["2", "**–**", "**no**"],
+        "restated": ["0.5", "", "yes"],
+    }
+    (repository / "results" / "one_layer" / claims.AGAIN).write_text("{")
+    assert claims.main([], repository) == 1
 
 
 def test_what_claims_cannot_read_is_one_line(repository, capsys):
