@@ -10,6 +10,7 @@ import shutil
 import typechecks  # noqa: F401 -- beside this file; first, as it checks what is imported from then on
 
 # isort: split
+import chex
 import hypothesis
 import jax
 import pytest
@@ -91,3 +92,9 @@ def _quick_chunks(request):
 def _no_rank_promotion():
     with jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_traces():
+    """`chex.assert_max_traces` counts by where a function is written: the traces of one test alone."""
+    chex.clear_trace_counter()

@@ -1,5 +1,6 @@
 """A batch in trailing axes is its problems one by one, for layouts, Predictors that have such a form, and responses."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -50,8 +51,7 @@ def test_predictions_and_responses(name, x64):
     assert batched(plain) is None
     ours, theirs = analysis.response(fast, batch), analysis.response(plain, batch)
     assert theirs.sensitivity.shape == (COUNT, M * D)
-    for found, expected in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-9, atol=1e-12)
     y_hat = jax.jit(batched(fast))(*last(batch))
     np.testing.assert_allclose(y_hat, np.asarray(theirs.y_hat).T, rtol=1e-9, atol=1e-12)
     both = [np.reshape(leaf, (*leaf.shape[:-1], 1, COUNT)) for leaf in last(batch)]  # two trailing axes

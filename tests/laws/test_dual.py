@@ -3,6 +3,7 @@
 import functools
 from dataclasses import replace
 
+import chex
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -303,7 +304,7 @@ def test_modifications_of_nothing_are_the_layer_to_the_bit(name, base):
         lambda path, leaf: np.zeros_like(leaf) if path[-1].key in ("alpha", "beta", *NO_GROWTH) else leaf, params
     )
     with_it, without = (applied(config)(params, tokens) for config in (modified, plain))
-    jax.tree.map(np.testing.assert_array_equal, with_it, without)
+    chex.assert_trees_all_equal(with_it, without, strict=True)
 
 
 @pytest.mark.parametrize("name", MODIFIED)

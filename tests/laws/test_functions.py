@@ -5,6 +5,7 @@ from functools import cache
 from math import gamma, pi
 from types import SimpleNamespace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from icl_gd import programs, tasks
 from icl_gd.tasks import FUNCTIONS, PROMPT_FAMILIES, FunctionRegression, families
 from icl_gd.tasks.families import CORRELATION, INPUTS
 from icl_gd.tasks.functions import ENTRIES, FUNCTION_POOL_KEY, Affine, Chebyshev, Polynomial, _wrong_form, variance_of
+from icl_gd.types import PrefixPrompt
 
 D = 6
 CLASSES = {name: make(D) for name, make in FUNCTIONS.items()} | {"pool": tasks.FunctionPool(tasks.Linear(D), 3)}
@@ -46,7 +48,7 @@ def test_same_key_same_prompt(name):
     for i in range(3):
         one = alone(0, i)
         for prompts in (alone(0, i), jax.tree.map(lambda leaf, i=i: leaf[i], batches)):
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, prompts)
+            chex.assert_trees_all_close(one, prompts, rtol=1e-7, atol=1e-5)
     for batch in batches:
         assert not np.allclose(batch.x[0], batch.x[1])
 
@@ -56,7 +58,7 @@ def test_a_prompt_drawn_without_jit_is_the_same(name):
     task, key = TASKS[name], jax.random.key(0)
     whole = () if task.family == "orthogonal_query" else (task.sample,)
     for sample in (task.sample_prefixes, *whole):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), sample(key), jax.jit(sample)(key))
+        chex.assert_trees_all_close(sample(key), jax.jit(sample)(key), rtol=1e-7, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -136,7 +138,7 @@ def test_a_stage_leaves_the_other_inputs_zero_and_the_last_is_the_task():
     whole, stage, last = jax.tree.map(np.asarray, stages(jax.random.key(5)))
     np.testing.assert_array_equal(stage.x[:, 4:], 0.0)
     np.testing.assert_array_equal(stage.x[:, :4], whole.x[:, :4])
-    jax.tree.map(np.testing.assert_array_equal, last, whole)
+    chex.assert_trees_all_equal(last, whole, strict=True)
 
 
 @cache
@@ -312,8 +314,8 @@ def test_a_task_draws_what_its_words_say():
         plain_x, plain_w = jax.random.normal(keys[0], (10, D)), jax.random.normal(keys[1], (1, D))
         plain_y = plain_x @ plain_w.T
         return [
-            (others.sample_prefixes(key), (x, y + 0.5 * ENTRIES["student"](keys[2], y.shape), x, y, w)),
-            (TASKS["linear"].sample_prefixes(key), (plain_x, plain_y, plain_x, plain_y, plain_w)),
+            (others.sample_prefixes(key), PrefixPrompt(x, y + 0.5 * ENTRIES["student"](keys[2], y.shape), x, y, w)),
+            (TASKS["linear"].sample_prefixes(key), PrefixPrompt(plain_x, plain_y, plain_x, plain_y, plain_w)),
             (
                 replace(TASKS["linear"], noise_std=0.5).sample_prefixes(key)[1],
                 plain_y + 0.5 * jax.random.normal(keys[2], plain_y.shape),
@@ -321,8 +323,7 @@ def test_a_task_draws_what_its_words_say():
         ]
 
     for found, expected in both(jax.random.key(16)):
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+        chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 BEFORE = {  # x[2, 3] and the first labels of key 5

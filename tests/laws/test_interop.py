@@ -4,6 +4,7 @@ import functools
 import math
 import pickle
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -115,18 +116,13 @@ def test_read_is_published(name, x64, tmp_path):
     assert np.abs(expected[-1] - expected[0]).max() > 0.01
     found = jax.jit(functools.partial(models.apply, config))(ours, tokens).residual
     np.testing.assert_allclose(found, expected, atol=1e-11 * np.abs(expected).max())
-    shapes = lambda tree: jax.tree.map(np.shape, dict(tree))
-    assert shapes(ours) == shapes(models.shapes(config))
+    chex.assert_trees_all_equal_shapes(ours, models.shapes(config))
     np.savez(tmp_path / "p.npz", **{f"{module}/{leaf}": v for module, of_ in params.items() for leaf, v in of_.items()})
     again, theirs = read(str(tmp_path / "p.npz"), of)
     assert again == config
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    chex.assert_trees_all_equal(ours, theirs, strict=True)
     if of["dampening"] == 1.0:
-        written = interop.to_published(config, ours, "net")
-        assert {name: set(leaves) for name, leaves in written.items()} == {n: set(v) for n, v in params.items()}
-        for module, leaves in params.items():
-            for leaf, value in leaves.items():
-                np.testing.assert_allclose(written[module][leaf], value, rtol=1e-15)
+        chex.assert_trees_all_close(interop.to_published(config, ours, "net"), params, rtol=1e-15)
 
 
 def changed(**extra):
@@ -167,10 +163,10 @@ def test_members_on_a_leading_axis_are_read_as_each_is(name, tmp_path):
     alone = [read(member, of) for member in each]
     assert [config] * 3 == [config_alone for config_alone, _ in alone]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(params_alone for _, params_alone in alone))
-    jax.tree.map(np.testing.assert_array_equal, params, stacked)
+    chex.assert_trees_all_equal(params, stacked, strict=True)
     interop.pretrained.check(Pretrained(config, params, "concatenated", D_TOKEN - 1))
     np.savez(tmp_path / "p.npz", **{f"{m}/{leaf}": value for m, of_ in members.items() for leaf, value in of_.items()})
-    jax.tree.map(np.testing.assert_array_equal, params, read(tmp_path / "p.npz", of)[1])
+    chex.assert_trees_all_equal(params, read(tmp_path / "p.npz", of)[1], strict=True)
 
 
 def test_what_holds_no_modules_is_refused():
@@ -222,11 +218,10 @@ def test_what_is_pickled_is_refused_with_the_lines_that_write_what_is_read(how, 
     assert len(lines) == 3
     exec("\n".join(lines), {})
     assert UNPICKLED
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        interop.from_published(tmp_path / "my 'params'_arrays.npz"),
-        interop.from_published(published(PLAIN)),
-    )
+    config, ours = interop.from_published(tmp_path / "my 'params'_arrays.npz")
+    expected, theirs = interop.from_published(published(PLAIN))
+    assert config == expected
+    chex.assert_trees_all_equal(ours, theirs, strict=True)
 
 
 def test_a_path_may_begin_at_home(tmp_path, monkeypatch):

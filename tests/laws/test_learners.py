@@ -57,6 +57,12 @@ def test_rotation_and_order(name, n, x64):
     np.testing.assert_allclose(learner(x[order], y[order], q), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", LEARNERS)
+def test_without_jit_it_says_the_same(name, x64):
+    given = problem(1)
+    np.testing.assert_allclose(LEARNERS[name](*given), jitted(name)(*given), rtol=1e-10, atol=1e-12)
+
+
 def test_a_step_is_the_gradient_of_the_in_context_loss(x64):
     """W_{k+1} = W_k - eta_k grad L(W_k) A, L = 1/(2n) sum |W x - y|^2, the gradient by differentiation."""
     x, y, q = problem(8)

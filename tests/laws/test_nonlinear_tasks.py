@@ -1,5 +1,6 @@
 """Law 3 for tasks that are not linear."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_prefixes_of_each_ask_for_the_input_to_come(name, x64):
     prompt, (x, y, x_query, y_query, w), stage, features = jax.tree.map(np.asarray, of(jax.random.key(5)))
     np.testing.assert_array_equal(x, x_query)
     np.testing.assert_array_equal(y, y_query)
-    jax.tree.map(np.testing.assert_array_equal, prompt, Prompt(x[:-1], y[:-1], x[-1], y[-1], w))
+    chex.assert_trees_all_equal(prompt, Prompt(x[:-1], y[:-1], x[-1], y[-1], w), strict=True)
     np.testing.assert_array_equal(stage.x, np.where(np.arange(3) < 2, x, 0.0))
     np.testing.assert_allclose(stage.y, features @ w.T, rtol=1e-12)
 

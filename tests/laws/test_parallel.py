@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -53,9 +54,8 @@ def test_every_placement_trains_the_same_population(model, share):
     for placement in [*PLACEMENTS, Placement()]:
         theirs, theirs_losses, chunk = trained(MODELS[model], settings(share), placement, side_by_side=False)
         np.testing.assert_allclose(theirs_losses, losses, rtol=1e-5, err_msg=str(placement))
-        for ours, others in zip(jax.tree.leaves(member.params), jax.tree.leaves(theirs.params), strict=True):
-            np.testing.assert_allclose(others, ours, atol=6e-6, err_msg=str(placement))
-        if placement.mode == "jit":
+        chex.assert_trees_all_close(theirs.params, member.params, rtol=1e-7, atol=6e-6, custom_message=str(placement))
+        if placement.mode != "pmap":  # where arrays lie may make another program without another trace
             assert chunk._cache_size() == 1, placement
 
 
@@ -103,9 +103,8 @@ def test_a_diverging_member_is_frozen_and_nobody_else_notices(share, parallel, t
     np.testing.assert_array_equal(calm.diverged_at, -1)
     assert wild.diverged_at[:2].tolist() == [-1, -1]
     assert all(0 < at < 6 for at in wild.diverged_at[2:].tolist())
-    for ours, theirs in zip(jax.tree.leaves(calm.params), jax.tree.leaves(wild.params), strict=True):
-        np.testing.assert_array_equal(ours[:2], theirs[:2])
-        assert np.isfinite(theirs).all()
+    chex.assert_trees_all_equal(calm.combination(0).params, wild.combination(0).params, strict=True)
+    chex.assert_tree_all_finite(wild.params)
     saved = icl_gd.load(tmp_path)
     np.testing.assert_array_equal(saved.diverged_at, wild.diverged_at)
     np.testing.assert_array_equal(saved.skipped, [0, 0, population.PATIENCE, population.PATIENCE])
@@ -124,15 +123,11 @@ def test_a_sweep_is_its_runs():
             settings(False, learning_rate=point["learning_rate"], beta1=point["beta1"]), seeds=2,
         )  # fmt: skip
         assert alone.swept == ({},)
-        for ours, theirs in zip(
-            jax.tree.leaves(swept.combination(i).params), jax.tree.leaves(alone.params), strict=True
-        ):
-            np.testing.assert_allclose(ours, theirs, atol=6e-6)
+        chex.assert_trees_all_close(swept.combination(i).params, alone.params, rtol=1e-7, atol=6e-6)
 
 
 def test_initial_scales_are_swept_over_in_the_token_form_too():
     model = TransformerConfig(3, init_scale=(1.0, 0.5), clip=1.0)
     swept = icl_gd.train(TASK, model, settings(False), seeds=1)
     alone = icl_gd.train(TASK, TransformerConfig(3, init_scale=0.5, clip=1.0), settings(False), seeds=1)
-    for ours, theirs in zip(jax.tree.leaves(swept.combination(1).params), jax.tree.leaves(alone.params), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=6e-6)
+    chex.assert_trees_all_close(swept.combination(1).params, alone.params, rtol=1e-7, atol=6e-6)

@@ -62,6 +62,16 @@ def test_every_prefix_is_the_predictor(name, draw, x64):
         np.testing.assert_allclose(found[k], expected[k - 1], rtol=1e-9, atol=1e-10, err_msg=str(k))
 
 
+# Some of them: what is not in one program is compiled operation by operation.
+@pytest.mark.parametrize("name", ["least_squares", "ridge", "averaging", "network_gd", "nearest_3_uniform"])
+def test_without_jit_they_say_the_same(name, x64):
+    prefix, predictor = LEARNERS[name]
+    x, y = examples()
+    of_all, of_each = of_every_prefix(name)(x, y)
+    np.testing.assert_allclose(prefix(x, y), of_all, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(predictor(x[:-1], y[:-1], x[-1]), of_each[-1], rtol=1e-9, atol=1e-10)
+
+
 @pytest.mark.parametrize("draw", [examples, collinear])
 def test_least_squares_is_the_pseudo_inverse(draw, x64):
     x, y = draw(1)

@@ -5,6 +5,7 @@ import json
 import pickle
 from dataclasses import replace
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ def test_modules_around_a_published_network_are_taken_off(tmp_path):
             torch.save(saved, tmp_path / f"model_{i}.pt")
             found = interop.from_garg(tmp_path / f"model_{i}.pt", n_heads=2)
             assert found.config == expected.config
-            jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+            chex.assert_trees_all_equal(found.params, expected.params, strict=True)
     some = {name.removeprefix("module.") if "wpe" in name else name: value for name, value in wrapped.items()}
     with pytest.raises(ValueError, match=r"_read_in\.weight is missing"):
         garg.of_state(some, 2)
@@ -170,7 +171,7 @@ def test_what_is_saved_is_read_again_to_the_bit(name, tmp_path):
     model.save_pretrained(directory)
     found = interop.from_pretrained(directory)
     assert (found.config, found.layout, found.d_input, found.d_output) == (model.config, model.layout, D, 1)
-    jax.tree.map(np.testing.assert_array_equal, found.params, model.params)
+    chex.assert_trees_all_equal(found.params, model.params, strict=True)
     x, y = examples(1)
     predict = jax.jit(lambda params, *examples: replace(found, params=params).predictor(*examples))
     again, before = (predict(params, x[:-1], y[:-1], x[-1]) for params in (found.params, model.params))
@@ -198,7 +199,7 @@ def test_a_population_is_saved_whole(tmp_path):
     draw = lambda leaf: rng.normal(size=(3, *leaf.shape)).astype(np.float32)
     model = replace(pretrained("linear"), params=jax.tree.map(draw, models.shapes(LINEAR)))
     model.save_pretrained(tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, interop.from_pretrained(tmp_path).params, model.params)
+    chex.assert_trees_all_equal(interop.from_pretrained(tmp_path).params, model.params, strict=True)
     flat = flatten(model.params)
     first = next(iter(flat))
     for changed in ({first: flat[first][0]}, {first: flat[first][:2]}, {name: flat[name][None] for name in flat}):

@@ -1,7 +1,9 @@
 """Programs are compiled once: what differs in numbers alone runs what is there, and what may change is not kept."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,8 @@ from icl_gd import (
 )
 from icl_gd.lab.lifecycle.costs import Clock
 from icl_gd.tasks import draw_prompts
+from icl_gd.training import in_context
+from icl_gd.training.problem import learning_problem
 
 D, N = 2, 3
 TASK, MODEL, LAYOUT = LinearRegression(D, 1, N), TransformerConfig(D + 1), tokens.concatenated(D, 1)
@@ -86,6 +90,33 @@ def test_other_numbers_run_the_same_programs(name):
     assert compiled(CASES[name], 2) == 0
 
 
+def test_risks_are_one_program_over_all_chunks():
+    """Of plain functions too, which no kept function has made."""
+    sample = chex.assert_max_traces(lambda key: TASK.sample(key), 1)
+    losses = chex.assert_max_traces(lambda prompts: {"ols": analysis.losses(learners.ols, prompts)}, 1)
+    for number in (1, 2):
+        analysis.streamed_risks(losses, sample, jax.random.key(number), 16, chunk=4)
+
+
+def test_a_sweep_is_one_program(monkeypatch):
+    """Its training, whatever values are swept over, and what is measured of its combinations."""
+    once = cache(lambda loss: chex.assert_max_traces(loss, 1))
+
+    def problem(*args):
+        draw, loss = learning_problem(*args)
+        return draw, once(loss)
+
+    monkeypatch.setattr(in_context, "learning_problem", problem)
+    measure = jax.jit(chex.assert_max_traces(analysis.member_losses, 1))
+    for number in (1, 2):
+        settings = replace(SETTINGS, steps=4, learning_rate=(0.1 * number, 0.2))
+        model = replace(MODEL, init_scale=0.1 * number)
+        swept = train(LinearRegression(D, 1, N), model, settings, chunk_steps=2, parallel="none")
+        for i in range(2):
+            combination = swept.combination(i)
+            measure(combination.predictor(combination.params), prompts())
+
+
 @dataclass(frozen=True)
 class Held:
     """A task of a user's, with an array."""
@@ -115,7 +146,7 @@ def test_what_may_change_is_compiled_anew():
         losses[task.scale] = train(task, MODEL, SETTINGS, parallel="none").params
     held = {scale: train(Held(np.array(scale)), MODEL, SETTINGS, parallel="none").params for scale in losses}
     for scale in losses:
-        jax.tree.map(np.testing.assert_array_equal, losses[scale], held[scale])
+        chex.assert_trees_all_equal(losses[scale], held[scale], strict=True)
     apart = jax.tree.map(lambda a, b: np.abs(a - b).max(), losses[1.0], losses[0.0])
     assert max(jax.tree.leaves(apart)) > 0
 

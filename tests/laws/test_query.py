@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,9 +94,8 @@ def test_the_query_alone_is_the_token_form(name):
 @pytest.mark.parametrize("name", LAYERS)
 def test_training_takes_the_same_gradient(name):
     _, gradients = forms(name)
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
-    jax.tree.map(close, gradients["auto"], gradients["tokens"])
-    jax.tree.map(close, gradients["query"], gradients["tokens"])
+    for form in ("auto", "query"):
+        chex.assert_trees_all_close(gradients[form], gradients["tokens"], rtol=1e-8, atol=1e-12, custom_message=form)
 
 
 def test_a_kind_of_attention_is_written_once(monkeypatch):
@@ -103,8 +103,7 @@ def test_a_kind_of_attention_is_written_once(monkeypatch):
     monkeypatch.setitem(LAYERS, "square", TransformerConfig(D + M, n_heads=2, attention="square"))
     predicted, gradients = forms("square")
     np.testing.assert_allclose(predicted["query_predictor"], predicted["predictor"], rtol=1e-9)
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
-    jax.tree.map(close, gradients["auto"], gradients["tokens"])
+    chex.assert_trees_all_close(gradients["auto"], gradients["tokens"], rtol=1e-8, atol=1e-12)
 
 
 def test_several_layers_have_no_query_form():

@@ -3,6 +3,7 @@
 import functools
 from dataclasses import replace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -299,8 +300,7 @@ def test_the_query_on_its_own_is_the_query_among_all(name, x64):
     encoded = np.random.default_rng(2).normal(size=(7, 5))
     (ours, gradient), (theirs, their_gradient) = run(params_of(config), encoded)
     np.testing.assert_allclose(ours, theirs, rtol=1e-12)
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
-    jax.tree.map(close, gradient, their_gradient)
+    chex.assert_trees_all_close(gradient, their_gradient, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["softmax", "mixed", "relu", "normalised", "heads"])

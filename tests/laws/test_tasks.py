@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -28,9 +29,9 @@ def test_same_key_same_prompt(name):
     sample = jax.jit(lambda seed, i: task.sample(jax.random.split(jax.random.key(seed), 3)[i]))
     batch = jax.tree.map(np.asarray, drawn(task, 3, 0))
     for i in range(3):
-        for one, again, batched in zip(sample(0, i), sample(0, i), batch, strict=True):
-            np.testing.assert_array_equal(one, again)
-            np.testing.assert_allclose(one, batched[i], atol=1e-6)
+        one = sample(0, i)
+        chex.assert_trees_all_equal(one, sample(0, i), strict=True)
+        chex.assert_trees_all_close(one, jax.tree.map(lambda leaf, i=i: leaf[i], batch), rtol=1e-7, atol=1e-6)
     for leaf in batch:
         assert not np.any(leaf[0] == leaf[1])
 
@@ -38,8 +39,7 @@ def test_same_key_same_prompt(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_a_prompt_drawn_without_jit_is_the_same(name):
     task, key = TASKS[name], jax.random.key(0)
-    for eager, jitted in zip(task.sample(key), jax.jit(task.sample)(key), strict=True):
-        np.testing.assert_allclose(eager, jitted, atol=1e-6)
+    chex.assert_trees_all_close(task.sample(key), jax.jit(task.sample)(key), rtol=1e-7, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", TASKS)
