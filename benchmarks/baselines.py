@@ -129,12 +129,25 @@ def measure(sizes: Sizes) -> list[dict]:
             theirs, expected = called(name, batch, sizes.sample)
             here = y_hat[..., : sizes.sample, 1:, 0].reshape(-1, sizes.sample, sizes.n_context)
             here = np.moveaxis(here, 0, -1)
-            rows.append({"learner": name, "seconds": ours, "by_calls": theirs, "faster": theirs / ours,
-                         "difference": float(np.median(np.abs(here - expected.reshape(here.shape))))})  # fmt: skip
+            rows.append(
+                {
+                    "learner": name,
+                    "seconds": ours,
+                    "by_calls": theirs,
+                    "faster": theirs / ours,
+                    "difference": float(np.median(np.abs(here - expected.reshape(here.shape)))),
+                }
+            )
             print(f"{name}: {ours:.3g} s, by calls {theirs:.3g} s", file=sys.stderr)
     together = {key: sum(row[key] for row in rows) for key in ("seconds", "by_calls")}
-    rows.append({"learner": "all of these", **together, "faster": together["by_calls"] / together["seconds"],
-                 "difference": max(row["difference"] for row in rows)})  # fmt: skip
+    rows.append(
+        {
+            "learner": "all of these",
+            **together,
+            "faster": together["by_calls"] / together["seconds"],
+            "difference": max(row["difference"] for row in rows),
+        }
+    )
     return rows
 
 
@@ -154,8 +167,16 @@ def measure_hosts(sizes: Sizes) -> list[dict]:
             predict(processes=processes)
             seconds.append(time.perf_counter() - began)
             print(f"{name}, {processes} processes: {seconds[-1]:.3g} s", file=sys.stderr)
-        rows.append({"learner": name, "prompts": n, "one": seconds[0], "processes": cores,
-                     "all": seconds[-1], "faster": seconds[0] / seconds[-1]})  # fmt: skip
+        rows.append(
+            {
+                "learner": name,
+                "prompts": n,
+                "one": seconds[0],
+                "processes": cores,
+                "all": seconds[-1],
+                "faster": seconds[0] / seconds[-1],
+            }
+        )
     return rows
 
 
@@ -163,15 +184,20 @@ def table(found: dict[str, Any]) -> str:
     lines = [
         f"Measured on {found['devices']} x cpu, JAX {jax.__version__}. All of these together were asked to be "
         f"{ASKED} times faster: {'yes' if found['learners'][-1]['faster'] >= ASKED else 'no'}.",
-        "", "| learner | seconds | by calls | times faster | median difference |", "|---|---|---|---|---|",
-    ]  # fmt: skip
+        "",
+        "| learner | seconds | by calls | times faster | median difference |",
+        "|---|---|---|---|---|",
+    ]
     for row in found["learners"]:
         lines.append(
             f"| {row['learner']} | {row['seconds']:.3g} | {row['by_calls']:.3g} | {row['faster']:.3g} | "
             f"{row['difference']:.1g} |"
         )
-    lines += ["", "| on the host | prompts | one process / s | processes | all / s | times faster |",
-              "|---|---|---|---|---|---|"]  # fmt: skip
+    lines += [
+        "",
+        "| on the host | prompts | one process / s | processes | all / s | times faster |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in found["hosts"]:
         lines.append(
             f"| {row['learner']} | {row['prompts']} | {row['one']:.3g} | {row['processes']} | {row['all']:.3g} | "

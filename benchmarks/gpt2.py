@@ -63,9 +63,15 @@ def pytorch(sizes: Sizes, d: int, points: int) -> Callable[[], float]:
 
     width, layers, heads = sizes.network
     about = GPT2Config(
-        n_positions=2 * points, n_embd=width, n_layer=layers, n_head=heads,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
-    )  # fmt: skip
+        n_positions=2 * points,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        use_cache=False,
+    )
     backbone, read_in, read_out = GPT2Model(about), torch.nn.Linear(d, width), torch.nn.Linear(width, 1)
     parameters = [leaf for part in (backbone, read_in, read_out) for leaf in part.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=1e-4)

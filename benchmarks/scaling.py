@@ -55,7 +55,7 @@ def share_of_one_device(sweep: Sweep, members: int, batch_size: int, share_batch
     chunk = population.make_chunk(draw, loss, settings, Placement())
     state, keys = (
         in_context.initialise(MODEL, settings, 0, members),
-        population.members_of(0, members, settings, MODEL.varied),
+        population.members_of(0, members, settings, MODEL.per_member),
     )
     compiled = chunk.lower(state, keys, n_steps=sweep.chunk).compile()
     memory = compiled.memory_analysis()

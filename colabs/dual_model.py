@@ -59,7 +59,7 @@ STEPS, DRAWS, MOST = (20, 2, 64) if FAST else (3000, 128, 4096)
 # %%
 task = ElementwiseRegression("linear", d_input=5, n_context=15)  # y = w x, a new w in every prompt
 layout = tokens.concatenated(5, 1)  # a token is (x, y), the query's (x, 0)
-config = icl_gd.TransformerConfig(d_token=6, n_heads=2, attention="softmax", reads_query=True, init_scale=0.3)
+config = icl_gd.TransformerConfig(d_token=6, n_heads=2, attention="softmax", attend_to_query=True, init_scale=0.3)
 random_params = models.init(config, jax.random.key(0))
 prompt = task.sample(jax.random.key(1))
 encoded = layout.encode(prompt.x, prompt.y, prompt.x_query)
@@ -82,7 +82,7 @@ settings = icl_gd.TrainSettings(STEPS, batch_size=128, learning_rate=1e-2, sched
 trained = icl_gd.train(task, config, settings, seeds=1)
 params = trained.member(0)
 prompts = jax.jit(jax.vmap(task.sample))(jax.random.split(jax.random.key(1_000_000), 64))
-step_size = learners.best_step_size(prompts)
+step_size = learners.fit_step_size(prompts)
 gd = learners.gradient_descent([step_size])
 
 
@@ -90,7 +90,7 @@ def way(prompt):
     """Of every number of demonstrations met: the distance to the layer's output, and the prediction."""
     encoded = layout.encode(prompt.x, prompt.y, prompt.x_query)
     heads = [dual.dual_of(config, params, 0, head)(encoded) for head in range(2)]
-    met = jnp.stack([dual.process(one).prediction[: task.n_context + 1] for one in heads], axis=1)
+    met = jnp.stack([dual.trajectory(one).prediction[: task.n_context + 1] for one in heads], axis=1)
     apart = jnp.linalg.norm(met - met[-1:], axis=-1) / jnp.linalg.norm(met[-1:], axis=-1)
     written = jax.vmap(dual.block_of(config, params, 0, encoded))(met)
     return apart.mean(1), jax.vmap(models.read_out(config, params, layout))(written)[:, 0]
@@ -129,7 +129,9 @@ def say(config, params, prompt):
     ours = 0.0
     for head in range(config.n_heads):
         one = dual.dual_of(config, params, 0, head, config.kinds[0])(encoded)
-        written = (dual.pull(one)[:, None] * one.values) @ params[config.blocks[0]]["attention"]["P"][head, -1]
+        written = (dual.attention_weights(one)[:, None] * one.values) @ params[config.blocks[0]]["attention"]["P"][
+            head, -1
+        ]
         ours = ours - written[: task.n_context]  # the layout reads predictions with their sign changed
     theirs = step_size / task.n_context * (prompt.x @ prompt.x_query) * prompt.y[:, 0]
     return ours - ours.mean(), theirs - theirs.mean()

@@ -30,7 +30,7 @@ import numpy as np
 
 import icl_gd
 from icl_gd import analysis, interop, learners, models, plots, tokens
-from icl_gd.tasks import PROMPT_SUITE, FunctionRegression, Linear
+from icl_gd.tasks import EVAL_SUITE, FunctionRegression, Linear
 
 FAST = bool(os.environ.get("ICL_GD_FAST"))  # a handful of steps, to see that the notebook runs
 STEPS, EVERY = (20, 10) if FAST else (30_000, 1000)
@@ -44,7 +44,7 @@ prompts = sample(task)
 
 def errors(predictor, task, prompts):
     """Mean square error after every number of examples, over the variance of labels."""
-    measure = jax.jit(lambda prompts: analysis.prefix_errors(predictor, prompts, task.in_order, 64).mean(0))
+    measure = jax.jit(lambda prompts: analysis.prefix_squared_errors(predictor, prompts, task.in_order, 64).mean(0))
     return np.asarray(measure(prompts)) / task.label_variance
 
 
@@ -146,7 +146,7 @@ names = ("random_quadrants", "orthogonal_query", "repeated_query", "half_subspac
 with plots.style():
     figure, axes = plt.subplots(2, 3, figsize=(plots.PAGE, 3.6), sharex=True)
     for ax, name in zip(axes.flat, names, strict=True):
-        family = PROMPT_SUITE[name](task)
+        family = EVAL_SUITE[name](task)
         drawn = sample(family)
         for role, predictor in {"least_squares": learners.prefix_least_squares, "trained": model}.items():
             values = errors(predictor, family, drawn)

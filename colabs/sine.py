@@ -45,7 +45,7 @@ task = SineRegression(n_context=10)
 prompts = jax.jit(jax.vmap(task.sample))(jax.random.split(jax.random.key(1_000_000), PROMPTS))
 mean, second = task.label_moments
 print("loss of predicting zero:", second / 2)
-linear = learners.gradient_descent([learners.best_step_size(prompts)])
+linear = learners.gradient_descent([learners.fit_step_size(prompts)])
 print("loss of one gradient step on x itself:", float(analysis.losses(linear, prompts).mean()))
 
 # %% [markdown]
@@ -55,7 +55,7 @@ print("loss of one gradient step on x itself:", float(analysis.losses(linear, pr
 # before it is learned.
 
 # %%
-config = icl_gd.TransformerConfig(d_token=2, d_embed=40, mlp_width=160)
+config = icl_gd.TransformerConfig(d_token=2, d_embed=40, input_mlp_width=160)
 built = constructions.gradient_descent_weights(config, d_input=39, n_context=10, step_sizes=[0.1])
 history = {"trained": [], "gd_deep_features": []}
 
@@ -66,9 +66,13 @@ def watch(name):
 
 rates = {"steps": STEPS, "batch_size": BATCH, "clip": 100.0}
 learner = icl_gd.train(
-    task, config, icl_gd.TrainSettings(learning_rate=3e-4, beta2=0.999, **rates), given=built,
-    on_chunk=watch("gd_deep_features"), chunk_steps=20 if FAST else 200,
-)  # fmt: skip
+    task,
+    config,
+    icl_gd.TrainSettings(learning_rate=3e-4, beta2=0.999, **rates),
+    given=built,
+    on_chunk=watch("gd_deep_features"),
+    chunk_steps=20 if FAST else 200,
+)
 
 # %% [markdown]
 # Written as a learner, it is this: features and target of every example, and one step of gradient descent on a linear

@@ -37,9 +37,9 @@ STEPS, EVERY = (20, 10) if FAST else (10_000, 100)
 task = icl_gd.LinearRegression(d_input=10, n_context=10)
 prompts = jax.jit(jax.vmap(task.sample))(jax.random.split(jax.random.key(1_000_000), 256 if FAST else 10_000))
 few = jax.tree.map(lambda leaf: leaf[:128], prompts)
-step_size = learners.best_step_size(prompts)
+step_size = learners.fit_step_size(prompts)
 gd = learners.gradient_descent([step_size])
-loss_gd, loss_zero = (float(analysis.losses(learner, prompts).mean()) for learner in (gd, learners.zero))
+loss_gd, loss_zero = (float(analysis.losses(learner, prompts).mean()) for learner in (gd, learners.predict_zero))
 print("loss of one gradient step:", loss_gd, " of predicting zero:", loss_zero)
 
 # %% [markdown]

@@ -70,7 +70,7 @@ def get_config(variant: str = "") -> Experiment:
         return dual_models(claims=of_linear(), **exactly).change({
             "model.attention": "linear",
             "model.n_heads": 1,
-            "model.reads_query": False,
+            "model.attend_to_query": False,
             "model.init_scale": 0.002,
             "train.learning_rate": 3e-3,
         })  # fmt: skip

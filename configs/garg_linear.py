@@ -101,7 +101,7 @@ def get_config(variant: str = "") -> Experiment:
         variant,
         VARIANTS,
         small=(8, 24, 60_000) if variant == "tiny" else SMALL,
-        reference=PrefixLearners(families=FAMILIES, baselines=("least_squares", "averaging", "nearest_3")),
+        reference=PrefixLearners(suite=FAMILIES, baselines=("least_squares", "averaging", "nearest_3")),
     )
     if variant == "smoke":
         return experiment.change({"eval.suite_values": 3})

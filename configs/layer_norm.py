@@ -61,7 +61,7 @@ def get_config(variant: str = "") -> Experiment:
     plain = {"model.layer_norm": False, "model.shared": False}
     if variant == "normalised":
         analyses, claims = ("alignment", "shifts"), beside_one_step("SN", 1.05, 0.95, WHY_SUMS, WHY_SUMS)
-        return experiment.change(plain | {"model.normalised": True, "analyses": analyses, "claims": claims})
+        return experiment.change(plain | {"model.sum_normalised": True, "analyses": analyses, "claims": claims})
     if variant == "heads":
         return experiment.change(plain | {
             "model.n_heads": 4,

@@ -70,7 +70,7 @@ def of_sine_waves() -> tuple:
 def get_config(variant: str = "") -> Experiment:
     experiment = Experiment(
         task=Sine(),
-        model=Network(d_embed=40, mlp_width=160),
+        model=Network(d_embed=40, input_mlp_width=160),
         train=Train(steps=20_000, batch_size=256, clip=100.0, share_batches=True, log_every=200),
         eval=Eval(prompts=2**17, curve_prompts=2048),
         reference=DeepFeatures(),

@@ -97,7 +97,7 @@ def get_config(variant: str = "") -> Experiment:
         })  # fmt: skip
     if variant == "normalised":
         analyses, claims = ("alignment", "layer_map", "shifts"), beside_gd_plus_plus(variant)
-        return experiment.change({"model.normalised": True, "analyses": analyses, "claims": claims})
+        return experiment.change({"model.sum_normalised": True, "analyses": analyses, "claims": claims})
     if variant == "smoke":
         return smoke(experiment)
     if variant:

@@ -5,7 +5,7 @@
 A claim is judged at one base seed, where it may hold by luck. So the experiments of results/NAME/results.json, all or
 those that are named, are carried out again, if their committed run took at most so many minutes: one after another,
 the shortest first, each by `python -m experiments.run --config.seed=SEED` in runs/another_seed/SEED/NAME. What becomes
-of the claims goes to results/NAME/another_seed.json, and from there into the tables of `python -m experiments.claims`.
+of the claims goes to results/NAME/another_seed.json, and from there into the tables of `python -m experiments.publish`.
 
 Called again it passes over what is written at that seed for the same claims, and goes on with a run that was
 interrupted. Exit codes: 0 done; 1 an experiment failed or was refused, the others were carried out; 2 bad input,
@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from experiments import claims
+from experiments import publish
 from icl_gd.lab.command_line import load
-from icl_gd.lab.config.bad_input import BadInput, nearest, one_line
+from icl_gd.lab.config.errors import ConfigError, nearest, one_line
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.reporting.results import write_json
 
@@ -53,10 +53,10 @@ class Again:
     name: str
     config: str
     seconds: float
-    stated: list[claims.Stated]
+    stated: list[publish.Stated]
 
 
-def main(argv: Sequence[str], root: Path = claims.ROOT, start: Callable[[list[str], Path], int] | None = None) -> int:
+def main(argv: Sequence[str], root: Path = publish.ROOT, start: Callable[[list[str], Path], int] | None = None) -> int:
     """Runs the command line and returns the exit code.
 
     Args:
@@ -64,8 +64,8 @@ def main(argv: Sequence[str], root: Path = claims.ROOT, start: Callable[[list[st
     """
     try:
         given = _parse(argv)
-        committed = claims.committed(root)
-        written = claims.at_another_seed(root)
+        committed = publish.committed(root)
+        written = publish.at_another_seed(root)
         chosen = _chosen(given.names, committed, given.minutes)
         failed: dict[str, str] = {}
         planned = _planned(chosen, given.seed, root, failed)
@@ -75,9 +75,11 @@ def main(argv: Sequence[str], root: Path = claims.ROOT, start: Callable[[list[st
     began = time.monotonic()
     for i, one in enumerate(planned, 1):
         place, there = f"[{i}/{len(planned)}] {one.name}", written.get(one.name)
-        if changed := _changed(one.stated, list(map(claims.stated, chosen[one.name]["claims"]))):
-            print(f"{place}: claims {', '.join(changed)} of its config are not those of its committed results; carry "
-                  "it out at its own seed, too")  # fmt: skip
+        if changed := _changed(one.stated, list(map(publish.stated, chosen[one.name]["claims"]))):
+            print(
+                f"{place}: claims {', '.join(changed)} of its config are not those of its committed results; carry "
+                "it out at its own seed, too"
+            )
         if there is not None and there["seed"] == given.seed and _is_of(there, one.stated):
             print(f"{place}: written already", flush=True)
             continue
@@ -102,7 +104,7 @@ def main(argv: Sequence[str], root: Path = claims.ROOT, start: Callable[[list[st
         if not _is_of(done, one.stated):
             failed[one.name] = f"{workdir} holds a finished run that judged other claims; remove it"
             continue
-        path = root / "results" / one.name / claims.AGAIN
+        path = root / "results" / one.name / publish.AGAIN
         write_json(path, _kept(done, given.seed))
         print(f"wrote {path.relative_to(root)}", flush=True)
     for name, why in failed.items():
@@ -114,7 +116,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, as other commands do."""
 
     def error(self, message: str) -> NoReturn:
-        raise BadInput(message)
+        raise ConfigError(message)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -131,14 +133,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help="a folder of results/, as garg_linear-tiny")
     given, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
-        raise BadInput(f"{unknown[0]}: {nearest(unknown[0].partition('=')[0], FLAGS)}")
+        raise ConfigError(f"{unknown[0]}: {nearest(unknown[0].partition('=')[0], FLAGS)}")
     given.seed, given.minutes = _seed(given.seed), _minutes(given.minutes)
     return given
 
 
 def _seed(word: str) -> int:
     if not word.isdecimal():
-        raise BadInput(f"--seed={word}: a whole number of at least 0 is accepted, as --seed={SEED}")
+        raise ConfigError(f"--seed={word}: a whole number of at least 0 is accepted, as --seed={SEED}")
     return int(word)
 
 
@@ -148,7 +150,7 @@ def _minutes(word: str) -> float:
     except ValueError:
         minutes = math.nan
     if not minutes > 0:
-        raise BadInput(f"--minutes={word}: a number above 0 is accepted, as --minutes={MINUTES:g}")
+        raise ConfigError(f"--minutes={word}: a number above 0 is accepted, as --minutes={MINUTES:g}")
     return minutes
 
 
@@ -156,18 +158,21 @@ def _chosen(names: Sequence[str], committed: Mapping[str, Results], minutes: flo
     """The committed experiments that are carried out, the shortest first.
 
     Raises:
-      BadInput: if a name is not committed, or took longer.
+      ConfigError: if a name is not committed, or took longer.
     """
     for name in names:
         if name not in committed:
-            raise BadInput(f"{name}: no results of that name are committed; {nearest(name, committed)}")
+            raise ConfigError(f"{name}: no results of that name are committed; {nearest(name, committed)}")
     short = {name for name, results in committed.items() if results["wall_seconds"] <= 60 * minutes}
     for name in names:
         if name not in short:
             took = committed[name]["wall_seconds"]
-            raise BadInput(f"{name}: its committed run took {_shown(took)}; give --minutes={took // 60 + 1:.0f}")
-    if long := [] if names else [f"{name} ({_shown(its['wall_seconds'])})" for name, its in committed.items()
-                                 if name not in short]:  # fmt: skip
+            raise ConfigError(f"{name}: its committed run took {_shown(took)}; give --minutes={took // 60 + 1:.0f}")
+    if (
+        long := []
+        if names
+        else [f"{name} ({_shown(its['wall_seconds'])})" for name, its in committed.items() if name not in short]
+    ):
         print(f"left out, above {minutes:g} min: {', '.join(long)}")
     chosen = short.intersection(names or committed)
     return {name: committed[name] for name in sorted(chosen, key=lambda name: (committed[name]["wall_seconds"], name))}
@@ -177,43 +182,46 @@ def _planned(chosen: Mapping[str, Results], seed: int, root: Path, failed: dict[
     """What is carried out; of what has no config any more the reason is added to `failed`.
 
     Raises:
-      BadInput: if it is no base seed of one of them, or members would be those of the committed run.
+      ConfigError: if it is no base seed of one of them, or members would be those of the committed run.
     """
     planned = []
     for name, results in chosen.items():
         file, variant = f"configs/{results['experiment']}.py", results["variant"] or ""
         try:
             experiment: Experiment = load(root / file, variant)
-        except BadInput as error:
+        except ConfigError as error:
             failed[name] = one_line(error)
             continue
         try:
             experiment.change({"seed": seed})
-        except BadInput as error:
-            raise BadInput(f"--{one_line(error)}") from error
+        except ConfigError as error:
+            raise ConfigError(f"--{one_line(error)}") from error
         if abs(seed - experiment.seed) < experiment.seeds:
             first, after = experiment.seed, experiment.seed + experiment.seeds
-            raise BadInput(f"--seed={seed}: {name} has members of seeds {first} to {after - 1} already; give one from "
-                           f"{after} on")  # fmt: skip
-        stated = [claims.stated(vars(claim)) for claim in experiment.claims]
+            raise ConfigError(
+                f"--seed={seed}: {name} has members of seeds {first} to {after - 1} already; give one from {after} on"
+            )
+        stated = [publish.stated(vars(claim)) for claim in experiment.claims]
         planned.append(Again(name, file + f":{variant}" * bool(variant), results["wall_seconds"], stated))
     return planned
 
 
-def _changed(ones: list[claims.Stated], others: list[claims.Stated]) -> list[str]:
+def _changed(ones: list[publish.Stated], others: list[publish.Stated]) -> list[str]:
     """Ids of claims that are not in both."""
     return sorted({its.id for its in {*ones} ^ {*others}})
 
 
-def _is_of(results: Results, stated: list[claims.Stated]) -> bool:
+def _is_of(results: Results, stated: list[publish.Stated]) -> bool:
     """Whether results judge these claims, and no others."""
-    return not _changed(list(map(claims.stated, results["claims"])), stated)
+    return not _changed(list(map(publish.stated, results["claims"])), stated)
 
 
 def _kept(done: Results, seed: int) -> dict[str, Any]:
     """What is kept of a run: where and how long it ran, and its claims; notes are of the committed run."""
-    judged = [{**claims.stated(claim)._asdict(), "value": claim["value"], "holds": claim["holds"]}
-              for claim in done["claims"]]  # fmt: skip
+    judged = [
+        {**publish.stated(claim)._asdict(), "value": claim["value"], "holds": claim["holds"]}
+        for claim in done["claims"]
+    ]
     return {"seed": seed, **{key: done[key] for key in OF_THE_RUN if key in done}, "claims": judged}
 
 

@@ -8,8 +8,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Content = dict[str, Any]
+LEAVES = "leaves"  # of a checkpoint or a saved model: its arrays by dotted name
 Steps = Mapping[int, Callable[[Content], Content]]  # from a format to the next
 
+# Fields and words of today by those of before: of a `TransformerConfig` and of an experiment.
+MODEL = {
+    "compute": "dtype",
+    "layer_mlp_width": "block_mlp_width",
+    "mlp_width": "input_mlp_width",
+    "normalised": "sum_normalised",
+    "reads_query": "attend_to_query",
+}
+FIELDS = {"eval.families": "eval.suite", **{f"model.{old}": f"model.{new}" for old, new in MODEL.items()}}
+FORMS = {"moments": "gram"}
 NO_CLIP = 1e6  # how a gradient that is not clipped was written before there was None
 
 
@@ -44,9 +55,42 @@ def _checkpoint_3(about: Content) -> Content:
     return {**about, "settings": {**settings, **clip}} if settings else about
 
 
+def _checkpoint_4(content: Content) -> Content:
+    """Fields of the model are renamed, frozen blocks were given ones, and the read-out was a head."""
+    content = _model_renamed(content)
+    if "given" in content:
+        content["frozen"] = content.pop("given")
+    if "form" in (settings := content.get("settings", {})):
+        content["settings"] = {**settings, "form": FORMS.get(settings["form"], settings["form"])}
+    return content
+
+
+def _model_renamed(content: Content) -> Content:
+    """Of a checkpoint or a saved model: the names of its Transformer's fields and of its leaves."""
+    content = dict(content)
+    if "model" in content:
+        content["model"] = {MODEL.get(name, name): value for name, value in content["model"].items()}
+    if LEAVES in content:
+        content[LEAVES] = {_leaf_renamed(name): leaf for name, leaf in content[LEAVES].items()}
+    return content
+
+
+def _leaf_renamed(name: str) -> str:
+    """`unembed.W_U` for `head.W_O`, at any depth."""
+    before, head, of_head = ("." + name).rpartition(".head.")
+    if not head:
+        return name
+    renamed = {"W_O": "W_U", "b_O": "b_U"}.get(of_head, of_head)
+    return f"{before}.unembed.{renamed}".removeprefix(".")
+
+
 # Of flat configs, `{"task.name": ...}`. Recipes were what references are; their fields were there for everyone.
-_REFERENCES = {"linear_attention": "gradient_descent", "sine": "deep_features", "function_classes": "prefix_learners",
-               "dual_models": "one_step"}  # fmt: skip
+_REFERENCES = {
+    "linear_attention": "gradient_descent",
+    "sine": "deep_features",
+    "function_classes": "prefix_learners",
+    "dual_models": "one_step",
+}
 _ANALYSES = {"sine": ["differences", "functions", "features"], "function_classes": ["predicted_functions"]}
 
 
@@ -67,10 +111,18 @@ def _config_1(flat: Content) -> Content:
     return flat
 
 
+def _config_2(flat: Content) -> Content:
+    """Fields are renamed, and the moment form is the Gram form."""
+    flat = {FIELDS.get(name, name): value for name, value in flat.items()}
+    if "train.form" in flat:
+        flat["train.form"] = FORMS.get(flat["train.form"], flat["train.form"])
+    return flat
+
+
 def _no_clip(value: Any) -> Any:
     return None if value == NO_CLIP else value
 
 
-CHECKPOINTS: Steps = {3: _checkpoint_3}
-CONFIGS: Steps = {1: _config_1}
-PRETRAINED: Steps = {}
+CHECKPOINTS: Steps = {3: _checkpoint_3, 4: _checkpoint_4}
+CONFIGS: Steps = {1: _config_1, 2: _config_2}
+PRETRAINED: Steps = {1: _model_renamed}

@@ -99,25 +99,42 @@ def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], *
 def line(ax: Axes, curve: Mapping[str, Sequence], role: str, *, marker: str = "", label: str | None = None) -> Axes:
     """A curve with its band in a role's colour."""
     name, colour, dashes = role_of(role)
-    ax.plot(curve["x"], curve["mean"], linestyle=dashes, color=colour, marker=marker,
-            label=name if label is None else label)  # fmt: skip
+    ax.plot(
+        curve["x"], curve["mean"], linestyle=dashes, color=colour, marker=marker, label=name if label is None else label
+    )
     low, high = np.asarray(curve["low"], float), np.asarray(curve["high"], float)
     ax.fill_between(curve["x"], low, high, color=colour, alpha=0.2, linewidth=0)
     return ax
 
 
 def points(
-    ax: Axes, curve: Mapping[str, Sequence], role: str, *,
-    marker: str, size: float, label: str | None, colour: Any = None, join: bool = False,
-) -> Axes:  # fmt: skip
+    ax: Axes,
+    curve: Mapping[str, Sequence],
+    role: str,
+    *,
+    marker: str,
+    size: float,
+    label: str | None,
+    colour: Any = None,
+    join: bool = False,
+) -> Axes:
     """A curve known at few x: hollow markers with their band as bars, so that what lies under them is seen."""
     colour = role_of(role)[1] if colour is None else colour
     mean = np.asarray(curve["mean"], float)
     reach = np.abs(np.asarray([curve["low"], curve["high"]], float) - mean)
     ax.errorbar(
-        curve["x"], mean, reach, fmt=marker, linestyle="-" if join else "", linewidth=0.9, elinewidth=1.3,
-        color=colour, markersize=size, markerfacecolor="none", label=label,
-    )  # fmt: skip
+        curve["x"],
+        mean,
+        reach,
+        fmt=marker,
+        linestyle="-" if join else "",
+        linewidth=0.9,
+        elinewidth=1.3,
+        color=colour,
+        markersize=size,
+        markerfacecolor="none",
+        label=label,
+    )
     return ax
 
 
@@ -162,8 +179,15 @@ def frame_losses(ax: Axes, zero: float) -> Axes:
             continue  # a level of the whole axis, or all of it is seen
         for at in leaves[:1] if drawn.get_linestyle() != "None" else leaves:
             above = placed[at] = placed.get(at, -1) + 1  # one below the other
-            ax.plot([at], [0.98 - 0.05 * above], "^", color=drawn.get_color(), markersize=3, clip_on=False,
-                    transform=ax.get_xaxis_transform())  # fmt: skip
+            ax.plot(
+                [at],
+                [0.98 - 0.05 * above],
+                "^",
+                color=drawn.get_color(),
+                markersize=3,
+                clip_on=False,
+                transform=ax.get_xaxis_transform(),
+            )
     return ax
 
 
@@ -177,8 +201,9 @@ def log_where_it_spikes(ax: Axes, curves: Iterable[Mapping[str, Sequence]]) -> A
 def root(ax: Axes, curve: Mapping[str, Sequence], of: str) -> Axes:
     """A line that falls as one over the root, through the curve's middle."""
     x, middle = np.asarray(curve["x"], float), len(curve["x"]) // 2
-    ax.plot(x, curve["mean"][middle] * (x / x[middle]) ** -0.5, ":", color="black", linewidth=0.8,
-            label=f"1 / root of {of}")  # fmt: skip
+    ax.plot(
+        x, curve["mean"][middle] * (x / x[middle]) ** -0.5, ":", color="black", linewidth=0.8, label=f"1 / root of {of}"
+    )
     return ax
 
 
@@ -224,8 +249,15 @@ def heat(
     ax.set_xticks(range(columns), [str(i + 1) for i in range(columns)])
     ax.set_yticks(range(rows), [str(i + 1) for i in range(rows)])
     for (row, column), value in np.ndenumerate(entries):
-        ax.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=5.5,
-                color="white" if (norm(value) < 0.5) != distance else "black")  # fmt: skip
+        ax.text(
+            column,
+            row,
+            f"{value:.3g}",
+            ha="center",
+            va="center",
+            fontsize=5.5,
+            color="white" if (norm(value) < 0.5) != distance else "black",
+        )
     return ax
 
 

@@ -181,8 +181,12 @@ def _accepts_items(of: tuple, more: tuple, values: tuple) -> bool:
 
 
 def _holds(bound: Any, value: Any) -> bool:
-    tests = {Ge: lambda b: value >= b.ge, Gt: lambda b: value > b.gt, Le: lambda b: value <= b.le,
-             Lt: lambda b: value < b.lt}  # fmt: skip
+    tests = {
+        Ge: lambda b: value >= b.ge,
+        Gt: lambda b: value > b.gt,
+        Le: lambda b: value <= b.le,
+        Lt: lambda b: value < b.lt,
+    }
     return type(bound) not in tests or bool(tests[type(bound)](bound))
 
 
@@ -236,6 +240,9 @@ def _said_one(kind: Any, more: tuple) -> str:
     if words := [word for rule in more if isinstance(rule, OneOf) for word in rule.words]:
         return f"one of {', '.join(words)}"
     name = _KINDS.get(kind) or f"a {getattr(kind, '__name__', kind)}"
-    bounds = [f"{_SAYS[type(bound)][0]} {getattr(bound, _SAYS[type(bound)][1]):.10g}" for bound in more
-              if type(bound) in _SAYS]  # fmt: skip
+    bounds = [
+        f"{_SAYS[type(bound)][0]} {getattr(bound, _SAYS[type(bound)][1]):.10g}"
+        for bound in more
+        if type(bound) in _SAYS
+    ]
     return f"{name}{' of' * bounds[0].startswith('at ')} {' and '.join(bounds)}" if bounds else name

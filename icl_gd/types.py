@@ -63,7 +63,7 @@ class PrefixPrompt(NamedTuple):
     w: Any  # the function that made the labels
 
 
-class Moments(NamedTuple):
+class Gram(NamedTuple):
     """All that a stack of linear self-attention layers sees of a prompt (its cost does not depend on n).
 
     A batch stands in trailing axes: sums over tokens then run along whole vectors of prompts, and a circuit acts on
@@ -74,12 +74,12 @@ class Moments(NamedTuple):
     query: Float[Array, " e *batch"]  # the query token
 
     @classmethod
-    def of(cls, tokens: Float[Array, "t e *batch"]) -> "Moments":
+    def of(cls, tokens: Float[Array, "t e *batch"]) -> "Gram":
         """The moments of tokens whose last is the query."""
         return cls.of_first(len(tokens) - 1, tokens, tokens[-1])
 
     @classmethod
-    def of_first(cls, n: int, tokens: Float[Array, "t e *batch"], query: Float[Array, " e *batch"]) -> "Moments":
+    def of_first(cls, n: int, tokens: Float[Array, "t e *batch"], query: Float[Array, " e *batch"]) -> "Gram":
         """The moments of the first n tokens, and a query that need not be among them."""
         block = partial(jax.lax.dynamic_slice_in_dim, tokens)
         return cls(tokens[:n].T @ tokens[:n] if tokens.ndim == 2 else second_moment(block, n), query)

@@ -16,10 +16,10 @@ import jax
 import pytest
 from costs import Costs  # beside this file
 
-from icl_gd.lab.lifecycle import compilation
+from icl_gd.lab.lifecycle import compile_cache
 
 # Before the first use of a device, here and in the processes that tests start.
-compilation.compile_quickly()
+compile_cache.compile_quickly()
 os.environ.setdefault("NPROC", "1")  # XLA's threads: workers have a core each
 # JAX's LAPACK calls wait for parts of themselves in the pool of threads they run in. On two cores, three batched solves
 # that run at once wait for ever; one after another they do not.
@@ -42,11 +42,11 @@ def pytest_configure(config):
     if config.getoption("--costs"):
         config.pluginmanager.register(Costs())
     if not hasattr(config, "workerinput"):  # workers, and the processes that tests start, inherit it
-        directory = config.cache.mkdir("programs") / compilation.cache_directory().name
+        directory = config.cache.mkdir("programs") / compile_cache.cache_directory().name
         if sum(path.stat().st_size for path in directory.glob("*")) > CACHE_BYTES:
             shutil.rmtree(directory)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory)
-    compilation.use(compilation.cache_directory())
+    compile_cache.use(compile_cache.cache_directory())
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -40,7 +40,9 @@ class Costs:
             file = test.split("::")[0]
             files[file] = plus(files.get(file, dict.fromkeys(COLUMNS, 0.0)), cost)
         worst = sorted(self.tests.items(), key=lambda named: -named[1]["seconds"])[:WORST]
-        for title, costs in (("costs of files", sorted(files.items(), key=lambda named: -named[1]["seconds"])),
-                             (f"costs of the {len(worst)} worst tests", worst)):  # fmt: skip
+        for title, costs in (
+            ("costs of files", sorted(files.items(), key=lambda named: -named[1]["seconds"])),
+            (f"costs of the {len(worst)} worst tests", worst),
+        ):
             terminalreporter.section(title)
             terminalreporter.write_line(table(costs))

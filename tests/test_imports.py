@@ -16,14 +16,26 @@ EXCEPTIONS = {
 OUTSIDE = ("experiments", "configs", "absl")
 ROOT = Path(icl_gd.__file__).parent
 RANKS = {
-    "types": 0, "cores": 0, "programs": 0, "schema": 0, "paths": 0, "problems": 0, "migrations": 0,
-    "tasks": 1, "tokens": 1, "models": 1, "learners": 1,
-    "constructions": 2, "dual": 2, "training": 2,
+    "types": 0,
+    "cores": 0,
+    "programs": 0,
+    "schema": 0,
+    "paths": 0,
+    "problems": 0,
+    "migrations": 0,
+    "tasks": 1,
+    "tokens": 1,
+    "models": 1,
+    "learners": 1,
+    "constructions": 2,
+    "dual": 2,
+    "training": 2,
     "analysis": 3,
-    "plots": 4, "interop": 4,
+    "plots": 4,
+    "interop": 4,
     "__init__": 5,
     "lab": 6,
-}  # fmt: skip
+}
 
 
 def imports_of(path: Path) -> set[str]:
@@ -60,11 +72,17 @@ def violations(files: list[Path]) -> list[str]:
 # them: nothing within imports a door.
 LAB = {
     "config": 0,
-    "reporting": 1, "foreign": 1,
-    "lifecycle": 2, "evaluation": 2,
-    "pipeline": 3, "presets": 3, "command_line": 3, "doctor": 3,
-    "command": 4, "notebook": 4,
-}  # fmt: skip
+    "reporting": 1,
+    "foreign": 1,
+    "lifecycle": 2,
+    "evaluation": 2,
+    "pipeline": 3,
+    "presets": 3,
+    "command_line": 3,
+    "doctor": 3,
+    "command": 4,
+    "notebook": 4,
+}
 DOORS = {"__init__", "cli"}
 
 
@@ -103,8 +121,10 @@ def imported_at_once(path: Path, modules: set[str]) -> set[str]:
 
 
 def test_modules_of_the_runner_make_no_circle():
-    files = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
-             for path in (ROOT / "lab").rglob("*.py")}  # fmt: skip
+    files = {
+        ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / "lab").rglob("*.py")
+    }
     graph = {name: imported_at_once(path, set(files)) for name, path in files.items()}
     assert "icl_gd.lab.pipeline" in graph["icl_gd.lab.command"]
     TopologicalSorter(graph).prepare()  # raises a CycleError that names the circle

@@ -25,7 +25,7 @@ from icl_gd.analysis.curvature import (
     spectral_filter,
 )
 from icl_gd.analysis.interpolation import interpolate
-from icl_gd.analysis.prefix import errors_of, prefix_errors, prefix_predictions, prefix_responses
+from icl_gd.analysis.prefix import prefix_predictions, prefix_responses, prefix_squared_errors, squared_errors
 from icl_gd.analysis.risk import (
     CHUNK,
     MEMBERS_AT_ONCE,
@@ -43,15 +43,15 @@ from icl_gd.analysis.risk import (
     tail,
 )
 from icl_gd.analysis.rollout import roll_out
-from icl_gd.analysis.softmax import anisotropy, first_order, mean_share, without_common
+from icl_gd.analysis.softmax import anisotropy, first_order, mean_pattern_residue, minimal_norm_qk
 from icl_gd.analysis.weights import (
-    Routes,
+    LabelPaths,
     canonical_form,
     effective_preconditioner,
     gauge_distance,
+    label_paths,
     match_scale,
     participation_ratio,
-    routes,
 )
 
 __all__ = [
@@ -61,10 +61,10 @@ __all__ = [
     "DerivativeNorms",
     "InputTransform",
     "Interval",
+    "LabelPaths",
     "NeighbourScores",
     "Response",
     "Risk",
-    "Routes",
     "Tail",
     "alignment",
     "alignment_map",
@@ -78,30 +78,30 @@ __all__ = [
     "derivative_norms",
     "derivatives",
     "effective_preconditioner",
-    "errors_of",
     "first_order",
     "gauge_distance",
     "induction_score",
     "input_transform",
     "interpolate",
+    "label_paths",
     "losses",
     "match_scale",
-    "mean_share",
+    "mean_pattern_residue",
     "member_losses",
+    "minimal_norm_qk",
     "neighbour_scores",
     "over_members",
     "participation_ratio",
-    "prefix_errors",
     "prefix_predictions",
     "prefix_responses",
+    "prefix_squared_errors",
     "response",
     "risk",
     "roll_out",
-    "routes",
     "sampled_losses",
     "spectral_filter",
+    "squared_errors",
     "streamed_risks",
     "streamed_risks_under",
     "tail",
-    "without_common",
 ]

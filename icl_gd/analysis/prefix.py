@@ -36,15 +36,15 @@ def prefix_predictions(
 
 
 @checked
-def prefix_errors(
+def prefix_squared_errors(
     predictor: PrefixPredictor,
     prompts: PrefixPrompt,
     in_order: bool,
     at_once: Size = PROMPTS_AT_ONCE,
     are_classes: bool = False,
 ) -> Float[Array, "... prompt n"]:
-    """`errors_of` what `prefix_predictions` gives."""
-    return errors_of(prefix_predictions(predictor, prompts, in_order, at_once), prompts.y_query, are_classes)
+    """`squared_errors` what `prefix_predictions` gives."""
+    return squared_errors(prefix_predictions(predictor, prompts, in_order, at_once), prompts.y_query, are_classes)
 
 
 @checked
@@ -75,7 +75,7 @@ def _asked(predictor: PrefixPredictor, prompt: PrefixPrompt, k: Array, x_query: 
 
 
 @checked
-def errors_of(
+def squared_errors(
     y_hat: Float[Array, "... m"], y_query: Float[Array, "... m"], are_classes: bool = False
 ) -> Float[Array, "..."]:
     """Square errors `|y_hat - y_query|^2`; of classes, which signs tell, `1 - sign(y_hat) sign(y_query)`, summed alike.

@@ -26,7 +26,7 @@ def first_order(circuits: Circuits, d_head: Size, n_context: Size) -> Circuits:
 
 
 @checked
-def mean_share(circuits: Circuits, d_input: Size) -> Float[Array, " layer"]:
+def mean_pattern_residue(circuits: Circuits, d_input: Size) -> Float[Array, " layer"]:
     """What is left of the mean pattern's part in the y rows when heads are summed: 1 for one head, 0 if they cancel."""
     rows = circuits.W_PV[:, :, d_input:]
     norm = lambda of: jnp.sqrt(jnp.sum(of**2, axis=(-2, -1)))
@@ -34,7 +34,7 @@ def mean_share(circuits: Circuits, d_input: Size) -> Float[Array, " layer"]:
 
 
 @checked
-def without_common(circuits: Circuits, d_input: Size) -> Circuits:
+def minimal_norm_qk(circuits: Circuits, d_input: Size) -> Circuits:
     """The W_KQ of least norm with the same products W_PV[y, y] W_KQ: what is free to first order is taken away.
 
     With B `[m m, head]` the y to y entries of W_PV, the products are B W_KQ, and the least W_KQ of those products is

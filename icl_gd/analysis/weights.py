@@ -66,8 +66,8 @@ def participation_ratio(matrix: Float[Array, "d d"]) -> Array:
     return jnp.sum(power) ** 2 / jnp.sum(power**2)
 
 
-class Routes(NamedTuple):
-    """Shares, adding up to one, of the ways on which a layer's prediction can read G; see `routes`."""
+class LabelPaths(NamedTuple):
+    """Shares, adding up to one, of the ways on which a layer's prediction can read G; see `label_paths`."""
 
     direct: Array  # W_PV[y, y] W_KQ[x, x]: the label as value, the input in the score, as gradient descent does
     exchanged: Array  # W_PV[y, x] W_KQ[y, x]: key and value have exchanged roles
@@ -76,7 +76,7 @@ class Routes(NamedTuple):
 
 
 @checked
-def routes(circuits: Circuits, d_input: Size) -> Routes:
+def label_paths(circuits: Circuits, d_input: Size) -> LabelPaths:
     """On which ways the weights of a one-layer model read the context, as shares of their squared Frobenius norms.
 
     sum_i y_i x_i stands twice in G, so there are two ways to it: the direct one can be any matrix, the exchanged one
@@ -90,7 +90,7 @@ def routes(circuits: Circuits, d_input: Size) -> Routes:
     tensor = jnp.einsum("hra,hbc->rabc", w_pv[:, d_input:], w_kq[:, :, :d_input])
     x, y = slice(0, d_input), slice(d_input, None)
     norms = [jnp.sum(tensor[:, a, b] ** 2) for a, b in ((y, x), (x, y), (x, x), (y, y))]
-    return Routes(*(norm / sum(norms) for norm in norms))
+    return LabelPaths(*(norm / sum(norms) for norm in norms))
 
 
 def match_scale(circuits: Circuits, reference: Circuits) -> Circuits:

@@ -48,9 +48,11 @@ from icl_gd.types import Array, Positive
 def copying_config(d_input: Size, d_output: Size, d_positions: Size, n_steps: Count = 1) -> TransformerConfig:
     """The smallest Transformer that holds the copying layer and `n_steps` steps of gradient descent."""
     return TransformerConfig(
-        d_token=d_input + 2 * d_output + d_positions, n_layers=1 + n_steps,
-        d_head=max(d_input, d_output, d_positions), attention=("softmax", *["linear"] * n_steps),
-    )  # fmt: skip
+        d_token=d_input + 2 * d_output + d_positions,
+        n_layers=1 + n_steps,
+        d_head=max(d_input, d_output, d_positions),
+        attention=("softmax", *["linear"] * n_steps),
+    )
 
 
 @checked

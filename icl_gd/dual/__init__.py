@@ -2,20 +2,20 @@
 
 from icl_gd.dual import features
 from icl_gd.dual.features import positive_features
-from icl_gd.dual.kernel import Dual, Process, mean_loss, own_pull, prediction, process, pull
+from icl_gd.dual.kernel import Dual, Trajectory, attention_weights, mean_loss, prediction, self_influence, trajectory
 from icl_gd.dual.layers import Block, block_of, dual_of
 
 __all__ = [
     "Block",
     "Dual",
-    "Process",
+    "Trajectory",
+    "attention_weights",
     "block_of",
     "dual_of",
     "features",
     "mean_loss",
-    "own_pull",
     "positive_features",
     "prediction",
-    "process",
-    "pull",
+    "self_influence",
+    "trajectory",
 ]

@@ -43,8 +43,9 @@ KERNELS: dict[str, Callable[[Array, Array], Array]] = {
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["keys", "values", "query", "is_demonstration", "is_read", "alpha"], meta_fields=["kernel"],
-)  # fmt: skip
+    data_fields=["keys", "values", "query", "is_demonstration", "is_read", "alpha"],
+    meta_fields=["kernel"],
+)
 @dataclass(frozen=True)
 class Dual:
     """The dual model of one head, for one query.
@@ -66,7 +67,7 @@ class Dual:
     kernel: str = "softmax"
 
 
-class Process(NamedTuple):
+class Trajectory(NamedTuple):
     """A dual model on its way: before any step, and after a step on each token in turn. The last is the layer's.
 
     A token that is no demonstration takes no step: it leaves everything as it was.
@@ -77,7 +78,7 @@ class Process(NamedTuple):
     norm: Float[Array, " iterate"]  # |W|, of all its entries
 
 
-def pull(dual: Dual) -> Float[Array, " t"]:
+def attention_weights(dual: Dual) -> Float[Array, " t"]:
     """`K(k_j, q)/D`: how much of each token's value the query gets, without alpha."""
     inner = dual.keys @ dual.query
     if dual.kernel == "linear":
@@ -97,7 +98,7 @@ def coefficients(dual: Dual) -> Float[Array, "iterate t"]:
     return jnp.where(met, 1.0, start).astype(dual.values.dtype)
 
 
-def process(dual: Dual) -> Process:
+def trajectory(dual: Dual) -> Trajectory:
     """Steps on one demonstration at a time, in the order of tokens.
 
     Loss and norm grow like the exponential of the squared length of keys: beyond float32's range, from lengths of about
@@ -108,13 +109,13 @@ def process(dual: Dual) -> Process:
     gram = jnp.where(dual.is_read[None] & dual.is_read[:, None], gram, 0.0)
     square = jnp.einsum("si,ij,sj->s", c, gram, c)
     loss = -jnp.einsum("i,ij,sj->s", dual.is_demonstration.astype(c.dtype), gram, c) + 0.5 * dual.alpha * square
-    return Process(c @ (pull(dual)[:, None] * dual.values), loss, jnp.sqrt(jnp.maximum(square, 0.0)))
+    return Trajectory(c @ (attention_weights(dual)[:, None] * dual.values), loss, jnp.sqrt(jnp.maximum(square, 0.0)))
 
 
 def prediction(dual: Dual) -> Float[Array, " d_head"]:
     """What the dual model says at the query after one step on all demonstrations."""
     alone = jnp.where(dual.is_read & ~dual.is_demonstration, 1.0 - dual.alpha, 1.0)
-    return (alone * pull(dual)) @ dual.values
+    return (alone * attention_weights(dual)) @ dual.values
 
 
 def log_divisor(dual: Dual) -> Float[Array, ""]:
@@ -135,7 +136,7 @@ def mean_loss(dual: Dual, keys: Float[Array, "i d_head"], values: Float[Array, "
     return -jnp.mean(jnp.sum((values @ dual.values.T) * reach, axis=1))
 
 
-def own_pull(dual: Dual) -> Float[Array, " t"]:
+def self_influence(dual: Dual) -> Float[Array, " t"]:
     """What each demonstration adds to minus its own loss in `mean_loss`, by having been a training pair:
     `|v_i|^2 K(k_i, k_i)/D`."""
     inner = jnp.sum(dual.keys**2, axis=1)

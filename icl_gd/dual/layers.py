@@ -46,7 +46,7 @@ def dual_of(
     if config.kinds[layer] != kernel:
         hint = f"; hand it in with kernel={config.kinds[layer]!r}" if config.kinds[layer] in KERNELS else ""
         raise ValueError(f"layer {layer} is {config.kinds[layer]} attention, not {kernel}{hint}")
-    if config.normalised:
+    if config.sum_normalised:
         raise ValueError("normalised=True: keys that are divided by their sums have no dual model here")
     attention = params[config.blocks[layer]]["attention"]
 
@@ -58,7 +58,7 @@ def dual_of(
         keys, values = _grown(attention, "keys", keys), _grown(attention, "values", values)
         place, own = jnp.arange(t), reading % t
         is_demonstration = demonstrations(t, config.causal)[own]
-        reads_own = config.causal or config.reads_query
+        reads_own = config.causal or config.attend_to_query
         is_read = is_demonstration | (reads_own & (place == (own if config.causal else t - 1)))
         if "beta" in attention:
             negative = negative_samples((queries @ keys.T)[None], attention["share"], config.causal)[0]
@@ -104,7 +104,7 @@ def block_of(
     e = len(start)
     after = start + jnp.einsum("hek,hk->e", p, z)
     matrix, offset = jnp.eye(e, dtype=start.dtype), jnp.zeros(e, start.dtype)  # the block is matrix @ after + offset
-    if config.layer_mlp_width is not None:
+    if config.block_mlp_width is not None:
         mlp = block["mlp"]
         norm, norm_offset = _norm_as_it_was(block["mlp_norm"], after) if config.pre_norm else (matrix, offset)
         hidden = mlp["W_1"] @ (norm @ after + norm_offset) + mlp["b_1"]
@@ -135,10 +135,8 @@ def _check_model(config: TransformerConfig, params: Params, layer: int) -> None:
             f"P of layer {layer} has shape {shape}, not [{config.n_heads} heads, e, d_head]: parameters are those of "
             "one model, as of `Population.member(i)`, and of this config"
         )
-    if config.compute == "bfloat16":
-        raise ValueError(
-            "compute='bfloat16' rounds what the layer computes; replace it by None for an exact dual model"
-        )
+    if config.dtype == "bfloat16":
+        raise ValueError("dtype='bfloat16' rounds what the layer computes; replace it by None for an exact dual model")
 
 
 def _check_tokens(config: TransformerConfig, tokens: Array, reading: int) -> int:

@@ -2,6 +2,6 @@
 
 from icl_gd.interop.garg import from_garg
 from icl_gd.interop.pretrained import Pretrained, from_pretrained
-from icl_gd.interop.von_oswald import from_published, to_published
+from icl_gd.interop.von_oswald import from_von_oswald, to_von_oswald
 
-__all__ = ["Pretrained", "from_garg", "from_pretrained", "from_published", "to_published"]
+__all__ = ["Pretrained", "from_garg", "from_pretrained", "from_von_oswald", "to_von_oswald"]

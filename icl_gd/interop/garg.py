@@ -5,7 +5,7 @@ when one is read, and needed for nothing else.
 
 | there                                  | here                                                               |
 |----------------------------------------|--------------------------------------------------------------------|
-| `_read_in`, `_read_out`                | `embedding.{W_E, b_E}`, `head.{W_O, b_O}`                          |
+| `_read_in`, `_read_out`                | `embedding.{W_E, b_E}`, `unembed.{W_U, b_U}`                          |
 | `_backbone.wpe`, `_backbone.ln_f`      | `positions`, `head.norm`                                           |
 | `_backbone.h.l.ln_1`, `ln_2`           | `block_l.norm`, `mlp_norm`                                         |
 | `h.l.attn.c_attn` [e 3e], rows read    | `attention.{W_Q, W_K, W_V}` [head d_head e] and their biases       |
@@ -94,15 +94,23 @@ def of_state(state: Mapping[str, Any], n_heads: Size) -> Pretrained:
             attention[f"b_{name}"] = b[i * e : (i + 1) * e].reshape(n_heads, -1)
         attention["P"] = np.swapaxes(take(f"{block}.attn.c_proj.weight").reshape(n_heads, -1, e), 1, 2)
         attention["b_P"] = take(f"{block}.attn.c_proj.bias")
-        mlp = {"W_1": take(f"{block}.mlp.c_fc.weight").T, "b_1": take(f"{block}.mlp.c_fc.bias"),
-               "W_2": take(f"{block}.mlp.c_proj.weight").T, "b_2": take(f"{block}.mlp.c_proj.bias")}  # fmt: skip
-        params[f"block_{layer}"] = {"attention": attention, "norm": norm(f"{block}.ln_1"), "mlp": mlp,
-                                    "mlp_norm": norm(f"{block}.ln_2")}  # fmt: skip
-    params["head"] = {"norm": norm("_backbone.ln_f"), "W_O": take("_read_out.weight"), "b_O": take("_read_out.bias")}
+        mlp = {
+            "W_1": take(f"{block}.mlp.c_fc.weight").T,
+            "b_1": take(f"{block}.mlp.c_fc.bias"),
+            "W_2": take(f"{block}.mlp.c_proj.weight").T,
+            "b_2": take(f"{block}.mlp.c_proj.bias"),
+        }
+        params[f"block_{layer}"] = {
+            "attention": attention,
+            "norm": norm(f"{block}.ln_1"),
+            "mlp": mlp,
+            "mlp_norm": norm(f"{block}.ln_2"),
+        }
+    params["unembed"] = {"norm": norm("_backbone.ln_f"), "W_U": take("_read_out.weight"), "b_U": take("_read_out.bias")}
     if left:
         raise ValueError(f"{', '.join(sorted(left))}: not known here, so this is another kind of network")
-    config = gpt2_config(d, len(params["positions"]), e, layers, n_heads, len(params["head"]["W_O"]))
-    config = replace(config, layer_mlp_width=len(params["block_0"]["mlp"]["b_1"]) if layers else None)
+    config = gpt2_config(d, len(params["positions"]), e, layers, n_heads, len(params["unembed"]["W_U"]))
+    config = replace(config, block_mlp_width=len(params["block_0"]["mlp"]["b_1"]) if layers else None)
     found = Pretrained(config, jax.tree.map(jnp.asarray, params), "alternating", d)
     check(found)
     return found

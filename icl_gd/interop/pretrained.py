@@ -12,7 +12,7 @@ import safetensors
 from safetensors.numpy import load_file, save_file
 
 from icl_gd import models
-from icl_gd.migrations import PRETRAINED, migrated, newest_of
+from icl_gd.migrations import LEAVES, PRETRAINED, migrated, newest_of
 from icl_gd.models import TransformerConfig
 from icl_gd.models.transformer import Params
 from icl_gd.paths import local
@@ -64,8 +64,13 @@ class Pretrained:
         directory = local(directory, "directory")
         directory.mkdir(parents=True, exist_ok=True)
         leaves = {name: np.asarray(leaf, order="C") for name, leaf in flatten(self.params).items()}
-        about = {"format": newest_of(PRETRAINED), "model": asdict(self.config), "layout": self.layout,
-                 "d_input": self.d_input, "d_output": self.d_output}  # fmt: skip
+        about = {
+            "format": newest_of(PRETRAINED),
+            "model": asdict(self.config),
+            "layout": self.layout,
+            "d_input": self.d_input,
+            "d_output": self.d_output,
+        }
         part = directory / f"{WEIGHTS}.part"
         save_file(leaves, part, metadata={"format": "np"})
         os.replace(part, directory / WEIGHTS)
@@ -91,11 +96,11 @@ def from_pretrained(directory: str | Path) -> Pretrained:
             raise FileNotFoundError(f"{directory} has no {name}; save_pretrained writes it")
     try:
         about = json.loads((directory / CONFIG).read_text())
-        about = migrated(about, about["format"], PRETRAINED)
+        about = migrated({**about, LEAVES: load_file(directory / WEIGHTS)}, about["format"], PRETRAINED)
         if unknown := sorted(set(about["model"]) - {field.name for field in fields(TransformerConfig)}):
             raise ValueError(f"{', '.join(unknown)}: not known here; a newer version wrote it")
         config = TransformerConfig(**tuples(about["model"]))
-        params = jax.tree.map(jnp.asarray, nested(load_file(directory / WEIGHTS)))
+        params = jax.tree.map(jnp.asarray, nested(about[LEAVES]))
         found = Pretrained(config, params, about["layout"], about["d_input"], about["d_output"])
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise ValueError(f"{directory} holds no model that can be read: {type(error).__name__} {error}") from error

@@ -68,21 +68,23 @@ class _Reader:
 
     def finish(self) -> None:
         if self._left:
-            why = "biases of attention, or parts there are none of here" if any(".b" in n for n in self._left) else (
-                "parts there are none of here, such as a linear map of the output"
-            )  # fmt: skip
+            why = (
+                "biases of attention, or parts there are none of here"
+                if any(".b" in n for n in self._left)
+                else ("parts there are none of here, such as a linear map of the output")
+            )
             raise ValueError(f"{', '.join(sorted(self._left))} cannot be read: {why}")
 
 
 @checked
-def from_published(
+def from_von_oswald(
     params: Modules | str | Path,
     *,
     n_layers: Annotated[int, Ge(1), Le(MOST_LAYERS)] | None = None,
     n_heads: Size = 1,
     attention: str | tuple[str, ...] = "linear",
     clip: float | None = None,
-    normalised: bool = False,
+    sum_normalised: bool = False,
     y_update: bool = False,
     dampening: float = 1.0,
 ) -> tuple[TransformerConfig, Params]:
@@ -98,7 +100,7 @@ def from_published(
       n_heads: `num_heads`.
       attention: "softmax" for `use_softmax`, ("softmax", "linear", ...) for `first_layer_sm`; mixes are found.
       clip: of activations; None, or 0 as published, is no clip.
-      normalised: `sum_norm`.
+      sum_normalised: `sum_norm`.
       y_update, dampening: layers wrote the y slot only, and this share of their update; both are folded into P.
 
     Returns:
@@ -115,10 +117,15 @@ def from_published(
     modules = _modules(params)
     if members := _members(modules):
         switches: dict[str, Any] = {
-            "n_layers": n_layers, "n_heads": n_heads, "attention": attention, "clip": clip, "normalised": normalised,
-            "y_update": y_update, "dampening": dampening,
-        }  # fmt: skip
-        (config, *_), each = zip(*(from_published(member, **switches) for member in members), strict=True)
+            "n_layers": n_layers,
+            "n_heads": n_heads,
+            "attention": attention,
+            "clip": clip,
+            "sum_normalised": sum_normalised,
+            "y_update": y_update,
+            "dampening": dampening,
+        }
+        (config, *_), each = zip(*(from_von_oswald(member, **switches) for member in members), strict=True)
         return config, jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *each)
     reader = _Reader(modules)
     shared = f"{SHARED}/query" in reader
@@ -146,24 +153,31 @@ def from_published(
         raise ValueError(f"LayerNorm of layers {sorted(norms)} only, of {len(names)}")
     width, d_head = blocks["block_0"]["attention"]["W_K"].shape[2:0:-1]
     config = TransformerConfig(
-        d_token=embedding["W_E"].shape[1] if "W_E" in embedding else width, n_layers=layers, n_heads=n_heads,
-        d_head=d_head, shared=shared, clip=clip, attention=kinds[0] if len(set(kinds)) == 1 else tuple(kinds),
-        layer_norm=bool(norms), normalised=normalised, d_embed=width if "W_E" in embedding else None,
-        mlp_width=len(embedding["b_1"]) if "b_1" in embedding else None,
-    )  # fmt: skip
+        d_token=embedding["W_E"].shape[1] if "W_E" in embedding else width,
+        n_layers=layers,
+        n_heads=n_heads,
+        d_head=d_head,
+        shared=shared,
+        clip=clip,
+        attention=kinds[0] if len(set(kinds)) == 1 else tuple(kinds),
+        layer_norm=bool(norms),
+        sum_normalised=sum_normalised,
+        d_embed=width if "W_E" in embedding else None,
+        input_mlp_width=len(embedding["b_1"]) if "b_1" in embedding else None,
+    )
     if config.is_embedded and any(leaf.shape[0] != width for name, leaf in embedding.items() if name in ("W_E", "b_2")):
         raise ValueError(f"the embedding is not of the residual's width {width}; positions beside it cannot be read")
     return config, jax.tree.map(jnp.asarray, {**({"embedding": embedding} if embedding else {}), **blocks})
 
 
-def to_published(
+def to_von_oswald(
     config: TransformerConfig, params: Params, name: str = "transformer"
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Parameters as the published implementation has them, under a network's name; `from_published` reads them."""
+    """Parameters as the published implementation has them, under a network's name; `from_von_oswald` reads them."""
     found: dict[str, dict[str, Any]] = {}
     if config.d_embed is not None:
         found["emb"] = {"w": params["embedding"]["W_E"].T}
-    if config.mlp_width is not None:
+    if config.input_mlp_width is not None:
         for i, module in enumerate(("linear", "linear_1"), 1):
             found[f"input_mlp/{module}"] = {"w": params["embedding"][f"W_{i}"].T, "b": params["embedding"][f"b_{i}"]}
     for layer, block in enumerate(dict.fromkeys(config.blocks)):
@@ -223,8 +237,9 @@ def _members(modules: Modules) -> list[Modules]:
     arrays = {module: {leaf: np.asarray(value) for leaf, value in of.items()} for module, of in modules.items()}
     before = {
         value.shape[: max(value.ndim - AXES.get(leaf, value.ndim), 0)]
-        for of in arrays.values() for leaf, value in of.items()
-    }  # fmt: skip
+        for of in arrays.values()
+        for leaf, value in of.items()
+    }
     if len(before) != 1 or len(axes := before.pop()) != 1:
         return []
     return [{m: {leaf: value[i] for leaf, value in of.items()} for m, of in arrays.items()} for i in range(axes[0])]

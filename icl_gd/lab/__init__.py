@@ -8,8 +8,8 @@
 `icl_gd` itself does not import it.
 """
 
-from icl_gd.lab.config.bad_input import BadInput
 from icl_gd.lab.config.claims import Claim, claim
+from icl_gd.lab.config.errors import ConfigError
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.parts import GPT2, Elementwise, Eval, Functions, Network, Regression, Sine, Train
 from icl_gd.lab.config.questions import Analysis, Evidence, Picture, Reference
@@ -25,8 +25,8 @@ from icl_gd.lab.reporting.results import curve
 __all__ = [
     "GPT2",
     "Analysis",
-    "BadInput",
     "Claim",
+    "ConfigError",
     "DeepFeatures",
     "Elementwise",
     "Eval",

@@ -13,7 +13,7 @@ import sys
 import time
 
 from icl_gd.lab import command, doctor
-from icl_gd.lab.config.bad_input import nearest
+from icl_gd.lab.config.errors import nearest
 
 WORDS = ("run", "doctor")
 HELP = ("--help", "-h", "-help", "help")

@@ -26,8 +26,8 @@ import jax
 
 from icl_gd.lab.command_line import help_of, parse
 from icl_gd.lab.config.asked import Run
-from icl_gd.lab.config.bad_input import BadInput
-from icl_gd.lab.lifecycle import compilation, costs, processes, settings
+from icl_gd.lab.config.errors import ConfigError
+from icl_gd.lab.lifecycle import compile_cache, costs, processes, settings
 from icl_gd.lab.lifecycle.devices import check_device, check_placement, check_system
 from icl_gd.lab.lifecycle.monitor import Stop, check_wandb
 from icl_gd.lab.lifecycle.start import check_start
@@ -55,20 +55,20 @@ def main(argv: list[str], began: float | None = None) -> int:
         if run.profile:
             costs.profile(since=began)
         if run.variant == "smoke":
-            compilation.compile_quickly()
+            compile_cache.compile_quickly()
         if run.experiment.train.parallel != "none":
             mesh.use_cpu_cores()
         if run.processes is not None:
             processes.join(run.processes)
             processes.check_agreement(run)
-            if mesh.is_first():
+            if mesh.is_primary():
                 check_workdir(run)
         check_device(run.experiment.precision)
         check_placement(run.experiment)
         check_start(run)
         with processes.ours(run) as ours:
             return _execute(ours)
-    except BadInput as error:
+    except ConfigError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
 
@@ -79,7 +79,7 @@ def _execute(run: Run) -> int:
         return _exit_code(run, stop, cache)
 
 
-def _exit_code(run: Run, stop: Stop, cache: compilation.Cache) -> int:
+def _exit_code(run: Run, stop: Stop, cache: compile_cache.Cache) -> int:
     try:
         with stop:
             carry_out(run, stop)

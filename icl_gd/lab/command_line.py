@@ -15,7 +15,7 @@ from absl import flags
 import icl_gd.lab.foreign as foreign
 from icl_gd.lab.config import fields as names
 from icl_gd.lab.config.asked import Processes, Run
-from icl_gd.lab.config.bad_input import BadInput, nearest, one_line
+from icl_gd.lab.config.errors import ConfigError, nearest, one_line
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.questions import Unfit
 from icl_gd.lab.config.resources import check_memory
@@ -27,8 +27,15 @@ from icl_gd.schema import said
 PACKAGE = Path(__file__).parents[1]
 SHIPPED = PACKAGE / "configs"  # in a wheel; a clone has them beside the package
 CONFIGS = SHIPPED if SHIPPED.is_dir() else PACKAGE.parent / "configs"
-OWN = ("--config", "--workdir", "--profile", "--help", "--config.FIELD", *(f"--{name}" for name in processes.FLAGS),
-       "--flagfile")  # fmt: skip
+OWN = (
+    "--config",
+    "--workdir",
+    "--profile",
+    "--help",
+    "--config.FIELD",
+    *(f"--{name}" for name in processes.FLAGS),
+    "--flagfile",
+)
 OF_LOGGING = tuple(flag for flag in flags.FLAGS if flags.FLAGS.find_module_defining_flag(flag) == absl.logging.__name__)
 # Fields of which the smoke variant of a config that is not one of ours has no more than that of the one it is read as.
 SMALL = (
@@ -41,7 +48,7 @@ def parse(argv: list[str]) -> Run:
     """Reads a command line.
 
     Raises:
-      BadInput: whatever is wrong with it.
+      ConfigError: whatever is wrong with it.
     """
     several, words = _processes(_logging(_joined(_with_files(argv[1:]))))
     profile, words = _profile(words)
@@ -71,14 +78,18 @@ def changed(experiment: Experiment, given: Mapping[str, str], notes: list[str]) 
       notes: what is to be said of it is added.
 
     Raises:
-      BadInput: if a field or a value will not do.
+      ConfigError: if a field or a value will not do.
     """
-    classes = {its.path: its.chooses[given[name]] for name, its in experiment.fields.items()
-               if its.chooses is not None and given.get(name) in its.chooses}  # fmt: skip
+    given = names.respelt(given, notes.append)
+    classes = {
+        its.path: its.chooses[given[name]]
+        for name, its in experiment.fields.items()
+        if its.chooses is not None and given.get(name) in its.chooses
+    }
     table = names.fields_of(names.classes_of(experiment, classes))
     for name in given:
         if name not in table and (hint := _hint(name, table)):
-            raise BadInput(f"--config.{name}: unknown field; {hint}")
+            raise ConfigError(f"--config.{name}: unknown field; {hint}")
     values = flags.FlagValues()
     for name, its in table.items():
         if name in given:
@@ -110,15 +121,17 @@ def _level(experiment: Experiment, level: Mapping[str, tuple]) -> Experiment:
     """The experiment, whose curricula with an increase of 0 are none: they start where they would end.
 
     Raises:
-      BadInput: if one does not.
+      ConfigError: if one does not.
     """
     for name, stage in level.items():
         end, more = STAGES[name]
         for law in (one.law_of_training for _, one in experiment.in_turn()):
             at = (law.n_context if more else law.d_input) + more
             if stage[0] != at:
-                raise BadInput(f"{name}={stage}: with an increase of 0 it never ends at {end}={at}; an increase of at "
-                               f"least 1, a start at {at}, or () is accepted")  # fmt: skip
+                raise ConfigError(
+                    f"{name}={stage}: with an increase of 0 it never ends at {end}={at}; an increase of at "
+                    f"least 1, a start at {at}, or () is accepted"
+                )
     return experiment
 
 
@@ -151,7 +164,7 @@ def help_of(argv: list[str]) -> str:
             _joined([word for word in _with_files(argv[1:]) if word.startswith("--config=")])
         )
         experiment = load(path, variant)
-    except BadInput:
+    except ConfigError:
         return "Every field of a config, with what it accepts: --config=FILE[:VARIANT] --help\n"
     lines = [f"Fields of {path.name}{f':{variant}' * bool(variant)}:\n"]
     for name, its in experiment.fields.items():
@@ -168,20 +181,20 @@ def _with_files(words: list[str]) -> list[str]:
     """The words, with those of the files that `--flagfile` names in its place, as absl reads them.
 
     Raises:
-      BadInput: if there is no such file.
+      ConfigError: if there is no such file.
     """
     try:
         return flags.FlagValues().read_flags_from_files(words)
     except (flags.Error, OSError, ValueError) as error:
         why = one_line(error).rpartition("flagfile: ")[2]
-        raise BadInput(f"--flagfile: {why}; accepted: a file with one flag a line, # before comments") from error
+        raise ConfigError(f"--flagfile: {why}; accepted: a file with one flag a line, # before comments") from error
 
 
 def _logging(words: list[str]) -> list[str]:
     """Gives absl the flags of its logging, which it acts on; the words that are left.
 
     Raises:
-      BadInput: if absl does not accept a value.
+      ConfigError: if absl does not accept a value.
     """
     is_its = lambda word: word.removeprefix("--").partition("=")[0].removeprefix("no") in OF_LOGGING
     values = flags.FlagValues()
@@ -190,7 +203,7 @@ def _logging(words: list[str]) -> list[str]:
     try:
         values(["run", *filter(is_its, words)])
     except (flags.Error, ValueError) as error:
-        raise BadInput(one_line(error)) from error
+        raise ConfigError(one_line(error)) from error
     return [word for word in words if not is_its(word)]
 
 
@@ -209,14 +222,14 @@ def _profile(words: list[str]) -> tuple[bool, list[str]]:
     """Whether the command line asks for a profile, and the words that are left."""
     given = [word.partition("=")[2].lower() for word in words if word.partition("=")[0] == "--profile"]
     if given and given[-1] not in ("", "true", "false"):
-        raise BadInput(f"--profile={given[-1]}: true or false is accepted")
+        raise ConfigError(f"--profile={given[-1]}: true or false is accepted")
     return bool(given) and given[-1] != "false", [word for word in words if word.partition("=")[0] != "--profile"]
 
 
 def _workdir(words: list[str]) -> Path | None:
     given = [word.partition("=")[2] for word in words if word.partition("=")[0] == "--workdir"]
     if given and not given[-1]:
-        raise BadInput("--workdir is empty; give a directory: --workdir=DIR")
+        raise ConfigError("--workdir is empty; give a directory: --workdir=DIR")
     return _local(given[-1], "--workdir") if given else None
 
 
@@ -224,7 +237,7 @@ def _local(path: str, name: str) -> Path:
     try:
         return local(path, name)
     except ValueError as error:
-        raise BadInput(str(error)) from error
+        raise ConfigError(str(error)) from error
 
 
 def _joined(words: list[str]) -> list[str]:
@@ -233,7 +246,7 @@ def _joined(words: list[str]) -> list[str]:
     while words:
         word = words.pop(0)
         if not re.match(r"--?\w", word):
-            raise BadInput(f"stray argument {word!r}: settings are given as --config.FIELD=VALUE")
+            raise ConfigError(f"stray argument {word!r}: settings are given as --config.FIELD=VALUE")
         word = "--" + word.lstrip("-")
         # A value may start with one dash (-5), a flag given with two is the next flag. A lone flag may be a bool.
         if "=" not in word and words and not re.match(r"--\w|-[a-z]", words[0]) and not word.startswith("--noconfig."):
@@ -247,19 +260,19 @@ def _config_path(words: list[str]) -> tuple[Path, str, list[str]]:
     given = [word.partition("=")[2] for word in words if word.partition("=")[0] == "--config"]
     shipped = sorted(path.stem for path in CONFIGS.glob("*.py") if not path.stem.startswith("_"))
     if not given or not given[-1]:
-        raise BadInput(f"--config is missing: --config=FILE[:VARIANT], a file, or one of {', '.join(shipped)}")
+        raise ConfigError(f"--config is missing: --config=FILE[:VARIANT], a file, or one of {', '.join(shipped)}")
     file, colon, variant = given[-1].partition(":")
     if colon and not variant:
-        raise BadInput(f"--config={given[-1]}: the variant after the colon is empty; leave the colon out for none")
+        raise ConfigError(f"--config={given[-1]}: the variant after the colon is empty; leave the colon out for none")
     path = CONFIGS / f"{file}.py" if file in shipped else _local(file, "--config")
     try:
         found = path.is_file()
     except (OSError, ValueError):  # a name no file can have
         found = False
     if not found and path.stem in shipped:
-        raise BadInput(f"--config={file}: no such file in {Path.cwd()}; did you mean {path.stem}, which ships?")
+        raise ConfigError(f"--config={file}: no such file in {Path.cwd()}; did you mean {path.stem}, which ships?")
     if not found:
-        raise BadInput(f"--config={file}: no such file; {nearest(path.stem, shipped)}, or a file of your own")
+        raise ConfigError(f"--config={file}: no such file; {nearest(path.stem, shipped)}, or a file of your own")
     return path, variant, [word for word in words if word.partition("=")[0] != "--config"]
 
 
@@ -271,7 +284,7 @@ def load(path: Path, variant: str = "", given: Collection[str] = (), notes: list
       notes: what is to be said of it is added.
 
     Raises:
-      BadInput: if it is no config file, or has no such variant.
+      ConfigError: if it is no config file, or has no such variant.
     """
     notes = [] if notes is None else notes
     if path.suffix in (".yaml", ".yml"):
@@ -286,30 +299,32 @@ def load(path: Path, variant: str = "", given: Collection[str] = (), notes: list
         if not hasattr(module, "get_config") and foreign.is_mapping(settings):
             return _of_theirs(path, variant, foreign.flat(settings), given, notes)
         get_config = module.get_config
-    except BadInput:
+    except ConfigError:
         raise
     except (Exception, SystemExit) as error:
         missing = isinstance(error, AttributeError) and "get_config" in str(error)
         why = "" if missing else f": {one_line(error)}"
-        raise BadInput(
+        raise ConfigError(
             f"--config={path} is not a config file (it needs get_config() or get_config(variant)){why}"
         ) from error
     finally:
         sys.path.remove(str(path.parent.absolute()))
     variants = getattr(module, "VARIANTS", None)
     if variant and variants is not None and variant not in variants:
-        raise BadInput(f"--config={path}:{variant}: unknown variant {variant!r}; {nearest(variant, variants)}")
+        raise ConfigError(f"--config={path}:{variant}: unknown variant {variant!r}; {nearest(variant, variants)}")
     try:
         alone = not inspect.signature(get_config).parameters
         experiment = get_config() if alone else get_config(variant)
     except (Exception, SystemExit) as error:
-        raise BadInput(f"--config={path}{f':{variant}' * bool(variant)}: {one_line(error)}") from error
+        raise ConfigError(f"--config={path}{f':{variant}' * bool(variant)}: {one_line(error)}") from error
     if foreign.is_mapping(experiment):
         return _of_theirs(path, variant if alone else "", foreign.flat(experiment), given, notes)
     if alone and variant:
-        raise BadInput(f"--config={path}:{variant}: its get_config takes no variant; --config={path} is accepted")
+        raise ConfigError(f"--config={path}:{variant}: its get_config takes no variant; --config={path} is accepted")
     if not isinstance(experiment, Experiment):
-        raise BadInput(f"--config={path}: get_config gives a {type(experiment).__name__}, it must give an Experiment")
+        raise ConfigError(
+            f"--config={path}: get_config gives a {type(experiment).__name__}, it must give an Experiment"
+        )
     return experiment
 
 
@@ -319,10 +334,10 @@ def _of_theirs(
     """A config of another codebase as the one that ships which it changes; its variant smoke is as small as that one's.
 
     Raises:
-      BadInput: if there is nothing here that is the same.
+      ConfigError: if there is nothing here that is the same.
     """
     if variant not in ("", "smoke"):
-        raise BadInput(f"--config={path}:{variant}: unknown variant {variant!r}; {nearest(variant, ['smoke'])}")
+        raise ConfigError(f"--config={path}:{variant}: unknown variant {variant!r}; {nearest(variant, ['smoke'])}")
     read = foreign.read(settings, f"--config={path}", given)
     notes += read.notes
     base, values = load(CONFIGS / f"{read.base}.py", variant), dict(read.values)
@@ -332,8 +347,8 @@ def _of_theirs(
     words = {name: str(value) for name, value in values.items()}
     try:
         bare = changed(base, {**words, "analyses": "()", "claims": "()"}, notes)
-    except BadInput as error:
-        raise BadInput(f"--config={path}: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"--config={path}: {error}") from error
     fit = tuple(analysis.name for analysis in base.analyses if _is_fit(analysis, bare))
     if left := [name for name in base.asked if name not in fit]:
         notes.append(f"analyses {', '.join(left)} are left out: they cannot be asked of these settings")
@@ -352,7 +367,7 @@ def _overrides(words: list[str], experiment: Experiment) -> tuple[dict[str, str]
     """Fields given on the command line, as words; the last one counts; and the words that are left.
 
     Raises:
-      BadInput: at a flag that there is not, with the nearest one.
+      ConfigError: at a flag that there is not, with the nearest one.
     """
     given: dict[str, str] = {}
     left = []
@@ -362,17 +377,17 @@ def _overrides(words: list[str], experiment: Experiment) -> tuple[dict[str, str]
         if not flag.startswith(("config.", "noconfig.")):
             if flag != "workdir":
                 if said_of := foreign.said_of(flag):
-                    raise BadInput(f"--{flag}: unknown flag; {said_of}")
+                    raise ConfigError(f"--{flag}: unknown flag; {said_of}")
                 alike = [name for name in known if flag.split(".")[-1] == name.split(".")[-1]]
                 near = difflib.get_close_matches(flag, alike, 1, 0.0) or [foreign.meant(flag, known)]
                 hint = f"did you mean --config.{near[0]}?" if near[0] else nearest(f"--{flag}", OWN)
-                raise BadInput(f"--{flag}: unknown flag; {hint}")
+                raise ConfigError(f"--{flag}: unknown flag; {hint}")
             left.append(word)
             continue
         name = flag.removeprefix("no").removeprefix("config.")
         if not equals:
             if name in known and not isinstance(experiment[name], bool):
-                raise BadInput(f"--{flag} needs a value: --config.{name}=VALUE")
+                raise ConfigError(f"--{flag} needs a value: --config.{name}=VALUE")
             value = "false" if flag.startswith("no") else "true"
         given[name] = value
     return given, left

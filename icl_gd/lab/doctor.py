@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from icl_gd.lab.config.bad_input import BadInput
+from icl_gd.lab.config.errors import ConfigError
 from icl_gd.lab.config.resources import memory_there
 from icl_gd.lab.lifecycle.devices import INSTALL, check_device, check_system, unused_gpus, why_not
 from icl_gd.lab.reporting.results import PACKAGES
@@ -27,7 +27,7 @@ class Unwell(Exception):
 def system() -> str:
     try:
         check_system()
-    except BadInput as error:
+    except ConfigError as error:
         raise Unwell(str(error)) from error
     return f"{platform.system()} {platform.release()} ({platform.machine()})"
 
@@ -53,7 +53,7 @@ def versions() -> str:
 def devices() -> str:
     try:
         found = check_device("float32")
-    except BadInput as error:
+    except ConfigError as error:
         raise Unwell(str(error)) from error
     if unused := unused_gpus():
         raise Unwell(unused)
@@ -76,7 +76,7 @@ def precision() -> str:
 
 
 def cache() -> str:
-    from icl_gd.lab.lifecycle.compilation import cache_directory, why_unusable
+    from icl_gd.lab.lifecycle.compile_cache import cache_directory, why_unusable
 
     directory = cache_directory()
     why = why_unusable(directory)
@@ -102,9 +102,12 @@ def step() -> str:
     task, losses, began = icl_gd.LinearRegression(d_input=2, n_context=4), [], time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         icl_gd.train(
-            task, icl_gd.TransformerConfig(d_token=3), settings,
-            checkpoints=directory, on_chunk=lambda trained, step, loss: losses.append(loss),
-        )  # fmt: skip
+            task,
+            icl_gd.TransformerConfig(d_token=3),
+            settings,
+            checkpoints=directory,
+            on_chunk=lambda trained, step, loss: losses.append(loss),
+        )
         icl_gd.load(directory)
     if not bool(jnp.all(jnp.isfinite(losses[0]))):
         raise Unwell(f"the loss of one training step is {losses[0]}")
@@ -128,8 +131,10 @@ def main(words: Sequence[str] = ()) -> int:
     """Runs every check and returns the exit code. Without a device, what needs one is not tried."""
     if words:
         asks_help = list(words) in (["--help"], ["-h"])
-        print(__doc__ if asks_help else f"error: {' '.join(words)}: accepted is nothing, or --help",
-              file=sys.stdout if asks_help else sys.stderr)  # fmt: skip
+        print(
+            __doc__ if asks_help else f"error: {' '.join(words)}: accepted is nothing, or --help",
+            file=sys.stdout if asks_help else sys.stderr,
+        )
         return 0 if asks_help else 2
     well, there = True, True
     for name, check in CHECKS.items():

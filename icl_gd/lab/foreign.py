@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from icl_gd.lab.config.bad_input import BadInput, one_line
+from icl_gd.lab.config.errors import ConfigError, one_line
 
 Theirs = Mapping[str, Any]  # values by their dotted names, with the defaults of their code
 NOTHING = object()  # in place of a value: there is none here that does the same, or none is given
@@ -148,12 +148,18 @@ class GargTask(NamedTuple):
 
 GARG_TASKS: dict[str, GargTask] = {
     "linear_regression": GargTask("linear", "garg_linear", SCALE),
-    "noisy_linear_regression": GargTask("linear", "garg_linear", {
-        **SCALE,
-        # Ours is of labels before they are scaled.
-        f"{KWARGS}noise_std": _is("task.noise_std", lambda its: its[f"{KWARGS}noise_std"] / its[f"{KWARGS}scale"], 0.0),
-        f"{KWARGS}renormalize_ys": _only(False),
-    }),
+    "noisy_linear_regression": GargTask(
+        "linear",
+        "garg_linear",
+        {
+            **SCALE,
+            # Ours is of labels before they are scaled.
+            f"{KWARGS}noise_std": _is(
+                "task.noise_std", lambda its: its[f"{KWARGS}noise_std"] / its[f"{KWARGS}scale"], 0.0
+            ),
+            f"{KWARGS}renormalize_ys": _only(False),
+        },
+    ),
     "sparse_linear_regression": GargTask(
         "sparse", "garg_sparse", {**SCALE, f"{KWARGS}sparsity": _is("task.non_zeros", default=3)}
     ),
@@ -163,12 +169,12 @@ GARG_TASKS: dict[str, GargTask] = {
         "relu_network", "garg_relu_network", {**SCALE, f"{KWARGS}hidden_layer_size": _is("task.hidden", default=100)}
     ),
     "decision_tree": GargTask("decision_tree", "garg_decision_tree", {f"{KWARGS}depth": _is("task.depth", default=4)}),
-}  # fmt: skip
+}
 PLAIN_ADAM = {
     **{"train.schedule": "constant", "train.warmup": 0, "train.clip": None, "train.weight_decay": 0.0},
     **{"train.beta1": 0.9, "train.beta2": 0.999, "train.epsilon": 1e-8},
 }
-FEW = {"eval.families": ("standard",), "eval.baselines": ("averaging", "nearest_3")}
+FEW = {"eval.suite": ("standard",), "eval.baselines": ("averaging", "nearest_3")}
 
 
 def _garg_task(its: Theirs) -> GargTask:
@@ -221,28 +227,35 @@ VON_OSWALD: Table = {
     "size_distract": _is("task.corrupted_labels", default=0),
     "cycle_data": _is("task.pool", lambda its: its["cycle_data"] * its["bs"] or None, default=0),
     "non_linear_reg_task": _only(False),
-    "classic_token_const": _is("model.layout", lambda its: "interleaved" if its["classic_token_const"] else
-                               "concatenated", False, "model.layout=interleaved"),
+    "classic_token_const": _is(
+        "model.layout",
+        lambda its: "interleaved" if its["classic_token_const"] else "concatenated",
+        False,
+        "model.layout=interleaved",
+    ),
     "num_layers": _is("model.n_layers", default=1),
     "num_heads": _is("model.n_heads", default=1),
-    "key_size": _is("model.d_head", lambda its: None if its.get("key_size") in (None, _width(its)) else
-                    its["key_size"]),
+    "key_size": _is(
+        "model.d_head", lambda its: None if its.get("key_size") in (None, _width(its)) else its["key_size"]
+    ),
     # One layer is the same function either way; its LayerNorm is that of shared ones.
     "deq": _is("model.shared", lambda its: bool(its["deq"]) and (its["num_layers"] > 1 or its["layer_norm"]), True),
     "use_softmax": _is("model.attention", _attention, False, "model.attention=softmax"),
     "use_non_lin_mix": _part_of("model.attention", False, "model.attention=mixed"),
     "first_layer_sm": _part_of("model.attention", False, "model.attention=softmax,linear"),
     "layer_norm": _is("model.layer_norm", default=False),
-    "sum_norm": _is("model.normalised", default=False),
-    "include_query": _is("model.reads_query", default=False),
+    "sum_norm": _is("model.sum_normalised", default=False),
+    "include_query": _is("model.attend_to_query", default=False),
     "clip": _is("model.clip", lambda its: its["clip"] or None, default=0.0),
-    "init_scale": _is("model.init_scale", lambda its: its.get("init_scale", 0.002 / its["num_layers"]) *
-                      its["num_layers"]),
+    "init_scale": _is(
+        "model.init_scale", lambda its: its.get("init_scale", 0.002 / its["num_layers"]) * its["num_layers"]
+    ),
     "in_proj": _part_of("model.d_embed", False),
     "emb_size": _is("model.d_embed", lambda its: its["emb_size"] if its["in_proj"] else None, 11),
-    "input_mlp": _is("model.mlp_width", lambda its: its["widening_factor"] * _width(its) if its["input_mlp"] else None,
-                     False),
-    "widening_factor": _part_of("model.mlp_width", 4),
+    "input_mlp": _is(
+        "model.input_mlp_width", lambda its: its["widening_factor"] * _width(its) if its["input_mlp"] else None, False
+    ),
+    "widening_factor": _part_of("model.input_mlp_width", 4),
     "training_steps": _is("train.steps", default=10_000),
     "bs": _is("train.batch_size", default=512),
     "lr": _is("train.learning_rate", default=1e-3),
@@ -262,13 +275,24 @@ VON_OSWALD: Table = {
     "dampening": _only(1.0),
     "output_size": _only(1),
     # Plots, learners beside the layers, which have their best rates here, and what their regression never reads.
-    **dict.fromkeys((
-        *("create_plots", "tensorboard_dir", "local_usage", "analyse", "ana_copy", "pre_train_gd", "train_gd_lr"),
-        *("gd_lr", "bs_gd_train", "grad_clip_value_gd", "gd_dampening", "input_mlp_out_dim", "pos_enc_size"),
-        *("distract_size", "input_shift", "new_token_construction", "windowing", "vocab_size", "vocab_dim", "warm_up"),
-        *("initial_lr", "peak_value", "decay_rate", "warmup_steps", "end_value"),
-    ), LEFT_OUT),
-}  # fmt: skip
+    **dict.fromkeys(
+        (
+            *("create_plots", "tensorboard_dir", "local_usage", "analyse", "ana_copy", "pre_train_gd", "train_gd_lr"),
+            *("gd_lr", "bs_gd_train", "grad_clip_value_gd", "gd_dampening", "input_mlp_out_dim", "pos_enc_size"),
+            *(
+                "distract_size",
+                "input_shift",
+                "new_token_construction",
+                "windowing",
+                "vocab_size",
+                "vocab_dim",
+                "warm_up",
+            ),
+            *("initial_lr", "peak_value", "decay_rate", "warmup_steps", "end_value"),
+        ),
+        LEFT_OUT,
+    ),
+}
 INTERLEAVED: Table = {
     **{"pos_enc": _only(True), "concat_pos_enc": _only(True), "pos_enc_size": _only(10)},
     "size_distract": _only(0),  # their noise fills the whole token of a label
@@ -303,8 +327,9 @@ def _von_oswald_base(its: Theirs) -> str:
 SCHEDULES = {"warmup_cosine_decay": "cosine", "triangle": "linear"}
 OPTIMISERS = {"adam": "adamw", "sgd": "sgd"}
 RAVENTOS: Table = {
-    "dtype": _is("precision", lambda its: its["dtype"] if its["dtype"] in ("float32", "float64") else NOTHING,
-                 "float32"),
+    "dtype": _is(
+        "precision", lambda its: its["dtype"] if its["dtype"] in ("float32", "float64") else NOTHING, "float32"
+    ),
     "task.name": _only("noisy_linear_regression"),
     "task.n_tasks": _is("task.function_pool", lambda its: its["task.n_tasks"] or None),
     "task.n_dims": _is("task.d_input"),
@@ -327,11 +352,22 @@ RAVENTOS: Table = {
     "training.weight_decay": _only(0.0, None),
     "eval.n_samples": _is("eval.prompts"),
     "eval.every": _is("train.log_every"),
-    **dict.fromkeys((
-        *("work_dir", "wandb", "eval.batch_size", "task.data_seed", "task.task_seed", "task.noise_seed", "model.seed"),
-        *("eval.data_seed", "eval.task_seed", "eval.noise_seed"),
-    ), LEFT_OUT),
-}  # fmt: skip
+    **dict.fromkeys(
+        (
+            *(
+                "work_dir",
+                "wandb",
+                "eval.batch_size",
+                "task.data_seed",
+                "task.task_seed",
+                "task.noise_seed",
+                "model.seed",
+            ),
+            *("eval.data_seed", "eval.task_seed", "eval.noise_seed"),
+        ),
+        LEFT_OUT,
+    ),
+}
 ADAM = {name: value for name, value in PLAIN_ADAM.items() if name not in ("train.schedule", "train.warmup")}
 
 CODEBASES = (
@@ -361,7 +397,7 @@ CODEBASES = (
         always=lambda its: {
             **ADAM,
             **{"train.active_inputs": (), "train.active_points": ()},
-            **{"eval.families": ("standard",), "eval.baselines": ("least_squares",)},
+            **{"eval.suite": ("standard",), "eval.baselines": ("least_squares",)},
         },
         agree=(("model.n_points", "task.n_points", operator.eq),),
         remark="tokens of x and of y share their places here, and what reads them in and out has biases",
@@ -374,7 +410,7 @@ OTHERS: Table = {
     **dict.fromkeys(("num_attention_heads", "heads"), _is("model.n_heads")),
     **dict.fromkeys(("n_ctx", "context_length"), _is("task.n_context")),
     "attention_dir": Row("model.style", says="model.style=gpt2"),
-    "d_mlp": _is("model.mlp_width"),
+    "d_mlp": _is("model.input_mlp_width"),
     **dict.fromkeys(("max_steps", "num_steps", "n_steps", "num_training_steps", "num_iterations"), _is("train.steps")),
     **dict.fromkeys(("per_device_train_batch_size", "train_batch_size"), _is("train.batch_size")),
     **dict.fromkeys(("max_grad_norm", "grad_clip", "clip_grad_norm"), _is("train.clip")),
@@ -461,7 +497,7 @@ def of_yaml(path: Path) -> dict[str, Any]:
     """The values of a YAML file and of those it inherits from, named relative to it, by dotted names; its own go first.
 
     Raises:
-      BadInput: if a file is missing, is no mapping in YAML, or inherits from itself.
+      ConfigError: if a file is missing, is no mapping in YAML, or inherits from itself.
     """
     return _inherited(path, ())
 
@@ -469,16 +505,17 @@ def of_yaml(path: Path) -> dict[str, Any]:
 def _inherited(path: Path, heirs: tuple[Path, ...]) -> dict[str, Any]:
     where = f"--config={heirs[0] if heirs else path}"
     if path.resolve() in [heir.resolve() for heir in heirs]:
-        raise BadInput(f"{where}: {path} inherits from itself; leave it out of its inherit")
+        raise ConfigError(f"{where}: {path} inherits from itself; leave it out of its inherit")
     try:
         config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Plain)
     except (OSError, ValueError) as error:
-        raise BadInput(f"{where}: {path} cannot be read ({one_line(error)}); inherit names files relative to its own "
-                       "file") from error  # fmt: skip
+        raise ConfigError(
+            f"{where}: {path} cannot be read ({one_line(error)}); inherit names files relative to its own file"
+        ) from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise BadInput(f"{where}: {path} is not YAML: {one_line(error)}") from error
+        raise ConfigError(f"{where}: {path} is not YAML: {one_line(error)}") from error
     if not is_mapping(config):
-        raise BadInput(f"{where}: {path} holds {type(config).__name__}, it must be names with values, as `model:`")
+        raise ConfigError(f"{where}: {path} holds {type(config).__name__}, it must be names with values, as `model:`")
     parents = config.pop("inherit", None) or ()
     found: dict[str, Any] = {}
     for parent in (parents,) if isinstance(parents, str) else parents:
@@ -517,13 +554,13 @@ def read(given: Theirs, where: str, settled: Collection[str] = ()) -> Read:
       settled: fields that are given otherwise, for which theirs need no value.
 
     Raises:
-      BadInput: if it is of no codebase known here, lacks a value, contradicts itself, or has what is not here.
+      ConfigError: if it is of no codebase known here, lacks a value, contradicts itself, or has what is not here.
     """
     of_its = lambda its: sum(_row(name, its.table) is not None for name in given)
     codebase = max(CODEBASES, key=of_its)
     if not of_its(codebase):
         titles = ", ".join(its.title for its in CODEBASES)
-        raise BadInput(
+        raise ConfigError(
             f"{where}: {', '.join(list(given)[:5]) or 'nothing'} is no config of {titles}, and no Experiment; "
             "one of these is accepted"
         )
@@ -538,17 +575,19 @@ def read(given: Theirs, where: str, settled: Collection[str] = ()) -> Read:
         base = codebase.base(its)
         for one, other, holds in codebase.agree:
             if not holds(its[one], its[other]):
-                raise BadInput(f"{where}: {one}={its[one]} contradicts {other}={its[other]}; change one of them")
+                raise ConfigError(f"{where}: {one}={its[one]} contradicts {other}={its[other]}; change one of them")
     except KeyError as error:
-        raise BadInput(f"{where}, and lacks {error.args[0]}; give it") from error
+        raise ConfigError(f"{where}, and lacks {error.args[0]}; give it") from error
     except (TypeError, ArithmeticError) as error:
-        raise BadInput(f"{where}, and a value is no number where one is needed: {one_line(error)}") from error
+        raise ConfigError(f"{where}, and a value is no number where one is needed: {one_line(error)}") from error
     if none:
         instead = [f"give --config.{ours} in place of {name}" for name, ours in without.items()]
         plain = [name for name in none if name not in without]
         instead = [f"leave {', '.join(plain)} out"] * bool(plain) + instead
-        raise BadInput(f"{where}, of which {', '.join(none.values())} {'have' if len(none) > 1 else 'has'} no "
-                       f"counterpart here; {', and '.join(instead)}")  # fmt: skip
+        raise ConfigError(
+            f"{where}, of which {', '.join(none.values())} {'have' if len(none) > 1 else 'has'} no "
+            f"counterpart here; {', and '.join(instead)}"
+        )
     notes = [f"{where}: {base} with its fields"]
     if left:
         are = "are" if len(left) > 1 else "is"

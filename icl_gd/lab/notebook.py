@@ -29,7 +29,7 @@ def run(experiment: Experiment, workdir: str | Path | None = None, *, name: str 
       The content of results.json: metrics, curves, arrays, sweep, claims.
 
     Raises:
-      BadInput: if the experiment does not fit this machine, or the workdir holds another run.
+      ConfigError: if the experiment does not fit this machine, or the workdir holds another run.
       Interrupted: when a signal asked for it; the same call goes on from there.
     """
     if workdir is None:

@@ -19,8 +19,8 @@ from icl_gd.lab.config.asked import Run
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.questions import shipped
 from icl_gd.lab.evaluation import pictures
-from icl_gd.lab.evaluation.study import CURVES, Found, Setting, Study, held_out_key
-from icl_gd.lab.lifecycle import continuation, costs, monitor
+from icl_gd.lab.evaluation.measured import CURVES, Evaluation, Records, Setting, held_out_key
+from icl_gd.lab.lifecycle import costs, monitor, resume
 from icl_gd.lab.lifecycle.seconds import Seconds
 from icl_gd.lab.lifecycle.start import weights_of
 from icl_gd.lab.reporting import report, results
@@ -30,11 +30,11 @@ from icl_gd.tasks import draw_prompts
 from icl_gd.training import Interrupted, Population, TrainSettings, initialise, mesh, train
 from icl_gd.training.checkpoint import nested
 
-Records = dict[str, Any]  # metrics, curves, arrays and sweep, as in results.json
+Results = dict[str, Any]  # metrics, curves, arrays and sweep, as in results.json
 Watch = Callable[[Any], Mapping[str, np.ndarray]]  # parameters of all members to metrics [member]
 
 
-def carry_out(run: Run, stop: monitor.Stop) -> Records:
+def carry_out(run: Run, stop: monitor.Stop) -> Results:
     """Carries out a run from start (or from its last checkpoint) to report; a finished run is only drawn again.
 
     Returns:
@@ -44,16 +44,16 @@ def carry_out(run: Run, stop: monitor.Stop) -> Records:
       Interrupted: when a signal asked for it.
     """
     workdir, stored = run.workdir, nested(run.experiment.flat())
-    done = continuation.finished(workdir, stored)
-    if mesh.told_by_first(done is not None):
+    done = resume.finished(workdir, stored)
+    if mesh.broadcast_from_primary(done is not None):
         if done is not None:  # or another process has it
             print(f"{workdir} holds a finished run; drawing its figures and report again")
             present(run, done)
         return done or {}
-    resumed = continuation.last_step(workdir)
+    resumed = resume.last_step(workdir)
     seconds = Seconds(workdir, has_begun=resumed > 0)
     about = {"experiment": run.name, "variant": run.variant, **results.provenance(run.experiment.precision)}
-    continuation.store(workdir, {**about, "resolved": run.experiment.resolved()}, stored)
+    resume.store(workdir, {**about, "resolved": run.experiment.resolved()}, stored)
     costs.stage("references")
     found = _in_turn(run, stop, seconds)
     spent = seconds.read()
@@ -67,7 +67,7 @@ def carry_out(run: Run, stop: monitor.Stop) -> Records:
     return done
 
 
-def present(run: Run, done: Records) -> None:
+def present(run: Run, done: Results) -> None:
     """Draws figures and report from the results alone, and prints what holds."""
     costs.stage("drawing")
     own = [picture for its in run.experiment.analyses if its.name not in shipped() for picture in its.figures]
@@ -79,9 +79,9 @@ def present(run: Run, done: Records) -> None:
     print(f"report: {page}")
 
 
-def _in_turn(run: Run, stop: monitor.Stop, seconds: Seconds) -> Records:
-    """Records of all populations."""
-    found: Records = {"metrics": {}, "curves": {}, "arrays": {}, "sweep": []}
+def _in_turn(run: Run, stop: monitor.Stop, seconds: Seconds) -> Results:
+    """Results of all populations."""
+    found: Results = {"metrics": {}, "curves": {}, "arrays": {}, "sweep": []}
     if swept := sweeps.describe(run.experiment):
         print(swept, flush=True)
     for fields, one in run.experiment.in_turn():
@@ -94,7 +94,7 @@ def _in_turn(run: Run, stop: monitor.Stop, seconds: Seconds) -> Records:
 
 def measure(
     experiment: Experiment, workdir: Path, stop: monitor.Stop, label: str = "", seconds: Seconds | None = None
-) -> Records:
+) -> Results:
     """One population from training to records, or those of every combination in it."""
     seconds = Seconds(workdir, has_begun=False) if seconds is None else seconds
     task, points = experiment.law, experiment.together()
@@ -111,8 +111,14 @@ def measure(
     network, settings = experiment.network, experiment.settings
     trained = setting.train(experiment.trained_on, network, settings, watch, start=weights_of(experiment.train.start))
     untrained = initialise(network, settings, experiment.seed, experiment.seeds).member.params
-    study = Study(**vars(setting), trained=trained, untrained=untrained, reference=reference, watch=watch,
-                  history=setting.read_history(""))  # fmt: skip
+    study = Evaluation(
+        **vars(setting),
+        trained=trained,
+        untrained=untrained,
+        reference=reference,
+        watch=watch,
+        history=setting.read_history(""),
+    )
     found = reference.evaluate(study)
     for asked in experiment.analyses:
         print(f"analysing: {asked.name}", flush=True)
@@ -159,7 +165,7 @@ def _trainer(
         """
         costs.stage("training")
         shown = _labelled(label, name)
-        project = experiment.train.wandb if mesh.is_first() else None
+        project = experiment.train.wandb if mesh.is_primary() else None
         screen = monitor.Monitor(workdir, settings.steps, experiment.seed, shown, points, project, experiment.flat())
 
         def on_chunk(trained: Population, step: int, loss: jax.Array) -> None:
@@ -176,19 +182,28 @@ def _trainer(
         try:
             with seconds.training():
                 population = train(
-                    task, network, settings, layout=experiment.model.layout, seeds=experiment.seeds,
+                    task,
+                    network,
+                    settings,
+                    layout=experiment.model.layout,
+                    seeds=experiment.seeds,
                     seed=experiment.seed,
-                    parallel=experiment.train.parallel, checkpoints=workdir / name / "checkpoints" / label,
+                    parallel=experiment.train.parallel,
+                    checkpoints=workdir / name / "checkpoints" / label,
                     checkpoint_every=experiment.train.checkpoint_every,
-                    keep_checkpoints=experiment.train.keep_checkpoints, chunk_steps=experiment.train.log_every,
-                    on_chunk=on_chunk, stop_requested=lambda: stop.signal, on_resume=on_resume, **more,
-                )  # fmt: skip
+                    keep_checkpoints=experiment.train.keep_checkpoints,
+                    chunk_steps=experiment.train.log_every,
+                    on_chunk=on_chunk,
+                    stop_requested=lambda: stop.signal,
+                    on_resume=on_resume,
+                    **more,
+                )
             screen.warn(np.asarray(population.diverged_at))  # of a run that had nothing left to train
         finally:
             screen.close()
         stop.saved = True
         costs.stage("evaluation")
-        if (signal := mesh.agreed(stop.signal)) is not None:
+        if (signal := mesh.any_signal(stop.signal)) is not None:
             raise Interrupted(settings.steps, signal)
         return population
 
@@ -202,7 +217,7 @@ def _mean_of_taken(loss: np.ndarray) -> np.ndarray:
         return np.where(taken, loss, 0.0).sum(0) / taken.sum(0)
 
 
-def _records(found: Found, experiment: Experiment, label: str) -> Records:
+def _records(found: Records, experiment: Experiment, label: str) -> Results:
     """Of one population, or of every combination in it."""
     points, seeds = experiment.together(), experiment.seeds
     if any(points):
@@ -213,7 +228,7 @@ def _records(found: Found, experiment: Experiment, label: str) -> Records:
     return {"metrics": metrics, "curves": found.curves, "arrays": found.arrays, "sweep": sweep}
 
 
-def _curves(sweep: list[dict]) -> Records:
+def _curves(sweep: list[dict]) -> Results:
     """Every metric of a sweep over one field as a curve over its values; of a sweep over several there are none."""
     if not sweep or len(sweep[0]["fields"]) > 1:
         return {}

@@ -21,21 +21,25 @@ def deep(n_layers: int, shared: bool, **more: Any) -> Experiment:
     Args:
       more: for `Experiment`.
     """
-    return Experiment(**{
-        "task": Regression(),
-        "model": Network(n_layers=n_layers, shared=shared),
-        "train": Train(
-            steps=5000 if shared else 50_000,
-            learning_rate=1e-3 if n_layers <= 3 else 5e-4,
-            clip=1e-3 if n_layers <= 2 else 10.0,
-            share_batches=True,
-        ),
-        "reference": GradientDescent(
-            learner="gd_plus_plus" if shared else "gd_plus_plus_published", published_steps=1000 if shared else 30_000
-        ),
-        "seeds": 5,
-        "analyses": ("alignment", "layer_map", "curvature", "interpolation", "shifts"),
-    } | more)  # fmt: skip
+    return Experiment(
+        **{
+            "task": Regression(),
+            "model": Network(n_layers=n_layers, shared=shared),
+            "train": Train(
+                steps=5000 if shared else 50_000,
+                learning_rate=1e-3 if n_layers <= 3 else 5e-4,
+                clip=1e-3 if n_layers <= 2 else 10.0,
+                share_batches=True,
+            ),
+            "reference": GradientDescent(
+                learner="gd_plus_plus" if shared else "gd_plus_plus_published",
+                published_steps=1000 if shared else 30_000,
+            ),
+            "seeds": 5,
+            "analyses": ("alignment", "layer_map", "curvature", "interpolation", "shifts"),
+        }
+        | more
+    )
 
 
 def dual_models(**more: Any) -> Experiment:
@@ -44,28 +48,47 @@ def dual_models(**more: Any) -> Experiment:
     Args:
       more: for `Experiment`.
     """
-    return Experiment(**{
-        "task": Elementwise(d_input=5, n_context=15),
-        "model": Network(attention="softmax", n_heads=2, reads_query=True, init_scale=0.3),
-        "train": Train(
-            steps=3000, batch_size=128, learning_rate=1e-2, schedule="cosine", clip=1.0, share_batches=True
-        ),
-        "eval": Eval(prompts=2**16, curve_prompts=2048),
-        "reference": OneStep(),
-        "seeds": 5,
-    } | more)  # fmt: skip
+    return Experiment(
+        **{
+            "task": Elementwise(d_input=5, n_context=15),
+            "model": Network(attention="softmax", n_heads=2, attend_to_query=True, init_scale=0.3),
+            "train": Train(
+                steps=3000, batch_size=128, learning_rate=1e-2, schedule="cosine", clip=1.0, share_batches=True
+            ),
+            "eval": Eval(prompts=2**16, curve_prompts=2048),
+            "reference": OneStep(),
+            "seeds": 5,
+        }
+        | more
+    )
 
 
 def about_tails(prefix: str) -> tuple[Claim, ...]:
     """Claims about the prompts on which five layers without a clip, and their learners, diverge."""
     return (
-        claim(f"{prefix}.bounded", "GD++ with one pair a layer, at its best, on the prompts on which it does not "
-              "diverge", metric="loss_bounded_gd_plus_plus_free_steps", source=BOUND, at_most=0.0215),
-        claim(f"{prefix}.diverging", "which are nearly all (share of those where it does)",
-              metric="diverging_share_gd_plus_plus_free_steps", source="found here", at_most=1e-4),
-        claim(f"{prefix}.diverging_trained", "and trained layers diverge on as few (largest share)",
-              metric="diverging_share_trained_untrapped", source="found here", at_most=1e-4, reduce="max"),
-    )  # fmt: skip
+        claim(
+            f"{prefix}.bounded",
+            "GD++ with one pair a layer, at its best, on the prompts on which it does not diverge",
+            metric="loss_bounded_gd_plus_plus_free_steps",
+            source=BOUND,
+            at_most=0.0215,
+        ),
+        claim(
+            f"{prefix}.diverging",
+            "which are nearly all (share of those where it does)",
+            metric="diverging_share_gd_plus_plus_free_steps",
+            source="found here",
+            at_most=1e-4,
+        ),
+        claim(
+            f"{prefix}.diverging_trained",
+            "and trained layers diverge on as few (largest share)",
+            metric="diverging_share_trained_untrapped",
+            source="found here",
+            at_most=1e-4,
+            reduce="max",
+        ),
+    )
 
 
 def smoke(experiment: Experiment, changes: Mapping[str, Any] | None = None) -> Experiment:
@@ -127,20 +150,30 @@ def function_class(
         curriculum["active_inputs"] = (3 if is_small else 5, 1, 2000)
         curriculum["active_points"] = (11, 2, 2000) if examples <= 40 else (26, 5, 2000)
     rates = {"learning_rate": 1e-3, "schedule": "cosine"} if is_small else {"learning_rate": 1e-4}
-    experiment = Experiment(**{
-        "task": Functions(FUNCTIONS[name](d_input), n_context=examples),
-        "model": GPT2(d_embed=d_embed, n_layers=n_layers, n_heads=n_heads),
-        "train": Train(steps=steps, batch_size=64, clip=None, beta2=0.999, epsilon=1e-8, log_every=1000, **rates,
-                       **curriculum),
-        "eval": Eval(prompts=1280, curve_prompts=1280),
-        "reference": PrefixLearners(),
-        "analyses": ("predicted_functions",),
-        "seeds": 1,
-    } | more)  # fmt: skip
+    experiment = Experiment(
+        **{
+            "task": Functions(FUNCTIONS[name](d_input), n_context=examples),
+            "model": GPT2(d_embed=d_embed, n_layers=n_layers, n_heads=n_heads),
+            "train": Train(
+                steps=steps, batch_size=64, clip=None, beta2=0.999, epsilon=1e-8, log_every=1000, **rates, **curriculum
+            ),
+            "eval": Eval(prompts=1280, curve_prompts=1280),
+            "reference": PrefixLearners(),
+            "analyses": ("predicted_functions",),
+            "seeds": 1,
+        }
+        | more
+    )
     return smoke(experiment, {"eval.prompts": 128}) if variant == "smoke" else experiment
 
 
 def untrained(prefix: str) -> Claim:
     """The claim about the control of a function class."""
-    return claim(f"{prefix}.untrained", "an untrained model knows nothing (its least error)",
-                 metric="normalised_error_untrained", source="control", at_least=0.9, reduce="min")  # fmt: skip
+    return claim(
+        f"{prefix}.untrained",
+        "an untrained model knows nothing (its least error)",
+        metric="normalised_error_untrained",
+        source="control",
+        at_least=0.9,
+        reduce="min",
+    )

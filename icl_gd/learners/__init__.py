@@ -8,16 +8,17 @@ from icl_gd.learners.closed_form import (
 )
 from icl_gd.learners.deep_features import deep_gradient_descent, layerwise_deep_gradient_descent
 from icl_gd.learners.exact import ols, ridge
+from icl_gd.learners.fit_on_prompts import fit_gd_plus_plus_on
 from icl_gd.learners.host import HostPredictor, boosted_trees, greedy_tree, host_predictions
 from icl_gd.learners.iterative import (
-    best_step_size,
+    final_iterate,
+    fit_step_size,
     gd_plus_plus,
     gradient_descent,
     gradient_descent_iterates,
-    last,
     layerwise_gd_plus_plus,
     layerwise_gradient_descent,
-    zero,
+    predict_zero,
 )
 from icl_gd.learners.lasso import lasso, prefix_lasso, prefix_lasso_path
 from icl_gd.learners.momentum import layerwise_momentum, momentum
@@ -29,12 +30,11 @@ from icl_gd.learners.prefix import (
     prefix_nearest_neighbours,
     prefix_ridge,
 )
-from icl_gd.learners.sampled import best_gd_plus_plus_on
 from icl_gd.learners.spectral import (
-    Pairs,
+    GDPlusPlusRates,
     Spectrum,
-    best_gd_plus_plus,
-    best_step_sizes,
+    fit_gd_plus_plus,
+    fit_step_sizes,
     input_factors,
     residual_factors,
     spectral_risk,
@@ -43,17 +43,18 @@ from icl_gd.learners.spectral import (
 from icl_gd.learners.transformed import centre, centred, standardise, standardised
 
 __all__ = [
+    "GDPlusPlusRates",
     "HostPredictor",
-    "Pairs",
     "Spectrum",
-    "best_gd_plus_plus",
-    "best_gd_plus_plus_on",
-    "best_step_size",
-    "best_step_sizes",
     "boosted_trees",
     "centre",
     "centred",
     "deep_gradient_descent",
+    "final_iterate",
+    "fit_gd_plus_plus",
+    "fit_gd_plus_plus_on",
+    "fit_step_size",
+    "fit_step_sizes",
     "gaussian_optimum_matrix",
     "gaussian_optimum_risk",
     "gd_plus_plus",
@@ -63,7 +64,6 @@ __all__ = [
     "host_predictions",
     "input_factors",
     "lasso",
-    "last",
     "layerwise_deep_gradient_descent",
     "layerwise_gd_plus_plus",
     "layerwise_gradient_descent",
@@ -73,6 +73,7 @@ __all__ = [
     "ols",
     "one_step_risk",
     "optimal_step_size",
+    "predict_zero",
     "prefix_averaging",
     "prefix_lasso",
     "prefix_lasso_path",
@@ -87,5 +88,4 @@ __all__ = [
     "standardised",
     "tied_step_size",
     "two_layer_network",
-    "zero",
 ]

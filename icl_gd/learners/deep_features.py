@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from icl_gd.learners.iterative import gradient_descent_iterates, last
+from icl_gd.learners.iterative import final_iterate, gradient_descent_iterates
 from icl_gd.problems import on_problem
 from icl_gd.programs import as_partial
 from icl_gd.types import Array, Predictor, Rates
@@ -47,4 +47,4 @@ def _deep_gradient_descent(embed: Embed, step_sizes: Any, x: Array, y: Array, x_
 
 def deep_gradient_descent(embed: Embed, step_sizes: Rates) -> Predictor:
     """Gradient descent on a linear head of deep features, one step per entry of `step_sizes`, as a Predictor."""
-    return last(layerwise_deep_gradient_descent(embed, step_sizes))
+    return final_iterate(layerwise_deep_gradient_descent(embed, step_sizes))

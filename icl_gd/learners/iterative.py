@@ -55,10 +55,10 @@ def _gradient_descent(
 
 def gradient_descent(step_sizes: Rates, w0: Array | None = None, preconditioner: Array | None = None) -> Predictor:
     """Gradient descent on the context, one step per entry of `step_sizes`, as a Predictor."""
-    return last(layerwise_gradient_descent(step_sizes, w0, preconditioner))
+    return final_iterate(layerwise_gradient_descent(step_sizes, w0, preconditioner))
 
 
-def last(layerwise: Predictor) -> Predictor:
+def final_iterate(layerwise: Predictor) -> Predictor:
     """What a learner that is read out after every step predicts in the end."""
     return Partial(_last, as_partial(layerwise))
 
@@ -109,17 +109,17 @@ def gd_plus_plus(step_sizes: Rates, gammas: Rates, clip: Positive | None = None)
       clip: inputs, labels and prediction are clipped to [-clip, clip] after every step, as a Transformer's activations
         are; None leaves them alone.
     """
-    return last(layerwise_gd_plus_plus(step_sizes, gammas, clip))
+    return final_iterate(layerwise_gd_plus_plus(step_sizes, gammas, clip))
 
 
 @on_problem
-def zero(x: Array, y: Array, x_query: Array) -> Array:
+def predict_zero(x: Array, y: Array, x_query: Array) -> Array:
     """The Predictor that has learned nothing: always zero."""
     return jnp.zeros(y.shape[-1], y.dtype)
 
 
 @jax.jit
-def best_step_size(prompts: Prompt, w0: Array | None = None) -> Float[Array, ""]:
+def fit_step_size(prompts: Prompt, w0: Array | None = None) -> Float[Array, ""]:
     """The step size of one step with the least mean square error on the queries of a sample of prompts.
 
     y_hat = W_0 x_query + eta g is linear in eta, so eta = sum (y_query - W_0 x_query) . g / sum |g|^2. Those of more

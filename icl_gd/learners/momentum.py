@@ -8,7 +8,7 @@ from annotated_types import Ge, Lt
 from jax.tree_util import Partial
 from jaxtyping import Float
 
-from icl_gd.learners.iterative import last
+from icl_gd.learners.iterative import final_iterate
 from icl_gd.problems import on_problem
 from icl_gd.schema import checked
 from icl_gd.types import Array, Predictor, Rates, Scalar
@@ -35,7 +35,7 @@ def momentum(step_sizes: Rates, momentum: Momentum) -> Predictor:
     Returns:
       A Predictor.
     """
-    return last(layerwise_momentum(step_sizes, momentum))
+    return final_iterate(layerwise_momentum(step_sizes, momentum))
 
 
 @on_problem

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from icl_gd.learners.search import least
+from icl_gd.learners.fit import minimise_risk
 from icl_gd.schema import Size, checked
 from icl_gd.types import Array, Rates
 
@@ -46,7 +46,7 @@ class Spectrum(NamedTuple):
         return cls(eigenvalues, weights, noise_to_weight / x.shape[1])
 
 
-class Pairs(NamedTuple):
+class GDPlusPlusRates(NamedTuple):
     """The two rates of every step of GD++; the last gamma changes nothing that is read."""
 
     step_sizes: Float[np.ndarray | Array, " step"]
@@ -91,7 +91,7 @@ def _risk(spectrum: Spectrum, rates: Array) -> Array:
 
 
 @checked
-def best_step_sizes(spectrum: Spectrum, n_steps: Size, free: bool = False) -> Float[np.ndarray, " step"]:
+def fit_step_sizes(spectrum: Spectrum, n_steps: Size, free: bool = False) -> Float[np.ndarray, " step"]:
     """Gradient descent's best step size, one for all steps or, if `free`, one per step (in growing order).
 
     The order does not matter to gradient descent.
@@ -99,31 +99,31 @@ def best_step_sizes(spectrum: Spectrum, n_steps: Size, free: bool = False) -> Fl
     every, none = np.ones((n_steps, 1)), np.zeros((n_steps, 1))
     # Of one step it is in closed form, and the start of the search: with more steps it shrinks or grows mildly.
     first, second = (float(np.mean(spectrum.weights * spectrum.eigenvalues**k)) for k in (1, 2))
-    shared = least(_risk, spectrum, every, none, np.array([first / (second + spectrum.noise * first)]))
+    shared = minimise_risk(_risk, spectrum, every, none, np.array([first / (second + spectrum.noise * first)]))
     if free and n_steps > 1:  # equal ones are a saddle
         each = np.eye(n_steps)
-        return np.sort(least(_risk, spectrum, each, 0 * each, np.repeat(shared, n_steps), spread=1.0))
+        return np.sort(minimise_risk(_risk, spectrum, each, 0 * each, np.repeat(shared, n_steps), spread=1.0))
     return np.repeat(shared, n_steps)
 
 
 @checked
-def best_gd_plus_plus(spectrum: Spectrum, n_steps: Size, free: bool = False) -> Pairs:
+def fit_gd_plus_plus(spectrum: Spectrum, n_steps: Size, free: bool = False) -> GDPlusPlusRates:
     """GD++'s best pair, one for all steps or, if `free`, one per step: the best of several local minima."""
     every, none = np.ones((n_steps, 1)), np.zeros((n_steps, 1))
     # a (1 - gamma a^2 lambda) must not overshoot: gamma stays near the inverse of the largest eigenvalues.
     gamma = 0.5 / float(np.quantile(spectrum.eigenvalues[:, -1], 0.9))
-    start = np.array([best_step_sizes(spectrum, n_steps)[0], gamma])
-    found = least(_risk, spectrum, np.hstack([every, none]), np.hstack([none, every]), start, spread=0.3)
+    start = np.array([fit_step_sizes(spectrum, n_steps)[0], gamma])
+    found = minimise_risk(_risk, spectrum, np.hstack([every, none]), np.hstack([none, every]), start, spread=0.3)
     found = np.repeat(found, n_steps)
     if free and n_steps > 1:
         each = np.eye(n_steps)
         maps = np.hstack([each, 0 * each]), np.hstack([0 * each, each])
-        found = least(_risk, spectrum, *maps, found, spread=0.2)
-    return Pairs(found[:n_steps], found[n_steps:])
+        found = minimise_risk(_risk, spectrum, *maps, found, spread=0.2)
+    return GDPlusPlusRates(found[:n_steps], found[n_steps:])
 
 
 @checked
 def tied_step_size(spectrum: Spectrum, n_steps: Size, n_context: Size) -> float:
     """The best step size of GD++ with `gamma = step_size / n`, from where the published code starts to learn a pair."""
     every = np.ones((n_steps, 1))
-    return float(least(_risk, spectrum, every, every / n_context, best_step_sizes(spectrum, n_steps)[:1])[0])
+    return float(minimise_risk(_risk, spectrum, every, every / n_context, fit_step_sizes(spectrum, n_steps)[:1])[0])

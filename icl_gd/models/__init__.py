@@ -2,9 +2,9 @@
 
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.gpt2 import gpt2_config
+from icl_gd.models.gram import apply_gram, read_gram
 from icl_gd.models.model import Model
 from icl_gd.models.modifications import Modification
-from icl_gd.models.moments import apply_moments, read_moments
 from icl_gd.models.predictors import (
     circuit_predictor,
     fastest_predictor,
@@ -21,7 +21,7 @@ from icl_gd.models.transformer import (
     circuits,
     embed,
     features,
-    has_moment_form,
+    has_gram_form,
     init,
     read_out,
     shapes,
@@ -34,7 +34,7 @@ __all__ = [
     "Modification",
     "TransformerConfig",
     "apply",
-    "apply_moments",
+    "apply_gram",
     "apply_to_query",
     "circuit_predictor",
     "circuits",
@@ -42,7 +42,7 @@ __all__ = [
     "fastest_predictor",
     "features",
     "gpt2_config",
-    "has_moment_form",
+    "has_gram_form",
     "has_query_form",
     "init",
     "layerwise_circuit_predictor",
@@ -50,7 +50,7 @@ __all__ = [
     "predictor",
     "prefix_predictor",
     "query_predictor",
-    "read_moments",
+    "read_gram",
     "read_out",
     "read_query",
     "shapes",

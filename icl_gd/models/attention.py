@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 
-from icl_gd.models.initial import Initial
+from icl_gd.models.initial import Initializers
 from icl_gd.models.modifications import AUGMENTED, Modification, augmented, modified
 from icl_gd.types import Array
 
@@ -43,34 +43,34 @@ class SelfAttention(nn.Module):
     """`e_i <- sum_heads P W_V sum_j e_j pattern(W_K e_j, W_Q e_i)`, the update of one layer.
 
     Returns `(update [t e], scores [head t t], pattern [head t t])`. Tokens read the context, which is all but the last:
-    that is the query, it reads and is never read, unless with `reads_query`. In causal attention a token reads itself
+    that is the query, it reads and is not read, but with `attend_to_query`. In causal attention a token reads itself
     and those before it. What is not read has zero in scores and pattern. With `query_only` the last token alone reads:
     the rows of all three are one, the last of the t.
     """
 
     n_heads: int
     d_head: int
-    initial: Initial
+    initial: Initializers
     kind: str = "linear"  # in KINDS; "mixed" learns how much of it is softmax
-    normalised: bool = False  # keys and queries are divided by their sums (Schlag et al. 2102.11174)
+    sum_normalised: bool = False  # keys and queries are divided by their sums (Schlag et al. 2102.11174)
     causal: bool = False
     biases: bool = False
-    reads_query: bool = False
+    attend_to_query: bool = False
     modification: Modification = Modification()
 
     @nn.compact
     def __call__(self, tokens: Array, query_only: bool = False) -> tuple[Array, Array, Array]:
-        all_read = self.causal or self.reads_query
+        all_read = self.causal or self.attend_to_query
         reading, read = tokens[-1:] if query_only else tokens, tokens if all_read else tokens[:-1]
         e = tokens.shape[-1]
         inner = (self.n_heads, self.d_head, e)
-        w_k, w_q, w_v = (self.param(f"W_{name}", self.initial.reads, inner) for name in "KQV")
+        w_k, w_q, w_v = (self.param(f"W_{name}", self.initial.inputs, inner) for name in "KQV")
         # P reads all heads, side by side: with all of them its fan-in is n_heads * d_head.
-        p = self.param("P", self.initial.writes(self.n_heads), (self.n_heads, e, self.d_head))
+        p = self.param("P", self.initial.outputs(self.n_heads), (self.n_heads, e, self.d_head))
         mix = jnp.zeros(())
         if self.kind == "mixed":
             # The published code's one weight, of fan-in one, behind a steep sigmoid.
-            mix = jax.nn.sigmoid(MIX_SLOPE * self.param("mix", self.initial.reads, (1, 1, 1))[0, 0, 0])
+            mix = jax.nn.sigmoid(MIX_SLOPE * self.param("mix", self.initial.inputs, (1, 1, 1))[0, 0, 0])
         bias = lambda name, *shape: self.param(f"b_{name}", nn.initializers.zeros, shape)
         biases = {name: bias(name, self.n_heads, self.d_head)[:, None] for name in "QKV"} if self.biases else {}
         held = self._held()
@@ -95,7 +95,7 @@ class SelfAttention(nn.Module):
             return jnp.einsum("hik,hjk->hij", in_heads("Q", w_q, reading), keys)
 
         scores = scores_of(reading)
-        if self.normalised:
+        if self.sum_normalised:
             total = lambda w, tokens: jnp.einsum("hke,te->ht", w, tokens) + TINY
             scores = scores / (total(w_q, reading)[:, :, None] * total(w_k, read)[:, None, :])
         seen = jnp.tri(len(reading), len(read), len(read) - len(reading), dtype=bool) if self.causal else None
@@ -124,5 +124,5 @@ class SelfAttention(nn.Module):
         held = {name: self.param(name, lambda key, value=value: jnp.asarray(value, float)) for name, value in values}
         square = (self.d_head, self.d_head)
         for name in (name for name, asked in AUGMENTED.items() if asked in held):
-            held |= {f"g_{name}_{i}": self.param(f"g_{name}_{i}", self.initial.reads, square) for i in (1, 2)}
+            held |= {f"g_{name}_{i}": self.param(f"g_{name}_{i}", self.initial.inputs, square) for i in (1, 2)}
         return held

@@ -7,12 +7,12 @@ from annotated_types import Ge, Gt, Le
 
 from icl_gd.models import initial
 from icl_gd.models.attention import KINDS
-from icl_gd.models.initial import Initial
+from icl_gd.models.initial import Initializers
 from icl_gd.models.modifications import Alpha, Fraction, Modification, Share, Values
 from icl_gd.schema import LARGEST, OneOf, Size, check
 
 MOST_LAYERS = 10**5  # as many words name their kinds
-COMPUTE = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -29,21 +29,21 @@ class TransformerConfig:
       attention: a kind in `attention.KINDS` ("mixed" learns how much of it is softmax), or a tuple of one per layer.
       layer_norm: attention reads normalised residuals, with learned scale and offset. As published, the first of
         layers with weights of their own reads tokens as they are.
-      normalised: keys and queries are divided by their sums.
+      sum_normalised: keys and queries are divided by their sums.
       d_embed: tokens are mapped to this width before the first layer; None leaves them as they are.
-      mlp_width: a perceptron with a hidden layer of this width (GELU, skip) acts on every embedded token before the
+      input_mlp_width: an MLP with a hidden layer of this width (GELU, skip) acts on every embedded token before the
         first layer; None has none.
       init: where weights start from, in `initial.KINDS`; `init_scale` above is that of "von_oswald".
       causal: every token reads itself and those before it, and a layout that holds x and y apart is read out at every
         x; otherwise all read the context, which is all tokens but the last.
       pre_norm: attention and perceptron of every layer, and the read-out, read normalised residuals.
-      layer_mlp_width: a perceptron like the above acts after attention in every layer; None has none.
+      block_mlp_width: a perceptron like the above acts after attention in every layer; None has none.
       biases: of keys, queries, values, projections and of what maps tokens to `d_embed`.
       n_positions: a learned vector for every place is added to tokens, so many of them at most; None adds nothing.
       d_read_out: predictions, of this size, are a learned linear map of the residual; None reads slots of the layout.
-      reads_query: the query is read too, by itself and by all others.
+      attend_to_query: the query is read too, by itself and by all others.
       alpha, beta, share, augment_keys, augment_values: of attention, see `models.Modification`; a tuple is swept over.
-      compute: the type of activations, "float32" or "bfloat16"; None takes that of the parameters. Softmax, LayerNorm's
+      dtype: the type of activations, "float32" or "bfloat16"; None takes that of the parameters. Softmax, LayerNorm's
         sums and a learned read-out stay float32.
 
     One like GPT-2 is `gpt2_config`.
@@ -58,18 +58,18 @@ class TransformerConfig:
     init_scale: Annotated[Values, Gt(0), Le(LARGEST)] = 0.002
     attention: Annotated[str | tuple[str, ...], OneOf(KINDS)] = "linear"
     layer_norm: bool = False
-    normalised: bool = False
+    sum_normalised: bool = False
     d_embed: Size | None = None
-    mlp_width: Size | None = None
+    input_mlp_width: Size | None = None
     init: Annotated[str, OneOf(initial.KINDS)] = "von_oswald"
     causal: bool = False
     pre_norm: bool = False
-    layer_mlp_width: Size | None = None
+    block_mlp_width: Size | None = None
     biases: bool = False
     n_positions: Size | None = None
     d_read_out: Size | None = None
-    compute: Annotated[str, OneOf(COMPUTE)] | None = None
-    reads_query: bool = False
+    dtype: Annotated[str, OneOf(DTYPES)] | None = None
+    attend_to_query: bool = False
     alpha: Alpha = None
     beta: Fraction = None
     share: Share = None
@@ -88,15 +88,15 @@ class TransformerConfig:
             raise ValueError("pre_norm=True normalises what layer_norm=True does, and more: one of them is enough")
         if self.layer_norm and self.n_layers == 1 and not self.shared:
             raise ValueError("layer_norm=True leaves the first of separate layers alone: one layer needs shared=True")
-        if self.causal and self.reads_query:
-            raise ValueError("reads_query=True: in causal attention every token reads itself as it is")
+        if self.causal and self.attend_to_query:
+            raise ValueError("attend_to_query=True: in causal attention every token reads itself as it is")
         if (self.beta is None) != (self.share is None):
             raise ValueError(f"beta={self.beta}, share={self.share}: negative samples take both of them, or neither")
-        if self.modification.there and (self.normalised or not (self.causal or self.reads_query)):
+        if self.modification.there and (self.sum_normalised or not (self.causal or self.attend_to_query)):
             name, value = next(iter(self.modification.there.items()))
             raise ValueError(
                 f"{name}={value} tells what is read of the query from what is read of demonstrations: it needs "
-                "reads_query=True or causal=True, and normalised=False; leave it at None"
+                "attend_to_query=True or causal=True, and sum_normalised=False; leave it at None"
             )
 
     @property
@@ -118,18 +118,18 @@ class TransformerConfig:
         return Modification(*(getattr(self, name) for name in Modification._fields))
 
     @property
-    def varied(self) -> dict[str, Values]:
+    def per_member(self) -> dict[str, Values]:
         """The fields in which members of a population may differ: a tuple is swept over in training."""
         return {"init_scale": self.init_scale, **self.modification.there}
 
     @property
-    def initial(self) -> Initial:
+    def initial(self) -> Initializers:
         """How weights start.
 
         Raises:
           ValueError: of what is swept over.
         """
-        for name, value in self.varied.items():
+        for name, value in self.per_member.items():
             if isinstance(value, tuple):
                 raise ValueError(f"{name}={value} is swept over by training; a model starts from one value")
         return initial.KINDS[self.init](self.init_scale, self.n_layers)  # pyright: ignore[reportArgumentType]
@@ -137,13 +137,13 @@ class TransformerConfig:
     @property
     def is_plain(self) -> bool:
         """Whether layers are attention and nothing beside it, and what they read is the same for all tokens."""
-        beside = self.n_positions, self.d_read_out, self.layer_mlp_width
-        return not (self.causal or self.pre_norm or self.biases or self.compute) and set(beside) == {None}
+        beside = self.n_positions, self.d_read_out, self.block_mlp_width
+        return not (self.causal or self.pre_norm or self.biases or self.dtype) and set(beside) == {None}
 
     @property
     def is_embedded(self) -> bool:
         """Whether anything stands before the first layer."""
-        return self.d_embed is not None or self.mlp_width is not None
+        return self.d_embed is not None or self.input_mlp_width is not None
 
     def reads_normalised(self, layer: int) -> bool:
         """Whether attention of a layer, counted from zero, reads a normalised residual."""

@@ -21,7 +21,18 @@ def gpt2_config(
     if d_embed % n_heads:
         raise ValueError(f"n_heads={n_heads} must divide d_embed={d_embed}, which they share")
     return TransformerConfig(
-        d_token, n_layers, n_heads, d_head=d_embed // n_heads, attention="softmax", init="gpt2", init_scale=4e-4,
-        causal=True, pre_norm=True, biases=True, d_embed=d_embed, layer_mlp_width=4 * d_embed,
-        n_positions=n_positions, d_read_out=d_read_out,
-    )  # fmt: skip
+        d_token,
+        n_layers,
+        n_heads,
+        d_head=d_embed // n_heads,
+        attention="softmax",
+        init="gpt2",
+        init_scale=4e-4,
+        causal=True,
+        pre_norm=True,
+        biases=True,
+        d_embed=d_embed,
+        block_mlp_width=4 * d_embed,
+        n_positions=n_positions,
+        d_read_out=d_read_out,
+    )

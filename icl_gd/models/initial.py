@@ -9,13 +9,13 @@ from flax.linen.initializers import Initializer, normal, variance_scaling, zeros
 from icl_gd.types import Array, Scalar
 
 
-class Initial(NamedTuple):
+class Initializers(NamedTuple):
     """Of matrices `[... out in]`, and of the biases beside them."""
 
-    reads: Initializer  # matrices that read the residual
-    writes: Callable[[int], Initializer]  # that write to it, by how many of them do so side by side
-    ends: Initializer  # what stands before the first layer and after the last
-    end_biases: Callable[[int], Initializer]  # theirs, by the matrix's fan-in; all others start at zero
+    inputs: Initializer  # matrices that read the residual
+    outputs: Callable[[int], Initializer]  # that write to it, by how many of them do so side by side
+    embed: Initializer  # what stands before the first layer and after the last
+    embed_bias: Callable[[int], Initializer]  # theirs, by the matrix's fan-in; all others start at zero
     positions: Initializer
 
 
@@ -33,19 +33,19 @@ def _within(bound: float) -> Initializer:
     return lambda key, shape, dtype=float: jax.random.uniform(key, shape, dtype, -bound, bound)  # pyright: ignore
 
 
-def von_oswald(init_scale: Scalar, n_layers: int) -> Initial:
+def von_oswald(init_scale: Scalar, n_layers: int) -> Initializers:
     """As von Oswald et al.: variance `init_scale / n_layers / fan_in` everywhere, without biases."""
     variance = init_scale / n_layers
     every = _fan_in(variance)
-    return Initial(every, lambda beside: _fan_in(variance / beside), every, lambda fan_in: zeros, every)
+    return Initializers(every, lambda beside: _fan_in(variance / beside), every, lambda fan_in: zeros, every)
 
 
-def gpt2(init_scale: Scalar, n_layers: int) -> Initial:
+def gpt2(init_scale: Scalar, n_layers: int) -> Initializers:
     """As GPT-2: variance `init_scale`, which there is .0004; `init_scale / (2 n_layers)` where the residual is written.
 
     What stands at the ends is PyTorch's linear layer, uniform within `1 / sqrt(fan_in)`, as Garg et al. have it.
     """
-    return Initial(
+    return Initializers(
         normal(init_scale**0.5),
         lambda beside: normal((init_scale / (2 * n_layers)) ** 0.5),
         lambda key, shape, dtype=float: _within(shape[-1] ** -0.5)(key, shape, dtype),
@@ -54,4 +54,4 @@ def gpt2(init_scale: Scalar, n_layers: int) -> Initial:
     )
 
 
-KINDS: dict[str, Callable[[Scalar, int], Initial]] = {"von_oswald": von_oswald, "gpt2": gpt2}
+KINDS: dict[str, Callable[[Scalar, int], Initializers]] = {"von_oswald": von_oswald, "gpt2": gpt2}

@@ -13,20 +13,20 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from icl_gd.models.config import TransformerConfig
-from icl_gd.models.moments import apply_moments, read_moments
+from icl_gd.models.gram import apply_gram, read_gram
 from icl_gd.models.query import has_query_form, read_query
 from icl_gd.models.transformer import (
     Params,
     apply,
     apply_to_query,
     circuits,
-    has_moment_form,
+    has_gram_form,
     prefix_residuals,
     read_out,
     weighted,
 )
 from icl_gd.problems import on_prefixes, on_problem
-from icl_gd.types import Array, Circuits, Layout, Moments, Predictor, PrefixPredictor
+from icl_gd.types import Array, Circuits, Gram, Layout, Predictor, PrefixPredictor
 
 
 @dataclass(frozen=True)
@@ -88,18 +88,18 @@ class _OfCircuits(_Batched):
     layout: Layout
 
     def read(self, params: Circuits, context: Array, query: Array, d_output: int) -> Array:
-        return read_moments(params, Moments.of_first(len(context), context, query), d_output)
+        return read_gram(params, Gram.of_first(len(context), context, query), d_output)
 
 
 @dataclass(frozen=True)
-class _OfMoments(_Batched):
+class _OfGram(_Batched):
     """The moment form, of parameters."""
 
     config: TransformerConfig
     layout: Layout
 
     def read(self, params: Params, context: Array, query: Array, d_output: int) -> Array:
-        return read_moments(circuits(self.config, params), Moments.of_first(len(context), context, query), d_output)
+        return read_gram(circuits(self.config, params), Gram.of_first(len(context), context, query), d_output)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class _OfCircuitLayers:
 
     @on_problem
     def __call__(self, circuits: Circuits, x: Array, y: Array, x_query: Array) -> Array:
-        queries, _ = apply_moments(circuits, Moments.of(self.layout.encode(x, y, x_query)))
+        queries, _ = apply_gram(circuits, Gram.of(self.layout.encode(x, y, x_query)))
         return jax.vmap(self.layout.read_out)(queries)
 
 
@@ -166,8 +166,8 @@ def layerwise_circuit_predictor(circuits: Circuits, layout: Layout) -> Predictor
 
 def fastest_predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:
     """The moment form where it is exact, the query form of other networks of one layer, otherwise the token form."""
-    if has_moment_form(config):
-        return Partial(_OfMoments(weighted(config), layout), params)
+    if has_gram_form(config):
+        return Partial(_OfGram(weighted(config), layout), params)
     if has_query_form(config):
         return query_predictor(config, params, layout)
     return predictor(config, params, layout)

@@ -29,7 +29,7 @@ def read_query(
     attention = block["attention"]
     tokens = jnp.moveaxis(embed(config, params, jnp.moveaxis(tokens, 1, -1)), -1, 1)
     read = _layer_norm(tokens, block["norm"]) if config.layer_norm else tokens
-    context, batch = read if config.reads_query else read[:-1], tokens.shape[2:]
+    context, batch = read if config.attend_to_query else read[:-1], tokens.shape[2:]
     (w_kq,), (w_pv,) = circuits(config, params)
     keys = None if config.augment_keys is None else augmented(attention, "K", _in_heads(attention["W_K"], context))
 
@@ -39,7 +39,7 @@ def read_query(
         return jnp.einsum("ne...,hei...->hin...", context, _in_heads(w_kq, queries))
 
     scores = scores_of(read[-1:])[:, 0]
-    if config.normalised:
+    if config.sum_normalised:
         scores = scores / (_sums(attention["W_K"], context) * _sums(attention["W_Q"], read[-1:]))
     (kind,) = config.kinds
     mix = softmax_share(params).get(config.blocks[0], jnp.zeros(()))  # of a kind that learns one

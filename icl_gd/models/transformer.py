@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from icl_gd.models.attention import MIX_SLOPE, SelfAttention
 from icl_gd.models.config import TransformerConfig
-from icl_gd.models.initial import Initial
+from icl_gd.models.initial import Initializers
 from icl_gd.programs import kept
 from icl_gd.schema import Size, checked
 from icl_gd.types import Activations, Array, Circuits, Layout
@@ -26,17 +26,17 @@ class _Embedding(nn.Module):
     """What stands before the first layer: `W_E e + b_E`, then `e + W_2 gelu(W_1 e + b_1) + b_2`, or one of them."""
 
     config: TransformerConfig
-    initial: Initial
+    initial: Initializers
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
         config, initial = self.config, self.initial
         if config.d_embed is not None:
-            tokens = tokens @ self.param("W_E", initial.ends, (config.d_embed, config.d_token)).T
+            tokens = tokens @ self.param("W_E", initial.embed, (config.d_embed, config.d_token)).T
             if config.biases:
-                tokens = tokens + _row(self.param("b_E", initial.end_biases(config.d_token), (config.d_embed,)), tokens)
-        if config.mlp_width is not None:
-            tokens = tokens + _perceptron(self, initial, config.mlp_width, tokens)
+                tokens = tokens + _row(self.param("b_E", initial.embed_bias(config.d_token), (config.d_embed,)), tokens)
+        if config.input_mlp_width is not None:
+            tokens = tokens + _perceptron(self, initial, config.input_mlp_width, tokens)
         return tokens
 
 
@@ -45,18 +45,18 @@ def _row(bias: Array, tokens: Array) -> Array:
     return bias.reshape((1,) * (tokens.ndim - 1) + bias.shape)
 
 
-def _perceptron(module: nn.Module, initial: Initial, width: int, tokens: Array) -> Array:
+def _perceptron(module: nn.Module, initial: Initializers, width: int, tokens: Array) -> Array:
     """`W_2 gelu(W_1 e + b_1) + b_2`, with parameters of the module; gelu is the tanh form, as GPT-2 has it."""
     e = tokens.shape[-1]
     bias = lambda name, size: module.param(name, nn.initializers.zeros, (size,))
-    hidden = tokens @ module.param("W_1", initial.reads, (width, e)).T
+    hidden = tokens @ module.param("W_1", initial.inputs, (width, e)).T
     hidden = nn.gelu(hidden + _row(bias("b_1", width), hidden))
-    return hidden @ module.param("W_2", initial.writes(1), (e, width)).T + _row(bias("b_2", e), tokens)
+    return hidden @ module.param("W_2", initial.outputs(1), (e, width)).T + _row(bias("b_2", e), tokens)
 
 
 class _Perceptron(nn.Module):
     width: int
-    initial: Initial
+    initial: Initializers
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
@@ -79,25 +79,32 @@ def _once(residual: Array) -> Array:
 
 class _Block(nn.Module):
     config: TransformerConfig
-    initial: Initial
+    initial: Initializers
     kind: str
     reads_normalised: bool
 
     def setup(self):
         config = self.config
         self.attention = SelfAttention(
-            config.n_heads, config.head_width, self.initial, self.kind, config.normalised, config.causal, config.biases,
-            config.reads_query, config.modification,
-        )  # fmt: skip
+            config.n_heads,
+            config.head_width,
+            self.initial,
+            self.kind,
+            config.sum_normalised,
+            config.causal,
+            config.biases,
+            config.attend_to_query,
+            config.modification,
+        )
         self.norm = _norm() if self.reads_normalised else lambda v: v
-        if config.layer_mlp_width is not None:
-            self.mlp = _Perceptron(config.layer_mlp_width, self.initial)
+        if config.block_mlp_width is not None:
+            self.mlp = _Perceptron(config.block_mlp_width, self.initial)
             self.mlp_norm = _norm() if self.reads_normalised else lambda v: v
 
     def __call__(self, residual: Array, query_only: bool = False) -> tuple[Array, Array, Array]:
         update, scores, pattern = self.attention(self.norm(residual), query_only)
         residual = (residual[-1:] if query_only else residual) + update
-        if self.config.layer_mlp_width is not None:
+        if self.config.block_mlp_width is not None:
             residual = _once(residual)
             residual = _once(residual + self.mlp(self.mlp_norm(residual)))
         if self.config.clip is not None:
@@ -106,19 +113,19 @@ class _Block(nn.Module):
 
 
 class _Head(nn.Module):
-    """What is read out of a residual `[... e]`: `W_O e + b_O` `[... m]`, of the normalised residual with
+    """What is read out of a residual `[... e]`: `W_U e + b_U` `[... m]`, of the normalised residual with
     `pre_norm`."""
 
     config: TransformerConfig
-    initial: Initial
+    initial: Initializers
 
     @nn.compact
     def __call__(self, residual: Array) -> Array:
         config, e = self.config, residual.shape[-1]
         if config.pre_norm:
             residual = _norm(name="norm")(residual)
-        y_hat = residual @ self.param("W_O", self.initial.ends, (config.d_read_out, e)).T
-        return y_hat + _row(self.param("b_O", self.initial.end_biases(e), (config.d_read_out,)), y_hat)
+        y_hat = residual @ self.param("W_U", self.initial.embed, (config.d_read_out, e)).T
+        return y_hat + _row(self.param("b_U", self.initial.embed_bias(e), (config.d_read_out,)), y_hat)
 
 
 class _Transformer(nn.Module):
@@ -150,21 +157,22 @@ class _Transformer(nn.Module):
             scores.append(score)
             patterns.append(pattern)
         if config.d_read_out is not None and self.is_initializing():
-            _Head(config, initial, name="head")(residuals[-1])
+            _Head(config, initial, name="unembed")(residuals[-1])
         return residuals, scores, patterns
 
 
 def softmax_share(params: Params) -> dict[str, Array]:
     """How much of the pattern is softmax in each block that learned a mix of it, by the block's name."""
     attentions = {name: params[name]["attention"] for name in params if name.startswith("block_")}
-    return {name: jax.nn.sigmoid(MIX_SLOPE * found["mix"][0, 0, 0]) for name, found in attentions.items()
-            if "mix" in found}  # fmt: skip
+    return {
+        name: jax.nn.sigmoid(MIX_SLOPE * found["mix"][0, 0, 0]) for name, found in attentions.items() if "mix" in found
+    }
 
 
-def has_moment_form(config: TransformerConfig) -> bool:
+def has_gram_form(config: TransformerConfig) -> bool:
     """Whether the network sees its context through second moments only: linear layers, and nothing beside them."""
-    bare = config.clip is None and not config.layer_norm and not config.normalised and not config.is_embedded
-    bare = bare and not config.reads_query and not config.modification.there
+    bare = config.clip is None and not config.layer_norm and not config.sum_normalised and not config.is_embedded
+    bare = bare and not config.attend_to_query and not config.modification.there
     return config.is_plain and bare and set(config.kinds) == {"linear"}
 
 
@@ -173,7 +181,7 @@ def init(config: TransformerConfig, key: Array) -> Params:
 
     Beside them, where the config asks for it, `attention.{mix, b_K, b_Q, b_V [head d_head], b_P [e]}`, `norm: {scale,
     bias}`, `mlp: {W_1, b_1, W_2, b_2}` and `mlp_norm` of a block; `embedding: {W_E, b_E, W_1, b_1, W_2, b_2}`,
-    `positions [n_positions e]`, and `head: {norm, W_O, b_O}`. Modified attention has its `alpha`, ..., which nobody
+    `positions [n_positions e]`, and `unembed: {norm, W_U, b_U}`. Modified attention has its `alpha`, ..., which nobody
     trains, and `g_{K, V}_{1, 2} [d_head d_head]` of the perceptrons that augment.
     """
     return _initialiser(config)(key)
@@ -206,13 +214,13 @@ def prefix_residuals(config: TransformerConfig, params: Params, tokens: Array) -
 
 def weighted(config: TransformerConfig) -> TransformerConfig:
     """The config as far as a program depends on it: what members may differ in lies among their weights."""
-    return replace(config, **dict.fromkeys(config.varied, 0.5))
+    return replace(config, **dict.fromkeys(config.per_member, 0.5))
 
 
 def _run(config: TransformerConfig, params: Params, tokens: Array, query_only: bool = False) -> Any:
     config = weighted(config)
-    if config.compute is not None:
-        params, tokens = jax.tree.map(lambda leaf: leaf.astype(config.compute), (params, tokens))
+    if config.dtype is not None:
+        params, tokens = jax.tree.map(lambda leaf: leaf.astype(config.dtype), (params, tokens))
     return _Transformer(config).apply({"params": params}, tokens, query_only)
 
 
@@ -223,8 +231,8 @@ def read_out(config: TransformerConfig, params: Params, layout: Layout) -> Calla
     head = _Head(weighted(config), weighted(config).initial)
 
     def read(residual: Array) -> Array:
-        residual = residual.astype(params["head"]["W_O"].dtype)
-        return head.apply({"params": params["head"]}, residual)  # pyright: ignore[reportReturnType]
+        residual = residual.astype(params["unembed"]["W_U"].dtype)
+        return head.apply({"params": params["unembed"]}, residual)  # pyright: ignore[reportReturnType]
 
     return read
 

@@ -1,7 +1,7 @@
 """Tasks: each turns a key into one Prompt. Key first, one key one draw; the caller vmaps."""
 
 from icl_gd.tasks.elementwise import ELEMENTWISE, ElementwiseRegression
-from icl_gd.tasks.families import PROMPT_FAMILIES, PromptFamily
+from icl_gd.tasks.families import PROMPT_DISTRIBUTIONS, PromptDistribution
 from icl_gd.tasks.functions import (
     FUNCTIONS,
     Affine,
@@ -16,7 +16,7 @@ from icl_gd.tasks.functions import (
     Signs,
     Sparse,
 )
-from icl_gd.tasks.linear import FAMILIES, LinearRegression
+from icl_gd.tasks.linear import INPUT_DISTRIBUTIONS, LinearRegression
 from icl_gd.tasks.nonlinear import SineRegression
 from icl_gd.tasks.pools import FinitePool, FinitePrefixPool
 from icl_gd.tasks.prompts import draw_prompts
@@ -30,15 +30,15 @@ from icl_gd.tasks.shifts import (
     scale_inputs,
     scale_weights,
 )
-from icl_gd.tasks.suites import PROMPT_SUITE
-from icl_gd.tasks.tables import Table, standardised
+from icl_gd.tasks.suites import EVAL_SUITE
+from icl_gd.tasks.tables import Table, standardised_table
 
 __all__ = [
     "ELEMENTWISE",
-    "FAMILIES",
+    "EVAL_SUITE",
     "FUNCTIONS",
-    "PROMPT_FAMILIES",
-    "PROMPT_SUITE",
+    "INPUT_DISTRIBUTIONS",
+    "PROMPT_DISTRIBUTIONS",
     "SHIFTS",
     "Affine",
     "Chebyshev",
@@ -52,7 +52,7 @@ __all__ = [
     "Linear",
     "LinearRegression",
     "Polynomial",
-    "PromptFamily",
+    "PromptDistribution",
     "Quadratic",
     "ReLUNetwork",
     "Shift",
@@ -66,5 +66,5 @@ __all__ = [
     "draw_prompts",
     "scale_inputs",
     "scale_weights",
-    "standardised",
+    "standardised_table",
 ]

@@ -81,7 +81,7 @@ INPUTS: dict[str, InputDistribution] = {
 }
 
 
-class PromptFamily(NamedTuple):
+class PromptDistribution(NamedTuple):
     """How inputs are drawn, and whether queries are the inputs to come."""
 
     draw: Callable[..., Inputs]
@@ -145,12 +145,12 @@ def _transformed(spectrum: Callable[[int], np.ndarray]) -> Callable[..., Inputs]
     return draw
 
 
-PROMPT_FAMILIES: dict[str, PromptFamily] = {
-    "standard": PromptFamily(_standard, True),
-    "random_quadrants": PromptFamily(_quadrant, False),
-    "opposite_quadrants": PromptFamily(_opposite_quadrant, False),
-    "orthogonal_query": PromptFamily(_orthogonal_query, False),
-    "repeated_query": PromptFamily(_repeated_query, False),
-    "half_subspace": PromptFamily(_transformed(lambda d: (np.arange(d) < max(d // 2, 1)).astype(float)), True),
-    "skewed": PromptFamily(_transformed(lambda d: 1 / np.arange(1.0, d + 1)), True),
+PROMPT_DISTRIBUTIONS: dict[str, PromptDistribution] = {
+    "standard": PromptDistribution(_standard, True),
+    "random_quadrants": PromptDistribution(_quadrant, False),
+    "opposite_quadrants": PromptDistribution(_opposite_quadrant, False),
+    "orthogonal_query": PromptDistribution(_orthogonal_query, False),
+    "repeated_query": PromptDistribution(_repeated_query, False),
+    "half_subspace": PromptDistribution(_transformed(lambda d: (np.arange(d) < max(d // 2, 1)).astype(float)), True),
+    "skewed": PromptDistribution(_transformed(lambda d: 1 / np.arange(1.0, d + 1)), True),
 }

@@ -12,10 +12,10 @@ from annotated_types import Ge, Gt, Le
 from jaxtyping import Float, Int
 
 from icl_gd.schema import LARGEST, OneOf, Size, check
-from icl_gd.types import Array, Moments, Prompt, Scalar, second_moment
+from icl_gd.types import Array, Gram, Prompt, Scalar, second_moment
 
 
-class Family(NamedTuple):
+class InputDistribution(NamedTuple):
     """A distribution of input vectors, with the moments of their coordinates at scale 1.
 
     `draw(key, (n, d, *batch))` gives n vectors; `moments(d)` gives `(E x_i^2, E x_i^4)`; `independent` says whether
@@ -32,13 +32,15 @@ def _on_sphere(key: Array, shape: tuple[int, ...]) -> Array:
     return z / jnp.linalg.norm(z, axis=1, keepdims=True)
 
 
-FAMILIES: dict[str, Family] = {
+INPUT_DISTRIBUTIONS: dict[str, InputDistribution] = {
     # The published code of von Oswald et al. draws from U(-1/2, 1/2), though the paper's text says U(-1, 1).
-    "uniform": Family(lambda key, shape: jax.random.uniform(key, shape) - 0.5, lambda d: (1 / 12, 1 / 80), True),
-    "normal": Family(jax.random.normal, lambda d: (1.0, 3.0), True),
-    "laplace": Family(jax.random.laplace, lambda d: (2.0, 24.0), True),
-    "exponential": Family(jax.random.exponential, lambda d: (2.0, 24.0), False),
-    "normalised": Family(_on_sphere, lambda d: (1 / d, 3 / (d * (d + 2))), False),
+    "uniform": InputDistribution(
+        lambda key, shape: jax.random.uniform(key, shape) - 0.5, lambda d: (1 / 12, 1 / 80), True
+    ),
+    "normal": InputDistribution(jax.random.normal, lambda d: (1.0, 3.0), True),
+    "laplace": InputDistribution(jax.random.laplace, lambda d: (2.0, 24.0), True),
+    "exponential": InputDistribution(jax.random.exponential, lambda d: (2.0, 24.0), False),
+    "normalised": InputDistribution(_on_sphere, lambda d: (1 / d, 3 / (d * (d + 2))), False),
 }
 
 
@@ -67,7 +69,7 @@ class LinearRegression:
 
     Attributes:
       d_input, d_output, n_context: sizes d, m and n of a prompt.
-      inputs: a name in `FAMILIES`, from which coordinates are drawn.
+      inputs: a name in `INPUT_DISTRIBUTIONS`, from which coordinates are drawn.
       input_scale: by which they are multiplied.
       covariance: optional `[d d]` nested tuple. Inputs are then `C^(1/2) z` with `z` standardised to unit second
         moment, so that `E x x^T = input_scale^2 C` for every family whose coordinates are centred.
@@ -80,7 +82,7 @@ class LinearRegression:
     d_input: Size = 10
     d_output: Size = 1
     n_context: Size = 10
-    inputs: Annotated[str, OneOf(FAMILIES)] = "uniform"
+    inputs: Annotated[str, OneOf(INPUT_DISTRIBUTIONS)] = "uniform"
     input_scale: Scale = 1.0
     covariance: tuple[tuple[float, ...], ...] | None = None
     weight_scale: Scale = 1.0
@@ -99,7 +101,7 @@ class LinearRegression:
         """`E x x^T [d d]`, exact for families with centred independent or rotation-invariant coordinates."""
         if self.covariance is not None:
             return float(self.input_scale) ** 2 * np.asarray(self.covariance)
-        second, _ = FAMILIES[self.inputs].moments(self.d_input)
+        second, _ = INPUT_DISTRIBUTIONS[self.inputs].moments(self.d_input)
         return float(self.input_scale) ** 2 * second * np.eye(self.d_input)
 
     @property
@@ -107,11 +109,11 @@ class LinearRegression:
         """`E x_i^4` of one coordinate; only defined without a covariance."""
         if self.covariance is not None:
             raise ValueError("fourth_moment is that of independent coordinates; this task has a covariance")
-        return float(self.input_scale) ** 4 * FAMILIES[self.inputs].moments(self.d_input)[1]
+        return float(self.input_scale) ** 4 * INPUT_DISTRIBUTIONS[self.inputs].moments(self.d_input)[1]
 
     def sample_inputs(self, key: Array, n: int, batch: tuple[int, ...] = ()) -> Float[Array, "n d *batch"]:
         """n input vectors for every prompt of a batch."""
-        z = FAMILIES[self.inputs].draw(key, (n, self.d_input, *batch))
+        z = INPUT_DISTRIBUTIONS[self.inputs].draw(key, (n, self.d_input, *batch))
         return jnp.einsum("ab,nb...->na...", self._root.astype(z.dtype), z) if self.covariance else self.input_scale * z
 
     @property
@@ -119,7 +121,7 @@ class LinearRegression:
         """The matrix `[d d]` that takes coordinates of a family to inputs."""
         if self.covariance is None:
             return self.input_scale * jnp.eye(self.d_input)
-        second, _ = FAMILIES[self.inputs].moments(self.d_input)
+        second, _ = INPUT_DISTRIBUTIONS[self.inputs].moments(self.d_input)
         eigenvalues, basis = np.linalg.eigh(np.asarray(self.covariance))
         root = (basis * np.sqrt(np.maximum(eigenvalues, 0.0))) @ basis.T
         return self.input_scale * jnp.asarray(root / second**0.5)
@@ -142,9 +144,9 @@ class LinearRegression:
             y = jnp.where(which, instead, y)
         return Prompt(x, y, x_query, y_query, w)
 
-    def sample_moments(
+    def sample_gram(
         self, key: Array, n_prompts: int, direct: bool | None = None
-    ) -> tuple[Moments, Float[Array, "m prompt"]]:
+    ) -> tuple[Gram, Float[Array, "m prompt"]]:
         """A batch of prompts as linear attention sees them: moments of the tokens (x, y), and y_query.
 
         Args:
@@ -168,7 +170,7 @@ class LinearRegression:
         y_query = _labels(x[:1], w)[0]
         query = jnp.concatenate([x[0], jnp.zeros_like(y_query)])
         if direct:
-            return Moments(self._sample_second_moment(key_noise, w), query), y_query
+            return Gram(self._sample_second_moment(key_noise, w), query), y_query
         noise = self._noise(key_noise, (self.n_context, self.d_output, n_prompts))
         corruption = self._corruption(key_corrupted, (self.n_context, self.d_output, n_prompts))
 
@@ -181,7 +183,7 @@ class LinearRegression:
                 labels = jnp.where(part(which, 0), part(instead, 0), labels)
             return jnp.concatenate([inputs, labels], axis=1)
 
-        return Moments(second_moment(tokens, self.n_context), query), y_query
+        return Gram(second_moment(tokens, self.n_context), query), y_query
 
     def _noise(self, key: Array, shape: tuple[int, ...]) -> Array | None:
         return self.noise_std * jax.random.normal(key, shape) if self.noise_std > 0.0 else None

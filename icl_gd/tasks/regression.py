@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from annotated_types import Ge, Gt, Le
 
 from icl_gd.schema import LARGEST, OneOf, check
-from icl_gd.tasks.families import INPUTS, PROMPT_FAMILIES
+from icl_gd.tasks.families import INPUTS, PROMPT_DISTRIBUTIONS
 from icl_gd.tasks.functions import ENTRIES, FunctionClass, Signs, check_form, draw_by, of_pool, takes, variance_of
 from icl_gd.types import Array, PrefixPrompt, Prompt
 
@@ -21,7 +21,7 @@ class FunctionRegression:
     Attributes:
       functions: the class.
       n_context: examples before the last query; a prompt has `n_context + 1` points.
-      family: how inputs and queries are drawn, in `PROMPT_FAMILIES`.
+      family: how inputs and queries are drawn, in `PROMPT_DISTRIBUTIONS`.
       input_scale: factor of all inputs. Functions are those of the scaled inputs.
       label_scale: factor of all labels.
       noise_std: of the context's labels, at label scale 1; none on classes.
@@ -33,7 +33,7 @@ class FunctionRegression:
 
     functions: FunctionClass
     n_context: Annotated[int, Ge(0)] = 40
-    family: Annotated[str, OneOf(PROMPT_FAMILIES)] = "standard"
+    family: Annotated[str, OneOf(PROMPT_DISTRIBUTIONS)] = "standard"
     input_scale: Annotated[float, Gt(0), Le(LARGEST)] = 1.0
     label_scale: Annotated[float, Gt(0), Le(LARGEST)] = 1.0
     noise_std: Annotated[float, Ge(0), Le(LARGEST)] = 0.0
@@ -56,7 +56,7 @@ class FunctionRegression:
                 f"weights={self.weights!r}: functions={self.functions!r} draws its own, as its draw takes no entries; "
                 "'normal' is accepted"
             )
-        if self.inputs != "normal" and not takes(PROMPT_FAMILIES[self.family].draw, "inputs"):
+        if self.inputs != "normal" and not takes(PROMPT_DISTRIBUTIONS[self.family].draw, "inputs"):
             raise ValueError(f"inputs={self.inputs!r}: family={self.family!r} draws its own; 'normal' is accepted")
 
     @property
@@ -98,7 +98,7 @@ class FunctionRegression:
     @property
     def in_order(self) -> bool:
         """Whether queries are the inputs to come."""
-        return PROMPT_FAMILIES[self.family].in_order
+        return PROMPT_DISTRIBUTIONS[self.family].in_order
 
     def sample_prefixes(self, key: Array, active: Array | int | None = None) -> PrefixPrompt:
         """One prompt of `n_context + 1` points, with a query for every prefix.
@@ -108,7 +108,7 @@ class FunctionRegression:
         """
         key_x, key_w, key_noise = jax.random.split(key, 3)
         more = () if self.inputs == "normal" else (INPUTS[self.inputs].draw,)
-        x, x_query = PROMPT_FAMILIES[self.family].draw(key_x, self.n_context + 1, self.d_input, *more)
+        x, x_query = PROMPT_DISTRIBUTIONS[self.family].draw(key_x, self.n_context + 1, self.d_input, *more)
         scale = self.input_scale
         if active is not None:
             scale = jnp.where(jnp.arange(self.d_input) < active, self.input_scale, 0.0)[None].astype(x.dtype)

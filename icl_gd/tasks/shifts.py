@@ -8,7 +8,7 @@ import numpy as np
 from annotated_types import Gt
 
 from icl_gd.schema import OneOf, checked
-from icl_gd.tasks.linear import FAMILIES, Corrupted, LinearRegression
+from icl_gd.tasks.linear import INPUT_DISTRIBUTIONS, Corrupted, LinearRegression
 from icl_gd.types import Positive
 
 
@@ -25,12 +25,12 @@ def scale_weights(task: LinearRegression, beta: Positive) -> LinearRegression:
 
 
 @checked
-def change_family(task: LinearRegression, family: Annotated[str, OneOf(FAMILIES)]) -> LinearRegression:
+def change_family(task: LinearRegression, family: Annotated[str, OneOf(INPUT_DISTRIBUTIONS)]) -> LinearRegression:
     """Inputs come from another family, scaled so that `E |x|^2` stays what it was."""
     if task.covariance is not None:
         return replace(task, inputs=family)  # a covariance fixes the second moment for every family
-    old, _ = FAMILIES[task.inputs].moments(task.d_input)
-    new, _ = FAMILIES[family].moments(task.d_input)
+    old, _ = INPUT_DISTRIBUTIONS[task.inputs].moments(task.d_input)
+    new, _ = INPUT_DISTRIBUTIONS[family].moments(task.d_input)
     return replace(task, inputs=family, input_scale=task.input_scale * float(np.sqrt(old / new)))
 
 
@@ -56,7 +56,7 @@ class Shift(NamedTuple):
 SHIFTS: dict[str, Shift] = {
     "input_scale": Shift((0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), scale_inputs),
     "weight_scale": Shift((0.5, 1.0, 2.0, 3.0, 4.0, 5.0), scale_weights),
-    "input_family": Shift(tuple(FAMILIES), change_family),
+    "input_family": Shift(tuple(INPUT_DISTRIBUTIONS), change_family),
     "context_length": Shift((0.5, 1.0, 2.0, 4.0), change_context),
     "corrupted_labels": Shift((0, 2, 4, 6, 8), corrupt_labels),
 }

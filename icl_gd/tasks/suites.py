@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from icl_gd.tasks.families import PROMPT_FAMILIES
+from icl_gd.tasks.families import PROMPT_DISTRIBUTIONS
 from icl_gd.tasks.regression import FunctionRegression
 
 SCALES = (1 / 3, 1 / 2, 2.0, 3.0)
@@ -31,8 +31,8 @@ def _shown(scale: float) -> str:
 
 
 # From a task to the one that is tested on: families of prompts, scales of inputs and of labels, and noisy labels.
-PROMPT_SUITE: dict[str, Callable[[FunctionRegression], FunctionRegression]] = {
-    **{name: partial(_on_family, name) for name in PROMPT_FAMILIES},
+EVAL_SUITE: dict[str, Callable[[FunctionRegression], FunctionRegression]] = {
+    **{name: partial(_on_family, name) for name in PROMPT_DISTRIBUTIONS},
     **{f"inputs_{_shown(scale)}": partial(_inputs_scaled, scale) for scale in SCALES},
     **{f"labels_{_shown(scale)}": partial(_labels_scaled, scale) for scale in SCALES},
     "noisy": _noisy,

@@ -34,8 +34,10 @@ class Table:
         if len(self.x) != len(self.y):
             raise ValueError(f"x has {len(self.x)} rows, y has {len(self.y)}")
         if self.n_context >= len(self.x):
-            raise ValueError(f"n_context={self.n_context}: a table of {len(self.x)} rows has prompts of 1 to "
-                             f"{len(self.x) - 1} examples")  # fmt: skip
+            raise ValueError(
+                f"n_context={self.n_context}: a table of {len(self.x)} rows has prompts of 1 to "
+                f"{len(self.x) - 1} examples"
+            )
 
     @property
     def d_input(self) -> int:
@@ -58,7 +60,7 @@ class Table:
 
 
 @checked
-def standardised(
+def standardised_table(
     x: Float[np.ndarray, "row d"],
     y: Float[np.ndarray, "row m"],
     n_context: Size = 10,

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from icl_gd.migrations import CHECKPOINTS, migrated, newest_of
+from icl_gd.migrations import CHECKPOINTS, LEAVES, migrated, newest_of
 from icl_gd.paths import local
 
 Leaves = dict[str, np.ndarray]
@@ -87,6 +87,13 @@ def _one_exception() -> Iterator[None]:
         sys.unraisablehook = all_but_those
     yield
     sys.unraisablehook = said
+
+
+def _migrated(leaves: Leaves, about: dict[str, Any]) -> tuple[Leaves, dict[str, Any]]:
+    """What a checkpoint of an earlier version holds, as this version would have written it."""
+    content = migrated({**about, LEAVES: leaves}, about["format"], CHECKPOINTS)
+    del content["format"]
+    return content.pop(LEAVES), content
 
 
 KEEP = ("last", "log", "all")  # which checkpoints stay
@@ -178,7 +185,7 @@ class Checkpoints:
         """
         try:
             leaves, about = self._read(step)
-            return leaves, migrated(about, about.pop("format"), CHECKPOINTS)
+            return _migrated(leaves, about)
         except Exception as error:
             raise ValueError(f"checkpoint {step} is unreadable: {error}") from error
 
@@ -199,12 +206,12 @@ class Checkpoints:
                 self._bad.add(step)
                 continue
             try:
-                return step, leaves, migrated(about, about.pop("format"), CHECKPOINTS)
+                return step, *_migrated(leaves, about)
             except ValueError as error:
                 raise ValueError(f"checkpoint {step}: {error}") from error
         return None
 
-    def forget_broken(self) -> None:
+    def delete_corrupt(self) -> None:
         """Deletes the steps that `restore` passed over, so that a run resumed before them can write them again."""
         for step in self._bad:
             self._manager.delete(step)

@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from icl_gd.training.population import Member, TrainSettings
+from icl_gd.training.population import MemberState, TrainSettings
 
 ROUNDING = 4  # units in the last place, of a mean over a chunk
 
 
 def why_nothing(
-    before: Member, after: Member, taken: int, settings: TrainSettings, losses: Sequence[np.ndarray] = ()
+    before: MemberState, after: MemberState, taken: int, settings: TrainSettings, losses: Sequence[np.ndarray] = ()
 ) -> str | None:
     """What to say of members whose weights are, to the bit, what they were before `taken` steps, or whose loss is, to
     within rounding; None if all have learned.

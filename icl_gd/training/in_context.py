@@ -22,12 +22,12 @@ from icl_gd.tokens import LAYOUTS
 from icl_gd.training import mesh, population
 from icl_gd.training.checkpoint import KEEP, Checkpoints, by_name, checksum, flatten, nested, tuples, unflatten
 from icl_gd.training.idle import why_nothing
-from icl_gd.training.population import Member, State, TrainSettings
+from icl_gd.training.population import MemberState, PopulationState, TrainSettings
 from icl_gd.training.problem import Task, learning_problem
 from icl_gd.training.warm_start import Trained, weights_to_start
 from icl_gd.types import Array, Layout, Predictor, PrefixPredictor
 
-Given = Mapping[str, Any]  # blocks of parameters by name
+Frozen = Mapping[str, Any]  # blocks of parameters by name
 Tokens = Annotated[str, OneOf(LAYOUTS)]
 
 
@@ -57,8 +57,13 @@ class Population:
         """The members of one combination of swept values."""
         seeds = len(self) // len(self.swept)
         part = lambda leaf: leaf[i * seeds : (i + 1) * seeds]
-        return replace(self, params=jax.tree.map(part, self.params), diverged_at=part(self.diverged_at),
-                       skipped=part(self.skipped), swept=(self.swept[i],))  # fmt: skip
+        return replace(
+            self,
+            params=jax.tree.map(part, self.params),
+            diverged_at=part(self.diverged_at),
+            skipped=part(self.skipped),
+            swept=(self.swept[i],),
+        )
 
     def member(self, i: int) -> Any:
         """Parameters of one member."""
@@ -86,21 +91,21 @@ class Population:
 
 @checked
 def initialise(
-    config: TransformerConfig, settings: TrainSettings, seed: Seed, seeds: Size, given: Given | None = None
-) -> State:
-    """The population at step 0; see `train` for what is given."""
-    members = population.members_of(seed, seeds, settings, config.varied)
+    config: TransformerConfig, settings: TrainSettings, seed: Seed, seeds: Size, frozen: Frozen | None = None
+) -> PopulationState:
+    """The population at step 0; see `train` for what is frozen."""
+    members = population.members_of(seed, seeds, settings, config.per_member)
     init = _init(models.weighted(config))
-    if given:
-        own, given = init, dict(given)
-        init = lambda key, of_member: {**own(key, of_member), **given}
+    if frozen:
+        own, frozen = init, dict(frozen)
+        init = lambda key, of_member: {**own(key, of_member), **frozen}
     return population.start(init, settings, members)
 
 
-def _started(state: State, weights: Mapping[str, Array], given: Given) -> State:
-    """The population with other weights, by dotted name, but for the blocks that are given."""
+def _started(state: PopulationState, weights: Mapping[str, Array], frozen: Frozen) -> PopulationState:
+    """The population with other weights, by dotted name, but for the blocks that are frozen."""
     own = by_name(state.member.params)
-    own |= {name: leaf for name, leaf in weights.items() if name.split(".")[0] not in given}
+    own |= {name: leaf for name, leaf in weights.items() if name.split(".")[0] not in frozen}
     params = jax.tree.unflatten(jax.tree.structure(state.member.params), list(own.values()))
     return state._replace(member=state.member._replace(params=params))
 
@@ -111,11 +116,11 @@ def _init(config: TransformerConfig) -> population.Init:
 
 
 @kept
-def _only_own(loss: population.Loss, given: tuple[str, ...]) -> population.Loss:
-    """The loss as a function of what is not given: the gradient of the rest is zero, and so are Adam's steps."""
+def _only_own(loss: population.Loss, frozen: tuple[str, ...]) -> population.Loss:
+    """The loss as a function of what is not frozen: the gradient of the rest is zero, and so are Adam's steps."""
 
     def of_own(params: Any, batch: Any) -> Array:
-        still = {name: jax.lax.stop_gradient(params[name]) for name in given}
+        still = {name: jax.lax.stop_gradient(params[name]) for name in frozen}
         return loss({**params, **still}, batch)
 
     return of_own
@@ -131,7 +136,7 @@ def train(
     seeds: Size = 1,
     seed: Seed = 0,
     start: Trained | None = None,
-    given: Given | None = None,
+    frozen: Frozen | None = None,
     parallel: mesh.Parallel = "auto",
     checkpoints: str | Path | None = None,
     checkpoint_every: Size = 1000,
@@ -154,7 +159,7 @@ def train(
       seeds, seed: number of members, and the seed of the first; member i is the run of seed + i alone.
       start: a `Population` or `Model` whose weights training starts from, in place of random ones: one for all
         members, or one for each seed, or for each member. The optimiser, the steps and the data start anew.
-      given: blocks of parameters, by name, that all members have and training leaves alone: those of a construction,
+      frozen: blocks of parameters, by name, that all members have and training leaves alone: those of a construction,
         say, to learn what stands before it.
       parallel: how members and prompts are spread over devices, see `mesh.place`.
       checkpoints: a directory; nothing is written when left out. Of several processes the first writes.
@@ -166,7 +171,7 @@ def train(
       stop_requested: polled after each chunk; a signal number saves and raises `Interrupted`.
 
     Raises:
-      ValueError: if the token width does not fit the task, what is given or started from does not fit the model, the
+      ValueError: if the token width does not fit the task, what is frozen or started from does not fit the model, the
         checkpoints are of another population, or population and batch cannot be spread over the devices as asked.
       population.Interrupted: when stopped.
       FloatingPointError: if every member has diverged; the last state is kept.
@@ -177,32 +182,32 @@ def train(
             f"d_token={config.d_token}: {layout} tokens of d_input={task.d_input}, d_output={task.d_output} have width "
             f"{tokens.d_token}"
         )
-    members = population.members_of(seed, seeds, settings, config.varied)
+    members = population.members_of(seed, seeds, settings, config.per_member)
     placement = mesh.place(parallel, len(members.data), settings.batch_size, settings.share_batches)
     draw, loss = learning_problem(task, config, tokens, settings, layout == "concatenated")
     if config.modification.there and settings.weight_decay != 0.0:
         held = ", ".join(config.modification.there)
         raise ValueError(f"weight_decay={settings.weight_decay} would shrink {held}, which nobody trains; it must be 0")
-    if given:
-        _check_given(config, settings, given)
-        loss = _only_own(loss, tuple(sorted(given)))
+    if frozen:
+        _check_frozen(config, settings, frozen)
+        loss = _only_own(loss, tuple(sorted(frozen)))
     # Below the last layer a member's circuits meet moments that are its own.
     chunk = population.make_chunk(draw, loss, settings, placement, side_by_side=config.n_layers == 1)
-    swept = _only_swept(population.combinations(settings, config.varied))
-    state = initialise(config, settings, seed, seeds, given)
+    swept = _only_swept(population.combinations(settings, config.per_member))
+    state = initialise(config, settings, seed, seeds, frozen)
     about = {**_about(task, config, settings, seed, seeds), "layout": layout}
-    about["given"] = checksum(flatten(given), {}) if given else None
+    about["frozen"] = checksum(flatten(frozen), {}) if frozen else None
     about["start"] = checksum(flatten(start.params), {}) if start is not None else None
     if start is not None:
-        state = _started(state, weights_to_start(start, config, len(members.data), seeds), given or {})
-    store = Checkpoints(checkpoints, keep_checkpoints) if checkpoints is not None and mesh.is_first() else None
+        state = _started(state, weights_to_start(start, config, len(members.data), seeds), frozen or {})
+    store = Checkpoints(checkpoints, keep_checkpoints) if checkpoints is not None and mesh.is_primary() else None
 
     means: list[np.ndarray] = []  # of the first chunk and the last
 
-    def after(state: State, loss: Array) -> None:
+    def after(state: PopulationState, loss: Array) -> None:
         state, loss = mesh.on_host((state, loss))
         step, diverged_at = int(state.step), state.member.diverged_at
-        signal, last = mesh.agreed(stop_requested()), step >= settings.steps
+        signal, last = mesh.any_signal(stop_requested()), step >= settings.steps
         # Before the checkpoint: a run that resumes from it has all that was to be recorded up to it.
         on_chunk(_population(config, tokens, state.member, swept), step, loss)
         gone = bool(np.all(diverged_at >= 0))
@@ -223,7 +228,10 @@ def train(
             if store is not None and keep_checkpoints != "last" and state.step == 0:
                 store.save(0, state, about)
         began, before = int(state.step), jax.tree.map(np.array, state.member)
-        members, state = placement.put(members), State(placement.put(state.member), placement.put(state.step, mesh.ALL))
+        members, state = (
+            placement.device_put(members),
+            PopulationState(placement.device_put(state.member), placement.device_put(state.step, mesh.ALL)),
+        )
         by_powers = checkpoints is not None and keep_checkpoints == "log"
         state = population.run_chunks(chunk, state, members, settings.steps, chunk_steps, after, by_powers)
     finally:
@@ -235,19 +243,19 @@ def train(
     return _population(config, tokens, member, swept)
 
 
-def _population(config: TransformerConfig, layout: Layout, member: Member, swept: tuple) -> Population:
+def _population(config: TransformerConfig, layout: Layout, member: MemberState, swept: tuple) -> Population:
     return Population(
         config, layout, jax.tree.map(jnp.asarray, member.params), member.diverged_at, member.skipped, swept
     )
 
 
-def _check_given(config: TransformerConfig, settings: TrainSettings, given: Given) -> None:
+def _check_frozen(config: TransformerConfig, settings: TrainSettings, frozen: Frozen) -> None:
     shapes = partial(jax.tree.map, jnp.shape)
     own = shapes(models.shapes(config))
-    if wrong := [name for name, block in given.items() if own.get(name) != shapes(block)]:
-        raise ValueError(f"given {', '.join(wrong)}: not a block, or not of the shapes, of {config}")
+    if wrong := [name for name, block in frozen.items() if own.get(name) != shapes(block)]:
+        raise ValueError(f"frozen {', '.join(wrong)}: not a block, or not of the shapes, of {config}")
     if settings.weight_decay != 0.0:
-        raise ValueError(f"weight_decay={settings.weight_decay} would shrink what is given; it must be 0")
+        raise ValueError(f"weight_decay={settings.weight_decay} would shrink what is frozen; it must be 0")
 
 
 @checked
@@ -261,8 +269,15 @@ def _about(task: Task, config: TransformerConfig, settings: TrainSettings, seed:
     trained = asdict(settings)
     if settings.schedule == "constant":
         del trained["steps"]  # such a run can be extended: its first steps do not depend on the last
-    about = {"model": asdict(config), "d_input": task.d_input, "d_output": task.d_output, "seed": seed, "seeds": seeds,
-             "task": {"type": type(task).__qualname__, **sizes}, "settings": trained}  # fmt: skip
+    about = {
+        "model": asdict(config),
+        "d_input": task.d_input,
+        "d_output": task.d_output,
+        "seed": seed,
+        "seeds": seeds,
+        "task": {"type": type(task).__qualname__, **sizes},
+        "settings": trained,
+    }
     return json.loads(json.dumps(about, default=str))
 
 
@@ -275,7 +290,9 @@ def _defaults(task: Task, config: TransformerConfig, settings: TrainSettings) ->
     return json.loads(json.dumps({**{name: of(part) for name, part in parts.items()}, "layout": "concatenated"}))
 
 
-def _resumed(store: Checkpoints | None, state: State, about: dict[str, Any], defaults: dict[str, Any]) -> State:
+def _resumed(
+    store: Checkpoints | None, state: PopulationState, about: dict[str, Any], defaults: dict[str, Any]
+) -> PopulationState:
     """The state of the newest sound checkpoint, or `state`; the process that has the store tells the others.
 
     Raises:
@@ -287,8 +304,8 @@ def _resumed(store: Checkpoints | None, state: State, about: dict[str, Any], def
             if differ := ", ".join(key for key in about if not _same(stored.get(key), about[key], defaults.get(key))):
                 raise ValueError(f"the checkpoints are of another population: {differ} differ")
             state = unflatten(state, leaves)
-        store.forget_broken()
-    return mesh.told_by_first(state)
+        store.delete_corrupt()
+    return mesh.broadcast_from_primary(state)
 
 
 def _same(stored: Any, asked: Any, default: Any) -> bool:
@@ -340,9 +357,13 @@ def load(workdir: str | Path, step: int | Sequence[int] | Literal["all"] | None 
     stacked = lambda *leaves: jnp.concatenate(leaves)
     one = found[0]
     swept = tuple({"step": at, **fields} for at, its in zip(steps, found, strict=True) for fields in its.swept)
-    return replace(one, params=jax.tree.map(stacked, *(its.params for its in found)), swept=swept,
-                   diverged_at=stacked(*(its.diverged_at for its in found)),
-                   skipped=stacked(*(its.skipped for its in found)))  # fmt: skip
+    return replace(
+        one,
+        params=jax.tree.map(stacked, *(its.params for its in found)),
+        swept=swept,
+        diverged_at=stacked(*(its.diverged_at for its in found)),
+        skipped=stacked(*(its.skipped for its in found)),
+    )
 
 
 def _stored(leaves: Mapping[str, Any], about: Mapping[str, Any]) -> Population:
@@ -351,8 +372,10 @@ def _stored(leaves: Mapping[str, Any], about: Mapping[str, Any]) -> Population:
     of_member = {name.removeprefix(prefix): leaf for name, leaf in leaves.items() if name.startswith(prefix)}
     params = jax.tree.map(jnp.asarray, nested(of_member))
     config = TransformerConfig(**tuples(about["model"]))
-    rates = {name: value for name, value in tuples(about["settings"]).items() if name in population.Rates._fields}
-    swept = _only_swept(population.combinations(TrainSettings(**rates), config.varied))
+    rates = {
+        name: value for name, value in tuples(about["settings"]).items() if name in population.MemberHyperparams._fields
+    }
+    swept = _only_swept(population.combinations(TrainSettings(**rates), config.per_member))
     diverged_at, skipped = (jnp.asarray(leaves[f"member.{name}"]) for name in ("diverged_at", "skipped"))
     layout = _layout(about.get("layout", "concatenated"), about["d_input"], about["d_output"])
     return Population(config, layout, params, diverged_at, skipped, swept)

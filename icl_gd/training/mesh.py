@@ -42,13 +42,13 @@ class Placement:
         devices = np.asarray(jax.devices()[: self.member * self.data]).reshape(self.member, self.data)
         return Mesh(devices, (MEMBER, DATA), axis_types=(AxisType.Auto,) * 2)
 
-    def lies(self, how: str) -> NamedSharding | None:
+    def sharding(self, how: str) -> NamedSharding | None:
         """The sharding of arrays that lie so on the mesh; None where there is no mesh to lie on."""
         return NamedSharding(self.mesh, _spec(how, 0)) if self.mode == "jit" else None
 
-    def put(self, tree: Any, how: str = MEMBERS) -> Any:
+    def device_put(self, tree: Any, how: str = MEMBERS) -> Any:
         """Lays arrays that every process holds whole out on the devices."""
-        lies = self.lies(how)
+        lies = self.sharding(how)
         if lies is None:
             return jax.tree.map(jnp.asarray, tree)
 
@@ -60,24 +60,26 @@ class Placement:
 
         return jax.tree.map(lay, tree)
 
-    def on_devices(self, f: Callable, arguments: Sequence[str], results: Sequence[str]) -> Callable:
+    def shard_map(self, f: Callable, arguments: Sequence[str], results: Sequence[str]) -> Callable:
         """`f` of one device's part of its arguments, as a function of the whole of them."""
         mesh = self.mesh
 
         def whole(*args: Any) -> Any:
-            specs = tuple(jax.tree.map(lambda leaf, how=how: _spec(how, leaf.ndim), arg)
-                          for how, arg in zip(arguments, args, strict=True))  # fmt: skip
+            specs = tuple(
+                jax.tree.map(lambda leaf, how=how: _spec(how, leaf.ndim), arg)
+                for how, arg in zip(arguments, args, strict=True)
+            )
             out = tuple(_spec(how, 2) for how in results)
             return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)(*args)
 
         return whole
 
-    def spread(self, batch: Any) -> Any:
+    def constrain(self, batch: Any) -> Any:
         """A batch that the compiler spreads over the data axis, and draws where it lies."""
         lies = lambda leaf: NamedSharding(self.mesh, _spec(PROMPTS, leaf.ndim))
         return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, lies(leaf)), batch)
 
-    def mine(self, batch: Any) -> Any:
+    def local_shard(self, batch: Any) -> Any:
         """This device's prompts of a batch that every device of the data axis has drawn."""
         if self.data == 1:
             return batch
@@ -164,7 +166,7 @@ def _divisors(size: int, at_most: int) -> list[int]:
     return [k for k in range(1, at_most + 1) if size % k == 0]
 
 
-def is_first() -> bool:
+def is_primary() -> bool:
     """Whether this process is the one that writes."""
     return jax.process_index() == 0
 
@@ -176,13 +178,13 @@ def on_host(tree: Any) -> Any:
     return jax.tree.map(np.asarray, tree)
 
 
-def agreed(signal: int | None) -> int | None:
+def any_signal(signal: int | None) -> int | None:
     """The signal that any process has heard, so that all stop at the same step."""
     if jax.process_count() == 1:
         return signal
     return int(np.max(multihost_utils.process_allgather(np.asarray(signal or 0)))) or None
 
 
-def told_by_first(tree: Any) -> Any:
+def broadcast_from_primary(tree: Any) -> Any:
     """What the first process holds, a pytree of arrays and numbers, on every process."""
     return multihost_utils.broadcast_one_to_all(tree) if jax.process_count() > 1 else tree

@@ -27,10 +27,10 @@ Batch = Any
 Draw = Callable[[Array, Array], Batch]
 Loss = Callable[[Params, Batch], Array]
 Step = Callable[[Any, Batch, Array], tuple[Any, Array]]
-Chunk = Callable[["State", "Members", int], tuple["State", Array]]
+Chunk = Callable[["PopulationState", "MemberSpecs", int], tuple["PopulationState", Array]]
 Values = Scalar | tuple[float, ...]
 
-FORMS = ("auto", "tokens", "moments", "query")
+FORMS = ("auto", "tokens", "gram", "query")
 PATIENCE = 5  # steps in a row that are not finite, with which a member has diverged
 SCHEDULES: dict[str, Callable[[Any, int], optax.Schedule]] = {
     "constant": lambda rate, steps: optax.constant_schedule(rate),
@@ -45,7 +45,7 @@ OF_SGD = ("momentum",), "SGD"
 class TrainSettings:
     """How a population is trained; the defaults are those of von Oswald et al. for one layer.
 
-    A tuple in place of a number is swept over, in the fields of `Rates`: see `combinations`.
+    A tuple in place of a number is swept over, in the fields of `MemberHyperparams`: see `combinations`.
 
     Attributes:
       steps, batch_size: length of training and prompts per step and member.
@@ -57,7 +57,7 @@ class TrainSettings:
       beta1, beta2, epsilon, weight_decay: of AdamW alone.
       momentum: of SGD alone: what is left of the last step in the next one.
       share_batches: all members see the same batch at each step (common random numbers) instead of their own.
-      form: the network runs on "tokens" or, where that is exact, on their "moments" or on the "query" alone; "auto"
+      form: the network runs on "tokens" or, where that is exact, on their "gram" or on the "query" alone; "auto"
         takes the fastest that is exact.
       curriculum: of training on all prefixes: how many inputs and points a step has; all when left out.
     """
@@ -91,10 +91,10 @@ class TrainSettings:
     def of_program(self) -> "TrainSettings":
         """These settings as far as a compiled step depends on them: rates are its arguments."""
         constant = self.schedule == "constant" and not self.warmup
-        alike = (*Rates._fields, "steps") if constant else Rates._fields
+        alike = (*MemberHyperparams._fields, "steps") if constant else MemberHyperparams._fields
         return replace(self, **{name: getattr(TrainSettings, name) for name in alike})
 
-    def transformation(self, rates: "Rates") -> optax.GradientTransformation:
+    def transformation(self, rates: "MemberHyperparams") -> optax.GradientTransformation:
         """The optimiser of one member, behind its clip."""
         schedule = SCHEDULES[self.schedule](rates.learning_rate, self.steps - self.warmup)
         if self.warmup:
@@ -107,7 +107,7 @@ class TrainSettings:
         return optax.chain(optax.clip_by_global_norm(rates.clip), steps)
 
 
-class Rates(NamedTuple):
+class MemberHyperparams(NamedTuple):
     """The settings that members of one population may differ in `[member]`."""
 
     learning_rate: Array
@@ -119,14 +119,14 @@ class Rates(NamedTuple):
 
 
 def combinations(settings: TrainSettings, of_model: Mapping[str, Values]) -> list[dict[str, float]]:
-    """The product of all tuples among the fields of `Rates` and what models differ in, the last field fastest; one
+    """The product of all tuples of `MemberHyperparams` and of what models differ in, the last field fastest; one
     without tuples has one."""
-    fields: dict[str, Any] = {name: getattr(settings, name) for name in Rates._fields} | dict(of_model)
+    fields: dict[str, Any] = {name: getattr(settings, name) for name in MemberHyperparams._fields} | dict(of_model)
     values = [value if isinstance(value, tuple) else (value,) for value in fields.values()]
     return [dict(zip(fields, point, strict=True)) for point in product(*values)]
 
 
-class Member(NamedTuple):
+class MemberState(NamedTuple):
     """What training changes of one member; of a population, every leaf has a leading member axis."""
 
     params: Params
@@ -136,23 +136,23 @@ class Member(NamedTuple):
     diverged_at: Array  # the first of `PATIENCE` such steps in a row, before which the member is frozen; -1 otherwise
 
 
-class State(NamedTuple):
+class PopulationState(NamedTuple):
     """A population at a step. Batches are a function of (seed, step), so no key is carried."""
 
-    member: Member
+    member: MemberState
     step: Array
 
 
-class Members(NamedTuple):
+class MemberSpecs(NamedTuple):
     """What makes the members of a population differ `[member]`. Keys depend on a member's own seed alone."""
 
     init: Array
     data: Array
-    rates: Rates
+    rates: MemberHyperparams
     of_model: dict[str, Array]  # what models differ in
 
 
-def members_of(seed: int, seeds: int, settings: TrainSettings, of_model: Mapping[str, Values]) -> Members:
+def members_of(seed: int, seeds: int, settings: TrainSettings, of_model: Mapping[str, Values]) -> MemberSpecs:
     """For every combination in turn, members of seeds `seed, seed + 1, ...`.
 
     Their keys are the children of `key(seed + i)`: draw test prompts from another key.
@@ -162,7 +162,7 @@ def members_of(seed: int, seeds: int, settings: TrainSettings, of_model: Mapping
     unbounded = lambda value: np.inf if value is None else value  # a clip that is not there
     number = lambda name: [unbounded(point[name]) for point in points]
     values = {name: jnp.asarray(np.repeat(number(name), seeds), float) for name in points[0]}
-    return Members(init, data, Rates(*map(values.pop, Rates._fields)), values)
+    return MemberSpecs(init, data, MemberHyperparams(*map(values.pop, MemberHyperparams._fields)), values)
 
 
 @partial(jax.jit, static_argnums=(1, 2))
@@ -176,11 +176,11 @@ def _keys(seeds: Array, share_batches: bool, n_points: int) -> tuple[Array, Arra
 Init = Callable[[Array, Mapping[str, Array]], Params]
 
 
-def start(init: Init, settings: TrainSettings, members: Members) -> State:
+def start(init: Init, settings: TrainSettings, members: MemberSpecs) -> PopulationState:
     """A fresh population at step 0; `init` takes a key and what its model differs in."""
     params, opt_state = _starter(init, settings.of_program)(members.init, members.rates, members.of_model)
     every = lambda value: jnp.full(len(members.data), value, jnp.int32)  # buffers of their own: each is given away
-    return State(Member(params, opt_state, every(0), every(0), every(-1)), jnp.zeros((), jnp.int32))
+    return PopulationState(MemberState(params, opt_state, every(0), every(0), every(-1)), jnp.zeros((), jnp.int32))
 
 
 # On a CPU the compiler takes out what keeps it from computing sums again (`models.transformer`) before it might.
@@ -192,7 +192,7 @@ TO_THE_BIT = {"xla_cpu_use_fusion_emitters": True}
 
 @kept
 def _starter(init: Init, settings: TrainSettings) -> Callable[..., tuple[Params, Any]]:
-    def fresh(key: Array, rates: Rates, of_model: Mapping[str, Array]) -> tuple[Params, Any]:
+    def fresh(key: Array, rates: MemberHyperparams, of_model: Mapping[str, Array]) -> tuple[Params, Any]:
         params = init(key, of_model)
         return params, settings.transformation(rates).init(params)
 
@@ -207,10 +207,10 @@ def _mean_over_data(found: Any) -> Any:
 
 def _update(
     loss: Loss, settings: TrainSettings, over_data: bool
-) -> Callable[[Member, Rates, Batch, Array], tuple[Member, Array]]:
+) -> Callable[[MemberState, MemberHyperparams, Batch, Array], tuple[MemberState, Array]]:
     """One step of one member, `(member, rates, batch, number) -> (member, loss)`; what is not finite is not taken."""
 
-    def update(member: Member, rates: Rates, batch: Batch, number: Array) -> tuple[Member, Array]:
+    def update(member: MemberState, rates: MemberHyperparams, batch: Batch, number: Array) -> tuple[MemberState, Array]:
         found = jax.value_and_grad(loss)(member.params, batch)
         value, gradient = _mean_over_data(found) if over_data else found
         updates, opt_state = settings.transformation(rates).update(gradient, member.opt_state, member.params)
@@ -226,15 +226,17 @@ def _update(
         gone = going & (in_a_row == PATIENCE)
         diverged_at = jnp.where(gone, number - (PATIENCE - 1), member.diverged_at)
         skipped = member.skipped + (going & ~finite)
-        return Member(params, opt_state, skipped, in_a_row, diverged_at), jnp.where(going & finite, value, jnp.nan)
+        return MemberState(params, opt_state, skipped, in_a_row, diverged_at), jnp.where(going & finite, value, jnp.nan)
 
     return update
 
 
-def _scan(step: Step, batch_of: Callable[[Array], Batch], member: Member, numbers: Array) -> tuple[Member, Array]:
+def _scan(
+    step: Step, batch_of: Callable[[Array], Batch], member: MemberState, numbers: Array
+) -> tuple[MemberState, Array]:
     """Steps of a member, or of several, one after another; `batch_of` draws the batch of a number."""
 
-    def body(carry: tuple[Member, Batch], number: Array) -> tuple[tuple[Member, Batch], Array]:
+    def body(carry: tuple[MemberState, Batch], number: Array) -> tuple[tuple[MemberState, Batch], Array]:
         # The next batch is drawn beside the step, and carried: what XLA may fuse into a step it computes again
         # for each of its uses, which on a CPU doubled the time of a step.
         member, batch = carry
@@ -269,52 +271,57 @@ def _chunk(draw: Draw, loss: Loss, settings: TrainSettings, placement: Placement
     on_cpu = jax.default_backend() == "cpu"
     update = _update(loss, settings, placement.data > 1)
 
-    def own(member: Member, members: Members, numbers: Array) -> tuple[Member, Array]:
+    def own(member: MemberState, members: MemberSpecs, numbers: Array) -> tuple[MemberState, Array]:
         """Members with batches of their own share nothing: on a CPU each takes all steps before the next one does."""
 
-        def one(both: tuple[Member, Members]) -> tuple[Member, Array]:
+        def one(both: tuple[MemberState, MemberSpecs]) -> tuple[MemberState, Array]:
             member, its = both
-            batch_of = lambda number: placement.mine(draw(jax.random.fold_in(its.data, number), number))
+            batch_of = lambda number: placement.local_shard(draw(jax.random.fold_in(its.data, number), number))
             return _scan(lambda m, batch, number: update(m, its.rates, batch, number), batch_of, member, numbers)
 
         member, losses = jax.lax.map(one, (member, members), batch_size=1 if on_cpu else len(members.data))
         return member, losses.T
 
-    def shared(member: Member, members: Members, numbers: Array) -> tuple[Member, Array]:
+    def shared(member: MemberState, members: MemberSpecs, numbers: Array) -> tuple[MemberState, Array]:
         """Members whose data keys are one key."""
 
-        def every(member: Member, rates: Rates, batch: Batch, number: Array) -> tuple[Member, Array]:
+        def every(
+            member: MemberState, rates: MemberHyperparams, batch: Batch, number: Array
+        ) -> tuple[MemberState, Array]:
             one = lambda both: update(both[0], both[1], batch, number)
             return jax.lax.map(one, (member, rates)) if on_cpu and not side_by_side else jax.vmap(one)((member, rates))
 
-        step, part = every, placement.mine
+        step, part = every, placement.local_shard
         if placement.mode == "jit":  # the compiler spreads the drawing of the batch too, so that it is drawn once
-            step = placement.on_devices(every, (MEMBERS, MEMBERS, PROMPTS, ALL), (MEMBERS, MEMBERS))
-            part = placement.spread
+            step = placement.shard_map(every, (MEMBERS, MEMBERS, PROMPTS, ALL), (MEMBERS, MEMBERS))
+            part = placement.constrain
         batch_of = lambda number: part(draw(jax.random.fold_in(members.data[0], number), number))
         return _scan(lambda m, batch, number: step(m, members.rates, batch, number), batch_of, member, numbers)
 
     @cache
-    def run(one_batch: bool) -> Callable[[Member, Members, Array], tuple[Member, Array]]:
+    def run(one_batch: bool) -> Callable[[MemberState, MemberSpecs, Array], tuple[MemberState, Array]]:
         if placement.mode == "pmap":
             return placement.pmapped(shared if one_batch else own)
         if placement.mode == "none" or one_batch:
             return shared if one_batch else own
-        return placement.on_devices(own, (MEMBERS, MEMBERS, ALL), (MEMBERS, LOSSES))
+        return placement.shard_map(own, (MEMBERS, MEMBERS, ALL), (MEMBERS, LOSSES))
 
-    def chunk(state: State, members: Members, n_steps: int) -> tuple[State, Array]:
+    def chunk(state: PopulationState, members: MemberSpecs, n_steps: int) -> tuple[PopulationState, Array]:
         numbers = state.step + jnp.arange(n_steps, dtype=state.step.dtype)
         member, losses = run(settings.share_batches or len(members.data) == 1)(state.member, members, numbers)
-        return State(member, state.step + n_steps), losses
+        return PopulationState(member, state.step + n_steps), losses
 
     if placement.mode == "pmap":
         return chunk
     # The state comes back lying as it was put, or the second call would compile again.
-    lies = State._make(map(placement.lies, (MEMBERS, ALL))), placement.lies(ALL)
+    lies = PopulationState._make(map(placement.sharding, (MEMBERS, ALL))), placement.sharding(ALL)
     return jax.jit(
-        chunk, static_argnames="n_steps", donate_argnums=0, out_shardings=lies,
+        chunk,
+        static_argnames="n_steps",
+        donate_argnums=0,
+        out_shardings=lies,
         compiler_options=KEEP_BARRIERS | TO_THE_BIT if on_cpu else None,
-    )  # fmt: skip
+    )
 
 
 class Interrupted(Exception):
@@ -328,13 +335,13 @@ class Interrupted(Exception):
 @checked
 def run_chunks(
     chunk: Chunk,
-    state: State,
-    members: Members,
+    state: PopulationState,
+    members: MemberSpecs,
     steps: Count,
     chunk_steps: Size,
-    on_chunk: Callable[[State, Array], None] = lambda state, loss: None,
+    on_chunk: Callable[[PopulationState, Array], None] = lambda state, loss: None,
     at_powers: bool = False,
-) -> State:
+) -> PopulationState:
     """Trains up to step `steps` in chunks of `chunk_steps`, calling `on_chunk(state, loss [step member])` after each.
 
     Chunks end at multiples of `chunk_steps`, so a resumed run passes through the same states as an uninterrupted one.

@@ -11,9 +11,9 @@ from icl_gd import models
 from icl_gd.models import TransformerConfig
 from icl_gd.programs import kept
 from icl_gd.training import population
-from icl_gd.training.blocks import in_blocks
+from icl_gd.training.microbatch import microbatched
 from icl_gd.training.population import TrainSettings
-from icl_gd.types import Array, Layout, Moments, PrefixPrompt, Prompt
+from icl_gd.types import Array, Gram, Layout, PrefixPrompt, Prompt
 
 HIDDEN_FLOATS = 2**18  # of a perceptron, at once: they stay in a core's cache
 
@@ -39,10 +39,10 @@ class PrefixTask(Protocol):
 
 
 @runtime_checkable
-class MomentTask(Protocol):
+class GramTask(Protocol):
     """A task that draws a batch of moments at once, faster than prompt by prompt."""
 
-    def sample_moments(self, key: Array, n_prompts: int) -> tuple[Moments, Array]: ...
+    def sample_gram(self, key: Array, n_prompts: int) -> tuple[Gram, Array]: ...
 
 
 Problem = tuple[Callable[[Array, Array], Any], Callable[[Any, Any], Array]]
@@ -72,8 +72,8 @@ def learning_problem(
         raise ValueError(
             "a curriculum is one of prefixes: it needs a causal model, tokens apart, and a task that has them"
         )
-    if settings.form == "moments" and not models.has_moment_form(config):
-        raise ValueError(f"form='moments' is exact for linear layers alone, which these are not: {config}")
+    if settings.form == "gram" and not models.has_gram_form(config):
+        raise ValueError(f"form='gram' is exact for linear layers alone, which these are not: {config}")
     if settings.form == "query" and not models.has_query_form(config):
         raise ValueError(f"form='query' is exact for one layer of attention alone, which this is not: {config}")
     return _query_problem(task, *program, concatenated)
@@ -87,9 +87,9 @@ def _query_problem(
     batch_size = settings.batch_size
     prompts = lambda key, step: jax.vmap(task.sample, out_axes=-1)(jax.random.split(key, batch_size))
 
-    def loss_of_moments(params: Any, batch: tuple[Moments, Array]) -> Array:
+    def loss_of_moments(params: Any, batch: tuple[Gram, Array]) -> Array:
         moments, y_query = batch
-        y_hat = models.read_moments(models.circuits(config, params), moments, task.d_output)
+        y_hat = models.read_gram(models.circuits(config, params), moments, task.d_output)
         return 0.5 * jnp.mean(jnp.sum((y_hat - y_query) ** 2, axis=0))
 
     def loss_of_tokens(params: Any, batch: Prompt) -> Array:
@@ -101,17 +101,17 @@ def _query_problem(
         y_hat = models.read_query(config, params, tokens, task.d_output)
         return 0.5 * jnp.mean(jnp.sum((y_hat - batch.y_query) ** 2, axis=0))
 
-    def moments(key: Array, step: Array | int) -> tuple[Moments, Array]:
+    def moments(key: Array, step: Array | int) -> tuple[Gram, Array]:
         batch = prompts(key, step)
         tokens = jax.vmap(layout.encode, -1, -1)(batch.x, batch.y, batch.x_query)
-        return Moments.of(tokens), batch.y_query
+        return Gram.of(tokens), batch.y_query
 
-    if settings.form in ("tokens", "query") or not models.has_moment_form(config):
+    if settings.form in ("tokens", "query") or not models.has_gram_form(config):
         loss = loss_of_queries if settings.form != "tokens" and models.has_query_form(config) else loss_of_tokens
         tokens = jax.eval_shape(lambda key: layout.encode(*task.sample(key)[:3]), jax.random.key(0))
         return prompts, _in_cache(loss, config, len(tokens))
-    if isinstance(task, MomentTask) and concatenated:
-        return lambda key, step: task.sample_moments(key, n_prompts=batch_size), loss_of_moments
+    if isinstance(task, GramTask) and concatenated:
+        return lambda key, step: task.sample_gram(key, n_prompts=batch_size), loss_of_moments
     return moments, loss_of_moments
 
 
@@ -143,7 +143,7 @@ def _prefix_problem(task: PrefixTask, config: TransformerConfig, layout: Layout,
 
 def _in_cache(loss: population.Loss, config: TransformerConfig, n_tokens: int) -> population.Loss:
     """On a CPU, as many prompts at a time as a perceptron holds in cache; elsewhere all of them."""
-    width = max(config.mlp_width or 0, config.layer_mlp_width or 0)
+    width = max(config.input_mlp_width or 0, config.block_mlp_width or 0)
     if not width or jax.default_backend() != "cpu":
         return loss
-    return in_blocks(loss, max(HIDDEN_FLOATS // (n_tokens * width), 1))
+    return microbatched(loss, max(HIDDEN_FLOATS // (n_tokens * width), 1))

@@ -32,10 +32,14 @@ def _settings_of_jax():
 def one_layer(tmp_path_factory):
     """Two seeds of linear attention that may become softmax."""
     return complete(
-        "softmax_heads", tmp_path_factory.mktemp("one_layer"), "--config.model.attention=mixed",
-        "--config.model.n_heads=1", "--config.analyses=('alignment',)", "--config.eval.prompts=256",
+        "softmax_heads",
+        tmp_path_factory.mktemp("one_layer"),
+        "--config.model.attention=mixed",
+        "--config.model.n_heads=1",
+        "--config.analyses=('alignment',)",
+        "--config.eval.prompts=256",
         "--config.eval.curve_prompts=64",
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +65,14 @@ def functions(tmp_path_factory):
 def dual_models(tmp_path_factory):
     """A causal layer of softmax heads beside its dual models."""
     return complete(
-        "dual_model", tmp_path_factory.mktemp("dual_models"), *TRAINED_SHORTLY, *ON_FEW, "--config.task.d_input=2",
-        "--config.task.n_context=4", "--config.model.n_layers=1", "--config.model.d_embed=8",
-        "--config.train.active_inputs=()", "--profile",
-    )  # fmt: skip
+        "dual_model",
+        tmp_path_factory.mktemp("dual_models"),
+        *TRAINED_SHORTLY,
+        *ON_FEW,
+        "--config.task.d_input=2",
+        "--config.task.n_context=4",
+        "--config.model.n_layers=1",
+        "--config.model.d_embed=8",
+        "--config.train.active_inputs=()",
+        "--profile",
+    )

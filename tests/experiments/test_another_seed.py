@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from experiments import another_seed, claims
+from experiments import another_seed, publish
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -36,10 +36,19 @@ RUN = {"git": "abc", "device": "cpu", "precision": "float32", "wall_seconds": 61
 def done(name, seconds=61.0):
     """What a run of a name leaves."""
     experiment, _, variant = name.partition("-")
-    judged = [{**its, "value": value, "holds": value <= 1, "source": "control", "note": "at length"}
-              for its, value in zip(STATED, (0.5, 2.0), strict=True)]  # fmt: skip
-    return {"experiment": experiment, "variant": variant or None, **RUN, "wall_seconds": seconds, "versions": {},
-            "metrics": {}, "claims": judged}  # fmt: skip
+    judged = [
+        {**its, "value": value, "holds": value <= 1, "source": "control", "note": "at length"}
+        for its, value in zip(STATED, (0.5, 2.0), strict=True)
+    ]
+    return {
+        "experiment": experiment,
+        "variant": variant or None,
+        **RUN,
+        "wall_seconds": seconds,
+        "versions": {},
+        "metrics": {},
+        "claims": judged,
+    }
 
 
 COMMITTED = {"slow": 16 * 60.0, "middle-tiny": 300.0, "quick": 20.0}
@@ -77,7 +86,7 @@ class Runs:
 
 
 def kept(repository, name) -> Any:
-    path = repository / "results" / name / claims.AGAIN
+    path = repository / "results" / name / publish.AGAIN
     return json.loads(path.read_text()) if path.exists() else None
 
 
@@ -137,16 +146,19 @@ def test_claims_that_are_others_are_said(repository, capsys):
     assert kept(repository, "quick") == before
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["quikc"], "quikc: no results of that name are committed; did you mean quick?"),
-    (["slow"], "slow: its committed run took 16 min; give --minutes=17"),
-    (["--sed=1"], "--sed=1: did you mean --seed?"),
-    (["--seed=-1"], "--seed=-1: a whole number of at least 0 is accepted"),
-    (["--seed=4294967295"], "--seed=4294967295 must be a whole number"),
-    (["--seed=1"], "--seed=1: quick has members of seeds 0 to 1 already; give one from 2 on"),
-    (["--minutes=nan"], "--minutes=nan: a number above 0 is accepted"),
-    (["--minutes"], "argument --minutes: expected one argument"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["quikc"], "quikc: no results of that name are committed; did you mean quick?"),
+        (["slow"], "slow: its committed run took 16 min; give --minutes=17"),
+        (["--sed=1"], "--sed=1: did you mean --seed?"),
+        (["--seed=-1"], "--seed=-1: a whole number of at least 0 is accepted"),
+        (["--seed=4294967295"], "--seed=4294967295 must be a whole number"),
+        (["--seed=1"], "--seed=1: quick has members of seeds 0 to 1 already; give one from 2 on"),
+        (["--minutes=nan"], "--minutes=nan: a number above 0 is accepted"),
+        (["--minutes"], "argument --minutes: expected one argument"),
+    ],
+)
 def test_bad_input_is_one_line_and_starts_nothing(repository, capsys, words, said):
     runs = Runs()
     assert another_seed.main(words, repository, runs) == 2

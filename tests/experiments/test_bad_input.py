@@ -13,7 +13,7 @@ import pytest
 
 from icl_gd.lab import command
 from icl_gd.lab.command_line import parse
-from icl_gd.lab.config.bad_input import BadInput
+from icl_gd.lab.config.errors import ConfigError
 from icl_gd.lab.lifecycle.workdirs import held
 from icl_gd.migrations import CONFIGS as FORMATS
 from icl_gd.migrations import newest_of
@@ -89,10 +89,10 @@ BAD = [
     ([ONE, "--config.analyses=('table',)", NO_CLAIMS, "--config.task.d_input=4"], ["task.d_input=4", "table", "10"]),
     ([ONE, "--config.precision=float16"], ["float16", "float32"]),
     ([ONE, "--config.train.schedule=step"], ["step", "cosine"]),
-    ([ONE, "--config.train.form=momments"], ["train.form=momments", "did you mean moments?"]),
+    ([ONE, "--config.train.form=gramm"], ["train.form=gramm", "did you mean gram?"]),
     (
-        [ONE, "--config.train.form=moments", "--config.model.clip=1", "--config.analyses=()", NO_CLAIMS],
-        ["form=moments", "clip=1.0"],
+        [ONE, "--config.train.form=gram", "--config.model.clip=1", "--config.analyses=()", NO_CLAIMS],
+        ["form=gram", "clip=1.0"],
     ),
     ([ONE, "--config.train.parallel=pmp"], ["train.parallel=pmp", "did you mean pmap?"]),
     ([ONE, "--config.train.beta2=0.99999999"], ["train.beta2=0.99999999 is 1.0 in float32", "below 1"]),
@@ -228,8 +228,8 @@ BAD = [
     ([VARIANTS, "--config.model.share=0.6"], ["model.share=0.6", "at most 0.5"]),
     ([VARIANTS, "--config.model.share=None"], ["model.beta=0.0", "share=None", "both"]),
     (
-        [VARIANTS, "--config.model.reads_query=False"],
-        ["model.alpha=-1.0", "needs reads_query=True"],
+        [VARIANTS, "--config.model.attend_to_query=False"],
+        ["model.alpha=-1.0", "needs attend_to_query=True"],
     ),
     ([VARIANTS, "--config.train.weight_decay=0.1"], ["train.weight_decay=0.1", "model.alpha"]),
     ([f"{DUAL}:layer", "--config.model.beta=0.5"], ["model.beta=0.5", "both"]),
@@ -243,8 +243,8 @@ BAD = [
         ["model.layout=alternating", "one of concatenated, interleaved"],
     ),
     (
-        [DUAL, "--config.model.reads_query=True"],
-        ["model.reads_query: not a field of this experiment", "model.style=von_oswald"],
+        [DUAL, "--config.model.attend_to_query=True"],
+        ["model.attend_to_query: not a field of this experiment", "model.style=von_oswald"],
     ),
     (
         [DUAL, "--config.analyses=('random_features',)", NO_CLAIMS],
@@ -258,7 +258,7 @@ BAD = [
     ),
     ([DUAL, "--config.model.d_embed=33"], ["model.d_embed=33", "model.n_heads=2"]),
     ([DUAL, "--config.task.name=cubic"], ["task.name=cubic", "linear"]),
-    ([ONE, "--config.model.alpha=0.5"], ["model.alpha=0.5", "needs reads_query=True"]),
+    ([ONE, "--config.model.alpha=0.5"], ["model.alpha=0.5", "needs attend_to_query=True"]),
     ([GAUSSIAN, "--config.task.d_input=(5,4)"], ["task.eigenvalues", "task.d_input=4"]),
     ([ONE, "--config.train.batch_size=(2,2000000000)"], ["GiB", "train.batch_size=2000000000"]),
     (
@@ -286,7 +286,7 @@ def test_a_refused_run_leaves_the_directory_to_the_one_that_holds_it(tmp_path, m
     workdir = tmp_path / "run"
     with held(workdir):
         monkeypatch.setattr(Path, "exists", lambda path: False)  # both looked before either had made it
-        with pytest.raises(BadInput, match="in use by another run"), held(workdir):
+        with pytest.raises(ConfigError, match="in use by another run"), held(workdir):
             pass
         monkeypatch.undo()
         assert workdir.is_dir()
@@ -296,7 +296,7 @@ def test_a_refused_run_leaves_the_directory_to_the_one_that_holds_it(tmp_path, m
 def test_a_directory_taken_away_before_it_is_locked_is_not_held(tmp_path, monkeypatch):
     workdir, lock = tmp_path / "run", fcntl.flock
     monkeypatch.setattr(fcntl, "flock", lambda *args: (workdir.rmdir(), lock(*args)))
-    with pytest.raises(BadInput, match="in use by another run"), held(workdir):
+    with pytest.raises(ConfigError, match="in use by another run"), held(workdir):
         pass
 
 
@@ -446,7 +446,7 @@ def test_only_settings_of_the_run_itself_may_differ_from_those_stored(tmp_path):
     assert parse(
         ["run", ONE, f"--workdir={tmp_path}", "--config.train.log_every=7", "--config.train.checkpoint_every=9"]
     )
-    with pytest.raises(BadInput, match=r"seeds \(stored 10, asked 3\)"):
+    with pytest.raises(ConfigError, match=r"seeds \(stored 10, asked 3\)"):
         parse(["run", ONE, f"--workdir={tmp_path}", "--config.seeds=3"])
 
 
@@ -455,7 +455,7 @@ def test_a_field_that_an_older_version_lacked_was_at_its_default(tmp_path):
     del there["config"]["train"]["form"], there["config"]["train"]["parallel"]
     (tmp_path / "config.json").write_text(json.dumps(there))
     assert parse(["run", ONE, f"--workdir={tmp_path}"])
-    with pytest.raises(BadInput, match=r"train.form \(stored auto, asked tokens\)"):
+    with pytest.raises(ConfigError, match=r"train.form \(stored auto, asked tokens\)"):
         parse(["run", ONE, f"--workdir={tmp_path}", "--config.train.form=tokens"])
 
 

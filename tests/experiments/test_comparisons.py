@@ -6,7 +6,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from icl_gd.lab.evaluation.study import EVERY, Found, capped, free_members
+from icl_gd.lab.evaluation.measured import EVERY, Records, clip_losses, free_members
 from icl_gd.lab.lifecycle import monitor
 
 
@@ -20,13 +20,13 @@ def test_a_seed_is_not_trapped_by_rare_prompts_on_which_it_diverges():
     losses[0, :2] = np.nan, np.inf
     losses[1, :100] = 1e30  # one in twenty
     losses[2] = 0.4
-    means = np.asarray(capped(jnp.asarray(losses), 42.0)).mean(-1)
+    means = np.asarray(clip_losses(jnp.asarray(losses), 42.0)).mean(-1)
     np.testing.assert_array_equal(free_members(means, 0.2), [True, False, False])
-    np.testing.assert_array_equal(capped(jnp.asarray([0.0, 41.0, 43.0]), 42.0), [0.0, 41.0, 42.0])
+    np.testing.assert_array_equal(clip_losses(jnp.asarray([0.0, 41.0, 43.0]), 42.0), [0.0, 41.0, 42.0])
 
 
 def test_metrics_of_all_seeds_and_of_the_free_ones():
-    found = Found(np.array([True, False, True]), np.array([False, True, True]))
+    found = Records(np.array([True, False, True]), np.array([False, True, True]))
     found.add("loss", [1.0, 9.0, 2.0], [0.1, 7.0, 0.3])
     found.add("share", [1.0, 9.0, 2.0], over=EVERY)
     found.add_one("gd", 0.2)
@@ -42,7 +42,7 @@ def test_metrics_of_all_seeds_and_of_the_free_ones():
     assert some["loss"]["per_seed"] == [9.0, 2.0]
     assert (some["loss_untrapped"]["per_seed"], some["loss_untrapped"]["stderr"]) == ([2.0], 0.3)
     assert some["gd"]["per_seed"] == [0.2]
-    none_free = Found(np.array([False]), np.array([False]))
+    none_free = Records(np.array([False]), np.array([False]))
     none_free.add("loss", [1.0], [0.1])
     assert all(math.isnan(none_free.metrics()["loss_untrapped"][key]) for key in ("mean", "std", "stderr"))
     assert none_free.shown == [0]

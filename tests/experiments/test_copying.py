@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from icl_gd.lab.command_line import parse
-from icl_gd.lab.config.bad_input import BadInput
+from icl_gd.lab.config.errors import ConfigError
 from icl_gd.lab.evaluation.analyses.copying import _coordinates, _moments, lasting_from
-from icl_gd.lab.evaluation.study import Found
+from icl_gd.lab.evaluation.measured import Records
 from icl_gd.tasks import LinearRegression
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -31,14 +31,14 @@ def test_what_reads_inputs_and_labels_in_one_token_refuses_separate_ones(analysi
     words = ["run", f"--config={CONFIGS}/{file}.py", f"--config.analyses=('{analysis}',)", "--config.claims=()"]
     assert parse(words).experiment.asked == (analysis,)
     said = rf"model\.layout=interleaved: contradicts analyses={analysis}, which needs concatenated"
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(ConfigError, match=said):
         parse([*words, "--config.model.layout=interleaved"])
 
 
 def test_copying_is_asked_of_separate_tokens_alone():
     assert parse(["run", APART, "--config.analyses=('alignment','copying')"]).experiment.model.layout == "interleaved"
     said = r"model\.layout=concatenated: contradicts analyses=copying, which needs interleaved"
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(ConfigError, match=said):
         parse(["run", APART, "--config.model.layout=concatenated"])
 
 
@@ -51,7 +51,7 @@ def test_every_coordinate_has_a_step_of_its_own(prompts):
     """Of learners that are gradient descent, with a rate for each coordinate: those rates come out."""
     rates = np.array([[0.1, 0.1, 0.1], [0.2, 0.4, 0.15]], np.float32)
     trained = SimpleNamespace(params=rates, predictor=lambda rate: lambda x, y, x_query: y.T @ (x @ (rate * x_query)))
-    found = Found(np.full(2, True), np.full(2, False))
+    found = Records(np.full(2, True), np.full(2, False))
     _coordinates(SimpleNamespace(prompts=prompts, task=TASK, trained=trained), found)
     np.testing.assert_allclose(found.curves["step_by_coordinate"]["mean"], rates.mean(0), rtol=1e-5)
     np.testing.assert_allclose(found.metrics()["shared_coordinate_step"]["per_seed"], [1.0, 0.5], rtol=1e-5)
@@ -71,13 +71,17 @@ def test_when_copying_starts_and_when_the_loss_falls(prompts):
         name: {10 * (k + 1): {seed: scale(name) * values[seed][k] for seed in (0, 1)} for k in range(5)}
         for name, values in by_seed.items()
     }
-    found = Found(np.full(2, True), np.full(2, False))
+    found = Records(np.full(2, True), np.full(2, False))
     _moments(SimpleNamespace(prompts=prompts, history=history), found)
     nan = np.nan
     expected = {
-        "copying_starts_at": [20, nan], "copying_clear_at": [40, nan], "loss_halfway_at": [40, 20],
-        "copying_leads_by": [20, nan], "copying_clear_leads_by": [0, nan], "loss_ratio_zero_at_start": [1.0, nan],
-    }  # fmt: skip
+        "copying_starts_at": [20, nan],
+        "copying_clear_at": [40, nan],
+        "loss_halfway_at": [40, 20],
+        "copying_leads_by": [20, nan],
+        "copying_clear_leads_by": [0, nan],
+        "loss_ratio_zero_at_start": [1.0, nan],
+    }
     metrics = found.metrics()
     for name, values in expected.items():
         np.testing.assert_allclose(metrics[name]["per_seed"], values, rtol=1e-6, err_msg=name)

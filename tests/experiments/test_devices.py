@@ -21,11 +21,21 @@ SIZES = (
 def start(workdir, devices, *more):
     kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.run", "--config=configs/one_layer.py:smoke", f"--workdir={workdir}", *SIZES,
-         *more],
-        cwd=ROOT, env={**kept, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "experiments.run",
+            "--config=configs/one_layer.py:smoke",
+            f"--workdir={workdir}",
+            *SIZES,
+            *more,
+        ],
+        cwd=ROOT,
+        env={**kept, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def finish(*started, code=0):

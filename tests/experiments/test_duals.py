@@ -12,10 +12,12 @@ from icl_gd.lab.evaluation.references.one_step import plain_member
 SWEPT = [{"model.alpha": alpha, "train.clip": 1.0} for alpha in (0.5, 0.0, -0.5)]
 
 
-@pytest.mark.parametrize(("fixed", "plain"), [({}, 1), ({"augment_keys": 0.0}, 1), ({"augment_keys": 1.0}, None),
-                                              ({"beta": 0.5, "share": 0.5}, None)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fixed", "plain"),
+    [({}, 1), ({"augment_keys": 0.0}, 1), ({"augment_keys": 1.0}, None), ({"beta": 0.5, "share": 0.5}, None)],
+)
 def test_plain_softmax_is_where_nothing_is_modified(fixed, plain):
-    config = TransformerConfig(3, attention="softmax", reads_query=True, alpha=(0.5, 0.0, -0.5), **fixed)
+    config = TransformerConfig(3, attention="softmax", attend_to_query=True, alpha=(0.5, 0.0, -0.5), **fixed)
     assert plain_member(SWEPT, config) == plain
     assert plain_member(SWEPT[:1], config) is None
     assert plain_member([{"train.clip": 1.0}, {"train.clip": 2.0}], config) is None

@@ -14,8 +14,8 @@ import pytest
 
 import icl_gd
 from icl_gd.lab import command, command_line, doctor
-from icl_gd.lab.config.bad_input import BadInput
-from icl_gd.lab.lifecycle import compilation, continuation, devices, workdirs
+from icl_gd.lab.config.errors import ConfigError
+from icl_gd.lab.lifecycle import compile_cache, devices, resume, workdirs
 from icl_gd.migrations import CONFIGS, newest_of
 from icl_gd.training.checkpoint import nested
 
@@ -93,14 +93,14 @@ def test_steps_may_be_raised_where_the_first_ones_do_not_depend_on_the_last(tmp_
     words = ["run", CONFIG, f"--workdir={tmp_path}/run"]
     stored(tmp_path / "run", 20)
     assert command_line.parse([*words, "--config.train.steps=21"])
-    with pytest.raises(BadInput, match=r"train.steps \(stored 20, asked 19\); it may be raised, .*not lowered"):
+    with pytest.raises(ConfigError, match=r"train.steps \(stored 20, asked 19\); it may be raised, .*not lowered"):
         command_line.parse([*words, "--config.train.steps=19"])
-    with pytest.raises(BadInput, match=r"train\.steps \(.*seeds \(stored 2, asked 5\)"):
+    with pytest.raises(ConfigError, match=r"train\.steps \(.*seeds \(stored 2, asked 5\)"):
         command_line.parse([*words, "--config.train.steps=21", "--config.seeds=5"])
     decays = json.loads((tmp_path / "run" / "config.json").read_text())
     decays["config"]["train"]["schedule"] = "cosine"
     (tmp_path / "run" / "config.json").write_text(json.dumps(decays))
-    with pytest.raises(BadInput, match="only a constant one can be extended"):
+    with pytest.raises(ConfigError, match="only a constant one can be extended"):
         command_line.parse([*words, "--config.train.steps=21", "--config.train.schedule=cosine"])
 
 
@@ -108,17 +108,17 @@ def test_results_of_fewer_steps_are_not_those_of_the_extended_run(tmp_path, caps
     stored(tmp_path, 25)
     config = json.loads((tmp_path / "config.json").read_text())["config"]
     (tmp_path / "results.json").write_text(json.dumps({"steps": 25}))
-    assert continuation.finished(tmp_path, config) == {"steps": 25}
-    assert continuation.last_step(tmp_path) == 0
+    assert resume.finished(tmp_path, config) == {"steps": 25}
+    assert resume.last_step(tmp_path) == 0
     for step in ("20", "25"):
         (tmp_path / "checkpoints" / step).mkdir(parents=True)
-    assert continuation.last_step(tmp_path) == 25
+    assert resume.last_step(tmp_path) == 25
     config["train"]["steps"] = 40
-    continuation.store(tmp_path, {}, config)
+    resume.store(tmp_path, {}, config)
     assert "extending the run from step 25 to 40" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["20"]  # 25 cut a chunk of ten short
-    assert continuation.finished(tmp_path, config) is None  # also after a kill before it goes on
-    continuation.store(tmp_path, {}, config)
+    assert resume.finished(tmp_path, config) is None  # also after a kill before it goes on
+    resume.store(tmp_path, {}, config)
     assert json.loads((tmp_path / "config.json").read_text())["extended_from"] == [25]
     assert capsys.readouterr().out == ""
 
@@ -126,15 +126,15 @@ def test_results_of_fewer_steps_are_not_those_of_the_extended_run(tmp_path, caps
 def test_files_in_the_way_and_full_disks_are_seen_before_anything_runs(tmp_path, monkeypatch):
     words = ["run", CONFIG, f"--workdir={tmp_path}"]
     (tmp_path / "checkpoints").write_text("")
-    with pytest.raises(BadInput, match="checkpoints there is no directory"):
+    with pytest.raises(ConfigError, match="checkpoints there is no directory"):
         command_line.parse(words)
     (tmp_path / "checkpoints").unlink()
     (tmp_path / "metrics.jsonl").symlink_to(tmp_path)
-    with pytest.raises(BadInput, match=r"metrics\.jsonl there is no file"):
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl there is no file"):
         command_line.parse(words)
     (tmp_path / "metrics.jsonl").unlink()
     monkeypatch.setattr(workdirs, "disk_needed", lambda experiment: 2.0**70)
-    with pytest.raises(BadInput, match="MiB are free there, a run needs about"):
+    with pytest.raises(ConfigError, match="MiB are free there, a run needs about"):
         command_line.parse(words)
 
 
@@ -202,14 +202,14 @@ def test_doctor(capsys, tmp_path, monkeypatch):
 def test_the_cache_is_where_it_is_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    assert compilation.cache_directory().parent == tmp_path / "icl_gd"
-    monkeypatch.setattr(compilation, "_cpu", lambda: "other")
-    assert compilation.cache_directory().name.endswith("-other")
+    assert compile_cache.cache_directory().parent == tmp_path / "icl_gd"
+    monkeypatch.setattr(compile_cache, "_cpu", lambda: "other")
+    assert compile_cache.cache_directory().name.endswith("-other")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "mine"))
-    assert compilation.cache_directory() == tmp_path / "mine"
+    assert compile_cache.cache_directory() == tmp_path / "mine"
     try:
         jax.config.update("jax_enable_compilation_cache", False)
-        assert "switched off" in str(compilation.Cache())
+        assert "switched off" in str(compile_cache.Cache())
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
 

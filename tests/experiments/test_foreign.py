@@ -13,7 +13,7 @@ from absl import flags
 from icl_gd import interop
 from icl_gd.lab import command, foreign
 from icl_gd.lab.command_line import CONFIGS, help_of, load, parse
-from icl_gd.lab.config.bad_input import BadInput
+from icl_gd.lab.config.errors import ConfigError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "coming_from.md").read_text(encoding="utf-8")
 SECTIONS = {text.partition("\n")[0]: text for text in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]}
@@ -196,9 +196,8 @@ def test_what_cannot_be_read_is_said_in_one_line(text, conf, capsys):
 
 def test_a_tag_in_a_yaml_file_executes_nothing(conf):
     (conf / "mine.yaml").write_text(
-        "inherit: toy.yaml\nmodel: !munch.Munch {n_embd: 32}\n"
-        "out_dir: !!python/object/apply:os.mkdir [executed]\n"
-    )  # fmt: skip
+        "inherit: toy.yaml\nmodel: !munch.Munch {n_embd: 32}\nout_dir: !!python/object/apply:os.mkdir [executed]\n"
+    )
     assert load(conf / "mine.yaml")["model.d_embed"] == 32
     assert not (conf.parent / "executed").exists()
 
@@ -248,7 +247,7 @@ def test_a_config_of_raventos_et_al_is_read(tmp_path):
         **{"train__active_points": (), "precision": "float32"},
     )
     RAVENTOS_WRONG = {**RAVENTOS, "model": {**RAVENTOS["model"], "n_points": 12}}
-    with pytest.raises(BadInput, match=r"model.n_points=12 contradicts task.n_points=16"):
+    with pytest.raises(ConfigError, match=r"model.n_points=12 contradicts task.n_points=16"):
         parse(["run", python(tmp_path / "wrong.py", RAVENTOS_WRONG), "--config.train.schedule=cosine"])
 
 
@@ -302,7 +301,7 @@ HINTS = [
 
 @pytest.mark.parametrize(("config", "word", "expected"), HINTS, ids=lambda value: value[-40:])
 def test_names_of_theirs_lead_to_ours(config, word, expected):
-    with pytest.raises(BadInput) as error:
+    with pytest.raises(ConfigError) as error:
         parse(["run", config, word])
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
@@ -320,7 +319,7 @@ def test_a_flagfile_holds_flags(tmp_path, monkeypatch):
     assert parse(["run", "--flagfile", "flags"]).experiment["train.steps"] == 9
     assert "Fields of one_layer.py" in help_of(["run", "--flagfile=flags"])
     Path("flags").write_text(f"{ONE}\n--flagfile=nowhere\n")
-    with pytest.raises(BadInput, match=r"--flagfile: .*No such file or directory: 'nowhere'; accepted: a file"):
+    with pytest.raises(ConfigError, match=r"--flagfile: .*No such file or directory: 'nowhere'; accepted: a file"):
         parse(["run", "--flagfile=flags"])
 
 
@@ -344,7 +343,7 @@ def test_flags_of_logging_are_those_of_absl(tmp_path):
     assert absl.logging.get_verbosity() == -2
     assert (flags.FLAGS["logtostderr"].value, flags.FLAGS["stderrthreshold"].value) == (True, "error")
     for bad in ("--stderrthreshold=loud", "--verbosity=loud"):
-        with pytest.raises(BadInput, match="loud"):
+        with pytest.raises(ConfigError, match="loud"):
             parse(["run", ONE, bad])
 
 
@@ -358,14 +357,14 @@ def test_a_whole_number_may_be_written_as_a_float():
     assert all(type(value) is int for value in (experiment["train.steps"], *experiment["train.batch_size"]))
     are(parse(["run", GARG, "--config.train.active_inputs=5,1,2e3"]).experiment, train__active_inputs=(5, 1, 2000))
     for bad in ("1.5", "5e-1", "1e400", "e5"):
-        with pytest.raises(BadInput, match="whole number"):
+        with pytest.raises(ConfigError, match="whole number"):
             parse(["run", ONE, f"--config.train.steps={bad}"])
 
 
 def test_a_thousands_separator_is_no_sweep():
-    with pytest.raises(BadInput, match=r"train.steps=500,001: write 500001, or '\(500, 1\)' for a sweep"):
+    with pytest.raises(ConfigError, match=r"train.steps=500,001: write 500001, or '\(500, 1\)' for a sweep"):
         parse(["run", ONE, "--config.train.steps=500,001"])
-    with pytest.raises(BadInput, match=r"task.pool=1,048,576: write 1048576, or"):
+    with pytest.raises(ConfigError, match=r"task.pool=1,048,576: write 1048576, or"):
         parse(["run", ONE, "--config.task.pool=1,048,576"])
     are(parse(["run", ONE, "--config.train.steps=(500,100)"]).experiment, train__steps=(500, 100))
     are(parse(["run", ONE, "--config.task.n_context=5,10"]).experiment, task__n_context=(5, 10))
@@ -377,9 +376,9 @@ def test_a_curriculum_that_starts_at_its_end_needs_no_increase():
     level = ["--config.train.active_inputs=20,0,10000", "--config.train.active_points=(41,0,1)"]
     are(parse(["run", GARG, *level]).experiment, train__active_inputs=(), train__active_points=())
     for word in ("active_inputs=10,0,10000", "active_points=40,0,10000"):
-        with pytest.raises(BadInput, match=r"with an increase of 0 it never ends at task\..*=(20|41)"):
+        with pytest.raises(ConfigError, match=r"with an increase of 0 it never ends at task\..*=(20|41)"):
             parse(["run", GARG, f"--config.train.{word}"])
-    with pytest.raises(BadInput, match=r"never ends at task\.d_input=5"):
+    with pytest.raises(ConfigError, match=r"never ends at task\.d_input=5"):
         parse(["run", GARG, level[0], "--config.task.d_input=(20,5)"])
 
 
@@ -392,13 +391,18 @@ def test_every_name_of_a_codebase_is_on_the_page():
         tables += [its.kwargs for its in foreign.GARG_TASKS.values()] if codebase.table is foreign.GARG else []
         tables += [foreign.SINE] if codebase.table is foreign.VON_OSWALD else []
         rows = {name: row.says or row.ours for table in tables for name, row in table.items() if row.ours}
-        listed = {name: here for title, there, (here,), is_field in ROWS if is_field and title == codebase.title
-                  for name in there}  # fmt: skip
+        listed = {
+            name: here
+            for title, there, (here,), is_field in ROWS
+            if is_field and title == codebase.title
+            for name in there
+        }
         assert listed == rows, codebase.title
 
 
-@pytest.mark.parametrize(("there", "here"), [(name, here) for _, there, (here,), is_field in ROWS if is_field
-                                             for name in there])  # fmt: skip
+@pytest.mark.parametrize(
+    ("there", "here"), [(name, here) for _, there, (here,), is_field in ROWS if is_field for name in there]
+)
 def test_fields_of_the_page_are_fields(there, here):
     field = here.partition("=")[0]
     names = ("one_layer", "two_layers", "sine", "garg_linear", "garg_sparse", "garg_relu_network", "garg_decision_tree")
@@ -419,7 +423,7 @@ def test_calls_of_the_page_run(conf, monkeypatch):
     namespace: dict = {}
     exec(compile(setup, "docs/coming_from.md", "exec"), namespace)
     config, params = namespace["config"], namespace["params"]
-    namespace["theirs"] = interop.to_published(config, params)
+    namespace["theirs"] = interop.to_von_oswald(config, params)
     pretrained = interop.Pretrained(config, params, "concatenated", d_input=4)
     pretrained.save_pretrained("runs/my_model")
     monkeypatch.setattr(interop, "from_garg", lambda path: pretrained)  # whose law is test_pretrained's

@@ -14,11 +14,11 @@ import icl_gd
 from icl_gd import learners, plots
 from icl_gd.lab import command, pipeline
 from icl_gd.lab.command_line import parse
-from icl_gd.lab.config.bad_input import BadInput
+from icl_gd.lab.config.errors import ConfigError
+from icl_gd.lab.evaluation.measured import EVALUATION, Evaluation, held_out_key
 from icl_gd.lab.evaluation.references import prefix_learners
-from icl_gd.lab.evaluation.study import EVALUATION, Study, held_out_key
 from icl_gd.lab.lifecycle import monitor
-from icl_gd.tasks import PROMPT_SUITE
+from icl_gd.tasks import EVAL_SUITE
 from icl_gd.training import Curriculum, Ramp
 
 DRAWN = {picture.name: picture.draw for picture in prefix_learners.PICTURES}
@@ -88,16 +88,14 @@ def test_a_point_of_a_sweep_is_a_run_of_its_own(tmp_path):
 
     def of(name, *asked):
         (tmp_path / name).mkdir()
-        words = (f"{LINEAR}:smoke", *FUNCTIONS, "--config.eval.families=standard", *asked)
+        words = (f"{LINEAR}:smoke", *FUNCTIONS, "--config.eval.suite=standard", *asked)
         words = (*words, "--config.eval.baselines=tree_4")  # learners are the same in both
         pipeline.carry_out(parse(["run", *words, f"--workdir={tmp_path / name}"]), monitor.Stop())
         return read(tmp_path / name)
 
     swept = of("all", "--config.model.d_embed=(4, 8)", "--config.train.learning_rate=(1e-3, 1e-2)")
     alone = of("one", "--config.model.d_embed=8", "--config.train.learning_rate=1e-2")
-    assert [tuple(point["fields"].values()) for point in swept["sweep"]] == [
-        (4, 1e-3), (4, 1e-2), (8, 1e-3), (8, 1e-2)
-    ]  # fmt: skip
+    assert [tuple(point["fields"].values()) for point in swept["sweep"]] == [(4, 1e-3), (4, 1e-2), (8, 1e-3), (8, 1e-2)]
     for name, expected in alone["metrics"].items():
         np.testing.assert_allclose(swept["sweep"][-1]["metrics"][name]["per_seed"], expected["per_seed"], rtol=1e-4)
     assert [path.stem for path in (tmp_path / "all" / "figures").glob("*.png")] == ["01_sweep"]
@@ -106,16 +104,29 @@ def test_a_point_of_a_sweep_is_a_run_of_its_own(tmp_path):
 def test_classes_of_fewer_examples_than_inputs():
     """Signs are asked for the share of wrong ones, of models and learners alike: here a model is the best learner, and
     another says the opposite of it."""
-    words = ("--config.task.name=signs", "--config.task.d_input=5", "--config.task.n_context=3",
-             "--config.eval.families=('standard','labels_double')", *FAMILIES[1:])  # fmt: skip
+    words = (
+        "--config.task.name=signs",
+        "--config.task.d_input=5",
+        "--config.task.n_context=3",
+        "--config.eval.suite=('standard','labels_double')",
+        *FAMILIES[1:],
+    )
     experiment = parse(["run", f"{LINEAR}:smoke", *FUNCTIONS, *words]).experiment
     says = lambda sign: lambda x, y: sign * learners.prefix_least_squares(x, y)
     signs = np.array([1.0, -1.0], np.float32)
     trained = SimpleNamespace(params=signs, diverged_at=np.full(2, -1), prefix_predictor=says)
-    study = Study(
-        experiment, prompts=None, points=[{}], train=None, read_history=None, trained=trained, untrained=signs[::-1],
-        reference=None, watch=None, history={},
-    )  # fmt: skip
+    study = Evaluation(
+        experiment,
+        prompts=None,
+        points=[{}],
+        train=None,
+        read_history=None,
+        trained=trained,
+        untrained=signs[::-1],
+        reference=None,
+        watch=None,
+        history={},
+    )
     found = prefix_learners.evaluate(study)
     for family in ("standard", "labels_double"):
         for role in ("trained", "least_squares", "tree_4", "lasso_0.1"):
@@ -138,9 +149,16 @@ def test_classes_of_fewer_examples_than_inputs():
 
 @pytest.mark.slow
 def test_always_zero_has_error_one_whatever_inputs_weights_noise_and_scale_are():
-    words = ("--config.task.name=affine", "--config.task.inputs=exponential", "--config.task.weights=laplace",
-             "--config.task.noise=student", "--config.task.noise_std=0.5", "--config.task.input_scale=3",
-             "--config.eval.prompts=2000", "--config.eval.families=standard,inputs_third,noisy")  # fmt: skip
+    words = (
+        "--config.task.name=affine",
+        "--config.task.inputs=exponential",
+        "--config.task.weights=laplace",
+        "--config.task.noise=student",
+        "--config.task.noise_std=0.5",
+        "--config.task.input_scale=3",
+        "--config.eval.prompts=2000",
+        "--config.eval.suite=standard,inputs_third,noisy",
+    )
     experiment = parse(["run", f"{LINEAR}:smoke", *FUNCTIONS, *words]).experiment
     law = experiment.law
     assert (law.inputs, law.weights, law.noise, law.functions.d_input) == ("exponential", "laplace", "student", 2)
@@ -149,10 +167,18 @@ def test_always_zero_has_error_one_whatever_inputs_weights_noise_and_scale_are()
     trained = SimpleNamespace(
         params=params, diverged_at=np.full(2, -1), prefix_predictor=lambda scale: lambda x, y: 0 * scale * y
     )
-    study = Study(
-        experiment, prompts=None, points=[{}], train=None, read_history=None, trained=trained, untrained=params,
-        reference=None, watch=None, history={},
-    )  # fmt: skip
+    study = Evaluation(
+        experiment,
+        prompts=None,
+        points=[{}],
+        train=None,
+        read_history=None,
+        trained=trained,
+        untrained=params,
+        reference=None,
+        watch=None,
+        history={},
+    )
     found = prefix_learners.evaluate(study)
     for family in ("standard", "inputs_third", "noisy"):
         np.testing.assert_allclose(found.curves[f"normalised_error_{family}_trained"]["mean"], 1.0, atol=0.2)
@@ -173,11 +199,11 @@ def test_its_members_are_loaded_as_predictors_of_prefixes(functions):
 def test_errors_are_those_of_the_members_over_the_variance_of_labels(functions):
     """Measured again, one prompt at a time, from the loaded weights."""
     experiment = parse(["run", f"{LINEAR}:smoke", *FUNCTIONS, *FAMILIES]).experiment
-    task, trained = PROMPT_SUITE["labels_double"](experiment.law), icl_gd.load(functions)
+    task, trained = EVAL_SUITE["labels_double"](experiment.law), icl_gd.load(functions)
 
     @jax.jit
     def measure(key_eval):
-        key = jax.random.fold_in(key_eval, sorted(PROMPT_SUITE).index("labels_double"))
+        key = jax.random.fold_in(key_eval, sorted(EVAL_SUITE).index("labels_double"))
         predict = trained.predictor(trained.member(0))
 
         def errors(one):
@@ -196,11 +222,11 @@ def test_what_a_run_leaves(functions):
 
 
 def test_a_config_says_what_is_built():
-    words = ("--config.task.function_pool=7", "--config.model.compute=bfloat16")
+    words = ("--config.task.function_pool=7", "--config.model.dtype=bfloat16")
     small = parse(["run", f"{TREE}:small", *words]).experiment
     model, task = small.network, small.trained_on
     assert (model.d_embed, model.n_layers, model.n_heads, model.d_head) == (128, 6, 4, 32)
-    assert (model.layer_mlp_width, model.n_positions, model.compute, model.causal) == (512, 201, "bfloat16", True)
+    assert (model.block_mlp_width, model.n_positions, model.dtype, model.causal) == (512, 201, "bfloat16", True)
     assert (task.functions.size, task.functions.functions.depth, task.n_context) == (7, 4, 100)
     assert small.settings.curriculum == Curriculum(Ramp(5, 20, 1, 2000), Ramp(26, 101, 5, 2000))
     toy = parse(["run", f"{LINEAR}:toy", "--config.train.active_points=(3,1,100)", "--config.task.pool=9"]).experiment
@@ -233,7 +259,7 @@ def test_a_library_that_is_missing_is_named(monkeypatch, capsys):
         ([LINEAR, "--config.model.layout=interleaved"], ["model.layout: not a field", "but of model.style=von_oswald"]),
         ([f"{LINEAR}:toy", "--config.model.style=von_oswald"], ["model.style=von_oswald", "takes gpt2"]),
         ([LINEAR, "--config.model.n_heads=3"], ["model.d_embed=256", "model.n_heads=3"]),
-        ([LINEAR, "--config.model.compute=float16"], ["model.compute=float16", "did you mean bfloat16?"]),
+        ([LINEAR, "--config.model.dtype=float16"], ["model.dtype=float16", "did you mean bfloat16?"]),
         ([LINEAR, "--config.model.d_embed=(64, 30)"], ["model.d_embed=30", "model.n_heads=8"]),
         (
             [f"--config={CONFIGS}/sine.py", "--config.train.learning_rate=(1e-3,1e-4)"],
@@ -242,14 +268,14 @@ def test_a_library_that_is_missing_is_named(monkeypatch, capsys):
         ([LINEAR, "--config.train.active_inputs=(5,1)"], ["train.active_inputs=(5, 1)", "a tuple of 3", "or ()"]),
         ([LINEAR, "--config.train.active_inputs=(21,1,2)"], ["train.active_inputs=(21, 1, 2)", "task.d_input=20"]),
         ([LINEAR, "--config.train.active_points=(42,1,2)"], ["train.active_points=(42, 1, 2)", "n_context + 1=41"]),
-        ([LINEAR, "--config.eval.families=('north',)"], ["eval.families=", "north", "one of standard"]),
-        ([LINEAR, "--config.eval.families=()"], ["eval.families=()", "baselines"]),
+        ([LINEAR, "--config.eval.suite=('north',)"], ["eval.suite=", "north", "one of standard"]),
+        ([LINEAR, "--config.eval.suite=()"], ["eval.suite=()", "baselines"]),
         ([LINEAR, "--config.eval.baselines=('tre',)"], ["eval.baselines=", "tre", "did you mean tree?"]),
         ([LINEAR, "--config.eval.baselines=tree,tre"], ["eval.baselines=", "tre", "did you mean tree?"]),
         ([LINEAR, "--config.eval.baselines=tree,tree"], ["eval.baselines=tree", "once"]),
         ([LINEAR, "--config.task.family=skewd"], ["task.family=skewd", "did you mean skewed?"]),
         ([LINEAR, "--config.task.family=orthogonal_query"], ["task.family=orthogonal_query", "one of standard"]),
-        ([LINEAR, "--config.task.name=signs"], ["eval.families=noisy", "task.name=signs"]),
+        ([LINEAR, "--config.task.name=signs"], ["eval.suite=noisy", "task.name=signs"]),
         ([TREE, "--config.task.name=signs", "--config.task.noise_std=1"], ["task.noise_std=1", "signs"]),
         ([LINEAR, "--config.task.pool=3", "--config.task.function_pool=3"], ["task.function_pool=3", "one of both"]),
         ([LINEAR, "--config.train.batch_size=10000000"], ["these sizes", "GiB", "train.batch_size=10000000"]),
@@ -258,7 +284,7 @@ def test_a_library_that_is_missing_is_named(monkeypatch, capsys):
     ],
 )
 def test_bad_input_is_named_with_what_would_do(words, said):
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(ConfigError) as caught:
         parse(["run", *words])
     message = str(caught.value)
     assert message.removeprefix("--config.").startswith(said[0]), message

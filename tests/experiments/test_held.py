@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from icl_gd.lab.config.bad_input import BadInput
+from icl_gd.lab.config.errors import ConfigError
 from icl_gd.lab.lifecycle import workdirs
 from icl_gd.lab.lifecycle.workdirs import HOLDER, held
 
@@ -53,7 +53,7 @@ def hold(workdir, locks):
 @pytest.mark.parametrize("locks", [errno.ENOLCK], indirect=True)
 def test_without_locks_a_second_run_is_refused(locks, tmp_path):
     with hold(tmp_path / "run", locks):
-        with pytest.raises(BadInput, match=f"another run .process {os.getpid()} on"), hold(tmp_path / "run", locks):
+        with pytest.raises(ConfigError, match=f"another run .process {os.getpid()} on"), hold(tmp_path / "run", locks):
             pass
         assert (tmp_path / "run" / HOLDER).exists()
     assert not (tmp_path / "run").exists()
@@ -75,7 +75,7 @@ def test_a_sign_that_is_cut_short_holds_nothing(locks, tmp_path):
 
 def test_a_run_on_another_machine_holds_while_it_gives_signs_of_life(locks, tmp_path):
     path = left(tmp_path, host="elsewhere")
-    with pytest.raises(BadInput, match=f"process {NO_PROCESS} on elsewhere, since 20"), hold(tmp_path, locks):
+    with pytest.raises(ConfigError, match=f"process {NO_PROCESS} on elsewhere, since 20"), hold(tmp_path, locks):
         pass
     long_ago = time.time() - workdirs.GONE_AFTER - 60
     os.utime(path, (long_ago, long_ago))
@@ -109,7 +109,7 @@ def _try(workdir, start, results):
         with held(workdir):
             results.put("held")
             time.sleep(3)
-    except BadInput:
+    except ConfigError:
         results.put("refused")
 
 

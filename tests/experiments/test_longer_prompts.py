@@ -19,18 +19,18 @@ import icl_gd
 from icl_gd import learners
 from icl_gd.lab import GPT2, Experiment, PrefixLearners
 from icl_gd.lab.command_line import parse
-from icl_gd.lab.config.bad_input import BadInput
+from icl_gd.lab.config.errors import ConfigError
 from icl_gd.lab.config.parts import Eval
 from icl_gd.lab.config.resources import memory_needed
 from icl_gd.lab.evaluation import pictures
 from icl_gd.lab.evaluation.analyses import predicted_functions
+from icl_gd.lab.evaluation.measured import Evaluation
 from icl_gd.lab.evaluation.references import prefix_learners
-from icl_gd.lab.evaluation.study import Study
 from icl_gd.training import Curriculum, Ramp, initialise
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LINEAR = f"--config={CONFIGS}/garg_linear.py:smoke"
-FEW = (*FUNCTIONS, "--config.eval.families=standard", "--config.eval.baselines=least_squares")  # 4 examples in training
+FEW = (*FUNCTIONS, "--config.eval.suite=standard", "--config.eval.baselines=least_squares")  # 4 examples in training
 OVER_PLACES = {
     picture.name: picture.draw
     for picture in (*prefix_learners.PICTURES, *predicted_functions.ANALYSIS.figures)
@@ -55,7 +55,7 @@ def test_training_and_evaluation_have_their_own_lengths():
         assert list(one.never_trained) == list(range(5, longest + 1))
     # A curriculum that starts at its end is none, and it ends at the length of training.
     assert asked("--config.train.active_points=(5,0,10)", "--config.eval.n_context=7").train.active_points == ()
-    with pytest.raises(BadInput, match=r"task\.n_context \+ 1=5"):
+    with pytest.raises(ConfigError, match=r"task\.n_context \+ 1=5"):
         asked("--config.train.active_points=(6,1,10)", "--config.eval.n_context=7")
     swept = asked("--config.task.n_context=(4,9)", "--config.eval.n_context=7")
     assert [one.network.n_positions for _, one in swept.in_turn()] == [15, 19]
@@ -79,14 +79,21 @@ def test_memory_is_that_of_both_lengths():
         ("garg_linear", "0", ["eval.n_context=0", "at least 1, or None"]),
         ("garg_linear", "5,6", ["eval.n_context=(5, 6)", "takes one value"]),
         ("garg_linear", "100000", ["these sizes", "GiB", "eval.n_context=100000"]),
-        ("one_layer", "5", ["eval.n_context=5: reference.name=gradient_descent", "None",
-                            "analyses=shifts measures 0.5, 1, 2, 4 times task.n_context=10"]),
+        (
+            "one_layer",
+            "5",
+            [
+                "eval.n_context=5: reference.name=gradient_descent",
+                "None",
+                "analyses=shifts measures 0.5, 1, 2, 4 times task.n_context=10",
+            ],
+        ),
         ("sine", "5", ["eval.n_context=5: reference.name=deep_features", "None", "icl_gd.load(workdir)"]),
         ("dual_model", "5", ["eval.n_context=5: reference.name=one_step", "None", "icl_gd.load(workdir)"]),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused_is_said(config, value, said):
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(ConfigError) as caught:
         parse(["run", f"--config={CONFIGS}/{config}.py", f"--config.eval.n_context={value}"])
     message = str(caught.value)
     assert message.startswith(said[0])
@@ -111,7 +118,7 @@ class OfAny(PrefixLearners):
 
 
 def test_a_task_of_ones_own_needs_the_field():
-    with pytest.raises(BadInput, match=r"eval.n_context=5: .*field n_context.* None is accepted"):
+    with pytest.raises(ConfigError, match=r"eval.n_context=5: .*field n_context.* None is accepted"):
         Experiment(task=Fixed(), model=GPT2(), reference=OfAny(), eval=Eval(n_context=5))
 
 
@@ -132,11 +139,18 @@ def found():
         lambda x, y: sign * learners.prefix_least_squares(x, y) + jnp.where(jnp.arange(len(x)) > 4, 100.0, 0.0)[:, None]
     )
     signs = np.array([1.0, -1.0], np.float32)
-    study = Study(
-        asked("--config.eval.n_context=7"), prompts=None, points=[{}], train=None, read_history=None,
-        trained=SimpleNamespace(params=signs, diverged_at=np.full(2, -1), prefix_predictor=says), untrained=signs,
-        reference=None, watch=None, history={},
-    )  # fmt: skip
+    study = Evaluation(
+        asked("--config.eval.n_context=7"),
+        prompts=None,
+        points=[{}],
+        train=None,
+        read_history=None,
+        trained=SimpleNamespace(params=signs, diverged_at=np.full(2, -1), prefix_predictor=says),
+        untrained=signs,
+        reference=None,
+        watch=None,
+        history={},
+    )
     return prefix_learners.evaluate(study)
 
 
@@ -203,7 +217,7 @@ def test_a_run_on_longer_prompts_trains_as_one_without_them(tmp_path, capsys):
     assert [its["n_context"] for its in stored] == [7, None]
 
     asked(*beside, f"--workdir={plain}")  # the same again
-    with pytest.raises(BadInput, match=r"eval.n_context \(stored None, asked 7\)"):
+    with pytest.raises(ConfigError, match=r"eval.n_context \(stored None, asked 7\)"):
         asked(*beside, "--config.eval.n_context=7", f"--workdir={plain}")
     config = json.loads((plain / "config.json").read_text())
     del config["config"]["eval"]["n_context"]  # as a version without the field left it

@@ -41,10 +41,14 @@ def test_a_container_has_the_least_of_its_limits(name, tmp_path):
     assert (there, by) == ((whole, machine) if expected is None else (expected * MIB, "this container"))
 
 
-@pytest.mark.parametrize(("environment", "expected"), [
-    ({"SLURM_MEM_PER_NODE": "512"}, 512), ({"SLURM_MEM_PER_CPU": "64", "SLURM_CPUS_ON_NODE": "2"}, 128),
-    ({"SLURM_MEM_PER_NODE": "0"}, None),  # which stands for all of it
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"SLURM_MEM_PER_NODE": "512"}, 512),
+        ({"SLURM_MEM_PER_CPU": "64", "SLURM_CPUS_ON_NODE": "2"}, 128),
+        ({"SLURM_MEM_PER_NODE": "0"}, None),  # which stands for all of it
+    ],
+)
 def test_a_slurm_job_has_what_it_asked_for(environment, expected, tmp_path):
     there, by = memory_there(tmp_path, environment)
     assert by == ("this machine" if expected is None else "this Slurm job")

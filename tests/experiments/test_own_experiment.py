@@ -14,8 +14,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FEW = ("--config.train.steps=400", "--config.train.log_every=20", "--config.train.checkpoint_every=20",
-       "--config.eval.prompts=256", "--config.eval.curve_prompts=64")  # fmt: skip
+FEW = (
+    "--config.train.steps=400",
+    "--config.train.log_every=20",
+    "--config.train.checkpoint_every=20",
+    "--config.eval.prompts=256",
+    "--config.eval.curve_prompts=64",
+)
 SWEEP = "--config.task.weight_scale=0.5,1"
 pytestmark = pytest.mark.slow
 

@@ -35,7 +35,7 @@ from icl_gd.lab import (
 from icl_gd.lab.config.questions import find, shipped
 from icl_gd.lab.evaluation import references
 from icl_gd.lab.evaluation.analyses.tails import tails_of
-from icl_gd.lab.evaluation.study import CURVES, Setting, Study, held_out_key, noise_to_weight
+from icl_gd.lab.evaluation.measured import CURVES, Evaluation, Setting, held_out_key, noise_to_weight
 from icl_gd.tasks import draw_prompts
 from icl_gd.training import Population, initialise
 
@@ -73,19 +73,23 @@ def copying(setting, beside):
 
 def behind_layer_norm(setting, beside):
     """A step on standardised tokens; inputs and labels are so large that LayerNorm's epsilon is nothing beside them."""
-    of_layer = steps(setting, float(learners.best_step_size(learners.standardise(setting.prompts))))["block_0"]
+    of_layer = steps(setting, float(learners.fit_step_size(learners.standardise(setting.prompts))))["block_0"]
     width = setting.network.width
     return {"block_0": {**of_layer, "norm": {"scale": jnp.ones(width), "bias": jnp.zeros(width)}}}
 
 
 def opposed_heads(setting, beside):
     """Two heads of softmax, one the negative of the other: of small scores their patterns differ by linear scores."""
-    step_size = float(learners.best_step_size(learners.centre(setting.prompts)))
+    step_size = float(learners.fit_step_size(learners.centre(setting.prompts)))
     one = constructions.gradient_descent_weights(
         replace(setting.network, n_heads=1), setting.task.d_input, setting.task.n_context, [step_size]
     )["block_0"]["attention"]
-    scale = {"W_K": 1.0, "W_V": 1.0, "W_Q": FLAT * setting.network.head_width**0.5,
-             "P": setting.task.n_context / (2 * FLAT)}  # fmt: skip
+    scale = {
+        "W_K": 1.0,
+        "W_V": 1.0,
+        "W_Q": FLAT * setting.network.head_width**0.5,
+        "P": setting.task.n_context / (2 * FLAT),
+    }
     signs = {"W_K": 1.0, "W_V": 1.0, "W_Q": -1.0, "P": -1.0}
     both = {name: scale[name] * jnp.concatenate([leaf, signs[name] * leaf]) for name, leaf in one.items()}
     return {"block_0": {"attention": both}}
@@ -173,7 +177,7 @@ KINDS = {
             Sine(n_context=5),
             DeepFeatures(),
             ("differences", "features", "functions"),
-            Network(d_embed=8, mlp_width=16, init_scale=1.0),
+            Network(d_embed=8, input_mlp_width=16, init_scale=1.0),
         ),
         lambda setting, beside: beside.learner.params,
         (
@@ -248,10 +252,14 @@ def evaluated(kind, is_built):
     start = replace(network, init_scale=KINDS[kind].init_scale)
     untrained = initialise(start, settings, MEMBERS, MEMBERS).member.params  # of other seeds than those of learners
     trained = Population(network, setting.layout, built if is_built else untrained, *never_diverged())
-    study = Study(
-        **vars(setting), trained=trained, untrained=untrained, reference=beside, history={},
+    study = Evaluation(
+        **vars(setting),
+        trained=trained,
+        untrained=untrained,
+        reference=beside,
+        history={},
         watch=pipeline._watch(setting, beside.watch),
-    )  # fmt: skip
+    )
     return study, beside.evaluate(study)
 
 
@@ -365,8 +373,9 @@ def test_identities_are_zero_whatever_the_weights(name, is_built):
         assert np.max(found_of(name, is_built).measured[metric].values) <= most, metric
 
 
-@pytest.mark.parametrize("kind", [kind for kind, its in KINDS.items() if its.experiment.reference.name ==
-                                  "gradient_descent"])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind", [kind for kind, its in KINDS.items() if its.experiment.reference.name == "gradient_descent"]
+)
 @pytest.mark.slow
 def test_the_construction_is_its_learner(kind):
     assert evaluated(kind, True)[1].measured["construction_error"].values < 1e-4

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import claims
+from experiments import publish
 from icl_gd.lab import command_line
 
 ROOT = Path(__file__).parents[2]
@@ -49,11 +49,11 @@ def test_links_lead_somewhere(page):
 
 
 def test_tables_are_those_of_the_committed_results():
-    assert claims.stale() == []
+    assert publish.stale() == []
 
 
 def test_committed_results_answer_the_claims_of_their_configs():
-    for name, results in claims.committed().items():
+    for name, results in publish.committed().items():
         file, variant = results["experiment"], f":{results['variant']}" if results["variant"] else ""
         experiment = command_line.load(ROOT / "configs" / f"{file}.py", variant.removeprefix(":"))
         assert name == file + variant.replace(":", "-")
@@ -62,7 +62,7 @@ def test_committed_results_answer_the_claims_of_their_configs():
 
 
 def test_committed_claims_are_judged_by_their_own_numbers():
-    for name, results in claims.committed().items():
+    for name, results in publish.committed().items():
         for claim in results["claims"]:
             value, target, tolerance = (claim[key] for key in ("value", "target", "tolerance"))
             holds = (

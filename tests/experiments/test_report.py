@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from experiments import claims
+from experiments import publish
 from icl_gd.lab.reporting import report, results
 
 WEIRD = """<script>alert("1 & 2")</script> 'η' {title} | end\n<!-- results:end -->"""
@@ -15,23 +15,45 @@ PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (975).to_bytes(4, "big")
 
 
 def claim(**changed):
-    row = {"id": "VO.F2.loss", "statement": "as good as one step", "source": "VO Fig. 2", "relation": "within",
-           "target": 0.2062, "tolerance": 0.002, "value": 0.20631, "holds": True, "note": ""}  # fmt: skip
+    row = {
+        "id": "VO.F2.loss",
+        "statement": "as good as one step",
+        "source": "VO Fig. 2",
+        "relation": "within",
+        "target": 0.2062,
+        "tolerance": 0.002,
+        "value": 0.20631,
+        "holds": True,
+        "note": "",
+    }
     return row | changed
 
 
 def finished(**changed):
     rows = [claim(), claim(id="fails", relation="at_most", tolerance=0.0, value=None, holds=False, note=WEIRD)]
     metric, caught = results.metric([1.0, 3.0]), results.metric(1)
-    done = {"experiment": "one_layer", "variant": None, "wall_seconds": 71.2, "device": "cpu", "git": None,
-            "versions": {"jax": "0.10.2"}, "curves": {}, "claims": rows,
-            "metrics": {"loss_trained": metric, "seeds_trapped": caught},
-            "sweep": [{"fields": {"task.n_context": 20}, "metrics": {"loss_gd": metric}}]}  # fmt: skip
+    done = {
+        "experiment": "one_layer",
+        "variant": None,
+        "wall_seconds": 71.2,
+        "device": "cpu",
+        "git": None,
+        "versions": {"jax": "0.10.2"},
+        "curves": {},
+        "claims": rows,
+        "metrics": {"loss_trained": metric, "seeds_trapped": caught},
+        "sweep": [{"fields": {"task.n_context": 20}, "metrics": {"loss_gd": metric}}],
+    }
     return done | changed
 
 
-CONFIG = {"task": {"name": "linear", "eigenvalues": [1.0, 2.0]}, "reference": {"name": "gradient_descent"}, "seeds": 10,
-          "claims": ("never listed as a field",), "train": {"steps": 5000, "note": WEIRD}}  # fmt: skip
+CONFIG = {
+    "task": {"name": "linear", "eigenvalues": [1.0, 2.0]},
+    "reference": {"name": "gradient_descent"},
+    "seeds": 10,
+    "claims": ("never listed as a field",),
+    "train": {"steps": 5000, "note": WEIRD},
+}
 
 
 class Page(HTMLParser):
@@ -85,9 +107,13 @@ def test_the_page_shows_everything_and_needs_nothing(tmp_path):
     assert ["loss_gd (task.n_context = 20)", "2 ± 1", "1.4142", "2"] in page.rows
     start = page.rows.index(["field", "value"]) + 1
     assert page.rows[start : start + 6] == [
-        ["task.name", "linear"], ["task.eigenvalues", "[1.0, 2.0]"], ["reference.name", "gradient_descent"],
-        ["seeds", "10"], ["train.steps", "5000"], ["train.note", WEIRD],
-    ]  # fmt: skip
+        ["task.name", "linear"],
+        ["task.eigenvalues", "[1.0, 2.0]"],
+        ["reference.name", "gradient_descent"],
+        ["seeds", "10"],
+        ["train.steps", "5000"],
+        ["train.note", WEIRD],
+    ]
     wall_time = ["wall time", "71.2 s in the last process"]
     for row in (wall_time, ["revision", "None"], ["device", "cpu"], ["jax", "0.10.2"]):
         assert row in page.rows
@@ -138,7 +164,7 @@ def test_a_failed_write_leaves_the_last_report(tmp_path, monkeypatch):
 def repository(tmp_path):
     """A README with its markers, docs, and no results."""
     (tmp_path / "docs").mkdir()
-    (tmp_path / "README.md").write_text(f"before\n{claims.BEGIN}\n{claims.END}\nafter\n", encoding="utf-8")
+    (tmp_path / "README.md").write_text(f"before\n{publish.BEGIN}\n{publish.END}\nafter\n", encoding="utf-8")
     return tmp_path
 
 
@@ -148,12 +174,16 @@ def commit(repository, name, text):
 
 
 def test_without_results_the_tables_say_so(repository):
-    assert claims.main([], repository) == 0
+    assert publish.main([], repository) == 0
     assert (repository / "README.md").read_text().splitlines() == [
-        "before", claims.BEGIN, claims.NONE, claims.END, "after",
-    ]  # fmt: skip
-    assert claims.NONE in (repository / "docs" / "results.md").read_text()
-    assert claims.main(["--check"], repository) == 0
+        "before",
+        publish.BEGIN,
+        publish.NONE,
+        publish.END,
+        "after",
+    ]
+    assert publish.NONE in (repository / "docs" / "results.md").read_text()
+    assert publish.main(["--check"], repository) == 0
 
 
 def test_tables_follow_the_results(repository, capsys):
@@ -163,15 +193,15 @@ def test_tables_follow_the_results(repository, capsys):
     )
     commit(repository, "one_layer", json.dumps(finished(precision="float32")))
     commit(repository, "one_layer-trapped", json.dumps(finished(claims=[])))
-    assert claims.main(["--check"], repository) == 1
-    assert capsys.readouterr().err == "stale: README.md, docs/results.md; run python -m experiments.claims\n"
-    assert claims.main([], repository) == 0
-    assert claims.main(["--check"], repository) == 0
+    assert publish.main(["--check"], repository) == 1
+    assert capsys.readouterr().err == "stale: README.md, docs/results.md; run python -m experiments.publish\n"
+    assert publish.main([], repository) == 0
+    assert publish.main(["--check"], repository) == 0
 
     readme, docs = ((repository / name).read_text(encoding="utf-8") for name in ("README.md", "docs/results.md"))
     assert readme.startswith("before\n")
     assert readme.endswith("\nafter\n")
-    assert readme.count(claims.END) == 1
+    assert readme.count(publish.END) == 1
     assert "| one_layer | One layer, many seeds. | 1 of 2 | fails | 1 of 2 |" in readme
     assert "| one_layer-trapped | `trapped` has many | 0 of 0 | none | 1 of 2 |" in readme
     assert "| VO.F2.loss | as good as one step | VO Fig. 2 | = 0.2062 ± 0.002 | 0.20631 |  | yes |  |" in docs
@@ -183,15 +213,15 @@ def test_tables_follow_the_results(repository, capsys):
         bars = {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")}
         assert bars == {columns + 1}
     (repository / "configs" / "two_layers.py").write_text('VARIANTS = ("heads", "smoke")\n')
-    assert claims.main([], repository) == 0
+    assert publish.main([], repository) == 0
     assert (
         (repository / "docs" / "results.md")
         .read_text()
         .endswith("## No full run yet\n\n`two_layers`, `two_layers:heads`\n")
     )
     shutil.rmtree(repository / "results")
-    assert claims.main([], repository) == 0
-    assert claims.NONE in (repository / "README.md").read_text()
+    assert publish.main([], repository) == 0
+    assert publish.NONE in (repository / "README.md").read_text()
 
 
 def test_a_claim_holds_if_it_does_at_both_seeds(repository):
@@ -204,8 +234,8 @@ def test_a_claim_holds_if_it_does_at_both_seeds(repository):
     commit(repository, "one_layer", json.dumps(finished(claims=rows)))
     commit(repository, "sine", json.dumps(finished(claims=[])))
     again = {"seed": 5000, "git": "abc", "device": "gpu", "precision": "float32", "wall_seconds": 12.0, "claims": there}
-    (repository / "results" / "one_layer" / claims.AGAIN).write_text(json.dumps(again))
-    assert claims.main([], repository) == 0
+    (repository / "results" / "one_layer" / publish.AGAIN).write_text(json.dumps(again))
+    assert publish.main([], repository) == 0
     readme, docs = ((repository / name).read_text(encoding="utf-8") for name in ("README.md", "docs/results.md"))
     assert "\n1 of 2 experiments were run at a second base seed too" in readme
     assert "| 2 of 5 | by_luck, by_chance, fails | 1 of 2 |" in readme
@@ -218,16 +248,16 @@ def test_a_claim_holds_if_it_does_at_both_seeds(repository):
         "fails": ["2", "**–**", "**no**"],
         "restated": ["0.5", "", "yes"],
     }
-    (repository / "results" / "one_layer" / claims.AGAIN).write_text("{")
-    assert claims.main([], repository) == 1
+    (repository / "results" / "one_layer" / publish.AGAIN).write_text("{")
+    assert publish.main([], repository) == 1
 
 
 def test_what_claims_cannot_read_is_one_line(repository, capsys):
-    assert claims.main(["--chek"], repository) == 2
+    assert publish.main(["--chek"], repository) == 2
     commit(repository, "broken", "{")
-    assert claims.main([], repository) == 1
+    assert publish.main([], repository) == 1
     (repository / "README.md").write_text("no markers")
     shutil.rmtree(repository / "results")
-    assert claims.main([], repository) == 1
+    assert publish.main([], repository) == 1
     lines = capsys.readouterr().err.splitlines()
     assert [word in line for word, line in zip(("--chek", "broken", "markers"), lines, strict=True)] == [True] * 3

@@ -117,18 +117,21 @@ def test_help_says_what_is_accepted_in_words():
     assert "Every field of a config" in command_line.help_of(["run", "--config=no_such_config"])
 
 
-@pytest.mark.parametrize(("words", "code", "out", "err"), [
-    ([], 0, "icl-gd run CONFIG", ""),
-    (["--help"], 0, "icl-gd run CONFIG", ""),
-    (["run", "one_layer:smoke", "--help"], 0, "--config.train.steps=20\n", ""),
-    (["doctor", "--help"], 0, "Says whether runs will work here", ""),
-    (["rnu"], 2, "", "error: icl-gd rnu: did you mean run? accepted: run, doctor\n"),
-    (["run", "one_layer:smoke", "--config.train.steps=0"], 2, "", "error: train.steps=0 must be a whole number"),
-    (["run", "--config=one_layer:smoke", "--config.train.steps=0"], 2, "", "error: train.steps=0 must be"),
-    (["run", "one_layr"], 2, "", "error: --config=one_layr: no such file; did you mean one_layer?"),
-    (["run"], 2, "", "error: --config is missing"),
-    (["doctor", "--all"], 2, "", "error: --all: accepted is nothing, or --help\n"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "code", "out", "err"),
+    [
+        ([], 0, "icl-gd run CONFIG", ""),
+        (["--help"], 0, "icl-gd run CONFIG", ""),
+        (["run", "one_layer:smoke", "--help"], 0, "--config.train.steps=20\n", ""),
+        (["doctor", "--help"], 0, "Says whether runs will work here", ""),
+        (["rnu"], 2, "", "error: icl-gd rnu: did you mean run? accepted: run, doctor\n"),
+        (["run", "one_layer:smoke", "--config.train.steps=0"], 2, "", "error: train.steps=0 must be a whole number"),
+        (["run", "--config=one_layer:smoke", "--config.train.steps=0"], 2, "", "error: train.steps=0 must be"),
+        (["run", "one_layr"], 2, "", "error: --config=one_layr: no such file; did you mean one_layer?"),
+        (["run"], 2, "", "error: --config is missing"),
+        (["doctor", "--all"], 2, "", "error: --all: accepted is nothing, or --help\n"),
+    ],
+)
 def test_the_console_command(words, code, out, err, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["icl-gd", *words])
@@ -166,7 +169,7 @@ def test_an_experiment_is_run_from_python(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "extending the run from step 4 to 6" in said
     assert "resuming training from step 4" in said
-    with pytest.raises(lab.BadInput, match=r"other settings: .*seeds \(stored 2, asked 3\)"):
+    with pytest.raises(lab.ConfigError, match=r"other settings: .*seeds \(stored 2, asked 3\)"):
         lab.run(MINE.change({"seeds": 3}), tmp_path / "mine", name="mine")
 
 
@@ -250,11 +253,15 @@ def test_claims_are_judged_by_their_numbers():
         "curves": {"c": results.curve([0.5, 2.0], [[4.0, 4.0], [4.0, 6.0]])},
     }
     cases = [
-        ("a", "mean", "within", 2.05, 0.1, True), ("a", "mean", "within", 2.2, 0.1, False),
-        ("a", "max", "at_most", 2.9, 0.0, False), ("a", "min", "at_least", 1.0, 0.0, True),
-        ("c[2.0]", "mean", "within", 5.0, 0.0, True), ("c[9.0]", "mean", "within", 5.0, 0.0, False),
-        ("c[2.0]", "max", "at_least", 6.0, 0.0, True), ("missing", "mean", "at_most", 9.0, 0.0, False),
-    ]  # fmt: skip
+        ("a", "mean", "within", 2.05, 0.1, True),
+        ("a", "mean", "within", 2.2, 0.1, False),
+        ("a", "max", "at_most", 2.9, 0.0, False),
+        ("a", "min", "at_least", 1.0, 0.0, True),
+        ("c[2.0]", "mean", "within", 5.0, 0.0, True),
+        ("c[9.0]", "mean", "within", 5.0, 0.0, False),
+        ("c[2.0]", "max", "at_least", 6.0, 0.0, True),
+        ("missing", "mean", "at_most", 9.0, 0.0, False),
+    ]
     for metric, reduce, relation, target, tolerance, holds in cases:
         claim = Claim("i", "s", "p", metric, relation, target, tolerance, reduce)
         assert results.check_claims([claim], done, [])[0]["holds"] is holds

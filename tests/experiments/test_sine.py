@@ -11,8 +11,8 @@ import icl_gd
 from icl_gd import constructions
 from icl_gd.lab import pipeline
 from icl_gd.lab.command_line import parse
+from icl_gd.lab.evaluation.measured import Records
 from icl_gd.lab.evaluation.references import deep_features
-from icl_gd.lab.evaluation.study import Found
 from icl_gd.lab.lifecycle import monitor
 from icl_gd.training import Interrupted
 
@@ -61,7 +61,7 @@ def lines(workdir):
 @pytest.mark.slow
 def test_it_goes_on_in_either_population(sine, tmp_path, capsys, monkeypatch):
     """All members and what was watched of them, without what is measured of them afterwards."""
-    monkeypatch.setattr(deep_features, "evaluate", lambda study: Found(np.full(2, True), np.full(2, False)))
+    monkeypatch.setattr(deep_features, "evaluate", lambda study: Records(np.full(2, True), np.full(2, False)))
     monkeypatch.setattr(pipeline, "present", lambda *_: None)
     stop_twice_and_go_on(tmp_path, capsys)
     assert lines(tmp_path) == lines(sine)

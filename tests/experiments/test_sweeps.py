@@ -13,7 +13,7 @@ import icl_gd
 from icl_gd.lab import pipeline
 from icl_gd.lab.command_line import parse
 from icl_gd.lab.config import sweeps
-from icl_gd.lab.config.bad_input import BadInput
+from icl_gd.lab.config.errors import ConfigError
 from icl_gd.lab.config.resources import memory_needed
 from icl_gd.lab.evaluation import pictures
 from icl_gd.lab.lifecycle import monitor
@@ -134,7 +134,7 @@ def test_combinations_stand_in_the_order_of_members(changed):
     fields = [name for name in fields if name not in others]
     base = [*MODELS, "--config.train.weight_decay=0"] if changed else WORDS
     experiment = parse([*base, *(f"--config.{field}=0.1,0.2" for field in reversed(fields))]).experiment
-    theirs = population.combinations(experiment.settings, experiment.network.varied)
+    theirs = population.combinations(experiment.settings, experiment.network.per_member)
     ours = [{sweeps.leaf(name): value for name, value in point.items()} for point in experiment.together()]
     assert [{name: value for name, value in point.items() if name in ours[0]} for point in theirs] == ours
     assert len(theirs) == 2 ** len(fields)
@@ -185,12 +185,18 @@ def test_the_last_one_given_counts():
     lists = ["--config.analyses=weights", "--config.analyses=alignment,weights"]
     assert parse([*WORDS, *lists]).experiment.asked == ("alignment", "weights")
     assert parse([*WORDS, *reversed(lists)]).experiment.asked == ("weights",)
-    with pytest.raises(BadInput, match=r"train.clip=a must be a number above 0, or None"):
+    with pytest.raises(ConfigError, match=r"train.clip=a must be a number above 0, or None"):
         parse([*WORDS, "--config.train.clip=(1,2)", "--config.train.clip=a"])
 
 
-@pytest.mark.parametrize("swept", [{"task.inputs": ("uniform", "normal")}, {"train.weight_decay": (0.0, 0.1)},
-                                   {"train.clip": (0.1, 1.0), "task.noise_std": (0.0, 0.5)}])  # fmt: skip
+@pytest.mark.parametrize(
+    "swept",
+    [
+        {"task.inputs": ("uniform", "normal")},
+        {"train.weight_decay": (0.0, 0.1)},
+        {"train.clip": (0.1, 1.0), "task.noise_std": (0.0, 0.5)},
+    ],
+)
 def test_a_figure_of_any_sweep(swept, tmp_path):
     names, points = list(swept), [[]]
     for values in swept.values():
@@ -215,8 +221,13 @@ def test_frozen_members_are_named_once(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert err.splitlines() == [
         f"warning: seed {seed} of n_context=3,learning_rate={rate} diverged at step {step} and is kept as it was "
-        "before that step" for seed, rate, step in ((6, 0.1, 7), (5, 0.01, 9))
-    ]  # fmt: skip
+        "before that step"
+        for seed, rate, step in ((6, 0.1, 7), (5, 0.01, 9))
+    ]
     assert "training_loss 2" in out
     assert [(line["seed"], line["fields"]["train.learning_rate"], line["value"]) for line in lines(tmp_path)] == [
-        (5, 0.01, 1.0), (6, 0.01, 2.0), (5, 0.1, 3.0), (6, 0.1, None)]  # fmt: skip
+        (5, 0.01, 1.0),
+        (6, 0.01, 2.0),
+        (5, 0.1, 3.0),
+        (6, 0.1, None),
+    ]

@@ -14,11 +14,12 @@ from whole import check_what_it_leaves, read  # beside this file
 
 import icl_gd
 from icl_gd import learners, models
-from icl_gd.lab import pipeline
+from icl_gd.lab import command_line, pipeline
 from icl_gd.lab.command_line import parse
+from icl_gd.lab.config.errors import ConfigError
 from icl_gd.lab.evaluation.analyses import table
 from icl_gd.lab.evaluation.comparing import looked_at
-from icl_gd.lab.evaluation.study import few
+from icl_gd.lab.evaluation.measured import subsample
 from icl_gd.lab.lifecycle import monitor
 from icl_gd.tasks import FinitePool, LinearRegression
 
@@ -47,11 +48,16 @@ def _run(workdir, *words):
 def overfitted(tmp_path_factory):
     """Three prompts of a table's size, learned by heart."""
     return run(
-        tmp_path_factory.mktemp("pool"), f"--config={CONFIGS}/finite_data.py:smoke", "--config.task.pool=3",
-        "--config.train.steps=300", "--config.train.learning_rate=0.02", "--config.train.clip=1.0",
-        "--config.model.init_scale=0.3", "--config.analyses=('pool','table')",
+        tmp_path_factory.mktemp("pool"),
+        f"--config={CONFIGS}/finite_data.py:smoke",
+        "--config.task.pool=3",
+        "--config.train.steps=300",
+        "--config.train.learning_rate=0.02",
+        "--config.train.clip=1.0",
+        "--config.model.init_scale=0.3",
+        "--config.analyses=('pool','table')",
         "--config.eval.curve_prompts=1024",
-    )  # fmt: skip
+    )
 
 
 def value(done, name):
@@ -110,7 +116,7 @@ def test_softmax_heads_are_measured(tmp_path):
     )
     centred = learners.centre(prompts)
     assert float(jnp.abs(centred.x.mean(1)).max()) < 1e-6
-    assert value(done, "step_size_gd_centred") == pytest.approx(float(learners.best_step_size(centred)) / 10, rel=0.2)
+    assert value(done, "step_size_gd_centred") == pytest.approx(float(learners.fit_step_size(centred)) / 10, rel=0.2)
 
 
 def test_the_learned_mix_is_watched(one_layer):
@@ -131,7 +137,7 @@ def test_what_a_run_leaves(one_layer):
 
 def test_of_few_shifts_the_ends_are_among_them():
     def of(asked, suite):
-        study = SimpleNamespace(task=LinearRegression(n_context=4), few=partial(few, at_most=asked))
+        study = SimpleNamespace(task=LinearRegression(n_context=4), subsample=partial(subsample, at_most=asked))
         return looked_at(study, suite)
 
     assert of(2, "input_scale") == (0.5, 2.0)
@@ -143,9 +149,15 @@ def test_of_few_shifts_the_ends_are_among_them():
 @pytest.mark.slow
 def test_shifts_of_length_and_corruption(tmp_path):
     """A layer with four examples: as a mean it meets what it is at its own length, and sums elsewhere."""
-    done = run(tmp_path, f"--config={CONFIGS}/noisy_labels.py:smoke", "--config.task.d_input=2",
-               "--config.task.n_context=4", "--config.model.init_scale=1.0", "--config.eval.suite_values=9",
-               "--config.analyses=('shifts',)")  # fmt: skip
+    done = run(
+        tmp_path,
+        f"--config={CONFIGS}/noisy_labels.py:smoke",
+        "--config.task.d_input=2",
+        "--config.task.n_context=4",
+        "--config.model.init_scale=1.0",
+        "--config.eval.suite_values=9",
+        "--config.analyses=('shifts',)",
+    )
     curves = done["curves"]
     assert curves["loss_by_context_length_trained"]["x"] == [0.5, 1.0, 2.0, 4.0]
     trained, rescaled = (curves[f"loss_by_context_length_{name}"]["mean"] for name in ("trained", "rescaled"))
@@ -158,3 +170,17 @@ def test_shifts_of_length_and_corruption(tmp_path):
     kept, anew = (curves[f"loss_by_corrupted_labels_{name}"]["mean"] for name in ("closed_form", "gd_tuned"))
     assert kept[1] > anew[1]
     assert anew[2] == pytest.approx(0.5 * 2 / 12)  # nothing is left to learn from: the best step is none
+
+
+def test_old_names_of_fields_are_taken_and_told_of():
+    experiment = command_line.load(CONFIGS / "one_layer.py", "smoke")
+    notes = []
+    given = {"model.normalised": "true", "train.form": "tokens", "analyses": "()"}
+    changed = command_line.changed(experiment, given, notes)
+    assert changed["model.sum_normalised"] is True
+    assert notes == ["model.normalised is now model.sum_normalised"]
+    notes.clear()
+    assert command_line.changed(experiment, {"train.form": "moments"}, notes)["train.form"] == "gram"
+    assert notes == ["train.form=moments is now gram"]
+    with pytest.raises(ConfigError, match=r"model.mlp_width=3: give model.input_mlp_width, .* block_mlp_width"):
+        command_line.changed(experiment, {"model.mlp_width": "3"}, notes)

@@ -22,21 +22,46 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 OF_FUNCTIONS = {"normalised_error", "normalised_error_untrained"}
 OF_OTHERS = {"loss_trained", "loss_untrained", "loss_gd", "loss_zero", "step_size_gd"}
 # The words of runs whose tests ask for them again, beside a config's smoke variant.
-SINE = ("--config.task.n_context=3", "--config.train.steps=4", "--config.train.batch_size=8",
-        "--config.train.log_every=2", "--config.train.checkpoint_every=2", "--config.eval.prompts=32",
-        "--config.eval.curve_prompts=16", "--config.model.d_embed=4", "--config.model.mlp_width=5",
-        "--config.model.init_scale=1.0")  # fmt: skip
-ONE_LAYER = ("--config.task.d_input=2", "--config.task.n_context=3", "--config.train.batch_size=16",
-             "--config.train.log_every=5", "--config.eval.prompts=64", "--config.eval.curve_prompts=32",
-             "--config.analyses=('alignment',)", "--config.model.init_scale=1.0",
-             "--config.train.checkpoint_every=5")  # fmt: skip
+SINE = (
+    "--config.task.n_context=3",
+    "--config.train.steps=4",
+    "--config.train.batch_size=8",
+    "--config.train.log_every=2",
+    "--config.train.checkpoint_every=2",
+    "--config.eval.prompts=32",
+    "--config.eval.curve_prompts=16",
+    "--config.model.d_embed=4",
+    "--config.model.input_mlp_width=5",
+    "--config.model.init_scale=1.0",
+)
+ONE_LAYER = (
+    "--config.task.d_input=2",
+    "--config.task.n_context=3",
+    "--config.train.batch_size=16",
+    "--config.train.log_every=5",
+    "--config.eval.prompts=64",
+    "--config.eval.curve_prompts=32",
+    "--config.analyses=('alignment',)",
+    "--config.model.init_scale=1.0",
+    "--config.train.checkpoint_every=5",
+)
 RATES = 1e-2, 0.1
-FUNCTIONS = ("--config.task.d_input=2", "--config.task.n_context=4", "--config.model.d_embed=8",
-             "--config.model.n_layers=1", "--config.train.steps=4", "--config.train.batch_size=8",
-             "--config.train.log_every=2", "--config.eval.prompts=64", "--config.eval.curve_prompts=16",
-             "--config.eval.suite_values=None")  # fmt: skip
-FAMILIES = ("--config.eval.families=standard,orthogonal_query,labels_double",
-            "--config.eval.baselines=least_squares,lasso,tree_4")  # fmt: skip
+FUNCTIONS = (
+    "--config.task.d_input=2",
+    "--config.task.n_context=4",
+    "--config.model.d_embed=8",
+    "--config.model.n_layers=1",
+    "--config.train.steps=4",
+    "--config.train.batch_size=8",
+    "--config.train.log_every=2",
+    "--config.eval.prompts=64",
+    "--config.eval.curve_prompts=16",
+    "--config.eval.suite_values=None",
+)
+FAMILIES = (
+    "--config.eval.suite=standard,orthogonal_query,labels_double",
+    "--config.eval.baselines=least_squares,lasso,tree_4",
+)
 SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_disable_most_optimizations")
 
 
@@ -119,11 +144,14 @@ def check_what_is_claimed(name, done):
     """
     sections = [done["metrics"], done["curves"], *(point["metrics"] for point in done["sweep"])]
     measured, smoke = set().union(*sections), loaded(name, "smoke")
-    families = lambda experiment: set((experiment.get("eval.families") or ())[: experiment.eval.suite_values])
+    families = lambda experiment: set((experiment.get("eval.suite") or ())[: experiment.eval.suite_values])
     asked = lambda experiment: (
-        experiment.model.name, experiment["model.attention"], families(experiment),
-        set(experiment.get("eval.baselines") or ()), set(experiment.sweep),
-    )  # fmt: skip
+        experiment.model.name,
+        experiment["model.attention"],
+        families(experiment),
+        set(experiment.get("eval.baselines") or ()),
+        set(experiment.sweep),
+    )
     for variant in full_variants(name):
         experiment = loaded(name, variant)
         if asked(experiment) == asked(smoke) and set(experiment.asked) <= set(smoke.asked):

@@ -25,7 +25,7 @@ import harness
 from annotated_types import Ge, Gt, Le, Lt
 from harness import ROOT, Record
 
-from icl_gd.lab import BadInput, Experiment, command
+from icl_gd.lab import ConfigError, Experiment, command
 from icl_gd.lab.command_line import load
 from icl_gd.lab.config import questions
 from icl_gd.lab.config.fields import SECTIONS, Field, classes_of, fields_of, takes_one_value
@@ -302,9 +302,9 @@ def contradiction(asked: Asked, rng: random.Random) -> Iterator[Case]:
         )
     if "task.non_zeros" in its.fields:
         possible[f"--config.task.non_zeros={number}"] = (f"task.non_zeros={number}", "at most")
-    if "eval.families" in its.fields:
-        word = rng.choice(words_of(its.fields["eval.families"].hint))
-        possible[f"--config.eval.families=('{word}', '{word}')"] = (f"eval.families={word}", "once")
+    if "eval.suite" in its.fields:
+        word = rng.choice(words_of(its.fields["eval.suite"].hint))
+        possible[f"--config.eval.suite=('{word}', '{word}')"] = (f"eval.suite={word}", "once")
     words, says = rng.choice(list(possible.items()))
     yield Case("a contradiction", tuple(f"--{word}" for word in words.removeprefix("--").split(",--")), says)
 
@@ -341,7 +341,7 @@ def names_of_configs(path: Path, rng: random.Random) -> Case:
 def is_possible(experiment: Experiment, values: Mapping[str, Any]) -> bool:
     try:
         experiment.change(values)
-    except BadInput:
+    except ConfigError:
         return False
     return True
 
@@ -361,8 +361,11 @@ def everything_asked() -> tuple[Asked, ...]:
 def elsewhere_of(experiment: Experiment, every: Mapping[str, Field]) -> dict[str, tuple[Field, str]]:
     """Fields of others, and what is said of each: whose it is, where it could be chosen, that it is unknown."""
     not_ours = "not a field of this experiment"  # but of another task, all of which are known
-    found = {name: (its, not_ours if name.startswith("task.") else "unknown field") for name, its in every.items()
-             if name not in experiment.fields}  # fmt: skip
+    found = {
+        name: (its, not_ours if name.startswith("task.") else "unknown field")
+        for name, its in every.items()
+        if name not in experiment.fields
+    }
     for name, its in experiment.fields.items():
         for word, of in (its.chooses or {}).items():
             for other, field in fields_of(classes_of(experiment, {its.path: of})).items():

@@ -51,7 +51,7 @@ def test_a_sampler_with_arguments_is_compiled_once(x64):
         traced.append(scale)
         return LinearRegression(3, 2, 5, input_scale=scale).sample(key)
 
-    losses = lambda prompts: {"zero": analysis.losses(learners.zero, prompts)}
+    losses = lambda prompts: {"zero": analysis.losses(learners.predict_zero, prompts)}
     risks = [
         analysis.streamed_risks(losses, Partial(scaled, jnp.asarray(scale)), jax.random.key(0), 50)["zero"].mean
         for scale in (1.0, 3.0)
@@ -84,11 +84,13 @@ def test_losses_and_those_of_members(x64):
         y_hat = jnp.stack([GD(*p) for p in zip(prompts.x, prompts.y, prompts.x_query, strict=True)])
         of_one = lambda eta: analysis.losses(learners.gradient_descent([eta]), prompts)
         return (
-            y_hat, prompts.y_query, analysis.losses(GD, prompts),
+            y_hat,
+            prompts.y_query,
+            analysis.losses(GD, prompts),
             analysis.losses(learners.layerwise_gradient_descent([0.8]), prompts),
             analysis.member_losses(jax.vmap(lambda eta: learners.gradient_descent(eta[None]))(etas), prompts),
             jax.lax.map(of_one, etas),
-        )  # fmt: skip
+        )
 
     y_hat, y_query, losses, layerwise, of_members, expected = map(np.asarray, of(0, etas))
     np.testing.assert_allclose(losses, 0.5 * np.sum((y_hat - y_query) ** 2, -1))

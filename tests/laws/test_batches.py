@@ -22,7 +22,7 @@ LAYOUTS = {
 CONFIGS = {
     "linear": TransformerConfig(D + M, 2, 2, init_scale=1.0),
     "softmax": TransformerConfig(D + M, 1, 2, attention="softmax", init_scale=1.0),
-    "embedded": TransformerConfig(D + M, 1, 1, d_embed=7, mlp_width=6, init_scale=1.0),
+    "embedded": TransformerConfig(D + M, 1, 1, d_embed=7, input_mlp_width=6, init_scale=1.0),
     "clipped": TransformerConfig(D + M, 1, 1, layer_norm=True, shared=True, clip=0.5, init_scale=1.0),
 }
 

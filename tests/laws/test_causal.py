@@ -18,9 +18,21 @@ from icl_gd.training.problem import learning_problem
 
 D, N = 3, 6
 GPT2 = TransformerConfig(
-    D, 2, 2, d_head=4, attention="softmax", init="gpt2", init_scale=0.05, causal=True, pre_norm=True, biases=True,
-    d_embed=8, layer_mlp_width=12, n_positions=2 * N, d_read_out=1,
-)  # fmt: skip
+    D,
+    2,
+    2,
+    d_head=4,
+    attention="softmax",
+    init="gpt2",
+    init_scale=0.05,
+    causal=True,
+    pre_norm=True,
+    biases=True,
+    d_embed=8,
+    block_mlp_width=12,
+    n_positions=2 * N,
+    d_read_out=1,
+)
 CAUSAL = {
     "gpt2": GPT2,
     "shared": replace(GPT2, shared=True),
@@ -102,7 +114,7 @@ def test_layers_are_read_out_and_the_last_is_the_prediction(x64):
 
 
 def test_half_precision_is_near_and_its_predictions_are_float32():
-    half, (x, y) = replace(GPT2, compute="bfloat16"), map(np.float32, examples())
+    half, (x, y) = replace(GPT2, dtype="bfloat16"), map(np.float32, examples())
 
     @partial(jax.jit, compiler_options={"xla_allow_excess_precision": False})
     def of(x, y):
@@ -124,14 +136,18 @@ def test_half_precision_is_near_and_its_predictions_are_float32():
 def test_initial_weights_are_gpt2s():
     """Variances of every block, over a network wide enough to tell them apart."""
     e, layers = 64, 3
-    config = replace(GPT2, n_layers=layers, d_embed=e, d_head=32, layer_mlp_width=4 * e, init_scale=4e-4, d_token=D)
+    config = replace(GPT2, n_layers=layers, d_embed=e, d_head=32, block_mlp_width=4 * e, init_scale=4e-4, d_token=D)
     params = jax.tree.map(np.asarray, jax.jit(lambda seed: models.init(config, jax.random.key(seed)))(3))
     block = params["block_1"]
     for leaf in (*(block["attention"][f"W_{name}"] for name in "KQV"), block["mlp"]["W_1"], params["positions"]):
         np.testing.assert_allclose(leaf.std(), 0.02, rtol=0.05)
     for leaf in (block["attention"]["P"], block["mlp"]["W_2"]):
         np.testing.assert_allclose(leaf.std(), 0.02 / (2 * layers) ** 0.5, rtol=0.05)
-    for leaf, fan_in in ((params["embedding"]["W_E"], D), (params["embedding"]["b_E"], D), (params["head"]["W_O"], e)):
+    for leaf, fan_in in (
+        (params["embedding"]["W_E"], D),
+        (params["embedding"]["b_E"], D),
+        (params["unembed"]["W_U"], e),
+    ):
         assert 0.8 * fan_in**-0.5 < np.abs(leaf).max() <= fan_in**-0.5
     for leaf in (block["attention"]["b_P"], block["attention"]["b_K"], block["mlp"]["b_1"], block["norm"]["bias"]):
         np.testing.assert_array_equal(leaf, 0.0)
@@ -217,7 +233,7 @@ def test_a_curriculum_is_the_task_in_the_end_and_compiles_once():
 def test_training_learns_linear_functions_in_context():
     """A short run is far better than zero at the last point, and no better at the first, where nothing is known."""
     task = FunctionRegression(Linear(1), 7)
-    config = replace(GPT2, d_token=1, d_embed=32, d_head=16, layer_mlp_width=128, n_positions=16, init_scale=4e-4)
+    config = replace(GPT2, d_token=1, d_embed=32, d_head=16, block_mlp_width=128, n_positions=16, init_scale=4e-4)
     settings = TrainSettings(800, 64, learning_rate=3e-3, clip=1.0, beta2=0.999)
     trained = icl_gd.train(task, config, settings, layout="alternating", parallel="none")
 
@@ -249,20 +265,28 @@ def test_a_pool_of_prompts_has_so_many():
     ("make", "words"),
     [
         (lambda: models.prefix_predictor(replace(GPT2, causal=False), {}, LAYOUT), "causal=False"),
-        *((lambda task=task: learning_problem(task, GPT2, LAYOUT, TrainSettings()), "not the inputs to come")
-          for task in (REPEATED, FinitePrefixPool(REPEATED, 3))),
+        *(
+            (lambda task=task: learning_problem(task, GPT2, LAYOUT, TrainSettings()), "not the inputs to come")
+            for task in (REPEATED, FinitePrefixPool(REPEATED, 3))
+        ),
         (lambda: models.prefix_predictor(GPT2, {}, tokens.concatenated(D, 1)), "hold them together"),
-        (lambda: learning_problem(TASK, replace(GPT2, causal=False), LAYOUT,
-                                  TrainSettings(curriculum=Curriculum(Ramp(1, 1), Ramp(1, 1)))), "curriculum"),
-        (lambda: jax.eval_shape(lambda: models.apply(GPT2, params_of(GPT2), jnp.zeros((2 * N + 1, D)))),
-         f"n_positions={2 * N}"),
+        (
+            lambda: learning_problem(
+                TASK, replace(GPT2, causal=False), LAYOUT, TrainSettings(curriculum=Curriculum(Ramp(1, 1), Ramp(1, 1)))
+            ),
+            "curriculum",
+        ),
+        (
+            lambda: jax.eval_shape(lambda: models.apply(GPT2, params_of(GPT2), jnp.zeros((2 * N + 1, D)))),
+            f"n_positions={2 * N}",
+        ),
         (lambda: replace(GPT2, init="zeros"), "von_oswald, gpt2"),
-        (lambda: replace(GPT2, compute="float8"), "bfloat16"),
+        (lambda: replace(GPT2, dtype="float8"), "bfloat16"),
         (lambda: replace(GPT2, layer_norm=True), "one of them"),
         (lambda: Ramp(0, 3), "start=0"),
         (lambda: Ramp(3, 2), "end=2 must be at least start=3"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()

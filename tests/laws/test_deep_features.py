@@ -13,12 +13,12 @@ import icl_gd
 from icl_gd import TrainSettings, TransformerConfig, constructions, learners, models, tokens
 from icl_gd.tasks import LinearRegression, SineRegression
 from icl_gd.training import population
-from icl_gd.training.blocks import in_blocks
 from icl_gd.training.in_context import initialise
+from icl_gd.training.microbatch import microbatched
 from icl_gd.training.problem import learning_problem
 
 N = 5
-SIZES = {  # d_input, d_output, steps, d_embed, mlp_width
+SIZES = {  # d_input, d_output, steps, d_embed, input_mlp_width
     "published": (1, 1, 1, 40, 160),
     "steps": (2, 1, 3, 6, 8),
     "outputs": (2, 2, 2, 7, 5),
@@ -28,8 +28,8 @@ SIZES = {  # d_input, d_output, steps, d_embed, mlp_width
 
 
 def network(name, seed=0):
-    d, m, steps, d_embed, mlp_width = SIZES[name]
-    config = TransformerConfig(d + m, steps, d_embed=d_embed, mlp_width=mlp_width)
+    d, m, steps, d_embed, input_mlp_width = SIZES[name]
+    config = TransformerConfig(d + m, steps, d_embed=d_embed, input_mlp_width=input_mlp_width)
     rng = np.random.default_rng(seed)
     draw = lambda leaf: rng.normal(size=leaf.shape) / leaf.shape[-1] ** 0.5
     params = jax.tree.map(draw, models.shapes(config))
@@ -85,7 +85,7 @@ def test_features_that_see_no_labels_make_it_descent_on_the_head(x64):
 
 
 def test_every_layer_is_a_preconditioned_step_on_features_of_its_own(x64):
-    config = TransformerConfig(3, d_embed=6, mlp_width=8)
+    config = TransformerConfig(3, d_embed=6, input_mlp_width=8)
     rng = np.random.default_rng(4)
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), models.shapes(config))
     *_, (x, y, q) = network("steps")
@@ -106,23 +106,23 @@ def test_every_layer_is_a_preconditioned_step_on_features_of_its_own(x64):
 
 
 TASK = SineRegression(3)
-MODEL = TransformerConfig(2, d_embed=4, mlp_width=6, init_scale=1.0)
+MODEL = TransformerConfig(2, d_embed=4, input_mlp_width=6, init_scale=1.0)
 SETTINGS = TrainSettings(steps=4, batch_size=12, learning_rate=1e-2, clip=1.0)
 
 
 @functools.cache
 def built(step_size=0.5, config=MODEL, d=3):
-    """What is given: one gradient step on features."""
+    """What is frozen: one gradient step on features."""
     return constructions.gradient_descent_weights(config, d, 3, [step_size])
 
 
-def learn(checkpoints, given):
-    return icl_gd.train(TASK, MODEL, SETTINGS, seeds=2, chunk_steps=2, checkpoints=checkpoints, given=given)
+def learn(checkpoints, frozen):
+    return icl_gd.train(TASK, MODEL, SETTINGS, seeds=2, chunk_steps=2, checkpoints=checkpoints, frozen=frozen)
 
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
-    """A population of two beside what is given, and its checkpoints."""
+    """A population of two beside what is frozen, and its checkpoints."""
     directory = tmp_path_factory.mktemp("learned")
     with jax.numpy_rank_promotion("raise"):
         return learn(directory, built()), directory
@@ -136,14 +136,14 @@ def test_what_is_given_is_not_trained_and_the_rest_is(learned):
     of_both = zip(*(jax.tree.leaves(member["embedding"]) for member in (first, second)), strict=True)
     assert all(np.all(ours != theirs) for ours, theirs in of_both)
     chex.assert_trees_all_equal(icl_gd.load(directory).params, trained.params, strict=True)
-    with pytest.raises(ValueError, match="given differ"):
+    with pytest.raises(ValueError, match="frozen differ"):
         learn(directory, built(0.6))
-    with pytest.raises(ValueError, match="given differ"):
+    with pytest.raises(ValueError, match="frozen differ"):
         learn(directory, None)
 
 
 def test_a_step_beside_what_is_given_is_one_of_the_rest_alone(learned):
-    """Also of the clip: gradients of what is given do not count in the norm."""
+    """Also of the clip: gradients of what is frozen do not count in the norm."""
     draw, loss = learning_problem(TASK, MODEL, tokens.concatenated(1, 1), SETTINGS)
     members = population.members_of(0, 1, SETTINGS, {"init_scale": 1.0})
     first = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf)[0], tree)
@@ -166,16 +166,16 @@ def test_a_step_beside_what_is_given_is_one_of_the_rest_alone(learned):
 
 
 @pytest.mark.parametrize(
-    ("given", "settings", "words"),
+    ("frozen", "settings", "words"),
     [
         (lambda: {"block_1": built()["block_0"]}, SETTINGS, "block_1"),
         (lambda: built(0.5, TransformerConfig(5), 4), SETTINGS, "shapes"),
         (built, TrainSettings(weight_decay=0.1), "weight_decay"),
     ],
 )
-def test_what_cannot_be_given_is_refused(given, settings, words):
+def test_what_cannot_be_given_is_refused(frozen, settings, words):
     with pytest.raises(ValueError, match=words):
-        icl_gd.train(TASK, MODEL, settings, given=given())
+        icl_gd.train(TASK, MODEL, settings, frozen=frozen())
 
 
 @pytest.mark.parametrize("prompts", [12, 13])
@@ -194,7 +194,7 @@ def test_a_loss_in_blocks_is_the_loss(at_once, prompts, x64):
     @jax.jit
     def run(params):
         batch, one = task.sample(jax.random.key(0), (prompts,)), {"w": params["w"][0]}
-        blocked = in_blocks(noting_sizes, at_once)
+        blocked = microbatched(noting_sizes, at_once)
         found = [jax.vmap(jax.value_and_grad(form), (0, None))(params, batch) for form in (blocked, loss)]
         return found, (blocked(one, batch), loss(one, batch))
 

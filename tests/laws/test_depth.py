@@ -13,7 +13,7 @@ from icl_gd.lab.evaluation.reference_learners import by_moments, by_prompts, ref
 from icl_gd.learners import Spectrum
 from icl_gd.models import TransformerConfig
 from icl_gd.tasks import LinearRegression
-from icl_gd.types import Moments
+from icl_gd.types import Gram
 
 D, N = 4, 6
 RATES = ([2.0, 5.0, 9.0], [0.5, 1.5, 2.0])
@@ -150,8 +150,8 @@ def test_spectral_risk_is_exact_over_weights_noise_and_queries(name, x64):
 def test_best_rates_are_minima(steps, free, x64):
     task = TASKS["uniform"]
     spectrum = Spectrum.of(sample(task, 500).x, task.second_moment)
-    etas = learners.best_step_sizes(spectrum, steps, free)
-    pairs = learners.best_gd_plus_plus(spectrum, steps, free)
+    etas = learners.fit_step_sizes(spectrum, steps, free)
+    pairs = learners.fit_gd_plus_plus(spectrum, steps, free)
     assert len(set(etas)) == len(set(pairs.step_sizes)) == (steps if free else 1)
     risk = lambda *rates: float(spectral_risk(spectrum, *rates))
     assert risk(*pairs) <= risk(etas) + 1e-12
@@ -178,11 +178,11 @@ def test_best_rates_under_a_clip(free, x64):
     prompts = sample(task, 400)
     query = np.asarray(prompts.x_query)
     spectrum = Spectrum.of(prompts.x, query.T @ query / 400)
-    unclipped = learners.best_gd_plus_plus(spectrum, 2, free)
+    unclipped = learners.fit_gd_plus_plus(spectrum, 2, free)
 
     risk = lambda step_sizes, gammas, clip=0.6: float(risk_under(clip, prompts, step_sizes, gammas))
-    wide = learners.best_gd_plus_plus_on(prompts, unclipped, 1e6, free)
-    best = learners.best_gd_plus_plus_on(prompts, unclipped, 0.6, free)
+    wide = learners.fit_gd_plus_plus_on(prompts, unclipped, 1e6, free)
+    best = learners.fit_gd_plus_plus_on(prompts, unclipped, 0.6, free)
     assert len(set(best.step_sizes)) == (2 if free else 1)
     assert risk(*wide, clip=None) <= risk(*unclipped, clip=None)
     assert risk(*best) < risk(*unclipped)
@@ -204,7 +204,7 @@ def test_published_rates_are_learned_on_the_learner(m, x64):
         prompts, labels = by_prompts(task, 1e6)[0](jax.random.key(1), 7)
         encoded = jax.vmap(tokens.concatenated(3, m).encode, out_axes=-1)(prompts.x, prompts.y, prompts.x_query)
         by_prompt, clipped = (by_prompts(task, clip)[1](in_x, in_y, prompts) for clip in (1e6, 0.1))
-        return labels, by_prompt, by_moments(task)[1](in_x, in_y, Moments.of(encoded)), clipped
+        return labels, by_prompt, by_moments(task)[1](in_x, in_y, Gram.of(encoded)), clipped
 
     labels, found, of_moments, clipped = map(np.asarray, of(-np.array([0.3, 0.2]) / 5, -np.array([1.0, 2.0]) / 5))
     assert found.shape == labels.shape == (m, 7)
@@ -216,11 +216,11 @@ def test_published_optima(x64):
     """d = n = 10, uniform inputs: rates optimised on the published settings by others, and a lower optimum."""
     spectrum = Spectrum.of(sample(LinearRegression(), 2**14).x, LinearRegression().second_moment)
     risk = lambda *rates: float(spectral_risk(spectrum, *map(np.asarray, rates)))
-    assert risk(learners.best_step_sizes(spectrum, 1)) == pytest.approx(0.206229, rel=0.01)
-    assert risk(learners.best_step_sizes(spectrum, 2)) == pytest.approx(0.1567, rel=0.01)
-    assert risk(learners.best_step_sizes(spectrum, 2, free=True)) == pytest.approx(0.1414, rel=0.01)
-    assert risk(*learners.best_gd_plus_plus(spectrum, 2)) == pytest.approx(0.1106, rel=0.01)
-    assert risk(*learners.best_gd_plus_plus(spectrum, 2, free=True)) < 0.1040
+    assert risk(learners.fit_step_sizes(spectrum, 1)) == pytest.approx(0.206229, rel=0.01)
+    assert risk(learners.fit_step_sizes(spectrum, 2)) == pytest.approx(0.1567, rel=0.01)
+    assert risk(learners.fit_step_sizes(spectrum, 2, free=True)) == pytest.approx(0.1414, rel=0.01)
+    assert risk(*learners.fit_gd_plus_plus(spectrum, 2)) == pytest.approx(0.1106, rel=0.01)
+    assert risk(*learners.fit_gd_plus_plus(spectrum, 2, free=True)) < 0.1040
     tied = learners.tied_step_size(spectrum, 2, 10)
     ours = risk([tied] * 2, [tied / 10] * 2)
     assert ours < min(risk([f * tied] * 2, [f * tied / 10] * 2) for f in (0.98, 1.02))

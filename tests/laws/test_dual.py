@@ -18,9 +18,20 @@ from icl_gd.models import TransformerConfig
 E, T = 4, 6
 PLAIN = TransformerConfig(E, 2, 2, attention="softmax", init_scale=6.0)
 GPT2 = TransformerConfig(
-    E, 2, 2, d_head=3, d_embed=6, attention="softmax", init="gpt2", init_scale=0.5, causal=True, pre_norm=True,
-    biases=True, layer_mlp_width=8, n_positions=T,
-)  # fmt: skip
+    E,
+    2,
+    2,
+    d_head=3,
+    d_embed=6,
+    attention="softmax",
+    init="gpt2",
+    init_scale=0.5,
+    causal=True,
+    pre_norm=True,
+    biases=True,
+    block_mlp_width=8,
+    n_positions=T,
+)
 MODIFIED = {
     "alpha": {"alpha": -0.7},
     "beta": {"beta": 0.6, "share": 0.5},
@@ -31,18 +42,18 @@ MODIFIED = {
 CONFIGS = {
     "plain": PLAIN,
     "narrow": replace(PLAIN, d_head=3),
-    "query_read": replace(PLAIN, reads_query=True),
-    "clip": replace(PLAIN, reads_query=True, clip=0.6),
+    "query_read": replace(PLAIN, attend_to_query=True),
+    "clip": replace(PLAIN, attend_to_query=True, clip=0.6),
     "layer_norm": replace(PLAIN, layer_norm=True),
     "shared": replace(PLAIN, shared=True, layer_norm=True),
-    "embedded": replace(PLAIN, d_embed=5, mlp_width=7),
-    "perceptron": replace(PLAIN, layer_mlp_width=7, d_head=2),
+    "embedded": replace(PLAIN, d_embed=5, input_mlp_width=7),
+    "perceptron": replace(PLAIN, block_mlp_width=7, d_head=2),
     "gpt2": GPT2,
     "linear": replace(PLAIN, attention="linear", init_scale=1.0),
-    "linear_query_read": replace(PLAIN, attention="linear", init_scale=1.0, reads_query=True, d_head=3),
-    **{name: replace(PLAIN, reads_query=True, **what) for name, what in MODIFIED.items()},
+    "linear_query_read": replace(PLAIN, attention="linear", init_scale=1.0, attend_to_query=True, d_head=3),
+    **{name: replace(PLAIN, attend_to_query=True, **what) for name, what in MODIFIED.items()},
     **{f"causal_{name}": replace(GPT2, **what) for name, what in MODIFIED.items()},
-    "linear_all": replace(PLAIN, attention="linear", init_scale=1.0, reads_query=True, **MODIFIED["all"]),
+    "linear_all": replace(PLAIN, attention="linear", init_scale=1.0, attend_to_query=True, **MODIFIED["all"]),
 }
 
 
@@ -105,7 +116,7 @@ def whole_program(name):
     @jax.jit
     def run(params, tokens):
         sides, found = zip(*(left_of(config, params, tokens, layer, -1) for layer in (0, 1)), strict=True)
-        single_steps = of_each(lambda one: (dual.process(one), dual.prediction(one)), found[1])
+        single_steps = of_each(lambda one: (dual.trajectory(one), dual.prediction(one)), found[1])
         return sides, single_steps, of_each(written_out, found[0])
 
     return run
@@ -150,7 +161,7 @@ def features_of(one):
 
 
 def written_out(one):
-    """Steps by automatic differentiation, one demonstration at a time, as a Process; the Process that the kernel has;
+    """Steps by automatic differentiation, one demonstration at a time, as a Trajectory; the Trajectory of the kernel;
     what one step on all says at the query, and what the dual model predicts there."""
     if one.kernel == "softmax":  # the exponentials of long keys span more than the digits there are
         reach = jnp.maximum(jnp.linalg.norm(jnp.concatenate([one.keys, one.query[None]]), axis=1).max() / 2, 1.0)
@@ -158,14 +169,14 @@ def written_out(one):
     phi = features_of(one)
 
     def step(weights, t):
-        before = dual.Process(weights @ phi(one.query), features.loss(one, phi, weights), jnp.linalg.norm(weights))
+        before = dual.Trajectory(weights @ phi(one.query), features.loss(one, phi, weights), jnp.linalg.norm(weights))
         alone = replace(one, is_demonstration=jnp.arange(T) == t, is_read=one.is_read, alpha=one.alpha * (t == 0))
         moved = weights - jax.grad(features.loss, 2)(alone, phi, weights)
         return jnp.where(jnp.any(one.is_demonstration & (jnp.arange(T) == t)), moved, weights), before
 
     _, iterates = jax.lax.scan(step, features.start(one, phi), jnp.arange(T + 1))
     at_once = features.step(one, phi, step_size=0.3) @ phi(one.query)
-    return iterates, dual.process(one), at_once, dual.prediction(one)
+    return iterates, dual.trajectory(one), at_once, dual.prediction(one)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -197,8 +208,9 @@ def test_with_any_features_a_step_gives_what_their_pattern_does(kind, x64):
     np.testing.assert_allclose(stepped, expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("kind", [{}, {"hyperbolic": True}, {"orthogonal": True},
-                                  {"hyperbolic": True, "orthogonal": True}])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind", [{}, {"hyperbolic": True}, {"orthogonal": True}, {"hyperbolic": True, "orthogonal": True}]
+)
 def test_features_have_the_kernel_in_the_mean(kind, x64):
     a, b = np.array([0.3, -0.2, 0.5]), np.array([-0.4, 0.1, 0.6])
     draws = 20_000
@@ -241,7 +253,7 @@ def test_the_error_of_random_features_falls_with_the_root_of_their_number(x64):
     @jax.jit
     def run(params, tokens):
         one = dual.dual_of(PLAIN, params, 0)(0.2 * tokens)  # of large vectors the root is seen at huge numbers only
-        exact, keys = dual.pull(one), jax.random.split(jax.random.key(8), 400)
+        exact, keys = dual.attention_weights(one), jax.random.split(jax.random.key(8), 400)
         error = lambda m: lambda key: jnp.linalg.norm(features.pattern(one, dual.positive_features(key, E, m)) - exact)
         return [jax.vmap(error(m))(keys).mean() for m in ms]
 
@@ -253,7 +265,7 @@ def test_the_mean_loss_on_its_own_demonstrations_is_the_loss(name, x64):
     @jax.jit
     def both(params, tokens):
         (one, *_), kept = duals(CONFIGS[name], params, tokens, 0, -1), slice(0, T - 1)
-        process, count = dual.process(one), T - 1
+        process, count = dual.trajectory(one), T - 1
         regulariser = 0.5 * one.alpha * process.norm[-1] ** 2
         own = dual.mean_loss(one, one.keys[kept], one.values[kept])
         return own * count / jnp.exp(dual.kernel.log_divisor(one)), process.loss[-1] - regulariser
@@ -280,8 +292,11 @@ def test_negative_samples_are_those_of_the_lowest_scores(causal, share):
         np.testing.assert_allclose(found[head, i], expected, rtol=1e-6)
 
 
-NOTHING = {"alpha": {"alpha": 0.0}, "beta": {"beta": 0.0, "share": 0.5},
-           "both": {"alpha": 0.0, "beta": 0.0, "share": 0.2}}  # fmt: skip
+NOTHING = {
+    "alpha": {"alpha": 0.0},
+    "beta": {"beta": 0.0, "share": 0.5},
+    "both": {"alpha": 0.0, "beta": 0.0, "share": 0.2},
+}
 NO_GROWTH = {"augment_keys": 0.0, "augment_values": 0.0}
 
 
@@ -292,11 +307,14 @@ def applied(config):
 
 
 @pytest.mark.parametrize("name", [*NOTHING, "augmented"])
-@pytest.mark.parametrize("base", ["reads_query", "narrow", "causal"])
+@pytest.mark.parametrize("base", ["attend_to_query", "narrow", "causal"])
 def test_modifications_of_nothing_are_the_layer_to_the_bit(name, base):
-    plain = {"reads_query": replace(PLAIN, reads_query=True), "narrow": replace(PLAIN, reads_query=True, d_head=3),
-             "causal": GPT2}[base]  # fmt: skip
-    if name == "augmented" and base == "reads_query":
+    plain = {
+        "attend_to_query": replace(PLAIN, attend_to_query=True),
+        "narrow": replace(PLAIN, attend_to_query=True, d_head=3),
+        "causal": GPT2,
+    }[base]
+    if name == "augmented" and base == "attend_to_query":
         pytest.skip("heads as wide as a token have no keys of their own, unless they are augmented")
     modified = replace(plain, **(NO_GROWTH if name == "augmented" else NOTHING[name]))
     params, tokens = model(modified, 10)
@@ -309,12 +327,12 @@ def test_modifications_of_nothing_are_the_layer_to_the_bit(name, base):
 
 @pytest.mark.parametrize("name", MODIFIED)
 def test_modifications_change_what_the_query_is_told_and_it_alone_is_computed_alike(name, x64):
-    config = replace(PLAIN, reads_query=True, **MODIFIED[name])
+    config = replace(PLAIN, attend_to_query=True, **MODIFIED[name])
     given = model(config, 11)
     found, of_query = jax.tree.map(np.asarray, applied(config)(*given))
     whole = found.residual[-1, -1]
     np.testing.assert_allclose(of_query, whole, rtol=1e-12)
-    plain = np.asarray(applied(replace(PLAIN, reads_query=True))(*given)[0].residual)[-1, -1]
+    plain = np.asarray(applied(replace(PLAIN, attend_to_query=True))(*given)[0].residual)[-1, -1]
     assert np.abs(whole - plain).max() > 1e-3 * np.abs(plain).max()
 
 
@@ -325,7 +343,7 @@ BAD = {
     "softmax": (lambda p, x: dual.dual_of(PLAIN, p, 0, 0, "linear"), "layer 0 is softmax attention, not linear"),
     "mixed": (lambda p, x: dual.dual_of(replace(PLAIN, attention="mixed"), p, 0), "layer 0 is mixed"),
     "kernel": (lambda p, x: dual.dual_of(PLAIN, p, 0, 0, "exp"), "kernel='exp' must be one of softmax, linear"),
-    "normalised": (lambda p, x: dual.dual_of(replace(PLAIN, normalised=True), p, 0), "normalised=True"),
+    "normalised": (lambda p, x: dual.dual_of(replace(PLAIN, sum_normalised=True), p, 0), "normalised=True"),
     "width": (lambda p, x: dual.dual_of(PLAIN, p, 0)(x[:, :3]), r"shape \(6, 3\); the model takes an array \[t 4\]"),
     "reading": (lambda p, x: dual.dual_of(PLAIN, p, 0)(x, 6), "reading=6: the prompt has 6 tokens"),
     "negative": (lambda p, x: dual.block_of(PLAIN, p, -1, x), "layer=-1 must be a whole number of at least 0"),
@@ -334,28 +352,31 @@ BAD = {
     "boxed": (lambda p, x: dual.dual_of(PLAIN, {"params": p}, 0), "params have no 'block_0'"),
     "members": (lambda p, x: dual.dual_of(PLAIN, jax.tree.map(lambda leaf: leaf[None], p), 0), "those of one model"),
     "heads": (lambda p, x: dual.dual_of(replace(PLAIN, n_heads=3), p, 0), r"not \[3 heads, e, d_head\]"),
-    "compute": (lambda p, x: dual.dual_of(replace(PLAIN, compute="bfloat16"), p, 0), "compute='bfloat16' rounds"),
+    "dtype": (lambda p, x: dual.dual_of(replace(PLAIN, dtype="bfloat16"), p, 0), "dtype='bfloat16' rounds"),
     "none": (lambda p, x: dual.positive_features(jax.random.key(0), 4, 0), "m=0 must be a whole number of at least 1"),
     "odd": (lambda p, x: dual.positive_features(jax.random.key(0), 4, 5, hyperbolic=True), "m=5: .* even"),
     "beta": (
-        lambda p, x: replace(PLAIN, reads_query=True, beta=1.5, share=0.5),
+        lambda p, x: replace(PLAIN, attend_to_query=True, beta=1.5, share=0.5),
         "beta=1.5 must be a number of at least 0 and at most 1",
     ),
     "alpha": (
-        lambda p, x: replace(PLAIN, reads_query=True, alpha=(0.0, -2.0)),
+        lambda p, x: replace(PLAIN, attend_to_query=True, alpha=(0.0, -2.0)),
         r"alpha=\(0.0, -2.0\) must be a number of at least -1 and at most 1",
     ),
-    "share": (lambda p, x: replace(PLAIN, reads_query=True, beta=1.0, share=0.0), "share=0.0 must be a number above 0"),
-    "alone": (lambda p, x: replace(PLAIN, reads_query=True, beta=1.0), "take both of them, or neither"),
-    "unread": (lambda p, x: replace(PLAIN, alpha=0.5), "needs reads_query=True or causal=True"),
-    "twice": (lambda p, x: replace(GPT2, reads_query=True), "reads_query=True: in causal attention"),
+    "share": (
+        lambda p, x: replace(PLAIN, attend_to_query=True, beta=1.0, share=0.0),
+        "share=0.0 must be a number above 0",
+    ),
+    "alone": (lambda p, x: replace(PLAIN, attend_to_query=True, beta=1.0), "take both of them, or neither"),
+    "unread": (lambda p, x: replace(PLAIN, alpha=0.5), "needs attend_to_query=True or causal=True"),
+    "twice": (lambda p, x: replace(GPT2, attend_to_query=True), "attend_to_query=True: in causal attention"),
 }
 
 
-@pytest.mark.parametrize("reads_query", [False, True])
-def test_without_demonstrations_the_start_is_all(reads_query, x64):
+@pytest.mark.parametrize("attend_to_query", [False, True])
+def test_without_demonstrations_the_start_is_all(attend_to_query, x64):
     """A prompt of the query alone: it hears itself, or nobody."""
-    config = replace(PLAIN, reads_query=reads_query)
+    config = replace(PLAIN, attend_to_query=attend_to_query)
 
     @jax.jit
     def run(params, alone):
@@ -364,7 +385,7 @@ def test_without_demonstrations_the_start_is_all(reads_query, x64):
 
     params, tokens = model(config, 5)
     prediction, value, (given, left) = jax.tree.map(np.asarray, run(params, tokens[-1:]))
-    np.testing.assert_array_equal(prediction, value * reads_query)
+    np.testing.assert_array_equal(prediction, value * attend_to_query)
     np.testing.assert_allclose(given, left, rtol=1e-12)
 
 

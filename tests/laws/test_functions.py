@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from icl_gd import programs, tasks
-from icl_gd.tasks import FUNCTIONS, PROMPT_FAMILIES, FunctionRegression, families
+from icl_gd.tasks import FUNCTIONS, PROMPT_DISTRIBUTIONS, FunctionRegression, families
 from icl_gd.tasks.families import CORRELATION, INPUTS
 from icl_gd.tasks.functions import ENTRIES, FUNCTION_POOL_KEY, Affine, Chebyshev, Polynomial, _wrong_form, variance_of
 from icl_gd.types import PrefixPrompt
 
 D = 6
 CLASSES = {name: make(D) for name, make in FUNCTIONS.items()} | {"pool": tasks.FunctionPool(tasks.Linear(D), 3)}
-FAMILIES = {name: FunctionRegression(tasks.Linear(D), 9, name) for name in PROMPT_FAMILIES}
+FAMILIES = {name: FunctionRegression(tasks.Linear(D), 9, name) for name in PROMPT_DISTRIBUTIONS}
 TASKS = (
     {name: FunctionRegression(functions, 9) for name, functions in CLASSES.items()}
     | FAMILIES
@@ -146,7 +146,7 @@ def drawn(name):
     return jax.tree.map(np.asarray, many(FAMILIES[name].sample_prefixes, 2000)(6))
 
 
-@pytest.mark.parametrize("name", PROMPT_FAMILIES)
+@pytest.mark.parametrize("name", PROMPT_DISTRIBUTIONS)
 def test_inputs_of_every_family_have_the_norm_of_the_standard(name):
     prompts = drawn(name)
     np.testing.assert_allclose(np.mean(prompts.x**2), 1.0, atol=0.03)
@@ -154,7 +154,7 @@ def test_inputs_of_every_family_have_the_norm_of_the_standard(name):
         assert np.isnan(prompts.x_query[:, D:]).all()
     np.testing.assert_allclose(np.nanmean(prompts.x_query**2), 1.0, atol=0.03)
     np.testing.assert_allclose(prompts.y_query[:, :D], prompts.x_query[:, :D] @ prompts.w.swapaxes(1, 2), atol=1e-4)
-    assert np.array_equal(prompts.x, prompts.x_query) == PROMPT_FAMILIES[name].in_order
+    assert np.array_equal(prompts.x, prompts.x_query) == PROMPT_DISTRIBUTIONS[name].in_order
 
 
 def test_queries_stand_where_their_family_says():
@@ -193,9 +193,9 @@ def test_noise_is_on_the_context_alone_and_renormalised():
     np.testing.assert_allclose(np.mean((prompts.y - prompts.y_query) ** 2), 9 * 4 / (1 + 4 / D), rtol=0.05)
 
 
-@pytest.mark.parametrize("name", tasks.PROMPT_SUITE)
+@pytest.mark.parametrize("name", tasks.EVAL_SUITE)
 def test_predicting_zero_has_error_one_on_all_prompts(name):
-    task = tasks.PROMPT_SUITE[name](FunctionRegression(tasks.Linear(D), D - 1))
+    task = tasks.EVAL_SUITE[name](FunctionRegression(tasks.Linear(D), D - 1))
     y_query = np.asarray(many(lambda key: task.sample_prefixes(key).y_query, 4000)(11))
     errors = np.mean(y_query[..., 0] ** 2, axis=1) / task.label_variance  # of each prompt
     np.testing.assert_allclose(errors.mean(), 1.0, atol=4 * errors.std() / len(errors) ** 0.5)
@@ -284,7 +284,7 @@ def test_variances_by_hand():
 
 @pytest.mark.parametrize("name", ["exponential", "sphere"])
 def test_families_transform_the_inputs_of_a_distribution(name):
-    its = {family: FunctionRegression(tasks.Linear(D), 9, family, inputs=name) for family in PROMPT_FAMILIES}
+    its = {family: FunctionRegression(tasks.Linear(D), 9, family, inputs=name) for family in PROMPT_DISTRIBUTIONS}
     draw = many(lambda key: {family: task.sample_prefixes(key)[0:3:2] for family, task in its.items()}, 1000)
     drawn = jax.tree.map(np.asarray, draw(15))
     for family, (x, x_query) in drawn.items():
@@ -482,8 +482,8 @@ def test_what_makes_no_task_is_refused(make, words):
 
 
 def test_a_family_that_takes_no_inputs_has_its_own(monkeypatch):
-    north = families.PromptFamily(lambda key, n, d: 2 * (jnp.ones((n, d)),), True)
-    monkeypatch.setitem(PROMPT_FAMILIES, "north", north)
+    north = families.PromptDistribution(lambda key, n, d: 2 * (jnp.ones((n, d)),), True)
+    monkeypatch.setitem(PROMPT_DISTRIBUTIONS, "north", north)
     assert np.all(FunctionRegression(tasks.Linear(2), 3, "north").sample_prefixes(jax.random.key(0)).x == 1.0)
     with pytest.raises(ValueError, match="inputs='laplace': family='north' draws its own; 'normal' is accepted"):
         FunctionRegression(tasks.Linear(2), 3, "north", inputs="laplace")

@@ -14,9 +14,21 @@ from icl_gd.interop import Pretrained, von_oswald
 
 D_TOKEN, N = 4, 5
 PLAIN = {
-    "layers": 1, "heads": 1, "key": 3, "deq": True, "softmax": False, "first": False, "mix": False, "norm": False,
-    "sum_norm": False, "clip": 0.0, "embed": 0, "hidden": 0, "y_update": False, "dampening": 1.0,
-}  # fmt: skip
+    "layers": 1,
+    "heads": 1,
+    "key": 3,
+    "deq": True,
+    "softmax": False,
+    "first": False,
+    "mix": False,
+    "norm": False,
+    "sum_norm": False,
+    "clip": 0.0,
+    "embed": 0,
+    "hidden": 0,
+    "y_update": False,
+    "dampening": 1.0,
+}
 NETWORKS = {
     "one": {},
     "separate_one": {"deq": False},
@@ -34,9 +46,19 @@ NETWORKS = {
     "perceptron": {"hidden": 7, "softmax": True},
     "sine": {"embed": 6, "hidden": 8, "heads": 2},
     "y_update": {"layers": 2, "y_update": True, "dampening": 0.75},
-    "all": {"layers": 3, "heads": 2, "deq": False, "first": True, "norm": True, "sum_norm": True, "clip": 2.0,
-            "embed": 6, "hidden": 8, "dampening": 0.5},
-}  # fmt: skip
+    "all": {
+        "layers": 3,
+        "heads": 2,
+        "deq": False,
+        "first": True,
+        "norm": True,
+        "sum_norm": True,
+        "clip": 2.0,
+        "embed": 6,
+        "hidden": 8,
+        "dampening": 0.5,
+    },
+}
 SEPARATE = "net/~trans_block/layer_"
 
 
@@ -101,10 +123,16 @@ def forward(params, tokens, of):
 
 def read(params, of):
     kinds = ("softmax",) + ("linear",) * (of["layers"] - 1) if of["first"] else "softmax" if of["softmax"] else "linear"
-    return interop.from_published(
-        params, n_layers=of["layers"] if of["deq"] else None, n_heads=of["heads"], attention=kinds,
-        clip=of["clip"], normalised=of["sum_norm"], y_update=of["y_update"], dampening=of["dampening"],
-    )  # fmt: skip
+    return interop.from_von_oswald(
+        params,
+        n_layers=of["layers"] if of["deq"] else None,
+        n_heads=of["heads"],
+        attention=kinds,
+        clip=of["clip"],
+        sum_normalised=of["sum_norm"],
+        y_update=of["y_update"],
+        dampening=of["dampening"],
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -122,7 +150,7 @@ def test_read_is_published(name, x64, tmp_path):
     assert again == config
     chex.assert_trees_all_equal(ours, theirs, strict=True)
     if of["dampening"] == 1.0:
-        chex.assert_trees_all_close(interop.to_published(config, ours, "net"), params, rtol=1e-15)
+        chex.assert_trees_all_close(interop.to_von_oswald(config, ours, "net"), params, rtol=1e-15)
 
 
 def changed(**extra):
@@ -148,10 +176,10 @@ def changed(**extra):
         (published(PLAIN), "clip=nan", {"clip": math.nan}),
         (changed(**{"net/multi_head_attention/query": {"w": np.ones((3, 4, 3))}}), "axis of members", {}),
     ],
-)  # fmt: skip
+)
 def test_what_there_is_none_of_here_is_refused(params, words, more):
     with pytest.raises(ValueError, match=words):
-        interop.from_published(params, **more)
+        interop.from_von_oswald(params, **more)
 
 
 @pytest.mark.parametrize("name", ["all", "mix_shared", "perceptron"])
@@ -178,7 +206,7 @@ def test_what_holds_no_modules_is_refused():
     with pytest.raises(ValueError) as caught:
         von_oswald._modules(members)
     stacked = eval(str(caught.value).partition("first: ")[2], names)
-    assert np.shape(interop.from_published(stacked)[1]["block_0"]["attention"]["W_K"]) == (2, 1, 3, D_TOKEN)
+    assert np.shape(interop.from_von_oswald(stacked)[1]["block_0"]["attention"]["W_K"]) == (2, 1, 3, D_TOKEN)
 
 
 UNPICKLED = []
@@ -211,15 +239,15 @@ def test_what_is_pickled_is_refused_with_the_lines_that_write_what_is_read(how, 
         np.savez(path, **(params if how == "npz of modules" else {"params": np.array(params, dtype=object)}))
     UNPICKLED.clear()
     with pytest.raises(ValueError, match="nothing is unpickled here; where you trust the file") as caught:
-        interop.from_published(path)
+        interop.from_von_oswald(path)
     assert not UNPICKLED
     about, *lines = str(caught.value).splitlines()
     assert str(path) in about
     assert len(lines) == 3
     exec("\n".join(lines), {})
     assert UNPICKLED
-    config, ours = interop.from_published(tmp_path / "my 'params'_arrays.npz")
-    expected, theirs = interop.from_published(published(PLAIN))
+    config, ours = interop.from_von_oswald(tmp_path / "my 'params'_arrays.npz")
+    expected, theirs = interop.from_von_oswald(published(PLAIN))
     assert config == expected
     chex.assert_trees_all_equal(ours, theirs, strict=True)
 
@@ -227,7 +255,7 @@ def test_what_is_pickled_is_refused_with_the_lines_that_write_what_is_read(how, 
 def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="is no file; give the path") as caught:
-        interop.from_published("~/p.npz")
+        interop.from_von_oswald("~/p.npz")
     assert str(tmp_path / "p.npz") in str(caught.value)
     np.savez(tmp_path / "p.npz", **{f"{m}/{leaf}": v for m, of in published(PLAIN).items() for leaf, v in of.items()})
-    assert interop.from_published("~/p.npz")[0] == interop.from_published(published(PLAIN))[0]
+    assert interop.from_von_oswald("~/p.npz")[0] == interop.from_von_oswald(published(PLAIN))[0]

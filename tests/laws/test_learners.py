@@ -19,7 +19,7 @@ LEARNERS = {
     "momentum": learners.momentum([0.3, 0.2, 0.3], 0.6),
     "ols": learners.ols,
     "ridge": learners.ridge(0.7),
-    "zero": learners.zero,
+    "zero": learners.predict_zero,
 }
 UNIFORM = (1 / 12, 1 / 80)
 
@@ -126,7 +126,7 @@ def test_best_step_size_is_the_minimum_on_the_sample(x64):
     risk = lambda eta, w0: losses(learners.gradient_descent([eta], w0), prompts).mean()
     of = jax.jit(jax.vmap(jax.value_and_grad(risk), in_axes=(0, None)))
     for w0 in (None, np.full((2, 4), 0.3)):
-        eta = learners.best_step_size(prompts, None if w0 is None else jnp.asarray(w0))
+        eta = learners.fit_step_size(prompts, None if w0 is None else jnp.asarray(w0))
         risks, gradients = map(np.asarray, of(eta * np.array([1.0, 0.99, 1.01]), w0))
         assert risks[0] < min(risks[1:])
         assert abs(gradients[0]) < 1e-10
@@ -175,7 +175,7 @@ def test_one_step_risk_meets_sampling(name, alpha, x64):
     assert abs(float(sampled.mean()) - exact) < 5 * float(sampled.std()) / 100_000**0.5
     if alpha == 1.0:
         own = jax.jit(lambda seed: drawn(task, 100_000, seed))(6)
-        assert learners.best_step_size(own) == pytest.approx(eta, rel=0.05)
+        assert learners.fit_step_size(own) == pytest.approx(eta, rel=0.05)
 
 
 @pytest.mark.parametrize("n_test", [None, 2, 20])

@@ -10,18 +10,28 @@ import pytest
 from icl_gd.migrations import CHECKPOINTS, CONFIGS, PRETRAINED, migrated, newest_of
 
 TABLES = {"checkpoints": CHECKPOINTS, "configs": CONFIGS, "pretrained": PRETRAINED}
-FIRST = {"recipe": "linear_attention", "analyses": ["weights"], "model.attention": "linear",
-         "model.compute": "parameters", "train.clip": 1e-3, "task.d_input": 10}  # fmt: skip
+FIRST = {
+    "recipe": "linear_attention",
+    "analyses": ["weights"],
+    "model.attention": "linear",
+    "model.compute": "parameters",
+    "train.clip": 1e-3,
+    "task.d_input": 10,
+}
 # What a config of the first format has otherwise than `FIRST`, and what it then has in the second.
 CONFIGS_1 = [
     ({}, {"reference.name": "gradient_descent", "analyses": ["weights"]}),
-    ({"recipe": "sine", "analyses": []}, {"reference.name": "deep_features",
-                                          "analyses": ["differences", "functions", "features"]}),
-    ({"recipe": "function_classes", "analyses": []}, {"reference.name": "prefix_learners",
-                                                      "analyses": ["predicted_functions"]}),
+    (
+        {"recipe": "sine", "analyses": []},
+        {"reference.name": "deep_features", "analyses": ["differences", "functions", "features"]},
+    ),
+    (
+        {"recipe": "function_classes", "analyses": []},
+        {"reference.name": "prefix_learners", "analyses": ["predicted_functions"]},
+    ),
     ({"recipe": "dual_models", "analyses": ["dual"]}, {"reference.name": "one_step", "analyses": ["dual"]}),
-    ({"model.compute": "parameters"}, {"model.compute": None}),
-    ({"model.compute": "bfloat16"}, {"model.compute": "bfloat16"}),
+    ({"model.compute": "parameters"}, {"model.dtype": None}),
+    ({"model.compute": "bfloat16"}, {"model.dtype": "bfloat16"}),
     ({"model.attention": "softmax"}, {"model.attention": "softmax"}),
     ({"model.attention": "softmax, linear"}, {"model.attention": ["softmax", "linear"]}),
     ({"recipe": "function_classes", "train.clip": 1e6}, {"train.clip": None}),
@@ -29,7 +39,7 @@ CONFIGS_1 = [
     ({"train.clip": None}, {"train.clip": None}),
     ({"train.clip": [0.1, 1.0]}, {"train.clip": [0.1, 1.0]}),
     ({"task.d_input": 5}, {"task.d_input": 5}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("before", "after"), CONFIGS_1)
@@ -70,8 +80,33 @@ def test_what_is_of_this_version_is_read_as_it_is(name):
     steps = TABLES[name]
     assert list(steps) == list(range(min(steps, default=1), newest_of(steps)))  # no format is left out
     assert migrated({"recipe": "x", "settings": {"clip": 1e6}}, newest_of(steps), steps) == {
-        "recipe": "x", "settings": {"clip": 1e6},
-    }  # fmt: skip
+        "recipe": "x",
+        "settings": {"clip": 1e6},
+    }
+
+
+def test_what_is_renamed_is_read_by_its_new_name():
+    """Fields of a Transformer, the form of training, frozen blocks, and the leaves of the read-out."""
+    leaves = {"member.params.head.W_O": 1, "member.opt_state.1.0.mu.head.b_O": 2, "member.params.head.norm.scale": 3}
+    about = {"model": {"mlp_width": 3, "d_token": 2}, "settings": {"form": "moments", "clip": None}, "given": "abc"}
+    assert migrated({**about, "leaves": leaves}, 4, CHECKPOINTS) == {
+        "model": {"input_mlp_width": 3, "d_token": 2},
+        "settings": {"form": "gram", "clip": None},
+        "frozen": "abc",
+        "leaves": {
+            "member.params.unembed.W_U": 1,
+            "member.opt_state.1.0.mu.unembed.b_U": 2,
+            "member.params.unembed.norm.scale": 3,
+        },
+    }
+    model = {"model": {"reads_query": True}, "leaves": {"head.W_O": 1, "block_0.attention.W_K": 2}}
+    assert migrated(model, 1, PRETRAINED) == {
+        "model": {"attend_to_query": True},
+        "leaves": {"unembed.W_U": 1, "block_0.attention.W_K": 2},
+    }
+    flat = {"model.normalised": True, "eval.families": ["standard"], "train.form": "moments", "seeds": 2}
+    renamed = {"model.sum_normalised": True, "eval.suite": ["standard"], "train.form": "gram", "seeds": 2}
+    assert migrated(flat, 2, CONFIGS) == renamed
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -11,7 +11,7 @@ import pytest
 from icl_gd import analysis, constructions, models, tokens
 from icl_gd.models import TransformerConfig
 from icl_gd.tasks import LinearRegression
-from icl_gd.types import Circuits, Moments
+from icl_gd.types import Circuits, Gram
 
 D, M, N = 3, 2, 6
 LAYOUT = tokens.concatenated(D, M)
@@ -46,11 +46,12 @@ def test_moment_form_is_token_form(name, x64):
     def both(params, *x):
         circuits = models.circuits(config, params)
         of_tokens, of_moments = (
-            models.layerwise_predictor(config, params, LAYOUT), models.layerwise_circuit_predictor(circuits, LAYOUT)
-        )  # fmt: skip
+            models.layerwise_predictor(config, params, LAYOUT),
+            models.layerwise_circuit_predictor(circuits, LAYOUT),
+        )
         slopes = jax.jacfwd(of_moments, 2)(*x), jax.jacrev(of_tokens, 2)(*x)
         residual = models.apply(config, params, LAYOUT.encode(*x)).residual
-        _, contexts = models.apply_moments(circuits, Moments.of(LAYOUT.encode(*x)))
+        _, contexts = models.apply_gram(circuits, Gram.of(LAYOUT.encode(*x)))
         return (of_moments(*x), of_tokens(*x)), slopes, (contexts, residual)
 
     predictions, slopes, (contexts, residual) = jax.tree.map(np.asarray, both(params_of(config), *prompt()))
@@ -68,10 +69,10 @@ def test_a_batch_of_moments_is_its_prompts(name, n, x64):
     @jax.jit
     def both(params):
         key = jax.random.key(1)
-        moments, y_query = task.sample_moments(key, 5)
+        moments, y_query = task.sample_gram(key, 5)
         batch = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), task.sample(key, (5,)))
         of_tokens = lambda params: jax.vmap(models.predictor(config, params, LAYOUT))(batch.x, batch.y, batch.x_query)
-        of_moments = lambda params: models.read_moments(models.circuits(config, params), moments, M).T
+        of_moments = lambda params: models.read_gram(models.circuits(config, params), moments, M).T
         gradient = lambda form: jax.grad(lambda params: jnp.sum(form(params) ** 2))(params)
         forms = [(form(params), gradient(form)) for form in (of_moments, of_tokens)]
         return forms, (y_query.T, batch.y_query)
@@ -223,7 +224,7 @@ def test_canonical_form_gives_the_prediction(x64):
         circuits, found = models.circuits(config, params), []
         for start in (None, w0):
             layout = tokens.concatenated(D, M, start)
-            context = Moments.of(layout.encode(x, y, q)).context
+            context = Gram.of(layout.encode(x, y, q)).context
             form = analysis.canonical_form(circuits, D, w0=start)
             found.append((models.circuit_predictor(circuits, layout)(x, y, q), form, context))
         return found
@@ -246,7 +247,7 @@ def test_two_ways_to_the_labels(x64):
         for circuits in (direct, Circuits(jnp.outer(y, v)[None, None], -jnp.outer(y, u)[None, None])):
             matrix = analysis.effective_preconditioner(circuits, D, N)[0]
             predicted = models.circuit_predictor(circuits, LAYOUT)(*x)[0]
-            found.append((analysis.routes(circuits, D), matrix, analysis.participation_ratio(matrix), predicted))
+            found.append((analysis.label_paths(circuits, D), matrix, analysis.participation_ratio(matrix), predicted))
         return found
 
     x, labels, q = prompt()

@@ -15,7 +15,7 @@ from icl_gd.training.problem import learning_problem
 
 TASK = LinearRegression(2, 1, 3)
 MODELS = {
-    "moments": TransformerConfig(3, n_layers=2, init_scale=1.0),
+    "gram": TransformerConfig(3, n_layers=2, init_scale=1.0),
     "tokens": TransformerConfig(3, init_scale=1.0, clip=1.0),
 }
 # conftest gives two CPU devices
@@ -23,8 +23,9 @@ PLACEMENTS = [Placement("jit", 2, 1), Placement("jit", 1, 2), Placement("pmap", 
 
 
 def settings(share, **changes):
-    return TrainSettings(**{"steps": 6, "batch_size": 16, "learning_rate": 1e-2, "clip": 1.0, "share_batches": share,
-                            **changes})  # fmt: skip
+    return TrainSettings(
+        **{"steps": 6, "batch_size": 16, "learning_rate": 1e-2, "clip": 1.0, "share_batches": share, **changes}
+    )
 
 
 @cache
@@ -39,8 +40,8 @@ def trained(model, settings, placement, side_by_side=True):
     chunk = population.make_chunk(draw, loss, settings, placement, side_by_side)
     state, members = beginning(model, settings)
     state = jax.tree.map(np.copy, state)  # it is given away
-    state = population.State(placement.put(state.member), placement.put(state.step, mesh.ALL))
-    members = placement.put(members)
+    state = population.PopulationState(placement.device_put(state.member), placement.device_put(state.step, mesh.ALL))
+    members = placement.device_put(members)
     losses = []
     state = population.run_chunks(chunk, state, members, 6, 3, lambda state, loss: losses.append(np.asarray(loss)))
     return mesh.on_host(state.member), np.concatenate(losses), chunk
@@ -62,12 +63,17 @@ def test_every_placement_trains_the_same_population(model, share):
 def test_the_largest_legal_mesh_is_taken():
     cases = [
         # members, batch, shared, devices -> mode, member, data
-        ((10, 2048, True, 2), ("jit", 1, 2)), ((10, 2048, False, 2), ("jit", 2, 1)),
-        ((1, 2048, False, 8), ("jit", 1, 8)), ((6, 64, False, 8), ("jit", 2, 4)),
-        ((10, 2048, True, 1), ("none", 1, 1)), ((3, 9, True, 2), ("none", 1, 1)),
-        ((3, 9, False, 4), ("jit", 3, 1)), ((10_000, 2048, False, 64), ("jit", 16, 4)),
-        ((10_000, 2048, True, 64), ("jit", 16, 4)), ((32, 2048, True, 2), ("jit", 1, 2)),
-    ]  # fmt: skip
+        ((10, 2048, True, 2), ("jit", 1, 2)),
+        ((10, 2048, False, 2), ("jit", 2, 1)),
+        ((1, 2048, False, 8), ("jit", 1, 8)),
+        ((6, 64, False, 8), ("jit", 2, 4)),
+        ((10, 2048, True, 1), ("none", 1, 1)),
+        ((3, 9, True, 2), ("none", 1, 1)),
+        ((3, 9, False, 4), ("jit", 3, 1)),
+        ((10_000, 2048, False, 64), ("jit", 16, 4)),
+        ((10_000, 2048, True, 64), ("jit", 16, 4)),
+        ((32, 2048, True, 2), ("jit", 1, 2)),
+    ]
     for asked, (mode, member, data) in cases:
         assert mesh.place("auto", *asked) == Placement(mode, member, data), asked
         assert mesh.place("none", *asked) == Placement()
@@ -95,9 +101,14 @@ def test_several_processes_need_a_mesh(mode, monkeypatch):
 def test_a_diverging_member_is_frozen_and_nobody_else_notices(share, parallel, tmp_path):
     """A learning rate that overflows after a while, beside one that does not."""
     run = lambda rates, **more: icl_gd.train(
-        TASK, MODELS["moments"], settings(share, learning_rate=rates, steps=12), seeds=2, parallel=parallel,
-        chunk_steps=2, **more,
-    )  # fmt: skip
+        TASK,
+        MODELS["gram"],
+        settings(share, learning_rate=rates, steps=12),
+        seeds=2,
+        parallel=parallel,
+        chunk_steps=2,
+        **more,
+    )
     calm = run((1e-2, 2e-2))
     wild = run((1e-2, 1e12), checkpoints=tmp_path)
     np.testing.assert_array_equal(calm.diverged_at, -1)
@@ -119,9 +130,11 @@ def test_a_sweep_is_its_runs():
     assert swept.swept[1] == {"learning_rate": 1e-2, "beta1": 0.5, "init_scale": 0.5}
     for i, point in enumerate(swept.swept):
         alone = icl_gd.train(
-            TASK, TransformerConfig(3, init_scale=point["init_scale"]),
-            settings(False, learning_rate=point["learning_rate"], beta1=point["beta1"]), seeds=2,
-        )  # fmt: skip
+            TASK,
+            TransformerConfig(3, init_scale=point["init_scale"]),
+            settings(False, learning_rate=point["learning_rate"], beta1=point["beta1"]),
+            seeds=2,
+        )
         assert alone.swept == ({},)
         chex.assert_trees_all_close(swept.combination(i).params, alone.params, rtol=1e-7, atol=6e-6)
 

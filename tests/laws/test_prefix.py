@@ -207,7 +207,9 @@ def test_a_process_that_ends_is_said():
 def test_classes_are_told_by_signs():
     """Twice the share of wrong ones, so that guessing and saying nothing have error one."""
     y_hat, y = np.float32([[3.0], [-0.1], [2.0], [0.0]]), np.float32([[1.0], [1.0], [-1.0], [1.0]])
-    of = jax.jit(lambda y_hat, y: (analysis.errors_of(y_hat, y, are_classes=True), analysis.errors_of(y_hat, y)))
+    of = jax.jit(
+        lambda y_hat, y: (analysis.squared_errors(y_hat, y, are_classes=True), analysis.squared_errors(y_hat, y))
+    )
     of_classes, square = of(y_hat, y)
     np.testing.assert_array_equal(of_classes, [0.0, 2.0, 2.0, 1.0])
     np.testing.assert_allclose(square, [4.0, 1.21, 9.0, 1.0], rtol=1e-6)
@@ -267,7 +269,7 @@ def test_predictions_of_prompts_are_those_of_their_prefixes(name, x64):
         prompts = jax.vmap(task.sample_prefixes)(jax.random.split(key, 3))
         found = analysis.prefix_predictions(learners.prefix_ridge(0.7), prompts, task.in_order)
         several = analysis.prefix_predictions(learners.prefix_lasso_path(ALPHAS[:2]), prompts, task.in_order)
-        errors = analysis.prefix_errors(learners.prefix_ridge(0.7), prompts, task.in_order)
+        errors = analysis.prefix_squared_errors(learners.prefix_ridge(0.7), prompts, task.in_order)
         return prompts, found, several, errors
 
     prompts, found, several, errors = jax.tree.map(np.asarray, of(jax.random.key(0)))
@@ -306,7 +308,7 @@ def errors_on(task, learner):
     @jax.jit
     def measure(key):
         prompts = jax.vmap(task.sample_prefixes)(jax.random.split(key, PROMPTS))
-        return analysis.prefix_errors(learner, prompts, task.in_order, 64)
+        return analysis.prefix_squared_errors(learner, prompts, task.in_order, 64)
 
     return np.asarray(measure(jax.random.key(1)))
 

@@ -19,11 +19,23 @@ D, POINTS = 20, 12
 SIZES = {"tiny": (64, 3, 2), "small": (128, 6, 4), "standard": (256, 12, 8)}
 LINEAR = TransformerConfig(D + 1, 2, 2, shared=True)
 GPT2 = TransformerConfig(
-    D, 2, 2, d_head=8, attention="softmax", init="gpt2", init_scale=4e-4, causal=True, pre_norm=True, biases=True,
-    d_embed=16, layer_mlp_width=64, n_positions=2 * POINTS, d_read_out=1,
-)  # fmt: skip
+    D,
+    2,
+    2,
+    d_head=8,
+    attention="softmax",
+    init="gpt2",
+    init_scale=4e-4,
+    causal=True,
+    pre_norm=True,
+    biases=True,
+    d_embed=16,
+    block_mlp_width=64,
+    n_positions=2 * POINTS,
+    d_read_out=1,
+)
 MODIFIED = TransformerConfig(
-    D + 1, 1, 2, d_head=8, attention="softmax", reads_query=True, alpha=0.5, beta=0.5, share=0.25
+    D + 1, 1, 2, d_head=8, attention="softmax", attend_to_query=True, alpha=0.5, beta=0.5, share=0.25
 )
 MIXED = TransformerConfig(D + 1, 2, 2, d_head=8, attention="mixed")
 MODELS = {
@@ -51,9 +63,16 @@ def published(size):
     transformers = pytest.importorskip("transformers")
     e, layers, heads = SIZES[size]
     config = transformers.GPT2Config(
-        vocab_size=10, n_positions=2 * 41, n_embd=e, n_layer=layers, n_head=heads, resid_pdrop=0.0, embd_pdrop=0.0,
-        attn_pdrop=0.0, use_cache=False,
-    )  # fmt: skip
+        vocab_size=10,
+        n_positions=2 * 41,
+        n_embd=e,
+        n_layer=layers,
+        n_head=heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        use_cache=False,
+    )
 
     class Network(torch.nn.Module):
         def __init__(self):

@@ -59,7 +59,7 @@ def _one(ours, theirs, prompts):
 
 PREDICTORS = {
     "tokens": lambda number: models.predictor(MODEL, member(number), tokens.concatenated(D, 1)),
-    "moments": lambda number: models.fastest_predictor(MODEL, member(number), tokens.concatenated(D, 1)),
+    "gram": lambda number: models.fastest_predictor(MODEL, member(number), tokens.concatenated(D, 1)),
     "model": lambda number: models.Model(MODEL, member(number), tokens.concatenated(D, 1)),
     "layers": lambda number: models.layerwise_predictor(MODEL, member(number), tokens.concatenated(D, 1)),
     "gradient_descent": lambda number: learners.gradient_descent([0.1 * number, 0.2]),
@@ -71,9 +71,9 @@ CASES = {
     "train": trained,
     "init": member,
     "risks": risks,
-    "best_step_size": lambda number: learners.best_step_size(prompts(number)),
+    "fit_step_size": lambda number: learners.fit_step_size(prompts(number)),
     **{f"losses-{name}": lambda n, of=of: analysis.losses(of(n), prompts(n)) for name, of in PREDICTORS.items()},
-    "alignment": lambda n: analysis.alignment(PREDICTORS["moments"](n), PREDICTORS["ridge"](n), prompts(n)),
+    "alignment": lambda n: analysis.alignment(PREDICTORS["gram"](n), PREDICTORS["ridge"](n), prompts(n)),
 }
 
 

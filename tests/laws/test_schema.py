@@ -42,7 +42,7 @@ BUILT = [
     pools.FinitePool(LINEAR, 3),
     pools.FinitePrefixPool(regression.FunctionRegression(functions.Linear()), 3),
     tables.Table(np.ones((4, 2)), np.ones((4, 1)), 2),
-    models.TransformerConfig(3, reads_query=True, beta=0.5, share=0.25),
+    models.TransformerConfig(3, attend_to_query=True, beta=0.5, share=0.25),
     training.TrainSettings(),
     training.Ramp(1, 2),
     training.Curriculum(training.Ramp(1, 2), training.Ramp(1, 2)),
@@ -193,8 +193,10 @@ ROOMS = analysis, constructions, dual, learners, models, tasks, tokens, training
 def functions_of_the_package():
     """Names of functions in their modules, the functions, and whether their room shows them to all."""
     for room in ROOMS:
-        inside = [importlib.import_module(module.name)
-                  for module in pkgutil.iter_modules(getattr(room, "__path__", ()), f"{room.__name__}.")]  # fmt: skip
+        inside = [
+            importlib.import_module(module.name)
+            for module in pkgutil.iter_modules(getattr(room, "__path__", ()), f"{room.__name__}.")
+        ]
         for module in (room, *inside):
             for name, found in vars(module).items():
                 ours = inspect.isroutine(inspect.unwrap(found)) and found.__module__ == module.__name__
@@ -244,8 +246,12 @@ def test_every_function_with_numbers_or_words_is_checked():
 
 def test_every_size_of_a_function_has_a_bound():
     """A whole number without one is a place, which may be counted from the end."""
-    plain = {argument for found in CHECKED.values() for argument, hint in schema.scalars(found).items()
-             if schema.kinds(hint)[0] is int and not is_told(hint)}  # fmt: skip
+    plain = {
+        argument
+        for found in CHECKED.values()
+        for argument, hint in schema.scalars(found).items()
+        if schema.kinds(hint)[0] is int and not is_told(hint)
+    }
     assert plain == {"places", "reading"}
 
 
@@ -292,7 +298,7 @@ PARTS = [
     lab.Elementwise(),
     lab.Sine(),
     lab.Functions(functions.Linear()),
-    lab.Network(reads_query=True, beta=0.5, share=0.25),
+    lab.Network(attend_to_query=True, beta=0.5, share=0.25),
     lab.GPT2(),
     lab.Train(),
     lab.Train(active_inputs=(1, 1, 1)),
@@ -421,5 +427,5 @@ def test_an_unknown_field_is_refused_by_its_constructor_and_by_change():
         with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
             replace(one, nonsense=1)
     for name in ("nonsense", "task.nonsense", "task", "reference.nonsense", "d_input", ""):
-        with pytest.raises(lab.BadInput, match=r"unknown field; (accepted: |did you mean )"):
+        with pytest.raises(lab.ConfigError, match=r"unknown field; (accepted: |did you mean )"):
             EXPERIMENT.change({name: 1})

@@ -24,7 +24,7 @@ KINDS = {
     "clip": {"clip": 0.5},
     "layer_norm": {"layer_norm": True, "shared": True},
     "normalised": {"normalised": True},
-    "embedded": {"attention": "softmax", "d_embed": 7, "mlp_width": 9},
+    "embedded": {"attention": "softmax", "d_embed": 7, "input_mlp_width": 9},
 }
 
 
@@ -136,7 +136,7 @@ def test_the_error_of_copying_falls_exponentially_with_scale(x64):
     step = tokens.shift(d_positions, 1)
 
     @jax.jit
-    def errors_of(scales, x, y, q):
+    def squared_errors(scales, x, y, q):
         learned = jax.vmap(learners.gradient_descent([0.5]))(x, y, q)
 
         def error(scale):
@@ -149,7 +149,7 @@ def test_the_error_of_copying_falls_exponentially_with_scale(x64):
     codes = tokens.positions(2 * n, d_positions)
     alike = codes[:-1:2] @ step.T @ codes.T  # of inputs, on every token of the context
     gap = min(row[2 * i + 1] - np.delete(row, 2 * i + 1).max() for i, row in enumerate(alike))
-    errors = np.asarray(errors_of(np.array([15.0, 25.0, 35.0, 500.0]), x, y, q))
+    errors = np.asarray(squared_errors(np.array([15.0, 25.0, 35.0, 500.0]), x, y, q))
     np.testing.assert_allclose(np.diff(np.log(errors[:3])) / 10, -gap, rtol=0.02)
     assert errors[0] > 1e-4
     assert errors[-1] < 1e-14
@@ -246,13 +246,15 @@ def test_scores_of_a_copier_and_of_a_layer_that_reads_everything(x64):
 
 def test_scores_by_hand():
     """Two examples: inputs give 3/4 to their label, labels 1/2 to the next input, the query 1/5 to the last label."""
-    pattern = np.array([
-        [1.0, -3.0, 0.0, 0.0, 0.0],
-        [4.0, 1.0, 5.0, 0.0, 0.0],
-        [0.0, 1.0, 0.0, 3.0, 0.0],
-        [0.0, 0.0, 2.0, 8.0, 0.0],
-        [2.0, 0.0, 2.0, 1.0, 0.0],
-    ])  # fmt: skip
+    pattern = np.array(
+        [
+            [1.0, -3.0, 0.0, 0.0, 0.0],
+            [4.0, 1.0, 5.0, 0.0, 0.0],
+            [0.0, 1.0, 0.0, 3.0, 0.0],
+            [0.0, 0.0, 2.0, 8.0, 0.0],
+            [2.0, 0.0, 2.0, 1.0, 0.0],
+        ]
+    )
     found = jax.jit(analysis.neighbour_scores)(np.stack([pattern, -2.0 * pattern]))
     for score, expected in zip(found, ((0.4 + 0.25 + 0.2 + 0.2) / 4, (0.75 + 0.5 + 0.75) / 3, 0.75), strict=True):
         np.testing.assert_allclose(score, 2 * [expected], rtol=1e-6)
@@ -314,7 +316,7 @@ def test_attention_by_hand(name, x64):
     for i in range(7):
         for h in range(config.n_heads):
             query, keys = w["W_Q"][h] @ encoded[i], encoded[:-1] @ w["W_K"][h].T
-            if config.normalised:
+            if config.sum_normalised:
                 query, keys = query / (query.sum() + 1e-6), keys / (keys.sum(1, keepdims=True) + 1e-6)
             scores = keys @ query
             soft = np.exp(scores / config.head_width**0.5)
@@ -334,7 +336,7 @@ def test_moments_of_separate_tokens_are_those_of_the_layout(x64):
     @jax.jit
     def losses(params):
         found = []
-        for form in ("tokens", "moments"):
+        for form in ("tokens", "gram"):
             settings = TrainSettings(batch_size=6, form=form)
             draw, loss = learning_problem(task, config, tokens.interleaved(3, 2), settings, concatenated=False)
             found.append(loss(params, draw(jax.random.key(1), 0)))

@@ -51,7 +51,7 @@ def test_the_share_of_the_mean():
 
     @jax.jit
     def shares(*written):
-        return [analysis.mean_share(Circuits(jnp.zeros(pv.shape), pv), D)[0] for pv in written]
+        return [analysis.mean_pattern_residue(Circuits(jnp.zeros(pv.shape), pv), D)[0] for pv in written]
 
     by_one, *by_two = shares(one, *(np.concatenate([one, other], 1) for other in (-one, inputs - one)))
     assert float(by_one) == pytest.approx(1.0)
@@ -67,7 +67,7 @@ def test_what_heads_have_in_common_is_taken_away_and_their_products_stay(x64):
     @jax.jit
     def run(kq, pv, two_outputs):
         opposite = Circuits(kq, jnp.concatenate([pv, -pv], 1))
-        return analysis.without_common(opposite, 3), analysis.without_common(two_outputs, D)
+        return analysis.minimal_norm_qk(opposite, 3), analysis.minimal_norm_qk(two_outputs, D)
 
     least, found = jax.tree.map(np.asarray, run(kq, pv, two_outputs))
     half = (kq[:, 0] - kq[:, 1]) / 2

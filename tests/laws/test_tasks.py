@@ -89,7 +89,7 @@ def test_moments_drawn_directly_have_the_law_of_contexts(name, x64):
     task, n = DIRECT[name], 60_000
 
     def statistics(direct, seed):
-        sample = jax.jit(lambda seed: task.sample_moments(jax.random.key(seed), n, direct))
+        sample = jax.jit(lambda seed: task.sample_gram(jax.random.key(seed), n, direct))
         (context, query), y_query = jax.tree.map(np.asarray, sample(seed))
         flat = np.concatenate([context.reshape(-1, n), query, y_query])
         top = np.linalg.eigvalsh(np.moveaxis(context, -1, 0))[:, -1]
@@ -115,7 +115,7 @@ def test_corrupted_labels(k, x64):
         key = jax.random.key(seed)
         traced = replace(clean, corrupted_labels=of_k).sample(key)
         prompts = task.sample(key, (n,)), clean.sample(key, (n,))
-        return *prompts, task.sample_moments(key, n), traced.y, task.sample(key).y
+        return *prompts, task.sample_gram(key, n), traced.y, task.sample(key).y
 
     whole, before, ((context, _), y_query), traced, one = jax.tree.map(np.asarray, of(4, float(k)))
     for name in ("x", "x_query", "y_query", "w"):
@@ -164,10 +164,10 @@ def test_bad_tasks_are_refused():
     with pytest.raises(ValueError, match="inputs='cauchy' must be one of uniform"):
         LinearRegression(inputs="cauchy")
     with pytest.raises(ValueError, match="directly for normal"):
-        LinearRegression(inputs="uniform").sample_moments(jax.random.key(0), 3, direct=True)
+        LinearRegression(inputs="uniform").sample_gram(jax.random.key(0), 3, direct=True)
     with pytest.raises(ValueError, match="corrupted_labels=6 must be at most n_context=5"):
         LinearRegression(n_context=5, corrupted_labels=6)
     with pytest.raises(ValueError, match="corrupted_labels=1: moments"):
-        LinearRegression(inputs="normal", corrupted_labels=1).sample_moments(jax.random.key(0), 3, direct=True)
+        LinearRegression(inputs="normal", corrupted_labels=1).sample_gram(jax.random.key(0), 3, direct=True)
     with pytest.raises(ValueError, match="covariance"):
         LinearRegression(d_input=3, covariance=COVARIANCE)

@@ -37,8 +37,11 @@ def whole():
 def test_resumed_is_uninterrupted_to_the_bit(whole, tmp_path):
     seen, said = [], []
     with pytest.raises(Interrupted) as stop:
-        run(checkpoints=tmp_path, stop_requested=lambda: 15 if len(seen) == 1 else None,
-            on_chunk=lambda trained, step, loss: seen.append(step))  # fmt: skip
+        run(
+            checkpoints=tmp_path,
+            stop_requested=lambda: 15 if len(seen) == 1 else None,
+            on_chunk=lambda trained, step, loss: seen.append(step),
+        )
     assert (stop.value.step, stop.value.signal) == (4, 15)
     resumed = run(checkpoints=tmp_path, on_resume=said.append)
     assert said == [4]
@@ -322,11 +325,13 @@ def test_training_finds_gradient_descent():
     @jax.jit
     def drawn(seed):
         prompts = jax.vmap(task.sample)(jax.random.split(jax.random.key(seed), 20_000))
-        return prompts, [icl_gd.analysis.losses(of, prompts).mean() for of in (learners.zero, *trained.predictors)]
+        return prompts, [
+            icl_gd.analysis.losses(of, prompts).mean() for of in (learners.predict_zero, *trained.predictors)
+        ]
 
     prompts, (none, *ours) = drawn(99)
     of_step = jax.jit(lambda eta, on: icl_gd.analysis.losses(learners.gradient_descent([eta]), on).mean())
-    best = float(of_step(learners.best_step_size(prompts), prompts))
+    best = float(of_step(learners.fit_step_size(prompts), prompts))
     assert max(map(float, ours)) < 1.01 * best < 0.5 * float(none)
 
 
@@ -380,7 +385,9 @@ def test_training_that_changes_nothing_says_so(name):
 
 def test_a_loss_that_stays_says_so(monkeypatch):
     """Weights that move in their last digits alone leave a loss where it was."""
-    member = lambda w: population.Member({"w": np.array(w, np.float32)}, (), *[np.zeros(2, int)] * 2, -np.ones(2, int))
+    member = lambda w: population.MemberState(
+        {"w": np.array(w, np.float32)}, (), *[np.zeros(2, int)] * 2, -np.ones(2, int)
+    )
     settings = TrainSettings(learning_rate=(1e-9, 1e-2))
     losses = list(np.array([[0.5, 0.5], [0.5, 0.4]], np.float32))
     said = idle.why_nothing(member([0, 0]), member([1e-9, 1]), 4, settings, losses)

@@ -1,4 +1,4 @@
-"""Training starts from given weights: the first step is taken from them, and what does not fit is refused."""
+"""Training starts from frozen weights: the first step is taken from them, and what does not fit is refused."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ TASK, MODEL = LinearRegression(2, 1, 3), TransformerConfig(3, init_scale=1.0)
 STEP = TrainSettings(steps=1, batch_size=4, optimizer="sgd", learning_rate=0.1, clip=None)
 
 
-class Given:
+class Frozen:
     """Weights from elsewhere."""
 
     def __init__(self, params):
@@ -26,7 +26,7 @@ class Given:
 
 
 def weights(seeds, config=MODEL, seed=7):
-    return Given(in_context.initialise(config, STEP, seed, seeds).member.params)
+    return Frozen(in_context.initialise(config, STEP, seed, seeds).member.params)
 
 
 def test_the_first_step_is_taken_from_the_given_weights():
@@ -56,15 +56,15 @@ def test_who_starts_from_what():
 
 def test_blocks_that_are_given_stay_given():
     start, deep = weights(1, replace(MODEL, n_layers=2)), replace(MODEL, n_layers=2)
-    given = {"block_1": jax.tree.map(lambda leaf: jnp.ones_like(leaf[0]), start.params["block_1"])}
-    trained = icl_gd.train(TASK, deep, STEP, start=start, given=given)
-    chex.assert_trees_all_equal(trained.member(0)["block_1"], given["block_1"])
+    frozen = {"block_1": jax.tree.map(lambda leaf: jnp.ones_like(leaf[0]), start.params["block_1"])}
+    trained = icl_gd.train(TASK, deep, STEP, start=start, frozen=frozen)
+    chex.assert_trees_all_equal(trained.member(0)["block_1"], frozen["block_1"])
     assert not jnp.array_equal(trained.params["block_0"]["attention"]["P"], start.params["block_0"]["attention"]["P"])
 
 
 def test_modifications_are_those_of_the_new_population():
     """Fine-tuning with another alpha has that alpha, whatever the weights were trained with."""
-    old, new = (replace(MODEL, attention="softmax", reads_query=True, alpha=alpha) for alpha in (0.5, 0.25))
+    old, new = (replace(MODEL, attention="softmax", attend_to_query=True, alpha=alpha) for alpha in (0.5, 0.25))
     trained = icl_gd.train(TASK, new, STEP, start=weights(1, old))
     alphas = [leaf for name, leaf in by_name(trained.params).items() if name.endswith("alpha")]
     chex.assert_trees_all_equal(alphas, [jnp.full((1,), 0.25)])

@@ -24,32 +24,80 @@ import icl_gd
 from icl_gd import interop, models
 from icl_gd.interop import Pretrained
 
-FEW = ("seeds=2", "train.batch_size=16", "eval.prompts=64", "eval.curve_prompts=32", "train.checkpoint_every=5",
-       "train.log_every=5")  # fmt: skip
-LINEAR = (*FEW, "train.steps=10", "task.d_input=2", "task.n_context=3", "analyses=('alignment',)",
-          "model.init_scale=1.0")  # fmt: skip
+FEW = (
+    "seeds=2",
+    "train.batch_size=16",
+    "eval.prompts=64",
+    "eval.curve_prompts=32",
+    "train.checkpoint_every=5",
+    "train.log_every=5",
+)
+LINEAR = (
+    *FEW,
+    "train.steps=10",
+    "task.d_input=2",
+    "task.n_context=3",
+    "analyses=('alignment',)",
+    "model.init_scale=1.0",
+)
 RUNS = {
     "finished": ("one_layer", LINEAR),
     "interrupted": ("one_layer", (*LINEAR, "train.steps=400")),
     "swept_in_turn": ("one_layer", (*LINEAR, "task.n_context=(3,5)")),
     "swept_together": ("one_layer", (*LINEAR, "train.learning_rate=(0.01,0.1)")),
     "deep": ("two_layers", (*FEW, "train.steps=10", "task.d_input=2", "task.n_context=3", "analyses=('alignment',)")),
-    "gpt2": ("garg_linear", (*FEW, "train.steps=10", "seeds=1", "task.d_input=2", "task.n_context=4",
-                             "model.d_embed=8", "model.n_layers=1", "eval.families=('standard',)",
-                             "eval.baselines=('least_squares',)")),
-    "sine": ("sine", (*FEW, "train.steps=10", "task.n_context=3", "model.d_embed=4", "model.mlp_width=5",
-                      "model.init_scale=1.0")),
-    "modified": ("attention_variants", (*FEW, "train.steps=10", "task.d_input=2", "task.n_context=3",
-                                        "model.alpha=(0.0,0.5)", "model.beta=0.25", "model.augment_keys=1.0",
-                                        "model.augment_values=0.0")),
-}  # fmt: skip
+    "gpt2": (
+        "garg_linear",
+        (
+            *FEW,
+            "train.steps=10",
+            "seeds=1",
+            "task.d_input=2",
+            "task.n_context=4",
+            "model.d_embed=8",
+            "model.n_layers=1",
+            "eval.suite=('standard',)",
+            "eval.baselines=('least_squares',)",
+        ),
+    ),
+    "sine": (
+        "sine",
+        (
+            *FEW,
+            "train.steps=10",
+            "task.n_context=3",
+            "model.d_embed=4",
+            "model.input_mlp_width=5",
+            "model.init_scale=1.0",
+        ),
+    ),
+    "modified": (
+        "attention_variants",
+        (
+            *FEW,
+            "train.steps=10",
+            "task.d_input=2",
+            "task.n_context=3",
+            "model.alpha=(0.0,0.5)",
+            "model.beta=0.25",
+            "model.augment_keys=1.0",
+            "model.augment_values=0.0",
+        ),
+    ),
+}
 DRAWN = ("figures", "report.html")
 
 
 def command(config: str, words: tuple[str, ...], workdir: Path) -> list[str]:
     settings = [f"--config.{word}" for word in words]
-    return [sys.executable, "-m", "experiments.run", f"--config=configs/{config}.py:smoke", f"--workdir={workdir}",
-            *settings]  # fmt: skip
+    return [
+        sys.executable,
+        "-m",
+        "experiments.run",
+        f"--config=configs/{config}.py:smoke",
+        f"--workdir={workdir}",
+        *settings,
+    ]
 
 
 def complete(config: str, words: tuple[str, ...], workdir: Path) -> dict[str, Any]:
@@ -117,10 +165,11 @@ PRETRAINED = {
     "pretrained_linear": (models.TransformerConfig(4, 2, 2, shared=True), "concatenated", 3),
     "pretrained_gpt2": (models.gpt2_config(2, 9, 8, 1, 2, d_read_out=1), "alternating", 2),
     "pretrained_modified": (
-        models.TransformerConfig(3, 1, 2, attention="softmax", reads_query=True, alpha=0.5, beta=0.5, share=0.25),
-        "concatenated", 2,
+        models.TransformerConfig(3, 1, 2, attention="softmax", attend_to_query=True, alpha=0.5, beta=0.5, share=0.25),
+        "concatenated",
+        2,
     ),
-}  # fmt: skip
+}
 
 
 def store_models(directory: Path, above: Path) -> None:
@@ -128,8 +177,11 @@ def store_models(directory: Path, above: Path) -> None:
         model = Pretrained(config, models.init(config, jax.random.key(0)), layout, d_input)
         model.save_pretrained(above / name)
         same = interop.from_pretrained(above / name)
-        pack(above / name, directory / f"{name}.tar.gz",
-             {"predictions": np.asarray(same.predictor(*problem(d_input, 4))).tolist()})  # fmt: skip
+        pack(
+            above / name,
+            directory / f"{name}.tar.gz",
+            {"predictions": np.asarray(same.predictor(*problem(d_input, 4))).tolist()},
+        )
 
 
 if __name__ == "__main__":

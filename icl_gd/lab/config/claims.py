@@ -34,10 +34,18 @@ class Claim:
 
 
 def claim(
-    id: str, statement: str, *, metric: str, source: str, within: tuple[float, float] | None = None,
-    at_least: float | None = None, at_most: float | None = None, tolerance: float = 0.0, reduce: str = "mean",
+    id: str,
+    statement: str,
+    *,
+    metric: str,
+    source: str,
+    within: tuple[float, float] | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    tolerance: float = 0.0,
+    reduce: str = "mean",
     note: str = "",
-) -> Claim:  # fmt: skip
+) -> Claim:
     """A claim.
 
     Args:

@@ -20,8 +20,8 @@ from functools import cached_property
 from typing import Annotated, Any
 
 from icl_gd.lab.config import fields as names
-from icl_gd.lab.config.bad_input import BadInput, nearest, reject
 from icl_gd.lab.config.claims import Claim
+from icl_gd.lab.config.errors import ConfigError, nearest, reject
 from icl_gd.lab.config.fields import Field, Path
 from icl_gd.lab.config.parts import TASKS, Eval, Train, in_config
 from icl_gd.lab.config.questions import Analysis, Reference, Unfit, find, is_recorded, shipped
@@ -36,7 +36,7 @@ from icl_gd.types import Layout
 ENDINGS = ("_untrapped", "_trapped")  # of metrics over some members
 SWEPT_SECTIONS = ("task", "model", "train")
 MOST_COMBINATIONS, MOST_POPULATIONS = 10**5, 10**3
-LINEAR = {"clip": None, "layer_norm": False, "normalised": False, "d_embed": None, "mlp_width": None}
+LINEAR = {"clip": None, "layer_norm": False, "normalised": False, "d_embed": None, "input_mlp_width": None}
 BYTES_PER_FLOAT = {"float32": 4, "float64": 8}
 
 
@@ -136,8 +136,9 @@ class Experiment:
           dropped: is told of values that the other class has no field for.
 
         Raises:
-          BadInput: if a field or a value will not do.
+          ConfigError: if a field or a value will not do.
         """
+        values = names.respelt(values, dropped)
         classes: dict[Path, type] = {}
         for name, its in self.fields.items():
             if its.chooses is not None and name in values and not isinstance(values[name], tuple):
@@ -226,8 +227,11 @@ class Experiment:
     @property
     def beside_linear(self) -> dict[str, Any]:
         """The fields by which the network is not linear layers alone, whose moment form is exact."""
-        found = {f"model.{name}": value for name, plain in LINEAR.items()
-                 if (value := getattr(self.model, name, plain)) != plain}  # fmt: skip
+        found = {
+            f"model.{name}": value
+            for name, plain in LINEAR.items()
+            if (value := getattr(self.model, name, plain)) != plain
+        }
         if set(self.model.kinds) != {"linear"}:
             found = {"model.attention": self["model.attention"], **found}
         return found | ({"model.style": self.model.name} if self.model.name != "von_oswald" else {})
@@ -274,7 +278,7 @@ class Experiment:
             counts = {name: len(its) for name, its in given.items() if self.fields[name].per_member == per_member}
             if math.prod(counts.values()) > most:
                 shown = " x ".join(f"{count} of {name}" for name, count in counts.items())
-                raise BadInput(
+                raise ConfigError(
                     f"{shown}: {math.prod(counts.values()):,} {what}; at most {most:,} are accepted in one run"
                 )
         # Of members, rates come before what models differ in, as the population trainer has them.
@@ -288,7 +292,7 @@ class Experiment:
             reject(name, values, "a sweep needs at least one value")
         for i, value in enumerate(values):
             if value is None:
-                raise BadInput(f"{name}=None {wanted(its.hint, value).removesuffix(', or None')}")
+                raise ConfigError(f"{name}=None {wanted(its.hint, value).removesuffix(', or None')}")
             names.checked(name, its, value)
             if value in values[:i]:
                 reject(name, tuple(values), "every value of a sweep is accepted once")
@@ -318,15 +322,17 @@ class Experiment:
     def _check_claims(self) -> None:
         for its in self.claims:
             if not isinstance(its, Claim):
-                raise BadInput(f"claims: {its!r} is no claim; make it by claim(...)")
+                raise ConfigError(f"claims: {its!r} is no claim; make it by claim(...)")
         ids = [its.id for its in self.claims]
         if twice := [name for name in ids if ids.count(name) > 1]:
-            raise BadInput(f"claims: {twice[0]} is stated twice; give every claim an id of its own")
+            raise ConfigError(f"claims: {twice[0]} is stated twice; give every claim an id of its own")
         for its in self.claims:
             if not self.is_measured(its.measured):
                 by = ", ".join((self.reference.name, *self.asked))
-                raise BadInput(f"claims: {its.id} is about {its.metric}, which is not measured by {by}; "
-                               "--config.claims=() states none")  # fmt: skip
+                raise ConfigError(
+                    f"claims: {its.id} is about {its.metric}, which is not measured by {by}; "
+                    "--config.claims=() states none"
+                )
 
     def is_measured(self, name: str) -> bool:
         """Whether a metric or curve may be in the results."""
@@ -351,12 +357,16 @@ class Experiment:
                 reject(f"train.{name}", tuple(stage), "prefixes are learned by model.style=gpt2 alone; () for none")
             if stage[0] > end:
                 reject(f"train.{name}", stage, f"three whole numbers, the first at most {most}={end}, or () for none")
-        if train.form == "moments" and self.beside_linear:
+        if train.form == "gram" and self.beside_linear:
             shown = ", ".join(f"{name}={value}" for name, value in self.beside_linear.items())
-            reject("train.form", "moments", f"is exact for linear layers alone; {shown} needs auto or tokens")
+            reject("train.form", "gram", f"is exact for linear layers alone; {shown} needs auto or tokens")
         if train.form == "query" and (self.network.n_layers > 1 or model.name == "gpt2"):
-            reject("train.form", "query", "is exact for one layer of attention alone; model.n_layers=1 and "
-                   "model.style=von_oswald, or train.form=auto")  # fmt: skip
+            reject(
+                "train.form",
+                "query",
+                "is exact for one layer of attention alone; model.n_layers=1 and "
+                "model.style=von_oswald, or train.form=auto",
+            )
         there = [f"model.{name}" for name in self.network.modification.there]
         if there and self["train.weight_decay"] != 0.0:
             reject(
@@ -369,10 +379,10 @@ class Experiment:
         """What a part becomes; what the library refuses of it is said of the part's field."""
         try:
             made()
-        except BadInput:
+        except ConfigError:
             raise
         except ValueError as error:
-            raise BadInput(f"{section}.{error}") from error
+            raise ConfigError(f"{section}.{error}") from error
 
     def _check_length(self) -> None:
         """Whether prompts of evaluation can have a length of their own."""
@@ -395,9 +405,13 @@ class Experiment:
     def _check_layout(self) -> None:
         law, model = self.law, self.model
         if model.layout == "interleaved" and law.d_output > (most := min(law.d_input, D_POSITIONS)):
-            reject("task.d_output", law.d_output, f"at most {most}, the smaller of task.d_input and {D_POSITIONS}, or "
-                   "model.layout=concatenated: interleaved tokens hold y in the place of x and read it from that of "
-                   "the position")  # fmt: skip
+            reject(
+                "task.d_output",
+                law.d_output,
+                f"at most {most}, the smaller of task.d_input and {D_POSITIONS}, or "
+                "model.layout=concatenated: interleaved tokens hold y in the place of x and read it from that of "
+                "the position",
+            )
 
     def _check_rounded(self) -> None:
         """What is an array over members has the precision of the run: there .99999999 is 1, and 1e-50 is 0."""
@@ -406,8 +420,8 @@ class Experiment:
                 rounded = None if value is None else ctypes.c_float(value).value
                 try:
                     names.checked(name, its, rounded)
-                except BadInput as error:
-                    raise BadInput(f"{name}={value} is {rounded} in float32, and {error}") from error
+                except ConfigError as error:
+                    raise ConfigError(f"{name}={value} is {rounded} in float32, and {error}") from error
 
     def _check_analyses(self) -> None:
         """Whether its questions can be asked of it; those that stand against the same field are named together."""
@@ -423,8 +437,12 @@ class Experiment:
             first = next(iter(against.values()))
             same = [name for name, error in against.items() if error.field == first.field]
             left = tuple(name for name in self.asked if name not in against)
-            reject(first.field, first.value, f"contradicts analyses={','.join(same)}, which {first.accepted}; drop "
-                   f"those, as in --config.analyses={left}")  # fmt: skip
+            reject(
+                first.field,
+                first.value,
+                f"contradicts analyses={','.join(same)}, which {first.accepted}; drop "
+                f"those, as in --config.analyses={left}",
+            )
 
 
 D_POSITIONS = 10  # of interleaved tokens
@@ -443,7 +461,7 @@ def _found(given: Any) -> Analysis:
     try:
         return find(given)
     except KeyError as error:
-        raise BadInput(f"analyses={given}: {nearest(str(given), shipped())}") from error
+        raise ConfigError(f"analyses={given}: {nearest(str(given), shipped())}") from error
 
 
 def _each(value: Any) -> tuple:
@@ -453,9 +471,10 @@ def _each(value: Any) -> tuple:
 def _elsewhere(experiment: Experiment) -> dict[str, list[str]]:
     """Fields that other tasks and models have, with what they are fields of."""
     others: list[tuple[dict[Path, type], str]] = [
-        ({its.path: of}, f"{name}={word}") for name, its in experiment.fields.items()
+        ({its.path: of}, f"{name}={word}")
+        for name, its in experiment.fields.items()
         for word, of in (its.chooses or {}).items()
-    ]  # fmt: skip
+    ]
     for of in TASKS:
         others.append(({("task",): of}, f"task={of.__name__}(...)"))
         for attribute, union in in_config(of).unions.items():

@@ -7,7 +7,7 @@ which one of them is chosen (`task.name`, `model.style`).
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
@@ -15,8 +15,9 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin
 import docstring_parser
 from absl.flags import BooleanParser, FloatParser, IntegerParser
 
-from icl_gd.lab.config.bad_input import BadInput, nearest_field, one_line
+from icl_gd.lab.config.errors import ConfigError, nearest_field, one_line
 from icl_gd.lab.config.parts import MODELS, in_config
+from icl_gd.migrations import FIELDS, FORMS
 from icl_gd.schema import OneOf, accepts, hints, is_array, kinds, rules, said, wanted
 
 SECTIONS = ("task", "model", "train", "eval", "reference")
@@ -32,7 +33,7 @@ class Field(NamedTuple):
     Attributes:
       path: attributes from the experiment to the field.
       hint: what it accepts; one value, where members of a population may differ.
-      is_free: whether it may differ between a run and its continuation.
+      is_free: whether it may differ between a run and its resume.
       per_member: whether members of one population may differ in it.
       chooses: the classes it chooses among, by word, if that is what it does.
       about: what it is, in words.
@@ -177,19 +178,19 @@ def read(name: str, field: Field, text: str) -> Any:
     """The value that words of a command line are; a tuple where several are given, whatever the field takes.
 
     Raises:
-      BadInput: if they are no such value.
+      ConfigError: if they are no such value.
     """
     takes_tuples = any(get_origin(kind) is tuple for kind in kinds(field.hint))
     if not takes_tuples and _is_whole(field.hint) and re.fullmatch(r"\d{1,3}(,\d{3})+", text):
         several = ", ".join(str(int(part)) for part in text.split(","))
-        raise BadInput(f"{name}={text}: write {text.replace(',', '')}, or '({several})' for a sweep")
+        raise ConfigError(f"{name}={text}: write {text.replace(',', '')}, or '({several})' for a sweep")
     opened = text[:1] == "(" or (takes_tuples and "," in text)
     if text in ("None", "none") and accepts(field.hint, None):
         return None
     if opened or "," in text:
         parts = _parts(text)
         if parts is None:
-            raise BadInput(f"{name}={text}: must be {said(field.hint)}; a tuple is written as '(a, b)'")
+            raise ConfigError(f"{name}={text}: must be {said(field.hint)}; a tuple is written as '(a, b)'")
         return tuple(_one(field.hint, part) for part in parts)
     value = _one(field.hint, text)
     return (value,) if takes_tuples and not accepts(field.hint, value) else value
@@ -239,10 +240,10 @@ def checked(name: str, field: Field, value: Any) -> None:
     """Whether a field accepts a value.
 
     Raises:
-      BadInput: if it does not.
+      ConfigError: if it does not.
     """
     if not accepts(field.hint, value):
-        raise BadInput(f"{name}={value} {wanted(field.hint, value)}")
+        raise ConfigError(f"{name}={value} {wanted(field.hint, value)}")
 
 
 def rebuilt(part: Any, edits: Mapping[Path, Any], classes: Mapping[Path, type], path: Path = ()) -> Any:
@@ -263,17 +264,37 @@ def rebuilt(part: Any, edits: Mapping[Path, Any], classes: Mapping[Path, type], 
     kept |= {at[-1]: value for at, value in edits.items() if at[:-1] == path}
     try:
         return of(**kept)
-    except BadInput:
+    except ConfigError:
         raise
     except ValueError as error:  # of a part, which does not know the section it is in
         message = one_line(error)
         is_named = not path or message.startswith(tuple(f"{section}." for section in SECTIONS))
-        raise BadInput(message if is_named else f"{path[0]}.{message}") from error
+        raise ConfigError(message if is_named else f"{path[0]}.{message}") from error
 
 
-def unknown(name: str, known: Mapping[str, Field], elsewhere: Mapping[str, list[str]]) -> BadInput:
+def unknown(name: str, known: Mapping[str, Field], elsewhere: Mapping[str, list[str]]) -> ConfigError:
     """That there is no such field: whose it is, or which may have been meant."""
     if name in elsewhere:
         few = elsewhere[name] if len(elsewhere[name]) < 4 else [*elsewhere[name][:3], "others"]
-        return BadInput(f"{name}: not a field of this experiment, but of {', '.join(few)}; leave it out")
-    return BadInput(f"--config.{name}: unknown field; {nearest_field(name, list(known))}")
+        return ConfigError(f"{name}: not a field of this experiment, but of {', '.join(few)}; leave it out")
+    return ConfigError(f"--config.{name}: unknown field; {nearest_field(name, list(known))}")
+
+
+def respelt(values: Mapping[str, Any], told: Callable[[str], None]) -> dict[str, Any]:
+    """Values by the names that fields have today; an old name that is taken is told of.
+
+    Raises:
+      ConfigError: if an old name could mean either of two fields.
+    """
+    if "model.mlp_width" in values:
+        raise ConfigError(
+            f"model.mlp_width={values['model.mlp_width']}: give model.input_mlp_width, for an MLP before the first "
+            "layer; that of every block is block_mlp_width, of model.style=gpt2 four times model.d_embed"
+        )
+    for old in FIELDS.keys() & values.keys():
+        told(f"{old} is now {FIELDS[old]}")
+    found = {FIELDS.get(name, name): value for name, value in values.items()}
+    if found.get("train.form") in FORMS:
+        told(f"train.form={found['train.form']} is now {FORMS[found['train.form']]}")
+        found["train.form"] = FORMS[found["train.form"]]
+    return found

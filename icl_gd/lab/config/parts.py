@@ -14,12 +14,12 @@ from annotated_types import Ge, Gt, Le
 
 from icl_gd.models import TransformerConfig, gpt2_config
 from icl_gd.models.attention import KINDS
-from icl_gd.models.config import COMPUTE, MOST_LAYERS
+from icl_gd.models.config import DTYPES, MOST_LAYERS
 from icl_gd.models.modifications import Alpha, Fraction, Modification, Share, Values
 from icl_gd.schema import LARGEST, OneOf, PoolSize, Size, check
 from icl_gd.tasks import (
     FUNCTIONS,
-    PROMPT_FAMILIES,
+    PROMPT_DISTRIBUTIONS,
     ElementwiseRegression,
     FinitePool,
     FinitePrefixPool,
@@ -40,9 +40,9 @@ class InConfig(NamedTuple):
     """What a command line and config.json have otherwise than the dataclass of a part.
 
     Attributes:
-      names: attribute -> name, in the section of the part (`weight_scale`), or with its section (`eval.families`).
+      names: attribute -> name, in the section of the part (`weight_scale`), or with its section (`eval.suite`).
       hidden: attributes that follow from others, and cannot be given.
-      free: attributes that do not change the weights, and may differ between a run and its continuation.
+      free: attributes that do not change the weights, and may differ between a run and its resume.
       unions: attributes that hold a part of one of several classes, by the word that chooses it; its fields are those
         of the section.
     """
@@ -140,7 +140,9 @@ class Functions(FunctionRegression):
         {"label_scale": "weight_scale"}, hidden=("renormalised",), unions={"functions": FUNCTIONS}
     )
     # Training predicts inputs to come.
-    family: Annotated[str, OneOf(tuple(name for name, its in PROMPT_FAMILIES.items() if its.in_order))] = "standard"
+    family: Annotated[str, OneOf(tuple(name for name, its in PROMPT_DISTRIBUTIONS.items() if its.in_order))] = (
+        "standard"
+    )
     pool: PoolSize | None = None
     function_pool: PoolSize | None = None
 
@@ -163,7 +165,7 @@ class Functions(FunctionRegression):
 
 
 TASKS = (Regression, Elementwise, Sine, Functions)
-_MODEL = ("clip", "shared", "init_scale", "attention", "compute", *Modification._fields)
+_MODEL = ("clip", "shared", "init_scale", "attention", "dtype", *Modification._fields)
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ class Network(TransformerConfig):
     name: ClassVar[str] = "von_oswald"
     in_config: ClassVar[InConfig] = InConfig(
         {"name": "style"},
-        hidden=("d_token", "init", "causal", "pre_norm", "layer_mlp_width", "biases", "n_positions", "d_read_out"),
+        hidden=("d_token", "init", "causal", "pre_norm", "block_mlp_width", "biases", "n_positions", "d_read_out"),
     )
     d_token: Size | None = None  # pyright: ignore[reportIncompatibleVariableOverride] - follows from the layout
     layout: Annotated[str, OneOf(("concatenated", "interleaved"))] = "concatenated"
@@ -200,7 +202,7 @@ class GPT2:
       init_scale: standard deviation of weights at the start, squared.
       attention: a kind in `attention.KINDS` ("mixed" learns how much of it is softmax), or one per layer.
       alpha, beta, share, augment_keys, augment_values: of attention, see `models.Modification`.
-      compute: the type of activations, "float32" or "bfloat16"; None takes that of the parameters.
+      dtype: the type of activations, "float32" or "bfloat16"; None takes that of the parameters.
     """
 
     name: ClassVar[str] = "gpt2"
@@ -218,7 +220,7 @@ class GPT2:
     share: Share = None
     augment_keys: Fraction = None
     augment_values: Fraction = None
-    compute: Annotated[str, OneOf(COMPUTE)] | None = None
+    dtype: Annotated[str, OneOf(DTYPES)] | None = None
 
     def __post_init__(self):
         check(self)
@@ -231,9 +233,13 @@ class GPT2:
     def transformer(self, law: Any, **swept: Any) -> TransformerConfig:
         """The Transformer for a task, with tuples for what members of a population differ in."""
         of_style = gpt2_config(
-            LAYOUTS[self.layout](law.d_input, law.d_output).d_token, 2 * law.n_context + 1,
-            self.d_embed, self.n_layers, self.n_heads, d_read_out=law.d_output,
-        )  # fmt: skip
+            LAYOUTS[self.layout](law.d_input, law.d_output).d_token,
+            2 * law.n_context + 1,
+            self.d_embed,
+            self.n_layers,
+            self.n_heads,
+            d_read_out=law.d_output,
+        )
         return replace(of_style, **{name: getattr(self, name) for name in _MODEL} | swept)
 
     @property

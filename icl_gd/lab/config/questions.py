@@ -100,13 +100,13 @@ class Reference:
     on_prefixes: ClassVar[bool] = False
 
     def check(self, experiment: Any) -> None:
-        """Raises `BadInput` if it is no reference of such an experiment."""
+        """Raises `ConfigError` if it is no reference of such an experiment."""
 
     def check_here(self) -> None:
-        """Raises `BadInput` if this machine lacks what it needs."""
+        """Raises `ConfigError` if this machine lacks what it needs."""
 
     def prepare(self, setting: Any) -> Any:
-        """What a population is compared with, computed or trained; see `lab.evaluation.study.Setting`."""
+        """What a population is compared with, computed or trained; see `lab.evaluation.measured.Setting`."""
         raise NotImplementedError
 
 

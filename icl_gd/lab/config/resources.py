@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from icl_gd.lab.config.bad_input import BadInput
+from icl_gd.lab.config.errors import ConfigError
 from icl_gd.lab.config.experiment import BYTES_PER_FLOAT, Experiment
 from icl_gd.lab.config.parts import Train
 from icl_gd.models import TransformerConfig
@@ -15,7 +15,7 @@ FIT_FLOATS = 2**27  # at most, in the prompts that step sizes are tuned on
 FIGURES = 4 * 2**20  # bytes of a run's figures, report and metrics
 SIZES = (
     *("seeds", "task.d_input", "task.d_output", "task.n_context", "model.n_layers", "model.n_heads", "model.d_head"),
-    *("model.d_embed", "model.mlp_width", "train.batch_size", "eval.curve_prompts", "eval.n_context"),
+    *("model.d_embed", "model.input_mlp_width", "train.batch_size", "eval.curve_prompts", "eval.n_context"),
 )
 
 
@@ -23,7 +23,7 @@ def check_memory(experiment: Experiment) -> None:
     """Whether every population of an experiment fits this machine.
 
     Raises:
-      BadInput: if one does not; names the sizes to lower.
+      ConfigError: if one does not; names the sizes to lower.
     """
     there, by = memory_there()
     for _, one in experiment.in_turn():
@@ -32,7 +32,9 @@ def check_memory(experiment: Experiment) -> None:
         sizes = ", ".join(f"{field}={one.get(field)}" for field in SIZES if one.get(field) not in (None, 1))
         combinations = len(one.together())
         sizes += f", or sweep over fewer than {combinations} combinations" * (combinations > 1)
-        raise BadInput(f"these sizes need about {needed / 2**30:.3g} GiB, {by} has {there / 2**30:.3g}: lower {sizes}")
+        raise ConfigError(
+            f"these sizes need about {needed / 2**30:.3g} GiB, {by} has {there / 2**30:.3g}: lower {sizes}"
+        )
 
 
 def memory_there(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> tuple[float, str]:
@@ -114,7 +116,7 @@ def _floats_of_attention(experiment: Experiment) -> float:
     n = _examples(law) * (2 if experiment.model.layout == "interleaved" else 1)
     e, layers, width, members = network.width, network.n_layers, network.head_width, _members(experiment)
     context = (n + 1) * e + e * e
-    tokenwise, hidden = bool(experiment.beside_linear), network.mlp_width or 0
+    tokenwise, hidden = bool(experiment.beside_linear), network.input_mlp_width or 0
     per_layer = 3 * network.n_heads * (n + 1) * (n + 1 + width) if tokenwise else e * e
     inner = 6 * network.n_heads * (layers * per_layer if layers > 1 or tokenwise else e) + 3 * (n + 1) * hidden
     at_once = members if train.share_batches else 1

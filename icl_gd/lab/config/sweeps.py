@@ -5,8 +5,16 @@ from itertools import product
 from typing import Any
 
 # Fields whose values are told apart by their ratios.
-SPREAD_OUT = ("train.learning_rate", "train.clip", "train.weight_decay", "model.init_scale", "task.pool",
-              "model.d_embed", "train.steps", "train.batch_size")  # fmt: skip
+SPREAD_OUT = (
+    "train.learning_rate",
+    "train.clip",
+    "train.weight_decay",
+    "model.init_scale",
+    "task.pool",
+    "model.d_embed",
+    "train.steps",
+    "train.batch_size",
+)
 Fields = dict[str, Any]
 
 

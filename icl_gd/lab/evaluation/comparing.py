@@ -10,7 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from icl_gd import analysis
-from icl_gd.lab.evaluation.study import Found, Study, of_learner, together
+from icl_gd.lab.evaluation.measured import Evaluation, Records, merge_losses, of_learner
 from icl_gd.tasks import SHIFTS, LinearRegression, change_context
 from icl_gd.types import Array, Predictor, Prompt
 
@@ -19,9 +19,9 @@ LEARNERS = ("gd", "gd_free_steps", "gd_plus_plus_published", "gd_plus_plus", "gd
 ALIGNED = ("gd", "gd_plus_plus_published", "gd_plus_plus", "gd_plus_plus_free_steps")
 
 
-def compare_with(study: Study, found: Found, name: str, learner: Predictor) -> None:
+def compare_with(study: Evaluation, found: Records, name: str, learner: Predictor) -> None:
     """Loss of one learner more, and the members' loss and alignment beside it: records as of gradient descent."""
-    losses = together({"loss": of_learner(learner)})
+    losses = merge_losses({"loss": of_learner(learner)})
     risk = analysis.streamed_risks(losses, study.task.sample, study.key, study.n_prompts)["loss"]
     found.add_one(f"loss_{name}", risk.mean, risk.stderr)
     found.arrays[f"loss_{name}_on_curve_prompts"] = float(jax.jit(losses)(study.prompts)["loss"].mean())
@@ -30,7 +30,12 @@ def compare_with(study: Study, found: Found, name: str, learner: Predictor) -> N
 
 
 def align(
-    study: Study, found: Found, name: str, learner: Predictor, predictor_of: Callable[[Any], Predictor], members: Any
+    study: Evaluation,
+    found: Records,
+    name: str,
+    learner: Predictor,
+    predictor_of: Callable[[Any], Predictor],
+    members: Any,
 ) -> None:
     """Alignment of members' Predictors to a learner, as metrics whose names end with `name`."""
 
@@ -43,12 +48,12 @@ def align(
         found.add(f"{measure}_{name}", np.asarray(values))
 
 
-def looked_at(study: Study, suite: str) -> tuple:
+def looked_at(study: Evaluation, suite: str) -> tuple:
     """The values of a suite that are looked at."""
     values = tuple(SHIFTS[suite].values)
     if suite == "corrupted_labels":  # there are no more than all
         values = tuple(k for k in values if int(k) <= study.task.n_context)
-    return study.few(values)
+    return study.subsample(values)
 
 
 @dataclass(frozen=True)

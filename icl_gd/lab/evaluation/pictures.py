@@ -13,8 +13,10 @@ from icl_gd.lab.evaluation import analyses, references
 
 def every(more: Sequence[Picture] = ()) -> list[Picture]:
     """All figures that there are: of analyses, of what populations are compared with, and those given."""
-    modules = [importlib.import_module(f"{references.__name__}.{module.name}")
-               for module in pkgutil.iter_modules(references.__path__)]  # fmt: skip
+    modules = [
+        importlib.import_module(f"{references.__name__}.{module.name}")
+        for module in pkgutil.iter_modules(references.__path__)
+    ]
     found = [picture for analysis in analyses.every() for picture in analysis.figures]
     found += [picture for module in modules for picture in getattr(module, "PICTURES", ())]
     return sorted((*found, *more), key=lambda picture: (picture.place, picture.name))

@@ -11,11 +11,11 @@ import numpy as np
 from jax.tree_util import Partial
 
 from icl_gd import analysis, constructions, learners, models
-from icl_gd.learners import Pairs, Spectrum, last
+from icl_gd.learners import GDPlusPlusRates, Spectrum, final_iterate
 from icl_gd.tasks import LinearRegression, draw_prompts
 from icl_gd.tokens import concatenated
 from icl_gd.training import TrainSettings, mesh, population
-from icl_gd.types import Array, Circuits, Moments, Predictor, Prompt, Rates
+from icl_gd.types import Array, Circuits, Gram, Predictor, Prompt, Rates
 
 WRONG_STEP = 0.5  # times the best step size: the control that the cosine cannot see
 SPECTRAL_FIT = 2**17  # prompts at most that rates of several steps are found on
@@ -28,12 +28,12 @@ class ReferenceLearners:
 
     Attributes:
       rates: step sizes and gammas of every learner; of gradient descent the gammas are zero.
-      main: the learner that is constructed, and interpolated with.
+      constructed: the learner that is constructed, and interpolated with.
       config: of the constructed Transformer; what clips its activations clips those of the learners.
     """
 
-    rates: Mapping[str, Pairs]
-    main: str
+    rates: Mapping[str, GDPlusPlusRates]
+    constructed: str
     config: models.TransformerConfig
     d_input: int
     d_output: int
@@ -70,7 +70,7 @@ class ReferenceLearners:
         return _responses(tuple(self.rates), self.every, prompts)
 
     def learner(self, name: str) -> Predictor:
-        return last(self.layerwise(name))
+        return final_iterate(self.layerwise(name))
 
     @property
     def gd(self) -> Predictor:
@@ -79,7 +79,7 @@ class ReferenceLearners:
 
     @property
     def wrong_step(self) -> Predictor:
-        return last(self._form(WRONG_STEP * self.rates["gd"].step_sizes, self.rates["gd"].gammas))
+        return final_iterate(self._form(WRONG_STEP * self.rates["gd"].step_sizes, self.rates["gd"].gammas))
 
     @property
     def step_size(self) -> float:
@@ -90,7 +90,9 @@ class ReferenceLearners:
     def params(self) -> Any:
         """Of the constructed Transformer."""
         with jax.ensure_compile_time_eval():  # what is kept must not be a tracer of whoever asks first
-            return constructions.gd_plus_plus_weights(self.config, self.d_input, self.n_context, *self.rates[self.main])
+            return constructions.gd_plus_plus_weights(
+                self.config, self.d_input, self.n_context, *self.rates[self.constructed]
+            )
 
     @property
     def construction(self) -> Predictor:
@@ -106,13 +108,13 @@ class _LearnerLosses:
     names: tuple[str, ...]
 
     def __call__(self, every: Predictor, prompts: Prompt) -> dict[str, Array]:
-        found = jax.lax.map(lambda layerwise: analysis.losses(last(layerwise), prompts), every)
+        found = jax.lax.map(lambda layerwise: analysis.losses(final_iterate(layerwise), prompts), every)
         return {f"loss_{name}": values for name, values in _by_name(self.names, found).items()}
 
 
 @partial(jax.jit, static_argnums=0)  # rates are arguments: the first one's may still be being computed
 def _responses(names: tuple[str, ...], every: Predictor, prompts: Prompt) -> dict[str, analysis.Response]:
-    return _by_name(names, jax.lax.map(lambda layerwise: analysis.response(last(layerwise), prompts), every))
+    return _by_name(names, jax.lax.map(lambda layerwise: analysis.response(final_iterate(layerwise), prompts), every))
 
 
 def _by_name(names: tuple[str, ...], found: Any) -> dict[str, Any]:
@@ -125,7 +127,7 @@ def reference_learners(
     model: models.TransformerConfig,
     key: Array,
     n_fit: int,
-    main: str = "gd",
+    constructed: str = "gd",
     steps: int | None = None,
     published_steps: int = 1000,
 ) -> ReferenceLearners:
@@ -135,7 +137,7 @@ def reference_learners(
     it; those of gradient descent, whose residual labels stay far within a clip of practical size, without.
 
     Args:
-      main: "gd" for gradient descent alone; the name of a kind of GD++ for all learners of deep networks.
+      constructed: "gd" for gradient descent alone; the name of a kind of GD++ for all learners of deep networks.
       steps: of every learner; as many as the model has layers when left out.
       published_steps: of Adam, by which the published code learns the rates of GD++.
     """
@@ -143,17 +145,19 @@ def reference_learners(
     key_fit, key_published = jax.random.split(key)
     fit = draw_prompts(task.sample, key_fit, n_fit)
     none = np.zeros(n_steps)
-    if n_steps == 1 and main == "gd":
-        rates = {"gd": Pairs(learners.best_step_size(fit)[None], none)}
+    if n_steps == 1 and constructed == "gd":
+        rates = {"gd": GDPlusPlusRates(learners.fit_step_size(fit)[None], none)}
     else:
         moment = np.einsum("pi,pj->ij", *[np.asarray(fit.x_query, np.float64)] * 2) / n_fit
         noise = float(task.noise_std / task.weight_scale) ** 2
         spectrum = Spectrum.of(fit.x[:SPECTRAL_FIT], moment, noise)
-        rates = {"gd": Pairs(learners.best_step_sizes(spectrum, n_steps), none)}
-        if main != "gd":
+        rates = {"gd": GDPlusPlusRates(learners.fit_step_sizes(spectrum, n_steps), none)}
+        if constructed != "gd":
             rates |= _deep(task, model, spectrum, fit, n_steps, key_published, published_steps)
     config = constructions.gradient_descent_config(task.d_input, task.d_output, n_steps)
-    return ReferenceLearners(rates, main, replace(config, clip=model.clip), task.d_input, task.d_output, task.n_context)
+    return ReferenceLearners(
+        rates, constructed, replace(config, clip=model.clip), task.d_input, task.d_output, task.n_context
+    )
 
 
 def _deep(
@@ -164,16 +168,16 @@ def _deep(
     n_steps: int,
     key: Array,
     published_steps: int,
-) -> dict[str, Pairs]:
+) -> dict[str, GDPlusPlusRates]:
     print(f"finding the rates of gradient descent and GD++, {n_steps} steps each", flush=True)
-    best = learners.best_gd_plus_plus(spectrum, n_steps)
-    best_free = learners.best_gd_plus_plus(spectrum, n_steps, free=True)
+    best = learners.fit_gd_plus_plus(spectrum, n_steps)
+    best_free = learners.fit_gd_plus_plus(spectrum, n_steps, free=True)
     if model.clip is not None:
         fit = jax.tree.map(lambda leaf: leaf[:CLIPPED_FIT], fit)
-        best = learners.best_gd_plus_plus_on(fit, best, model.clip)
-        best_free = learners.best_gd_plus_plus_on(fit, best, model.clip, free=True)
+        best = learners.fit_gd_plus_plus_on(fit, best, model.clip)
+        best_free = learners.fit_gd_plus_plus_on(fit, best, model.clip, free=True)
     return {
-        "gd_free_steps": Pairs(learners.best_step_sizes(spectrum, n_steps, free=True), np.zeros(n_steps)),
+        "gd_free_steps": GDPlusPlusRates(learners.fit_step_sizes(spectrum, n_steps, free=True), np.zeros(n_steps)),
         "gd_plus_plus": best,
         "gd_plus_plus_free_steps": best_free,
         "gd_plus_plus_published": _published(task, model, spectrum, n_steps, key, published_steps),
@@ -182,7 +186,7 @@ def _deep(
 
 def _published(
     task: LinearRegression, model: models.TransformerConfig, spectrum: Spectrum, n_steps: int, key: Array, steps: int
-) -> Pairs:
+) -> GDPlusPlusRates:
     """GD++ as the published code finds it: the diagonals of P and W_V, of the built layer, learned by Adam.
 
     One set for all layers, or one per layer where the model has weights per layer; batches of 512, from the best step
@@ -196,9 +200,13 @@ def _published(
     products = lambda params: {slot: params[f"P_{slot}"] * params[f"W_V_{slot}"] for slot in ("x", "y")}
     every = lambda rates, xp: xp.broadcast_to(rates, n_steps)
     settings = TrainSettings(
-        steps=steps, batch_size=512, learning_rate=5e-4 if n_steps > 3 else 1e-3,
-        clip=10.0 if n_steps > 2 else 1e-3, beta2=0.999, epsilon=1e-8,
-    )  # fmt: skip
+        steps=steps,
+        batch_size=512,
+        learning_rate=5e-4 if n_steps > 3 else 1e-3,
+        clip=10.0 if n_steps > 2 else 1e-3,
+        beta2=0.999,
+        epsilon=1e-8,
+    )
     draw, predict = by_moments(task) if model.clip is None else by_prompts(task, model.clip)
 
     def loss(params: dict[str, Array], batch: tuple[Any, Array]) -> Array:
@@ -208,7 +216,7 @@ def _published(
 
     params = _learned(lambda key, step: draw(key, settings.batch_size), loss, settings, start, key)
     found = products(params)
-    return Pairs(*(every(-n * np.asarray(found[slot], np.float64), np) for slot in ("y", "x")))
+    return GDPlusPlusRates(*(every(-n * np.asarray(found[slot], np.float64), np) for slot in ("y", "x")))
 
 
 Drawn = Callable[[Array, int], tuple[Any, Array]]  # batches, and their queries' labels [m prompt]
@@ -219,13 +227,13 @@ def by_moments(task: LinearRegression) -> tuple[Drawn, Predicted]:
     """What GD++ is learned on, and predicts, by the moments of prompts."""
     d, m = task.d_input, task.d_output
 
-    def predict(in_x: Array, in_y: Array, moments: Moments) -> Array:
+    def predict(in_x: Array, in_y: Array, moments: Gram) -> Array:
         diagonal = jnp.concatenate([jnp.repeat(in_x[:, None], d, 1), jnp.repeat(in_y[:, None], m, 1)], axis=1)
         w_pv = jax.vmap(jnp.diag)(diagonal)[:, None]
         w_kq = jnp.broadcast_to(jnp.diag(jnp.repeat(jnp.array([1.0, 0.0], w_pv.dtype), np.array([d, m]))), w_pv.shape)
-        return models.read_moments(Circuits(w_kq, w_pv), moments, m)
+        return models.read_gram(Circuits(w_kq, w_pv), moments, m)
 
-    return lambda key, n_prompts: task.sample_moments(key, n_prompts=n_prompts), predict
+    return lambda key, n_prompts: task.sample_gram(key, n_prompts=n_prompts), predict
 
 
 def by_prompts(task: LinearRegression, clip: float) -> tuple[Drawn, Predicted]:

@@ -5,7 +5,7 @@ import re
 import subprocess
 from typing import Any
 
-from icl_gd.lab.config.bad_input import BadInput, nearest
+from icl_gd.lab.config.errors import ConfigError, nearest
 from icl_gd.lab.config.experiment import Experiment
 
 PLATFORMS = ("cpu", "gpu", "cuda", "rocm", "tpu")
@@ -18,11 +18,11 @@ def check_system() -> None:
     """Whether runs are supported here.
 
     Raises:
-      BadInput: if they are not.
+      ConfigError: if they are not.
     """
     if (system := platform.system()) not in SYSTEMS:
         said = "runs take Linux or macOS; on Windows use WSL (wsl --install)"
-        raise BadInput(f"{system} is not supported: {said}")
+        raise ConfigError(f"{system} is not supported: {said}")
 
 
 def unused_gpus() -> str | None:
@@ -47,23 +47,23 @@ def check_device(precision: str) -> str:
     """The platform a run computes on.
 
     Raises:
-      BadInput: if JAX_PLATFORMS names none that is there, or the platform has no such precision.
+      ConfigError: if JAX_PLATFORMS names none that is there, or the platform has no such precision.
     """
     import jax
 
     asked = _config().jax_platforms or ""
     for word in asked.split(",") if asked else ():
         if word not in PLATFORMS:
-            raise BadInput(f"JAX_PLATFORMS={asked}: {nearest(word, PLATFORMS)}, or nothing")
+            raise ConfigError(f"JAX_PLATFORMS={asked}: {nearest(word, PLATFORMS)}, or nothing")
     try:
         device = jax.devices()[0].platform
     except (RuntimeError, AssertionError) as error:  # JAX asserts that an asked platform is installed
         hints = {INSTALL[word]: None for word in asked.split(",") if word in INSTALL}
         why = " ".join(str(error).partition("(set JAX_PLATFORMS")[0].split()).rstrip(".") or "JAX cannot use it"
         accepted = "; ".join(["accepted here: cpu, or nothing", *hints])
-        raise BadInput(f"JAX_PLATFORMS={asked}: no such device: {why}; {accepted}") from error
+        raise ConfigError(f"JAX_PLATFORMS={asked}: no such device: {why}; {accepted}") from error
     if why := why_not(device, precision):
-        raise BadInput(f"precision={precision}: {why}")
+        raise ConfigError(f"precision={precision}: {why}")
     return device
 
 
@@ -71,7 +71,7 @@ def check_placement(experiment: Experiment) -> None:
     """Whether population and batch divide among the devices as `train.parallel` asks.
 
     Raises:
-      BadInput: if they do not.
+      ConfigError: if they do not.
     """
     from icl_gd.training import mesh
 
@@ -80,7 +80,7 @@ def check_placement(experiment: Experiment) -> None:
         try:
             mesh.place(one.train.parallel, members, one.train.batch_size, one.train.share_batches)
         except ValueError as error:
-            raise BadInput(f"train.parallel={one.train.parallel}: {error}") from error
+            raise ConfigError(f"train.parallel={one.train.parallel}: {error}") from error
 
 
 def _config() -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from icl_gd.lab.config.bad_input import reject
+from icl_gd.lab.config.errors import reject
 from icl_gd.lab.config.sweeps import label as label_of
 
 SHOWN = ("training_loss", "loss_", "sensitivity_cosine_")  # on the terminal, by how names begin
@@ -110,8 +110,9 @@ class _Wandb:
 
         name = f"{workdir.name}/{label}" if label else workdir.name
         identity = hashlib.sha256(f"{workdir.absolute()}/{label}".encode()).hexdigest()[:16]
-        self._run = wandb.init(project=project, dir=str(workdir), name=name, id=identity, resume="allow",
-                               config=dict(config))  # fmt: skip
+        self._run = wandb.init(
+            project=project, dir=str(workdir), name=name, id=identity, resume="allow", config=dict(config)
+        )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Logs values of one step; one that is there already is left alone, as the service has it."""
@@ -125,7 +126,7 @@ def check_wandb(project: str | None) -> None:
     """Whether Weights & Biases is there, if it is asked for.
 
     Raises:
-      BadInput: if it is not.
+      ConfigError: if it is not.
     """
     if project is not None and importlib.util.find_spec("wandb") is None:
         reject("train.wandb", project, "needs wandb: pip install 'icl-gd[wandb]', or leave it at None")
@@ -141,9 +142,15 @@ class Monitor:
     """
 
     def __init__(
-        self, workdir: Path, steps: int, first_seed: int, label: str = "", points: Sequence[Mapping[str, Any]] = ({},),
-        wandb: str | None = None, config: Mapping[str, Any] = MappingProxyType({}),
-    ):  # fmt: skip
+        self,
+        workdir: Path,
+        steps: int,
+        first_seed: int,
+        label: str = "",
+        points: Sequence[Mapping[str, Any]] = ({},),
+        wandb: str | None = None,
+        config: Mapping[str, Any] = MappingProxyType({}),
+    ):
         self._prefix = f"{label}/" if label else ""
         self._steps, self._first_seed = steps, first_seed
         self._label = label or "training"

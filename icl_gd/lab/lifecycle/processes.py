@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_gd.lab.config.asked import Processes, Run
-from icl_gd.lab.config.bad_input import BadInput
+from icl_gd.lab.config.errors import ConfigError
 from icl_gd.lab.lifecycle.workdirs import held
 from icl_gd.training import mesh
 
@@ -33,30 +33,30 @@ def processes_of(given: Mapping[str, str]) -> Processes | None:
     """What the flags say; None for a single process.
 
     Raises:
-      BadInput: if they say too little, or what cannot be.
+      ConfigError: if they say too little, or what cannot be.
     """
     asked = given.get("distributed", "false").lower()
     if asked not in ("", "true", "false"):
-        raise BadInput(f"--distributed={asked}: true or false is accepted")
+        raise ConfigError(f"--distributed={asked}: true or false is accepted")
     by_hand = {name: given[name] for name in FLAGS[:3] if name in given}
     if not by_hand:
         return Processes() if asked in ("", "true") and "distributed" in given else None
     if asked != "false":
-        raise BadInput(
+        raise ConfigError(
             f"--distributed asks the cluster, it contradicts --{', --'.join(by_hand)}; give one or the other"
         )
     if missing := [name for name in FLAGS[:3] if name not in by_hand]:
-        raise BadInput(f"--{missing[0]} is missing: --coordinator, --process_count and --process_index go together")
+        raise ConfigError(f"--{missing[0]} is missing: --coordinator, --process_count and --process_index go together")
     host, _, port = by_hand["coordinator"].rpartition(":")
     if not re.fullmatch(r"[^:\s]+|\[[0-9a-fA-F:]+\]", host) or not (port.isdecimal() and 0 < int(port) < 2**16):
-        raise BadInput(f"--coordinator={by_hand['coordinator']}: HOST:PORT is accepted, as in node0:1234")
+        raise ConfigError(f"--coordinator={by_hand['coordinator']}: HOST:PORT is accepted, as in node0:1234")
     count = _whole("process_count", by_hand["process_count"], 1, 2**20)
     return Processes(by_hand["coordinator"], count, _whole("process_index", by_hand["process_index"], 0, count - 1))
 
 
 def _whole(name: str, text: str, low: int, high: int) -> int:
     if not re.fullmatch(r"-?\d{1,9}", text) or not low <= int(text) <= high:
-        raise BadInput(f"--{name}={text}: a whole number from {low} to {high} is accepted")
+        raise ConfigError(f"--{name}={text}: a whole number from {low} to {high} is accepted")
     return int(text)
 
 
@@ -64,7 +64,7 @@ def join(processes: Processes) -> None:
     """Meets the other processes; before anything else of JAX is used.
 
     Raises:
-      BadInput: if they are not met, or the cluster does not say who they are.
+      ConfigError: if they are not met, or the cluster does not say who they are.
     """
     import jax
 
@@ -72,7 +72,7 @@ def join(processes: Processes) -> None:
         jax.distributed.initialize(processes.coordinator, processes.count, processes.index, **PATIENCE)
     except Exception as error:  # of many kinds, by how the cluster failed to answer
         why = " ".join(str(error).split())
-        raise BadInput(
+        raise ConfigError(
             f"the processes of this run have not met ({why}); start all of them, with the same --coordinator and "
             "--process_count, or --distributed where a cluster started them"
         ) from error
@@ -82,7 +82,7 @@ def check_agreement(run: Run) -> None:
     """Whether all processes were asked for the same run: others would wait for each other for ever.
 
     Raises:
-      BadInput: if they were not.
+      ConfigError: if they were not.
     """
     import numpy as np
     from jax.experimental import multihost_utils
@@ -90,7 +90,7 @@ def check_agreement(run: Run) -> None:
     asked = json.dumps([run.name, run.variant, run.experiment.flat()], sort_keys=True, default=str)
     digest = np.frombuffer(hashlib.sha256(asked.encode()).digest()[:4], np.uint32)
     if len({int(value) for value in multihost_utils.process_allgather(digest).ravel()}) > 1:
-        raise BadInput(
+        raise ConfigError(
             "the processes of this run were given different settings; give all of them the same command line"
         )
 
@@ -98,7 +98,7 @@ def check_agreement(run: Run) -> None:
 @contextlib.contextmanager
 def ours(run: Run) -> Iterator[Run]:
     """The run as this process sees it: the first holds the workdir; the others write and say nothing that is kept."""
-    if mesh.is_first():
+    if mesh.is_primary():
         with held(run.workdir):
             yield run
         return

@@ -10,7 +10,7 @@ import absl.logging
 import jax
 from absl import flags
 
-from icl_gd.lab.lifecycle.compilation import Cache
+from icl_gd.lab.lifecycle.compile_cache import Cache
 from icl_gd.training import mesh
 
 OF_JAX = (
@@ -33,7 +33,7 @@ def set_for(precision: str, quickly: bool) -> Iterator[Cache]:
     before = {name: jax.config.values[name] for name in OF_JAX}
     verbosity, asyncio = absl.logging.get_verbosity(), logging.getLogger("asyncio")
     level = asyncio.level
-    said_by = sys.stderr if mesh.is_first() else sys.stdout
+    said_by = sys.stderr if mesh.is_primary() else sys.stdout
     try:
         with warnings.catch_warnings():
             jax.config.update("jax_enable_x64", precision == "float64")

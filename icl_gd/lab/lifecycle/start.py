@@ -2,7 +2,7 @@
 
 from icl_gd import interop, training
 from icl_gd.lab.config.asked import Run
-from icl_gd.lab.config.bad_input import BadInput, one_line
+from icl_gd.lab.config.errors import ConfigError, one_line
 from icl_gd.paths import local
 from icl_gd.training.warm_start import Trained, weights_to_start
 
@@ -27,7 +27,7 @@ def check_start(run: Run) -> None:
     A finished run is drawn again without them.
 
     Raises:
-      BadInput: if they are not, or do not.
+      ConfigError: if they are not, or do not.
     """
     for _, one in run.experiment.in_turn():
         if (start := one.train.start) is None or (run.workdir / "results.json").exists():
@@ -39,4 +39,4 @@ def check_start(run: Run) -> None:
                 weights_to_start(weights, one.network, one.seeds * len(one.together()), one.seeds)
         except (FileNotFoundError, ValueError) as error:
             why = one_line(error).removeprefix(f"{start} ").removeprefix("start: ")
-            raise BadInput(f"train.start={start}: {why.removeprefix(f'train.start={start}: ')}") from error
+            raise ConfigError(f"train.start={start}: {why.removeprefix(f'train.start={start}: ')}") from error

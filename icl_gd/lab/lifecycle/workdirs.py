@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_gd.lab.config.asked import Run
-from icl_gd.lab.config.bad_input import BadInput, one_line
+from icl_gd.lab.config.errors import ConfigError, one_line
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.fields import default_of
 from icl_gd.lab.config.resources import disk_needed
@@ -36,18 +36,18 @@ def held(workdir: Path) -> Iterator[None]:
     which is renewed while the run lives.
 
     Raises:
-      BadInput: if it cannot be made, or another run holds it.
+      ConfigError: if it cannot be made, or another run holds it.
     """
     made = not workdir.exists()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         directory = os.open(workdir, os.O_RDONLY)
     except OSError as error:
-        raise BadInput(f"--workdir={workdir}: {error.strerror}; give a directory that can be written") from error
+        raise ConfigError(f"--workdir={workdir}: {error.strerror}; give a directory that can be written") from error
     try:
         lock = _lock(workdir, directory)
         if lock is Lock.OF_ANOTHER:
-            raise BadInput(f"--workdir={workdir} is in use by another run; wait for it, or give another")
+            raise ConfigError(f"--workdir={workdir} is in use by another run; wait for it, or give another")
         try:
             with _signed(workdir, alone=lock is Lock.OURS):
                 yield
@@ -98,7 +98,7 @@ def _signed(workdir: Path, alone: bool) -> Iterator[None]:
             json.dump(mine, file)
     except FileExistsError:
         if by := _alive(path):
-            raise BadInput(
+            raise ConfigError(
                 f"--workdir={workdir} is in use by another run ({by}); wait for it, or give another"
             ) from None
         part = path.with_name(f"{HOLDER}.{os.getpid()}")
@@ -107,7 +107,9 @@ def _signed(workdir: Path, alone: bool) -> Iterator[None]:
         if not alone:
             time.sleep(TAKES_OVER)  # of several that take over at once, the last to write holds it
             if _read(path) != mine:
-                raise BadInput(f"--workdir={workdir} is in use by another run; wait for it, or give another") from None
+                raise ConfigError(
+                    f"--workdir={workdir} is in use by another run; wait for it, or give another"
+                ) from None
     except OSError:
         yield  # a full disk takes no sign; the run will say so
         return
@@ -173,16 +175,18 @@ def _check_what_is_in_the_way(workdir: Path) -> None:
         if not path.exists() and not path.is_symlink():
             continue
         if not (path.is_file() if wanted == "file" else path.is_dir()):
-            raise BadInput(f"--workdir={workdir}: {name} there is no {wanted}; move it, or give another")
+            raise ConfigError(f"--workdir={workdir}: {name} there is no {wanted}; move it, or give another")
         if not os.access(path, os.W_OK | (0 if wanted == "file" else os.X_OK)):
-            raise BadInput(f"--workdir={workdir}: cannot write to {name} there; give a directory that can be written")
+            raise ConfigError(
+                f"--workdir={workdir}: cannot write to {name} there; give a directory that can be written"
+            )
 
 
 def check_workdir(run: Run) -> None:
     """Whether a run can go into its workdir, or on in it.
 
     Raises:
-      BadInput: if it cannot.
+      ConfigError: if it cannot.
     """
     workdir = run.workdir
     above = workdir.absolute()
@@ -190,18 +194,20 @@ def check_workdir(run: Run) -> None:
         while not above.exists() and not above.is_symlink():
             above = above.parent
     except OSError as error:
-        raise BadInput(f"--workdir={workdir}: {error.strerror}; give a directory that can be made") from error
+        raise ConfigError(f"--workdir={workdir}: {error.strerror}; give a directory that can be made") from error
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise BadInput(f"--workdir={workdir}: cannot write to {above}; give a directory that can be made and written")
+        raise ConfigError(
+            f"--workdir={workdir}: cannot write to {above}; give a directory that can be made and written"
+        )
     _check_what_is_in_the_way(workdir)
     disk = shutil.disk_usage(above)
     if disk.total and disk.free < (needed := disk_needed(run.experiment)):  # what is no disk has no total
-        raise BadInput(
+        raise ConfigError(
             f"--workdir={workdir}: {disk.free / 2**20:.3g} MiB are free there, a run needs about {needed / 2**20:.3g}; "
             "make room, or give another"
         )
     if (workdir / "results.json").exists() and not (workdir / "config.json").exists():
-        raise BadInput(f"--workdir={workdir} holds results without their config.json; give another --workdir")
+        raise ConfigError(f"--workdir={workdir} holds results without their config.json; give another --workdir")
     try:
         found = json.loads((workdir / "config.json").read_text())
         stored = stored_fields(found)
@@ -209,11 +215,11 @@ def check_workdir(run: Run) -> None:
     except FileNotFoundError:
         return
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise BadInput(
+        raise ConfigError(
             f"--workdir={workdir}: its config.json is unreadable ({one_line(error)}); give another"
         ) from error
     if there != (None, None) and there != (run.name, run.variant):
-        raise BadInput(f"--workdir={workdir} holds a run of {there[0]}:{there[1]}; give another --workdir")
+        raise ConfigError(f"--workdir={workdir} holds a run of {there[0]}:{there[1]}; give another --workdir")
     differ = differing(run.experiment, stored)
     if list(differ) == ["train.steps"]:
         why = _no_extension(*differ["train.steps"], run.experiment["train.schedule"])
@@ -254,9 +260,9 @@ def differing(experiment: Experiment, stored: Mapping[str, Any]) -> dict[str, tu
     return differ
 
 
-def _others(workdir: Path, differ: Mapping[str, tuple[Any, Any]], why: str) -> BadInput:
+def _others(workdir: Path, differ: Mapping[str, tuple[Any, Any]], why: str) -> ConfigError:
     shown = ", ".join(f"{name} (stored {there}, asked {asked})" for name, (there, asked) in differ.items())
-    return BadInput(f"--workdir={workdir} holds a run with other settings: {shown}{why}; give another --workdir")
+    return ConfigError(f"--workdir={workdir} holds a run with other settings: {shown}{why}; give another --workdir")
 
 
 def _no_extension(before: Any, after: Any, schedule: str) -> str | None:

@@ -51,10 +51,11 @@ def curves_by_step(
 ) -> dict[str, dict[str, list]]:
     """What was measured over training (metric -> step -> seed -> value), as curves `METRIC_by_step` over members."""
     return {
-        f"{name}_by_step": curve(sorted(by_step), [[by_step[step][first_seed + i] for i in members]
-                                                   for step in sorted(by_step)])
+        f"{name}_by_step": curve(
+            sorted(by_step), [[by_step[step][first_seed + i] for i in members] for step in sorted(by_step)]
+        )
         for name, by_step in history.items()
-    }  # fmt: skip
+    }
 
 
 def sweep_line(sweep: Sequence[Mapping[str, Any]], field: str, name: str) -> dict[str, list]:

@@ -8,14 +8,14 @@ import jax
 from icl_gd import analysis, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs
 from icl_gd.lab.evaluation.comparing import ALIGNED
-from icl_gd.lab.evaluation.study import EVERY, Found, Study
+from icl_gd.lab.evaluation.measured import EVERY, Evaluation, Records
 
 
 def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "gradient_descent"})
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """Alignment to gradient descent, next to an untrained control and a control with the wrong step size."""
     for name, values in study.watched.items():
         if name != "loss_trained":

@@ -7,7 +7,7 @@ import numpy as np
 
 from icl_gd import constructions, learners, models, plots
 from icl_gd.lab.config.questions import Analysis, Done, Picture, needs
-from icl_gd.lab.evaluation.study import Found, Study, construction_error, noise_to_weight
+from icl_gd.lab.evaluation.measured import Evaluation, Records, construction_error, noise_to_weight
 from icl_gd.lab.reporting.results import curve
 from icl_gd.tasks import LinearRegression
 from icl_gd.tokens import concatenated
@@ -19,7 +19,7 @@ def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "gradient_descent"})
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """What more steps give gradient descent and GD++, at their best rates; and that GD++ is built for any number."""
     task = study.task
     x = np.asarray(study.prompts.x)
@@ -27,12 +27,12 @@ def measure(study: Study, found: Found) -> None:
     spectrum = learners.Spectrum.of(x, moment, noise_to_weight(task))
     risks: dict[str, list[float]] = {"gd": [], "gd_free_steps": [], "gd_plus_plus": []}
     scale = task.d_output * float(task.weight_scale) ** 2
-    steps, risk = study.few(STEPS), jax.jit(learners.spectral_risk)
+    steps, risk = study.subsample(STEPS), jax.jit(learners.spectral_risk)
     for k in steps:
         rates = {
-            "gd": (learners.best_step_sizes(spectrum, k),),
-            "gd_free_steps": (learners.best_step_sizes(spectrum, k, free=True),),
-            "gd_plus_plus": learners.best_gd_plus_plus(spectrum, k),
+            "gd": (learners.fit_step_sizes(spectrum, k),),
+            "gd_free_steps": (learners.fit_step_sizes(spectrum, k, free=True),),
+            "gd_plus_plus": learners.fit_gd_plus_plus(spectrum, k),
         }
         for name, its in rates.items():
             risks[name].append(scale * float(risk(spectrum, *its)))

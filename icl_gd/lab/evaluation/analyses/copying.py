@@ -10,7 +10,7 @@ import numpy as np
 
 from icl_gd import analysis, constructions, learners, models, plots, tokens
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs
-from icl_gd.lab.evaluation.study import EVERY, Found, Study, first, largest_error
+from icl_gd.lab.evaluation.measured import EVERY, Evaluation, Records, largest_error, take
 from icl_gd.lab.reporting.results import curve
 from icl_gd.types import Array
 
@@ -39,7 +39,7 @@ def watch(setting: Any) -> Callable[[Any], dict[str, Array]]:
     prompt. `SCORE`: the first layer's reading of neighbours, and the last layer's of the example the query repeats, of
     the head that does it most.
     """
-    model, layout, few = setting.network, setting.layout, first(setting.prompts, FEW)
+    model, layout, few = setting.network, setting.layout, take(setting.prompts, FEW)
     encoded = jax.vmap(layout.encode)(few.x, few.y, few.x_query)
     content = few.x.shape[-1]
 
@@ -61,7 +61,7 @@ def watch(setting: Any) -> Callable[[Any], dict[str, Array]]:
     return of_member
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """When copying begins and when the loss falls, what the first layers read, and the construction's error."""
     for watched, ending, over in ((study.watched, "", EVERY[:2]), (study.watched_untrained, "_untrained", EVERY[:1])):
         for name, values in watched.items():
@@ -76,13 +76,13 @@ def measure(study: Study, found: Found) -> None:
     _construction_error(study, found)
 
 
-def _moments(study: Study, found: Found) -> None:
+def _moments(study: Evaluation, found: Records) -> None:
     """The steps at which copying starts and is clear, and at which the loss is halfway down, of every member."""
     names = ("loss_trained", *(f"derivative_{to}" for to in analysis.DerivativeNorms._fields))
     tables = {name: _table(study.history[name]) for name in names}
     steps, losses = tables["loss_trained"]
     following, others = (tables[f"derivative_{to}"][1] for to in ("following", "others"))
-    plateau = float(analysis.losses(learners.zero, study.prompts).mean())
+    plateau = float(analysis.losses(learners.predict_zero, study.prompts).mean())
     halfway = lasting_from(steps, losses < 0.5 * (plateau + losses[-1:]))
     starts, clear = (lasting_from(steps, following > times * others) for times in (1.0, CLEAR))
     # The norms of which the first is made are equal, within a percent, for as long as all tokens are read alike.
@@ -109,9 +109,9 @@ def lasting_from(steps: np.ndarray, holds: np.ndarray) -> np.ndarray:
     return np.where(lasts.any(0), steps[np.argmax(lasts, axis=0)].astype(float), np.nan)
 
 
-def _patterns(study: Study, found: Found) -> None:
+def _patterns(study: Evaluation, found: Records) -> None:
     """Patterns `[layer t t]` of a typical seed's first head: the mean over prompts, and those of one prompt."""
-    layout, few = study.trained.layout, first(study.prompts, FEW)
+    layout, few = study.trained.layout, take(study.prompts, FEW)
     params = study.trained.member(found.middle("following_token_score"))
     encoded = jax.vmap(layout.encode)(few.x, few.y, few.x_query)
     patterns = jax.vmap(lambda one: models.apply(study.trained.config, params, one).pattern[:, 0])(encoded)
@@ -119,7 +119,7 @@ def _patterns(study: Study, found: Found) -> None:
         found.arrays[f"pattern_{name}"] = np.asarray(values, np.float64).tolist()
 
 
-def _coordinates(study: Study, found: Found) -> None:
+def _coordinates(study: Evaluation, found: Records) -> None:
     """The step that each coordinate of x takes: the coefficients c of `y_hat ~ sum_i c_i x_query_i sum_j y_j x_ji`.
 
     Fitted by least squares over prompts and outputs; those of a gradient step are step_size / n. The last coordinates
@@ -138,7 +138,7 @@ def _coordinates(study: Study, found: Found) -> None:
         found.add("shared_coordinate_step", found_steps[:, -m:].mean(1) / found_steps[:, :-m].mean(1))
 
 
-def _construction_error(study: Study, found: Found) -> None:
+def _construction_error(study: Evaluation, found: Records) -> None:
     """Largest error of copying and one step against the learner, over its largest prediction, in double precision."""
     task = study.task
     d, m = task.d_input, task.d_output
@@ -146,7 +146,7 @@ def _construction_error(study: Study, found: Found) -> None:
     config = constructions.copying_config(d, m, D_POSITIONS)
     step_size = study.reference.step_size
     with jax.enable_x64(True):
-        few = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), first(study.prompts, FEW))
+        few = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), take(study.prompts, FEW))
         learned = jax.vmap(learners.gradient_descent([step_size]))(few.x, few.y, few.x_query)
 
         def error(scale: Array) -> Array:

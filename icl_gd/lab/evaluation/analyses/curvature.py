@@ -10,7 +10,7 @@ import numpy as np
 from icl_gd import analysis, learners, models, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs, needs_step_a_layer, unfit
 from icl_gd.lab.evaluation.comparing import ALIGNED, LEARNERS
-from icl_gd.lab.evaluation.study import Found, Study, first
+from icl_gd.lab.evaluation.measured import Evaluation, Records, take
 from icl_gd.lab.reporting.results import curve
 from icl_gd.models import TransformerConfig
 from icl_gd.types import Array, Prompt
@@ -30,9 +30,9 @@ def check(experiment: Any) -> None:
         unfit(experiment, "model.d_embed", "needs tokens as they are, without an embedding; None")
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """The context's condition number after every layer, and what a layer makes of inputs, beside the construction's."""
-    prompts = first(study.prompts, PROMPTS)
+    prompts = take(study.prompts, PROMPTS)
     d, rank = study.task.d_input, min(study.task.d_input, study.task.n_context)
     of = lambda config, params: _of_inputs(study, config, params, prompts, rank)
     both = lambda ours, theirs: (
@@ -64,7 +64,7 @@ def measure(study: Study, found: Found) -> None:
     found.arrays["input_coefficients"] = ours["coefficients"][found.shown].mean(0).tolist()
 
 
-def _filters(study: Study, found: Found, prompts: Prompt) -> None:
+def _filters(study: Evaluation, found: Records, prompts: Prompt) -> None:
     """What is left of the error along eigenvectors of the context's covariance, by eigenvalue."""
     x = np.asarray(prompts.x, np.float64)
     eigenvalues = np.linalg.eigvalsh(x.swapaxes(1, 2) @ x / x.shape[1])
@@ -74,14 +74,16 @@ def _filters(study: Study, found: Found, prompts: Prompt) -> None:
     middle = [float(np.median(eigenvalues[bins == i])) for i in range(len(edges) - 1)]
     of = lambda predictor: analysis.spectral_filter(predictor, prompts, jnp.asarray(edges, prompts.x.dtype))
     ours = lambda params: jax.lax.map(lambda params: of(study.trained.predictor(params)), params)
-    theirs = lambda: study.reference.over_learners(lambda learner: of(learners.last(learner)))
+    theirs = lambda: study.reference.over_learners(lambda learner: of(learners.final_iterate(learner)))
     trained = np.asarray(jax.jit(ours)(study.trained.params))
     found.curves["residual_factor_trained"] = curve(middle, 1 - trained[found.shown].T)
     for name, values in jax.jit(theirs)().items():
         found.curves[f"residual_factor_{name}"] = curve(middle, 1 - np.asarray(values))
 
 
-def _of_inputs(study: Study, config: TransformerConfig, params: Any, prompts: Prompt, rank: int) -> dict[str, Array]:
+def _of_inputs(
+    study: Evaluation, config: TransformerConfig, params: Any, prompts: Prompt, rank: int
+) -> dict[str, Array]:
     """Of one network: medians over prompts of spectrum and condition number, and fits of the inputs' transform."""
     d, layout = study.task.d_input, study.trained.layout
     run = lambda x, y, x_query: models.apply(config, params, layout.encode(x, y, x_query)).residual
@@ -104,8 +106,11 @@ def _constructed(done: Done) -> str:
     if (name := done["arrays"].get("constructed")) is not None:
         return plots.role_of(name)[0]
     metrics = done["metrics"]
-    apart = {name: abs(metrics[f"loss_{name}"]["mean"] - metrics["loss_construction"]["mean"])
-             for name in LEARNERS[2:] if (metrics.get(f"loss_{name}") or {}).get("mean") is not None}  # fmt: skip
+    apart = {
+        name: abs(metrics[f"loss_{name}"]["mean"] - metrics["loss_construction"]["mean"])
+        for name in LEARNERS[2:]
+        if (metrics.get(f"loss_{name}") or {}).get("mean") is not None
+    }
     return plots.ROLES[min(apart, key=apart.__getitem__)][0]
 
 
@@ -113,8 +118,13 @@ def _draw(done: Done) -> plots.Figure:
     figure, axes = plots.subplots(1, 3, figsize=(plots.PAGE, 2.9), width_ratios=(1, 1.1, 1.1))
     curves, built = done["curves"], _constructed(done)
     for role in ("construction", "trained"):
-        plots.line(axes[0], curves[f"condition_number_by_layer_{role}"], role, marker="o",
-                   label=built if role == "construction" else None)  # fmt: skip
+        plots.line(
+            axes[0],
+            curves[f"condition_number_by_layer_{role}"],
+            role,
+            marker="o",
+            label=built if role == "construction" else None,
+        )
     axes[0].set(xlabel="layers", ylabel="median condition number of $S$", yscale="log")
     axes[0].set_xticks(curves["condition_number_by_layer_trained"]["x"])
     axes[0].legend()
@@ -125,8 +135,16 @@ def _draw(done: Done) -> plots.Figure:
         axes[1].plot(other["x"], other["mean"], "o", color=shade, markersize=2.5, markerfacecolor="none")
     axes[1].xaxis.get_major_locator().set_params(integer=True)
     axes[1].set(xlabel="rank", ylabel="median eigenvalue of $S$", yscale="log")
-    axes[1].legend(title="after so many layers (circles: GD++)", title_fontsize=7, loc="lower center", ncols=5,
-                   bbox_to_anchor=(0.5, 1.0), handlelength=0.9, columnspacing=0.8, handletextpad=0.4)  # fmt: skip
+    axes[1].legend(
+        title="after so many layers (circles: GD++)",
+        title_fontsize=7,
+        loc="lower center",
+        ncols=5,
+        bbox_to_anchor=(0.5, 1.0),
+        handlelength=0.9,
+        columnspacing=0.8,
+        handletextpad=0.4,
+    )
     for role in ("trained", *ALIGNED):
         if (curve := curves.get(f"residual_factor_{role}")) is not None:
             plots.line(axes[2], curve, role)

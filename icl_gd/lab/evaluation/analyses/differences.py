@@ -9,8 +9,8 @@ import numpy as np
 
 from icl_gd import analysis, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs
+from icl_gd.lab.evaluation.measured import Evaluation, Records
 from icl_gd.lab.evaluation.references.deep_features import LEARNER
-from icl_gd.lab.evaluation.study import Found, Study
 from icl_gd.lab.reporting.results import curve
 from icl_gd.types import Array, Predictor, Prompt
 
@@ -19,7 +19,7 @@ def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "deep_features"})
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """Differences of predictions next to the spread of targets, and next to those between seeds of one kind."""
     p = study.prompts
     predict = lambda of, params: np.asarray(jax.jit(partial(_predictions, of, p))(params))

@@ -9,7 +9,7 @@ import numpy as np
 
 from icl_gd import analysis, dual, learners, models, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, Unfit, needs
-from icl_gd.lab.evaluation.study import EVERY, Found, Study, first
+from icl_gd.lab.evaluation.measured import EVERY, Evaluation, Records, take
 from icl_gd.lab.reporting.results import curve
 from icl_gd.types import Array, Predictor, Prompt
 
@@ -24,11 +24,11 @@ def check(experiment: Any) -> None:
         raise Unfit("model.attention", experiment.model.attention, accepted)
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """Whether the dual models are the layers; their way there, a demonstration at a time; and who is heard."""
     config, layout = study.trained.config, study.trained.layout
     layers, heads = range(config.n_layers), range(config.n_heads)
-    prompts = first(study.prompts, PROCESSED)
+    prompts = take(study.prompts, PROCESSED)
     met = len(study.encode(jax.tree.map(lambda leaf: leaf[0], prompts))) - 1  # demonstrations
 
     def of_prompt(params: Any, prompt: Prompt) -> dict[str, Array]:
@@ -38,7 +38,7 @@ def measure(study: Study, found: Found) -> None:
         outputs = jnp.zeros(())
         for layer in layers:
             of_heads = [dual.dual_of(config, params, layer, head, study.kind)(tokens) for head in heads]
-            ways = [dual.process(one) for one in of_heads]
+            ways = [dual.trajectory(one) for one in of_heads]
             outputs = jnp.stack([way.prediction[: met + 1] for way in ways], axis=1)  # [iterate head d_head]
             out = jnp.stack([dual.prediction(one) for one in of_heads])
             came, left = residual[layer : layer + 2, -1]
@@ -46,7 +46,7 @@ def measure(study: Study, found: Found) -> None:
             records["error"].append(jnp.abs(said - left).max() / jnp.abs(left - came).max())
             apart = jnp.linalg.norm(outputs - out[None], axis=-1) / jnp.linalg.norm(out, axis=-1)[None]
             records["distance"].append(apart.mean(1))
-            records["pull"].append(jnp.stack([dual.pull(one) for one in of_heads]))
+            records["pull"].append(jnp.stack([dual.attention_weights(one) for one in of_heads]))
             for name in ("norm", "loss"):
                 values = jnp.stack([getattr(way, name)[: met + 1] for way in ways])
                 records[name].append((values / jnp.abs(values[:, -1:])).mean(0))
@@ -70,17 +70,17 @@ def measure(study: Study, found: Found) -> None:
     found.arrays["pull_of_heads"] = {"mean": of_heads.mean(0).tolist(), "one": of_heads[0].tolist()}
     found.arrays["tokens_are_examples"] = layout.inputs is None
     gd = learners.gradient_descent([study.reference.step_size])
-    for name, learner in (("gd", gd), ("zero", learners.zero)):
+    for name, learner in (("gd", gd), ("zero", learners.predict_zero)):
         found.arrays[f"loss_{name}_on_processed"] = float(analysis.losses(learner, prompts).mean())
     _aligned(study, found, gd)
     if config.n_layers == 1 and layout.inputs is None:
-        _beside_gradient_descent(study, found, first(prompts, FEW))
+        _beside_gradient_descent(study, found, take(prompts, FEW))
 
 
-def _aligned(study: Study, found: Found, gd: Predictor) -> None:
+def _aligned(study: Evaluation, found: Records, gd: Predictor) -> None:
     """How far networks are from the best least-squares gradient step, beside half that step and untrained networks."""
     predictor = partial(models.fastest_predictor, study.trained.config, layout=study.trained.layout)
-    prompts = first(study.prompts, PROCESSED)
+    prompts = take(study.prompts, PROCESSED)
     half = learners.gradient_descent([study.reference.step_size / 2])
     to_gd = lambda params, prompts: analysis.alignment(predictor(params), gd, prompts)
     control = jax.jit(lambda prompts: analysis.alignment(half, gd, prompts))(prompts)
@@ -93,7 +93,7 @@ def _aligned(study: Study, found: Found, gd: Predictor) -> None:
             found.add(f"{measure}_gd{ending}", getattr(aligned, measure), over=("",) if ending else EVERY)
 
 
-def _beside_gradient_descent(study: Study, found: Found, prompts: Prompt) -> None:
+def _beside_gradient_descent(study: Evaluation, found: Records, prompts: Prompt) -> None:
     """What each demonstration adds to the prediction, by the dual model and by a least-squares gradient step."""
     config, n, m = study.trained.config, study.task.n_context, study.task.d_output
     eta = study.reference.step_size
@@ -103,7 +103,7 @@ def _beside_gradient_descent(study: Study, found: Found, prompts: Prompt) -> Non
         tokens, written = study.encode(prompt), jnp.zeros((n, m))
         for head in range(config.n_heads):
             one = dual.dual_of(config, params, 0, head, study.kind)(tokens)
-            per_token = (dual.pull(one)[:, None] * one.values)[:n]
+            per_token = (dual.attention_weights(one)[:, None] * one.values)[:n]
             written = written - per_token @ params[config.blocks[0]]["attention"]["P"][head, -m:].T
         return written
 
@@ -121,8 +121,11 @@ def _beside_gradient_descent(study: Study, found: Found, prompts: Prompt) -> Non
 def _draw_process(done: Done) -> plots.Figure:
     figure, axes = plots.subplots(2, 2, figsize=(plots.PAGE * 0.85, 4.4), sharex=True)
     curves, layers = done["curves"], range(1, done["arrays"]["n_layers"] + 1)
-    measures = {"distance": "distance to the layer's output", "norm": r"$|W_t| / |W_N|$",
-                "loss": r"dual model's loss / $|$its last$|$"}  # fmt: skip
+    measures = {
+        "distance": "distance to the layer's output",
+        "norm": r"$|W_t| / |W_N|$",
+        "loss": r"dual model's loss / $|$its last$|$",
+    }
     for ax, (name, label) in zip(axes.flat, measures.items(), strict=False):
         for layer, shade in zip(layers, plots.shades(len(layers)), strict=True):
             curve = curves[f"dual_{name}_by_step_layer_{layer}"]

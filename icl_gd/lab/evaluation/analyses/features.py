@@ -9,8 +9,8 @@ import numpy as np
 
 from icl_gd import models, plots
 from icl_gd.lab.config.questions import Analysis, Done, Picture, needs
+from icl_gd.lab.evaluation.measured import Evaluation, Records
 from icl_gd.lab.evaluation.references.deep_features import GRID, LEARNER
-from icl_gd.lab.evaluation.study import Found, Study
 from icl_gd.types import Array, Prompt
 
 COMPONENTS = 3  # the largest
@@ -20,7 +20,7 @@ def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "deep_features"})
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """Features of the query over x, by their principal components, and how far features look at labels.
 
     A step predicts through products of the features of an example with those of the query, a layer through h^T W_KQ
@@ -47,8 +47,9 @@ def measure(study: Study, found: Found) -> None:
                 found.arrays[f"features_{name}"] = (basis * signs * len(GRID) ** 0.5).T.tolist()
                 found.arrays[f"features_share_{name}"] = (size**2 / np.sum(size**2))[:COMPONENTS].tolist()
         found.add(f"waves_in_features_{name}", explained)
-        found.add(f"label_share_of_features_{name}", jax.vmap(partial(_label_share, config, study.prompts))(
-            population.params))  # fmt: skip
+        found.add(
+            f"label_share_of_features_{name}", jax.vmap(partial(_label_share, config, study.prompts))(population.params)
+        )
     found.arrays["features_x"] = GRID.tolist()
 
 

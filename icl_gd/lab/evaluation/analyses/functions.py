@@ -8,8 +8,8 @@ import numpy as np
 
 from icl_gd import models, plots
 from icl_gd.lab.config.questions import Analysis, Done, Picture, needs
+from icl_gd.lab.evaluation.measured import Evaluation, Records
 from icl_gd.lab.evaluation.references.deep_features import GRID, LEARNER
-from icl_gd.lab.evaluation.study import Found, Study
 
 PROMPTS = 4
 SHORT = {"trained": "layer", LEARNER: "gradient step"}
@@ -19,7 +19,7 @@ def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "deep_features"})
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """Predictions over x, before and after the layer or step, of one member for some prompts."""
     at = int(found.shown[0])
     transformer, learned = study.trained.member(at), study.reference.learner.member(at)
@@ -31,10 +31,11 @@ def measure(study: Study, found: Found) -> None:
     for i in range(PROMPTS):
         x, y, (amplitude, phase) = study.prompts.x[i], study.prompts.y[i], np.asarray(study.prompts.w[i, 0], np.float64)
         record = {
-            "x": GRID.tolist(), "target": (amplitude * np.sin(GRID + phase)).tolist(),
+            "x": GRID.tolist(),
+            "target": (amplitude * np.sin(GRID + phase)).tolist(),
             "context_x": np.asarray(x, np.float64)[:, 0].tolist(),
             "context_y": np.asarray(y, np.float64)[:, 0].tolist(),
-        }  # fmt: skip
+        }
         for name, predict in layerwise.items():
             y_hat = jax.vmap(predict, (None, None, 0))(x, y, jnp.asarray(GRID[:, None], x.dtype))[..., 0]
             record[f"{name}_before"], record[name] = (np.asarray(y_hat[:, k], np.float64).tolist() for k in (0, -1))

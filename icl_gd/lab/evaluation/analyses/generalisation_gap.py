@@ -10,7 +10,7 @@ import numpy as np
 
 from icl_gd import dual, plots
 from icl_gd.lab.config.questions import Analysis, Done, Picture, Unfit, needs, unfit
-from icl_gd.lab.evaluation.study import Found, Study
+from icl_gd.lab.evaluation.measured import Evaluation, Records
 from icl_gd.lab.reporting.results import curve
 from icl_gd.types import Array
 
@@ -27,7 +27,7 @@ def check(experiment: Any) -> None:
         unfit(experiment, "eval.suite_values", "fits slopes; at least 2")
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """The dual model's mean loss on the demonstrations it was trained on and on fresh ones of the same function.
 
     With what every demonstration adds to its own loss, as the bound has it, and without, each then judged by the n - 1
@@ -45,11 +45,11 @@ def measure(study: Study, found: Found) -> None:
             dual_of = dual.dual_of(config, params, 0, head, study.kind)
             one, other = dual_of(own), dual_of(fresh)
             losses = [dual.mean_loss(one, pairs.keys[:n], pairs.values[:n]) for pairs in (other, one)]
-            of_heads.append(jnp.stack([*losses, (n * losses[1] + jnp.sum(dual.own_pull(one))) / (n - 1)]))
+            of_heads.append(jnp.stack([*losses, (n * losses[1] + jnp.sum(dual.self_influence(one))) / (n - 1)]))
         return jnp.stack(of_heads)
 
     keys = jax.random.split(jax.random.fold_in(study.key, 2), GAP_PROMPTS)
-    apart, lengths = [], study.few(LENGTHS)
+    apart, lengths = [], study.subsample(LENGTHS)
     for n in lengths:
         losses = study.over_members(lambda params, keys, n=n: jax.lax.map(partial(gap, params, n=n), keys), keys)
         scale = np.abs(losses[..., :1]).mean(1, keepdims=True)  # [member 1 head 1]: heads write in units of their own

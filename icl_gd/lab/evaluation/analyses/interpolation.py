@@ -17,7 +17,7 @@ from icl_gd.lab.config.questions import (
     needs_linear_layers,
     needs_step_a_layer,
 )
-from icl_gd.lab.evaluation.study import Found, Study, together
+from icl_gd.lab.evaluation.measured import Evaluation, Records, merge_losses
 from icl_gd.lab.reporting.results import curve
 from icl_gd.types import Array, Predictor, Prompt
 
@@ -29,7 +29,7 @@ def check(experiment: Any) -> None:
     needs_linear_layers(experiment)
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """Losses along the line from trained to constructed weights; the middle of it is measured by `evaluate`."""
     ts = np.linspace(0.0, 1.0, 11)
 
@@ -38,7 +38,7 @@ def measure(study: Study, found: Found) -> None:
     mixed = jax.jit(with_ts)(study.circuits, study.reference.circuits, jnp.asarray(ts, float))
     along = Partial(_along, study.of_circuits(mixed))
     n_prompts = max(study.n_prompts // 8, 1)
-    risks = analysis.streamed_risks(together({"along": along}), study.task.sample, study.key, n_prompts)["along"]
+    risks = analysis.streamed_risks(merge_losses({"along": along}), study.task.sample, study.key, n_prompts)["along"]
     middle, *ends = (found.measured[f"loss_{name}"].values for name in ("interpolated", "trained", "construction"))
     if np.isfinite(middle[found.shown]).any():  # there is something to draw
         found.curves["loss_by_interpolation"] = curve(ts.tolist(), risks.mean[:, found.shown])

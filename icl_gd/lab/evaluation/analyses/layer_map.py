@@ -7,7 +7,7 @@ import numpy as np
 
 from icl_gd import analysis, models, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs, needs_step_a_layer, unfit
-from icl_gd.lab.evaluation.study import Found, Study, first
+from icl_gd.lab.evaluation.measured import Evaluation, Records, take
 from icl_gd.types import Prompt
 
 PROMPTS = 2048
@@ -21,9 +21,9 @@ def check(experiment: Any) -> None:
     needs(experiment, **{"model.layout": "concatenated"})
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """Alignment of every layer to every step of every learner, of all members, and where each layer's peaks."""
-    prompts = first(study.prompts, PROMPTS)
+    prompts = take(study.prompts, PROMPTS)
     config, layout = study.trained.config, study.trained.layout
 
     def maps_of(params: Any, prompts: Prompt) -> dict[str, analysis.Alignment]:

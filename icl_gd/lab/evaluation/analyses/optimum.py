@@ -17,7 +17,7 @@ from icl_gd.lab.config.questions import (
     needs_one_layer,
     unfit,
 )
-from icl_gd.lab.evaluation.study import Found, Study, noise_to_weight, of_members, together
+from icl_gd.lab.evaluation.measured import Evaluation, Records, merge_losses, noise_to_weight, of_members
 from icl_gd.lab.reporting.results import curve
 
 
@@ -30,7 +30,7 @@ def check(experiment: Any) -> None:
         unfit(experiment, "task.corrupted_labels", "is of labels as they are, with 0")
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """The learned matrix against the optimum's, and the risk at test lengths it was not trained on."""
     task = study.task
     ratio = noise_to_weight(task)
@@ -47,22 +47,24 @@ def measure(study: Study, found: Found) -> None:
     for m in lengths:
         risks = _risk_at_length(study, m)
         means.append(risks)
-        closed.append(task.d_output * learners.gaussian_optimum_risk(task.second_moment, task.n_context, ratio,
-                                                                     float(task.weight_scale), m))  # fmt: skip
+        closed.append(
+            task.d_output
+            * learners.gaussian_optimum_risk(task.second_moment, task.n_context, ratio, float(task.weight_scale), m)
+        )
     ours, theirs = np.stack(means), np.asarray(closed)
     found.curves["loss_by_test_length_trained"] = curve(lengths, ours[:, found.shown])
     found.curves["loss_by_test_length_closed_form"] = curve(lengths, theirs)
     found.add("test_length_deviation", np.abs(ours / theirs[:, None] - 1).max(0))
 
 
-def _risk_at_length(study: Study, m: int) -> np.ndarray:
+def _risk_at_length(study: Evaluation, m: int) -> np.ndarray:
     """Risk `[member]` on contexts of m examples, the sum over the context rescaled to the n it was trained on.
 
     The formula at test length M is that of a mean over M examples; the layer sums, so its W_PV is multiplied by n / M.
     """
     task = replace(study.task, n_context=m)
     circuits = study.circuits._replace(W_PV=study.circuits.W_PV * (study.task.n_context / m))
-    losses = together({"risk": of_members(study.of_circuits(circuits))})
+    losses = merge_losses({"risk": of_members(study.of_circuits(circuits))})
     return analysis.streamed_risks(losses, task.sample, study.key, min(study.n_prompts, 2**18))["risk"].mean
 
 

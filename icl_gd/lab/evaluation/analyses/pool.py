@@ -8,7 +8,7 @@ import numpy as np
 
 from icl_gd import analysis, learners, plots
 from icl_gd.lab.config.questions import Analysis, Done, Picture, Unfit, needs
-from icl_gd.lab.evaluation.study import Found, Study, of_learner, of_members, together
+from icl_gd.lab.evaluation.measured import Evaluation, Records, merge_losses, of_learner, of_members
 from icl_gd.tasks import FinitePool
 
 MOST = 2**16  # prompts of a pool that are looked at
@@ -20,7 +20,7 @@ def check(experiment: Any) -> None:
         raise Unfit("task.pool", None, "asks about the prompts of a pool; give its size")
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """Losses on the pool's own prompts, and gradient descent tuned on nothing but the pool.
 
     `loss_trained` and all other metrics are of fresh prompts; the gap is between the two.
@@ -31,9 +31,9 @@ def measure(study: Study, found: Found) -> None:
     on_pool = np.asarray(of_members(study.trained.predictor(study.trained.params))(prompts).mean(-1), np.float64)
     found.add("loss_trained_on_pool", on_pool)
     found.add("generalisation_gap", found.measured["loss_trained"].values - on_pool)
-    step_size = learners.best_step_size(prompts)
+    step_size = learners.fit_step_size(prompts)
     found.add_one("loss_gd_on_pool", float(analysis.losses(study.reference.gd, prompts).mean()))
-    tuned = together({"tuned": of_learner(learners.gradient_descent([step_size]))})
+    tuned = merge_losses({"tuned": of_learner(learners.gradient_descent([step_size]))})
     risk = analysis.streamed_risks(tuned, study.task.sample, study.key, study.n_prompts)
     found.add_one("loss_gd_tuned_on_pool", risk["tuned"].mean, risk["tuned"].stderr)
 

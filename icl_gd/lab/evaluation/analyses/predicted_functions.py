@@ -13,8 +13,8 @@ import numpy as np
 
 from icl_gd import analysis, learners, plots
 from icl_gd.lab.config.questions import Analysis, Done, Picture, needs
+from icl_gd.lab.evaluation.measured import Evaluation, Records, take
 from icl_gd.lab.evaluation.references.prefix_learners import BEYOND, band, family_prompts
-from icl_gd.lab.evaluation.study import Found, Study, first
 from icl_gd.tasks import Linear, Sparse
 from icl_gd.types import Array, PrefixPredictor, PrefixPrompt
 
@@ -25,7 +25,7 @@ def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "prefix_learners"})
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """Curves of cosines of sensitivities to those of least squares and to w, and predictions along w for one prompt.
 
     Of linear functions, where least squares is among the learners; of others nothing is added.
@@ -35,7 +35,7 @@ def measure(study: Study, found: Found) -> None:
         or "least_squares" not in study.experiment.reference.baselines
     ):
         return
-    prompts = first(family_prompts(study, "standard")[1], PROMPTS)
+    prompts = take(family_prompts(study, "standard")[1], PROMPTS)
     exact: PrefixPrompt = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), prompts)
     with jax.enable_x64(True):
         respond = jax.jit(partial(_sensitivities, learners.prefix_least_squares))
@@ -56,7 +56,7 @@ def measure(study: Study, found: Found) -> None:
     found.arrays["along_the_function"] = _along(study, prompts, of_least_squares[0])
 
 
-def _along(study: Study, prompts: PrefixPrompt, of_least_squares: np.ndarray) -> dict[str, Any]:
+def _along(study: Evaluation, prompts: PrefixPrompt, of_least_squares: np.ndarray) -> dict[str, Any]:
     """Predictions of the first member along w, in the first prompt, after half as many examples as inputs, as many, all
     of them.
 

@@ -12,7 +12,7 @@ import numpy as np
 from icl_gd import dual, plots
 from icl_gd.dual import features
 from icl_gd.lab.config.questions import Analysis, Done, Picture, Unfit, needs, unfit
-from icl_gd.lab.evaluation.study import Found, Study, first
+from icl_gd.lab.evaluation.measured import Evaluation, Records, take
 from icl_gd.lab.reporting.results import curve
 from icl_gd.types import Array, Prompt
 
@@ -51,14 +51,14 @@ def check(experiment: Any) -> None:
         unfit(experiment, "eval.suite_values", "fits slopes; at least 2")
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """Errors of patterns and outputs, relative, with random features in place of the kernel, by their number.
 
     A feature's variance grows like the exponential of the squared length of key plus query, so that for long ones the
     root is seen at huge numbers only. Both are measured: keys and queries as they were trained, and, what the others
     are of, scaled until the longest of a prompt has length one.
     """
-    config, prompts = study.trained.config, first(study.prompts, FEATURE_PROMPTS)
+    config, prompts = study.trained.config, take(study.prompts, FEATURE_PROMPTS)
     keys = jax.random.split(jax.random.fold_in(study.key, 1), DRAWS)
 
     def errors(params: Any, keys: Array, prompts: Prompt, m: int, kind: Mapping[str, bool], unit: bool) -> Array:
@@ -70,7 +70,7 @@ def measure(study: Study, found: Found) -> None:
                 model = dual.dual_of(config, params, 0, head)(study.encode(prompt))
                 if unit:
                     model = replace(model, keys=model.keys / longest(model), query=model.query / longest(model))
-                exact, pattern, norm = dual.pull(model), features.pattern(model, phi), jnp.linalg.norm
+                exact, pattern, norm = dual.attention_weights(model), features.pattern(model, phi), jnp.linalg.norm
                 apart = (
                     norm(pattern - exact) / norm(exact),
                     norm((pattern - exact) @ model.values) / norm(exact @ model.values),
@@ -81,7 +81,7 @@ def measure(study: Study, found: Found) -> None:
         of_draw = lambda key: jax.vmap(partial(one, key))(prompts).mean(0)
         return jax.lax.map(of_draw, keys).mean(0)
 
-    numbers = np.asarray(study.few(FEATURES))
+    numbers = np.asarray(study.subsample(FEATURES))
     fitted = numbers >= min(SLOPE_FROM, numbers[-2])
     measured: dict[str, np.ndarray] = {}  # [m member 2]
     for kind, (options, unit) in KINDS.items():

@@ -10,7 +10,7 @@ import numpy as np
 from icl_gd import analysis, learners, models, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs, needs_linear_layers, needs_one_layer
 from icl_gd.lab.evaluation.analyses.tails import tails_of
-from icl_gd.lab.evaluation.study import Found, Study, of_learner, together
+from icl_gd.lab.evaluation.measured import Evaluation, Records, merge_losses, of_learner
 from icl_gd.lab.reporting.results import curve
 from icl_gd.types import Array, Circuits, Prompt
 
@@ -24,7 +24,7 @@ def check(experiment: Any) -> None:
     needs_linear_layers(experiment)
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """One trained layer applied many times, against gradient descent with the same damping, and both undamped.
 
     On rare prompts even the damped step is too long, and what diverges on one is all of a mean: so medians over prompts
@@ -44,7 +44,7 @@ def measure(study: Study, found: Found) -> None:
     for suffix, factor in (("", damping), ("_undamped", 1.0)):
         descent = learners.layerwise_gradient_descent([factor * study.reference.step_size] * n)
         losses_of = {"trained": partial(rolled, factor), "gd": lambda p, f=descent: analysis.losses(f, p).T}
-        risks = analysis.streamed_risks(together(losses_of), study.task.sample, study.key, n_prompts, chunk=CHUNK)
+        risks = analysis.streamed_risks(merge_losses(losses_of), study.task.sample, study.key, n_prompts, chunk=CHUNK)
         ours, theirs = risks["trained"].mean.T, risks["gd"].mean
         found.curves[f"loss_by_iteration_trained{suffix}"] = curve(range(n + 1), ours[:, found.shown])
         found.curves[f"loss_by_iteration_gd{suffix}"] = curve(range(n + 1), theirs)
@@ -53,7 +53,7 @@ def measure(study: Study, found: Found) -> None:
             found.add("rollout_loss_final", ours[-1], risks["trained"].stderr[:, -1])
             found.add_one("rollout_loss_final_gd", theirs[-1], risks["gd"].stderr[-1])
             found.arrays["damping"] = damping
-        with_zero = together(losses_of | {"zero": of_learner(learners.zero)})
+        with_zero = merge_losses(losses_of | {"zero": of_learner(learners.predict_zero)})
         (losses,) = analysis.sampled_losses(
             [with_zero], partial(_alone, study.task.sample), study.key, n_prompts, chunk=CHUNK
         )

@@ -10,9 +10,17 @@ import numpy as np
 from icl_gd import analysis, learners, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs
 from icl_gd.lab.evaluation.comparing import is_in_numbers, looked_at, shifted
-from icl_gd.lab.evaluation.study import Found, Study, corruption, noise_to_weight, of_learner, of_members, together
+from icl_gd.lab.evaluation.measured import (
+    Evaluation,
+    Records,
+    corruption,
+    merge_losses,
+    noise_to_weight,
+    of_learner,
+    of_members,
+)
 from icl_gd.lab.reporting.results import curve
-from icl_gd.tasks import FAMILIES, SHIFTS, Shift, change_context, corrupt_labels
+from icl_gd.tasks import INPUT_DISTRIBUTIONS, SHIFTS, Shift, change_context, corrupt_labels
 from icl_gd.types import Array, Prompt
 
 
@@ -20,7 +28,7 @@ def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "gradient_descent"})
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """Losses under every suite of shifts: trained, constructed, interpolated, gradient descent, closed form.
 
     Linear attention sums over the context, gradient descent takes a mean, eta / n of the n it is given. They part where
@@ -44,7 +52,7 @@ def measure(study: Study, found: Found) -> None:
                 shift.values, mean if mean.ndim == 1 else mean[:, found.shown]
             )
         if suite in ("input_scale", "corrupted_labels"):
-            standard = "gd" if study.reference.main == "gd" else "construction"  # which is GD++ then
+            standard = "gd" if study.reference.constructed == "gd" else "construction"  # which is GD++ then
             ours, theirs = (np.stack([risk[name].mean for risk in risks]) for name in ("trained", standard))
             with np.errstate(invalid="ignore"):  # where both diverge
                 deviation = np.abs(ours / theirs[:, None] - 1).max(0)
@@ -53,42 +61,42 @@ def measure(study: Study, found: Found) -> None:
     _closed_form_under_corruption(study, found)
 
 
-def _rescaled(study: Study, n_context: int) -> Callable[[Prompt], Array]:
+def _rescaled(study: Evaluation, n_context: int) -> Callable[[Prompt], Array]:
     """Losses of the trained layers as means over contexts of another length."""
     ratio = study.task.n_context / n_context
     scale = lambda path, leaf: leaf * ratio if path[-1].key == "P" else leaf
     return of_members(study.trained.predictor(jax.tree_util.tree_map_with_path(scale, study.trained.params)))
 
 
-def _part(study: Study, of: int) -> int:
+def _part(study: Evaluation, of: int) -> int:
     """How many prompts a shift is measured on: a part of all, less of them the deeper, but a whole chunk, or programs
     would be compiled anew."""
     return max(study.n_prompts // (of * study.trained.config.n_layers), min(study.n_prompts, analysis.CHUNK))
 
 
 def _risks_under(
-    study: Study, shift: Shift, losses_of: Mapping[str, Callable[[Prompt], Array]]
+    study: Evaluation, shift: Shift, losses_of: Mapping[str, Callable[[Prompt], Array]]
 ) -> list[dict[str, analysis.Risk]]:
     """Risks at every value of a shift, the same keys under each."""
-    losses = [together(losses_of)] * len(shift.values)
+    losses = [merge_losses(losses_of)] * len(shift.values)
     if shift.apply is change_context and set(study.trained.config.kinds) == {"linear"}:
         lengths = [shift.apply(study.task, factor).n_context for factor in shift.values]
-        losses = [together({**losses_of, "rescaled": _rescaled(study, n)}) for n in lengths]
+        losses = [merge_losses({**losses_of, "rescaled": _rescaled(study, n)}) for n in lengths]
     of = 4 if is_in_numbers(shift.apply, shift.values) else 32
     sample = shifted(study.task, shift.apply, shift.values)
     return analysis.streamed_risks_under(losses, sample, study.key, _part(study, of))
 
 
-def _sizes(study: Study) -> tuple[int, int, float, float, float] | None:
+def _sizes(study: Evaluation) -> tuple[int, int, float, float, float] | None:
     """What the closed forms of one gradient step ask for, where they hold."""
     task, steps = study.task, len(study.reference.rates["gd"].step_sizes)
-    known = task.covariance is None and FAMILIES[task.inputs].independent
+    known = task.covariance is None and INPUT_DISTRIBUTIONS[task.inputs].independent
     if not known or steps != 1 or study.trained.config.n_layers != 1:
         return None
     return task.d_input, task.n_context, task.second_moment[0, 0], task.fourth_moment, noise_to_weight(task)
 
 
-def _closed_form_under_scale(study: Study, found: Found) -> None:
+def _closed_form_under_scale(study: Evaluation, found: Records) -> None:
     task, sizes = study.task, _sizes(study)
     if sizes is None:
         return
@@ -98,7 +106,7 @@ def _closed_form_under_scale(study: Study, found: Found) -> None:
     found.curves["loss_by_input_scale_closed_form"] = curve(alphas, exact)
 
 
-def _closed_form_under_corruption(study: Study, found: Found) -> None:
+def _closed_form_under_corruption(study: Evaluation, found: Records) -> None:
     """Of the step that was tuned for the task, and of the best step for every number of corrupted labels."""
     sizes, task = _sizes(study), study.task
     if sizes is None:

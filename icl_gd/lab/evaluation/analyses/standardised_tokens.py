@@ -7,27 +7,27 @@ import numpy as np
 from icl_gd import learners
 from icl_gd.lab.config.questions import Analysis, Evidence, needs
 from icl_gd.lab.evaluation.comparing import compare_with
-from icl_gd.lab.evaluation.study import Found, Study
-from icl_gd.learners import Pairs, standardised
+from icl_gd.lab.evaluation.measured import Evaluation, Records
+from icl_gd.learners import GDPlusPlusRates, standardised
 
 
 def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "gradient_descent"})
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """The best gradient step on standardised tokens, which are all that a layer behind LayerNorm can see.
 
     Of more layers, as many steps of GD++ with its best pair: their tokens are standardised once, before the first step.
     """
     seen = learners.standardise(study.prompts)
-    step, n_steps = float(learners.best_step_size(seen)), len(study.reference.rates["gd"].step_sizes)
+    step, n_steps = float(learners.fit_step_size(seen)), len(study.reference.rates["gd"].step_sizes)
     if n_steps == 1:
         name, learner = "gd_standardised", learners.gradient_descent([step])
         found.add_one("step_size_gd_standardised", step / study.task.n_context)
     else:
-        start = Pairs(np.full(n_steps, step), np.full(n_steps, step))
-        name, learner = "gd_plus_plus_standardised", learners.gd_plus_plus(*learners.best_gd_plus_plus_on(seen, start))
+        start = GDPlusPlusRates(np.full(n_steps, step), np.full(n_steps, step))
+        name, learner = "gd_plus_plus_standardised", learners.gd_plus_plus(*learners.fit_gd_plus_plus_on(seen, start))
     compare_with(study, found, name, standardised(learner))
 
 

@@ -10,17 +10,23 @@ import numpy as np
 
 from icl_gd import analysis, learners, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, Unfit, needs, unfit
-from icl_gd.lab.evaluation.study import Found, Study, of_learner
+from icl_gd.lab.evaluation.measured import Evaluation, Records, of_learner
 from icl_gd.lab.reporting.results import curve
-from icl_gd.tasks import Table, standardised
+from icl_gd.tasks import Table, standardised_table
 from icl_gd.types import Predictor, Prompt
 
 TABLE_KEY, TUNE_KEY = 1, 2  # folded into that of the evaluation
 PENALTIES = np.logspace(-3, 2, 16)
 DIABETES = {"task.d_input": 10, "task.d_output": 1}  # of the table that scikit-learn bundles
-ROLES = {"trained": "trained\nlayer", "gd": "gradient\ndescent", "gd_tuned": "gradient\ndescent,\ntuned here",
-               "ridge": "ridge", "ols": "least\nsquares", "zero": "always\nzero",
-               "whole_table": "weights of\nthe table"}  # fmt: skip
+ROLES = {
+    "trained": "trained\nlayer",
+    "gd": "gradient\ndescent",
+    "gd_tuned": "gradient\ndescent,\ntuned here",
+    "ridge": "ridge",
+    "ols": "least\nsquares",
+    "zero": "always\nzero",
+    "whole_table": "weights of\nthe table",
+}
 
 
 def check(experiment: Any) -> None:
@@ -32,7 +38,7 @@ def check(experiment: Any) -> None:
         raise Unfit("analyses", "table", "needs scikit-learn: pip install 'icl-gd[baselines]'")
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """Losses and alignment on prompts of scikit-learn's diabetes data, which nobody has trained on.
 
     Columns have the variance of the inputs trained on, labels that of its labels. Besides gradient descent as it was
@@ -49,7 +55,7 @@ def measure(study: Study, found: Found) -> None:
         "gd_tuned": tuned,
         "ridge": learners.ridge(penalty),
         "ols": learners.ols,
-        "zero": learners.zero,
+        "zero": learners.predict_zero,
         "whole_table": lambda x, y, x_query: jnp.asarray(cut.w, x_query.dtype) @ x_query,
     }
     # One after another: on two cores, batched solves of one program may wait for each other.
@@ -70,7 +76,7 @@ def measure(study: Study, found: Found) -> None:
 
 def _tuned(prompts: Prompt, n_steps: int) -> Predictor:
     """Gradient descent with the step size that is best on these prompts, whose labels no weights made exactly."""
-    one = float(learners.best_step_size(prompts))
+    one = float(learners.fit_step_size(prompts))
     if n_steps == 1:
         return learners.gradient_descent([one])
     steps_of = lambda step_size: learners.gradient_descent(jnp.full(n_steps, step_size))
@@ -82,19 +88,19 @@ def _tuned(prompts: Prompt, n_steps: int) -> Predictor:
     return learners.gradient_descent(np.full(n_steps, best))
 
 
-def diabetes(study: Study) -> Table:
+def diabetes(study: Evaluation) -> Table:
     """The table, on the scales of the task."""
     from sklearn.datasets import load_diabetes
 
     x, y = (np.asarray(part) for part in load_diabetes(return_X_y=True))
     task = study.task
     total = np.trace(task.second_moment)
-    return standardised(
+    return standardised_table(
         x, y[:, None], task.n_context, float(total / task.d_input) ** 0.5, float(task.weight_scale * total**0.5)
     )
 
 
-def _of_members(study: Study, measure) -> dict[str, np.ndarray]:
+def _of_members(study: Evaluation, measure) -> dict[str, np.ndarray]:
     """A measure of Predictors, of every member."""
     of = jax.jit(partial(analysis.over_members, lambda params: measure(study.trained.predictor(params))))
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), of(study.trained.params))

@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from icl_gd import analysis, learners, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs
 from icl_gd.lab.evaluation.comparing import LEARNERS, looked_at, shifted
-from icl_gd.lab.evaluation.study import DIVERGES, Found, Losses, Study, of_learner, of_members, together
+from icl_gd.lab.evaluation.measured import DIVERGES, Evaluation, Losses, Records, merge_losses, of_learner, of_members
 from icl_gd.lab.reporting.results import curve
 from icl_gd.tasks import scale_inputs
 from icl_gd.types import Array, Prompt
@@ -21,7 +21,7 @@ def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "gradient_descent"})
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """On how many prompts trained layers and learners diverge, the loss on the others, and the median.
 
     Under scaled inputs too, where the mean of what is not clipped is soon infinite.
@@ -29,7 +29,9 @@ def measure(study: Study, found: Found) -> None:
 
     trained = of_members(study.trained.predictor(study.trained.params))
     losses_of = Partial(
-        _both, together({"loss_trained": trained, "loss_zero": of_learner(learners.zero)}), study.reference.losses
+        _both,
+        merge_losses({"loss_trained": trained, "loss_zero": of_learner(learners.predict_zero)}),
+        study.reference.losses,
     )
 
     def tails_at(alphas: Sequence[float], n_prompts: int) -> list[dict[str, analysis.Tail]]:

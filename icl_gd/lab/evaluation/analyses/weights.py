@@ -8,7 +8,7 @@ import numpy as np
 
 from icl_gd import analysis, models, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs, needs_linear_layers, needs_one_layer
-from icl_gd.lab.evaluation.study import EVERY, Found, Study
+from icl_gd.lab.evaluation.measured import EVERY, Evaluation, Records
 from icl_gd.types import Circuits
 
 
@@ -18,14 +18,14 @@ def check(experiment: Any) -> None:
     needs_linear_layers(experiment)
 
 
-def measure(study: Study, found: Found) -> None:
+def measure(study: Evaluation, found: Records) -> None:
     """Distance to the construction modulo gauge, and the circuits of a free and of a trapped member."""
     d, n, built = study.task.d_input, study.task.n_context, study.reference.circuits
     distance = lambda c: analysis.gauge_distance(c, built, d)
 
     def of_member(c: Circuits) -> dict[str, Any]:
         rank = jnp.mean(jax.vmap(analysis.participation_ratio)(analysis.effective_preconditioner(c, d, n)))
-        shares = {f"share_{name}": share for name, share in analysis.routes(c, d)._asdict().items()}
+        shares = {f"share_{name}": share for name, share in analysis.label_paths(c, d)._asdict().items()}
         matched = analysis.match_scale(c, built) if study.trained.config.n_heads == 1 else None
         return {"distance": distance(c), "over_seeds": {"participation_ratio": rank, **shares}, "matched": matched}
 
@@ -72,7 +72,7 @@ ANALYSIS = Analysis(
         "gauge_distance_gd",
         "gauge_distance_gd_untrained",
         "participation_ratio",
-        *(f"share_{name}" for name in analysis.Routes._fields),
+        *(f"share_{name}" for name in analysis.LabelPaths._fields),
     ),
     check=check,
     figures=(

@@ -12,20 +12,20 @@ from annotated_types import Gt, Le
 from jax.tree_util import Partial
 
 from icl_gd import analysis, constructions, learners, models, plots
-from icl_gd.lab.config.bad_input import reject
+from icl_gd.lab.config.errors import reject
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.parts import Sine
 from icl_gd.lab.config.questions import Done, Picture, Reference
-from icl_gd.lab.evaluation.study import (
+from icl_gd.lab.evaluation.measured import (
     EVERY,
     Compared,
-    Found,
+    Evaluation,
+    Records,
     Setting,
-    Study,
     free_members,
+    merge_losses,
     of_learner,
     of_members,
-    together,
 )
 from icl_gd.lab.reporting.results import curves_by_step
 from icl_gd.models import TransformerConfig
@@ -74,31 +74,43 @@ class DeepFeatures(Reference):
                 "model.layout", experiment.model.layout, "reference.name=deep_features takes von_oswald's concatenated"
             )
         if network.d_embed is None or network.d_embed < 2:
-            reject("model.d_embed", network.d_embed, "reference.name=deep_features takes at least 2: features, and a "
-                   "slot for y")  # fmt: skip
+            reject(
+                "model.d_embed",
+                network.d_embed,
+                "reference.name=deep_features takes at least 2: features, and a slot for y",
+            )
         if experiment["train.weight_decay"] != 0.0:
-            reject("train.weight_decay", experiment["train.weight_decay"], "would shrink the built layers of the "
-                   "learner too; 0 is accepted")  # fmt: skip
+            reject(
+                "train.weight_decay",
+                experiment["train.weight_decay"],
+                "would shrink the built layers of the learner too; 0 is accepted",
+            )
         if any(experiment.together()):
             field, values = next(iter(experiment.sweep.items()))
-            reject(field, values, "takes one value beside reference.name=deep_features, whose members have learners of "
-                   "their own")  # fmt: skip
+            reject(
+                field,
+                values,
+                "takes one value beside reference.name=deep_features, whose members have learners of their own",
+            )
 
     def prepare(self, setting: Setting) -> "BesideDeepFeatures":
         """Trains the learner: a network whose layers are built to be gradient descent, its embedding learned."""
         network, task, prompts = setting.network, setting.task, setting.prompts
         steps = [self.step_size] * (self.steps or network.n_layers)
         built = TransformerConfig(
-            network.d_token, len(steps), init_scale=network.init_scale, d_embed=network.d_embed,
-            mlp_width=network.mlp_width,
-        )  # fmt: skip
-        given = constructions.gradient_descent_weights(built, built.width - task.d_output, task.n_context, steps)
+            network.d_token,
+            len(steps),
+            init_scale=network.init_scale,
+            d_embed=network.d_embed,
+            input_mlp_width=network.input_mlp_width,
+        )
+        frozen = constructions.gradient_descent_weights(built, built.width - task.d_output, task.n_context, steps)
         settings = replace(setting.experiment.settings, learning_rate=self.learning_rate, beta2=LEARNER_BETA2)
         of_learner = partial(models.fastest_predictor, built, layout=setting.layout)
         loss = jax.jit(lambda params: analysis.member_losses(of_learner(params), prompts).mean(-1))
         learner = setting.train(
-            task, built, settings, lambda params: {LOSS: np.asarray(loss(params))}, "learner", given=given
-        )  # fmt: skip
+            task, built, settings, lambda params: {LOSS: np.asarray(loss(params))}, "learner", frozen=frozen
+        )
         return BesideDeepFeatures(setting, learner, tuple(steps))
 
 
@@ -121,7 +133,7 @@ class BesideDeepFeatures(Compared):
         return learners.layerwise_deep_gradient_descent(embed, self.step_sizes)
 
     def descended(self, params: Params) -> Predictor:
-        return learners.last(self.descend(params))
+        return learners.final_iterate(self.descend(params))
 
     @cached_property
     def _watch(self) -> Callable[[Params, Params], dict[str, Array]]:
@@ -135,11 +147,11 @@ class BesideDeepFeatures(Compared):
         """Loss of every Transformer, and its alignment to its learner `[member]`."""
         return jax.tree.map(np.asarray, self._watch(params, self.learner.params))
 
-    def evaluate(self, study: Study) -> Found:
+    def evaluate(self, study: Evaluation) -> Records:
         """Losses of both populations, before and after their layers or steps, and alignment."""
         return evaluate(study)
 
-    def over_training(self, study: Study, found: Found) -> None:
+    def over_training(self, study: Evaluation, found: Records) -> None:
         """Curves of all seeds: a loss of 1.2 times the learner's is a shortfall here, and not another solution."""
         histories = {**study.history, **study.read_history("learner")}
         histories.pop("training_loss", None)  # of one population, under a name that both have
@@ -148,19 +160,24 @@ class BesideDeepFeatures(Compared):
 
 
 def beside(
-    of_transformer: Callable[[Params], Predictor], of_learner: Callable[[Params], Predictor], prompts: Prompt,
-    params: Params, others: Params,
-) -> dict[str, Array]:  # fmt: skip
+    of_transformer: Callable[[Params], Predictor],
+    of_learner: Callable[[Params], Predictor],
+    prompts: Prompt,
+    params: Params,
+    others: Params,
+) -> dict[str, Array]:
     """Loss of one Transformer, and its alignment to one learner."""
     predictor, reference = of_transformer(params), of_learner(others)
-    found = {f"{name}_{LEARNER}": value for name, value in
-             analysis.alignment(predictor, reference, prompts)._asdict().items()}  # fmt: skip
+    found = {
+        f"{name}_{LEARNER}": value
+        for name, value in analysis.alignment(predictor, reference, prompts)._asdict().items()
+    }
     return {"loss_trained": analysis.losses(predictor, prompts).mean(), **found}
 
 
-def evaluate(study: Study) -> Found:
+def evaluate(study: Evaluation) -> Records:
     """Everything that is recorded of a study."""
-    step_size = float(learners.best_step_size(study.prompts))
+    step_size = float(learners.fit_step_size(study.prompts))
     gd = learners.gradient_descent([step_size])
     trained, learner = study.trained, study.reference.learner
     losses_of = {
@@ -170,11 +187,11 @@ def evaluate(study: Study) -> Found:
         LOSS: of_members(jax.vmap(study.reference.descended)(learner.params)),
         f"{LOSS}_before": of_members(Partial(_Before(learner.config), learner.params)),
         "loss_gd": of_learner(gd),
-        "loss_zero": of_learner(learners.zero),
+        "loss_zero": of_learner(learners.predict_zero),
     }
-    risks = analysis.streamed_risks(together(losses_of), study.task.sample, study.key, study.n_prompts)
+    risks = analysis.streamed_risks(merge_losses(losses_of), study.task.sample, study.key, study.n_prompts)
     gone = [np.asarray(population.diverged_at) >= 0 for population in (trained, learner)]
-    found = Found(free_members(risks["loss_trained"].mean, risks[LOSS].mean.mean()), np.logical_or(*gone))
+    found = Records(free_members(risks["loss_trained"].mean, risks[LOSS].mean.mean()), np.logical_or(*gone))
     found.add_risks(risks)
     found.add(f"loss_ratio_{LEARNER}", risks["loss_trained"].mean / risks[LOSS].mean)
     found.add_one("step_size_gd", step_size / study.task.n_context)
@@ -193,7 +210,7 @@ class _Before:
         return -models.features(self.config, params, y.shape[-1])(x_query, jnp.zeros_like(y[0]))[1]
 
 
-def alignment(study: Study, found: Found) -> None:
+def alignment(study: Evaluation, found: Records) -> None:
     """Alignment of member i to learner i, beside an untrained control."""
     measures = lambda of: {k: v for k, v in of.items() if k != "loss_trained"}
     for name, values in measures(study.watched).items():

@@ -10,33 +10,33 @@ import numpy as np
 from jax.tree_util import Partial
 
 from icl_gd import analysis, learners, models
-from icl_gd.lab.config.bad_input import reject
+from icl_gd.lab.config.errors import reject
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.parts import Regression
 from icl_gd.lab.config.questions import Reference
 from icl_gd.lab.config.resources import FIT_FLOATS
-from icl_gd.lab.evaluation.reference_learners import ReferenceLearners, reference_learners
-from icl_gd.lab.evaluation.study import (
+from icl_gd.lab.evaluation.measured import (
     DIVERGES,
     EVERY,
     Compared,
-    Found,
+    Evaluation,
     Losses,
+    Records,
     Setting,
-    Study,
-    capped,
+    clip_losses,
     construction_error,
     corruption,
     free_members,
+    merge_losses,
     noise_to_weight,
     of_learner,
     of_members,
-    together,
 )
+from icl_gd.lab.evaluation.reference_learners import ReferenceLearners, reference_learners
 from icl_gd.lab.reporting.results import curves_by_step
 from icl_gd.programs import brief
 from icl_gd.schema import OneOf, Size, check
-from icl_gd.tasks import FAMILIES
+from icl_gd.tasks import INPUT_DISTRIBUTIONS
 from icl_gd.types import Array, Predictor, Prompt
 
 LEARNERS = ("gd", "gd_plus_plus", "gd_plus_plus_free_steps", "gd_plus_plus_published")
@@ -76,15 +76,19 @@ class GradientDescent(Reference):
         if self.learner != "gd" and network.n_layers == 1:
             reject("reference.learner", self.learner, "GD++ is for deep networks; model.n_layers=1 needs gd")
         if corrupted and ((self.steps or network.n_layers) > 1 or self.learner != "gd"):
-            reject("task.corrupted_labels", corrupted, "best rates of several steps and of GD++ are known for labels "
-                   "as they are; 0, or reference.learner=gd and reference.steps=1")  # fmt: skip
+            reject(
+                "task.corrupted_labels",
+                corrupted,
+                "best rates of several steps and of GD++ are known for labels "
+                "as they are; 0, or reference.learner=gd and reference.steps=1",
+            )
 
     def prepare(self, setting: Setting) -> "Beside":
         task, network = setting.task, setting.network
         n_fit = min(setting.n_prompts, 2**18, FIT_FLOATS // ((task.n_context + 1) * network.d_token))
         found = reference_learners(
             task, network, setting.key_fit, n_fit, self.learner, self.steps, self.published_steps
-        )  # fmt: skip
+        )
         return Beside(**{its.name: getattr(found, its.name) for its in fields(found)}, setting=setting)
 
 
@@ -113,21 +117,21 @@ class Beside(ReferenceLearners, Compared):
         """Loss and alignment to every learner `[member]`."""
         return jax.tree.map(np.asarray, self._watch(params))
 
-    def evaluate(self, study: Study) -> Found:
+    def evaluate(self, study: Evaluation) -> Records:
         """Final losses, all but those of least squares on the same prompts, and which members are trapped."""
         task, trained = study.task, study.trained
         losses_of = {
             "loss_trained": of_members(trained.predictor(trained.params)),
             "loss_untrained": of_members(trained.predictor(study.untrained)),
             "loss_construction": of_learner(self.construction),
-            "loss_zero": of_learner(learners.zero),
+            "loss_zero": of_learner(learners.predict_zero),
         }
         if task.noise_std > 0:
             losses_of["loss_ridge"] = of_learner(learners.ridge(noise_to_weight(task)))
         if study.asks("interpolation"):
             losses_of["loss_interpolated"] = of_members(study.of_circuits(study.interpolated))
-        beyond = DIVERGES * float(of_learner(learners.zero)(study.prompts).mean())
-        every = Partial(_every, together(losses_of), self.losses, beyond)
+        beyond = DIVERGES * float(of_learner(learners.predict_zero)(study.prompts).mean())
+        every = Partial(_every, merge_losses(losses_of), self.losses, beyond)
         risks = analysis.streamed_risks(every, task.sample, study.key, study.n_prompts)
         # A singular-value decomposition per prompt: on the curves' prompts only, a hundred times fewer.
         risks["loss_ols"] = analysis.Risk.of(of_learner(learners.ols)(study.prompts))
@@ -137,26 +141,26 @@ class Beside(ReferenceLearners, Compared):
         # prompts on which that diverges are all of its mean, to gradient descent.
         standard = min(risks[name].mean for name in ("loss_gd", "loss_gd_plus_plus_published") if name in risks)
         standard = standard if optimal is None else optimal
-        found = Found(free_members(risks.pop("capped").mean, standard), np.asarray(trained.diverged_at) >= 0)
+        found = Records(free_members(risks.pop("clipped").mean, standard), np.asarray(trained.diverged_at) >= 0)
         found.add_risks(risks)
         for name in self.rates:
             over = EVERY if name == "gd" else EVERY[:2]
             found.add(f"loss_ratio_{name}", risks["loss_trained"].mean / risks[f"loss_{name}"].mean, over=over)
         found.add("steps_skipped", trained.skipped, 0.0, over=EVERY[:1])
-        found.arrays["n_layers"], found.arrays["constructed"] = trained.config.n_layers, self.main
+        found.arrays["n_layers"], found.arrays["constructed"] = trained.config.n_layers, self.constructed
         found.arrays["rates"] = {name: [rates.tolist() for rates in pairs] for name, pairs in self.rates.items()}
         found.add_one("step_size_gd", self.step_size / task.n_context)
         found.add_one(
-            "construction_error", construction_error(self.construction, self.learner(self.main), study.prompts)
+            "construction_error", construction_error(self.construction, self.learner(self.constructed), study.prompts)
         )
         if optimal is not None:
             found.add_one("loss_optimal", optimal, 0.0)
             found.add("loss_ratio_optimal", risks["loss_trained"].mean / optimal)
-        on_curves = self.losses(study.prompts) | {"loss_zero": of_learner(learners.zero)(study.prompts)}
+        on_curves = self.losses(study.prompts) | {"loss_zero": of_learner(learners.predict_zero)(study.prompts)}
         found.arrays |= {f"{name}_on_curve_prompts": float(values.mean()) for name, values in on_curves.items()}
         return found
 
-    def over_training(self, study: Study, found: Found) -> None:
+    def over_training(self, study: Evaluation, found: Records) -> None:
         """Curves over the free members, and the losses of the trapped ones."""
         seed = study.experiment.seed
         if not found.is_free.any():
@@ -178,22 +182,22 @@ def _aligned(predictor: Predictor, prompts: Prompt, learned: Mapping[str, analys
 
 def _every(losses_of: Losses, of_learners: Losses, beyond: Array, prompts: Prompt) -> dict[str, Array]:
     losses = losses_of(prompts) | of_learners(prompts)
-    return losses | {"capped": capped(losses["loss_trained"], beyond)}
+    return losses | {"clipped": clip_losses(losses["loss_trained"], beyond)}
 
 
-def _optimal_loss(study: Study) -> float | None:
+def _optimal_loss(study: Evaluation) -> float | None:
     """The closed-form risk of the best linear layer, where there is one: Gaussian inputs, or independent coordinates.
 
     Corrupted labels leave it a gradient step: flipping all signs of w and of what replaces labels shows that terms
     without labels, or of even order in them, only add to the variance.
     """
     task, model = study.task, study.trained.config
-    if model.n_layers != 1 or not models.has_moment_form(model):
+    if model.n_layers != 1 or not models.has_gram_form(model):
         return None
     ratio, n = noise_to_weight(task), task.n_context
     if task.inputs == "normal" and not task.corrupted_labels:
         optimum = learners.gaussian_optimum_risk(task.second_moment, n, ratio, float(task.weight_scale))
-    elif FAMILIES[task.inputs].independent and task.covariance is None:
+    elif INPUT_DISTRIBUTIONS[task.inputs].independent and task.covariance is None:
         moments = task.second_moment[0, 0], task.fourth_moment
         step_size = learners.optimal_step_size(task.d_input, n, *moments, ratio, **corruption(task))
         sizes = step_size, task.d_input, n, *moments, ratio, float(task.weight_scale)

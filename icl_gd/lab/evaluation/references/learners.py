@@ -15,11 +15,20 @@ import jax
 import numpy as np
 
 from icl_gd import analysis, learners, models, plots
-from icl_gd.lab.config.bad_input import reject
+from icl_gd.lab.config.errors import reject
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.questions import Done, Picture, Reference
-from icl_gd.lab.evaluation.study import EVERY, Compared, Found, Setting, Study, free_members, of_learner, of_members
-from icl_gd.lab.evaluation.study import together as losses_together
+from icl_gd.lab.evaluation.measured import (
+    EVERY,
+    Compared,
+    Evaluation,
+    Records,
+    Setting,
+    free_members,
+    merge_losses,
+    of_learner,
+    of_members,
+)
 from icl_gd.programs import brief
 from icl_gd.types import Array, Predictor, Prompt
 
@@ -70,8 +79,9 @@ class BesideLearners(Compared):
     @cached_property
     def _watch(self) -> Callable[[Any], dict[str, Array]]:
         network, layout, prompts = self.setting.network, self.setting.layout, self.setting.prompts
-        of_learners = {name: jax.jit(lambda p, its=its: analysis.response(its, p))(prompts)
-                       for name, its in self.learners.items()}  # fmt: skip
+        of_learners = {
+            name: jax.jit(lambda p, its=its: analysis.response(its, p))(prompts) for name, its in self.learners.items()
+        }
 
         def one(params: Any, prompts: Prompt, theirs: Mapping[str, analysis.Response]) -> dict[str, Array]:
             predictor = models.fastest_predictor(network, params, layout)
@@ -89,7 +99,7 @@ class BesideLearners(Compared):
         """Loss and alignment to every learner `[member]`."""
         return jax.tree.map(np.asarray, self._watch(params))
 
-    def evaluate(self, study: Study) -> Found:
+    def evaluate(self, study: Evaluation) -> Records:
         """Final losses on the same prompts, their ratios, and alignment beside an untrained control.
 
         A member is trapped above 1.2 times the least loss of the learners.
@@ -98,13 +108,13 @@ class BesideLearners(Compared):
         losses_of = {
             "loss_trained": of_members(trained.predictor(trained.params)),
             "loss_untrained": of_members(trained.predictor(study.untrained)),
-            "loss_zero": of_learner(learners.zero),
+            "loss_zero": of_learner(learners.predict_zero),
             **{f"loss_{name}": of_learner(its) for name, its in self.learners.items()},
         }
-        risks = analysis.streamed_risks(losses_together(losses_of), study.task.sample, study.key, study.n_prompts)
+        risks = analysis.streamed_risks(merge_losses(losses_of), study.task.sample, study.key, study.n_prompts)
         loss = risks["loss_trained"].mean
         least = min(risks[f"loss_{name}"].mean for name in (*self.learners, "zero"))
-        found = Found(free_members(loss, least), np.asarray(trained.diverged_at) >= 0)
+        found = Records(free_members(loss, least), np.asarray(trained.diverged_at) >= 0)
         found.add_risks(risks)
         for name in self.learners:
             found.add(f"loss_ratio_{name}", loss / risks[f"loss_{name}"].mean)
@@ -115,7 +125,7 @@ class BesideLearners(Compared):
             for name, values in watched.items():
                 if name.startswith(analysis.Alignment._fields):
                     found.add(f"{name}{ending}", values, over=over)
-        found.arrays["loss_zero_on_curve_prompts"] = float(analysis.losses(learners.zero, study.prompts).mean())
+        found.arrays["loss_zero_on_curve_prompts"] = float(analysis.losses(learners.predict_zero, study.prompts).mean())
         found.arrays["learners"] = list(self.learners)
         for name, its in self.learners.items():
             found.arrays[f"loss_{name}_on_curve_prompts"] = float(analysis.losses(its, study.prompts).mean())

@@ -9,11 +9,20 @@ import jax
 import numpy as np
 
 from icl_gd import analysis, learners, models, plots
-from icl_gd.lab.config.bad_input import reject
+from icl_gd.lab.config.errors import reject
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.parts import Elementwise
 from icl_gd.lab.config.questions import Done, Picture, Reference
-from icl_gd.lab.evaluation.study import Compared, Found, Setting, Study, free_members, of_learner, of_members, together
+from icl_gd.lab.evaluation.measured import (
+    Compared,
+    Evaluation,
+    Records,
+    Setting,
+    free_members,
+    merge_losses,
+    of_learner,
+    of_members,
+)
 from icl_gd.lab.reporting.results import half_interval
 from icl_gd.models import TransformerConfig
 from icl_gd.types import Array
@@ -50,7 +59,7 @@ class BesideOneStep(Compared):
     @cached_property
     def step_size(self) -> float:
         """The best one, on the prompts of curves."""
-        return float(learners.best_step_size(self.setting.prompts))
+        return float(learners.fit_step_size(self.setting.prompts))
 
     @cached_property
     def _losses(self) -> Callable[[Any, Any], Array]:
@@ -61,18 +70,18 @@ class BesideOneStep(Compared):
         """Loss `[member]`."""
         return {"loss_trained": np.asarray(self._losses(params, self.setting.prompts))}
 
-    def evaluate(self, study: Study) -> Found:
+    def evaluate(self, study: Evaluation) -> Records:
         """Final losses on the same prompts, over that of the step, and over that of the member that is not modified."""
         trained, task, points = study.trained, study.task, study.points
         losses_of = {
             "loss_trained": of_members(trained.predictor(trained.params)),
             "loss_untrained": of_members(trained.predictor(study.untrained)),
             "loss_gd": of_learner(learners.gradient_descent([self.step_size])),
-            "loss_zero": of_learner(learners.zero),
+            "loss_zero": of_learner(learners.predict_zero),
         }
-        risks = analysis.streamed_risks(together(losses_of), task.sample, study.key, study.n_prompts)
+        risks = analysis.streamed_risks(merge_losses(losses_of), task.sample, study.key, study.n_prompts)
         loss = risks["loss_trained"].mean
-        found = Found(free_members(loss, risks["loss_gd"].mean), np.asarray(trained.diverged_at) >= 0)
+        found = Records(free_members(loss, risks["loss_gd"].mean), np.asarray(trained.diverged_at) >= 0)
         for name in ("loss_trained", "loss_untrained"):
             found.add(name, risks[name].mean, risks[name].stderr)
         for name in ("loss_gd", "loss_zero"):
@@ -115,8 +124,18 @@ def _draw_variants(done: Done) -> plots.Figure:
             x, metrics = zip(*sorted(found, key=lambda pair: pair[0]), strict=True)
             mean = [m["mean"] for m in metrics]
             reach = [half_interval(m) for m in metrics]
-            ax.errorbar(x, mean, reach, fmt=marker, linestyle="-" if ax is not axes[2] else "", color=shade, label=task,
-                        linewidth=0.9, markersize=3.5, markerfacecolor="none")  # fmt: skip
+            ax.errorbar(
+                x,
+                mean,
+                reach,
+                fmt=marker,
+                linestyle="-" if ax is not axes[2] else "",
+                color=shade,
+                label=task,
+                linewidth=0.9,
+                markersize=3.5,
+                markerfacecolor="none",
+            )
     for ax, label in zip(axes, (r"$\alpha$", r"$\beta$", "augmented"), strict=True):
         ax.axhline(1.0, color="black", linewidth=0.4)
         ax.set_xlabel(label)
@@ -130,8 +149,12 @@ def _draw_variants(done: Done) -> plots.Figure:
 
 def _draw_every_variant(done: Done) -> plots.Figure:
     """All combinations: a row a task, a column an augmentation, in each alpha by beta."""
-    of = {(p["fields"]["task.name"], *(p["fields"].get(f"model.{name}", 0.0) for name in VARIED)):
-          p["metrics"]["loss_ratio_plain"] for p in done["sweep"]}  # fmt: skip
+    of = {
+        (p["fields"]["task.name"], *(p["fields"].get(f"model.{name}", 0.0) for name in VARIED)): p["metrics"][
+            "loss_ratio_plain"
+        ]
+        for p in done["sweep"]
+    }
     tasks, alphas, betas, keys, values = (list(dict.fromkeys(place)) for place in zip(*of, strict=True))
     grown = [pair for pair in AUGMENTED if pair[0] in keys and pair[1] in values]
     extent = max(abs(np.log(metric["mean"])) for metric in of.values()) or 1.0

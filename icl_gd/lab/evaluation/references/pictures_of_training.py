@@ -8,9 +8,14 @@ from icl_gd.lab.config.questions import Done, Picture
 from icl_gd.lab.evaluation.comparing import LEARNERS
 from icl_gd.lab.reporting.results import sweep_line
 
-WORDS = {"task.n_context": r"context examples $N$", "model.d_embed": "width of the residual", "train.steps": "steps",
-         "task.pool": "prompts in the training set", "model.n_heads": "heads",
-         "task.corrupted_labels": "corrupted labels in training"}  # fmt: skip
+WORDS = {
+    "task.n_context": r"context examples $N$",
+    "model.d_embed": "width of the residual",
+    "train.steps": "steps",
+    "task.pool": "prompts in the training set",
+    "model.n_heads": "heads",
+    "task.corrupted_labels": "corrupted labels in training",
+}
 
 
 def _draw_sweep(done: Done) -> plots.Figure:
@@ -47,9 +52,16 @@ def _draw_sweep(done: Done) -> plots.Figure:
             centred = sweep_line(points, field, "loss_gd_centred")
             plots.line(ax, centred, "closed_form", label=hide("best step, centred context", i))
     for i, ((name, points), shade) in enumerate(zip(groups.items(), plots.shades(len(groups)), strict=True)):
-        plots.points(ax, sweep_line(points, field, error), "trained", marker="o^vDs<>p"[i % 8], size=4.0,
-                     join=bool(others), label=f"trained{', ' * bool(name)}{name}",
-                     colour=shade if others else None)  # fmt: skip
+        plots.points(
+            ax,
+            sweep_line(points, field, error),
+            "trained",
+            marker="o^vDs<>p"[i % 8],
+            size=4.0,
+            join=bool(others),
+            label=f"trained{', ' * bool(name)}{name}",
+            colour=shade if others else None,
+        )
     ax.set(xlabel=words(field), ylabel="loss" if error == "loss_trained" else "square error / variance of labels")
     xs = [point["fields"][field] for point in done["sweep"]]
     if field in sweeps.SPREAD_OUT and min(xs) > 0:
@@ -109,20 +121,36 @@ def _draw_depth_losses(done: Done) -> plots.Figure:
     names = [name for name in names if f"loss_{name}" in done["metrics"]]
     zero = done["metrics"]["loss_zero"]["mean"]
     losses = {name: plots.seeds(done["metrics"][f"loss_{name}"]) for name in names}
-    bounded = {name: plots.seeds(done["metrics"][f"loss_bounded_{name}"]) for name, values in losses.items()
-               if max(values) > zero and f"loss_bounded_{name}" in done["metrics"]}  # fmt: skip
+    bounded = {
+        name: plots.seeds(done["metrics"][f"loss_bounded_{name}"])
+        for name, values in losses.items()
+        if max(values) > zero and f"loss_bounded_{name}" in done["metrics"]
+    }
     losses |= bounded
     reach = 1.5 * max((max(values) for values in losses.values() if max(values) < zero), default=zero)
     for row, (name, values) in enumerate(losses.items()):
         _, colour, _ = plots.ROLES[name]
         if max(values) > reach:  # rare prompts on which it diverges are most of its mean
-            ax.annotate(f"{np.mean(values):.2g}", (0.9 * reach, row), (-5, 0), textcoords="offset points",
-                        va="center", ha="right", fontsize=6.5)  # fmt: skip
+            ax.annotate(
+                f"{np.mean(values):.2g}",
+                (0.9 * reach, row),
+                (-5, 0),
+                textcoords="offset points",
+                va="center",
+                ha="right",
+                fontsize=6.5,
+            )
             ax.plot([0.93 * reach], [row], ">", color=colour)
             continue
         ax.plot(values, [row] * len(values), "o", color=colour, markerfacecolor="none")
-        ax.annotate(f"{np.mean(values):.4f}" + " *" * (name in bounded), (max(values), row), (5, 0),
-                    textcoords="offset points", va="center", fontsize=6.5)  # fmt: skip
+        ax.annotate(
+            f"{np.mean(values):.4f}" + " *" * (name in bounded),
+            (max(values), row),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=6.5,
+        )
     ax.set_yticks(range(len(names)), [plots.ROLES[name][0] for name in names])
     ax.set_xlim(0, reach)
     ax.set_xlabel(r"loss  $\frac{1}{2}(\hat y - y)^2$")

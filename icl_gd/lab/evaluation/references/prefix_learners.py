@@ -14,13 +14,13 @@ import numpy as np
 from tqdm import tqdm
 
 from icl_gd import analysis, learners, models, plots
-from icl_gd.lab.config.bad_input import reject
+from icl_gd.lab.config.errors import reject
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.parts import Functions, InConfig
 from icl_gd.lab.config.questions import Done, Picture, Reference
-from icl_gd.lab.evaluation.study import EVERY, Compared, Found, Setting, Study
+from icl_gd.lab.evaluation.measured import EVERY, Compared, Evaluation, Records, Setting
 from icl_gd.schema import OneOf, check
-from icl_gd.tasks import PROMPT_SUITE, FunctionRegression
+from icl_gd.tasks import EVAL_SUITE, FunctionRegression
 from icl_gd.training import Curriculum
 from icl_gd.types import Array, PrefixPredictor, PrefixPrompt
 
@@ -60,7 +60,7 @@ class PrefixLearners(Reference):
     """Learners that answer at every length of a prompt, on prompts like those of training and on others.
 
     Attributes:
-      families: of prompts, that errors at every length are measured on.
+      suite: of prompts, that errors at every length are measured on.
       baselines: learners beside the trained model.
     """
 
@@ -70,29 +70,30 @@ class PrefixLearners(Reference):
         *("normalised_error", "normalised_error_*", "excess_over_*", "peak_of_least_squares_*", "training_loss"),
     )
     on_prefixes: ClassVar[bool] = True
-    in_config: ClassVar[InConfig] = InConfig({"families": "eval.families", "baselines": "eval.baselines"})
-    families: Annotated[tuple[str, ...] | tuple[()], OneOf(PROMPT_SUITE)] = ("standard",)
+    in_config: ClassVar[InConfig] = InConfig({"suite": "eval.suite", "baselines": "eval.baselines"})
+    suite: Annotated[tuple[str, ...] | tuple[()], OneOf(EVAL_SUITE)] = ("standard",)
     baselines: Annotated[tuple[str, ...] | tuple[()], OneOf((*BASELINES, *HOST_BASELINES))] = ()
 
     def __post_init__(self):
         check(self)
-        for name in ("families", "baselines"):
+        for name in ("suite", "baselines"):
             words = getattr(self, name)
             if twice := [word for word in words if words.count(word) > 1]:
                 raise ValueError(f"eval.{name}={twice[0]}: every word is accepted once")
-        if self.baselines and not self.families:
-            raise ValueError(
-                "eval.families=(): baselines are measured on families of prompts; give some, as ('standard',)"
-            )
+        if self.baselines and not self.suite:
+            raise ValueError("eval.suite=(): baselines are measured on suite of prompts; give some, as ('standard',)")
 
     def check(self, experiment: Experiment) -> None:
         if not experiment.network.causal:
             reject("model.style", experiment.model.name, "reference.name=prefix_learners takes gpt2, which is causal")
-        if experiment.law.noise != "normal" and not experiment.law.noise_std and "noisy" not in self.families:
-            reject("task.noise", experiment.law.noise, "does nothing without noise; give task.noise_std, or noisy "
-                   "among eval.families")  # fmt: skip
-        if experiment.law.logistic and "noisy" in self.families:
-            reject("eval.families", "noisy", "labels of task.name=signs are classes, without noise; leave it out")
+        if experiment.law.noise != "normal" and not experiment.law.noise_std and "noisy" not in self.suite:
+            reject(
+                "task.noise",
+                experiment.law.noise,
+                "does nothing without noise; give task.noise_std, or noisy among eval.suite",
+            )
+        if experiment.law.logistic and "noisy" in self.suite:
+            reject("eval.suite", "noisy", "labels of task.name=signs are classes, without noise; leave it out")
 
     def check_here(self) -> None:
         for name in self.baselines:
@@ -132,19 +133,19 @@ class BesidePrefixLearners(Compared):
         """Errors over all lengths, and with all examples `[member]`."""
         return jax.tree.map(np.asarray, self._watch(params, self.setting.prompts))
 
-    def evaluate(self, study: Study) -> Found:
+    def evaluate(self, study: Evaluation) -> Records:
         """Errors at every length, on every family of prompts, beside those of the baselines."""
         return evaluate(study)
 
-    def over_training(self, study: Study, found: Found) -> None:
+    def over_training(self, study: Evaluation, found: Records) -> None:
         super().over_training(study, found)
         found.arrays["curriculum_ends_at"] = end_of(study.experiment.settings.curriculum)
 
 
-def family_prompts(study: Study, family: str) -> tuple[FunctionRegression, PrefixPrompt]:
+def family_prompts(study: Evaluation, family: str) -> tuple[FunctionRegression, PrefixPrompt]:
     """The task a family is of, and its prompts, on a leading axis."""
-    task = PROMPT_SUITE[family](study.task) if family != "standard" else study.task
-    key = jax.random.fold_in(study.key, sorted(PROMPT_SUITE).index(family))
+    task = EVAL_SUITE[family](study.task) if family != "standard" else study.task
+    key = jax.random.fold_in(study.key, sorted(EVAL_SUITE).index(family))
     return task, jax.jit(jax.vmap(task.sample_prefixes))(jax.random.split(key, study.n_prompts))
 
 
@@ -156,19 +157,19 @@ def member_errors(
     return jax.lax.map(one, params)
 
 
-def evaluate(study: Study) -> Found:
+def evaluate(study: Evaluation) -> Records:
     """Curves `normalised_error_FAMILY_NAME` over the number of examples, and what their means over it are."""
     gone = np.asarray(study.trained.diverged_at) >= 0
-    found = Found(~gone, gone)
-    families = tuple(study.experiment.reference.families)[: study.suite_values]
+    found = Records(~gone, gone)
+    suite = tuple(study.experiment.reference.suite)[: study.suite_values]
     standard = {}
-    for name in dict.fromkeys(("standard", *families)):
+    for name in dict.fromkeys(("standard", *suite)):
         print(f"measuring: {name} prompts", flush=True)
         task, prompts = family_prompts(study, name)
         measure = jax.jit(partial(member_errors, study.trained.prefix_predictor, task=task))
         trained = np.asarray(measure(study.trained.params, prompts), np.float64)
         errors: dict[str, np.ndarray] = {"trained": trained.mean(0)}
-        if name in families:
+        if name in suite:
             errors |= _of_baselines(study, prompts, task)
             if task.noise_std > 0.0 and "least_squares" in errors:
                 median = np.median(errors["least_squares"], axis=0)  # around k = d the mean is infinite
@@ -188,12 +189,12 @@ def evaluate(study: Study) -> Found:
     _summaries(found, standard, study.task, beyond[0] if beyond else None)
     if study.task.logistic:
         found.arrays["are_classes"] = True
-    if others := [name for name in families if name != "standard"]:
+    if others := [name for name in suite if name != "standard"]:
         found.arrays["other_families"] = others
     return found
 
 
-def _of_baselines(study: Study, prompts: PrefixPrompt, task: FunctionRegression) -> dict[str, np.ndarray]:
+def _of_baselines(study: Evaluation, prompts: PrefixPrompt, task: FunctionRegression) -> dict[str, np.ndarray]:
     """The same of every learner, `[prompt n]`, in float64: near k = d least squares loses half its digits."""
     exact: PrefixPrompt = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), prompts._replace(w=None))
     found: dict[str, np.ndarray] = {}
@@ -215,12 +216,12 @@ def _of_host(name: str, prompts: PrefixPrompt, task: FunctionRegression) -> np.n
     shown = partial(tqdm, total=len(prompts.x), desc=f"measuring: {name}", unit="prompt", disable=quiet)
     x, y, x_query = (np.asarray(leaf) for leaf in prompts[:3])
     y_hat = learners.host_predictions(HOST_BASELINES[name](), x, y, x_query, progress=shown)
-    errors = analysis.errors_of(jnp.asarray(y_hat), jnp.asarray(prompts.y_query), task.logistic)
+    errors = analysis.squared_errors(jnp.asarray(y_hat), jnp.asarray(prompts.y_query), task.logistic)
     return np.asarray(errors) / _of_zero(task)
 
 
 def _errors(predictor: PrefixPredictor, prompts: PrefixPrompt, task: FunctionRegression, at_once: int) -> Array:
-    return analysis.prefix_errors(predictor, prompts, task.in_order, at_once, task.logistic) / _of_zero(task)
+    return analysis.prefix_squared_errors(predictor, prompts, task.in_order, at_once, task.logistic) / _of_zero(task)
 
 
 def _of_zero(task: FunctionRegression) -> float:
@@ -232,11 +233,15 @@ def band(errors: np.ndarray) -> dict[str, list]:
     """A curve over the number of examples from errors `[prompt n]`, in a band from 5 to 95 % of resampled prompts."""
     interval = analysis.bootstrap_interval(jnp.asarray(errors), jax.random.key(0))
     low, high = (np.where(np.isfinite(interval.mean), ends, np.nan) for ends in (interval.low, interval.high))
-    return {"x": list(range(errors.shape[1])), "mean": interval.mean.tolist(), "low": low.tolist(),
-            "high": high.tolist()}  # fmt: skip
+    return {
+        "x": list(range(errors.shape[1])),
+        "mean": interval.mean.tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
+    }
 
 
-def _by_member(found: Found, family: str, errors: np.ndarray) -> None:
+def _by_member(found: Records, family: str, errors: np.ndarray) -> None:
     """Means over prompts, and over lengths that have a query, of every member."""
     by_length = errors.mean(1)
     ending = "" if family == "standard" else f"_{family}"
@@ -245,7 +250,7 @@ def _by_member(found: Found, family: str, errors: np.ndarray) -> None:
 
 
 def _summaries(
-    found: Found, standard: Mapping[str, np.ndarray], task: FunctionRegression, trained: int | None = None
+    found: Records, standard: Mapping[str, np.ndarray], task: FunctionRegression, trained: int | None = None
 ) -> None:
     """Of the standard prompts: means over lengths of all learners, and how far members are from them.
 
@@ -388,7 +393,7 @@ PICTURES = (
         "prompt_families",
         ("other_families",),
         _draw_families,
-        "The same model on prompts of other families than those of its training, beside learners; "
+        "The same model on prompts of other suite than those of its training, beside learners; "
         "bands as before. Curves that are missing are above the frame, at all lengths shown.",
         place=310,
         remarks={BEYOND: BEYOND_SAID},

@@ -15,7 +15,7 @@ SEARCHED = 4096  # prompts on which starting points are tried before all of them
 STARTS = 6
 
 
-def least(
+def minimise_risk(
     risk: Callable[[Any, Float[Array, "2 step"]], Array],
     data: Any,
     to_step_sizes: Float[np.ndarray, "step p"],

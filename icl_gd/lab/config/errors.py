@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Any, NoReturn
 
 
-class BadInput(ValueError):
+class ConfigError(ValueError):
     """What the user asked for cannot be run; the message is one line that names the field and what would do."""
 
 
@@ -34,4 +34,4 @@ def one_line(error: BaseException) -> str:
 
 
 def reject(field: str, value: Any, accepted: str) -> NoReturn:
-    raise BadInput(f"{field}={value}: {accepted}")
+    raise ConfigError(f"{field}={value}: {accepted}")

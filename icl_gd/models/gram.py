@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from icl_gd.schema import Size, checked
-from icl_gd.types import Array, Circuits, Moments
+from icl_gd.types import Array, Circuits, Gram
 
 
-def apply_moments(
-    circuits: Circuits, moments: Moments
+def apply_gram(
+    circuits: Circuits, moments: Gram
 ) -> tuple[Float[Array, "depth e *batch"], Float[Array, "depth e e *batch"]]:
     """Query residuals and context moments before the first layer and after each one."""
     context, query = moments
@@ -68,13 +68,13 @@ _batched_product.defvjp(
 
 
 @checked
-def read_moments(circuits: Circuits, moments: Moments, d_output: Size) -> Float[Array, " m *batch"]:
+def read_gram(circuits: Circuits, moments: Gram, d_output: Size) -> Float[Array, " m *batch"]:
     """The prediction, minus the last `d_output` slots of the query, at the least cost for a batch.
 
     Only what is read of the last layer is computed, and its weights meet the data in two-dimensional products that
     batch and members share: with the batch among a product's own batch axes a CPU needs five times as long.
     """
-    queries, contexts = apply_moments(Circuits(circuits.W_KQ[:-1], circuits.W_PV[:-1]), moments)
+    queries, contexts = apply_gram(Circuits(circuits.W_KQ[:-1], circuits.W_PV[:-1]), moments)
     query, context = queries[-1], contexts[-1]
     w_kq, w_pv = circuits.W_KQ[-1], circuits.W_PV[-1, :, -d_output:]
     heads, rows, e = w_pv.shape

@@ -13,7 +13,7 @@ Loss = Callable[[Any, Any], Array]
 
 
 @checked
-def in_blocks(loss: Loss, at_once: Size) -> Loss:
+def microbatched(loss: Loss, at_once: Size) -> Loss:
     """The same loss, `(params, batch) -> scalar`, over blocks of at most `at_once` prompts: equal ones, and a last
     shorter one where they do not divide the batch.
 

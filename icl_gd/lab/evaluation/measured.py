@@ -1,6 +1,7 @@
 """A population before and after it is trained, and what is found of it.
 
-A `Reference` prepares what it is compared with from a `Setting`; analyses look at a `Study` and add records to `Found`.
+A `Reference` prepares what it is compared with from a `Setting`; an analysis reads an
+`Evaluation` and adds to `Records`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -89,9 +90,9 @@ class Setting:
     def suite_values(self) -> int | None:
         return self.experiment.eval.suite_values
 
-    def few(self, values: Sequence) -> tuple:
+    def subsample(self, values: Sequence) -> tuple:
         """At most `eval.suite_values` of them."""
-        return few(values, self.suite_values)
+        return subsample(values, self.suite_values)
 
     def asks(self, name: str) -> bool:
         """Whether an analysis is asked for."""
@@ -105,18 +106,18 @@ class Compared:
         """Metrics `[member]` of a population's parameters, measured during training and after it."""
         raise NotImplementedError
 
-    def evaluate(self, study: "Study") -> "Found":
+    def evaluate(self, study: "Evaluation") -> "Records":
         """Final numbers of a trained population, and which of its members are trapped."""
         raise NotImplementedError
 
-    def over_training(self, study: "Study", found: "Found") -> None:
+    def over_training(self, study: "Evaluation", found: "Records") -> None:
         """Adds what was watched during training, as curves over all members."""
         members = range(study.experiment.seeds)
         found.curves |= curves_by_step(study.history, study.experiment.seed, members)
 
 
 @dataclass(frozen=True)
-class Study(Setting):
+class Evaluation(Setting):
     """What analyses look at: a trained population beside what it is compared with.
 
     Attributes:
@@ -173,7 +174,7 @@ class Study(Setting):
 
 
 class Measured(NamedTuple):
-    """Values `[member]` with their sampling errors, or one number that has no members; see `Found`."""
+    """Values `[member]` with their sampling errors, or one number that has no members; see `Records`."""
 
     values: np.ndarray
     errors: np.ndarray | None
@@ -181,7 +182,7 @@ class Measured(NamedTuple):
 
 
 @dataclass
-class Found:
+class Records:
     """Records of a study: what goes into results.json, made by `metrics` for all members or some of them."""
 
     is_free: np.ndarray  # [member]: not trapped
@@ -239,7 +240,7 @@ class Found:
         return found
 
 
-def together(losses_of: Mapping[str, Callable[[Prompt], Array]]) -> Losses:
+def merge_losses(losses_of: Mapping[str, Callable[[Prompt], Array]]) -> Losses:
     """Several losses of the same prompts as one function, a pytree: its program serves whatever arrays they hold."""
     return Partial(_together, {name: as_partial(losses) for name, losses in losses_of.items()})
 
@@ -263,7 +264,7 @@ def free_members(losses: np.ndarray, standard: float | np.ndarray) -> np.ndarray
     return losses <= TRAPPED_ABOVE * standard  # not the negation of >, which would hold for nan
 
 
-def capped(losses: Array, most: float | Array) -> Array:
+def clip_losses(losses: Array, most: float | Array) -> Array:
     """Losses of which none is larger than `most`, nor nan.
 
     Rare prompts on which a network without a clip diverges are all of its mean, and say nothing of the solution that
@@ -292,13 +293,13 @@ def held_out_key(seed: int, purpose: int) -> Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2**31 - 1), purpose)
 
 
-def few(values: Sequence, at_most: int | None) -> tuple:
+def subsample(values: Sequence, at_most: int | None) -> tuple:
     """At most so many of them, all where that is None: evenly many, with the first and last."""
     asked = len(values) if at_most is None else min(at_most, len(values))
     return tuple(values[i] for i in np.linspace(0, len(values) - 1, asked).round().astype(int))
 
 
-def first(prompts: Any, n: int) -> Any:
+def take(prompts: Any, n: int) -> Any:
     """The first n of a batch of Prompts or PrefixPrompts, for what is dear to measure."""
     return jax.tree.map(lambda leaf: leaf[:n], prompts)
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from icl_gd.learners.fit import minimise_risk
 from icl_gd.learners.iterative import gd_plus_plus
-from icl_gd.learners.search import least
-from icl_gd.learners.spectral import Pairs
+from icl_gd.learners.spectral import GDPlusPlusRates
 from icl_gd.schema import checked
 from icl_gd.types import Array, Positive, Prompt
 
@@ -32,10 +32,12 @@ def _risk(sample: _Sample, rates: Array) -> Array:
 
 
 @checked
-def best_gd_plus_plus_on(prompts: Prompt, start: Pairs, clip: Positive | None = None, free: bool = False) -> Pairs:
+def fit_gd_plus_plus_on(
+    prompts: Prompt, start: GDPlusPlusRates, clip: Positive | None = None, free: bool = False
+) -> GDPlusPlusRates:
     """GD++'s best pair on a sample, one for all steps or, if `free`, one per step.
 
-    A prompt costs n times what it costs `best_gd_plus_plus`, so that free pairs are those down from the start; the
+    A prompt costs n times what it costs `fit_gd_plus_plus`, so that free pairs are those down from the start; the
     shared one is the best of several local minima.
 
     Args:
@@ -48,6 +50,6 @@ def best_gd_plus_plus_on(prompts: Prompt, start: Pairs, clip: Positive | None = 
     rates = np.concatenate(start) if free else np.array([start.step_sizes[0], start.gammas[0]])
     sample = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), _Sample(prompts, clip))
     maps = np.hstack([each, 0 * each]), np.hstack([0 * each, each])
-    found = least(_risk, sample, *maps, rates, spread=0.0 if free else 0.3, tolerance=TOLERANCE)
+    found = minimise_risk(_risk, sample, *maps, rates, spread=0.0 if free else 0.3, tolerance=TOLERANCE)
     found = found if free else np.repeat(found, n_steps)
-    return Pairs(found[:n_steps], found[n_steps:])
+    return GDPlusPlusRates(found[:n_steps], found[n_steps:])
