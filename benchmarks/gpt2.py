@@ -1,12 +1,14 @@
-"""A training step of a small GPT-2 on linear functions, beside PyTorch's of the same size.
+"""Times a training step of a small GPT-2 on linear functions, in JAX and in PyTorch.
 
     python benchmarks/gpt2.py [--json] [--write | --smoke]
 
-Size `tiny` (64 wide, 3 layers, 2 heads), batches of 64 prompts; the whole step: sampling, forward, backward, Adam. Ours
-is what `configs/garg_linear.py` runs; theirs is HuggingFace's GPT-2 between two linear maps, without dropout, as
-published, where PyTorch and transformers are installed (pip install 'icl-gd[interop]'), on as many threads as there are
-cores; elsewhere ours is timed alone. Both take turns; a figure is the least of several timings. Takes some three
-minutes on two cores, on which nothing else should run.
+The size is `tiny` (width 64, 3 layers, 2 heads) with batches of 64 prompts. The whole step is timed: sampling, forward,
+backward, Adam. The JAX step is that of `configs/garg_linear.py`. The PyTorch step is that of the published code:
+HuggingFace's GPT-2 between two linear maps, without dropout, with one thread per core. It is omitted if PyTorch or
+transformers is missing (pip install 'icl-gd[interop]').
+
+Both are timed alternately, and the minimum of several timings is printed. This takes about three minutes on two cores,
+on which nothing else should run.
 """
 
 import sys
@@ -23,15 +25,23 @@ from icl_gd import models
 from icl_gd.tasks import FunctionRegression, Linear
 from icl_gd.training import mesh
 
-ASKED = 2  # times PyTorch's steps per second, at 20 inputs
+TARGET = 2  # times PyTorch's steps per second, with 20 inputs
 NO_PYTORCH = pages.missing("interop", "torch", "transformers")
 
 
 class Sizes(NamedTuple):
-    """Networks, batches, and so many steps a timing, of which there are so many."""
+    """Sizes of tasks, networks and timings.
 
-    settings: tuple[tuple[int, int], ...] = ((5, 11), (20, 41))  # inputs, points
-    network: tuple[int, int, int] = (64, 3, 2)  # width, layers, heads
+    Attributes:
+      settings: numbers of inputs and points of each row.
+      network: width, layers and heads.
+      batch_size: prompts of a batch.
+      steps: steps of one timing.
+      rounds: number of timings.
+    """
+
+    settings: tuple[tuple[int, int], ...] = ((5, 11), (20, 41))
+    network: tuple[int, int, int] = (64, 3, 2)
     batch_size: int = 64
     steps: int = 100
     rounds: int = 3
@@ -41,28 +51,48 @@ SMOKE = Sizes(((20, 3),), (8, 1, 1), batch_size=4, steps=2, rounds=1)
 
 
 def ours(sizes: Sizes, d: int, points: int) -> float:
-    """Seconds of a step, the least of several chunks; the first compiles."""
+    """Seconds of a step in JAX: the minimum of several chunks, without the first, which compiles.
+
+    Args:
+      sizes: sizes of network and timings.
+      d: number of inputs.
+      points: number of points of a prompt.
+
+    Returns:
+      The seconds of one step.
+    """
     config = models.gpt2_config(d, 2 * points - 1, *sizes.network)
     steps = sizes.steps * (sizes.rounds + 1)
     settings = icl_gd.TrainSettings(steps, sizes.batch_size, learning_rate=1e-4, clip=1e6, beta2=0.999, epsilon=1e-8)
     times = [time.perf_counter()]
 
-    def took(trained: icl_gd.Population, step: int, loss: jax.Array) -> None:
+    def record_time(trained: icl_gd.Population, step: int, loss: jax.Array) -> None:
         jax.block_until_ready(loss)
         times.append(time.perf_counter())
 
     task = FunctionRegression(Linear(d), points - 1)
-    icl_gd.train(task, config, settings, layout="alternating", parallel="auto", on_chunk=took, chunk_steps=sizes.steps)
+    icl_gd.train(
+        task, config, settings, layout="alternating", parallel="auto", on_chunk=record_time, chunk_steps=sizes.steps
+    )
     return min(end - begin for begin, end in pairwise(times[1:])) / sizes.steps
 
 
 def pytorch(sizes: Sizes, d: int, points: int) -> Callable[[], float]:
-    """Seconds of a step, whenever it is called."""
+    """Prepares the PyTorch step.
+
+    Args:
+      sizes: sizes of network and timings.
+      d: number of inputs.
+      points: number of points of a prompt.
+
+    Returns:
+      A function that times the step: the mean seconds over `sizes.steps` steps.
+    """
     import torch
     from transformers import GPT2Config, GPT2Model
 
     width, layers, heads = sizes.network
-    about = GPT2Config(
+    config = GPT2Config(
         n_positions=2 * points,
         n_embd=width,
         n_layer=layers,
@@ -72,10 +102,9 @@ def pytorch(sizes: Sizes, d: int, points: int) -> Callable[[], float]:
         attn_pdrop=0.0,
         use_cache=False,
     )
-    backbone, read_in, read_out = GPT2Model(about), torch.nn.Linear(d, width), torch.nn.Linear(width, 1)
+    backbone, read_in, read_out = GPT2Model(config), torch.nn.Linear(d, width), torch.nn.Linear(width, 1)
     parameters = [leaf for part in (backbone, read_in, read_out) for leaf in part.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=1e-4)
-
     batch = sizes.batch_size
 
     def step() -> None:
@@ -100,44 +129,47 @@ def pytorch(sizes: Sizes, d: int, points: int) -> Callable[[], float]:
 
 
 def measure(sizes: Sizes) -> list[dict]:
+    """Rows of the table."""
     rows = []
     for d, points in sizes.settings:
         row: dict[str, float] = {"inputs": d, "points": points}
         if NO_PYTORCH:
             row["step"] = ours(sizes, d, points)
         else:
-            theirs = pytorch(sizes, d, points)
-            before = min(theirs() for _ in range(sizes.rounds))
+            time_pytorch = pytorch(sizes, d, points)
+            before = min(time_pytorch() for _ in range(sizes.rounds))
             row["step"] = ours(sizes, d, points)
-            row["pytorch"] = min(before, *(theirs() for _ in range(sizes.rounds)))
+            row["pytorch"] = min(before, *(time_pytorch() for _ in range(sizes.rounds)))
             row["faster"] = row["pytorch"] / row["step"]
         rows.append(row)
         print({name: round(value, 4) for name, value in row.items()}, file=sys.stderr, flush=True)
     return rows
 
 
-def table(found: list[dict]) -> str:
-    """The rows as a Markdown table; without PyTorch, of ours alone."""
+def table(records: list[dict]) -> str:
+    """The rows as a Markdown table, without the columns of PyTorch where it is missing."""
     measured = f"Measured on {jax.local_device_count()} x cpu, JAX {jax.__version__}."
+    head = ["inputs", "points", "step / ms"]
     if NO_PYTORCH:
-        said, theirs = f"{measured} Without PyTorch's steps: {NO_PYTORCH}.", ()
+        note = f"{measured} Without PyTorch's steps: {NO_PYTORCH}."
     else:
-        holds = "yes" if found[-1]["faster"] >= ASKED else "no"
-        said = f"{measured} At 20 inputs {ASKED} times as many steps as PyTorch's were asked for: {holds}."
-        theirs = ("PyTorch's / ms", "times faster")
-    head = ("inputs", "points", "step / ms", *theirs)
-    lines = [head, ("---",) * len(head)]
-    for row in found:
-        cells = (str(row["inputs"]), str(row["points"]), f"{1e3 * row['step']:.3g}")
-        lines.append((*cells, *(() if NO_PYTORCH else (f"{1e3 * row['pytorch']:.3g}", f"{row['faster']:.3g}"))))
-    return "\n".join([said, "", *(f"| {' | '.join(line)} |" for line in lines)])
+        reached = "yes" if records[-1]["faster"] >= TARGET else "no"
+        note = f"{measured} Target: with 20 inputs, {TARGET} times as many steps as PyTorch. Reached: {reached}."
+        head += ["PyTorch's / ms", "times faster"]
+    lines = [head, ["---"] * len(head)]
+    for row in records:
+        cells = [str(row["inputs"]), str(row["points"]), f"{1e3 * row['step']:.3g}"]
+        if not NO_PYTORCH:
+            cells += [f"{1e3 * row['pytorch']:.3g}", f"{row['faster']:.3g}"]
+        lines.append(cells)
+    return "\n".join([note, "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
 def main() -> None:
     options = pages.parse(pages.parser(__doc__))
     mesh.use_cpu_cores()
-    found = measure(SMOKE if options.smoke else Sizes())
-    pages.report(options, found, {"gpt2": table(found)})
+    records = measure(SMOKE if options.smoke else Sizes())
+    pages.report(options, records, {"gpt2": table(records)})
 
 
 if __name__ == "__main__":

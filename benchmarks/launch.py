@@ -1,9 +1,10 @@
-"""From the command to the first chunk of `one_layer`, and to the end of the run, stage by stage.
+"""Measures the launch of `one_layer`: seconds to the first chunk, and of every stage of the run.
 
     python benchmarks/launch.py [--json] [--write | --smoke]
 
-Starts new processes with a compilation cache of their own: the first run finds it empty, the second one finds the
-programs of the first. Takes some five minutes on two CPU cores, on which nothing else should run.
+Two runs are started in new processes with a compilation cache of their own. The cache is empty for the first run
+(cold); the second run (warm) reuses the programs of the first. This takes about five minutes on two CPU cores, on which
+nothing else should run.
 """
 
 import json
@@ -22,7 +23,12 @@ COMPILING = ("tracing", "lowering", "xla")
 
 
 class Launch(NamedTuple):
-    """What is run, and how often the package is imported."""
+    """What is run.
+
+    Attributes:
+      settings: arguments of the command.
+      imports: how often the import is timed.
+    """
 
     settings: tuple[str, ...] = ("--config=configs/one_layer.py",)
     imports: int = 3
@@ -32,27 +38,34 @@ SMOKE = Launch(("--config=configs/one_layer.py:smoke", "--config.analyses=weight
 
 
 def seconds_to_import() -> float:
+    """Seconds that a new process takes to import `icl_gd`."""
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import icl_gd"], cwd=pages.ROOT, check=True)
     return time.perf_counter() - began
 
 
 def run(settings: tuple[str, ...], workdir: Path, cache: Path) -> dict[str, Any]:
-    """A run from the command to its end.
+    """Runs an experiment in a new process and measures it.
 
-    Seconds until metrics of its first chunk are written, what it says of its compilation cache, and the cost of its
-    stages.
+    Args:
+      settings: arguments of the command.
+      workdir: where the run writes its results.
+      cache: directory of the compilation cache.
+
+    Returns:
+      "first_chunk", the seconds until metrics of the first chunk are written; "cache", the run's message on its
+      compilation cache; and "profile", the cost of every stage.
 
     Raises:
-      RuntimeError: if the run fails; says what it said.
+      RuntimeError: if the run fails; the message contains its output.
     """
     command = [sys.executable, "-m", "experiments.run", *settings, f"--workdir={workdir}", "--profile"]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
     log, metrics = workdir.with_suffix(".log"), workdir / "metrics.jsonl"
     began = time.perf_counter()
     with (
-        log.open("w") as said,
-        subprocess.Popen(command, cwd=pages.ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT) as process,
+        log.open("w") as output,
+        subprocess.Popen(command, cwd=pages.ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT) as process,
     ):
         while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
             time.sleep(0.02)
@@ -65,7 +78,7 @@ def run(settings: tuple[str, ...], workdir: Path, cache: Path) -> dict[str, Any]
 
 
 def measure(launch: Launch) -> dict[str, Any]:
-    """Of the import the least of several rounds, and two runs."""
+    """Times the import (minimum of several rounds), a cold run and a warm run."""
     imports = min(seconds_to_import() for _ in range(launch.imports))
     with tempfile.TemporaryDirectory() as directory:
         cache = Path(directory) / "cache"
@@ -73,39 +86,41 @@ def measure(launch: Launch) -> dict[str, Any]:
     return {"import": imports, "cold": cold, "warm": warm}
 
 
-def launches(found: dict[str, Any]) -> str:
-    """Seconds to the first chunk, with their targets, as a Markdown table."""
+def launches(records: dict[str, Any]) -> str:
+    """A Markdown table of the seconds to the first chunk, with their targets."""
     timed = {
-        "import icl_gd": (found["import"], ""),
-        "first chunk, first launch": (found["cold"]["first_chunk"], found["cold"]["cache"]),
-        "first chunk, second launch": (found["warm"]["first_chunk"], found["warm"]["cache"]),
+        "import icl_gd": (records["import"], ""),
+        "first chunk, first launch": (records["cold"]["first_chunk"], records["cold"]["cache"]),
+        "first chunk, second launch": (records["warm"]["first_chunk"], records["warm"]["cache"]),
     }
-    lines = ["| what | seconds | at most | holds | what the run says |", "|---|---|---|---|---|"]
-    for what, (seconds, said) in timed.items():
-        asked = TARGETS.get(what)
-        holds = "" if asked is None else "yes" if seconds <= asked else "no"
-        lines.append(f"| {what} | {seconds:.3g} | {asked or ''} | {holds} | {said} |")
+    lines = ["| what | seconds | target (at most) | reached | message of the run |", "|---|---|---|---|---|"]
+    for what, (seconds, message) in timed.items():
+        target = TARGETS.get(what)
+        if target is None:
+            lines.append(f"| {what} | {seconds:.3g} |  |  | {message} |")
+        else:
+            lines.append(f"| {what} | {seconds:.3g} | {target} | {'yes' if seconds <= target else 'no'} | {message} |")
     return "\n".join(lines)
 
 
-def stages(found: dict[str, Any]) -> str:
-    """What the stages of both runs cost, and all of them together, as a Markdown table."""
-    warm = {stage["stage"]: stage["seconds"] for stage in found["warm"]["profile"]}
+def stages(records: dict[str, Any]) -> str:
+    """A Markdown table of the cost of every stage in both runs, with totals."""
+    warm = {stage["stage"]: stage["seconds"] for stage in records["warm"]["profile"]}
     rows = []
-    for stage in found["cold"]["profile"]:
+    for stage in records["cold"]["profile"]:
         compiling = sum(stage[column] for column in COMPILING)
         rows.append((stage["stage"], stage["seconds"], compiling, stage["programs"], warm[stage["stage"]]))
     rows.append(("all", *(sum(row[i] for row in rows) for i in range(1, 5))))
-    lines = ["| stage | cold seconds | of it compiling | programs | warm seconds |", "|---|---|---|---|---|"]
-    for name, seconds, compiling, programs, again in rows:
-        lines.append(f"| {name} | {seconds:.2f} | {compiling:.2f} | {programs:.0f} | {again:.2f} |")
+    lines = ["| stage | cold seconds | of which compiling | programs | warm seconds |", "|---|---|---|---|---|"]
+    for name, cold_seconds, compiling, programs, warm_seconds in rows:
+        lines.append(f"| {name} | {cold_seconds:.2f} | {compiling:.2f} | {programs:.0f} | {warm_seconds:.2f} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     options = pages.parse(pages.parser(__doc__))
-    found = measure(SMOKE if options.smoke else Launch())
-    pages.report(options, found, {"launch": launches(found), "profile": stages(found)})
+    records = measure(SMOKE if options.smoke else Launch())
+    pages.report(options, records, {"launch": launches(records), "profile": stages(records)})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What benchmarks share: their command line, what they print, and tables between markers on a page."""
+"""Shared by all benchmarks: the command line, printing, and writing tables between markers of a page."""
 
 import argparse
 import json
@@ -14,47 +14,80 @@ README = ROOT / "benchmarks" / "README.md"
 
 
 def put(name: str, text: str, page: Path = README) -> None:
-    """Replaces what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`."""
+    """Replaces the text between `<!-- NAME:begin -->` and `<!-- NAME:end -->` on a page.
+
+    Args:
+      name: name of the markers.
+      text: the new text.
+      page: path of the page. Default: benchmarks/README.md.
+    """
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     before, rest = page.read_text(encoding="utf-8").split(begin)
     page.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
 
 
 def parser(doc: str | None, page: Path = README) -> ArgumentParser:
-    """The command line of every benchmark, to which one may add options of its own."""
+    """The options that all benchmarks have; a benchmark may add its own.
+
+    Args:
+      doc: description of the benchmark.
+      page: the page that --write changes. Default: benchmarks/README.md.
+
+    Returns:
+      The parser.
+    """
     shared = ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shared.add_argument("--json", action="store_true", help="print the figures as JSON and nothing else")
-    shared.add_argument("--write", action="store_true", help=f"put the tables into {page.relative_to(ROOT)}")
-    shared.add_argument("--smoke", action="store_true", help="tiny sizes, in seconds: shows that the benchmark runs")
+    shared.add_argument("--json", action="store_true", help="print the measurements as JSON and nothing else")
+    shared.add_argument("--write", action="store_true", help=f"replace the tables in {page.relative_to(ROOT)}")
+    shared.add_argument("--smoke", action="store_true", help="run tiny sizes, in seconds, to test the benchmark")
     return shared
 
 
 def parse(parser: ArgumentParser) -> Namespace:
-    """Reads the command line; figures of tiny sizes are not written."""
+    """Reads the command line, and configures JAX for a smoke run.
+
+    Returns:
+      The options.
+    """
     options = parser.parse_args()
     if options.smoke and options.write:
-        parser.error("--smoke with --write: figures of tiny sizes stay off the page; leave out one of the two")
-    if options.smoke:  # compiles more than it computes: cheap code, here and in processes that are started
-        import jax  # a second to import
+        parser.error("--smoke with --write: measurements of tiny sizes are not written; use one of the two options")
+    if options.smoke:  # compiling dominates: use cheap code, in this process and in the processes it starts
+        import jax  # takes a second; --help does not need it
 
         jax.config.update("jax_disable_most_optimizations", True)
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
     return options
 
 
-def report(options: Namespace, found: Any, tables: Mapping[str, str], page: Path = README) -> None:
-    """Prints what was measured, and puts each table between the markers of its name if asked to."""
+def report(options: Namespace, records: Any, tables: Mapping[str, str], page: Path = README) -> None:
+    """Prints the measurements, and writes the tables to the page if --write is set.
+
+    Args:
+      options: the options, of `parse`.
+      records: the measurements, for --json.
+      tables: Markdown text by name of its markers.
+      page: the page that --write changes. Default: benchmarks/README.md.
+    """
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(records, indent=1))
     else:
-        said = ["Smoke: tiny sizes, whose figures say nothing."] if options.smoke else []
-        print("\n\n".join([*said, *tables.values()]))
+        notes = ["Smoke run: the sizes are tiny, so the measurements mean nothing."] if options.smoke else []
+        print("\n\n".join([*notes, *tables.values()]))
     if options.write:
         for name, text in tables.items():
             put(name, text, page)
 
 
 def missing(extra: str, *modules: str) -> str | None:
-    """What to install, in words, where one of an extra's modules is not; None where all are."""
+    """Says what to install if modules of an extra are missing.
+
+    Args:
+      extra: the extra of the package that installs them.
+      modules: names of the modules.
+
+    Returns:
+      The missing modules and the command that installs them; None if all are installed.
+    """
     absent = [module for module in modules if find_spec(module) is None]
     return f"{' and '.join(absent)} not installed: pip install 'icl-gd[{extra}]'" if absent else None

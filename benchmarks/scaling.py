@@ -1,10 +1,10 @@
-"""Plans a large population over many devices, from what one device's share of it costs here.
+"""Plans a large population on many devices, from the measured cost of one device's share.
 
     python benchmarks/scaling.py [--members=10000] [--devices=64] [--steps=5000] [--json] [--write | --smoke]
 
-One device's share, as many members and prompts as `train.parallel=auto` would give it, is built and timed on one
-device of this machine; the rest is arithmetic on the sizes of its arrays. --write puts the table into docs/scaling.md.
-On a GPU node it times the GPU.
+The share of one device (its members and prompts under `train.parallel=auto`) is built and timed on one device of this
+machine. Everything else is computed from the sizes of its arrays. --write replaces the table in docs/scaling.md. On a
+machine with a GPU, the GPU is timed.
 """
 
 import time
@@ -28,7 +28,13 @@ PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 
 
 class Sweep(NamedTuple):
-    """A population to plan, and how it is timed: so many times a chunk of steps."""
+    """A population to plan, and how it is timed.
+
+    Attributes:
+      members, devices, steps, batch_size: the population.
+      chunk: steps of one timing.
+      times: number of timings, of which the minimum counts.
+    """
 
     members: int = 10_000
     devices: int = 64
@@ -42,10 +48,20 @@ SMOKE = Sweep(members=8, devices=4, steps=10, batch_size=8, chunk=2, times=1)
 
 
 def share_of_one_device(sweep: Sweep, members: int, batch_size: int, share_batches: bool) -> dict[str, float]:
-    """Milliseconds a step, and bytes, of what one device does: so many members, and so many prompts of a batch."""
+    """Milliseconds per step, and bytes, of the share of one device.
+
+    Args:
+      sweep: the whole population.
+      members, batch_size: members, and prompts of a batch, on this device.
+      share_batches: whether all members train on the same batches.
+
+    Returns:
+      Milliseconds per step, and the bytes of the device's arrays, of a checkpoint of its members, and of their
+      gradients.
+    """
     settings = TrainSettings(batch_size=batch_size, share_batches=share_batches)
     layout = concatenated(TASK.d_input, TASK.d_output)
-    # Of own batches each device draws the whole.
+    # Without shared batches every device draws the whole batch and keeps its part.
     drawn = settings if share_batches else replace(settings, batch_size=sweep.batch_size)
     draw_all, loss = learning_problem(TASK, MODEL, layout, drawn)
 
@@ -67,59 +83,68 @@ def share_of_one_device(sweep: Sweep, members: int, batch_size: int, share_batch
         state, losses = compiled(state, keys)
         jax.block_until_ready(losses)
         times.append(time.perf_counter() - began)
-    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
-    held -= memory.alias_size_in_bytes  # a state is updated in place
+    device_bytes = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    device_bytes -= memory.alias_size_in_bytes  # the state is updated in place
     return {
         "milliseconds_per_step": 1e3 * min(times[1:]) / sweep.chunk,
-        "device_bytes": float(held),
+        "device_bytes": float(device_bytes),
         "checkpoint_bytes": float(checkpoint),
         "gradient_bytes": float(weights),
     }
 
 
 def plan(sweep: Sweep, share_batches: bool) -> dict[str, Any]:
-    """What the whole costs."""
+    """Cost of the whole population, by column name of the table.
+
+    Args:
+      sweep: the population.
+      share_batches: whether all members train on the same batches.
+    """
     placement = mesh.place("auto", sweep.members, sweep.batch_size, share_batches, sweep.devices)
     each, prompts = sweep.members // placement.member, sweep.batch_size // placement.data
-    found = share_of_one_device(sweep, each, prompts, share_batches)
-    # A ring all-reduce among the devices that share a batch sends twice the gradients, less one part in each round.
-    sent = 2 * (1 - 1 / placement.data) * found["gradient_bytes"]
+    share = share_of_one_device(sweep, each, prompts, share_batches)
+    # A ring all-reduce over k devices sends 2 (k - 1)/k times the gradients from every device.
+    sent = 2 * (1 - 1 / placement.data) * share["gradient_bytes"]
     return {
         "share_batches": share_batches,
         "mesh": f"{placement.member} x {placement.data}",
         "devices used": placement.member * placement.data,
         "members per device": each,
         "prompts per device and member": prompts,
-        "memory per device / MiB": found["device_bytes"] / 2**20,
+        "memory per device / MiB": share["device_bytes"] / 2**20,
         "communication per device and step / MiB": sent / 2**20,
-        "checkpoint / MiB": found["checkpoint_bytes"] * placement.member / 2**20,
-        "milliseconds per step": found["milliseconds_per_step"],
-        "microseconds per step and member": 1e3 * found["milliseconds_per_step"] / each,
-        f"hours for {sweep.steps:,} steps, without communication": found["milliseconds_per_step"] * sweep.steps / 3.6e6,
+        "checkpoint / MiB": share["checkpoint_bytes"] * placement.member / 2**20,
+        "milliseconds per step": share["milliseconds_per_step"],
+        "microseconds per step and member": 1e3 * share["milliseconds_per_step"] / each,
+        f"hours for {sweep.steps:,} steps, without communication": share["milliseconds_per_step"] * sweep.steps / 3.6e6,
     }
 
 
 def table(plans: list[dict[str, Any]]) -> str:
-    """Plans as columns of a Markdown table."""
+    """A Markdown table with one column per plan."""
 
-    def number(value: Any) -> str:
-        return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+    def cell(value: Any) -> str:
+        if isinstance(value, str):
+            return value
+        return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
-    head = ["| | " + " | ".join("shared batches" if plan["share_batches"] else "own batches" for plan in plans) + " |"]
-    head.append("|---" * (len(plans) + 1) + "|")
-    names = [name for name in plans[0] if name != "share_batches"]
-    return "\n".join(
-        head + [f"| {name} | " + " | ".join(number(plan[name]) for plan in plans) + " |" for name in names]
-    )
+    titles = ["shared batches" if plan["share_batches"] else "own batches" for plan in plans]
+    lines = [f"| | {' | '.join(titles)} |", "|---" * (len(plans) + 1) + "|"]
+    for name in plans[0]:
+        if name != "share_batches":
+            lines.append(f"| {name} | {' | '.join(cell(plan[name]) for plan in plans)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = pages.parser(__doc__, PAGE)
     for name in ("members", "devices", "steps"):
-        parser.add_argument(f"--{name}", type=int, help=f"{getattr(Sweep(), name):,} when left out")
+        parser.add_argument(f"--{name}", type=int, help=f"Default: {getattr(Sweep(), name):,}")
     options = pages.parse(parser)
-    asked = {name: getattr(options, name) for name in ("members", "devices", "steps")}
-    sweep = (SMOKE if options.smoke else Sweep())._replace(**{name: n for name, n in asked.items() if n is not None})
+    sweep = SMOKE if options.smoke else Sweep()
+    for name in ("members", "devices", "steps"):
+        if getattr(options, name) is not None:
+            sweep = sweep._replace(**{name: getattr(options, name)})
     plans = [plan(sweep, share_batches) for share_batches in (True, False)]
     device = f"one device of {jax.devices()[0].device_kind}, JAX {jax.__version__}"
     text = (

@@ -1,14 +1,15 @@
-"""Time of a training step, beside a plain token-by-token step and beside what no step can beat.
+"""Times a training step against a plain token-by-token step and against a lower bound.
 
     python benchmarks/training.py [--json] [--rows=FIELD=VALUE,...] [--read=FILE] [--write | --smoke]
 
-Every row is timed alternately with the yardstick: the same network run token by token on prompts sampled one by one,
-one member, one step at a time, as published implementations do it. Compilation is not counted. Without --json a table
-is printed, with ratios; --json prints the rows as one list and nothing else; --write puts the table, and the targets
-that were reached, into benchmarks/README.md. --rows=n_layers=5,members=1 takes the rows that match; --read=FILE takes
-what an earlier --json printed instead of measuring.
+Every row is timed alternately with the yardstick, which trains the same network as published implementations do: token
+by token, on prompts sampled one by one, one member and one step at a time. Compilation is not counted.
 
-Runs unchanged on a GPU, and takes about a quarter of an hour on two CPU cores, on which nothing else should run.
+By default a table with ratios is printed. --json prints the rows as one list and nothing else. --write replaces the
+table, and that of the targets, in benchmarks/README.md. --rows=n_layers=5,members=1 selects the rows that match.
+--read=FILE uses the output of an earlier --json instead of measuring.
+
+This also runs on a GPU. It takes about 15 minutes on two CPU cores, on which nothing else should run.
 """
 
 import json
@@ -33,13 +34,19 @@ from icl_gd.types import Array, Gram
 
 BATCH, D_INPUT = 2048, 10
 E = D_INPUT + 1
-# Milliseconds a step of the published code took, as a share of our yardstick's, timed side by side on two CPU cores.
+# Time of a step of the published code over that of the yardstick, by (n_layers, n_context), on two CPU cores.
 PUBLISHED = {(1, 10): 0.93, (5, 10): 0.93, (5, 100): 0.84}
-DRAWS = 4  # of random numbers, timed at once
+DRAWS = 4  # batches of random numbers in one timing
 
 
 class Effort(NamedTuple):
-    """How long and how often each thing is timed, and the size of the matrix product that gives the peak."""
+    """Lengths of the timings.
+
+    Attributes:
+      seconds_each: approximate length of one timing.
+      rounds: number of timings, of which the minimum counts.
+      matrix: size of the matrix product that measures peak throughput.
+    """
 
     seconds_each: float = 0.15
     rounds: int = 3
@@ -50,7 +57,18 @@ SMOKE = Effort(0.0, 1, 64)
 
 
 class Row(NamedTuple):
-    """One setting of a training step."""
+    """One setting of a training step.
+
+    Attributes:
+      n_layers: recurrent layers.
+      n_context: examples of a prompt.
+      members: models of the population.
+      share_batches: whether all members train on the same batches.
+      form: "gram" or "tokens", the form in which the network is computed.
+      inputs: distribution of the inputs.
+      sampler: "tokens" draws the tokens; "gram" draws their second moments directly.
+      batch_size: prompts of a batch.
+    """
 
     n_layers: int
     n_context: int
@@ -75,14 +93,15 @@ class Row(NamedTuple):
 
     @property
     def batches(self) -> int:
-        """Batches drawn a step."""
+        """Number of batches drawn per step."""
         return 1 if self.share_batches else self.members
 
 
 def rows() -> list[Row]:
-    kinds = [(1, False), (10, True), (10, False), (32, True), (32, False)]
+    """All rows of the table."""
+    populations = [(1, False), (10, True), (10, False), (32, True), (32, False)]  # members, share_batches
     layers, contexts = (1, 5), (10, 100, 1000)
-    moments = [Row(depth, n, *kind) for depth in layers for n in contexts for kind in kinds]
+    gram = [Row(depth, n, *population) for depth in layers for n in contexts for population in populations]
     tokens = [Row(depth, n, 1, False, "tokens") for depth in layers for n in (10, 100)]
     normal = [
         Row(depth, n, 1, False, "gram", "normal", sampler)
@@ -90,7 +109,7 @@ def rows() -> list[Row]:
         for n in contexts
         for sampler in ("tokens", "gram")
     ]
-    return moments + tokens + normal
+    return gram + tokens + normal
 
 
 SMOKE_ROWS = [Row(1, 10, 32, True, batch_size=8), Row(5, 1000, 1, False, batch_size=8)]
@@ -100,14 +119,14 @@ def problem(row: Row) -> tuple[Callable, Callable]:
     """`draw` and `loss` of a row."""
     draw, loss = learning_problem(row.task, row.model, concatenated(D_INPUT, 1), row.settings)
 
-    def moments(key: Array, step: Array) -> tuple[Gram, Array]:
+    def draw_gram(key: Array, step: Array) -> tuple[Gram, Array]:
         return row.task.sample_gram(key, row.batch_size, direct=row.sampler == "gram")
 
-    return moments if row.form == "gram" else draw, loss
+    return draw_gram if row.form == "gram" else draw, loss
 
 
 def only_drawing(batch_of: Callable) -> tuple[Callable, Callable]:
-    """The problem that draws the same batches and learns nothing from them, of a network with one weight."""
+    """A problem that draws the same batches and ignores them; its network has one weight and no gradient."""
 
     def touch(params: Array, batch: Any) -> Array:
         return 0 * params * sum(jnp.sum(leaf.reshape(-1)[0]) for leaf in jax.tree.leaves(batch))
@@ -116,22 +135,33 @@ def only_drawing(batch_of: Callable) -> tuple[Callable, Callable]:
 
 
 def drawn_once(draw: Callable) -> Callable:
-    """Gives the same batch at every step."""
+    """A `draw` that returns the same batch at every step."""
     batch = jax.jit(draw)(jax.random.key(0), 0)
     return lambda key, step: batch
 
 
 def stepper(row: Row, draw: Callable, loss: Callable, init: Callable, steps: int) -> Callable[[], None]:
-    """Trains `steps` steps at each call, from where the last call ended."""
+    """A function that trains for `steps` steps at every call, and continues where the last call ended.
+
+    Args:
+      row: the setting.
+      draw, loss: the problem.
+      init: initial parameters of a member, from a key and the member's hyperparameters.
+      steps: steps per call.
+
+    Returns:
+      The function, already compiled.
+    """
     placement = mesh.place("auto", row.members, row.batch_size, row.share_batches)
     chunk = population.make_chunk(draw, loss, row.settings, placement, side_by_side=row.n_layers == 1)
     members = population.members_of(0, row.members, row.settings, {})
     state = population.start(init, row.settings, members)
-    held = [population.PopulationState(placement.device_put(state.member), placement.device_put(state.step, mesh.ALL))]
+    state = population.PopulationState(placement.device_put(state.member), placement.device_put(state.step, mesh.ALL))
     members = placement.device_put(members)
 
     def run() -> None:
-        held[0], losses = chunk(held[0], members, steps)
+        nonlocal state
+        state, losses = chunk(state, members, steps)
         jax.block_until_ready(losses)
 
     run()
@@ -139,13 +169,16 @@ def stepper(row: Row, draw: Callable, loss: Callable, init: Callable, steps: int
 
 
 def yardstick(row: Row) -> Callable[[], None]:
-    """One plain step at each call: prompts by vmap of one, every token through every layer, one program a step."""
-    predictor = lambda params: models.predictor(row.model, params, concatenated(D_INPUT, 1))
+    """A function that takes one plain step per call.
+
+    Prompts are sampled by `vmap` over keys, every token passes through every layer, and a step is one program.
+    """
     optimizer = row.settings.transformation(population.MemberHyperparams(1e-3, 1e-3, 0.9, 0.98, 0.0, 0.0))
 
     def loss(params: Any, key: Any) -> Any:
         prompts = jax.vmap(row.task.sample)(jax.random.split(key, row.batch_size))
-        y_hat = jax.vmap(predictor(params))(prompts.x, prompts.y, prompts.x_query)
+        predictor = models.predictor(row.model, params, concatenated(D_INPUT, 1))
+        y_hat = jax.vmap(predictor)(prompts.x, prompts.y, prompts.x_query)
         return 0.5 * jnp.mean(jnp.sum((y_hat - prompts.y_query) ** 2, axis=-1))
 
     @jax.jit
@@ -154,18 +187,20 @@ def yardstick(row: Row) -> Callable[[], None]:
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    params = models.init(row.model, jax.random.key(0))
-    held, key = [(params, optimizer.init(params))], jax.random.key(1)
+    params, key = models.init(row.model, jax.random.key(0)), jax.random.key(1)
+    state = params, optimizer.init(params)
 
     def run() -> None:
-        held[0] = step(*held[0], key)
-        jax.block_until_ready(held[0])
+        nonlocal state
+        state = step(*state, key)
+        jax.block_until_ready(state)
 
     run()
     return run
 
 
 def seconds(run: Callable[[], None], times: int = 1) -> float:
+    """Mean seconds of a call."""
     began = time.perf_counter()
     for _ in range(times):
         run()
@@ -173,15 +208,27 @@ def seconds(run: Callable[[], None], times: int = 1) -> float:
 
 
 def drawing(row: Row) -> Callable[[], None]:
-    """Draws a step's random numbers, and does nothing with them; DRAWS batches at each call."""
+    """A function that draws the random numbers of DRAWS batches per call, and does nothing else."""
     d, n = D_INPUT, row.n_context
-    count = min(n, d) * (min(n, d) + 1) // 2 + max(d - n, 0) * n + d if row.sampler == "gram" else (n + 1) * d
+    if row.sampler == "gram":  # a triangular Bartlett factor and the query
+        rank = min(n, d)
+        count = rank * (rank + 1) // 2 + max(d - n, 0) * n + d
+    else:
+        count = (n + 1) * d
     count += d  # the weights
     placement = mesh.place("auto", row.members, row.batch_size, row.share_batches)
-    spread = placement.constrain if placement.mode == "jit" and row.batches == 1 else lambda batch: batch
-    one = lambda key: spread(jax.random.bits(key, (count, row.batch_size)))
-    another = lambda key: lambda bits, i: (one(jax.random.fold_in(key, i)), None)
-    draw = jax.jit(lambda key: jax.lax.scan(another(key), one(key), jnp.arange(DRAWS - 1))[0])
+    is_sharded = placement.mode == "jit" and row.batches == 1
+
+    def draw_one(key: Array) -> Array:
+        bits = jax.random.bits(key, (count, row.batch_size))
+        return placement.constrain(bits) if is_sharded else bits
+
+    @jax.jit
+    def draw(key: Array) -> Array:
+        def next_draw(bits: Array, i: Array) -> tuple[Array, None]:
+            return draw_one(jax.random.fold_in(key, i)), None
+
+        return jax.lax.scan(next_draw, draw_one(key), jnp.arange(DRAWS - 1))[0]
 
     def run() -> None:
         jax.block_until_ready(draw(jax.random.key(0)))
@@ -191,45 +238,63 @@ def drawing(row: Row) -> Callable[[], None]:
 
 
 def multiplications(row: Row) -> float:
-    """The least of a step in the moment form, forward and twice as many backward, besides drawing.
+    """Least number of multiplications of a step in the Gram form, without drawing; the backward pass counts twice.
 
-    A batch: the moments, of which half are distinct. A member and prompt: below the last layer four products of e x e
-    matrices, in the last layer, whose query slot alone is read, two of a matrix with a vector.
+    * Per batch: the Gram matrix of every prompt, which is symmetric.
+    * Per member and prompt: four products of e x e matrices in every layer but the last; two products of a matrix and a
+      vector in the last layer, where only the query's output is needed.
     """
     forming = row.batch_size * row.n_context * E * (E + 1) / 2 if row.sampler == "tokens" else 0.0
-    deep = row.n_layers > 1  # a single layer's data need no gradient
-    network = 12 * (row.n_layers - 1) * E**3 + (6 if deep else 4) * E**2
+    # The data of a single layer need no gradient.
+    last_layer = (4 if row.n_layers == 1 else 6) * E**2
+    network = 12 * (row.n_layers - 1) * E**3 + last_layer
     return row.batches * forming + row.members * row.batch_size * network
 
 
 def matrix_peak(size: int, rounds: int) -> float:
-    """Multiply-adds a second of one large float32 product."""
+    """Multiply-adds per second of one large float32 product."""
     a = jnp.ones((size, size))
     product = jax.jit(lambda a: a @ a)
-    run = lambda: jax.block_until_ready(product(a))
+
+    def run() -> None:
+        jax.block_until_ready(product(a))
+
     run()
     return size**3 / min(seconds(run) for _ in range(rounds))
 
 
 def measure(row: Row, effort: Effort, peak: float, plain: Callable[[], None] | None) -> dict[str, Any]:
-    """Times a row, its sampling, its random numbers and the yardstick in turns, and takes the least of each."""
+    """Times a row, its sampling, its random numbers and the yardstick alternately.
+
+    Args:
+      row: the setting.
+      effort: lengths of the timings.
+      peak: multiply-adds per second of the machine.
+      plain: the yardstick; None omits it.
+
+    Returns:
+      The setting and the minimum of each timing, in milliseconds per step.
+    """
     draw, loss = problem(row)
-    # A guess, good to a factor of three, so that one timing takes about `seconds_each`.
+    # Estimated seconds of a step, within a factor of three, so that one timing takes about `seconds_each`.
     network = 1e-3 + row.members * ((row.n_layers - 1) * 4e-3 + 1e-4)
     guess = network + row.batches * (1e-3 + 2e-4 * row.n_context)
     steps = max(1, round(effort.seconds_each / guess))
-    # For any N the same: a loop of one step is none to the compiler, which then keeps no batch apart from its uses.
+    # Independent of N, and at least 2: XLA unrolls a loop of one step and then fuses the batch into each of its uses.
     alone = max(2, round(effort.seconds_each / network))
-    init = lambda key, of_model: models.init(row.model, key)
+
+    def init(key: Array, hyperparams: Any) -> Any:
+        return models.init(row.model, key)
+
     placement = mesh.place("auto", row.members, row.batch_size, row.share_batches)
     runs = {
         "milliseconds_per_step": (stepper(row, draw, loss, init, steps), steps),
         "sampling_milliseconds": (stepper(row, *only_drawing(draw), lambda key, scale: jnp.ones(()), steps), steps),
         "without_sampling_milliseconds": (stepper(row, drawn_once(draw), loss, init, alone), alone),
-        # Batches of members' own are drawn side by side.
+        # Members' own batches are drawn in parallel.
         "drawing": (drawing(row), DRAWS * (placement.member if row.batches > 1 else 1) / row.batches),
     }
-    if row.n_context == 1000:  # beside the same at N = 100, of which it should be no more
+    if row.n_context == 1000:  # compared with N = 100 by a target: the network's cost must not depend on N
         at_100 = drawn_once(problem(row._replace(n_context=100))[0])
         runs["without_sampling_at_100_milliseconds"] = (stepper(row, at_100, loss, init, alone), alone)
     if plain is not None:
@@ -240,56 +305,71 @@ def measure(row: Row, effort: Effort, peak: float, plain: Callable[[], None] | N
             least[name] = min(least[name], 1e3 * seconds(run) / each)
     work = multiplications(row)
     floor = least.pop("drawing") + 1e3 * work / peak
-    found = {**row._asdict(), "yardstick_milliseconds": None, **least, "floor_milliseconds": floor}
-    found["fraction_of_peak"] = 1e3 * work / peak / found["milliseconds_per_step"]
-    return found | {"device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}"}
+    record = {**row._asdict(), "yardstick_milliseconds": None, **least, "floor_milliseconds": floor}
+    record["fraction_of_peak"] = 1e3 * work / peak / record["milliseconds_per_step"]
+    return record | {"device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, JAX {jax.__version__}"}
 
 
 def measured(chosen: list[Row], effort: Effort) -> Iterator[dict[str, Any]]:
+    """Measures rows one after another; those of equal sizes share a yardstick."""
     peak, plain = matrix_peak(effort.matrix, effort.rounds), {}
     for row in chosen:
         size = row.n_layers, row.n_context
-        if size not in plain and row.n_context <= 100:  # scores of 1,000 tokens do not fit the memory
+        if size not in plain and row.n_context <= 100:  # the scores of 1,000 tokens exceed memory
             plain[size] = yardstick(row._replace(inputs="uniform"))
         yield measure(row, effort, peak, plain.get(size))
 
 
-def speedup(found: dict[str, Any]) -> float | None:
-    """How many times less a member's step takes than one of the published code; None where that was not timed."""
-    share, plain = PUBLISHED.get((found["n_layers"], found["n_context"])), found["yardstick_milliseconds"]
-    return share and plain and share * plain * found["members"] / found["milliseconds_per_step"]
+def speedup(record: dict[str, Any]) -> float | None:
+    """Time of a step of the published code over that of a step per member; None if the former is unknown."""
+    share, plain = PUBLISHED.get((record["n_layers"], record["n_context"])), record["yardstick_milliseconds"]
+    if share is None or plain is None:
+        return None
+    return share * plain * record["members"] / record["milliseconds_per_step"]
 
 
-def times_the_floor(found: dict[str, Any]) -> float:
-    """How many times longer a step takes than no step can take less."""
-    return found["milliseconds_per_step"] / found["floor_milliseconds"]
+def times_the_floor(record: dict[str, Any]) -> float:
+    """Time of a step over its lower bound."""
+    return record["milliseconds_per_step"] / record["floor_milliseconds"]
 
 
-def growth(found: dict[str, Any]) -> float:
-    """By which part of itself the step without its sampling grows from N = 100 to N = 1000."""
-    return found["without_sampling_milliseconds"] / found["without_sampling_at_100_milliseconds"] - 1
+def growth(record: dict[str, Any]) -> float:
+    """Relative growth of the step without its sampling from N = 100 to N = 1000."""
+    return record["without_sampling_milliseconds"] / record["without_sampling_at_100_milliseconds"] - 1
 
 
 class Target(NamedTuple):
-    """What is asked of a row: that its figure is at least (≥) or at most (≤) so much."""
+    """A target for one row.
+
+    Attributes:
+      what: the target in words.
+      row: the setting.
+      figure: computes the value from the measured row.
+      relation: "≥" if the value must be at least the bound, "≤" if at most.
+      bound: the bound.
+    """
 
     what: str
     row: Row
     figure: Callable[[dict[str, Any]], float | None]
     relation: str
-    asked: float
+    bound: float
 
-    def line(self, found: dict[str, Any]) -> str:
-        """Its line of a Markdown table."""
-        figure = self.figure(found)
+    def line(self, record: dict[str, Any]) -> str:
+        """The target as a line of a Markdown table.
+
+        Raises:
+          ValueError: if the value was not measured.
+        """
+        figure = self.figure(record)
         if figure is None:
-            raise ValueError(f"{self.what}: the row has no such figure: {found}")
-        holds = figure >= self.asked if self.relation == "≥" else figure <= self.asked
-        cells = (self.what, f"{self.relation} {self.asked:g}", f"{figure:.3g}", "yes" if holds else "no")
+            raise ValueError(f"{self.what}: the row lacks a measurement: {record}")
+        reached = figure >= self.bound if self.relation == "≥" else figure <= self.bound
+        cells = (self.what, f"{self.relation} {self.bound:g}", f"{figure:.3g}", "yes" if reached else "no")
         return f"| {' | '.join(cells)} |"
 
 
-# First what holds from one processor to the next.
+# First the targets that do not depend on the processor.
 TARGETS = [
     Target("one layer, 32 members sharing batches: times the floor", Row(1, 10, 32, True), times_the_floor, "≤", 3.0),
     Target(
@@ -307,19 +387,19 @@ TARGETS = [
 ]
 
 
-def row_of(found: dict[str, Any]) -> Row:
-    """The setting that was measured."""
-    return Row(**{name: found[name] for name in Row._fields if name in found})
+def row_of(record: dict[str, Any]) -> Row:
+    """The setting of a measured row."""
+    return Row(**{name: record[name] for name in Row._fields if name in record})
 
 
-def targets(found: list[dict[str, Any]]) -> list[str]:
-    """The targets of the rows that were measured, as a Markdown table; nothing where there are none."""
-    by_row = {row_of(row)._replace(batch_size=BATCH): row for row in found}
+def targets(records: list[dict[str, Any]]) -> list[str]:
+    """A list with a Markdown table of the targets of the measured rows; empty if these have no target."""
+    by_row = {row_of(record)._replace(batch_size=BATCH): record for record in records}
     lines = [target.line(by_row[target.row]) for target in TARGETS if target.row in by_row]
-    return ["\n".join(["| target | asked | reached | holds |", "|---|---|---|---|", *lines])] if lines else []
+    return ["\n".join(["| target | bound | measured | reached |", "|---|---|---|---|", *lines])] if lines else []
 
 
-def table(found: list[dict[str, Any]]) -> str:
+def table(records: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
     head = (
         "layers",
@@ -331,14 +411,14 @@ def table(found: list[dict[str, Any]]) -> str:
         "sampler",
         "step / ms",
         "times the floor",
-        "of it sampling",
-        "without it",
+        "sampling / ms",
+        "without sampling / ms",
         "fraction of peak",
-        "yardstick",
-        "faster per member than published",
+        "yardstick / ms",
+        "times faster per member than published",
     )
     lines = [head, ("---",) * len(head)]
-    for row in found:
+    for row in records:
         batches = "shared" if row["share_batches"] else "own"
         setting = (
             row["n_layers"],
@@ -364,33 +444,37 @@ def table(found: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = pages.parser(__doc__)
-    parser.add_argument("--rows", default="", help="FIELD=VALUE,...: only the rows with these settings")
-    parser.add_argument("--read", type=Path, help="take what an earlier --json printed")
+    parser.add_argument("--rows", default="", help="FIELD=VALUE,...: measure only the rows with these settings")
+    parser.add_argument("--read", type=Path, help="use the output of an earlier --json instead of measuring")
     options = pages.parse(parser)
-    asked = dict(word.partition("=")[::2] for word in options.rows.split(",") if word)
-    if unknown := set(asked) - set(Row._fields):
-        parser.error(f"--rows: no such field {', '.join(unknown)}; accepted: {', '.join(Row._fields)}")
-    if asked and options.write:
-        parser.error("--rows with --write: the page has the table of all rows; leave out one of the two")
+    selection: dict[str, str] = {}
+    for word in options.rows.split(","):
+        if word:
+            name, _, value = word.partition("=")
+            selection[name] = value
+    if unknown := set(selection) - set(Row._fields):
+        parser.error(f"--rows: unknown field {', '.join(sorted(unknown))}; use {', '.join(Row._fields)}")
+    if selection and options.write:
+        parser.error("--rows with --write: the page has the table of all rows; use one of the two options")
     if options.read and options.smoke:
-        parser.error("--read with --smoke: what was measured has its sizes already; leave out one of the two")
+        parser.error("--read with --smoke: rows that were measured have their sizes; use one of the two options")
 
-    def chosen(row: Row) -> bool:
-        return all(str(getattr(row, name)) == value for name, value in asked.items())
+    def is_selected(row: Row) -> bool:
+        return all(str(getattr(row, name)) == value for name, value in selection.items())
 
     if options.read:
-        found = [row for row in json.loads(options.read.read_text()) if chosen(row_of(row))]
-        if options.write and any(row_of(row).batch_size != BATCH for row in found):
-            parser.error(f"--read={options.read} with --write: these are rows of --smoke; measure without it")
+        records = [record for record in json.loads(options.read.read_text()) if is_selected(row_of(record))]
+        if options.write and any(row_of(record).batch_size != BATCH for record in records):
+            parser.error(f"--read={options.read} with --write: these are rows of --smoke; measure without --smoke")
     else:
-        settings = list(filter(chosen, SMOKE_ROWS if options.smoke else rows()))
+        settings = [row for row in (SMOKE_ROWS if options.smoke else rows()) if is_selected(row)]
         mesh.use_cpu_cores()
         timings = measured(settings, SMOKE if options.smoke else Effort())
-        found = list(tqdm(timings, total=len(settings), unit="row", file=sys.stderr))
-    if not found:
-        parser.error(f"--rows={options.rows}: no row has these settings; accepted are those of {pages.README}")
-    text = "\n\n".join([f"Measured on {found[0]['device']}.", *targets(found), table(found)])
-    pages.report(options, found, {"training": text})
+        records = list(tqdm(timings, total=len(settings), unit="row", file=sys.stderr))
+    if not records:
+        parser.error(f"--rows={options.rows}: no row has these settings; use settings in the table of {pages.README}")
+    text = "\n\n".join([f"Measured on {records[0]['device']}.", *targets(records), table(records)])
+    pages.report(options, records, {"training": text})
 
 
 if __name__ == "__main__":

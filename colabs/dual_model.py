@@ -11,14 +11,16 @@
 # ---
 
 # %% [markdown]
-# # The dual model: softmax attention, read as one step of gradient descent
+# # What does the dual model of softmax attention say about learning in context?
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/icl-gd/icl_gd/blob/main/colabs/dual_model.ipynb)
 #
-# Ren & Liu ([2310.13220](https://arxiv.org/abs/2310.13220)): whatever a softmax head computes at a query is what some
-# linear model says there after one gradient step on the demonstrations. That model is the head's *dual*. This notebook
-# builds it, follows it, and asks what it does and does not say about learning in context. On Colab, first run
-# `!git clone https://github.com/icl-gd/icl_gd && pip install -e icl_gd` and restart.
+# The output of a softmax head at a query equals the prediction of a linear model after one gradient step on the
+# demonstrations (Ren & Liu, [2310.13220](https://arxiv.org/abs/2310.13220)). That model is the *dual model* of the
+# head. This notebook builds it, follows its gradient step, and compares it with gradient descent on the prompt.
+#
+# On Colab, first run `!git clone https://github.com/icl-gd/icl_gd && pip install -e icl_gd`, then restart the runtime.
+# On a GPU runtime install `'icl_gd[cuda12]'`. The notebook takes about three minutes on two CPU cores.
 
 # %%
 import os
@@ -34,27 +36,26 @@ from icl_gd import analysis, dual, learners, models, plots, tokens
 from icl_gd.dual import features
 from icl_gd.tasks import ElementwiseRegression
 
-FAST = bool(os.environ.get("ICL_GD_FAST"))  # a handful of steps, to see that the notebook runs
+FAST = bool(os.environ.get("ICL_GD_FAST"))  # a few steps, for tests
 STEPS, DRAWS, MOST = (20, 2, 64) if FAST else (3000, 128, 4096)
 
 # %% [markdown]
-# ## From a head to its dual, in three lines
+# ## From a head to its dual model
 #
-# A head has a key $k_j$ and a value $v_j$ for every token, and a query $q$. It says
+# A head has a key $k_j$ and a value $v_j$ for every token, and a query $q$. Its output is
 #
 # $$h = \frac{1}{D} \sum_j v_j \, e^{k_j^\top q}, \qquad D = \sum_j e^{k_j^\top q}.$$
 #
-# 1. The exponential is a *kernel*: there is a map $\phi$ into a space of many dimensions in which
-#    $\phi(a)^\top \phi(b) = e^{a^\top b}$. So $h = W \phi(q)$ with $W = \frac{1}{D} \sum_j v_j \phi(k_j)^\top$:
-#    the head is a *linear* model of $\phi$.
-# 2. Take the linear model $f(z) = W \phi(z)$, and as its loss $L(W) = -\frac{1}{D} \sum_i v_i^\top W \phi(k_i)$
-#    over the demonstrations $i$: it is small when what the model says of a key points the way of that key's value.
-# 3. Its gradient is $-\frac{1}{D} \sum_i v_i \phi(k_i)^\top$ everywhere. So one step of size one, from the part of $W$
-#    that the query's own token makes, ends at $W$, and $f(q) = h$.
+# 1. The exponential is a *kernel*: there is a feature map $\phi$ with $\phi(a)^\top \phi(b) = e^{a^\top b}$. So
+#    $h = W \phi(q)$ with $W = \frac{1}{D} \sum_j v_j \phi(k_j)^\top$: the head is a *linear* model of $\phi$.
+# 2. Define the linear model $f(z) = W \phi(z)$ and its loss $L(W) = -\frac{1}{D} \sum_i v_i^\top W \phi(k_i)$ over
+#    the demonstrations $i$. The loss is small if the output for a key has the direction of the value of that key.
+# 3. The gradient of the loss is $-\frac{1}{D} \sum_i v_i \phi(k_i)^\top$, whatever $W$ is. Start from the part of $W$
+#    that belongs to the query's own token. One step of size one ends at $W$, and $f(q) = h$.
 #
-# Nobody has to write $\phi$ down. All that is asked for are inner products, and those are exponentials.
+# The features $\phi$ need not be computed: only inner products occur, and those are exponentials.
 #
-# Here is a head with random weights. Its dual has to say what the layer computes.
+# Check it on a layer with random weights: the dual models must reproduce its output.
 
 # %%
 task = ElementwiseRegression("linear", d_input=5, n_context=15)  # y = w x, a new w in every prompt
@@ -72,10 +73,10 @@ print("the layer, at the query:", by_layer.round(4))
 print("largest difference to its dual models:", float(jnp.abs(by_duals - by_layer).max()))
 
 # %% [markdown]
-# ## Of trained layers it holds no more and no less
+# ## The path of the gradient step in a trained layer
 #
-# The statement is one about every head, trained or not. So let us train one and see what its dual model does on the way
-# to the answer: the loss is linear, so that a step on all demonstrations is as many steps on one each.
+# The statement holds for every head, trained or not. Train a layer, and follow its dual model: the loss is linear, so
+# one step on all demonstrations equals a sequence of steps on single demonstrations.
 
 # %%
 settings = icl_gd.TrainSettings(STEPS, batch_size=128, learning_rate=1e-2, schedule="cosine", clip=1.0)
@@ -86,35 +87,38 @@ step_size = learners.fit_step_size(prompts)
 gd = learners.gradient_descent([step_size])
 
 
-def way(prompt):
-    """Of every number of demonstrations met: the distance to the layer's output, and the prediction."""
+def trajectory(prompt):
+    """Distance to the layer's output, and prediction, after each number of processed demonstrations."""
     encoded = layout.encode(prompt.x, prompt.y, prompt.x_query)
     heads = [dual.dual_of(config, params, 0, head)(encoded) for head in range(2)]
-    met = jnp.stack([dual.trajectory(one).prediction[: task.n_context + 1] for one in heads], axis=1)
-    apart = jnp.linalg.norm(met - met[-1:], axis=-1) / jnp.linalg.norm(met[-1:], axis=-1)
-    written = jax.vmap(dual.block_of(config, params, 0, encoded))(met)
+    path = jnp.stack([dual.trajectory(one).prediction[: task.n_context + 1] for one in heads], axis=1)
+    apart = jnp.linalg.norm(path - path[-1:], axis=-1) / jnp.linalg.norm(path[-1:], axis=-1)
+    written = jax.vmap(dual.block_of(config, params, 0, encoded))(path)
     return apart.mean(1), jax.vmap(models.read_out(config, params, layout))(written)[:, 0]
 
 
-apart, said = jax.jit(jax.vmap(way))(prompts)
-loss = lambda y_hat: 0.5 * jnp.mean((y_hat - prompts.y_query[:, :1]) ** 2, axis=0)
+def loss(y_hat):
+    return 0.5 * jnp.mean((y_hat - prompts.y_query[:, :1]) ** 2, axis=0)
+
+
+apart, predicted = jax.jit(jax.vmap(trajectory))(prompts)
 loss_gd = float(loss(jax.vmap(gd)(prompts.x, prompts.y, prompts.x_query))[0])
 with plots.style():
     figure, (left, right) = plt.subplots(1, 2, figsize=(plots.PAGE, 2.4))
     left.plot(apart.mean(0), color=plots.ROLES["trained"][1])
-    left.set(xlabel="demonstrations met", ylabel="distance to the layer's output", ylim=(0, None))
-    right.plot(loss(said), color=plots.ROLES["trained"][1], label="prediction after so many")
+    left.set(xlabel="demonstrations processed", ylabel="distance to the layer's output", ylim=(0, None))
+    right.plot(loss(predicted), color=plots.ROLES["trained"][1], label="prediction of the dual model")
     plots.level(right, loss_gd, "gd", "one least-squares gradient step")
-    right.set(xlabel="demonstrations met", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$", ylim=(0, None))
+    right.set(xlabel="demonstrations processed", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$", ylim=(0, None))
     right.legend()
 
 # %% [markdown]
-# ## Is this gradient descent on the prompt's least squares?
+# ## Is this gradient descent on the least-squares loss of the prompt?
 #
-# No: no label was compared with a prediction. Training pairs were keys and values, and both are made of whole tokens.
-# But the two can be put side by side, for each gives every demonstration a say in the prediction: in a least-squares
-# step it is $\frac{\eta}{N} y_i \, x_i^\top x_{query}$, in the dual model what head by head is written into the place
-# of the prediction.
+# Not by construction: no label is compared with a prediction. The training pairs of the dual model are keys and
+# values, and both depend on whole tokens. But the two can be compared: each adds a contribution of every demonstration
+# to the prediction. In a least-squares step it is $\frac{\eta}{N} y_i \, x_i^\top x_{query}$. In the dual model it is
+# what the heads write to the slot of the prediction.
 
 
 # %%
@@ -123,8 +127,8 @@ of_linear = icl_gd.TrainSettings(STEPS, batch_size=128, learning_rate=3e-3, sche
 networks = {"softmax": (config, params), "linear": (linear, icl_gd.train(task, linear, of_linear, seeds=1).member(0))}
 
 
-def say(config, params, prompt):
-    """What demonstrations add to the prediction: by the dual models, and by a least-squares gradient step."""
+def contributions(config, params, prompt):
+    """What each demonstration adds to the prediction: in the dual models, and in a least-squares gradient step."""
     encoded = layout.encode(prompt.x, prompt.y, prompt.x_query)
     ours = 0.0
     for head in range(config.n_heads):
@@ -132,7 +136,7 @@ def say(config, params, prompt):
         written = (dual.attention_weights(one)[:, None] * one.values) @ params[config.blocks[0]]["attention"]["P"][
             head, -1
         ]
-        ours = ours - written[: task.n_context]  # the layout reads predictions with their sign changed
+        ours = ours - written[: task.n_context]  # the layout negates predictions
     theirs = step_size / task.n_context * (prompt.x @ prompt.x_query) * prompt.y[:, 0]
     return ours - ours.mean(), theirs - theirs.mean()
 
@@ -140,30 +144,32 @@ def say(config, params, prompt):
 with plots.style():
     figure, axes = plt.subplots(1, 2, figsize=(plots.PAGE * 0.85, 2.5))
     for ax, (name, network) in zip(axes, networks.items(), strict=True):
-        ours, theirs = jax.jit(jax.vmap(lambda prompt, network=network: say(*network, prompt)))(prompts)
+        ours, theirs = jax.jit(jax.vmap(lambda prompt, network=network: contributions(*network, prompt)))(prompts)
         ax.plot(theirs.ravel(), ours.ravel(), ".", color=plots.ROLES["trained"][1], markersize=2)
         ax.axline((0, 0), slope=1, color="black", linewidth=0.4)
-        ax.set(xlabel="added by a least-squares step", ylabel="added by the dual models", title=name)
+        ax.set(xlabel="contribution in a least-squares step", ylabel="contribution in the dual models", title=name)
         of_network = models.predictor(*network, layout)
         print(name, "correlation:", float(jnp.corrcoef(ours.ravel(), theirs.ravel())[0, 1]))
         print(name, analysis.alignment(of_network, gd, prompts))
 
 # %% [markdown]
-# What the dual model did not tell us, the measurement does: how near a layer came to that step. Linear attention, whose
-# $\phi$ is the identity, *is* that step once it is trained (von Oswald et al.), softmax near it. (Some seeds of softmax
-# come near, others end elsewhere: `configs/dual_model.py:layer`.)
+# Measurement shows what the dual model does not: how close a trained layer is to the least-squares step. Trained
+# linear attention, whose $\phi$ is the identity, takes that step (von Oswald et al.). The softmax layer here is close
+# to it. Some seeds are close and others are not: see `configs/dual_model.py:layer`.
 #
-# ## Features that can be written down
+# ## Random features
 #
-# $\phi$ has infinitely many dimensions, but random ones do in its place: features $e^{w^\top z - |z|^2/2}/\sqrt m$ with
-# normal $w$ have the exponential as their mean product. Then $W$ is a matrix, the gradient step is automatic
-# differentiation, and its error falls as one over the root of the number of features $m$; it is smaller with directions
-# $w$ that are orthogonal, each with its opposite.
+# $\phi$ has infinitely many dimensions. Random features approximate it: for normal $w$, the mean product of $e^{w^\top
+# z - |z|^2/2}/\sqrt m$ is the exponential. Then $W$ is a matrix, and the gradient step can be computed by automatic
+# differentiation. The error falls as one over the square root of the number of features $m$. It is smaller if the
+# directions $w$ are orthogonal and come with their opposites.
 
 # %%
 one = dual.dual_of(config, params, 0, 0)(layout.encode(prompts.x[0], prompts.y[0], prompts.x_query[0]))
 longest = jnp.maximum(jnp.linalg.norm(one.keys, axis=1).max(), jnp.linalg.norm(one.query))
-short = replace(one, keys=one.keys / longest, query=one.query / longest)  # of long vectors the root is seen far out
+short = replace(
+    one, keys=one.keys / longest, query=one.query / longest
+)  # the rate appears at smaller m for short vectors
 exact = dual.prediction(short)
 numbers = [m for m in (16, 32, 64, 128, 256, 512, 1024, 2048, 4096) if m <= MOST]
 kinds = {"independent directions": {}, "orthogonal, with opposites": {"hyperbolic": True, "orthogonal": True}}
@@ -173,44 +179,47 @@ for name, kind in kinds.items():
 
         def error(key, m=m, kind=kind):
             of_key = dual.positive_features(key, len(short.query), m, **kind)
-            said = features.step(short, of_key) @ of_key(short.query)
-            return jnp.linalg.norm(said - exact) / jnp.linalg.norm(exact)
+            output = features.step(short, of_key) @ of_key(short.query)
+            return jnp.linalg.norm(output - exact) / jnp.linalg.norm(exact)
 
         draws = jax.random.split(jax.random.key(2), DRAWS)
         errors[name].append(float(jax.jit(lambda keys, error=error: jax.lax.map(error, keys).mean())(draws)))
 with plots.style():
     figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4))
-    for (name, found), line in zip(errors.items(), ("o-", "s--"), strict=True):
-        ax.loglog(numbers, found, line, color="#0072B2", label=name)
+    for (name, values), line in zip(errors.items(), ("o-", "s--"), strict=True):
+        ax.loglog(numbers, values, line, color="#0072B2", label=name)
     root = errors["independent directions"][0] * (numbers[0] / np.array(numbers)) ** 0.5
     ax.loglog(numbers, root, ":k", label=r"$1/\sqrt{m}$")
-    ax.set(xlabel="random features $m$", ylabel="error, relative")
+    ax.set(xlabel="random features $m$", ylabel="relative error")
     ax.legend()
 
 # %% [markdown]
-# ## Change the learner, and attention changes
+# ## Modified attention from a modified loss
 #
-# Put $\frac{\alpha}{2} |W|^2$ into the dual model's loss, and the step shrinks where it starts: the query's own token
-# counts $1 - \alpha$. Take from every value a part $\beta$ of the mean of those that are attended to least, and the
-# loss has negative samples. Both are fields of the config, and each has a dual model, exact again.
+# Add $\frac{\alpha}{2} |W|^2$ to the loss of the dual model: the starting point shrinks, so the query's own token is
+# weighted by $1 - \alpha$. Subtract from every value a part $\beta$ of the mean of the least attended values: the loss
+# gets negative samples. Both are fields of the config, and both have exact dual models.
 
 # %%
 for changes in ({"alpha": 0.5}, {"beta": 0.5, "share": 0.25}, {"alpha": -1.0, "beta": 0.25, "share": 0.25}):
     changed = replace(config, **changes)
     params_changed = models.init(changed, jax.random.key(0))
     heads = [dual.dual_of(changed, params_changed, 0, head)(encoded) for head in range(2)]
-    said = dual.block_of(changed, params_changed, 0, encoded)(jnp.stack([dual.prediction(one) for one in heads]))
+    by_dual = dual.block_of(changed, params_changed, 0, encoded)(jnp.stack([dual.prediction(one) for one in heads]))
     computed = models.apply(changed, params_changed, encoded).residual[-1, -1]
-    print(changes, "largest difference:", float(jnp.abs(said - computed).max()))
+    print(changes, "largest difference:", float(jnp.abs(by_dual - computed).max()))
 
 # %% [markdown]
-# ## What to keep
+# ## What follows
 #
-# - The dual model is exact, and is another way to *write* attention. It holds of random weights too.
-# - $D$ depends on the query: every query has its own learning problem.
-# - The loss has no minimum. One step on it is the head; two would be something else.
-# - Labels are never compared with predictions. Whether a layer does gradient descent on the prompt's own loss is a
-#   question for measurement, as above and in the other notebooks.
+# - The dual model is exact. It is another way to *write* attention, for random weights as for trained ones.
 #
-# [docs/dual_model.md](https://github.com/icl-gd/icl_gd/blob/main/docs/dual_model.md) says more, and
-# `configs/dual_model.py` measures it over seeds, in double precision.
+# What does not follow:
+#
+# - One learning problem for all queries: $D$ depends on the query, so each query has its own.
+# - Convergence: the loss has no minimum. One step gives the head; two steps give something else.
+# - Gradient descent on the loss of the prompt: labels are never compared with predictions. Whether a layer does that
+#   must be measured, as above and in the other notebooks.
+#
+# [docs/dual_model.md](https://github.com/icl-gd/icl_gd/blob/main/docs/dual_model.md) has the details.
+# `configs/dual_model.py` repeats the measurements over seeds in double precision.

@@ -11,13 +11,16 @@
 # ---
 
 # %% [markdown]
-# # What can Transformers learn in context? Linear functions, at every length of a prompt
+# # Does a GPT-2 learn linear functions in context as least squares does?
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/icl-gd/icl_gd/blob/main/colabs/function_classes.ipynb)
 #
-# Garg et al. ([2208.01066](https://arxiv.org/abs/2208.01066)): a GPT-2 reads $x_1, y_1, x_2, y_2, \ldots$ and predicts
-# every $y_k$ from the $k-1$ examples before it. Is its error that of least squares? On Colab, first run
-# `!git clone https://github.com/icl-gd/icl_gd && pip install -e icl_gd` and restart.
+# In the experiments of Garg et al. ([2208.01066](https://arxiv.org/abs/2208.01066)) a GPT-2 reads $x_1, y_1, x_2, y_2,
+# \ldots$ and predicts every $y_k$ from the $k-1$ examples before it. We train a small one, and compare its errors and
+# sensitivities with those of least squares.
+#
+# On Colab, first run `!git clone https://github.com/icl-gd/icl_gd && pip install -e icl_gd`, then restart the runtime.
+# On a GPU runtime install `'icl_gd[cuda12]'`. The notebook takes about ten minutes on two CPU cores.
 
 # %%
 import os
@@ -32,27 +35,35 @@ import icl_gd
 from icl_gd import analysis, interop, learners, models, plots, tokens
 from icl_gd.tasks import EVAL_SUITE, FunctionRegression, Linear
 
-FAST = bool(os.environ.get("ICL_GD_FAST"))  # a handful of steps, to see that the notebook runs
+FAST = bool(os.environ.get("ICL_GD_FAST"))  # a few steps, for tests
 STEPS, EVERY = (20, 10) if FAST else (30_000, 1000)
 
 task = FunctionRegression(Linear(5), n_context=10)
-sample = lambda task: jax.jit(jax.vmap(task.sample_prefixes))(
-    jax.random.split(jax.random.key(1_000_000), 64 if FAST else 1280)
-)
+
+
+def sample(task):
+    keys = jax.random.split(jax.random.key(1_000_000), 64 if FAST else 1280)
+    return jax.jit(jax.vmap(task.sample_prefixes))(keys)
+
+
 prompts = sample(task)
 
 
 def errors(predictor, task, prompts):
-    """Mean square error after every number of examples, over the variance of labels."""
-    measure = jax.jit(lambda prompts: analysis.prefix_squared_errors(predictor, prompts, task.in_order, 64).mean(0))
+    """Mean squared error after each number of examples, divided by the label variance."""
+
+    @jax.jit
+    def measure(prompts):
+        return analysis.prefix_squared_errors(predictor, prompts, task.in_order, 64).mean(0)
+
     return np.asarray(measure(prompts)) / task.label_variance
 
 
 # %% [markdown]
-# ## Learners
+# ## Baselines
 #
-# A learner of prefixes answers for all lengths at once. Of least squares the error is known, $1 - k/d$ with fewer
-# examples $k$ than inputs $d$, and zero from there on; averaging $x y$ has $(d+1)/k$.
+# A prefix learner predicts at all lengths at once. The error of least squares is known: $1 - k/d$ for $k < d$ examples
+# of $d$ inputs, then zero. The error of averaging $x y$ is $(d+1)/k$.
 
 # %%
 known = {
@@ -60,7 +71,7 @@ known = {
     "averaging": learners.prefix_averaging,
     "nearest_3": learners.prefix_nearest_neighbours(3),
 }
-with jax.enable_x64(True):  # near k = d least squares loses half its digits
+with jax.enable_x64(True):  # near k = d, least squares loses half of its digits
     exact = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), float), prompts)
     of_learners = {name: errors(learner, task, exact) for name, learner in known.items()}
 print("least squares:", of_learners["least_squares"].round(3))
@@ -68,8 +79,8 @@ print("least squares:", of_learners["least_squares"].round(3))
 # %% [markdown]
 # ## Train
 #
-# The same Transformer as in the other notebooks, with the switches that make it one like GPT-2; one of the size
-# `tiny`, for some minutes on a CPU. `configs/garg_linear.py` has the published sizes.
+# `models.gpt2_config` sets the switches of a GPT-2-like Transformer. This one is small (`tiny`);
+# `configs/garg_linear.py` has the published sizes.
 
 # %%
 layout = tokens.alternating(5, 1)
@@ -82,9 +93,9 @@ history = []
 
 
 def watch(trained, step, loss):
-    found = errors(models.prefix_predictor(config, trained.member(0), layout), task, prompts)
-    history.append(found)
-    print(f"step {step}: error {found.mean():.3f}, after ten examples {found[-1]:.3f}")
+    current = errors(models.prefix_predictor(config, trained.member(0), layout), task, prompts)
+    history.append(current)
+    print(f"step {step}: error {current.mean():.3f}, after ten examples {current[-1]:.3f}")
 
 
 trained = icl_gd.train(task, config, settings, layout="alternating", on_chunk=watch, chunk_steps=EVERY)
@@ -95,26 +106,27 @@ with plots.style():
     figure, (left, right) = plt.subplots(1, 2, figsize=(plots.PAGE, 2.6))
     for role, values in {**of_learners, "trained": history[-1]}.items():
         left.plot(values, plots.ROLES[role][2], color=plots.ROLES[role][1], label=plots.ROLES[role][0])
-    left.set(xlabel="in-context examples", ylabel="error / variance of labels", ylim=(0, 1.3))
+    left.set(xlabel="in-context examples", ylabel="error / label variance", ylim=(0, 1.3))
     left.legend()
     steps = EVERY * (1 + np.arange(len(history)))
     right.plot(steps, np.mean(history, axis=1), color=plots.ROLES["trained"][1])
     plots.level(right, of_learners["least_squares"].mean(), "least_squares")
-    right.set(xlabel="training step", ylabel="mean over lengths", ylim=(0, 1.1))
+    right.set(xlabel="training step", ylabel="mean error over lengths", ylim=(0, 1.1))
 
 # %% [markdown]
-# ## Which function of the query?
+# ## Compare sensitivities
 #
-# Small errors could come from many functions. How a prediction changes with the query says which one it is: that of
-# least squares changes by $w$ on the span of the examples, and once there are as many of them as inputs, by $w$.
+# Many functions have small errors. The derivative of the prediction by the query tells them apart: for least squares
+# it is the projection of $w$ to the span of the examples, and $w$ itself from $d$ examples on.
 
 # %%
 few = jax.tree.map(lambda leaf: leaf[:64], prompts)
 
 
 def sensitivity(predictor):
-    """`d y_hat / d x_query` after one example, two, ...: `[prompt n d]`; without examples least squares has none."""
-    return np.asarray(jax.jit(lambda few: analysis.prefix_responses(predictor, few))(few)[1])[:, 1:, 0]
+    """`d y_hat / d x_query` after 1, 2, ... examples, `[prompt n d]`. Least squares has none without examples."""
+    _, responses = jax.jit(lambda few: analysis.prefix_responses(predictor, few))(few)
+    return np.asarray(responses)[:, 1:, 0]
 
 
 def cosine(a, b):
@@ -129,37 +141,38 @@ with plots.style():
         plots.ROLES["trained"][1],
         plots.ROLES["least_squares"][1],
     )
-    ax.plot(examples, cosine(of_model, of_least_squares), color=blue, label="model, to least squares")
-    ax.plot(examples, cosine(of_model, w), "--", color=blue, label="model, to the function")
-    ax.plot(examples, cosine(of_least_squares, w), "--", color=orange, label="least squares, to the function")
+    ax.plot(examples, cosine(of_model, of_least_squares), color=blue, label="model and least squares")
+    ax.plot(examples, cosine(of_model, w), "--", color=blue, label="model and true function")
+    ax.plot(examples, cosine(of_least_squares, w), "--", color=orange, label="least squares and true function")
     ax.set(xlabel="in-context examples", ylabel="cosine of sensitivities", ylim=(-0.1, 1.05))
     ax.legend()
 
 # %% [markdown]
-# ## Other prompts than those of training
+# ## Shifted prompts
 #
-# One in one quadrant and the query anywhere, a query orthogonal to all inputs (nothing can be known), one that is an
-# input again (all is), inputs in half the dimensions, noise. An algorithm cares only for what it depends on.
+# Inputs in one quadrant; a query orthogonal to all inputs (nothing can be known); a query that repeats an input
+# (everything is known); inputs in half of the dimensions; noisy labels; labels of twice the size. If the model runs
+# least squares, its errors follow those of least squares in each panel.
 
 # %%
 names = ("random_quadrants", "orthogonal_query", "repeated_query", "half_subspace", "noisy", "labels_double")
 with plots.style():
     figure, axes = plt.subplots(2, 3, figsize=(plots.PAGE, 3.6), sharex=True)
     for ax, name in zip(axes.flat, names, strict=True):
-        family = EVAL_SUITE[name](task)
-        drawn = sample(family)
+        shifted = EVAL_SUITE[name](task)
+        drawn = sample(shifted)
         for role, predictor in {"least_squares": learners.prefix_least_squares, "trained": model}.items():
-            values = errors(predictor, family, drawn)
+            values = errors(predictor, shifted, drawn)
             ax.plot(values, plots.ROLES[role][2], color=plots.ROLES[role][1], label=plots.ROLES[role][0])
         ax.set(title=name.replace("_", " "), ylim=(0, 2))
     axes[0, 0].legend()
     axes[1, 1].set_xlabel("in-context examples")
 
 # %% [markdown]
-# ## Keep it
+# ## Save the model
 #
-# Two files that others can read: weights as safetensors, and what they are of. Published checkpoints of the paper are
-# read by `interop.from_garg("state.pt")`, which executes nothing of them.
+# `save_pretrained` writes weights as safetensors and a config.json. `interop.from_garg` reads the published
+# checkpoints of the paper; no code in them is executed.
 
 # %%
 with tempfile.TemporaryDirectory() as directory:
@@ -167,3 +180,12 @@ with tempfile.TemporaryDirectory() as directory:
     again = interop.from_pretrained(directory).prefix_predictor
     x, y = prompts.x[0], prompts.y[0]
     print(sorted(os.listdir(directory)), "largest difference:", float(jnp.abs(again(x, y) - model(x, y)).max()))
+
+# %% [markdown]
+# ## What follows
+#
+# With more examples than inputs, errors and sensitivities of the model are close to those of least squares on the
+# training distribution.
+#
+# What does not follow: that the model runs least squares as an algorithm. On shifted prompts its errors depart from
+# those of least squares; this small model departs further than the published one.

@@ -11,14 +11,16 @@
 # ---
 
 # %% [markdown]
-# # Sine waves: gradient descent on deep features
+# # Does a Transformer learn sine waves by gradient descent on deep features?
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/icl-gd/icl_gd/blob/main/colabs/sine.ipynb)
 #
-# von Oswald et al. ([2212.07677](https://arxiv.org/abs/2212.07677)), non-linear regression: a perceptron and one
-# linear-attention layer learn sine waves in context. Is that one gradient step on the perceptron's output head? On
-# Colab, first run `!git clone https://github.com/icl-gd/icl_gd && pip install -e icl_gd` and restart. About five
-# minutes on two CPU cores.
+# An MLP and one linear-attention layer learn sine waves in context (von Oswald et al.,
+# [2212.07677](https://arxiv.org/abs/2212.07677), non-linear regression). Does the layer take one gradient step on a
+# linear head over the features of the MLP?
+#
+# On Colab, first run `!git clone https://github.com/icl-gd/icl_gd && pip install -e icl_gd`, then restart the runtime.
+# On a GPU runtime install `'icl_gd[cuda12]'`. The notebook takes about five minutes on two CPU cores.
 
 # %%
 import os
@@ -32,13 +34,13 @@ import icl_gd
 from icl_gd import analysis, constructions, learners, models, plots
 from icl_gd.tasks import SineRegression
 
-FAST = bool(os.environ.get("ICL_GD_FAST"))  # a handful of steps, to see that the notebook runs
+FAST = bool(os.environ.get("ICL_GD_FAST"))  # a few steps, for tests
 STEPS, BATCH, PROMPTS = (20, 32, 64) if FAST else (20_000, 256, 2048)
 
 # %% [markdown]
 # ## The task
 #
-# Ten examples of $a \sin(x + \varphi)$, with amplitude and phase drawn anew in every prompt.
+# A prompt has ten examples of $a \sin(x + \varphi)$, with its own amplitude and phase.
 
 # %%
 task = SineRegression(n_context=10)
@@ -49,10 +51,10 @@ linear = learners.gradient_descent([learners.fit_step_size(prompts)])
 print("loss of one gradient step on x itself:", float(analysis.losses(linear, prompts).mean()))
 
 # %% [markdown]
-# ## Learn a learner
+# ## Train the learner of comparison
 #
-# Behind an embedding the construction of a gradient step takes it on deep features: the layer is given, and what stands
-# before it is learned.
+# Freeze the attention layer to the construction of one gradient step, and train the MLP before it. The result is
+# gradient descent on meta-learned features.
 
 # %%
 config = icl_gd.TransformerConfig(d_token=2, d_embed=40, input_mlp_width=160)
@@ -61,7 +63,10 @@ history = {"trained": [], "gd_deep_features": []}
 
 
 def watch(name):
-    return lambda trained, step, loss: history[name].append((step, float(loss.mean())))
+    def on_chunk(trained, step, loss):
+        history[name].append((step, float(loss.mean())))
+
+    return on_chunk
 
 
 rates = {"steps": STEPS, "batch_size": BATCH, "clip": 100.0}
@@ -69,14 +74,14 @@ learner = icl_gd.train(
     task,
     config,
     icl_gd.TrainSettings(learning_rate=3e-4, beta2=0.999, **rates),
-    given=built,
+    frozen=built,
     on_chunk=watch("gd_deep_features"),
     chunk_steps=20 if FAST else 200,
 )
 
 # %% [markdown]
-# Written as a learner, it is this: features and target of every example, and one step of gradient descent on a linear
-# head.
+# Written as a learner: compute the features and the target of every example, and take one step of gradient descent on
+# a linear head. The network with the frozen layer and this learner agree.
 
 # %%
 embed = models.features(config, learner.member(0), 1)
@@ -86,7 +91,7 @@ print("network against learner:", analysis.alignment(learner.predictors[0], gd, 
 # %% [markdown]
 # ## Train the Transformer
 #
-# The same perceptron, with a layer that is learned too.
+# The same network, with a trained attention layer.
 
 # %%
 trained = icl_gd.train(
@@ -106,19 +111,20 @@ with plots.style():
 # %% [markdown]
 # ## Compare
 #
-# The difference of predictions, next to the spread of the targets. With one input dimension the cosine of sensitivities
-# says how often both predictions rise or fall together.
+# The difference of predictions is compared with the standard deviation of the targets. With one input dimension, the
+# cosine of sensitivities is +1 or -1 for a prompt: it says whether both predictions rise or fall together.
 
 # %%
 transformer = trained.predictors[0]
-found = analysis.alignment(transformer, gd, prompts)
-print(found)
-print("difference over spread:", float(found.prediction_difference) / (second - mean**2) ** 0.5)
+alignment = analysis.alignment(transformer, gd, prompts)
+print(alignment)
+print("prediction difference / standard deviation:", float(alignment.prediction_difference) / (second - mean**2) ** 0.5)
 for name, predictor in (("Transformer", transformer), ("gradient descent", gd)):
     print("loss of", name, float(analysis.losses(predictor, prompts).mean()))
 
 # %% [markdown]
-# Functions before and after the layer, and before and after the gradient step.
+# Predicted functions of three prompts: dotted lines before the layer (or the gradient step), coloured lines after it.
+# The black line is the true function, dots are the examples.
 
 # %%
 grid = jnp.linspace(-5.0, 5.0, 201)[:, None]
@@ -140,3 +146,11 @@ with plots.style():
         row[0].set(ylabel=label.replace(" on ", "\non "))
     for ax in axes[-1]:
         ax.set(xlabel="$x$")
+
+# %% [markdown]
+# ## What follows
+#
+# The trained Transformer and gradient descent on deep features predict similar functions, and reach similar losses.
+#
+# What does not follow: that they are the same function. Their difference is a visible part of the spread of the
+# targets, and two Transformers of other seeds differ about as much from each other; `configs/sine.py` measures both.

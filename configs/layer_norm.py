@@ -1,43 +1,70 @@
-"""One layer that reads normalised tokens (von Oswald et al. 2212.07677, appendix: LayerNorm and other switches).
+"""Does one layer behind LayerNorm implement a gradient step (von Oswald et al. 2212.07677, appendix: other switches)?
 
     python -m experiments.run --config=configs/layer_norm.py
 
-The settings of one_layer, five seeds; about ten minutes on two CPU cores. As published, a layer of its own reads tokens
-as they are, and only a recurrent one normalises before its first application: model.shared is True. Expected: .260,
-the loss of the best gradient step on standardised tokens.
+The settings are those of one_layer, with five seeds. The published code normalises tokens only in recurrent networks,
+before the first application; so model.shared is True. A run takes about ten minutes on two CPU cores. Expected: a loss
+of 0.260, that of the best gradient step on standardised tokens.
 
-Variants: `normalised` divides keys and queries by the sums of their entries instead; `heads` has four linear heads;
-`smoke`.
+Variants: `normalised` divides keys and queries by the sums of their entries instead of applying LayerNorm; `heads` has
+four linear heads without LayerNorm; `smoke`.
 """
 
 from icl_gd.lab import Claim, Eval, Experiment, GradientDescent, Network, Regression, Train, claim, smoke
 
 VARIANTS = ("normalised", "heads", "smoke")
+MODELS = {
+    "LN": "one layer with LayerNorm",
+    "SN": "one layer with sum-normalised keys and queries",
+    "H4": "one layer of four heads",
+}
 WHY_STANDARD = (
-    "LayerNorm takes a token's mean and length, and the size of its label with them. The best gradient step on what is "
-    "left has 1.26 times the loss of one on the tokens, and every seed is as good as that: VO.LN.standardised"
+    "LayerNorm removes a token's mean and length, and with it the scale of its label. The "
+    "best gradient step on standardised tokens has 1.26 times the loss of one on the "
+    "tokens themselves, and every seed is as good as that (VO.LN.standardised)."
 )
 WHY_CONSTANT = (
-    "the learning rate is constant, and one of its steps moves four heads together: with train.schedule=cosine every "
-    "seed ends at .9999"
+    "The learning rate is constant, and one training step moves four heads together. With "
+    "train.schedule=cosine every seed ends at 0.9999."
 )
 WHY_SUMS = (
-    "sums of keys and queries change their sign from token to token, and near zero scores have no bound (training "
-    "losses up to 12 in a mean over 100 steps): no seed finds better than predicting zero"
+    "The sums of keys and queries change sign from token to token, and scores are "
+    "unbounded where a sum is near zero (training losses of up to 12, averaged over 100 "
+    "steps). No seed becomes better than predicting zero."
 )
 
 
 def beside_one_step(name: str, loss: float, cosine: float, why: str, why_cosine: str) -> tuple[Claim, ...]:
-    """What the paper says of one layer, asked of others than plain ones."""
+    """The paper's claims for one layer, for a layer with another switch."""
+    model = MODELS[name]
     return (
-        claim(f"VO.{name}.free", "at least 4 of 5 seeds are free",
-              metric="seeds_trapped", source="VO, published code", at_most=1, note=why),
-        claim(f"VO.{name}.loss", "every free seed is nearly as good as one gradient step (loss ratio)",
-              metric="loss_ratio_gd_untrapped", source="VO, other switches", at_most=loss, reduce="max", note=why),
-        claim(f"VO.{name}.cosine", "every free seed's sensitivities point where gradient descent's do",
-              metric="sensitivity_cosine_gd_untrapped", source="VO, other switches", at_least=cosine, reduce="min",
-              note=why_cosine),
-    )  # fmt: skip
+        claim(
+            f"VO.{name}.free",
+            f"{model}: at least 4 of 5 seeds are free (number of trapped seeds)",
+            metric="seeds_trapped",
+            source="VO, published code",
+            at_most=1,
+            note=why,
+        ),
+        claim(
+            f"VO.{name}.loss",
+            f"{model}: every free seed is nearly as good as one gradient step (largest loss ratio)",
+            metric="loss_ratio_gd_untrapped",
+            source="VO, other switches",
+            at_most=loss,
+            reduce="max",
+            note=why,
+        ),
+        claim(
+            f"VO.{name}.cosine",
+            f"{model}: every free seed's sensitivities are aligned with those of one gradient step (smallest cosine)",
+            metric="sensitivity_cosine_gd_untrapped",
+            source="VO, other switches",
+            at_least=cosine,
+            reduce="min",
+            note=why_cosine,
+        ),
+    )
 
 
 def get_config(variant: str = "") -> Experiment:
@@ -51,28 +78,51 @@ def get_config(variant: str = "") -> Experiment:
         analyses=("alignment", "shifts", "standardised_tokens"),
         claims=(
             *beside_one_step("LN", 1.05, 0.95, WHY_STANDARD, WHY_STANDARD),
-            claim("VO.LN.standardised",
-                  "every seed is as good as a gradient step on standardised tokens (worst loss ratio)",
-                  metric="loss_ratio_gd_standardised", source="found here", at_most=1.01, reduce="max"),
-            claim("VO.LN.standardised_cosine", "and points where it does (worst sensitivity cosine)",
-                  metric="sensitivity_cosine_gd_standardised", source="found here", at_least=0.99, reduce="min"),
+            claim(
+                "VO.LN.standardised",
+                "one layer with LayerNorm: every seed is as good as a gradient step on standardised "
+                "tokens (largest loss ratio)",
+                metric="loss_ratio_gd_standardised",
+                source="found here",
+                at_most=1.01,
+                reduce="max",
+            ),
+            claim(
+                "VO.LN.standardised_cosine",
+                "one layer with LayerNorm: every seed's sensitivities are those of a gradient step on "
+                "standardised tokens (smallest cosine)",
+                metric="sensitivity_cosine_gd_standardised",
+                source="found here",
+                at_least=0.99,
+                reduce="min",
+            ),
         ),
-    )  # fmt: skip
+    )
     plain = {"model.layer_norm": False, "model.shared": False}
     if variant == "normalised":
         analyses, claims = ("alignment", "shifts"), beside_one_step("SN", 1.05, 0.95, WHY_SUMS, WHY_SUMS)
         return experiment.change(plain | {"model.sum_normalised": True, "analyses": analyses, "claims": claims})
     if variant == "heads":
-        return experiment.change(plain | {
-            "model.n_heads": 4,
-            "eval.prompts": 2**20,
-            "analyses": ("alignment", "weights", "shifts"),
-            "claims": (
-                *beside_one_step("H4", 1.01, 0.999, "", WHY_CONSTANT),
-                claim("VO.H4.gauge", "all heads together are the construction, up to gauge (worst distance)",
-                      metric="gauge_distance_gd_untrapped", source="VO, other switches", at_most=0.1, reduce="max"),
-            ),
-        })  # fmt: skip
+        return experiment.change(
+            plain
+            | {
+                "model.n_heads": 4,
+                "eval.prompts": 2**20,
+                "analyses": ("alignment", "weights", "shifts"),
+                "claims": (
+                    *beside_one_step("H4", 1.01, 0.999, "", WHY_CONSTANT),
+                    claim(
+                        "VO.H4.gauge",
+                        "one layer of four heads: the sum of all heads is the construction, up to gauge "
+                        "(largest relative distance over free seeds)",
+                        metric="gauge_distance_gd_untrapped",
+                        source="VO, other switches",
+                        at_most=0.1,
+                        reduce="max",
+                    ),
+                ),
+            }
+        )
     if variant == "smoke":
         return smoke(experiment)
     if variant:

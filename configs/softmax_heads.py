@@ -1,33 +1,39 @@
-"""How many softmax heads make a gradient step (von Oswald et al. 2212.07677, appendix on softmax self-attention).
+"""How many softmax heads implement a gradient step (von Oswald et al. 2212.07677, appendix on softmax self-attention)?
 
     python -m experiments.run --config=configs/softmax_heads.py
 
-One layer of 1, 2 and 4 softmax heads at the settings of one_layer (as published: 5,000 steps, rate 1e-3, clip 1e-3),
-five seeds each, one number of heads after another; about six minutes on two CPU cores. Expected: one head ends at .29
-with cosine .72, or is stuck above .4 (four seeds of five), two heads reach .219 and .96. A pattern sums to one, so what
-two heads can do is a gradient step on a context with its mean removed, whose loss is 1.06 times that of a plain one:
-they come within 1 % of it.
+One layer of 1, 2 and 4 softmax heads is trained with the settings of one_layer (as published: 5,000 steps, learning
+rate 1e-3, clip 1e-3). There are five seeds for each number of heads; the numbers run in sequence, which takes about
+six minutes on two CPU cores. Expected: one head ends at a loss of 0.29 with cosine 0.72, or is stuck above 0.4 (four
+of five seeds); two heads reach 0.219 and 0.96. A softmax pattern sums to one, so two heads can at best implement a
+gradient step on the centred context (the context with its mean removed). Its loss is 1.06 times that of a plain step,
+and two heads come within 1 % of it.
 
-Variants: `two` shows two heads' circuits, alone and together, and their shifts; `mixed` learns how much of its pattern
-is softmax; `smoke`.
+Variants: `two` shows the circuits of two heads, separately and summed, and their losses under shifts; `mixed` trains
+one head whose pattern is a learned mixture of softmax and linear attention; `smoke`.
 """
 
 from icl_gd.lab import Eval, Experiment, GradientDescent, Network, Regression, Train, claim, smoke
 
 VARIANTS = ("two", "mixed", "smoke")
 WHY_NOT_THE_SUM = (
-    "what both heads' W_KQ have in common cancels with their W_PV, of opposite sign, so the sum is free to first "
-    "order, and nothing makes it a multiple of the identity. The products W_PV W_KQ, which the function determines, "
-    "are what adds up"
+    "The common part of the heads' W_KQ cancels, because their W_PV have opposite signs. "
+    "So the sum of the W_KQ is free to first order, and nothing makes it a multiple of the "
+    "identity; the sum of the products W_PV W_KQ, which the function determines, is one."
 )
 WHY_SHORT = (
-    "what their W_KQ have in common is free to first order in the scores, not to second; seeds that have "
-    "more of it miss narrowly what VO.SM.without_common shows all to reach"
+    "The common part of the heads' W_KQ has no effect to first order in the scores, but "
+    "has one to second order. Seeds with a larger common part miss the target narrowly; "
+    "all seeds reach it without that part (VO.SM.without_common)."
 )
+
+
+def at(metric: str, heads: int) -> str:
+    """The metric of the layers with this number of heads."""
+    return f"{metric}_by_n_heads[{heads}]"
 
 
 def get_config(variant: str = "") -> Experiment:
-    at = lambda name, heads: f"{name}_by_n_heads[{heads}]"
     experiment = Experiment(
         task=Regression(),
         model=Network(attention="softmax"),
@@ -38,64 +44,173 @@ def get_config(variant: str = "") -> Experiment:
         analyses=("alignment", "softmax"),
         sweep={"model.n_heads": (1, 2, 4)},
         claims=(
-            claim("VO.SM.one", "one softmax head falls short of a gradient step (best loss ratio)",
-                  metric=at("loss_ratio_gd", 1), source="VO, softmax heads", at_least=1.3, reduce="min"),
-            claim("VO.SM.one_cosine", "and of its direction (best sensitivity cosine)",
-                  metric=at("sensitivity_cosine_gd", 1), source="VO, softmax heads", at_most=0.8, reduce="max"),
-            claim("VO.SM.two_cosine", "two heads align with a gradient step (worst sensitivity cosine)",
-                  metric=at("sensitivity_cosine_gd", 2), source="VO, softmax heads", at_least=0.95, reduce="min"),
-            claim("VO.SM.two", "and are nearly as good (worst loss ratio)",
-                  metric=at("loss_ratio_gd", 2), source="VO, softmax heads", at_most=1.1, reduce="max"),
-            claim("VO.SM.centred", "two heads are as good as a step on a centred context (worst ratio)",
-                  metric=at("loss_ratio_gd_centred", 2), source="found here", at_most=1.03, reduce="max"),
-            claim("VO.SM.centred_cosine", "and point where it does (worst sensitivity cosine)",
-                  metric=at("sensitivity_cosine_gd_centred", 2), source="found here", at_least=0.99, reduce="min",
-                  note=WHY_SHORT),
-            claim("VO.SM.without_common",
-                  "which they all do without what their W_KQ have in common (worst sensitivity cosine)",
-                  metric=at("sensitivity_cosine_gd_centred_without_common", 2), source="found here", at_least=0.999,
-                  reduce="min"),
-            claim("VO.SM.four", "four heads are as good as the centred step too (worst loss ratio)",
-                  metric=at("loss_ratio_gd_centred", 4), source="VO, softmax heads", at_most=1.03, reduce="max"),
-            claim("VO.SM.cancel", "the heads' W_PV cancel the mean pattern (largest share left)",
-                  metric=at("mean_pattern_left", 2), source="found here", at_most=0.05, reduce="max"),
-            claim("VO.SM.products", "their products sum to the linear solution, a multiple of the identity (largest "
-                  "relative distance to one)",
-                  metric=at("product_anisotropy", 2), source="VO, softmax heads", at_most=0.05, reduce="max"),
-            claim("VO.SM.sum", "so does the sum of their W_KQ by itself (largest relative distance)",
-                  metric=at("summed_W_KQ_anisotropy", 2), source="VO, softmax heads", at_most=0.1, reduce="max",
-                  note=WHY_NOT_THE_SUM),
+            claim(
+                "VO.SM.one",
+                "one softmax head is worse than one gradient step (smallest loss ratio)",
+                metric=at("loss_ratio_gd", 1),
+                source="VO, softmax heads",
+                at_least=1.3,
+                reduce="min",
+            ),
+            claim(
+                "VO.SM.one_cosine",
+                "the sensitivities of one softmax head are not aligned with those of one gradient step "
+                "(largest cosine)",
+                metric=at("sensitivity_cosine_gd", 1),
+                source="VO, softmax heads",
+                at_most=0.8,
+                reduce="max",
+            ),
+            claim(
+                "VO.SM.two_cosine",
+                "the sensitivities of two softmax heads are aligned with those of one gradient step (smallest cosine)",
+                metric=at("sensitivity_cosine_gd", 2),
+                source="VO, softmax heads",
+                at_least=0.95,
+                reduce="min",
+            ),
+            claim(
+                "VO.SM.two",
+                "two softmax heads are nearly as good as one gradient step (largest loss ratio)",
+                metric=at("loss_ratio_gd", 2),
+                source="VO, softmax heads",
+                at_most=1.1,
+                reduce="max",
+            ),
+            claim(
+                "VO.SM.centred",
+                "two softmax heads are as good as a gradient step on the centred context (largest loss ratio)",
+                metric=at("loss_ratio_gd_centred", 2),
+                source="found here",
+                at_most=1.03,
+                reduce="max",
+            ),
+            claim(
+                "VO.SM.centred_cosine",
+                "the sensitivities of two softmax heads are those of a gradient step on the centred "
+                "context (smallest cosine)",
+                metric=at("sensitivity_cosine_gd_centred", 2),
+                source="found here",
+                at_least=0.99,
+                reduce="min",
+                note=WHY_SHORT,
+            ),
+            claim(
+                "VO.SM.without_common",
+                "without the common part of their W_KQ, the sensitivities of two softmax heads are "
+                "those of a gradient step on the centred context (smallest cosine)",
+                metric=at("sensitivity_cosine_gd_centred_without_common", 2),
+                source="found here",
+                at_least=0.999,
+                reduce="min",
+            ),
+            claim(
+                "VO.SM.four",
+                "four softmax heads are as good as a gradient step on the centred context (largest loss ratio)",
+                metric=at("loss_ratio_gd_centred", 4),
+                source="VO, softmax heads",
+                at_most=1.03,
+                reduce="max",
+            ),
+            claim(
+                "VO.SM.cancel",
+                "the W_PV of two softmax heads cancel the mean pattern (largest share that is left)",
+                metric=at("mean_pattern_left", 2),
+                source="found here",
+                at_most=0.05,
+                reduce="max",
+            ),
+            claim(
+                "VO.SM.products",
+                "the products W_PV W_KQ of two softmax heads sum to the linear solution, a multiple of "
+                "the identity (largest relative distance to one)",
+                metric=at("product_anisotropy", 2),
+                source="VO, softmax heads",
+                at_most=0.05,
+                reduce="max",
+            ),
+            claim(
+                "VO.SM.sum",
+                "the W_KQ of two softmax heads sum to a multiple of the identity (largest relative distance to one)",
+                metric=at("summed_W_KQ_anisotropy", 2),
+                source="VO, softmax heads",
+                at_most=0.1,
+                reduce="max",
+                note=WHY_NOT_THE_SUM,
+            ),
         ),
-    )  # fmt: skip
+    )
     if variant == "two":
-        return experiment.change({
-            "model.n_heads": 2,
-            "analyses": ("alignment", "softmax", "shifts"),
-            "claims": (
-                claim("VO.SM2.noise", "two heads follow gradient descent at 0 to 8 corrupted labels of 10 (worst "
-                      "deviation of their loss)",
-                      metric="corrupted_labels_deviation_untrapped", source="VO, corrupted labels", at_most=0.1,
-                      reduce="max"),
-                claim("VO.SM2.longer", "four times the context helps two heads: they take means (worst loss)",
-                      metric="loss_by_context_length_trained[4.0]", source="found here", at_most=0.15, reduce="max"),
-            ),
-        })  # fmt: skip
+        return experiment.change(
+            {
+                "model.n_heads": 2,
+                "analyses": ("alignment", "softmax", "shifts"),
+                "claims": (
+                    claim(
+                        "VO.SM2.noise",
+                        "two softmax heads have the loss of gradient descent at 0 to 8 of 10 corrupted labels "
+                        "(largest relative deviation over free seeds)",
+                        metric="corrupted_labels_deviation_untrapped",
+                        source="VO, corrupted labels",
+                        at_most=0.1,
+                        reduce="max",
+                    ),
+                    claim(
+                        "VO.SM2.longer",
+                        "two softmax heads improve on contexts four times as long as in training, because "
+                        "softmax takes means (largest loss)",
+                        metric="loss_by_context_length_trained[4.0]",
+                        source="found here",
+                        at_most=0.15,
+                        reduce="max",
+                    ),
+                ),
+            }
+        )
     if variant == "mixed":
-        return experiment.change({
-            "model.n_heads": 1,
-            "model.attention": "mixed",
-            "analyses": ("alignment", "shifts"),
-            "claims": (
-                claim("VO.MIX.share", "a layer that may choose becomes linear (largest softmax share)",
-                      metric="softmax_share_untrapped", source="VO, learned mix", at_most=0.05, reduce="max"),
-                claim("VO.MIX.loss", "and as good as a gradient step (worst loss ratio)",
-                      metric="loss_ratio_gd_untrapped", source="VO, learned mix", at_most=1.01, reduce="max"),
-                claim("VO.MIX.cosine", "and points where it does (worst sensitivity cosine)",
-                      metric="sensitivity_cosine_gd_untrapped", source="VO, learned mix", at_least=0.999, reduce="min"),
-                claim("VO.MIX.free", "at least 4 of 5 seeds are free",
-                      metric="seeds_trapped", source="VO, published code", at_most=1),
-            ),
-        })  # fmt: skip
+        return experiment.change(
+            {
+                "model.n_heads": 1,
+                "model.attention": "mixed",
+                "analyses": ("alignment", "shifts"),
+                "claims": (
+                    claim(
+                        "VO.MIX.share",
+                        "a layer with a learned mixture of softmax and linear attention becomes linear "
+                        "(largest softmax share over free seeds)",
+                        metric="softmax_share_untrapped",
+                        source="VO, learned mix",
+                        at_most=0.05,
+                        reduce="max",
+                    ),
+                    claim(
+                        "VO.MIX.loss",
+                        "a layer with a learned mixture of softmax and linear attention is as good as one "
+                        "gradient step (largest loss ratio over free seeds)",
+                        metric="loss_ratio_gd_untrapped",
+                        source="VO, learned mix",
+                        at_most=1.01,
+                        reduce="max",
+                    ),
+                    claim(
+                        "VO.MIX.cosine",
+                        "the sensitivities of a layer with a learned mixture of softmax and linear attention "
+                        "are those of one gradient step (smallest cosine over free seeds)",
+                        metric="sensitivity_cosine_gd_untrapped",
+                        source="VO, learned mix",
+                        at_least=0.999,
+                        reduce="min",
+                    ),
+                    claim(
+                        "VO.MIX.free",
+                        "at least 4 of 5 seeds are free (number of trapped seeds)",
+                        metric="seeds_trapped",
+                        source="VO, published code",
+                        at_most=1,
+                    ),
+                ),
+            }
+        )
     if variant == "smoke":
         return smoke(experiment, {"model.n_heads": 2})
     if variant:

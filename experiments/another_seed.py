@@ -1,15 +1,17 @@
-"""Carries out committed experiments at another base seed, and keeps whether their claims hold there too.
+"""Repeats committed experiments at another base seed, and records whether their claims hold there too.
 
     python -m experiments.another_seed [--seed=5000] [--minutes=15] [NAME ...]
 
-A claim is judged at one base seed, where it may hold by luck. So the experiments of results/NAME/results.json, all or
-those that are named, are carried out again, if their committed run took at most so many minutes: one after another,
-the shortest first, each by `python -m experiments.run --config.seed=SEED` in runs/another_seed/SEED/NAME. What becomes
-of the claims goes to results/NAME/another_seed.json, and from there into the tables of `python -m experiments.publish`.
+A claim that is judged at one base seed may hold by chance. This command therefore repeats the experiments of
+results/NAME/results.json: the given names, or all whose committed run took at most the given minutes. They run one
+after another, the shortest first, by `python -m experiments.run --config.seed=SEED` in runs/another_seed/SEED/NAME. The
+judged claims are written to results/NAME/another_seed.json, which `python -m experiments.publish` includes in its
+tables.
 
-Called again it passes over what is written at that seed for the same claims, and goes on with a run that was
-interrupted. Exit codes: 0 done; 1 an experiment failed or was refused, the others were carried out; 2 bad input,
-nothing was run; 129, 130 and 143 stopped by a signal, what was trained is saved.
+The same command again skips experiments whose claims are already written for this seed, and resumes an interrupted run.
+
+Exit codes: 0 finished; 1 an experiment failed or was refused, the others were run; 2 bad input, nothing was run; 129,
+130 and 143 stopped by a signal, the trained state is saved.
 """
 
 import argparse
@@ -34,19 +36,21 @@ SEED, MINUTES = 5000, 15.0
 FLAGS = ("--seed", "--minutes", "--help")
 FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 STOPPED = tuple(128 + number for number in FORWARDED)
-OF_THE_RUN = ("git", "device", "precision", "wall_seconds", "seconds", "resumed_at")  # kept as results.json has them
+# Entries of results.json, and of each of its claims, that are copied unchanged.
+OF_THE_RUN = ("git", "device", "precision", "wall_seconds", "seconds", "resumed_at")
+OF_A_CLAIM = ("id", "statement", "relation", "target", "tolerance", "value", "holds")
 
 Results = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Again:
-    """A committed experiment, to be carried out at another base seed.
+class Repetition:
+    """A committed experiment that is repeated at another base seed.
 
     Attributes:
-      name: of its folder in results/.
-      config: as `--config` takes it.
-      seconds: that the committed run took.
+      name: the name of its folder in results/.
+      config: the value of `--config`.
+      seconds: the duration of the committed run.
       stated: the claims of the config.
     """
 
@@ -57,10 +61,16 @@ class Again:
 
 
 def main(argv: Sequence[str], root: Path = publish.ROOT, start: Callable[[list[str], Path], int] | None = None) -> int:
-    """Runs the command line and returns the exit code.
+    """Runs a command line.
 
     Args:
-      start: the words of a run, and the folder it starts in, to its exit code; None starts a process.
+      argv: the command line after the name of the program.
+      root: the root of the repository.
+      start: runs an experiment: maps the arguments of `experiments.run` and the directory to start in to the exit code.
+        Default: a new process.
+
+    Returns:
+      The exit code.
     """
     try:
         given = _parse(argv)
@@ -74,24 +84,26 @@ def main(argv: Sequence[str], root: Path = publish.ROOT, start: Callable[[list[s
         return 2
     began = time.monotonic()
     for i, one in enumerate(planned, 1):
-        place, there = f"[{i}/{len(planned)}] {one.name}", written.get(one.name)
+        prefix, earlier = f"[{i}/{len(planned)}] {one.name}", written.get(one.name)
         if changed := _changed(one.stated, list(map(publish.stated, chosen[one.name]["claims"]))):
             print(
-                f"{place}: claims {', '.join(changed)} of its config are not those of its committed results; carry "
-                "it out at its own seed, too"
+                f"{prefix}: claims {', '.join(changed)} of its config differ from those of its committed results; "
+                "repeat it at its own seed, too"
             )
-        if there is not None and there["seed"] == given.seed and _is_of(there, one.stated):
-            print(f"{place}: written already", flush=True)
+        if earlier is not None and earlier["seed"] == given.seed and _judges(earlier, one.stated):
+            print(f"{prefix}: already written for this seed", flush=True)
             continue
-        spent = _shown(time.monotonic() - began)
+        spent = _duration(time.monotonic() - began)
         print(
-            f"{place} at base seed {given.seed}; at its own it took {_shown(one.seconds)}; {spent} so far", flush=True
+            f"{prefix}: running at base seed {given.seed}; the committed run took {_duration(one.seconds)}; "
+            f"{spent} spent so far",
+            flush=True,
         )
         workdir = Path("runs", "another_seed", str(given.seed), one.name)
         words = [f"--config={one.config}", f"--config.seed={given.seed}", f"--workdir={workdir}"]
         code = (start or _start)(words, root)
         if code in STOPPED:
-            print("stopped; the same command goes on from there", file=sys.stderr)
+            print("stopped; run the same command again to resume", file=sys.stderr)
             return code
         if code:
             failed[one.name] = "the run was refused" if code == 2 else f"the run ended with exit code {code}"
@@ -101,11 +113,11 @@ def main(argv: Sequence[str], root: Path = publish.ROOT, start: Callable[[list[s
         except (OSError, ValueError) as error:
             failed[one.name] = f"its results cannot be read: {one_line(error)}"
             continue
-        if not _is_of(done, one.stated):
-            failed[one.name] = f"{workdir} holds a finished run that judged other claims; remove it"
+        if not _judges(done, one.stated):
+            failed[one.name] = f"{workdir} holds a finished run that judged other claims; remove that directory"
             continue
         path = root / "results" / one.name / publish.AGAIN
-        write_json(path, _kept(done, given.seed))
+        write_json(path, _record(done, given.seed))
         print(f"wrote {path.relative_to(root)}", flush=True)
     for name, why in failed.items():
         print(f"failed: {name}: {why}", file=sys.stderr)
@@ -113,7 +125,7 @@ def main(argv: Sequence[str], root: Path = publish.ROOT, start: Callable[[list[s
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as other commands do."""
+    """Raises an error instead of printing the usage, so that the command prints one line like the others."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
@@ -126,21 +138,25 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--seed", default=str(SEED), help=f"the base seed, a whole number; {SEED} if left out")
+    parser.add_argument("--seed", default=str(SEED), help=f"the base seed, a whole number. Default: {SEED}.")
     parser.add_argument(
-        "--minutes", default=str(MINUTES), help=f"a committed run took at most; {MINUTES:g} if left out"
+        "--minutes",
+        default=str(MINUTES),
+        help=f"the longest accepted duration of a committed run, in minutes. Default: {MINUTES:g}.",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="a folder of results/, as garg_linear-tiny")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="a folder of results/, for example garg_linear-tiny. Default: all."
+    )
     given, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
-        raise ConfigError(f"{unknown[0]}: {nearest(unknown[0].partition('=')[0], FLAGS)}")
+        raise ConfigError(f"{unknown[0]}: unknown flag; {nearest(unknown[0].partition('=')[0], FLAGS)}")
     given.seed, given.minutes = _seed(given.seed), _minutes(given.minutes)
     return given
 
 
 def _seed(word: str) -> int:
     if not word.isdecimal():
-        raise ConfigError(f"--seed={word}: a whole number of at least 0 is accepted, as --seed={SEED}")
+        raise ConfigError(f"--seed={word} must be a whole number of at least 0, for example --seed={SEED}")
     return int(word)
 
 
@@ -150,39 +166,37 @@ def _minutes(word: str) -> float:
     except ValueError:
         minutes = math.nan
     if not minutes > 0:
-        raise ConfigError(f"--minutes={word}: a number above 0 is accepted, as --minutes={MINUTES:g}")
+        raise ConfigError(f"--minutes={word} must be a number above 0, for example --minutes={MINUTES:g}")
     return minutes
 
 
 def _chosen(names: Sequence[str], committed: Mapping[str, Results], minutes: float) -> dict[str, Results]:
-    """The committed experiments that are carried out, the shortest first.
+    """The committed results of the experiments to repeat, the shortest first.
 
     Raises:
-      ConfigError: if a name is not committed, or took longer.
+      ConfigError: if there are no committed results of a name, or their run took longer than `minutes`.
     """
     for name in names:
         if name not in committed:
-            raise ConfigError(f"{name}: no results of that name are committed; {nearest(name, committed)}")
+            raise ConfigError(f"{name}: there are no committed results of this name; {nearest(name, committed)}")
     short = {name for name, results in committed.items() if results["wall_seconds"] <= 60 * minutes}
     for name in names:
         if name not in short:
             took = committed[name]["wall_seconds"]
-            raise ConfigError(f"{name}: its committed run took {_shown(took)}; give --minutes={took // 60 + 1:.0f}")
-    if (
-        long := []
-        if names
-        else [f"{name} ({_shown(its['wall_seconds'])})" for name, its in committed.items() if name not in short]
-    ):
-        print(f"left out, above {minutes:g} min: {', '.join(long)}")
+            raise ConfigError(f"{name}: its committed run took {_duration(took)}; give --minutes={took // 60 + 1:.0f}")
+    long = [name for name in committed if name not in short]
+    if long and not names:
+        shown = ", ".join(f"{name} ({_duration(committed[name]['wall_seconds'])})" for name in long)
+        print(f"left out, above {minutes:g} min: {shown}")
     chosen = short.intersection(names or committed)
     return {name: committed[name] for name in sorted(chosen, key=lambda name: (committed[name]["wall_seconds"], name))}
 
 
-def _planned(chosen: Mapping[str, Results], seed: int, root: Path, failed: dict[str, str]) -> list[Again]:
-    """What is carried out; of what has no config any more the reason is added to `failed`.
+def _planned(chosen: Mapping[str, Results], seed: int, root: Path, failed: dict[str, str]) -> list[Repetition]:
+    """The experiments to repeat. If a config cannot be loaded any more, the reason is added to `failed`.
 
     Raises:
-      ConfigError: if it is no base seed of one of them, or members would be those of the committed run.
+      ConfigError: if an experiment does not accept the base seed, or its committed run has some of the same seeds.
     """
     planned = []
     for name, results in chosen.items():
@@ -199,38 +213,44 @@ def _planned(chosen: Mapping[str, Results], seed: int, root: Path, failed: dict[
         if abs(seed - experiment.seed) < experiment.seeds:
             first, after = experiment.seed, experiment.seed + experiment.seeds
             raise ConfigError(
-                f"--seed={seed}: {name} has members of seeds {first} to {after - 1} already; give one from {after} on"
+                f"--seed={seed}: the committed run of {name} has the seeds {first} to {after - 1}; give a seed of at "
+                f"least {after}"
             )
         stated = [publish.stated(vars(claim)) for claim in experiment.claims]
-        planned.append(Again(name, file + f":{variant}" * bool(variant), results["wall_seconds"], stated))
+        config = f"{file}:{variant}" if variant else file
+        planned.append(Repetition(name, config, results["wall_seconds"], stated))
     return planned
 
 
 def _changed(ones: list[publish.Stated], others: list[publish.Stated]) -> list[str]:
-    """Ids of claims that are not in both."""
-    return sorted({its.id for its in {*ones} ^ {*others}})
+    """The sorted ids of claims that are in only one of two lists."""
+    return sorted({claim.id for claim in {*ones} ^ {*others}})
 
 
-def _is_of(results: Results, stated: list[publish.Stated]) -> bool:
-    """Whether results judge these claims, and no others."""
+def _judges(results: Results, stated: list[publish.Stated]) -> bool:
+    """Whether results judge exactly these claims."""
     return not _changed(list(map(publish.stated, results["claims"])), stated)
 
 
-def _kept(done: Results, seed: int) -> dict[str, Any]:
-    """What is kept of a run: where and how long it ran, and its claims; notes are of the committed run."""
-    judged = [
-        {**publish.stated(claim)._asdict(), "value": claim["value"], "holds": claim["holds"]}
-        for claim in done["claims"]
-    ]
+def _record(done: Results, seed: int) -> dict[str, Any]:
+    """The content of another_seed.json: where and how long the run took, and its claims without their notes."""
+    judged = [{name: claim[name] for name in OF_A_CLAIM} for claim in done["claims"]]
     return {"seed": seed, **{key: done[key] for key in OF_THE_RUN if key in done}, "claims": judged}
 
 
 def _start(words: list[str], root: Path) -> int:
-    """A run as a process of its own, which signals reach through this one alone: it saves before it ends."""
+    """Runs an experiment in a new process and returns its exit code.
+
+    The process is in its own group, and this process forwards signals to it: it gets every signal once, and saves its
+    state before it ends.
+    """
     process = subprocess.Popen([sys.executable, "-m", "experiments.run", *words], cwd=root, process_group=0)
-    pass_on = lambda number, frame: process.send_signal(number)
-    heard = [number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, pass_on) for number in heard}
+
+    def forward(number: int, frame: object) -> None:
+        process.send_signal(number)
+
+    handled = [number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, forward) for number in handled}
     try:
         code = process.wait()
     finally:
@@ -239,7 +259,7 @@ def _start(words: list[str], root: Path) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _shown(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 

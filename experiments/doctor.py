@@ -1,8 +1,8 @@
-"""Says whether runs will work here.
+"""Checks that runs work on this machine.
 
     python -m experiments.doctor
 
-`icl_gd.lab.doctor` says what it looks at.
+`icl_gd.lab.doctor` documents the checks.
 """
 
 import sys

@@ -1,8 +1,8 @@
-"""Runs one experiment from config to report.
+"""Runs one experiment, from its config to its report.
 
     python -m experiments.run --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--profile] [--config.FIELD=VALUE ...]
 
-`icl_gd.lab.command` says what it takes and leaves.
+`icl_gd.lab.command` documents the options, outputs and exit codes.
 """
 
 import os
@@ -14,8 +14,7 @@ BEGAN = time.perf_counter()
 
 
 def _stop_before_the_run(number: int, frame: object) -> None:
-    """Ends the process at once: nothing is written yet, and extension modules that are being imported abort on an
-    exception."""
+    """Ends the process at once: nothing is written yet, and an exception would crash half-imported extensions."""
     os.write(2, b"stopped before the run began; nothing was written\n")
     os._exit(128 + number)
 
@@ -23,6 +22,6 @@ def _stop_before_the_run(number: int, frame: object) -> None:
 if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop_before_the_run)
-    from icl_gd.lab import command  # a second or two, in which a signal may come
+    from icl_gd.lab import command  # takes a second or two, during which a signal may arrive
 
     command.start(sys.argv, BEGAN)

@@ -1,10 +1,26 @@
-"""icl_gd: find out which learning algorithm a Transformer runs inside its forward pass."""
+"""icl_gd: find out which learning algorithm a Transformer runs in context, inside its forward pass.
 
-from icl_gd import analysis, constructions, dual, interop, learners, models, tokens
+The runner of experiments, `icl_gd.lab`, is imported separately.
+"""
+
+from icl_gd import (
+    analysis,
+    constructions,
+    dual,
+    interop,
+    learners,
+    models,
+    plots,
+    schema,
+    tasks,
+    tokens,
+    training,
+    types,
+)
 from icl_gd.models import Model, TransformerConfig
 from icl_gd.tasks import LinearRegression, SineRegression
 from icl_gd.training import Population, TrainSettings, load, train
-from icl_gd.types import Predictor, Prompt
+from icl_gd.types import Predictor, PrefixPredictor, PrefixPrompt, Prompt
 
 __version__ = "0.1.0"
 
@@ -13,6 +29,8 @@ __all__ = [
     "Model",
     "Population",
     "Predictor",
+    "PrefixPredictor",
+    "PrefixPrompt",
     "Prompt",
     "SineRegression",
     "TrainSettings",
@@ -24,6 +42,11 @@ __all__ = [
     "learners",
     "load",
     "models",
+    "plots",
+    "schema",
+    "tasks",
     "tokens",
     "train",
+    "training",
+    "types",
 ]

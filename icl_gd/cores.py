@@ -1,8 +1,20 @@
-"""How many CPU cores this process may use."""
+"""The number of CPU cores available to this process.
+
+>>> 1 <= usable_cores() <= (os.cpu_count() or 1)
+True
+"""
 
 import os
 
 
 def usable_cores() -> int:
-    """Cores that the operating system lets this process run on: fewer than the machine has, where it is confined."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The number of CPU cores that this process may use.
+
+    CPU affinity (`taskset`, containers, batch systems) may allow fewer cores than the machine has.
+
+    Returns:
+      At least 1.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

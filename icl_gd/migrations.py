@@ -1,17 +1,20 @@
-"""How what earlier versions wrote is read: one step from every format to the next.
+"""Migration of files that earlier versions wrote: one step from every format to the next.
 
-A file says in which format it is written; one that does not say is in the first. `migrated` takes what it holds through
-the steps that are left. What was verified by a checksum is migrated after it.
+A file records its format; a file without that record is in the first format. `migrated` applies the remaining steps
+to its content. Checksums are verified before the migration.
+
+    >>> migrated({"eval.families": ["standard"]}, 2, CONFIGS)
+    {'eval.suite': ['standard']}
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 Content = dict[str, Any]
-LEAVES = "leaves"  # of a checkpoint or a saved model: its arrays by dotted name
-Steps = Mapping[int, Callable[[Content], Content]]  # from a format to the next
+LEAVES = "leaves"  # entry of a checkpoint or saved model that holds its arrays by dotted name
+Steps = Mapping[int, Callable[[Content], Content]]  # by format, the step to the next format
 
-# Fields and words of today by those of before: of a `TransformerConfig` and of an experiment.
+# Old name -> new name: fields of a `TransformerConfig`, fields of an experiment, and values of `form`.
 MODEL = {
     "compute": "dtype",
     "layer_mlp_width": "block_mlp_width",
@@ -21,42 +24,52 @@ MODEL = {
 }
 FIELDS = {"eval.families": "eval.suite", **{f"model.{old}": f"model.{new}" for old, new in MODEL.items()}}
 FORMS = {"moments": "gram"}
-NO_CLIP = 1e6  # how a gradient that is not clipped was written before there was None
+NO_CLIP = 1e6  # old value of `clip` for gradients that are not clipped; the new value is None
 
 
-def migrated(content: Mapping[str, Any], found: int, steps: Steps) -> Content:
-    """What a file holds, as this version would have written it.
+def migrated(content: Mapping[str, Any], file_format: int, steps: Steps) -> Content:
+    """Converts the content of a file to the current format.
 
     Args:
-      found: the format that it is in.
+      content: the content of the file; it is not changed.
+      file_format: the format in which it was written.
+      steps: the migration steps of this kind of file: `CHECKPOINTS`, `CONFIGS` or `PRETRAINED`.
+
+    Returns:
+      The content as this version would have written it.
 
     Raises:
-      ValueError: if it is none that can be read: a later version's, or a very old one's.
+      ValueError: if the format is newer than this version, or too old to be read.
     """
     oldest, newest = min(steps, default=1), newest_of(steps)
-    if not oldest <= found <= newest:
-        newer = "; a newer version wrote it" * (found > newest)
-        raise ValueError(f"it is written in format {found}, this version reads formats {oldest} to {newest}{newer}")
+    if not oldest <= file_format <= newest:
+        message = f"it is written in format {file_format}, this version reads formats {oldest} to {newest}"
+        raise ValueError(message + ("; a newer version wrote it" if file_format > newest else ""))
     content = dict(content)
-    for at in range(found, newest):
-        content = steps[at](content)
+    for step in range(file_format, newest):
+        content = steps[step](content)
     return content
 
 
 def newest_of(steps: Steps) -> int:
-    """The format that this version writes."""
+    """The format that this version writes.
+
+    Returns:
+      One more than the last format that has a migration step.
+    """
     return max(steps, default=0) + 1
 
 
 def _checkpoint_3(about: Content) -> Content:
-    """A gradient that is not clipped is clipped at None."""
+    """Replaces the clip 1e6 by None."""
     settings = about.get("settings", {})
-    clip = {"clip": _no_clip(settings["clip"])} if "clip" in settings else {}
-    return {**about, "settings": {**settings, **clip}} if settings else about
+    if "clip" not in settings:
+        return about
+    return {**about, "settings": {**settings, "clip": _no_clip(settings["clip"])}}
 
 
 def _checkpoint_4(content: Content) -> Content:
-    """Fields of the model are renamed, frozen blocks were given ones, and the read-out was a head."""
+    """Renames model fields, parameters, and the entry `given` to `frozen`."""
     content = _model_renamed(content)
     if "given" in content:
         content["frozen"] = content.pop("given")
@@ -66,7 +79,7 @@ def _checkpoint_4(content: Content) -> Content:
 
 
 def _model_renamed(content: Content) -> Content:
-    """Of a checkpoint or a saved model: the names of its Transformer's fields and of its leaves."""
+    """Renames the model fields and the parameters of a checkpoint or saved model."""
     content = dict(content)
     if "model" in content:
         content["model"] = {MODEL.get(name, name): value for name, value in content["model"].items()}
@@ -76,15 +89,15 @@ def _model_renamed(content: Content) -> Content:
 
 
 def _leaf_renamed(name: str) -> str:
-    """`unembed.W_U` for `head.W_O`, at any depth."""
-    before, head, of_head = ("." + name).rpartition(".head.")
+    """Renames `head.W_O` to `unembed.W_U` and `head.b_O` to `unembed.b_U`, below any prefix."""
+    prefix, head, leaf = ("." + name).rpartition(".head.")
     if not head:
         return name
-    renamed = {"W_O": "W_U", "b_O": "b_U"}.get(of_head, of_head)
-    return f"{before}.unembed.{renamed}".removeprefix(".")
+    leaf = {"W_O": "W_U", "b_O": "b_U"}.get(leaf, leaf)
+    return f"{prefix}.unembed.{leaf}".removeprefix(".")
 
 
-# Of flat configs, `{"task.name": ...}`. Recipes were what references are; their fields were there for everyone.
+# Old `recipe` -> new `reference.name`, and the analyses that a recipe implied. Configs are flat: {"task.name": ...}.
 _REFERENCES = {
     "linear_attention": "gradient_descent",
     "sine": "deep_features",
@@ -95,13 +108,13 @@ _ANALYSES = {"sine": ["differences", "functions", "features"], "function_classes
 
 
 def _config_1(flat: Content) -> Content:
-    """Recipes become references and analyses, `parameters` and 1e6 become None, layers are listed."""
+    """Replaces recipes by references and analyses, `parameters` and 1e6 by None, and a string of layers by a list."""
     flat = dict(flat)
     recipe = flat.pop("recipe", "linear_attention")
     flat["reference.name"] = _REFERENCES.get(recipe, recipe)
     flat["analyses"] = _ANALYSES.get(recipe, flat.get("analyses", []))
     if recipe == "function_classes":
-        flat.pop("task.inputs", None)  # which only linear regression had, whatever the recipe
+        flat.pop("task.inputs", None)  # every recipe wrote this field, but only linear regression used it
     if flat.get("model.compute") == "parameters":
         flat["model.compute"] = None
     if "," in (attention := flat.get("model.attention") or ""):
@@ -112,7 +125,7 @@ def _config_1(flat: Content) -> Content:
 
 
 def _config_2(flat: Content) -> Content:
-    """Fields are renamed, and the moment form is the Gram form."""
+    """Renames fields, and the value `moments` of `train.form` to `gram`."""
     flat = {FIELDS.get(name, name): value for name, value in flat.items()}
     if "train.form" in flat:
         flat["train.form"] = FORMS.get(flat["train.form"], flat["train.form"])

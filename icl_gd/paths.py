@@ -1,22 +1,35 @@
-"""Paths as users write them."""
+"""Local paths as users type them.
+
+    >>> local("~/runs") == Path.home() / "runs"
+    True
+    >>> local("gs://bucket/run", "workdir")
+    Traceback (most recent call last):
+    ValueError: workdir=gs://bucket/run: object stores are neither read nor written; give a directory, \
+for example a mounted bucket
+"""
 
 import re
 from pathlib import Path
 
 
 def local(path: str | Path, name: str = "path") -> Path:
-    """A path on a file system of this machine, with `~` as the home directory.
+    """A path on a file system of this machine, with `~` expanded to the home directory.
 
     Args:
-      name: by which a message speaks of it.
+      path: the path as the user typed it.
+      name: the name of the argument in error messages.
+
+    Returns:
+      The expanded path. It need not exist.
 
     Raises:
-      ValueError: of the address of an object store.
+      ValueError: if the path is the address of an object store (`gs://...`), or `~user` names no user.
     """
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(path)):
-        said = "object stores are neither read nor written; give a directory, as of a mounted bucket"
-        raise ValueError(f"{name}={path}: {said}")
+        raise ValueError(
+            f"{name}={path}: object stores are neither read nor written; give a directory, for example a mounted bucket"
+        )
     try:
         return Path(path).expanduser()
-    except RuntimeError as error:  # of a user that there is not
+    except RuntimeError as error:  # ~user of an unknown user
         raise ValueError(f"{name}={path}: {error}; give a directory") from error

@@ -1,14 +1,23 @@
-"""Records to matplotlib Axes. Nothing is computed here: what is drawn lies beside the figure as numbers."""
+"""Draws results onto matplotlib Axes. It computes no measurement: the numbers that are drawn are in results.json.
+
+A curve is a mapping with the sequences "x", "mean", "low" and "high"; a role is a key of `ROLES`, such as "gd".
+
+    >>> figure, ax = subplots(figsize=(COLUMN, 2.0))
+    >>> curve = {"x": [0, 1], "mean": [1.0, 0.5], "low": [0.9, 0.4], "high": [1.1, 0.6]}
+    >>> line(ax, curve, "gd").get_legend_handles_labels()[1]
+    ['gradient descent']
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
-Axes: TypeAlias = Any  # Matplotlib's; half a second to import, which a run spends when it draws
-Figure: TypeAlias = Any  # likewise
+# Matplotlib's types. Matplotlib takes half a second to import, so functions import it when they draw.
+Axes: TypeAlias = Any
+Figure: TypeAlias = Any
 
-COLUMN, PAGE = 3.25, 6.75  # inches: one column, and the width of a page
+COLUMN, PAGE = 3.25, 6.75  # widths in inches of a column and of a page
 
 STYLE: Any = {
     "figure.constrained_layout.use": True,
@@ -26,23 +35,23 @@ STYLE: Any = {
     "lines.markersize": 3.5,
 }
 
-# Okabe and Ito's palette: told apart by all common kinds of colour vision. One colour and line style a role.
+# Role -> label, colour, line style. The palette is Okabe and Ito's, which is safe for colour-blind readers.
 ROLES: dict[str, tuple[str, str, Any]] = {
     "trained": ("trained", "#0072B2", "-"),
     "gd": ("gradient descent", "#D55E00", "--"),
     "gd_deep_features": ("gradient descent on deep features", "#D55E00", "--"),
-    "gd_free_steps": ("gradient descent, a step size each", "#D55E00", ":"),
-    "gd_plus_plus": ("GD++, best pair", "#56B4E9", "--"),
-    "gd_plus_plus_free_steps": ("GD++, best pair a layer", "#56B4E9", ":"),
+    "gd_free_steps": ("gradient descent, a step size per step", "#D55E00", ":"),
+    "gd_plus_plus": ("GD++, fitted rates", "#56B4E9", "--"),
+    "gd_plus_plus_free_steps": ("GD++, fitted rates per layer", "#56B4E9", ":"),
     "gd_plus_plus_published": ("GD++ as published", "#009E73", "-."),
     "construction": ("construction", "#E69F00", "-."),
     "interpolated": ("interpolated weights", "#009E73", ":"),
-    "rescaled": ("trained, as a mean", "#56B4E9", "-"),
-    "gd_tuned": ("gradient descent, tuned anew", "#D55E00", ":"),
+    "rescaled": ("trained, rescaled", "#56B4E9", "-"),
+    "gd_tuned": ("gradient descent, step size refitted", "#D55E00", ":"),
     "closed_form": ("closed form", "#000000", ":"),
     "untrained": ("untrained", "#999999", "-"),
     "trapped": ("trapped seed", "#CC79A7", "-"),
-    "zero": ("always zero", "#999999", ":"),
+    "zero": ("predict zero", "#999999", ":"),
     "wrong_step": ("half the step size", "#CC79A7", "-."),
     "least_squares": ("least squares", "#D55E00", "--"),
     "averaging": ("averaging", "#E69F00", ":"),
@@ -63,14 +72,19 @@ ROLES: dict[str, tuple[str, str, Any]] = {
     "xgboost": ("boosted trees", "#56B4E9", "--"),
     "own_token": ("own token", "#009E73", "-"),
     "next_token": ("next token", "#D55E00", "-"),
-    "other_tokens": ("one other token", "#56B4E9", "--"),
+    "other_tokens": ("another token", "#56B4E9", "--"),
 }
 
 _COLOURS, _DASHES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"), ("--", "-.", ":")
 
 
 def role_of(role: str) -> tuple[str, str, Any]:
-    """What a role is called, its colour and its line style; of one that is not in `ROLES`, by the letters it has."""
+    """Label, colour and line style of a role.
+
+    Returns:
+      The entry of `ROLES`. A role that has none gets its name as label, and a colour and a line style that depend only
+      on its name.
+    """
     if role in ROLES:
         return ROLES[role]
     number = sum(map(ord, role))
@@ -78,17 +92,26 @@ def role_of(role: str) -> tuple[str, str, Any]:
 
 
 def style() -> Any:
-    """The project's matplotlib settings, as a context manager."""
+    """The project's matplotlib settings.
+
+    Returns:
+      A context manager that sets them.
+    """
     import matplotlib
 
     return matplotlib.rc_context(STYLE)
 
 
 def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **more: Any) -> tuple[Figure, Any]:
-    """A figure and its Axes, as pyplot gives them; nothing of the process changes, and no backend is chosen.
+    """Creates a figure and its Axes like `pyplot.subplots`, without global state: no backend is chosen.
 
     Args:
-      more: for `Figure.subplots`.
+      rows, columns: numbers of Axes. Default: 1.
+      figsize: width and height in inches.
+      more: keyword arguments of `Figure.subplots`.
+
+    Returns:
+      The figure, and its Axes: one, or an array of them.
     """
     from matplotlib.figure import Figure
 
@@ -97,11 +120,21 @@ def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], *
 
 
 def line(ax: Axes, curve: Mapping[str, Sequence], role: str, *, marker: str = "", label: str | None = None) -> Axes:
-    """A curve with its band in a role's colour."""
+    """Draws a curve as a line with its band, in a role's colour and line style.
+
+    Args:
+      ax: the Axes.
+      curve: "x", "mean", "low" and "high", of equal length.
+      role: a key of `ROLES`.
+      marker: a marker of matplotlib. Default: none.
+      label: text of the legend. Default: that of the role.
+
+    Returns:
+      The same Axes.
+    """
     name, colour, dashes = role_of(role)
-    ax.plot(
-        curve["x"], curve["mean"], linestyle=dashes, color=colour, marker=marker, label=name if label is None else label
-    )
+    label = name if label is None else label
+    ax.plot(curve["x"], curve["mean"], linestyle=dashes, color=colour, marker=marker, label=label)
     low, high = np.asarray(curve["low"], float), np.asarray(curve["high"], float)
     ax.fill_between(curve["x"], low, high, color=colour, alpha=0.2, linewidth=0)
     return ax
@@ -118,7 +151,20 @@ def points(
     colour: Any = None,
     join: bool = False,
 ) -> Axes:
-    """A curve known at few x: hollow markers with their band as bars, so that what lies under them is seen."""
+    """Draws a curve with few x as hollow markers with error bars, which leave curves under them visible.
+
+    Args:
+      ax: the Axes.
+      curve: "x", "mean", "low" and "high", of equal length.
+      role: a key of `ROLES`, for the colour.
+      marker, size: marker of matplotlib, and its size in points.
+      label: text of the legend; None leaves the curve out of it.
+      colour: overrides the role's colour.
+      join: connect the markers by a line. Default: False.
+
+    Returns:
+      The same Axes.
+    """
     colour = role_of(role)[1] if colour is None else colour
     mean = np.asarray(curve["mean"], float)
     reach = np.abs(np.asarray([curve["low"], curve["high"]], float) - mean)
@@ -139,21 +185,39 @@ def points(
 
 
 def shades(n: int) -> list:
-    """Colours of ordered values, from dark to light, told apart by all common kinds of colour vision."""
+    """Colours for n ordered values, from dark to light, safe for colour-blind readers.
+
+    Returns:
+      The colours, n RGBA tuples.
+    """
     from matplotlib import colormaps
 
     return [colormaps["viridis"](i / max(n - 1, 1) * 0.85) for i in range(n)]
 
 
 def level(ax: Axes, value: float, role: str, label: str | None = None) -> Axes:
-    """A horizontal line at a value."""
+    """Draws a horizontal line at a value.
+
+    Args:
+      ax: the Axes.
+      value: height of the line.
+      role: a key of `ROLES`, for colour and line style.
+      label: text of the legend. Default: that of the role.
+
+    Returns:
+      The same Axes.
+    """
     name, colour, dashes = role_of(role)
     ax.axhline(value, color=colour, linestyle=dashes, label=name if label is None else label)
     return ax
 
 
 def never_trained(ax: Axes, last: int) -> Axes:
-    """A line at the most examples that prompts of training have, and a light shade to the right of it."""
+    """Shades the part of an x axis of prompt lengths beyond `last`, the longest in training.
+
+    Returns:
+      The same Axes.
+    """
     left, right = ax.get_xlim()
     ax.axvline(last, color="#999999", linewidth=0.8)
     ax.axvspan(last, right, color="#999999", alpha=0.15, linewidth=0, label="longer than in training")
@@ -161,29 +225,40 @@ def never_trained(ax: Axes, last: int) -> Axes:
     return ax
 
 
-ARROWS = "The frame ends at a hundred times the loss of predicting zero; arrows: beyond it, or infinite."
+# For the caption of a figure whose Axes `frame_losses` limits.
+ARROWS = "The loss axis ends at 100 times the loss of predicting zero; arrows mark larger or infinite losses."
 
 
 def frame_losses(ax: Axes, zero: float) -> Axes:
-    """The upper end of an axis of losses: those that diverge leave the frame, at a hundred times that of zero.
+    """Limits a loss axis to 100 times the loss of predicting zero, and marks larger or infinite losses by arrows.
 
-    What leaves it, or is infinite, has an arrow in its colour at the upper edge: a curve where it first does, points
-    one by one.
+    An arrow is drawn at the upper edge in the curve's colour: at the first such x of a line, at every such x of points.
+
+    Args:
+      ax: the Axes, with all curves drawn.
+      zero: the loss of predicting zero.
+
+    Returns:
+      The same Axes.
     """
     ax.set_ylim(top=min(ax.get_ylim()[1], 100 * zero))
-    top, placed = ax.get_ylim()[1], {}
-    for drawn in list(ax.lines):
-        x, y = np.asarray(drawn.get_xdata(), float), np.asarray(drawn.get_ydata(), float)
-        leaves = x[~(y <= top)]
-        if drawn.get_transform() != ax.transData or not len(y) or len(leaves) == 0:
-            continue  # a level of the whole axis, or all of it is seen
-        for at in leaves[:1] if drawn.get_linestyle() != "None" else leaves:
-            above = placed[at] = placed.get(at, -1) + 1  # one below the other
+    top = ax.get_ylim()[1]
+    arrows: dict[float, int] = {}  # drawn so far, by x
+    for curve in list(ax.lines):
+        x, y = np.asarray(curve.get_xdata(), float), np.asarray(curve.get_ydata(), float)
+        beyond = x[~(y <= top)]  # also where y is nan
+        is_level = curve.get_transform() != ax.transData  # of `axhline`, whose x are no data
+        if is_level or len(beyond) == 0:
+            continue
+        is_line = curve.get_linestyle() != "None"
+        for at in beyond[:1] if is_line else beyond:
+            below = arrows.get(at, 0)  # arrows at the same x are stacked downwards
+            arrows[at] = below + 1
             ax.plot(
                 [at],
-                [0.98 - 0.05 * above],
+                [0.98 - 0.05 * below],
                 "^",
-                color=drawn.get_color(),
+                color=curve.get_color(),
                 markersize=3,
                 clip_on=False,
                 transform=ax.get_xaxis_transform(),
@@ -192,40 +267,69 @@ def frame_losses(ax: Axes, zero: float) -> Axes:
 
 
 def log_where_it_spikes(ax: Axes, curves: Iterable[Mapping[str, Sequence]]) -> Axes:
-    """A logarithmic axis of positive curves, if on single steps one of them is a hundred times what it mostly is."""
+    """Makes the y axis logarithmic if the maximum of any curve exceeds 100 times its median; curves must be positive.
+
+    Returns:
+      The same Axes.
+    """
     if any(np.max(curve["mean"]) > 100 * np.median(curve["mean"]) for curve in curves):
         ax.set_yscale("log")
     return ax
 
 
 def root(ax: Axes, curve: Mapping[str, Sequence], of: str) -> Axes:
-    """A line that falls as one over the root, through the curve's middle."""
+    """Draws a line proportional to 1/sqrt(x) through the middle point of a curve.
+
+    Args:
+      ax: the Axes.
+      curve: "x" and "mean", of equal length.
+      of: what x is, for the legend.
+
+    Returns:
+      The same Axes.
+    """
     x, middle = np.asarray(curve["x"], float), len(curve["x"]) // 2
-    ax.plot(
-        x, curve["mean"][middle] * (x / x[middle]) ** -0.5, ":", color="black", linewidth=0.8, label=f"1 / root of {of}"
-    )
+    y = curve["mean"][middle] * (x / x[middle]) ** -0.5
+    ax.plot(x, y, ":", color="black", linewidth=0.8, label=f"1 / square root of {of}")
     return ax
 
 
 def seeds(metric: Mapping[str, Any]) -> list[float]:
-    """A metric's values of the seeds that have one; infinite where none has."""
+    """Values of a metric by seed, without the seeds that have none.
+
+    Returns:
+      The values; `[inf]` if no seed has one.
+    """
     return [value for value in metric["per_seed"] if value is not None] or [np.inf]
 
 
 def band(metric: Mapping[str, Any]) -> dict[str, list[float]]:
-    """A metric as the one point of a curve, its band the range over seeds."""
+    """A metric as a curve of one point, whose band is the range over seeds.
+
+    Returns:
+      The curve's "mean", "low" and "high"; the caller adds "x".
+    """
     values = seeds(metric)
     return {"mean": [metric["mean"]], "low": [min(values)], "high": [max(values)]}
 
 
 def by_name(ax: Axes, curves: Mapping[str, Mapping[str, Sequence]]) -> Axes:
-    """Curves over names, as groups of points with their bands as bars: role -> curve."""
+    """Draws curves over names as groups of points with error bars.
+
+    Args:
+      ax: the Axes.
+      curves: role -> curve; "x" of a curve are names, the same for all.
+
+    Returns:
+      The same Axes.
+    """
     for i, (role, curve) in enumerate(curves.items()):
         name, colour, _ = role_of(role)
-        place = np.arange(len(curve["x"])) + (i - (len(curves) - 1) / 2) * 0.7 / len(curves)
+        offset = (i - (len(curves) - 1) / 2) * 0.7 / len(curves)  # a group is 0.7 wide
+        x = np.arange(len(curve["x"])) + offset
         mean, low, high = (np.asarray(curve[part], float) for part in ("mean", "low", "high"))
         reach = np.abs(np.stack([low, high]) - mean)
-        ax.errorbar(place, mean, reach, fmt="osDv^<>"[i % 7], color=colour, markersize=3.5, elinewidth=0.8, label=name)
+        ax.errorbar(x, mean, reach, fmt="osDv^<>"[i % 7], color=colour, markersize=3.5, elinewidth=0.8, label=name)
         ax.set_xticks(np.arange(len(curve["x"])), curve["x"])
     return ax
 
@@ -233,11 +337,20 @@ def by_name(ax: Axes, curves: Mapping[str, Mapping[str, Sequence]]) -> Axes:
 def heat(
     ax: Axes, values: Sequence[Sequence[float]], title: str, limits: tuple[float, float], distance: bool = False
 ) -> Axes:
-    """A map of layers (rows, from one) by steps (columns, from one), with its numbers written in; alike is bright.
+    """Draws a heat map of layers (rows) by steps (columns) with its numbers; brighter is more similar.
+
+    Rows and columns are numbered from 1.
 
     Args:
-      limits: the ends of the colours, for maps that are compared.
-      distance: small ones are alike, and colours go with the logarithm.
+      ax: the Axes.
+      values: the numbers, `[layer step]`.
+      title: title of the Axes.
+      limits: values at the two ends of the colour scale, equal for maps that are compared.
+      distance: the values are distances, where smaller is more similar; the colour scale is logarithmic if they are
+        positive. Default: False.
+
+    Returns:
+      The same Axes.
     """
     from matplotlib.colors import LogNorm, Normalize
 
@@ -249,20 +362,24 @@ def heat(
     ax.set_xticks(range(columns), [str(i + 1) for i in range(columns)])
     ax.set_yticks(range(rows), [str(i + 1) for i in range(rows)])
     for (row, column), value in np.ndenumerate(entries):
-        ax.text(
-            column,
-            row,
-            f"{value:.3g}",
-            ha="center",
-            va="center",
-            fontsize=5.5,
-            color="white" if (norm(value) < 0.5) != distance else "black",
-        )
+        is_dark = (norm(value) < 0.5) != distance  # the colour map of distances is reversed
+        text_colour = "white" if is_dark else "black"
+        ax.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=5.5, color=text_colour)
     return ax
 
 
 def matrix(ax: Axes, values: Sequence[Sequence[float]] | np.ndarray, title: str, d_input: int | None = None) -> Axes:
-    """A weight matrix on a diverging scale around zero; x and y slots are told apart by a line after `d_input`."""
+    """Draws a weight matrix with a diverging colour scale around zero.
+
+    Args:
+      ax: the Axes.
+      values: the matrix.
+      title: title of the Axes.
+      d_input: number of x slots; a line separates them from the y slots. Default: no line.
+
+    Returns:
+      The same Axes.
+    """
     entries = np.asarray(values, float)
     reach = np.abs(entries).max() or 1.0
     image = ax.imshow(entries, cmap="PuOr_r", vmin=-reach, vmax=reach)
@@ -272,7 +389,7 @@ def matrix(ax: Axes, values: Sequence[Sequence[float]] | np.ndarray, title: str,
     if d_input is not None:
         ax.axhline(d_input - 0.5, color="black", linewidth=0.5)
         ax.axvline(d_input - 0.5, color="black", linewidth=0.5)
-        ax.set_xlabel("x slots | y")
+        ax.set_xlabel("x slots | y slots")
     colorbar = ax.figure.colorbar(image, ax=ax, shrink=0.75)
     colorbar.ax.tick_params(labelsize=6)
     return ax

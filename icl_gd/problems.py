@@ -1,6 +1,15 @@
-"""The door of every learner and model: what a problem is made of, checked by its shapes.
+"""Shape checks for the prompts and examples that learners and models take.
 
-Shapes are known when a function is compiled, so that a compiled one costs nothing more.
+Shapes are static under `jax.jit`, so a compiled function has no cost for the checks.
+
+    >>> @on_problem
+    ... def nearest_label(x, y, x_query):
+    ...     return y[jnp.argmin(jnp.sum((x - x_query[None]) ** 2, axis=1))]
+    >>> nearest_label(np.array([[0.0], [1.0]]), np.array([[5.0], [6.0]]), np.array([0.9])).tolist()
+    [6.0]
+    >>> nearest_label(np.zeros((2, 1)), np.zeros(2), np.zeros(1))
+    Traceback (most recent call last):
+    ValueError: y has shape (2,): labels are [n m]; give y[:, None]
 """
 
 from collections.abc import Callable
@@ -15,35 +24,51 @@ Shape: TypeAlias = tuple[int, ...]
 
 
 def on_problem(predict: Callable[..., Any]) -> Callable[..., Any]:
-    """A function whose last arguments are a problem `x [n d]`, `y [n m]`, `x_query [d]`, which is checked first.
+    """Decorator that checks and converts the last three arguments: `x [n d]`, `y [n m]`, `x_query [d]`.
 
-    NumPy arrays and whole numbers are taken as arrays of JAX's default floating type.
+    NumPy arrays and arrays of whole numbers become JAX arrays of the default floating type.
 
-    Raises (the function that is returned):
-      ValueError: if shapes do not agree, or a part is no array.
+    Returns:
+      The function. It raises ValueError if the shapes do not agree or an argument is not an array.
     """
 
     @wraps(predict)
-    def checked(*given: Any) -> Any:
-        *own, x, y, x_query = given
-        return predict(*own, *problem(x, y, x_query))
+    def checked(*args: Any) -> Any:
+        *other_args, x, y, x_query = args
+        return predict(*other_args, *problem(x, y, x_query))
 
     return checked
 
 
 def on_prefixes(predict: Callable[..., Any]) -> Callable[..., Any]:
-    """As `on_problem`, of a function whose last arguments are examples `x [n d]` and `y [n m]`."""
+    """Decorator that checks and converts the last two arguments, `x [n d]` and `y [n m]`, as `on_problem` does.
+
+    Returns:
+      The function. It raises ValueError if the shapes do not agree or an argument is not an array.
+    """
 
     @wraps(predict)
-    def checked(*given: Any) -> Any:
-        *own, x, y = given
-        return predict(*own, *examples(x, y))
+    def checked(*args: Any) -> Any:
+        *other_args, x, y = args
+        return predict(*other_args, *examples(x, y))
 
     return checked
 
 
 def problem(x: Any, y: Any, x_query: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A problem as arrays of floating type, whose shapes agree."""
+    """Converts a context and a query to JAX arrays of floating type, and checks their shapes.
+
+    Args:
+      x: inputs `[n d]`.
+      y: labels `[n m]`.
+      x_query: query `[d]`.
+
+    Returns:
+      `x [n d]`, `y [n m]` and `x_query [d]`.
+
+    Raises:
+      ValueError: if the shapes do not agree or an argument is not an array.
+    """
     x, y = examples(x, y)
     x_query = _floating("x_query", x_query)
     check_shapes(x.shape, y.shape, x_query.shape)
@@ -51,32 +76,46 @@ def problem(x: Any, y: Any, x_query: Any) -> tuple[jax.Array, jax.Array, jax.Arr
 
 
 def examples(x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
-    """Examples as arrays of floating type, whose shapes agree."""
+    """Converts examples to JAX arrays of floating type, and checks their shapes.
+
+    Returns:
+      `x [n d]` and `y [n m]`.
+
+    Raises:
+      ValueError: if the shapes do not agree or an argument is not an array.
+    """
     x, y = _floating("x", x), _floating("y", y)
     check_shapes(x.shape, y.shape)
     return x, y
 
 
 def check_shapes(x: Shape, y: Shape, x_query: Shape | None = None) -> None:
-    """Whether shapes are those of a problem, or of examples.
+    """Checks that shapes are those of a context and a query, or of a context alone.
+
+    Args:
+      x: shape of the inputs, (n, d).
+      y: shape of the labels, (n, m).
+      x_query: shape of the query, (d,). Default: no query.
 
     Raises:
       ValueError: if they are not.
     """
     if len(x) != 2:
-        raise ValueError(f"x has shape {x}: inputs are [n d]; of several problems, jax.vmap over them")
+        raise ValueError(f"x has shape {x}: inputs are [n d]; apply jax.vmap for several prompts")
     if len(y) == 1:
         raise ValueError(f"y has shape {y}: labels are [n m]; give y[:, None]")
     if len(y) != 2 or y[0] != x[0]:
         raise ValueError(f"y has shape {y}: labels are [n m], with n={x[0]} of x {x}")
     if x_query is not None and x_query != x[1:]:
-        said = f"one query is [d], with d={x[1]} of x {x}; of several, jax.vmap over them"
-        raise ValueError(f"x_query has shape {x_query}: {said}")
+        raise ValueError(
+            f"x_query has shape {x_query}: one query is [d], with d={x[1]} of x {x}; apply jax.vmap for several queries"
+        )
 
 
 def _floating(name: str, value: Any) -> jax.Array:
+    """An array of floating type; JAX arrays that have one are returned as they are."""
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating):
         return value
     if not isinstance(value, jax.Array | np.ndarray):
-        raise ValueError(f"{name} is a {type(value).__name__}; give an array, as jnp.array({name})")
+        raise ValueError(f"{name} is a {type(value).__name__}; give an array, for example jnp.array({name})")
     return jnp.asarray(value, float)

@@ -1,4 +1,13 @@
-"""Programs are compiled once for what they depend on, and kept: see `kept`."""
+"""Caching of compiled programs: functions that make functions return the same function for equal arguments.
+
+JAX caches what it compiles by function object, so a function that is made anew is compiled anew (see `kept`).
+
+    >>> @kept
+    ... def adder(n: int):
+    ...     return jax.jit(lambda x: x + n)
+    >>> adder(2) is adder(2)  # compiled once
+    True
+"""
 
 import dataclasses
 import inspect
@@ -11,17 +20,20 @@ from jax.tree_util import Partial
 
 P = ParamSpec("P")
 R = TypeVar("R")
-KEPT = 32  # results of each function; the one that was not used for longest goes first
+KEPT = 32  # cached results per function; the least recently used one is dropped first
 
 _caches: list[Any] = []
 
 
 def kept(make: Callable[P, R]) -> Callable[P, R]:
-    """Keeps what a function makes of values, to give it again for equal ones.
+    """Decorator that caches the results of a function for arguments that are immutable values (see `is_value`).
 
-    What JAX compiles belongs to a function object: one that is made anew is compiled anew. So functions that make
-    functions are `kept`. Arguments that may change, as objects of a user's class or arrays, are nothing to keep results
-    by: with one of those every call makes a new one. `forget` drops all.
+    Use it for functions that make functions, so that equal arguments give the same function object, which JAX
+    compiles once. A call with an argument that may change, such as an array or an object of a user's class, is not
+    cached. `forget` clears all caches.
+
+    Returns:
+      The function with a cache of at most `KEPT` results.
     """
     cached = lru_cache(maxsize=KEPT, typed=True)(make)
     _caches.append(cached)
@@ -35,8 +47,11 @@ def kept(make: Callable[P, R]) -> Callable[P, R]:
 
 
 def is_value(x: Any) -> bool:
-    """Whether an object is a value that cannot change: numbers, words, functions, and frozen dataclasses and tuples of
-    them."""
+    """Whether an object is immutable and compares by value.
+
+    Returns:
+      True for numbers, strings, None, functions, classes, and frozen dataclasses and tuples of these.
+    """
     if dataclasses.is_dataclass(x) and not isinstance(x, type):
         frozen = type(x).__dataclass_params__.frozen and type(x).__hash__ is not object.__hash__  # pyright: ignore
         return frozen and all(is_value(getattr(x, field.name)) for field in dataclasses.fields(x))
@@ -49,45 +64,58 @@ def is_value(x: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _Method:
-    """A method of a value: equal to that of an equal value."""
+    """A bound method that equals the same method of an equal object."""
 
-    of: Any
+    instance: Any
     name: str
 
     def __call__(self, *args: Any) -> Any:
-        return getattr(self.of, self.name)(*args)
+        return getattr(self.instance, self.name)(*args)
 
 
 def held(f: Any) -> Any:
-    """The pytree that a `Model` is a Predictor by; anything else as it is."""
+    """The Predictor inside a `Model`, a pytree.
+
+    Returns:
+      `f.predictor` if there is one, otherwise `f` itself.
+    """
     return getattr(f, "predictor", f)
 
 
 def as_partial(f: Callable) -> Partial:
-    """A function as a pytree, of which compiled programs take the leaves as arguments.
+    """A function as a pytree, whose leaves are arguments of compiled programs.
 
-    The leaves of a Predictor of the library are its parameters; of another function there are none. Methods of equal
-    values are equal; a method of what may change is a function of its own each time, and so compiled anew.
+    The leaves of a Predictor of this library are its parameters. Other functions have no leaves. Methods of equal
+    values give equal results. A method of an object that may change gives a new function at every call, which is
+    compiled anew.
+
+    Returns:
+      The function as a `jax.tree_util.Partial`.
     """
     if isinstance(own := held(f), Partial):
         return own
     if not inspect.ismethod(f):
         return Partial(f)
-    return Partial(_Method(f.__self__, f.__name__) if is_value(f) else lambda *args: f(*args))
+    if is_value(f):
+        return Partial(_Method(f.__self__, f.__name__))
+    return Partial(lambda *args: f(*args))
 
 
 def forget() -> None:
-    """Drops everything that was kept, and all that JAX has compiled."""
+    """Clears the caches of all `kept` functions and of JAX."""
     for cached in _caches:
         cached.cache_clear()
     jax.clear_caches()
 
 
 def brief(function: Callable, static_argnums: tuple[int, ...] = ()) -> Any:
-    """`jax.jit` of a function that runs for seconds at most: on a CPU, LLVM optimises its code less.
+    """`jax.jit` with fewer LLVM optimisations on CPU, for functions that run for a few seconds at most.
 
-    Drawing prompts compiles in a third of the time and runs as fast, to the same bit. Not for use inside other
-    programs.
+    Drawing prompts compiles in a third of the time, runs as fast, and returns the same bits. Do not call the result
+    inside other compiled programs.
+
+    Returns:
+      The compiled function.
     """
     less = jax.default_backend() == "cpu" and not jax.config.read("jax_disable_most_optimizations")
     return _jit(function, static_argnums, less)

@@ -1,4 +1,4 @@
-"""What fields and arguments accept, written once, where they are: `check` and `checked` read it off annotations.
+"""Validation of dataclass fields and function arguments against their annotations, by `check` and `checked`.
 
     >>> @dataclass(frozen=True)
     ... class Ball:
@@ -15,8 +15,8 @@
     Traceback (most recent call last):
     ValueError: d=2.0 must be a whole number of at least 1
 
-Numbers of Python and NumPy are checked; JAX arrays and tracers pass, since their values may not be known yet. A bool is
-no number, a float is no whole number, and no number may be nan or infinite.
+Numbers of Python and NumPy are checked. JAX arrays and tracers pass unchecked, because their values may not be known
+yet. A bool is not a number, a float is not a whole number, and nan and infinity are refused.
 """
 
 import difflib
@@ -35,27 +35,31 @@ from annotated_types import Ge, Gt, Le, Lt
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LARGEST = 1e6  # of scales: moments of sixth order stay finite in float32
+LARGEST = 1e6  # largest scale that is accepted: sixth-order moments stay finite in float32
 Size = Annotated[int, Ge(1)]
 Count = Annotated[int, Ge(0)]
 Seed = Annotated[int, Ge(0), Le(2**31 - 1)]
 PoolSize = Annotated[int, Ge(1), Le(2**31 - 1)]
-_SAYS = {Ge: ("at least", "ge"), Gt: ("above", "gt"), Le: ("at most", "le"), Lt: ("below", "lt")}
-_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a word"}
+_SCALARS = (int, float, bool, str)
+_KIND_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
 
 
 @dataclass(frozen=True, eq=False)
 class OneOf:
-    """A word that is accepted: one of `words`, which may be added to, as the keys of a dict are."""
+    """An annotation that accepts one of `words`.
+
+    Attributes:
+      words: the accepted strings. A dict is accepted as it is, so keys that are added to it later are accepted too.
+    """
 
     words: Collection[str]
 
 
 def check(config: Any) -> None:
-    """Checks every field of a dataclass against its annotation: type, bounds (of `annotated_types`) and words.
+    """Checks every field of a dataclass against its annotation: type, bounds (of `annotated_types`) and `OneOf`.
 
     Raises:
-      ValueError: at the first that will not do; says its name, its value and what is accepted.
+      ValueError: at the first invalid field; the message has its name, its value and what is accepted.
     """
     for field, hint in hints(type(config)).items():
         check_value(field, getattr(config, field), hint)
@@ -64,22 +68,31 @@ def check(config: Any) -> None:
 def check_value(name: str, value: Any, hint: Any) -> None:
     """Checks one value against an annotation, as `check` does.
 
+    Args:
+      name: the name in the error message.
+      value: the value to check.
+      hint: the annotation.
+
     Raises:
-      ValueError: if it will not do.
+      ValueError: if the annotation does not accept the value.
     """
     if not accepts(hint, value):
         raise ValueError(f"{name}={value!r} {wanted(hint, value)}")
 
 
 @cache
-def hints(of: type) -> dict[str, Any]:
-    """The annotations of a dataclass's fields, in order, with their bounds."""
-    found = get_type_hints(of, include_extras=True)
-    return {field.name: found[field.name] for field in fields(of)}
+def hints(dataclass_type: type) -> dict[str, Any]:
+    """The annotations of a dataclass's fields, with their bounds.
+
+    Returns:
+      Annotations by field name, in the order of the fields.
+    """
+    annotations = get_type_hints(dataclass_type, include_extras=True)
+    return {field.name: annotations[field.name] for field in fields(dataclass_type)}
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Checks the numbers, words and truths that a function is given against its annotations, as `check` does fields.
+    """Decorator that checks the scalar arguments of a function against their annotations, as `check` checks fields.
 
         >>> @checked
         ... def ridge(penalty: Annotated[float, Ge(0)]): ...
@@ -87,23 +100,24 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         Traceback (most recent call last):
         ValueError: penalty=-1.0 must be a number of at least 0
 
-    Other arguments (arrays, functions, configs) are not looked at; of what may be traced the annotation is `Scalar`.
-    Stands below `programs.kept`, so that what is given again is not checked again.
+    Scalars are numbers, strings and bools. Other arguments (arrays, functions, configs) are not checked. Annotate
+    arguments that may be traced as `Scalar`. Place this decorator below `programs.kept`, so that arguments of cached
+    calls are not checked again.
 
     Returns:
-      The function; it raises ValueError at the first argument that will not do, before anything of it runs.
+      The function. It raises ValueError at the first invalid argument, before its body runs.
     """
     signature = inspect.signature(function)
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            given = signature.bind(*args, **kwargs).arguments
-        except TypeError:  # which the function raises below, with its name
-            given = {}
+            arguments = signature.bind(*args, **kwargs).arguments
+        except TypeError:  # the call below raises it again, with the function's name
+            arguments = {}
         for name, hint in scalars(function).items():
-            if name in given:
-                check_value(name, given[name], hint)
+            if name in arguments:
+                check_value(name, arguments[name], hint)
         return function(*args, **kwargs)
 
     call.is_checked = True  # pyright: ignore[reportAttributeAccessIssue]
@@ -112,137 +126,199 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 @cache
 def scalars(function: Callable) -> dict[str, Any]:
-    """The annotations of a function's arguments that are numbers, words or truths, or arrays in place of a number."""
-    # At the first call, not before: an annotation may name what is defined further down.
-    found = get_type_hints(function, include_extras=True)
-    return {name: hint for name, hint in found.items() if name != "return" and _is_scalar(hint)}
+    """The annotations of a function's scalar arguments: numbers, strings, bools, or arrays in place of a number.
+
+    Returns:
+      Annotations by argument name.
+    """
+    # Resolved at the first call and not at decoration, because an annotation may name what is defined further down.
+    annotations = get_type_hints(function, include_extras=True)
+    return {name: hint for name, hint in annotations.items() if name != "return" and _is_scalar(hint)}
 
 
 def _is_scalar(hint: Any) -> bool:
-    plain, its = (int, float, bool, str), kinds(hint)
-    return any(kind in plain for kind in its) and all(
-        kind in plain or kind is type(None) or is_array(kind) for kind in its
-    )
+    """Whether an annotation accepts scalars, and beside them nothing but None and arrays."""
+    accepted = kinds(hint)
+    has_scalar = any(kind in _SCALARS for kind in accepted)
+    return has_scalar and all(kind in _SCALARS or kind is type(None) or is_array(kind) for kind in accepted)
 
 
 def _parts(hint: Any) -> tuple[Any, tuple]:
-    """The type of an annotation, and what else it says."""
+    """The type of an annotation and its metadata."""
     if get_origin(hint) is Annotated:
-        kind, *more = get_args(hint)
-        return kind, tuple(more)
+        kind, *metadata = get_args(hint)
+        return kind, tuple(metadata)
     return hint, ()
 
 
 def _alternatives(hint: Any) -> tuple:
-    """The types of a union, each with what the whole says."""
-    kind, more = _parts(hint)
+    """The types of a union, each annotated with the metadata of the whole union."""
+    kind, metadata = _parts(hint)
     if get_origin(kind) in (Union, types.UnionType):
-        return tuple(_annotated(one, more) for one in get_args(kind))
+        return tuple(_annotated(alternative, metadata) for alternative in get_args(kind))
     return (hint,)
 
 
-def _annotated(kind: Any, more: tuple) -> Any:
-    return Annotated[kind, *more] if more and kind is not type(None) else kind
+def _annotated(kind: Any, metadata: tuple) -> Any:
+    return Annotated[kind, *metadata] if metadata and kind is not type(None) else kind
 
 
 def accepts(hint: Any, value: Any) -> bool:
-    """Whether an annotation accepts a value."""
+    """Whether an annotation accepts a value.
+
+    Returns:
+      True for a JAX array or tracer if the annotation accepts arrays, whatever the bounds.
+    """
     if isinstance(value, jax.Array):
-        return any(is_array(_parts(one)[0]) for one in _alternatives(hint))
-    return any(_accepts_one(*_parts(one), value) for one in _alternatives(hint))
+        return any(is_array(kind) for kind in kinds(hint))
+    return any(_accepts_one(*_parts(alternative), value) for alternative in _alternatives(hint))
 
 
-def _accepts_one(kind: Any, more: tuple, value: Any) -> bool:
+def _accepts_one(kind: Any, metadata: tuple, value: Any) -> bool:
+    """Whether one type of a union accepts a value that is not a JAX array."""
     if kind is Any:
         return True
     if kind is type(None):
         return value is None
     if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and _accepts_items(get_args(kind), more, value)
+        return isinstance(value, tuple) and _accepts_items(get_args(kind), metadata, value)
     if kind in (int, float):
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        there = whole or (kind is float and isinstance(value, float | np.floating) and math.isfinite(value))
-        return there and all(_holds(bound, value) for bound in more)
+        is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        is_real = kind is float and isinstance(value, float | np.floating) and math.isfinite(value)
+        return (is_whole or is_real) and all(_satisfies(bound, value) for bound in metadata)
     if kind is bool:
         return isinstance(value, bool | np.bool_)
     if kind is str:
-        return isinstance(value, str) and all(value in rule.words for rule in more if isinstance(rule, OneOf))
+        return isinstance(value, str) and all(value in rule.words for rule in metadata if isinstance(rule, OneOf))
     if not isinstance(kind, type) or is_array(kind):
         return False
     return isinstance(value, kind)
 
 
-def _accepts_items(of: tuple, more: tuple, values: tuple) -> bool:
-    if len(of) == 2 and of[1] is Ellipsis:
-        return len(values) > 0 and all(accepts(_annotated(of[0], more), value) for value in values)
-    return len(of) == len(values) and all(
-        accepts(_annotated(one, more), value) for one, value in zip(of, values, strict=True)
-    )
+def _accepts_items(item_kinds: tuple, metadata: tuple, values: tuple) -> bool:
+    """Whether the items of a tuple are accepted; `tuple[kind, ...]` needs at least one item."""
+    if len(item_kinds) == 2 and item_kinds[1] is Ellipsis:
+        return len(values) > 0 and all(accepts(_annotated(item_kinds[0], metadata), value) for value in values)
+    if len(item_kinds) != len(values):
+        return False
+    pairs = zip(item_kinds, values, strict=True)
+    return all(accepts(_annotated(kind, metadata), value) for kind, value in pairs)
 
 
-def _holds(bound: Any, value: Any) -> bool:
-    tests = {
-        Ge: lambda b: value >= b.ge,
-        Gt: lambda b: value > b.gt,
-        Le: lambda b: value <= b.le,
-        Lt: lambda b: value < b.lt,
-    }
-    return type(bound) not in tests or bool(tests[type(bound)](bound))
+def _satisfies(bound: Any, value: Any) -> bool:
+    """Whether a number satisfies a bound; metadata of another kind accepts every number."""
+    match bound:
+        case Ge(limit):
+            return bool(value >= limit)
+        case Gt(limit):
+            return bool(value > limit)
+        case Le(limit):
+            return bool(value <= limit)
+        case Lt(limit):
+            return bool(value < limit)
+    return True
 
 
 def is_array(kind: Any) -> bool:
-    """Whether a type is JAX's array, or one of jaxtyping's."""
+    """Whether a type is `jax.Array` or one of jaxtyping's types of it.
+
+    Returns:
+      False for NumPy arrays.
+    """
     return isinstance(kind, type) and (kind is jax.Array or getattr(kind, "array_type", None) is jax.Array)
 
 
 def kinds(hint: Any) -> tuple:
-    """The types that an annotation accepts."""
-    return tuple(_parts(one)[0] for one in _alternatives(hint))
+    """The types that an annotation accepts.
+
+    Returns:
+      One type, or the types of a union in their order.
+    """
+    return tuple(_parts(alternative)[0] for alternative in _alternatives(hint))
 
 
 def rules(hint: Any) -> tuple:
-    """The bounds and words of an annotation."""
-    return tuple(dict.fromkeys(rule for one in _alternatives(hint) for rule in _parts(one)[1]))
+    """The metadata of an annotation: bounds and `OneOf`.
+
+    Returns:
+      The rules without duplicates, in their order.
+    """
+    return tuple(dict.fromkeys(rule for alternative in _alternatives(hint) for rule in _parts(alternative)[1]))
 
 
 def wanted(hint: Any, value: Any) -> str:
-    """What is to be given in place of a value that is not accepted, as "must be a number above 0, or None"."""
-    of = said(hint)
+    """The part of an error message that says what to give instead of a value that is not accepted.
+
+    Returns:
+      For example "must be a number above 0, or None"; a misspelt word is followed by the nearest accepted one.
+    """
+    accepted = said(hint)
     if isinstance(value, float | np.floating) and not math.isfinite(value):
-        of = of.replace("a number", "a finite number")
-    words = [word for rule in rules(hint) if isinstance(rule, OneOf) for word in rule.words]
-    given = [word for word in (value if isinstance(value, tuple | list) else (value,)) if isinstance(word, str)]
-    near = [found for word in given if word not in words for found in difflib.get_close_matches(word, words, 1, 0.5)]
-    return f"must be {of}" + (f"; did you mean {near[0]}?" if near else "")
+        accepted = accepted.replace("a number", "a finite number")
+    words = _accepted_words(rules(hint))
+    items = value if isinstance(value, tuple | list) else (value,)
+    for item in items:
+        if not isinstance(item, str) or item in words:
+            continue
+        if matches := difflib.get_close_matches(item, words, n=1, cutoff=0.5):
+            return f"must be {accepted}; did you mean {matches[0]}?"
+    return f"must be {accepted}"
 
 
 def said(hint: Any) -> str:
-    """What an annotation accepts, in words: "a whole number of at least 1, or None"."""
-    of: list[str] = []
-    for one in _alternatives(hint):
-        kind, more = _parts(one)
+    """A description of what an annotation accepts.
+
+    Returns:
+      For example "a whole number of at least 1, or None".
+    """
+    descriptions: list[str] = []
+    for alternative in _alternatives(hint):
+        kind, metadata = _parts(alternative)
         if kind == tuple[()]:
-            of.append("()")
+            descriptions.append("()")
         elif get_origin(kind) is tuple:
-            each, many = (
-                said(_annotated(get_args(kind)[0], more)),
-                "" if ... in get_args(kind) else f" of {len(get_args(kind))}",
-            )
-            of.append("a tuple of such" if each in of else f"a tuple{many}, each of it {each}")
+            descriptions.append(_described_tuple(get_args(kind), metadata, descriptions))
         elif not is_array(kind):
-            of.append(_said_one(kind, more))
-    return ", or ".join(dict.fromkeys(of))
+            descriptions.append(_described(kind, metadata))
+    return ", or ".join(dict.fromkeys(descriptions))
 
 
-def _said_one(kind: Any, more: tuple) -> str:
+def _described_tuple(item_kinds: tuple, metadata: tuple, before: list[str]) -> str:
+    """A description of a tuple; items that are accepted on their own too, as `before` says, are not repeated."""
+    item = said(_annotated(item_kinds[0], metadata))
+    if item in before:
+        return "a tuple of these"
+    if ... in item_kinds:
+        return f"a tuple, each element {item}"
+    return f"a tuple of {len(item_kinds)}, each element {item}"
+
+
+def _described(kind: Any, metadata: tuple) -> str:
+    """A description of one type that is neither a tuple nor an array."""
     if kind is type(None):
         return "None"
-    if words := [word for rule in more if isinstance(rule, OneOf) for word in rule.words]:
+    if words := _accepted_words(metadata):
         return f"one of {', '.join(words)}"
-    name = _KINDS.get(kind) or f"a {getattr(kind, '__name__', kind)}"
-    bounds = [
-        f"{_SAYS[type(bound)][0]} {getattr(bound, _SAYS[type(bound)][1]):.10g}"
-        for bound in more
-        if type(bound) in _SAYS
-    ]
-    return f"{name}{' of' * bounds[0].startswith('at ')} {' and '.join(bounds)}" if bounds else name
+    name = _KIND_NAMES.get(kind) or f"a {getattr(kind, '__name__', kind)}"
+    bounds = [description for rule in metadata if (description := _described_bound(rule))]
+    if not bounds:
+        return name
+    joined = " and ".join(bounds)
+    return f"{name} of {joined}" if joined.startswith("at ") else f"{name} {joined}"
+
+
+def _described_bound(rule: Any) -> str | None:
+    match rule:
+        case Ge(limit):
+            return f"at least {limit:.10g}"
+        case Gt(limit):
+            return f"above {limit:.10g}"
+        case Le(limit):
+            return f"at most {limit:.10g}"
+        case Lt(limit):
+            return f"below {limit:.10g}"
+    return None
+
+
+def _accepted_words(metadata: tuple) -> list[str]:
+    return [word for rule in metadata if isinstance(rule, OneOf) for word in rule.words]

@@ -1,4 +1,4 @@
-"""The house's rooms may import from rooms of lower rank only (docs/architecture.md)."""
+"""A package imports packages of lower rank only (docs/architecture.md)."""
 
 import ast
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import icl_gd
 
-# Rank allows these; `training` and `constructions` name them here, and may import nothing else of the house.
+# `training` and `constructions` may import these packages only, whatever the ranks allow.
 EXCEPTIONS = {
     "constructions": {"types", "schema", "models"},
     "training": {"types", "cores", "programs", "schema", "paths", "migrations", "models", "tokens"},
@@ -52,24 +52,24 @@ def imports_of(path: Path) -> set[str]:
 
 
 def violations(files: list[Path]) -> list[str]:
-    found = []
+    result = []
     for path in files:
-        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        package = path.relative_to(ROOT).parts[0].removesuffix(".py")
         for name in imports_of(path):
-            if name.split(".")[0] in OUTSIDE[: 2 if room == "lab" else None] or (name == "icl_gd" and room != "lab"):
-                found.append(f"{path}: {name}")
+            outside = OUTSIDE[:2] if package == "lab" else OUTSIDE
+            if name.split(".")[0] in outside or (name == "icl_gd" and package != "lab"):
+                result.append(f"{path}: {name}")
             if not name.startswith("icl_gd."):
                 continue
             other = name.split(".")[1]
-            if other != room and RANKS[other] >= RANKS[room]:
-                found.append(f"{room} (rank {RANKS[room]}) imports {name} (rank {RANKS[other]})")
-            if other != room and other not in EXCEPTIONS.get(room, RANKS):
-                found.append(f"{room} imports {name}, which its list leaves out")
-    return found
+            if other != package and RANKS[other] >= RANKS[package]:
+                result.append(f"{package} (rank {RANKS[package]}) imports {name} (rank {RANKS[other]})")
+            if other != package and other not in EXCEPTIONS.get(package, RANKS):
+                result.append(f"{package} imports {name}, which its list leaves out")
+    return result
 
 
-# The floors of the runner. What it gives to others (`__init__`) and its console command (`cli`) are doors, outside of
-# them: nothing within imports a door.
+# Ranks within the runner. Nothing in it imports its entry points, `__init__` and the console command `cli`.
 LAB = {
     "config": 0,
     "reporting": 1,
@@ -83,44 +83,44 @@ LAB = {
     "command": 4,
     "notebook": 4,
 }
-DOORS = {"__init__", "cli"}
+ENTRY_POINTS = {"__init__", "cli"}
 
 
 def in_lab(path: Path) -> str:
     return path.relative_to(ROOT / "lab").parts[0].removesuffix(".py")
 
 
-def test_rooms_of_the_runner_import_downwards():
-    found, files = [], sorted((ROOT / "lab").rglob("*.py"))
+def test_packages_of_the_runner_import_lower_ranks():
+    result, files = [], sorted((ROOT / "lab").rglob("*.py"))
     for path in files:
         for name in imports_of(path):
             _, *parts = name.split(".")
-            if parts[:1] != ["lab"] or parts[1:2] == [room := in_lab(path)]:
+            if parts[:1] != ["lab"] or parts[1:2] == [package := in_lab(path)]:
                 continue
-            if room not in DOORS and LAB.get("".join(parts[1:2]), len(LAB)) >= LAB[room]:
-                found.append(f"{path}: {name}")
-    assert found == []
-    assert {in_lab(path) for path in files} == {*LAB, *DOORS}
+            if package not in ENTRY_POINTS and LAB.get("".join(parts[1:2]), len(LAB)) >= LAB[package]:
+                result.append(f"{path}: {name}")
+    assert result == []
+    assert {in_lab(path) for path in files} == {*LAB, *ENTRY_POINTS}
     assert len(set(LAB.values())) <= 5
 
 
 def imported_at_once(path: Path, modules: set[str]) -> set[str]:
     """The modules among these that a file imports when it is imported itself, not in its functions."""
-    found, left = set(), list(ast.parse(path.read_text()).body)
+    result, left = set(), list(ast.parse(path.read_text()).body)
     while left:
         node = left.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             continue
         left += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            result |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             inside = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= inside & modules or {node.module}
-    return found & modules
+            result |= inside & modules or {node.module}
+    return result & modules
 
 
-def test_modules_of_the_runner_make_no_circle():
+def test_modules_of_the_runner_have_no_import_cycle():
     files = {
         ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
         for path in (ROOT / "lab").rglob("*.py")
@@ -142,7 +142,7 @@ assert not {"matplotlib", "scipy"} & set(sys.modules), sorted(sys.modules)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_rooms_import_downwards():
+def test_packages_import_lower_ranks():
     files = sorted(ROOT.rglob("*.py"))
     assert len(files) > 15
     assert violations(files) == []

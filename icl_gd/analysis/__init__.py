@@ -1,4 +1,4 @@
-"""Analyses: every comparison takes Predictors (or circuits) and is written once."""
+"""Analyses of Predictors (risk, alignment, in-context learning curves) and of Transformer weights and layers."""
 
 from icl_gd.analysis.alignment import (
     Alignment,

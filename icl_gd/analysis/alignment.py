@@ -1,4 +1,14 @@
-"""How alike two Predictors are on the same prompts (von Oswald et al., section 3 and Figure 2)."""
+"""Alignment of two Predictors on the same prompts (von Oswald et al., section 3 and Figure 2).
+
+Example:
+  >>> from icl_gd import learners
+  >>> from icl_gd.tasks import LinearRegression, draw_prompts
+  >>> prompts = draw_prompts(LinearRegression(d_input=2, n_context=5).sample, jax.random.key(0), 8)
+  >>> one_step, half_step = learners.gradient_descent([1.0]), learners.gradient_descent([0.5])
+  >>> result = alignment(half_step, one_step, prompts)
+  >>> bool(jnp.isclose(result.sensitivity_cosine, 1.0)), bool(result.sensitivity_difference > 0.0)
+  (True, True)
+"""
 
 from functools import partial
 from typing import NamedTuple
@@ -12,49 +22,73 @@ from icl_gd.types import Array, Predictor, Prompt, batched
 
 
 class Alignment(NamedTuple):
-    """Means over prompts. The cosine alone is blind to step size, so always look at all three.
+    """Three measures of agreement, averaged over prompts. The cosine does not depend on step size: use all three.
 
-    Sensitivities are `d y_hat / d x_query [m d]`, flattened where there are several outputs.
+    A sensitivity is the derivative `d y_hat / d x_query [m d]`, flattened to `[md]`.
+
+    Attributes:
+      sensitivity_cosine: cosine of the angle between the sensitivities.
+      sensitivity_difference: Euclidean norm of the difference of sensitivities.
+      prediction_difference: Euclidean norm of the difference of predictions; for one output, its absolute value.
     """
 
     sensitivity_cosine: Array
-    sensitivity_difference: Array  # |difference of sensitivities|_2
-    prediction_difference: Array  # |difference of predictions|_2; the absolute value for one output
+    sensitivity_difference: Array
+    prediction_difference: Array
 
 
 class Response(NamedTuple):
-    """What a Predictor says of a batch of prompts, and how that changes with the query; flattened outputs stand last.
+    """Predictions for a batch of prompts, and their derivatives with respect to the query.
 
-    Of one that is read out after every layer or step, both have that axis in between.
+    A Predictor with an output per layer or step has that axis (`depth`) second.
+
+    Attributes:
+      y_hat: predictions.
+      sensitivity: derivatives `d y_hat / d x_query`, with outputs and inputs flattened in the last axis.
     """
 
     y_hat: Float[Array, "prompt *depth m"]
-    sensitivity: Float[Array, "prompt *depth md"]  # d y_hat / d x_query
+    sensitivity: Float[Array, "prompt *depth md"]
 
 
 def response(predictor: Predictor, prompts: Prompt) -> Response:
-    """The Response of a Predictor. What is compared with many others is computed once."""
+    """Predictions and sensitivities of a Predictor: compute them once to compare it with several others.
+
+    Returns:
+      Response with `y_hat` `[prompt *depth m]` and `sensitivity` `[prompt *depth md]`.
+    """
     return with_program(_response, predictor, prompts)
 
 
 def _response(predictor: Predictor, prompts: Prompt) -> Response:
-    if (many := batched(predictor)) is not None:
+    if (on_batch := batched(predictor)) is not None:
         x, y, x_query = batch_last(prompts)
-        y_hat, pull = jax.vjp(partial(many, x, y), x_query)
-        # No prompt's prediction depends on another's query: the gradient of their sum is that of each.
-        ones = jnp.broadcast_to(jnp.eye(len(y_hat), dtype=y_hat.dtype)[..., None], (len(y_hat), *y_hat.shape))
-        sensitivity = jnp.concatenate([pull(one)[0] for one in ones])  # [md prompt]
+        y_hat, pullback = jax.vjp(partial(on_batch, x, y), x_query)
+        # A prompt's prediction does not depend on other prompts' queries, so one pullback of an output, summed over
+        # prompts, gives its gradient on every prompt.
+        m = len(y_hat)
+        cotangents = jnp.broadcast_to(jnp.eye(m, dtype=y_hat.dtype)[..., None], (m, *y_hat.shape))
+        sensitivity = jnp.concatenate([pullback(cotangent)[0] for cotangent in cotangents])  # [md prompt]
         return Response(y_hat.T, sensitivity.T)
 
-    def one(x: Array, y: Array, x_query: Array) -> Response:
+    def on_prompt(x: Array, y: Array, x_query: Array) -> Response:
         sensitivity = jax.jacrev(predictor, argnums=2)(x, y, x_query)
         return Response(predictor(x, y, x_query), sensitivity.reshape(*sensitivity.shape[:-2], -1))
 
-    return jax.vmap(one)(prompts.x, prompts.y, prompts.x_query)
+    return jax.vmap(on_prompt)(prompts.x, prompts.y, prompts.x_query)
 
 
 def alignment(predictor: Predictor, reference: Predictor, prompts: Prompt) -> Alignment:
-    """Alignment of a Predictor to a reference over a batch of prompts."""
+    """Alignment of a Predictor to a reference, averaged over a batch of prompts.
+
+    Args:
+      predictor: a Predictor.
+      reference: the Predictor that it is compared with.
+      prompts: a batch, on the leading axis of every leaf.
+
+    Returns:
+      Alignment of scalars.
+    """
     return with_program(_alignment, predictor, reference, prompts)
 
 
@@ -62,23 +96,30 @@ def _alignment(predictor: Predictor, reference: Predictor, prompts: Prompt) -> A
     return compare(response(predictor, prompts), response(reference, prompts))
 
 
-def compare(ours: Response, theirs: Response) -> Alignment:
-    """Alignment of two Responses to the same prompts."""
-    cosine = jnp.sum(_unit(ours.sensitivity) * _unit(theirs.sensitivity), axis=-1)
-    distance = lambda u, v: jnp.linalg.norm(u - v, axis=-1)
-    differences = map(distance, (ours.sensitivity, ours.y_hat), (theirs.sensitivity, theirs.y_hat))
-    return Alignment(*(jnp.mean(values, axis=0) for values in (cosine, *differences)))
+def compare(actual: Response, reference: Response) -> Alignment:
+    """Alignment of two Responses to the same prompts.
+
+    Returns:
+      Alignment, averaged over prompts; its fields have the axes that the Responses have between prompts and outputs.
+    """
+    cosine = jnp.sum(_unit(actual.sensitivity) * _unit(reference.sensitivity), axis=-1)
+    return Alignment(
+        sensitivity_cosine=jnp.mean(cosine, axis=0),
+        sensitivity_difference=jnp.mean(_distance(actual.sensitivity, reference.sensitivity), axis=0),
+        prediction_difference=jnp.mean(_distance(actual.y_hat, reference.y_hat), axis=0),
+    )
 
 
 def alignment_map(layerwise: Predictor, reference: Predictor, prompts: Prompt) -> Alignment:
-    """Alignment of what a network predicts after every layer to what a learner predicts after every step.
+    """Alignment of every layer of a network to every step of a learner.
 
     Args:
-      layerwise: y_hat `[depth m]`, as `models.layerwise_predictor` gives it.
-      reference: y_hat `[iterate m]`, as `learners.layerwise_gradient_descent` gives it.
+      layerwise: Predictor with output `[depth m]`, such as `models.layerwise_predictor`.
+      reference: Predictor with output `[iterate m]`, such as `learners.layerwise_gradient_descent`.
+      prompts: a batch, on the leading axis of every leaf.
 
     Returns:
-      Alignment whose fields are `[depth iterate]`; the first of both are before any layer or step.
+      Alignment whose fields are `[depth iterate]`. Index 0 of either axis is the state before any layer or step.
     """
     return with_program(_alignment_map, layerwise, reference, prompts)
 
@@ -87,13 +128,24 @@ def _alignment_map(layerwise: Predictor, reference: Predictor, prompts: Prompt) 
     return compare_layers(response(layerwise, prompts), response(reference, prompts))
 
 
-def compare_layers(ours: Response, theirs: Response) -> Alignment:
-    """As `alignment_map`, of Responses `[prompt depth ...]` and `[prompt iterate ...]`."""
-    return compare(*(Response(*(jnp.expand_dims(leaf, axis) for leaf in of)) for of, axis in ((ours, 2), (theirs, 1))))
+def compare_layers(layerwise: Response, reference: Response) -> Alignment:
+    """`alignment_map` of Responses `[prompt depth ...]` and `[prompt iterate ...]`.
+
+    Returns:
+      Alignment whose fields are `[depth iterate]`.
+    """
+    layers = Response(*(jnp.expand_dims(leaf, 2) for leaf in layerwise))  # [prompt depth 1 ...]
+    steps = Response(*(jnp.expand_dims(leaf, 1) for leaf in reference))  # [prompt 1 iterate ...]
+    return compare(layers, steps)
+
+
+def _distance(u: Array, v: Array) -> Array:
+    return jnp.linalg.norm(u - v, axis=-1)
 
 
 def _unit(v: Array) -> Array:
-    """v `[... md]` over its norm; zero stays zero, so a predictor that ignores its query has cosine 0, not nan."""
+    """v `[... md]` over its norm. Zero stays zero: a predictor that ignores its query has cosine 0, not nan."""
     tiny = jnp.finfo(v.dtype).tiny
-    v = v / jnp.maximum(jnp.abs(v).max(-1, keepdims=True), tiny)  # or the squares of small sensitivities underflow
+    # Scaled first, because the squares of small sensitivities would underflow.
+    v = v / jnp.maximum(jnp.abs(v).max(-1, keepdims=True), tiny)
     return v / jnp.maximum(jnp.linalg.norm(v, axis=-1, keepdims=True), tiny)

@@ -1,4 +1,11 @@
-"""Does the first layer of a network copy neighbours together? (von Oswald et al., tokens that hold x and y apart)"""
+"""Token copying: does the first layer merge neighbouring tokens? (von Oswald et al., tokens that hold x and y apart)
+
+Example:
+  >>> previous = jnp.eye(5, k=-1)[None]  # a head in which every token attends to the token before it
+  >>> scores = neighbour_scores(previous)
+  >>> scores.previous.tolist(), scores.following.tolist()
+  ([1.0], [0.0])
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,81 +22,118 @@ from icl_gd.types import Array, Layout, Prompt
 def derivatives(
     layer: Callable[[Array], Array], tokens: Float[Array, "t e"], d_content: Size
 ) -> Float[Array, "t-1 t d_content"]:
-    """`d/d token_j  sum_r layer(tokens)[k, r]` of every context token k, by the content of token_j and not its place.
+    """Derivatives of every context token's output by the content of every token, without its position.
+
+    The derivative is `d/d token_j  sum_r layer(tokens)[k, r]` for context token k and token j.
 
     Args:
-      layer: tokens `[t e]` to what a layer leaves of them `[t e]`.
-      d_content: the first slots of a token, in which it has x or y.
+      layer: maps tokens `[t e]` to the layer's output `[t e]`.
+      tokens: the tokens of one prompt.
+      d_content: number of leading slots of a token, which hold x or y.
+
+    Returns:
+      Derivatives `[k j d_content]`.
     """
-    return jax.jacrev(lambda tokens: jnp.sum(layer(tokens)[:-1], axis=-1))(tokens)[..., :d_content]
+
+    def summed_outputs(tokens: Array) -> Array:
+        return jnp.sum(layer(tokens)[:-1], axis=-1)
+
+    return jax.jacrev(summed_outputs)(tokens)[..., :d_content]
 
 
 class DerivativeNorms(NamedTuple):
-    """Means over context tokens k but the last, whose next token, the query, is never read."""
+    """Norms of derivatives, averaged over the context tokens k except the last, which is followed by the query.
 
-    own: Array  # to token k
-    following: Array  # to token k + 1
-    others: Array  # to one other token
+    Attributes:
+      own: norm for token k itself.
+      following: norm for token k + 1.
+      others: norm for one other token, on average.
+    """
+
+    own: Array
+    following: Array
+    others: Array
 
 
 @checked
 def derivative_norms(derivatives: Float[Array, "prompt k t d_content"], faithful: bool = False) -> DerivativeNorms:
-    """Norms of the derivatives of a layer's outputs, of a batch of prompts.
+    """Norms of a layer's derivatives for a token itself, the following token and the others.
 
-    The norm is taken prompt by prompt, and others are the context's tokens that are neither k nor k + 1.
+    The norm is computed on every prompt and then averaged. The others are the context tokens except k and k + 1.
 
     Args:
-      faithful: as the published `analyse_copy` has it: the norm of the *mean* derivative over prompts, which forgets
-        what differs in sign between prompts; and the norm for k + 1 is counted among the others too.
+      derivatives: `derivatives` of a batch of prompts.
+      faithful: follow the published `analyse_copy`. It takes the norm of the derivative averaged over prompts, in which
+        contributions of different signs cancel, and counts the norm for k + 1 among the others too.
+
+    Returns:
+      DerivativeNorms of scalars.
     """
     mean = derivatives.mean(0, keepdims=True) if faithful else derivatives
     norms = jnp.linalg.norm(mean, axis=-1).mean(0)[:-1]  # [k t]
     own, following = (jnp.mean(jnp.diagonal(norms, offset)) for offset in (0, 1))
-    n_others = norms.shape[1] - (2 if faithful else 3)  # with the query, which gives zero
+    n_others = norms.shape[1] - (2 if faithful else 3)  # the query is not counted: its derivative is zero
     others = jnp.mean(jnp.sum(norms, axis=1)) - own - (0.0 if faithful else following)
     return DerivativeNorms(own, following, others / max(n_others, 1))
 
 
 class NeighbourScores(NamedTuple):
-    """How much of what a token reads stands next to it `[head]`: 1 for a head that reads nothing else.
+    """Shares of attention on neighbouring tokens, per head: 1 for a head that attends to that neighbour only.
 
-    Shares of the sum of |pattern| over keys, means over the tokens that have such a neighbour among the readable ones.
+    A share is that of the sum of |pattern| over keys, averaged over the query positions that have such a neighbour in
+    the context.
+
+    Attributes:
+      previous: share on the previous token `[head]`.
+      following: share on the next token `[head]`.
+      label: share of an input on the label that follows it `[head]`.
     """
 
     previous: Array
     following: Array
-    label: Array  # of inputs only, for the label that stands behind them
+    label: Array
 
 
 def neighbour_scores(pattern: Float[Array, "head t t"]) -> NeighbourScores:
-    """Previous-token and next-token score of every head of a layer, for one problem.
+    """Previous-token and next-token scores of every head of a layer, for one prompt.
 
-    Of a uniform pattern over the 2n tokens of the context they are 1 / 2n.
+    For a uniform pattern over the 2n tokens of the context, all scores are 1 / 2n.
+
+    Returns:
+      NeighbourScores with `[head]` fields.
     """
     shares = _shares(pattern)
     previous, following = (jnp.diagonal(shares, offset, 1, 2) for offset in (-1, 1))
-    following = following[:, :-1]  # the last context token stands before the query
+    following = following[:, :-1]  # without the last context token, which is followed by the query
     return NeighbourScores(previous.mean(-1), following.mean(-1), following[:, ::2].mean(-1))
 
 
 def induction_score(
     patterns: Callable[[Array], Float[Array, "layer head t t"]], layout: Layout, prompt: Prompt
 ) -> Float[Array, "layer head"]:
-    """How much of what the query reads is the example it repeats: 1 for a head that reads only that, 1 / n if uniform.
+    """Share of the query's attention on the example that it repeats: 1 for an induction head, 1 / n if uniform.
 
-    The query becomes each of the context's inputs in turn; counted is the share of |pattern| on both tokens of that
-    example, in a layout of two tokens an example.
+    The query is set to each input of the context in turn. The score is the share of |pattern| on the two tokens of that
+    example, averaged over examples.
+
+    Args:
+      patterns: maps tokens `[t e]` to attention patterns `[layer head t t]`.
+      layout: a layout with two tokens per example.
+      prompt: one prompt. Its query is not used.
+
+    Returns:
+      Scores `[layer head]`.
     """
     n = len(prompt.x)
 
-    def of(i: Array) -> Array:
+    def of_example(i: Array) -> Array:
         shares = _shares(patterns(layout.encode(prompt.x, prompt.y, prompt.x[i])))[..., -1, :-1]
         return shares[..., 2 * i] + shares[..., 2 * i + 1]
 
-    return jnp.mean(jax.vmap(of)(jnp.arange(n)), axis=0)
+    return jnp.mean(jax.vmap(of_example)(jnp.arange(n)), axis=0)
 
 
 def _shares(pattern: Float[Array, "*axes t t"]) -> Float[Array, "*axes t t"]:
-    """Of the sum of absolute values over keys; of a row of zeros, zero."""
+    """|pattern| over its sum over keys; zero for a row of zeros."""
     size = jnp.abs(pattern)
     return size / jnp.maximum(jnp.sum(size, axis=-1, keepdims=True), jnp.finfo(size.dtype).tiny)

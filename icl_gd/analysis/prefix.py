@@ -1,4 +1,19 @@
-"""Errors at every length of a prompt (Garg et al. 2208.01066, section 4)."""
+"""Predictions, errors and sensitivities at every context length of a prompt (Garg et al. 2208.01066, section 4).
+
+`squared_errors` and `prefix_squared_errors` lack the factor 1/2 of `analysis.losses`: errors of function classes are
+reported as in the paper, losses in the convention of `icl_gd.types`.
+
+Example:
+  >>> from icl_gd import learners
+  >>> from icl_gd.tasks import FunctionRegression, Linear, draw_prompts
+  >>> task = FunctionRegression(Linear(d_input=2), n_context=4)
+  >>> prompts = draw_prompts(task.sample_prefixes, jax.random.key(0), 8)
+  >>> errors = prefix_squared_errors(learners.prefix_least_squares, prompts, task.in_order)
+  >>> errors.shape
+  (8, 5)
+  >>> bool((errors[:, 3:] < 1e-3).all())  # exact from two examples on
+  True
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,32 +22,38 @@ from jaxtyping import Float
 from icl_gd.schema import Size, checked
 from icl_gd.types import Array, PrefixPredictor, PrefixPrompt
 
-PROMPTS_AT_ONCE = 8  # they stay in cache, and no prompt waits for the slowest of all
+# Few prompts stay in cache. Under vmap, a loop also runs until the slowest prompt of the batch has finished.
+PROMPTS_AT_ONCE = 8
 
 
 @checked
 def prefix_predictions(
     predictor: PrefixPredictor, prompts: PrefixPrompt, in_order: bool, at_once: Size = PROMPTS_AT_ONCE
 ) -> Float[Array, "... prompt n m"]:
-    """What is predicted for the k-th query of every prompt after its first k examples.
+    """Predictions for the k-th query of every prompt, given its first k examples: the in-context learning curve.
 
     Args:
-      predictor: may have leading axes beside its `[n m]`, as `prefix_lasso_path` has; they lead here too.
+      predictor: a PrefixPredictor. Its output `[n m]` may have leading axes, as that of `prefix_lasso_path` has.
       prompts: a batch, on the leading axis of every leaf.
-      in_order: queries are the inputs to come, so that one pass answers all, as `task.in_order` says; otherwise each
-        takes a pass of its own.
-      at_once: how many prompts are met together.
+      in_order: whether the k-th query is the input `x[k]`, as `task.in_order` reports. One pass of the predictor then
+        answers all queries of a prompt; otherwise each query takes a pass of its own.
+      at_once: number of prompts processed together. Default: 8, for the cache.
+
+    Returns:
+      Predictions `[... prompt n m]`, with the predictor's leading axes first.
     """
 
     def of_prompt(prompt: PrefixPrompt) -> Array:
         if in_order:
             return predictor(prompt.x, prompt.y)
 
-        at = lambda k: _asked(predictor, prompt, k, prompt.x_query)
+        def at(k: Array) -> Array:
+            return _predict_at(predictor, prompt, k, prompt.x_query)
+
         return jnp.moveaxis(jax.lax.map(at, jnp.arange(len(prompt.x))), 0, -2)
 
-    found = jax.lax.map(of_prompt, prompts, batch_size=at_once)
-    return jnp.moveaxis(found, 0, -3)
+    predictions = jax.lax.map(of_prompt, prompts, batch_size=at_once)
+    return jnp.moveaxis(predictions, 0, -3)
 
 
 @checked
@@ -43,7 +64,18 @@ def prefix_squared_errors(
     at_once: Size = PROMPTS_AT_ONCE,
     are_classes: bool = False,
 ) -> Float[Array, "... prompt n"]:
-    """`squared_errors` what `prefix_predictions` gives."""
+    """Squared errors `|y_hat - y_query|^2` at every context length, without the factor 1/2 of `losses`.
+
+    Args:
+      predictor: a PrefixPredictor, see `prefix_predictions`.
+      prompts: a batch, on the leading axis of every leaf.
+      in_order: whether the k-th query is the input `x[k]`, as `task.in_order` reports.
+      at_once: number of prompts processed together.
+      are_classes: whether labels are the classes 1 and -1, as `task.logistic` reports; see `squared_errors`.
+
+    Returns:
+      Errors `[... prompt n]`, with the predictor's leading axes first.
+    """
     return squared_errors(prefix_predictions(predictor, prompts, in_order, at_once), prompts.y_query, are_classes)
 
 
@@ -51,15 +83,25 @@ def prefix_squared_errors(
 def prefix_responses(
     predictor: PrefixPredictor, prompts: PrefixPrompt, at_once: Size = PROMPTS_AT_ONCE
 ) -> tuple[Float[Array, "prompt n m"], Float[Array, "prompt n m d"]]:
-    """Predictions for the k-th query after the first k examples, and how they change with it, `d y_hat / d x_query`.
+    """Predictions for the k-th query given the first k examples, and their derivatives `d y_hat / d x_query`.
 
-    A pass forward and one back for every query: all that goes through other points of the prompt is held fast (section
-    4.3, "is the Transformer's function the one of least squares?").
+    Each query takes one forward and one backward pass. All other points of the prompt are held fixed (Garg et al.,
+    section 4.3: is the Transformer's function that of least squares?).
+
+    Args:
+      predictor: a PrefixPredictor with output `[n m]`.
+      prompts: a batch, on the leading axis of every leaf.
+      at_once: number of prompts processed together.
+
+    Returns:
+      Predictions `[prompt n m]` and derivatives `[prompt n m d]`.
     """
 
     def of_prompt(prompt: PrefixPrompt) -> tuple[Array, Array]:
         def at(k: Array) -> tuple[Array, Array]:
-            predict = lambda query: _asked(predictor, prompt, k, query[None])
+            def predict(query: Array) -> Array:
+                return _predict_at(predictor, prompt, k, query[None])
+
             query = jnp.take(prompt.x_query, k, axis=0)
             return predict(query), jax.jacrev(predict)(query)
 
@@ -68,8 +110,8 @@ def prefix_responses(
     return jax.lax.map(of_prompt, prompts, batch_size=at_once)
 
 
-def _asked(predictor: PrefixPredictor, prompt: PrefixPrompt, k: Array, x_query: Array) -> Float[Array, "... m"]:
-    """What is predicted after the first k examples for a query `[1 d]`, or the k-th of `[n d]`."""
+def _predict_at(predictor: PrefixPredictor, prompt: PrefixPrompt, k: Array, x_query: Array) -> Float[Array, "... m"]:
+    """Prediction given the first k examples, for a query `[1 d]` or for the k-th of queries `[n d]`."""
     here = (jnp.arange(len(prompt.x)) == k)[:, None]
     return jnp.take(predictor(jnp.where(here, x_query, prompt.x), prompt.y), k, axis=-2)
 
@@ -78,9 +120,18 @@ def _asked(predictor: PrefixPredictor, prompt: PrefixPrompt, k: Array, x_query: 
 def squared_errors(
     y_hat: Float[Array, "... m"], y_query: Float[Array, "... m"], are_classes: bool = False
 ) -> Float[Array, "..."]:
-    """Square errors `|y_hat - y_query|^2`; of classes, which signs tell, `1 - sign(y_hat) sign(y_query)`, summed alike.
+    """Squared errors `|y_hat - y_query|^2`, summed over outputs, without the factor 1/2 of `losses`.
 
-    The latter is twice the share of wrong answers, so that guessing has error one, and so has zero, which is none.
+    For classes, the error is `1 - sign(y_hat) sign(y_query)`, summed over outputs: twice the misclassification rate.
+    Random guesses then have mean error one. A prediction of zero, which chooses no class, has error one too.
+
+    Args:
+      y_hat: predictions, with any leading axes in addition to those of `y_query`.
+      y_query: labels of the queries.
+      are_classes: whether labels are the classes 1 and -1. Default: squared errors.
+
+    Returns:
+      Errors `[...]`.
     """
     y_query = jnp.reshape(y_query, (1,) * (y_hat.ndim - y_query.ndim) + y_query.shape)
     if are_classes:

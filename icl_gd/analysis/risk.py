@@ -1,4 +1,15 @@
-"""Risk of Predictors: `1/2 |y_hat - y_query|^2`, summed over output dimensions, averaged over prompts."""
+"""Losses and risks of Predictors: `1/2 |y_hat - y_query|^2`, summed over outputs, and its mean over prompts.
+
+Example:
+  >>> from icl_gd import learners
+  >>> from icl_gd.tasks import LinearRegression
+  >>> prompts = draw_prompts(LinearRegression(d_input=2, n_context=5).sample, jax.random.key(0), 8)
+  >>> values = losses(learners.predict_zero, prompts)
+  >>> values.shape, bool(jnp.allclose(values, 0.5 * prompts.y_query[:, 0] ** 2))
+  ((8,), True)
+  >>> Risk.of(values).mean.shape
+  ()
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -16,35 +27,55 @@ from icl_gd.schema import Size, checked
 from icl_gd.tasks import draw_prompts
 from icl_gd.types import Array, Predictor, Prompt, batched
 
-MEMBERS_AT_ONCE = 16
-CHUNK = 8192  # prompts
+MEMBERS_AT_ONCE = 16  # members of a population processed together
+CHUNK = 8192  # prompts drawn and processed together
 
 Level = Annotated[float, Gt(0), Lt(1)]
 
 
 class Risk(NamedTuple):
-    """A mean with its sampling error; arrays keep whatever axes the losses had besides prompts."""
+    """A mean loss over prompts with its standard error; both keep the other axes of the losses.
+
+    Attributes:
+      mean: mean over prompts.
+      stderr: standard error of the mean.
+    """
 
     mean: np.ndarray
     stderr: np.ndarray
 
     @classmethod
     def of(cls, losses: Array) -> "Risk":
-        """Of losses `[... prompt]`."""
+        """The risk estimated from losses `[... prompt]`, in float64.
+
+        Returns:
+          Risk with `[...]` fields.
+        """
         values = np.asarray(losses, np.float64)
         return cls(values.mean(-1), values.std(-1) / values.shape[-1] ** 0.5)
 
 
 class Tail(NamedTuple):
-    """What rare prompts do to a mean; every field has whatever axes the losses had besides prompts."""
+    """Tail statistics of losses; all fields keep the other axes of the losses.
 
-    diverging: np.ndarray  # share of prompts on which the predictor has diverged
-    bounded_mean: np.ndarray  # over the other prompts
-    median: np.ndarray  # over all; nan counts as infinite
+    Attributes:
+      diverging: share of prompts on which the predictor diverges.
+      bounded_mean: mean loss over the other prompts.
+      median: median loss over all prompts. A loss of nan counts as infinite.
+    """
+
+    diverging: np.ndarray
+    bounded_mean: np.ndarray
+    median: np.ndarray
 
 
 class Interval(NamedTuple):
-    """A mean with a percentile-bootstrap interval; arrays keep whatever axes the values had besides prompts."""
+    """A mean over prompts with a percentile-bootstrap interval; all fields keep the other axes of the values.
+
+    Attributes:
+      mean: mean over prompts.
+      low, high: ends of the interval.
+    """
 
     mean: np.ndarray
     low: np.ndarray
@@ -52,7 +83,11 @@ class Interval(NamedTuple):
 
 
 def losses(predictor: Predictor, prompts: Prompt) -> Array:
-    """Loss of every prompt of a batch `[prompt]` (or `[prompt layer]` for a layerwise Predictor)."""
+    """Loss of every prompt, `1/2 |y_hat - y_query|^2`, summed over outputs.
+
+    Returns:
+      Losses `[prompt]`, or `[prompt depth]` for a layerwise Predictor.
+    """
     return with_program(_losses, predictor, prompts)
 
 
@@ -64,23 +99,38 @@ def _losses(predictor: Predictor, prompts: Prompt) -> Array:
 
 
 def predictions(predictor: Predictor, prompts: Prompt) -> Float[Array, "prompt *depth m"]:
-    """What a Predictor says of every prompt of a batch, in the cheapest way it has."""
-    if (many := batched(predictor)) is None:
+    """Predictions for a batch of prompts, by the Predictor's batched form if it has one, otherwise by `vmap`.
+
+    Returns:
+      Predictions `[prompt *depth m]`.
+    """
+    if (on_batch := batched(predictor)) is None:
         return jax.vmap(predictor)(prompts.x, prompts.y, prompts.x_query)
-    return jnp.moveaxis(many(*batch_last(prompts)), -1, 0)
+    return jnp.moveaxis(on_batch(*batch_last(prompts)), -1, 0)
 
 
 def batch_last(prompts: Prompt) -> tuple[Array, Array, Array]:
-    """Contexts and queries of a batch of prompts, with the batch in the last axis."""
+    """Contexts and queries of a batch of prompts, with the batch moved to the last axis.
+
+    Returns:
+      `x` `[n d prompt]`, `y` `[n m prompt]` and `x_query` `[d prompt]`.
+    """
     x, y, x_query = (jnp.moveaxis(leaf, 0, -1) for leaf in prompts[:3])
     return x, y, x_query
 
 
 def with_program(measure: Callable[..., Any], *args: Any) -> Any:
-    """`measure(...)` as one program, which is kept for all Predictors that differ in arrays alone.
+    """Evaluates `measure(*args)` as one compiled program, which all Predictors that differ in arrays only share.
 
-    A Predictor that is a function of its own (no `Partial`, see `programs.as_partial`) is measured without: programs of
-    functions that nobody has any more would fill up the memory.
+    A Predictor that is an ordinary function (not a `Partial`, see `programs.as_partial`) is evaluated without
+    `jax.jit`. Otherwise, compiled programs of functions that no longer exist would fill the memory.
+
+    Args:
+      measure: a function of Predictors and prompts.
+      *args: its arguments.
+
+    Returns:
+      What `measure` returns.
     """
     args = tuple(map(held, args))
     if any(callable(arg) and not isinstance(arg, Partial) for arg in args):
@@ -95,9 +145,18 @@ def _program(measure: Callable[..., Any]) -> Callable[..., Any]:
 
 @checked
 def bootstrap_interval(values: Array, key: Array, level: Level = 0.9, resamples: Size = 1000) -> Interval:
-    """Mean over prompts of `values [prompt *more]` with its percentile-bootstrap interval (Efron 1979).
+    """Mean over prompts with a percentile-bootstrap interval (Efron 1979).
 
-    Resamples prompts, one sample at a time, so memory stays at one copy of the values.
+    Resamples prompts. Resamples are processed one at a time, so memory holds one copy of the values.
+
+    Args:
+      values: values `[prompt *more]`.
+      key: a JAX random key of the resamples.
+      level: coverage of the interval, between 0 and 1.
+      resamples: number of bootstrap resamples.
+
+    Returns:
+      Interval with `[*more]` fields.
 
     Raises:
       ValueError: if the level is not between 0 and 1.
@@ -110,27 +169,55 @@ def bootstrap_interval(values: Array, key: Array, level: Level = 0.9, resamples:
 @partial(jax.jit, static_argnames="resamples")
 def _resampled_means(values: Array, key: Array, resamples: int) -> Array:
     n = len(values)
-    resampled = lambda k: jnp.mean(values[jax.random.randint(k, (n,), 0, n)], axis=0)
-    return jax.lax.map(resampled, jax.random.split(key, resamples))
+
+    def resampled_mean(key: Array) -> Array:
+        return jnp.mean(values[jax.random.randint(key, (n,), 0, n)], axis=0)
+
+    return jax.lax.map(resampled_mean, jax.random.split(key, resamples))
 
 
 @checked
 def risk(predictor: Predictor, prompts: Prompt, key: Array, level: Level = 0.9) -> Interval:
-    """Risk of a Predictor on a batch of prompts, with bootstrap interval."""
+    """Risk of a Predictor on a batch of prompts, with a percentile-bootstrap interval.
+
+    Args:
+      predictor: a Predictor.
+      prompts: a batch, on the leading axis of every leaf.
+      key: a JAX random key of the bootstrap.
+      level: coverage of the interval, between 0 and 1.
+
+    Returns:
+      Interval of the mean of `losses`.
+
+    Raises:
+      ValueError: if the level is not between 0 and 1.
+    """
     return bootstrap_interval(losses(predictor, prompts), key, level)
 
 
 def over_members(f: Callable[[Any], Any], params: Any) -> Any:
-    """`vmap` over members, a few at a time, so that memory does not grow with the population."""
+    """`jax.vmap` over members, 16 at a time, so that memory does not grow with the population.
+
+    Args:
+      f: a function of one member's parameters.
+      params: parameters with a leading member axis.
+
+    Returns:
+      What `f` returns, with a leading member axis.
+    """
     return jax.lax.map(f, params, batch_size=MEMBERS_AT_ONCE)
 
 
 def member_losses(predictors: Predictor, prompts: Prompt) -> Array:
-    """Losses `[member prompt]` of a population.
+    """Loss of every member of a population on every prompt.
 
     Args:
-      predictors: one Predictor whose arrays have a leading member axis, as `population.predictor(population.params)`;
-        of any function of one member's parameters, `jax.vmap` of it makes such a one.
+      predictors: one Predictor whose arrays have a leading member axis, as `population.predictor(population.params)`.
+        `jax.vmap` of a function from one member's parameters to a Predictor returns such a Predictor.
+      prompts: a batch, on the leading axis of every leaf.
+
+    Returns:
+      Losses `[member prompt]`.
     """
     return over_members(lambda member: losses(member, prompts), predictors)
 
@@ -142,17 +229,25 @@ Losses = Callable[[Prompt], Mapping[str, Array]]
 def streamed_risks(
     losses: Losses, sample: Callable[[Array], Prompt], key: Array, n_prompts: Size, chunk: Size = CHUNK
 ) -> dict[str, Risk]:
-    """Risks on many prompts, drawn and forgotten chunk by chunk: the same prompts for all.
+    """Risks on many prompts, which are drawn chunk by chunk and not stored. All losses see the same prompts.
+
+    Chunk means are averaged in float64.
 
     Args:
-      losses: a batch of prompts to named losses whose *last* axis is the prompt. It is compiled once for equal
-        functions: for a `jax.tree_util.Partial` of one function whatever its arrays are. So is `sample`.
-      n_prompts: rounded up to whole chunks; sums are kept in float64.
+      losses: maps a batch of prompts to named losses, whose *last* axis is the prompt. Equal functions share one
+        compiled program; so do `jax.tree_util.Partial`s of one function that differ in arrays only.
+      sample: maps a key to one prompt. It is compiled once in the same way.
+      key: a JAX random key.
+      n_prompts: number of prompts, rounded up to whole chunks.
+      chunk: prompts drawn and processed together.
+
+    Returns:
+      The Risk of every named loss.
     """
-    return streamed_risks_under([losses], Partial(_alone, as_partial(sample)), key, n_prompts, chunk)[0]
+    return streamed_risks_under([losses], Partial(_one_condition, as_partial(sample)), key, n_prompts, chunk)[0]
 
 
-def _alone(sample: Callable[[Array], Prompt], key: Array) -> tuple[Prompt]:
+def _one_condition(sample: Callable[[Array], Prompt], key: Array) -> tuple[Prompt]:
     return (sample(key),)
 
 
@@ -164,20 +259,30 @@ def streamed_risks_under(
     n_prompts: Size,
     chunk: Size = CHUNK,
 ) -> list[dict[str, Risk]]:
-    """As `streamed_risks`, under each of several conditions.
+    """`streamed_risks` under several conditions, such as label noise, with what the conditions share drawn once.
 
     Args:
-      losses: under every condition.
-      sample: a key to a prompt under every condition; what they have in common is drawn once.
+      losses: one function per condition, see `streamed_risks`.
+      sample: maps a key to one prompt per condition.
+      key: a JAX random key.
+      n_prompts: number of prompts, rounded up to whole chunks.
+      chunk: prompts drawn and processed together.
+
+    Returns:
+      For every condition, the Risk of every named loss.
     """
-    sums = list(zip(*_in_chunks(_means, losses, sample, key, n_prompts, chunk), strict=True))  # [condition][chunk]
-    drawn = len(sums[0]) * min(chunk, n_prompts)
-    return [{name: _risk([part[name] for part in parts], drawn) for name in parts[0]} for parts in sums]
+    by_condition = list(zip(*_in_chunks(_means, losses, sample, key, n_prompts, chunk), strict=True))
+    drawn = len(by_condition[0]) * min(chunk, n_prompts)
+    return [
+        {name: _risk([part[name] for part in parts], drawn) for name in parts[0]}  # parts: one per chunk
+        for parts in by_condition
+    ]
 
 
 def _risk(parts: Sequence[tuple[np.ndarray, np.ndarray]], drawn: int) -> Risk:
+    """The Risk over `drawn` prompts, from the mean and the mean square of every chunk."""
     mean, square = (np.mean([np.asarray(part[i], np.float64) for part in parts], axis=0) for i in (0, 1))
-    with np.errstate(invalid="ignore"):  # a predictor that diverges has infinite risk and no error
+    with np.errstate(invalid="ignore"):  # a predictor that diverges has an infinite mean and a standard error of nan
         return Risk(mean, np.sqrt(np.maximum(square - mean**2, 0.0) / drawn))
 
 
@@ -189,23 +294,42 @@ def sampled_losses(
     n_prompts: Size,
     chunk: Size = CHUNK,
 ) -> list[dict[str, np.ndarray]]:
-    """Every loss `[... prompt]` that `streamed_risks_under` takes the mean of, on the same prompts."""
-    parts = list(zip(*_in_chunks(_call, losses, sample, key, n_prompts, chunk), strict=True))
-    return [{name: np.concatenate([part[name] for part in its], axis=-1) for name in its[0]} for its in parts]
+    """The losses whose means `streamed_risks_under` returns, on the same prompts.
+
+    Args:
+      losses: one function per condition, see `streamed_risks`.
+      sample: maps a key to one prompt per condition.
+      key: a JAX random key.
+      n_prompts: number of prompts, rounded up to whole chunks.
+      chunk: prompts drawn and processed together.
+
+    Returns:
+      For every condition, every named loss `[... prompt]`.
+    """
+    by_condition = list(zip(*_in_chunks(_call, losses, sample, key, n_prompts, chunk), strict=True))
+    return [
+        {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}  # parts: one per chunk
+        for parts in by_condition
+    ]
 
 
 def tail(losses: np.ndarray, beyond: float | np.ndarray) -> Tail:
-    """How much of a mean hangs on rare prompts, from losses `[... prompt]` some of which may be infinite or nan.
+    """Tail statistics: share of diverging prompts, mean loss over the rest, and median.
 
     Args:
-      beyond: the loss above which a predictor has diverged.
+      losses: losses `[... prompt]`, which may be infinite or nan.
+      beyond: the loss above which a predictor counts as diverging, a number or an array that broadcasts to them.
+
+    Returns:
+      Tail with `[...]` fields. If all prompts diverge, `bounded_mean` is nan.
     """
     values = np.asarray(losses, np.float64)
-    stays = values <= beyond  # false for nan
-    kept = np.where(stays, values, 0.0).sum(-1)
-    with np.errstate(invalid="ignore"):  # where all diverge there is no mean of the others
-        bounded_mean = kept / stays.sum(-1)
-    return Tail(1 - stays.mean(-1), bounded_mean, np.median(np.where(np.isnan(values), np.inf, values), axis=-1))
+    is_bounded = values <= beyond  # False for nan
+    total = np.where(is_bounded, values, 0.0).sum(-1)
+    with np.errstate(invalid="ignore"):  # 0 / 0 if all prompts diverge
+        bounded_mean = total / is_bounded.sum(-1)
+    median = np.median(np.where(np.isnan(values), np.inf, values), axis=-1)
+    return Tail(1 - is_bounded.mean(-1), bounded_mean, median)
 
 
 def _in_chunks(
@@ -216,13 +340,17 @@ def _in_chunks(
     n_prompts: int,
     chunk: int,
 ) -> Iterator[list[Any]]:
-    """What is measured under every condition, chunk after chunk of prompts, as NumPy arrays."""
-    chunk, losses = min(chunk, n_prompts), [as_partial(its) for its in losses]
-    for i in range(-(-n_prompts // chunk)):
-        # Two programs: what draws the prompts is not fused into, and computed again by, each of the losses.
+    """Yields, for every chunk of prompts, the measurements under every condition as NumPy arrays."""
+    chunk = min(chunk, n_prompts)
+    partials = [as_partial(of_condition) for of_condition in losses]
+    n_chunks = -(-n_prompts // chunk)
+    for i in range(n_chunks):
+        # A separate program draws the prompts. Otherwise, XLA would fuse the drawing into every loss and repeat it.
         batches = draw_prompts(sample, jax.random.fold_in(key, i), chunk)
-        found = [brief(measure)(its, prompts) for its, prompts in zip(losses, batches, strict=True)]
-        yield jax.tree.map(np.asarray, found)
+        measured = [
+            brief(measure)(of_condition, prompts) for of_condition, prompts in zip(partials, batches, strict=True)
+        ]
+        yield jax.tree.map(np.asarray, measured)
 
 
 def _call(losses: Losses, prompts: Prompt) -> Mapping[str, Array]:
@@ -230,5 +358,5 @@ def _call(losses: Losses, prompts: Prompt) -> Mapping[str, Array]:
 
 
 def _means(losses: Losses, prompts: Prompt) -> dict[str, tuple[Array, Array]]:
-    """Means of losses and of their squares."""
+    """Means over prompts of losses and of their squares."""
     return {name: (values.mean(-1), (values**2).mean(-1)) for name, values in losses(prompts).items()}

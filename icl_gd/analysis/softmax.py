@@ -1,15 +1,27 @@
-"""What a layer of softmax heads is to first order in its scores: a mean of values, and a linear layer.
+"""Softmax heads to first order in their scores: a mean of values plus a linear attention layer.
 
-With scores s_j = e_j^T W_KQ q and k the width of a head, the pattern is softmax(s / sqrt(k))_j =
-1/n + (s_j - mean s) / (n sqrt(k)) + O(s^2), so the layer's update of the query is
+Let s_j = e_j^T W_KQ q be the scores and k the width of a head. The attention pattern is
+
+    softmax(s / sqrt(k))_j = 1/n + (s_j - mean s) / (n sqrt(k)) + O(s^2).
+
+The layer's update of the query is therefore
 
     sum_h W_PV^h (1/n) sum_j e_j  +  1/(n sqrt(k)) sum_h W_PV^h sum_j (e_j - mean e) e_j^T W_KQ^h q  +  O(s^2).
 
-The first term does not depend on the query: heads must cancel it, sum_h W_PV^h = 0 in the y row, and one head alone
-cannot without writing nothing. The second is that of linear heads W_KQ^h, W_PV^h / (n sqrt(k)) on a context with its
-mean removed, as sum_j (e_j - mean e) e_j^T = sum_j (e_j - mean e)(e_j - mean e)^T. Two heads with opposite W_PV read
-W_PV (W_KQ^1 - W_KQ^2): what both have in common is free, and so is the sum of the W_KQ. Being odd in the scores, their
-difference has no second order if the W_KQ are opposite too. QED
+First term. It does not depend on the query, so heads must cancel it: sum_h W_PV^h = 0 in the y row. A single head can
+cancel it only by writing nothing.
+
+Second term. Since sum_j (e_j - mean e) e_j^T = sum_j (e_j - mean e)(e_j - mean e)^T, it is the output of linear heads
+with circuits W_KQ^h and W_PV^h / (n sqrt(k)) on a context without its mean. Two heads with opposite W_PV contribute
+W_PV (W_KQ^1 - W_KQ^2): their common part, and so the sum of the W_KQ, is free.
+
+Second order. If the W_KQ are opposite too, the difference of the heads is odd in the scores and has no second-order
+term. QED
+
+Example:
+  >>> heads = Circuits(W_KQ=jnp.ones((1, 2, 3, 3)), W_PV=jnp.stack([jnp.ones((3, 3)), -jnp.ones((3, 3))])[None])
+  >>> mean_pattern_residue(heads, d_input=2).tolist()  # two heads with opposite W_PV cancel the first term
+  [0.0]
 """
 
 import jax.numpy as jnp
@@ -21,36 +33,61 @@ from icl_gd.types import Array, Circuits
 
 @checked
 def first_order(circuits: Circuits, d_head: Size, n_context: Size) -> Circuits:
-    """The linear layer that softmax heads are to first order, on contexts of mean zero."""
+    """The linear attention layer that approximates softmax heads to first order, on contexts of mean zero.
+
+    Args:
+      circuits: circuits of softmax heads.
+      d_head: width k of a head.
+      n_context: number n of context tokens.
+
+    Returns:
+      Circuits with `W_PV` divided by `n sqrt(k)`.
+    """
     return Circuits(circuits.W_KQ, circuits.W_PV / (n_context * d_head**0.5))
 
 
 @checked
 def mean_pattern_residue(circuits: Circuits, d_input: Size) -> Float[Array, " layer"]:
-    """What is left of the mean pattern's part in the y rows when heads are summed: 1 for one head, 0 if they cancel."""
+    """Relative size of the query-independent first term in the y rows: 0 if heads cancel it, 1 for a single head.
+
+    It is `|sum_h W_PV^h| / sum_h |W_PV^h|` over the y rows, in Frobenius norm.
+
+    Returns:
+      The ratio of every layer.
+    """
     rows = circuits.W_PV[:, :, d_input:]
-    norm = lambda of: jnp.sqrt(jnp.sum(of**2, axis=(-2, -1)))
+
+    def norm(matrices: Array) -> Array:
+        return jnp.sqrt(jnp.sum(matrices**2, axis=(-2, -1)))
+
     return norm(rows.sum(1)) / norm(rows).sum(1)
 
 
 @checked
 def minimal_norm_qk(circuits: Circuits, d_input: Size) -> Circuits:
-    """The W_KQ of least norm with the same products W_PV[y, y] W_KQ: what is free to first order is taken away.
+    """The W_KQ of least norm with the same products W_PV[y, y] W_KQ: removes the part that is free to first order.
 
-    With B `[m m, head]` the y to y entries of W_PV, the products are B W_KQ, and the least W_KQ of those products is
-    B^+ B W_KQ. Of two heads with opposite W_PV it is half their difference, with either sign.
+    Let B `[m m, head]` hold the y to y entries of W_PV. The products are B W_KQ, and the least W_KQ with the same
+    products is B^+ B W_KQ. For two heads with opposite W_PV it is half the difference of their W_KQ, with either sign.
+
+    Returns:
+      Circuits with the new W_KQ and the same W_PV.
 
     Raises:
       ValueError: if there is more than one layer.
     """
     if len(circuits.W_KQ) != 1:
-        raise ValueError(f"this is known of one-layer models only, got {len(circuits.W_KQ)} layers")
+        raise ValueError(f"circuits must be those of a one-layer model, got {len(circuits.W_KQ)} layers")
     written = circuits.W_PV[0, :, d_input:, d_input:]
     b = written.reshape(len(written), -1).T
     return circuits._replace(W_KQ=jnp.einsum("gh,lhab->lgab", jnp.linalg.pinv(b) @ b, circuits.W_KQ))
 
 
 def anisotropy(matrix: Float[Array, "d d"]) -> Array:
-    """Relative distance to the nearest multiple of the identity, from 0 to 1."""
+    """Relative Frobenius distance of a matrix to the nearest multiple of the identity.
+
+    Returns:
+      A scalar from 0 (a multiple of the identity) to 1.
+    """
     nearest = jnp.trace(matrix) / len(matrix) * jnp.eye(len(matrix), dtype=matrix.dtype)
     return jnp.linalg.norm(matrix - nearest) / jnp.linalg.norm(matrix)

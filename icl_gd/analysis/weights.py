@@ -1,10 +1,22 @@
-"""Weights modulo gauge: what of a linear self-attention layer its function determines.
+"""Weights modulo gauge: the part of a linear self-attention layer's weights that its function determines.
 
-One layer's prediction from W_0 = 0 is y_hat_r = - sum_h sum_abc W_PV^h[r, a] G[a, b] W_KQ^h[b, c] x_c with the
-context's second moment G = sum_j e_j e_j^T. It is a linear function of G tensor x, and G runs over symmetric
-matrices, so two layers are the same function exactly when the tensors T[r, a, b, c] = sum_h W_PV^h[r, a] W_KQ^h[b, c],
-symmetrised over (a, b), agree: T is the canonical form. Every GL(d_head) change inside a head, exchange of scale
-between the circuits and permutation of heads leaves it alone.
+The prediction of one layer from W_0 = 0 is
+
+    y_hat_r = - sum_h sum_abc W_PV^h[r, a] G[a, b] W_KQ^h[b, c] x_c
+
+with the Gram matrix of the context G = sum_j e_j e_j^T. This is a linear function of G tensor x, and G ranges over
+symmetric matrices. Two layers are therefore the same function exactly when the tensors
+
+    T[r, a, b, c] = sum_h W_PV^h[r, a] W_KQ^h[b, c],  symmetrised over (a, b),
+
+agree. T is the canonical form. It is invariant under GL(d_head) changes of basis in a head, exchange of scale between
+the circuits, and permutation of heads.
+
+Example:
+  >>> circuits = Circuits(W_KQ=jnp.ones((1, 2, 3, 3)), W_PV=jnp.arange(18.0).reshape(1, 2, 3, 3))
+  >>> rescaled = Circuits(2 * circuits.W_KQ, circuits.W_PV / 2)
+  >>> float(gauge_distance(circuits, rescaled, d_input=2))
+  0.0
 """
 
 from typing import NamedTuple
@@ -18,42 +30,69 @@ from icl_gd.types import Array, Circuits
 
 @checked
 def canonical_form(circuits: Circuits, d_input: Size, w0: Float[Array, "m d"] | None = None) -> Float[Array, "m e e d"]:
-    """The canonical form T of a one-layer model.
+    """The canonical form T of a one-layer model; the module docstring derives it.
 
     Args:
-      d_input: x slots of a token; the rest are the y slots that are read out.
-      w0: start of the layout, whose query token is `(x, -W_0 x)`; zero when left out.
+      circuits: circuits of a one-layer model, `[1 head e e]` each.
+      d_input: number of x slots of a token. The other slots are y slots, which are read out.
+      w0: the W_0 of the layout, whose query token is `(x, -W_0 x)`. Default: zero.
+
+    Returns:
+      T `[m e e d]`.
 
     Raises:
       ValueError: if the model has more than one layer.
     """
     w_kq, w_pv = _only_layer(circuits)
-    read = w_kq[:, :, :d_input]
+    from_query = w_kq[:, :, :d_input]
     if w0 is not None:
-        read = read - w_kq[:, :, d_input:] @ w0
-    tensor = jnp.einsum("hra,hbc->rabc", w_pv[:, d_input:], read)
+        from_query = from_query - w_kq[:, :, d_input:] @ w0
+    tensor = jnp.einsum("hra,hbc->rabc", w_pv[:, d_input:], from_query)
     return 0.5 * (tensor + tensor.swapaxes(1, 2))
 
 
 @checked
 def gauge_distance(circuits: Circuits, reference: Circuits, d_input: Size) -> Array:
-    """`|T - T_ref| / |T_ref|` (Frobenius) between two one-layer models: zero for the same function."""
-    ours, theirs = canonical_form(circuits, d_input), canonical_form(reference, d_input)
-    return jnp.linalg.norm((ours - theirs).ravel()) / jnp.linalg.norm(theirs.ravel())
+    """Relative distance of two one-layer models as functions: `|T - T_ref| / |T_ref|` in Frobenius norm.
+
+    Args:
+      circuits: circuits of a one-layer model.
+      reference: circuits of the one-layer model that it is compared with.
+      d_input: number of x slots of a token.
+
+    Returns:
+      A scalar, zero exactly if the functions are the same.
+
+    Raises:
+      ValueError: if a model has more than one layer.
+    """
+    form, reference_form = canonical_form(circuits, d_input), canonical_form(reference, d_input)
+    return jnp.linalg.norm((form - reference_form).ravel()) / jnp.linalg.norm(reference_form.ravel())
 
 
 def _only_layer(circuits: Circuits) -> tuple[Float[Array, "head e e"], Float[Array, "head e e"]]:
     if len(circuits.W_KQ) != 1:
-        raise ValueError(f"this is known of one-layer models only, got {len(circuits.W_KQ)} layers")
+        raise ValueError(f"circuits must be those of a one-layer model, got {len(circuits.W_KQ)} layers")
     return circuits.W_KQ[0], circuits.W_PV[0]
 
 
 @checked
 def effective_preconditioner(circuits: Circuits, d_input: Size, n_context: Size) -> Float[Array, "m d d"]:
-    """The matrix A in `y_hat_r = x_q^T A_r^T (1/n) sum_i y_ir x_i`: what a layer makes of the labels.
+    """The matrix A in `y_hat_r = x_query^T A_r^T (1/n) sum_i y_ir x_i`: the layer as preconditioned gradient descent.
 
-    The (y, x) and (x, y) entries of the symmetric G both hold sum_i y_i x_i, hence the factor two; the sign is the
-    read-out's.
+    The (y, x) and (x, y) entries of the symmetric G both hold sum_i y_i x_i, hence the factor 2. The minus sign is that
+    of the read-out.
+
+    Args:
+      circuits: circuits of a one-layer model.
+      d_input: number of x slots of a token.
+      n_context: number n of context examples.
+
+    Returns:
+      A `[m d d]`, one matrix per output.
+
+    Raises:
+      ValueError: if the model has more than one layer.
     """
     form = canonical_form(circuits, d_input)
     rows = [-2 * n_context * form[r, d_input + r, :d_input, :] for r in range(form.shape[0])]
@@ -61,27 +100,43 @@ def effective_preconditioner(circuits: Circuits, d_input: Size, n_context: Size)
 
 
 def participation_ratio(matrix: Float[Array, "d d"]) -> Array:
-    """`(sum s^2)^2 / sum s^4` over the singular values s: d for a multiple of a rotation, 1 for rank one."""
+    """Effective rank `(sum s^2)^2 / sum s^4` over the singular values s.
+
+    Returns:
+      A scalar: d for a multiple of a rotation, 1 for a matrix of rank one.
+    """
     power = jnp.linalg.svd(matrix, compute_uv=False) ** 2
     return jnp.sum(power) ** 2 / jnp.sum(power**2)
 
 
 class LabelPaths(NamedTuple):
-    """Shares, adding up to one, of the ways on which a layer's prediction can read G; see `label_paths`."""
+    """Shares of the four paths from the context to a layer's prediction; they add up to one. See `label_paths`.
 
-    direct: Array  # W_PV[y, y] W_KQ[x, x]: the label as value, the input in the score, as gradient descent does
-    exchanged: Array  # W_PV[y, x] W_KQ[y, x]: key and value have exchanged roles
-    label_free: Array  # W_PV[y, x] W_KQ[x, x]: inputs only
-    label_squared: Array  # W_PV[y, y] W_KQ[y, x]: labels only
+    Attributes:
+      direct: W_PV[y, y] W_KQ[x, x]: labels are values, inputs are keys, as in gradient descent.
+      exchanged: W_PV[y, x] W_KQ[y, x]: inputs are values, labels are keys.
+      label_free: W_PV[y, x] W_KQ[x, x]: inputs only.
+      label_squared: W_PV[y, y] W_KQ[y, x]: labels only.
+    """
+
+    direct: Array
+    exchanged: Array
+    label_free: Array
+    label_squared: Array
 
 
 @checked
 def label_paths(circuits: Circuits, d_input: Size) -> LabelPaths:
-    """On which ways the weights of a one-layer model read the context, as shares of their squared Frobenius norms.
+    """Paths by which the weights of a one-layer model use the context, as shares of squared Frobenius norms.
 
-    sum_i y_i x_i stands twice in G, so there are two ways to it: the direct one can be any matrix, the exchanged one
-    is an outer product, of rank one in every head. A layer whose training starts on another way than the direct one
-    can be trapped there. This is a statement about weights: the function does not tell the two ways apart.
+    G contains sum_i y_i x_i twice, so there are two paths to it. The direct path can realise any matrix. The exchanged
+    path is an outer product, of rank one per head. A layer whose training starts on a path other than the direct one
+    can be trapped there.
+
+    These are shares of weights: the function alone does not distinguish the direct path from the exchanged one.
+
+    Returns:
+      LabelPaths of scalars.
 
     Raises:
       ValueError: if the model has more than one layer.
@@ -94,12 +149,18 @@ def label_paths(circuits: Circuits, d_input: Size) -> LabelPaths:
 
 
 def match_scale(circuits: Circuits, reference: Circuits) -> Circuits:
-    """The same functions with the scale between W_KQ and W_PV set, head by head, to that of the reference.
+    """Rescales W_KQ and W_PV of every head to the reference's scales, without changing the layer's function.
 
-    W_KQ / c and c W_PV are the same layer for every c. This takes the c that makes the ratio of their norms the
-    reference's, with the sign that turns W_KQ towards the reference's.
+    `W_KQ / c` and `c W_PV` are the same layer for every c. Here c makes the ratio of their norms equal to the
+    reference's. Its sign makes the inner product of W_KQ with the reference's W_KQ positive.
+
+    Returns:
+      Rescaled circuits.
     """
-    norm = lambda w: jnp.sqrt(jnp.sum(w**2, axis=(-2, -1), keepdims=True))
+
+    def norm(matrices: Array) -> Array:
+        return jnp.sqrt(jnp.sum(matrices**2, axis=(-2, -1), keepdims=True))
+
     inner = jnp.sum(circuits.W_KQ * reference.W_KQ, axis=(-2, -1), keepdims=True)
     square = norm(circuits.W_KQ) * norm(reference.W_PV) / (norm(circuits.W_PV) * norm(reference.W_KQ))
     c = jnp.where(inner < 0, -1.0, 1.0).astype(inner.dtype) * jnp.sqrt(square)

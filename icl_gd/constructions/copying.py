@@ -1,36 +1,54 @@
-"""Weights that merge separate tokens x_1, y_1, x_2, ... in a first layer, and then take steps of gradient descent.
+"""Weights that first merge separate tokens x_1, y_1, x_2, ... and then perform gradient descent.
 
-Claim. Let tokens be those of the interleaved layout with slots of their own, (x part, y part, place, prediction):
-(x_j, 0, p_i, 0) at the places i = 2j - 1, (0, y_j, p_i, 0) at i = 2j, and, last, the query (x_q, 0, p_{2n+1}, 0). Let R
-be a matrix with R p_i = p_{i+1} for every place, and let the codes p be of one norm, no two of them equal. Then, as s
-goes to infinity, the layer of softmax attention with
+Claim. Let the tokens be those of the interleaved layout with slots of their own (x part, y part, positional encoding,
+prediction): (x_j, 0, p_i, 0) at the positions i = 2j - 1, (0, y_j, p_i, 0) at i = 2j, and last the query
+(x_q, 0, p_{2n+1}, 0). Let all positional encodings p have the same norm, let no two of them be equal, and let R be a
+matrix with R p_i = p_{i+1} for every position. In the limit of large s, the layer of softmax attention with
 
     W_K = [0, 0, I, 0]    W_Q = sqrt(d_head) s [0, 0, R, 0]    P W_V = diag(0, I_m, 0, 0)
 
-merges neighbours, (x_j, y_j, p, 0), and the layers of linear attention behind it, l = 1..K, with
+merges neighbours into (x_j, y_j, p, 0), and the layers of linear attention behind it, l = 1..K, with
 
-    W_K = [I_d, 0, 0, 0]    W_Q = [A, 0, 0, 0]    W_V = [0, -I_m, 0, -I_m]    P = eta_l / n into the prediction's slots
+    W_K = [I_d, 0, 0, 0]    W_Q = [A, 0, 0, 0]    W_V = [0, -I_m, 0, -I_m]    P = eta_l / n into the prediction slots
 
-take steps of gradient descent from zero: they leave -W_l x_q in the query's last slots; A = I is gradient descent.
+perform gradient descent from zero with preconditioner A: they leave -W_l x_q in the prediction slots of the query. With
+A = I this is plain gradient descent.
 
-Proof. The score of token i on token j is, over sqrt(d_head), s <p_{i+1}, p_j>. By Cauchy and Schwarz that is s |p|^2
-for j = i + 1, and for every other j less by s g at least, where g > 0 is the smallest of finitely many gaps. So the
-pattern of a token whose successor is in the context is one there and zero elsewhere, up to 2n exp(-s g). What it
-receives is its successor's y part. Hence
+Proof. First layer. The score of query token i on key token j, divided by sqrt(d_head), is s <p_{i+1}, p_j>. By
+Cauchy-Schwarz this is s |p|^2 for j = i + 1. For every other j it is smaller by at least s g, where g > 0 is the
+smallest of finitely many gaps. If the successor of a token is in the context, the pattern of the token is therefore one
+at its successor and zero elsewhere, up to 2n exp(-s g). The token receives the y part of its successor. Hence:
 
-    the token of x_j receives y_j, and becomes (x_j, y_j, p, 0);
-    the token of y_j receives the y part of x_{j+1}, which is zero; that of y_n, whose successor is the query, which is
-    never read, receives some mean of y parts; all have an x part of zero;
-    the query too receives some mean of y parts, and has zero in its last slots.
+* The token of x_j receives y_j, and becomes (x_j, y_j, p, 0).
+* The token of y_j receives the y part of x_{j+1}, which is zero. The successor of the token of y_n is the query, which
+  is never a key, so this token receives some mean of y parts. All tokens of labels have an x part of zero.
+* The query receives some mean of y parts. Its prediction slots are zero.
 
-In the layers behind it nobody writes x parts and y parts. Tokens of labels have keys of zero, whatever their values:
-they are never heard. For the tokens of inputs let the last slots hold -W_{l-1} x_j before layer l, and for the query
--W_{l-1} x_q; before the first that is zero. Values are then W_{l-1} x_j - y_j, and with scores x_j^T A x every token of
-x part x receives eta_l/n sum_j (W_{l-1} x_j - y_j) x_j^T A x = -(W_l - W_{l-1}) x. The y part of the query is a value,
-and queries are never read. QED
+Layers behind it. They do not write into x parts and y parts. Tokens of labels have keys of zero, so their values do not
+matter. Assume that before layer l the prediction slots hold -W_{l-1} x_j for the tokens of inputs and -W_{l-1} x_q for
+the query; before the first of these layers this holds with W_0 = 0. The values are then W_{l-1} x_j - y_j, and the
+scores are x_j^T A x. Every token with x part x receives
+eta_l/n sum_j (W_{l-1} x_j - y_j) x_j^T A x = -(W_l - W_{l-1}) x. The y part of the query affects only its value, and
+the query is never a key. QED
 
-Why slots of their own: where y shares those of x, as in the published layout, tokens of labels have keys that are not
-zero, and where the prediction has none, the query starts from what its softmax has to read though nothing follows it.
+The slots of their own are needed for two reasons. In the published layout y shares the slots of x, so that the tokens
+of labels have keys that are not zero. And without prediction slots, the prediction of the query would start at its
+positional encoding, which its softmax pattern needs although nothing follows the query.
+
+The layers reproduce their learner:
+
+    >>> import jax
+    >>> from icl_gd import learners, models, tokens
+    >>> config = copying_config(d_input=2, d_output=1, d_positions=6)
+    >>> layout = tokens.interleaved(2, 1, d_positions=6, own_slots=True)
+    >>> @jax.jit
+    ... def predict(x, y, x_query):
+    ...     next_place = tokens.shift(6, 1)
+    ...     params = copying_weights(config, 2, n_context=2, step_sizes=[0.5], next_place=next_place, scale=1e3)
+    ...     return models.predictor(config, params, layout)(x, y, x_query)
+    >>> problem = jnp.eye(2), jnp.array([[1.0], [2.0]]), jnp.array([1.0, -2.0])
+    >>> abs(predict(*problem) - learners.gradient_descent([0.5])(*problem)).item() < 1e-4
+    True
 """
 
 from collections.abc import Sequence
@@ -46,7 +64,20 @@ from icl_gd.types import Array, Positive
 
 @checked
 def copying_config(d_input: Size, d_output: Size, d_positions: Size, n_steps: Count = 1) -> TransformerConfig:
-    """The smallest Transformer that holds the copying layer and `n_steps` steps of gradient descent."""
+    """Config of the smallest Transformer with a copying layer and `n_steps` steps of gradient descent.
+
+    Args:
+      d_input: width of x.
+      d_output: width of y.
+      d_positions: width of the positional encodings.
+      n_steps: number of gradient steps; the Transformer has one layer more. Default: 1.
+
+    Returns:
+      The config, for `tokens.interleaved(d_input, d_output, d_positions, own_slots=True)`.
+
+    Raises:
+      ValueError: if a size is not positive.
+    """
     return TransformerConfig(
         d_token=d_input + 2 * d_output + d_positions,
         n_layers=1 + n_steps,
@@ -65,19 +96,27 @@ def copying_weights(
     scale: Positive,
     preconditioner: Array | np.ndarray | None = None,
 ) -> Params:
-    """Parameters for `config` whose first layer copies and whose others are gradient steps; one head writes.
+    """Parameters of a Transformer whose first layer copies and whose other layers perform gradient descent.
+
+    The first head of every layer is used; the outputs of the other heads are zero.
 
     Args:
-      config: tokens of width d + 2 m + d_positions, softmax in the first layer and linear layers behind it, as many as
-        steps, heads that hold the widest part of a token, no clip below what is copied.
-      n_context: the number of examples n the step is averaged over.
-      step_sizes: eta of every step.
-      next_place: the matrix R `[d_positions d_positions]` that takes the code of every place to the next one's.
-      scale: s, of the scores; what is left of other tokens falls exponentially with it.
-      preconditioner: the matrix A `[d d]`; identity when left out.
+      config: a Transformer with token width d + 2m + d_positions, a softmax layer followed by one linear layer per
+        step, no shared layers, and `d_head` at least max(d, m, d_positions). A clip must be above all entries of the
+        tokens.
+      d_input: d, the width of x.
+      n_context: number of examples n over which a step averages.
+      step_sizes: eta of every step, not divided by n.
+      next_place: the matrix R `[d_positions d_positions]`, which maps the encoding of every position to the next
+        (`tokens.shift`).
+      scale: s, the scale of the scores. The copying error falls exponentially with it.
+      preconditioner: the matrix A `[d d]`. Default: the identity.
+
+    Returns:
+      The parameters of the attention layers.
 
     Raises:
-      ValueError: if the config cannot hold them.
+      ValueError: if the config does not have these widths and layers.
     """
     d, d_positions, width, heads = d_input, len(next_place), config.head_width, config.n_heads
     m, odd = divmod(config.d_token - d - d_positions, 2)
@@ -88,24 +127,29 @@ def copying_weights(
         )
     if config.kinds != ("softmax", *["linear"] * len(step_sizes)) or config.shared:
         raise ValueError(
-            f"attention={config.kinds}, shared={config.shared}: needs softmax, then a linear layer of its own for each "
-            f"of {len(step_sizes)} steps"
+            f"attention={config.kinds}, shared={config.shared}: needs softmax, then one linear layer for each of "
+            f"{len(step_sizes)} steps, and shared=False"
         )
-    x, y, place, out = slice(0, d), slice(d, d + m), slice(d + m, d + m + d_positions), slice(config.d_token - m, None)
-    first = lambda size: slice(0, size)  # rows of the head
+    x, y, out = slice(0, d), slice(d, d + m), slice(config.d_token - m, None)
+    position = slice(d + m, d + m + d_positions)
+
+    def rows(size: int) -> slice:
+        """The first rows of the head."""
+        return slice(0, size)
+
     empty, write = jnp.zeros((heads, width, config.d_token)), jnp.zeros((heads, config.d_token, width))
     identity = jnp.eye(m)
     copy = {
-        "W_K": empty.at[0, first(d_positions), place].set(jnp.eye(d_positions)),
-        "W_Q": empty.at[0, first(d_positions), place].set(width**0.5 * scale * jnp.asarray(next_place)),
-        "W_V": empty.at[0, first(m), y].set(identity),
-        "P": write.at[0, y, first(m)].set(identity),
+        "W_K": empty.at[0, rows(d_positions), position].set(jnp.eye(d_positions)),
+        "W_Q": empty.at[0, rows(d_positions), position].set(width**0.5 * scale * jnp.asarray(next_place)),
+        "W_V": empty.at[0, rows(m), y].set(identity),
+        "P": write.at[0, y, rows(m)].set(identity),
     }
     a = jnp.eye(d) if preconditioner is None else jnp.asarray(preconditioner)
     step = {
-        "W_K": empty.at[0, first(d), x].set(jnp.eye(d)),
-        "W_Q": empty.at[0, first(d), x].set(a),
-        "W_V": empty.at[0, first(m), y].set(-identity).at[0, first(m), out].set(-identity),
+        "W_K": empty.at[0, rows(d), x].set(jnp.eye(d)),
+        "W_Q": empty.at[0, rows(d), x].set(a),
+        "W_V": empty.at[0, rows(m), y].set(-identity).at[0, rows(m), out].set(-identity),
     }
-    steps = [{**step, "P": write.at[0, out, first(m)].set(float(eta) / n_context * identity)} for eta in step_sizes]
+    steps = [{**step, "P": write.at[0, out, rows(m)].set(float(eta) / n_context * identity)} for eta in step_sizes]
     return {name: {"attention": layer} for name, layer in zip(config.blocks, [copy, *steps], strict=True)}

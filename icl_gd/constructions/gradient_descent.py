@@ -1,25 +1,38 @@
-"""Weights that make linear self-attention take steps of gradient descent (von Oswald et al., Proposition 1).
+"""Weights with which linear self-attention performs gradient descent (von Oswald et al. 2212.07677, Proposition 1).
 
-Claim. With concatenated tokens e_j = (x_j, y_j), query (x_q, -W_0 x_q), the layer l = 1..K with
+Claim. Let the tokens be concatenated, e_j = (x_j, y_j), with the query (x_q, -W_0 x_q). The layers l = 1..K with
 
     W_K = diag(I_d, 0)    W_Q = diag(A, 0)    W_V = [[0, 0], [W_0, -I_m]]    P = (eta_l / n) I
 
-leaves in the query's y slot -W_l x_q, where W_l = W_{l-1} - eta_l/n sum_i (W_{l-1} x_i - y_i) x_i^T A; A = I is
-gradient descent.
+leave -W_l x_q in the y slot of the query, where W_l = W_{l-1} - eta_l/n sum_i (W_{l-1} x_i - y_i) x_i^T A. With A = I
+this is gradient descent.
 
-Proof, by induction over l with the invariant that, before layer l, x slots hold x_j, the y slot of a context token
-holds y_j - (W_{l-1} - W_0) x_j, and that of the query -W_{l-1} x_q. Before layer 1 this is the encoding.
-The value of context token i is (0, W_0 x_i - [y_i - (W_{l-1} - W_0) x_i]) = (0, W_{l-1} x_i - y_i), its score for a
-token j is (W_K e_i)^T (W_Q e_j) = x_i^T A x_j. So token j receives (0, eta_l/n sum_i (W_{l-1} x_i - y_i) x_i^T A x_j)
-= (0, -(W_l - W_{l-1}) x_j). For a context token that gives y_j - (W_l - W_0) x_j, for the query
--W_{l-1} x_q - (W_l - W_{l-1}) x_q = -W_l x_q; x slots are untouched. QED
+Proof by induction over l. Invariant: before layer l, the x slots hold x_j, the y slot of a context token holds
+y_j - (W_{l-1} - W_0) x_j, and the y slot of the query holds -W_{l-1} x_q. Before layer 1 this is the encoding.
 
-The invariant shows why the context's y slots equal the residuals y_j - W_l x_j only when W_0 = 0.
+The value of context token i is (0, W_0 x_i - [y_i - (W_{l-1} - W_0) x_i]) = (0, W_{l-1} x_i - y_i). The score of query
+token j on key token i is (W_K e_i)^T (W_Q e_j) = x_i^T A x_j. Token j therefore receives
+(0, eta_l/n sum_i (W_{l-1} x_i - y_i) x_i^T A x_j) = (0, -(W_l - W_{l-1}) x_j). The y slot of a context token becomes
+y_j - (W_l - W_0) x_j, and that of the query becomes -W_{l-1} x_q - (W_l - W_{l-1}) x_q = -W_l x_q. The x slots do not
+change. QED
 
-Deep features. Behind an embedding that leaves (phi_j, t_j) of token j and (phi_q, t_q) of the query, the same layers
-with W_0 = 0 take steps on a linear head W of the features phi towards the targets t, from W = 0, and predict
-W_K phi_q - t_q: the layers cannot tell (phi_j, t_j) from (x_j, y_j), and that the query's slot starts at t_q, not at
-0, is added to it in every layer (the induction's last line, with t_q - W_l phi_q for -W_l x_q). QED
+By the invariant, the y slots of the context hold the residuals y_j - W_l x_j only if W_0 = 0.
+
+Deep features. Let an embedding leave (phi_j, t_j) in token j and (phi_q, t_q) in the query. The same layers, built
+with W_0 = 0, perform gradient steps from W = 0 on a linear head W of the features phi with targets t. With the head W
+after the last step they predict W phi_q - t_q. Proof: the layers process (phi_j, t_j) as they process (x_j, y_j). The y
+slot of the query starts at t_q instead of 0, and every layer only adds to it. So the induction holds with
+t_q - W_l phi_q in place of -W_l x_q. QED
+
+The layers reproduce their learner:
+
+    >>> from icl_gd import learners, models, tokens
+    >>> config = gradient_descent_config(d_input=2, d_output=1, n_steps=2)
+    >>> params = gradient_descent_weights(config, d_input=2, n_context=2, step_sizes=[0.5, 0.3])
+    >>> problem = jnp.eye(2), jnp.array([[1.0], [2.0]]), jnp.array([1.0, -2.0])
+    >>> y_hat = jax.jit(models.predictor(config, params, tokens.concatenated(2, 1)))(*problem)
+    >>> np.allclose(y_hat, learners.gradient_descent([0.5, 0.3])(*problem), atol=1e-6)
+    True
 """
 
 from functools import partial
@@ -36,7 +49,20 @@ from icl_gd.types import Array, Rates, Scalar
 
 @checked
 def gradient_descent_config(d_input: Size, d_output: Size, n_steps: Size, shared: bool = False) -> TransformerConfig:
-    """The smallest Transformer that holds `n_steps` steps of gradient descent."""
+    """Config of the smallest Transformer that can perform `n_steps` steps of gradient descent.
+
+    Args:
+      d_input: width of x.
+      d_output: width of y.
+      n_steps: number of steps and of layers.
+      shared: all layers share one set of weights, so all steps have one step size. Default: False.
+
+    Returns:
+      The config, for concatenated tokens.
+
+    Raises:
+      ValueError: if a size is not positive.
+    """
     return TransformerConfig(d_token=d_input + d_output, n_layers=n_steps, shared=shared)
 
 
@@ -49,42 +75,52 @@ def gradient_descent_weights(
     w0: Array | np.ndarray | None = None,
     preconditioner: Array | np.ndarray | None = None,
 ) -> Params:
-    """Parameters for `config` whose layer l is the l-th gradient step; heads beyond the first write nothing.
+    """Parameters with which layer l of a Transformer performs step l of gradient descent.
+
+    The first head performs the step; the outputs of the other heads are zero.
 
     Args:
-      config: residuals of width d + m; as many layers as steps; `d_head` at least max(d, m); one step size if shared.
-        Where tokens are embedded, d is the width of features and these are the blocks without the embedding.
-      n_context: the number of examples n the step is averaged over.
-      step_sizes: eta of every step.
-      w0: `[m d]` start, the same as that given to the layout; zero when left out.
-      preconditioner: the matrix A `[d d]`; identity when left out.
+      config: a Transformer with residual width d + m, one layer per step, and `d_head` at least max(d, m). With shared
+        layers all step sizes must be equal. If the config embeds its tokens, d is the number of features, and the
+        result has the blocks but not the embedding.
+      d_input: d, the width of x or of the features; m is the rest of the residual width.
+      n_context: number of examples n over which a step averages.
+      step_sizes: eta of every step, not divided by n.
+      w0: start `[m d]`, the same as in the layout (`tokens.concatenated`). Default: zero.
+      preconditioner: the matrix A `[d d]`. Default: the identity.
+
+    Returns:
+      The parameters of the attention layers.
 
     Raises:
-      ValueError: if the config cannot hold the steps.
+      ValueError: if the config does not have these widths and layers, or shared layers have different step sizes.
     """
     d, m = d_input, config.width - d_input
     width = config.head_width
     if len(step_sizes) != config.n_layers:
-        raise ValueError(f"{len(step_sizes)} step sizes for a Transformer with n_layers={config.n_layers}")
+        raise ValueError(f"{len(step_sizes)} step sizes for n_layers={config.n_layers}; give one step size per layer")
     if config.shared and len(set(map(float, step_sizes))) > 1:
-        raise ValueError("layers with shared weights take one step size; the step sizes differ")
+        raise ValueError("the step sizes differ, but shared=True needs equal step sizes; set shared=False")
     if m < 1 or width < max(d, m):
-        raise ValueError(f"width={config.width}, d_head={width} cannot hold d_input={d}: needs m>=1, d_head>=max(d,m)")
+        raise ValueError(
+            f"width={config.width}, d_head={width} cannot hold d_input={d}: needs width=d_input+m with m>=1, and "
+            "d_head>=max(d_input,m)"
+        )
 
     sizes = {name: float(step_size) / n_context for name, step_size in zip(config.blocks, step_sizes, strict=True)}
-    zero, identity = np.zeros((m, d)), np.eye(d)
-    shape = config.n_heads, width, d, m
-    return _built(shape, sizes, zero if w0 is None else w0, identity if preconditioner is None else preconditioner)
+    start = np.zeros((m, d)) if w0 is None else w0
+    a = np.eye(d) if preconditioner is None else preconditioner
+    return _build((config.n_heads, width, d, m), sizes, start, a)
 
 
-@partial(jax.jit, static_argnums=0)  # one program for all of a shape
-def _built(shape: tuple[int, int, int, int], sizes: dict[str, Scalar], w0: Array, a: Array) -> Params:
-    """Layers of `(n_heads, d_head, d, m)`, each with its step size over n."""
+@partial(jax.jit, static_argnums=0)  # compiled once per shape
+def _build(shape: tuple[int, int, int, int], sizes: dict[str, Scalar], w0: Array, a: Array) -> Params:
+    """Layers of shape `(n_heads, d_head, d, m)`; `sizes` has step size / n for every layer."""
     heads, width, d, m = shape
-    x, y, kept = slice(0, d), slice(d, d + m), slice(0, m)
+    x, y, label = slice(0, d), slice(d, d + m), slice(0, m)
     empty = jnp.zeros((heads, width, d + m))
-    # The head carries the y part of a value in its first m entries: rows of W_V that are zero need no room.
-    w_v = empty.at[0, kept, x].set(w0).at[0, kept, y].set(-jnp.eye(m))
+    # The first m entries of the head hold the y part of a value. The rows of W_V that are zero are left out.
+    w_v = empty.at[0, label, x].set(w0).at[0, label, y].set(-jnp.eye(m))
     layer = {"W_K": empty.at[0, x, x].set(jnp.eye(d)), "W_Q": empty.at[0, x, x].set(a), "W_V": w_v}
-    write = jnp.zeros((heads, d + m, width)).at[0, y, kept].set(jnp.eye(m))
+    write = jnp.zeros((heads, d + m, width)).at[0, y, label].set(jnp.eye(m))
     return {name: {"attention": {**layer, "P": size * write}} for name, size in sizes.items()}

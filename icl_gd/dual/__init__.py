@@ -1,4 +1,4 @@
-"""Dual models: learners whose one step of gradient descent is what an attention head computes."""
+"""Dual models: linear learners for which one gradient step computes the output of an attention head."""
 
 from icl_gd.dual import features
 from icl_gd.dual.features import positive_features

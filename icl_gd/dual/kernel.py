@@ -1,26 +1,38 @@
-"""The dual model of an attention head, in the kernel: no feature map is ever formed (Ren & Liu 2310.13220, section 3).
+"""The dual model of an attention head, evaluated through its kernel (Ren & Liu 2310.13220, section 3).
 
-Claim. A head reads demonstrations and other tokens, with keys k_j and values v_j, and is asked by a query q. Let phi be
-a feature map of its kernel, phi(a)^T phi(b) = K(a, b), and D what the pattern divides by. The dual model is linear,
-f(z) = W phi(z). It starts at the tokens that are no demonstrations, W_0 = 1/D sum_other v_j phi(k_j)^T, its training
-pairs are (k_i, v_i) of the demonstrations, and its loss is
+No feature map is computed: every quantity is a sum of kernel values.
+
+Claim. An attention head has a query q, and keys k_j and values v_j of the tokens to which q attends. Some of these
+tokens are demonstrations. Let phi be a feature map of the head's kernel, phi(a)^T phi(b) = K(a, b), and let D be the
+normaliser of the attention weights. The dual model is linear, f(z) = W phi(z). Its training pairs are (k_i, v_i) of the
+demonstrations. Its initial weights come from the other tokens, W_0 = 1/D sum_other v_j phi(k_j)^T. Its loss is
 
     L(W) = -1/(step_size D) sum_i v_i^T W phi(k_i) + alpha/(2 step_size) |W|^2
 
-One step of gradient descent with `step_size` from W_0 gives a model whose output at q is what the head computes:
-without alpha its plain output, with alpha one in which tokens that are no demonstrations count 1 - alpha.
+One step of gradient descent from W_0 with this `step_size` gives a model whose output at q is the output of the head.
+Without alpha this is the plain head. With alpha it is a head in which the other tokens have the weight 1 - alpha.
 
-Proof. The gradient at W_0 is -1/(step_size D) sum_i v_i phi(k_i)^T + alpha/step_size W_0, so that W_1 = (1 - alpha) W_0
-+ 1/D sum_i v_i phi(k_i)^T, and W_1 phi(q) = sum_j c_j v_j K(k_j, q)/D with c = 1 for demonstrations and 1 - alpha for
-others. For softmax, K(a, b) = exp(a^T b) of keys and queries over d_head^(1/4), and D = sum_j K(k_j, q): these are its
-weights. For linear attention K(a, b) = a^T b and D = 1. QED
+Proof. The gradient at W_0 is -1/(step_size D) sum_i v_i phi(k_i)^T + alpha/step_size W_0. Hence W_1 = (1 - alpha) W_0
++ 1/D sum_i v_i phi(k_i)^T, and W_1 phi(q) = sum_j c_j v_j K(k_j, q)/D with c_j = 1 for demonstrations, 1 - alpha for
+the other tokens. For softmax, K(a, b) = exp(a^T b) with keys and queries divided by d_head^(1/4), and D = sum_j
+K(k_j, q): these are its attention weights. For linear attention, K(a, b) = a^T b and D = 1. QED
 
-The first term is linear in W: its gradient is the same everywhere, and N steps on one demonstration each arrive where
-one step on all of them does. Alpha is met once, with the first.
+The first term of the loss is linear in W, so its gradient is the same everywhere. N steps on one demonstration each
+therefore end where one step on all demonstrations ends. The regulariser is applied in the first step only.
 
-Caveats, which `docs/dual_model.md` discusses: D depends on the query, so every query has a dual model of its own;
-without alpha the loss has no minimum; and no label is compared with a prediction, so that this is not the gradient
-descent on least squares of `learners.gradient_descent`.
+Limits (discussed in `docs/dual_model.md`):
+
+* D depends on the query, so every query has its own dual model.
+* The loss has no minimum without alpha.
+* The loss compares no label with a prediction. The step is not the least-squares step of `learners.gradient_descent`.
+
+    >>> keys, values, query = jnp.eye(3), jnp.eye(3), jnp.array([2.0, 3.0, 4.0])
+    >>> is_demonstration, is_read = jnp.array([True, True, False]), jnp.array([True, True, True])
+    >>> dual = Dual(keys, values, query, is_demonstration, is_read, alpha=jnp.zeros(()), kernel="linear")
+    >>> jax.jit(prediction)(dual).tolist()
+    [2.0, 3.0, 4.0]
+    >>> jax.jit(trajectory)(dual).prediction.tolist()  # the third token is the start; the first two are learned
+    [[0.0, 0.0, 4.0], [2.0, 0.0, 4.0], [2.0, 3.0, 4.0], [2.0, 3.0, 4.0]]
 """
 
 from collections.abc import Callable
@@ -34,7 +46,7 @@ from jaxtyping import Bool, Float
 
 from icl_gd.types import Array
 
-# From inner products and a logarithm of what divides them: the kernel over that divisor.
+# Maps inner products and the logarithm of a divisor to kernel values over this divisor.
 KERNELS: dict[str, Callable[[Array, Array], Array]] = {
     "softmax": lambda inner, log_divisor: jnp.exp(inner - log_divisor),
     "linear": lambda inner, log_divisor: inner,
@@ -48,13 +60,16 @@ KERNELS: dict[str, Callable[[Array, Array], Array]] = {
 )
 @dataclass(frozen=True)
 class Dual:
-    """The dual model of one head, for one query.
+    """The dual model of one head for one query.
 
     Attributes:
-      keys, values: of all tokens; values are in the head, before what writes them. With softmax, keys and query are
-        those of the head over the fourth root of its width, which matters to who builds a dual model by hand.
-      is_demonstration: which tokens are training pairs; others that are read make the start.
-      alpha: of the regulariser.
+      keys, values: keys and values of all tokens; the values are not yet multiplied by the head's output weights `P`.
+      query: the query; keys and query of a softmax head are divided by the fourth root of the head's width (needed only
+        when constructing a `Dual` manually).
+      is_demonstration: True for the training pairs; every demonstration is also attended to.
+      is_read: True for the tokens to which the query attends. Those that are not demonstrations form the initial
+        weights.
+      alpha: strength of the regulariser.
       kernel: "softmax" or "linear".
     """
 
@@ -68,77 +83,114 @@ class Dual:
 
 
 class Trajectory(NamedTuple):
-    """A dual model on its way: before any step, and after a step on each token in turn. The last is the layer's.
+    """A dual model before any step and after one step per token, in order; the last iterate is the head's output.
 
-    A token that is no demonstration takes no step: it leaves everything as it was.
+    A token that is not a demonstration takes no step: the iterate after it repeats the one before.
+
+    Attributes:
+      prediction: the output at the query.
+      loss: the loss with `step_size=1`, the regulariser included.
+      norm: the Frobenius norm |W| of the weights.
     """
 
-    prediction: Float[Array, "iterate d_head"]  # at the query
-    loss: Float[Array, " iterate"]  # with a step size of one
-    norm: Float[Array, " iterate"]  # |W|, of all its entries
+    prediction: Float[Array, "iterate d_head"]
+    loss: Float[Array, " iterate"]
+    norm: Float[Array, " iterate"]
 
 
 def attention_weights(dual: Dual) -> Float[Array, " t"]:
-    """`K(k_j, q)/D`: how much of each token's value the query gets, without alpha."""
+    """The head's attention weights without alpha: `K(k_j, q)/D` for every token j.
+
+    Returns:
+      The weights `[t]`; zero for tokens to which the query does not attend.
+    """
     inner = dual.keys @ dual.query
     if dual.kernel == "linear":
         return jnp.where(dual.is_read, inner, 0.0)
-    of_read = jax.nn.softmax(jnp.where(dual.is_read, inner, jnp.finfo(inner.dtype).min))
-    return jnp.where(dual.is_read, of_read, 0.0)  # where nothing is read, nothing
+    weights = jax.nn.softmax(jnp.where(dual.is_read, inner, jnp.finfo(inner.dtype).min))
+    return jnp.where(dual.is_read, weights, 0.0)  # softmax is uniform if the query attends to no token
 
 
 def coefficients(dual: Dual) -> Float[Array, "iterate t"]:
-    """Of every iterate W = 1/D sum_j c_j v_j phi(k_j)^T the coefficients c: of those that are read, zero or one, or
-    1 - alpha."""
+    """Coefficients c of every iterate `W = 1/D sum_j c_j v_j phi(k_j)^T` of the trajectory.
+
+    Returns:
+      The coefficients `[iterate t]`. They are 1 for processed demonstrations and 0 for later ones. For other tokens to
+      which the query attends they are 1 before the first step and 1 - alpha from then on. All others are 0.
+    """
     t = len(dual.keys)
     others = dual.is_read & ~dual.is_demonstration
-    met = jnp.tri(t + 1, t, -1, dtype=bool) & dual.is_demonstration[None]  # after so many steps
-    begun = jnp.any(met, axis=1) | ((jnp.arange(t + 1) == t) & ~jnp.any(dual.is_demonstration))
-    start = jnp.where(others[None], 1.0 - dual.alpha * begun[:, None], 0.0)
-    return jnp.where(met, 1.0, start).astype(dual.values.dtype)
+    processed = jnp.tri(t + 1, t, -1, dtype=bool) & dual.is_demonstration[None]  # [iterate t]
+    # Without demonstrations the only step is that of the regulariser; it is shown in the last iterate.
+    last_without_demonstrations = (jnp.arange(t + 1) == t) & ~jnp.any(dual.is_demonstration)
+    stepped = jnp.any(processed, axis=1) | last_without_demonstrations
+    start = jnp.where(others[None], 1.0 - dual.alpha * stepped[:, None], 0.0)
+    return jnp.where(processed, 1.0, start).astype(dual.values.dtype)
 
 
 def trajectory(dual: Dual) -> Trajectory:
-    """Steps on one demonstration at a time, in the order of tokens.
+    """Runs the dual model on one demonstration at a time, in the order of the tokens.
 
-    Loss and norm grow like the exponential of the squared length of keys: beyond float32's range, from lengths of about
-    nine on, they are inf or nan there, and predictions are not.
+    Loss and norm grow like the exponential of the squared length of the keys. In float32 they overflow to inf or nan
+    from lengths of about nine on; predictions do not.
+
+    Returns:
+      The trajectory, with `t + 1` iterates.
     """
     c = coefficients(dual)
     gram = KERNELS[dual.kernel](dual.keys @ dual.keys.T, 2 * log_divisor(dual)) * (dual.values @ dual.values.T)
     gram = jnp.where(dual.is_read[None] & dual.is_read[:, None], gram, 0.0)
-    square = jnp.einsum("si,ij,sj->s", c, gram, c)
+    square = jnp.einsum("si,ij,sj->s", c, gram, c)  # |W|^2
     loss = -jnp.einsum("i,ij,sj->s", dual.is_demonstration.astype(c.dtype), gram, c) + 0.5 * dual.alpha * square
     return Trajectory(c @ (attention_weights(dual)[:, None] * dual.values), loss, jnp.sqrt(jnp.maximum(square, 0.0)))
 
 
 def prediction(dual: Dual) -> Float[Array, " d_head"]:
-    """What the dual model says at the query after one step on all demonstrations."""
-    alone = jnp.where(dual.is_read & ~dual.is_demonstration, 1.0 - dual.alpha, 1.0)
-    return (alone * attention_weights(dual)) @ dual.values
+    """Output of the dual model at the query after one step on all demonstrations: the output of the head.
+
+    Returns:
+      The output `[d_head]`, before the head's output weights `P`.
+    """
+    c = jnp.where(dual.is_read & ~dual.is_demonstration, 1.0 - dual.alpha, 1.0)
+    return (c * attention_weights(dual)) @ dual.values
 
 
 def log_divisor(dual: Dual) -> Float[Array, ""]:
-    """log D."""
+    """Logarithm of the normaliser D of the attention weights.
+
+    Returns:
+      log D, a scalar; zero for linear attention, where D = 1.
+    """
     if dual.kernel == "linear":
         return jnp.zeros((), dual.keys.dtype)
     return jax.nn.logsumexp(jnp.where(dual.is_read, dual.keys @ dual.query, -jnp.inf))
 
 
 def mean_loss(dual: Dual, keys: Float[Array, "i d_head"], values: Float[Array, "i d_head"]) -> Float[Array, ""]:
-    """The dual model's loss after its step, without alpha, on any demonstrations: the mean `-v_i^T W phi(k_i)`.
+    """Mean of `-v_i^T W phi(k_i)` over any demonstrations, with the weights W after the step.
 
-    On its own it is `step_size D / N` times the loss above: what is compared between contexts of different lengths.
+    On the dual model's own N demonstrations this is `step_size D / N` times the loss L without alpha. Unlike L it can
+    be compared between contexts of different lengths.
+
+    Args:
+      dual: the dual model.
+      keys, values: the demonstrations on which the loss is evaluated, scaled as those of `dual`.
+
+    Returns:
+      The mean loss, a scalar.
     """
     c = coefficients(dual)[-1]
-    reach = KERNELS[dual.kernel](keys @ dual.keys.T, log_divisor(dual))
-    reach = jnp.where(dual.is_read[None], reach, 0.0) * c[None]
-    return -jnp.mean(jnp.sum((values @ dual.values.T) * reach, axis=1))
+    kernel = KERNELS[dual.kernel](keys @ dual.keys.T, log_divisor(dual))
+    kernel = jnp.where(dual.is_read[None], kernel, 0.0) * c[None]
+    return -jnp.mean(jnp.sum((values @ dual.values.T) * kernel, axis=1))
 
 
 def self_influence(dual: Dual) -> Float[Array, " t"]:
-    """What each demonstration adds to minus its own loss in `mean_loss`, by having been a training pair:
-    `|v_i|^2 K(k_i, k_i)/D`."""
+    """How much each demonstration lowers its own loss by being a training pair: `|v_i|^2 K(k_i, k_i)/D`.
+
+    Returns:
+      The reduction of each demonstration's own term in `mean_loss`, `[t]`; zero for tokens that are not demonstrations.
+    """
     inner = jnp.sum(dual.keys**2, axis=1)
     own = KERNELS[dual.kernel](inner, log_divisor(dual)) * jnp.sum(dual.values**2, axis=1)
     return jnp.where(dual.is_demonstration, own, 0.0)

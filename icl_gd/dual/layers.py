@@ -1,8 +1,18 @@
-"""From a Transformer's attention layer to the dual models of its heads (Ren & Liu 2310.13220, sections 3 and 4).
+"""Dual models of the attention heads of a Transformer layer (Ren & Liu 2310.13220, sections 3 and 4).
 
-Every head of every layer, at every token that reads, has a dual model of its own. What follows attention in a block is
-linear in what it has written once the gates that were realised are held fixed: those of the perceptron, gelu(z)/z,
-where Ren & Liu have the mask of a ReLU, the deviation of LayerNorm, and the entries that a clip leaves alone.
+Every head of every layer has one dual model for each query token. What follows attention in a block is affine in the
+heads' outputs once its data-dependent factors are held at their computed values. These factors are the gates gelu(z)/z
+of the MLP (Ren & Liu use the mask of a ReLU), the standard deviation of LayerNorm, and the set of clipped entries.
+
+    >>> from icl_gd import dual, models
+    >>> config = TransformerConfig(d_token=3, attention="softmax", init_scale=1.0)
+    >>> def difference(key):
+    ...     params, tokens = models.init(config, key), jax.random.normal(key, (5, 3))
+    ...     outputs = dual.prediction(dual_of(config, params, layer=0)(tokens))[None]  # [head d_head]
+    ...     residual = models.apply(config, params, tokens).residual[1, -1]
+    ...     return block_of(config, params, 0, tokens)(outputs) - residual
+    >>> bool(abs(jax.jit(difference)(jax.random.key(0))).max() < 1e-5)
+    True
 """
 
 from collections.abc import Callable, Mapping
@@ -27,57 +37,77 @@ Kernel = Annotated[str, OneOf(KERNELS)]
 def dual_of(
     config: TransformerConfig, params: Params, layer: Count, head: Count = 0, kernel: Kernel = "softmax"
 ) -> Callable[..., Dual]:
-    """The dual model of a head, as a function `(tokens [t e], reading=-1) -> Dual` of a prompt and of who reads.
+    """Builds the dual model of one attention head, as a function of the prompt and of the query token.
 
-    Softmax and linear attention have one, not a mix of both, nor keys that are divided by their sums. `prediction` of
-    the dual is what the head computes, values weighted by the pattern, before `P` writes it. Demonstrations are
-    the tokens of the context; in a causal layer those before the one that reads. That one is the other token of the
-    dual model, where the layer lets it read itself.
+    Softmax and linear attention have dual models. A mix of both has none, nor have keys and queries divided by their
+    sums. `prediction` of the dual model is the head's output: the values weighted by the attention pattern, before they
+    are multiplied by `P`.
+
+    The demonstrations are the context tokens; in a causal layer, those before the query token. At most one other token
+    is attended to, and it forms the initial weights: the query token itself in a causal layer, the last token with
+    `attend_to_query`.
+
+    Source: Ren & Liu (2310.13220), section 3, and section 4 for the modifications alpha, beta and augmentation.
 
     Args:
-      kernel: what the layer must be: "softmax", or "linear", whose feature map is the identity.
+      config: the model's config.
+      params: the parameters of one model, as `models.init` returns them.
+      layer, head: indices from 0. Default of `head`: 0.
+      kernel: the kind of attention expected in this layer, "softmax" or "linear". Default: "softmax".
+
+    Returns:
+      A function `(tokens [t e], reading=-1) -> Dual`, where `reading` is the index of the query token.
 
     Raises:
-      ValueError: if there is no such layer or head, the layer is of another kind, or parameters do not fit the model;
-        by the function, if tokens do not, or there is no such token.
+      ValueError: if the layer or the head does not exist, the layer is of another kind, or the parameters do not fit
+        the config. The returned function raises it if the tokens do not fit the model or `reading` is out of range.
     """
     _check_model(config, params, layer)
-    _check_place("head", head, config.n_heads)
-    if config.kinds[layer] != kernel:
-        hint = f"; hand it in with kernel={config.kinds[layer]!r}" if config.kinds[layer] in KERNELS else ""
-        raise ValueError(f"layer {layer} is {config.kinds[layer]} attention, not {kernel}{hint}")
+    _check_index("head", head, config.n_heads)
+    kind = config.kinds[layer]
+    if kind != kernel:
+        advice = f"use kernel={kind!r}" if kind in KERNELS else f"only {' and '.join(KERNELS)} have a dual model"
+        raise ValueError(f"layer {layer} is {kind} attention, not {kernel}; {advice}")
     if config.sum_normalised:
-        raise ValueError("normalised=True: keys that are divided by their sums have no dual model here")
+        raise ValueError(
+            "sum_normalised=True: no dual model of keys and queries divided by their sums; "
+            "use a model with sum_normalised=False"
+        )
     attention = params[config.blocks[layer]]["attention"]
 
     def of_prompt(tokens: Float[Array, "t e"], reading: int = -1) -> Dual:
         t = _check_tokens(config, tokens, reading)
-        residual = apply(config, params, tokens).residual[layer]
-        read = _normalised(config, params, layer, residual)
-        keys, queries, values = (_in_head(attention, name, head, read) for name in "KQV")
-        keys, values = _grown(attention, "keys", keys), _grown(attention, "values", values)
-        place, own = jnp.arange(t), reading % t
-        is_demonstration = demonstrations(t, config.causal)[own]
-        reads_own = config.causal or config.attend_to_query
-        is_read = is_demonstration | (reads_own & (place == (own if config.causal else t - 1)))
+        inputs = _attention_inputs(config, params, layer, apply(config, params, tokens).residual[layer])
+        keys, queries, values = (_project(attention, name, head, inputs) for name in "KQV")
+        keys, values = _augment(attention, "keys", keys), _augment(attention, "values", values)
+        query = reading % t
+        is_demonstration = demonstrations(t, config.causal)[query]
+        other = query if config.causal else t - 1
+        attends_to_other = config.causal or config.attend_to_query
+        is_read = is_demonstration | (attends_to_other & (jnp.arange(t) == other))
         if "beta" in attention:
             negative = negative_samples((queries @ keys.T)[None], attention["share"], config.causal)[0]
             values = values - jnp.where(is_demonstration[:, None], attention["beta"] * (negative @ values), 0.0)
         scale = config.head_width**-0.25 if kernel == "softmax" else 1.0
         alpha = jnp.asarray(attention.get("alpha", 0.0), values.dtype)
-        return Dual(scale * keys, values, scale * queries[own], is_demonstration, is_read, alpha, kernel)
+        return Dual(scale * keys, values, scale * queries[query], is_demonstration, is_read, alpha, kernel)
 
     return of_prompt
 
 
 class Block(NamedTuple):
-    """What a block makes of the outputs of its heads, gates as they were realised: `A sum_head P z + c`."""
+    """A block as an affine map of its heads' outputs z, at the computed gates: `A sum_head P z + c`.
 
-    writes: Float[Array, "head e d_head"]  # P, after what follows it: A P
-    rest: Float[Array, " e"]  # c, with the residual that came in
+    Attributes:
+      writes: the matrices A P.
+      rest: the offset c, which includes the residual that enters the block.
+    """
+
+    writes: Float[Array, "head e d_head"]
+    rest: Float[Array, " e"]
 
     def __call__(self, outputs: Float[Array, "head d_head"]) -> Float[Array, " e"]:
-        """The residual that leaves the block."""
+        """The residual after the block."""
         return jnp.einsum("hek,hk->e", self.writes, outputs) + self.rest
 
 
@@ -85,33 +115,40 @@ class Block(NamedTuple):
 def block_of(
     config: TransformerConfig, params: Params, layer: Count, tokens: Float[Array, "t e"], reading: int = -1
 ) -> Block:
-    """What follows the heads of a layer, at the token that reads: `W_2 M W_1` of the perceptron and all beside it.
+    """Maps the heads' outputs of a layer (for example, those of the dual models) to the residual after the block.
 
-    Given the heads' outputs, those of their dual models say, it gives the token's residual after the block.
+    Gates, standard deviations and clipped entries are those of this prompt, so the map is affine. It is exact at the
+    heads' own outputs.
+
+    Source: Ren & Liu (2310.13220), section 4, which has `W_2 M W_1` for the MLP with the mask M of a ReLU.
+
+    Args:
+      config: the model's config.
+      params: the parameters of one model, as `models.init` returns them.
+      layer: index of the layer, from 0.
+      tokens: the prompt, as a layout's `encode` returns it.
+      reading: index of the query token. Default: -1, the last.
+
+    Returns:
+      The affine map, a `Block`: call it with the outputs `[head d_head]`.
 
     Raises:
-      ValueError: if there is no such layer or token, or tokens or parameters do not fit the model.
+      ValueError: if the layer or the token does not exist, or if tokens or parameters do not fit the config.
     """
     _check_model(config, params, layer)
     _check_tokens(config, tokens, reading)
-    block, before_and_after = params[config.blocks[layer]], apply(config, params, tokens)
-    residual, pattern = before_and_after.residual[layer], before_and_after.pattern[layer, :, reading]
+    block, activations = params[config.blocks[layer]], apply(config, params, tokens)
+    residual, pattern = activations.residual[layer], activations.pattern[layer, :, reading]
     attention = block["attention"]
-    read = _normalised(config, params, layer, residual)
-    values = jnp.stack([_grown(attention, "values", _in_head(attention, "V", h, read)) for h in range(config.n_heads)])
-    z = jnp.einsum("ht,htk->hk", pattern, values)
+    inputs = _attention_inputs(config, params, layer, residual)
+    values = [_augment(attention, "values", _project(attention, "V", head, inputs)) for head in range(config.n_heads)]
+    z = jnp.einsum("ht,htk->hk", pattern, jnp.stack(values))
     p, start = attention["P"], residual[reading] + attention.get("b_P", 0.0)
-    e = len(start)
-    after = start + jnp.einsum("hek,hk->e", p, z)
-    matrix, offset = jnp.eye(e, dtype=start.dtype), jnp.zeros(e, start.dtype)  # the block is matrix @ after + offset
+    after = start + jnp.einsum("hek,hk->e", p, z)  # the residual after attention
+    # The rest of the block maps it to matrix @ after + offset.
+    matrix, offset = jnp.eye(len(start), dtype=start.dtype), jnp.zeros(len(start), start.dtype)
     if config.block_mlp_width is not None:
-        mlp = block["mlp"]
-        norm, norm_offset = _norm_as_it_was(block["mlp_norm"], after) if config.pre_norm else (matrix, offset)
-        hidden = mlp["W_1"] @ (norm @ after + norm_offset) + mlp["b_1"]
-        gate = jnp.where(hidden == 0.0, 0.5, jax.nn.gelu(hidden) / jnp.where(hidden == 0.0, 1.0, hidden))
-        through = (mlp["W_2"] * gate[None]) @ mlp["W_1"]
-        matrix, offset = matrix + through @ norm, (mlp["W_2"] * gate[None]) @ (mlp["W_1"] @ norm_offset + mlp["b_1"])
-        offset = offset + mlp["b_2"]
+        matrix, offset = _affine_mlp(config, block, after)
     if config.clip is not None:
         out = matrix @ after + offset
         inside = jnp.abs(out) <= config.clip
@@ -120,40 +157,56 @@ def block_of(
     return Block(jnp.einsum("ef,hfk->hek", matrix, p), matrix @ start + offset)
 
 
-def _check_place(name: str, value: int, count: int) -> None:
+def _affine_mlp(config: TransformerConfig, block: Params, residual: Float[Array, " e"]) -> tuple[Array, Array]:
+    """The MLP with its skip connection as a matrix and an offset, at the gates that this residual has."""
+    identity, zeros = jnp.eye(len(residual), dtype=residual.dtype), jnp.zeros(len(residual), residual.dtype)
+    mlp = block["mlp"]
+    norm, norm_offset = _affine_norm(block["mlp_norm"], residual) if config.pre_norm else (identity, zeros)
+    hidden = mlp["W_1"] @ (norm @ residual + norm_offset) + mlp["b_1"]
+    is_zero = hidden == 0.0
+    gate = jnp.where(is_zero, 0.5, jax.nn.gelu(hidden) / jnp.where(is_zero, 1.0, hidden))  # 1/2 is the limit at zero
+    gated = mlp["W_2"] * gate[None]
+    through = gated @ mlp["W_1"]
+    return identity + through @ norm, gated @ (mlp["W_1"] @ norm_offset + mlp["b_1"]) + mlp["b_2"]
+
+
+def _check_index(name: str, value: int, count: int) -> None:
     if value >= count:
-        raise ValueError(f"{name}={value}: the model has {count}, numbered from 0")
+        raise ValueError(f"{name}={value}: the model has {count} {name}s, numbered from 0")
 
 
 def _check_model(config: TransformerConfig, params: Params, layer: int) -> None:
-    _check_place("layer", layer, config.n_layers)
+    _check_index("layer", layer, config.n_layers)
     block = params.get(config.blocks[layer]) if isinstance(params, Mapping) else None
     if block is None:
-        raise ValueError(f"params have no {config.blocks[layer]!r}: they are a mapping of blocks, as of models.init")
-    if (shape := block["attention"]["P"].shape)[0] != config.n_heads or len(shape) != 3:
         raise ValueError(
-            f"P of layer {layer} has shape {shape}, not [{config.n_heads} heads, e, d_head]: parameters are those of "
-            "one model, as of `Population.member(i)`, and of this config"
+            f"params have no {config.blocks[layer]!r}; pass a mapping from blocks to parameters, as models.init returns"
+        )
+    shape = block["attention"]["P"].shape
+    if len(shape) != 3 or shape[0] != config.n_heads:
+        raise ValueError(
+            f"P of layer {layer} has shape {shape}, not [{config.n_heads} heads, e, d_head]; pass the parameters of "
+            "one model with this config, such as `Population.member(i)`"
         )
     if config.dtype == "bfloat16":
-        raise ValueError("dtype='bfloat16' rounds what the layer computes; replace it by None for an exact dual model")
+        raise ValueError("dtype='bfloat16' rounds the layer's activations; use dtype=None for an exact dual model")
 
 
 def _check_tokens(config: TransformerConfig, tokens: Array, reading: int) -> int:
-    """The number of tokens."""
+    """Checks a prompt and the index of its query token, and returns the number of tokens."""
     if not hasattr(tokens, "shape") or len(tokens.shape) != 2 or tokens.shape[1] != config.d_token:
-        found = f"of shape {tokens.shape}" if hasattr(tokens, "shape") else f"a {type(tokens).__name__}"
+        actual = f"have shape {tokens.shape}" if hasattr(tokens, "shape") else f"are a {type(tokens).__name__}"
         raise ValueError(
-            f"tokens are {found}; the model takes an array [t {config.d_token}], as a layout's encode makes"
+            f"tokens {actual}; the model takes an array [t {config.d_token}], as a layout's encode returns"
         )
     t = len(tokens)
     if not isinstance(reading, int | np.integer) or not -t <= reading < t:
-        raise ValueError(f"reading={reading!r}: the prompt has {t} tokens")
+        raise ValueError(f"reading={reading!r}: the prompt has {t} tokens; use a whole number from {-t} to {t - 1}")
     return t
 
 
-def _normalised(config: TransformerConfig, params: Params, layer: int, residual: Array) -> Array:
-    """What the attention of a layer reads."""
+def _attention_inputs(config: TransformerConfig, params: Params, layer: int, residual: Array) -> Array:
+    """The input of a layer's attention: the residual, after LayerNorm where the layer has one."""
     if not config.reads_normalised(layer):
         return residual
     norm = params[config.blocks[layer]]["norm"]
@@ -161,8 +214,8 @@ def _normalised(config: TransformerConfig, params: Params, layer: int, residual:
     return centred / _deviation(centred)[..., None] * norm["scale"][None] + norm["bias"][None]
 
 
-def _norm_as_it_was(norm: Params, residual: Float[Array, " e"]) -> tuple[Array, Array]:
-    """LayerNorm as a matrix and an offset, its deviation held at that of this residual."""
+def _affine_norm(norm: Params, residual: Float[Array, " e"]) -> tuple[Array, Array]:
+    """LayerNorm as a matrix and an offset, with the standard deviation of this residual."""
     e = len(residual)
     centre = jnp.eye(e, dtype=residual.dtype) - 1.0 / e
     return norm["scale"][:, None] / _deviation(centre @ residual) * centre, norm["bias"]
@@ -172,13 +225,17 @@ def _deviation(centred: Array) -> Array:
     return jnp.sqrt(jnp.mean(centred**2, axis=-1) + LAYER_NORM_EPSILON)
 
 
-def _in_head(attention: Params, name: str, head: int, tokens: Array) -> Float[Array, "t d_head"]:
-    found = tokens @ attention[f"W_{name}"][head].T
-    return found + attention[f"b_{name}"][head][None] if f"b_{name}" in attention else found
+def _project(attention: Params, name: str, head: int, tokens: Array) -> Float[Array, "t d_head"]:
+    """Keys, queries or values of one head; `name` is "K", "Q" or "V"."""
+    projected = tokens @ attention[f"W_{name}"][head].T
+    return projected + attention[f"b_{name}"][head][None] if f"b_{name}" in attention else projected
 
 
-def _grown(attention: Params, name: str, inner: Array) -> Array:
-    """Keys or values as they are augmented, where they are: by itself, so that a law holds `models` to it."""
+def _augment(attention: Params, name: str, inner: Array) -> Array:
+    """Augments "keys" or "values" if the layer does.
+
+    The formula is written a second time here, apart from `models.modifications`, so that a test compares the two.
+    """
     if f"augment_{name}" not in attention:
         return inner
     w_1, w_2 = (attention[f"g_{name[0].upper()}_{i}"] for i in (1, 2))

@@ -1,4 +1,4 @@
-"""Other people's weights, and ours for them: published parameters in, safetensors in and out; nothing is unpickled."""
+"""Importing and exporting weights: published checkpoints, Haiku parameters, safetensors. No file is ever unpickled."""
 
 from icl_gd.interop.garg import from_garg
 from icl_gd.interop.pretrained import Pretrained, from_pretrained

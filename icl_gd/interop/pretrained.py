@@ -1,4 +1,14 @@
-"""A model as two files that others can read: weights as safetensors, and a config.json that says what they are of."""
+"""Saves and loads a model as two files that other programs can read: model.safetensors and config.json.
+
+>>> import tempfile
+>>> config = TransformerConfig(d_token=3)
+>>> shape = {"W_K": (1, 3, 3), "W_Q": (1, 3, 3), "W_V": (1, 3, 3), "P": (1, 3, 3)}
+>>> params = {"block_0": {"attention": {name: np.ones(size, "f") for name, size in shape.items()}}}
+>>> with tempfile.TemporaryDirectory() as directory:
+...     Pretrained(config, params, "concatenated", d_input=2).save_pretrained(directory)
+...     from_pretrained(directory).config == config
+True
+"""
 
 import json
 import os
@@ -25,11 +35,13 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model with all that is needed to use it.
+    """A model together with all that is needed to use it.
 
     Attributes:
-      params: of one member, or of several, on a leading axis.
-      layout: a name in `tokens.LAYOUTS`.
+      config: the architecture.
+      params: parameters of one model, or of several with a leading member axis.
+      layout: name of the token layout, a key of `tokens.LAYOUTS`.
+      d_input, d_output: dimensions of x and y.
     """
 
     config: TransformerConfig
@@ -40,26 +52,27 @@ class Pretrained:
 
     @property
     def tokens(self) -> Layout:
+        """The token layout."""
         return LAYOUTS[self.layout](self.d_input, self.d_output)
 
     @property
     def predictor(self) -> Predictor:
-        """Of one member."""
+        """The model as a Predictor; `params` must be those of one model."""
         return models.predictor(self.config, self.params, self.tokens)
 
     @property
     def prefix_predictor(self) -> PrefixPredictor:
-        """Of one member, where it is causal and its tokens hold x and y apart."""
+        """The model as a PrefixPredictor; it must be causal, with x and y in separate tokens, and one model."""
         return models.prefix_predictor(self.config, self.params, self.tokens)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Writes model.safetensors, then config.json, each whole or not at all; leaves are named by dotted paths.
+        """Writes model.safetensors, then config.json. Each file is replaced atomically; leaves have dotted names.
 
         Args:
-          directory: made where it is missing; `~` is the home directory.
+          directory: created if missing; `~` is the home directory.
 
         Raises:
-          ValueError: of the address of an object store.
+          ValueError: if `directory` is an address of an object store, such as gs://bucket.
         """
         directory = local(directory, "directory")
         directory.mkdir(parents=True, exist_ok=True)
@@ -80,49 +93,63 @@ class Pretrained:
 
 
 def from_pretrained(directory: str | Path) -> Pretrained:
-    """The model that `save_pretrained` wrote.
+    """Loads a model that `save_pretrained` wrote.
 
     Args:
-      directory: that it was written to; `~` is the home directory.
+      directory: the directory with both files; `~` is the home directory.
+
+    Returns:
+      The model, with its config and parameters.
 
     Raises:
-      FileNotFoundError: if it is not there.
-      ValueError: if the files are not whole, or weights and config are not of one model; of the address of an object
-        store.
+      FileNotFoundError: if a file does not exist.
+      ValueError: if a file is damaged, if weights and config belong to different models, or if `directory` is an
+        address of an object store.
     """
     directory = local(directory, "directory")
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
-            raise FileNotFoundError(f"{directory} has no {name}; save_pretrained writes it")
+            raise FileNotFoundError(f"{directory} has no {name}; pass a directory written by save_pretrained")
     try:
         about = json.loads((directory / CONFIG).read_text())
         about = migrated({**about, LEAVES: load_file(directory / WEIGHTS)}, about["format"], PRETRAINED)
         if unknown := sorted(set(about["model"]) - {field.name for field in fields(TransformerConfig)}):
-            raise ValueError(f"{', '.join(unknown)}: not known here; a newer version wrote it")
+            raise ValueError(f"unknown model fields {', '.join(unknown)}; a newer version of icl_gd wrote them")
         config = TransformerConfig(**tuples(about["model"]))
         params = jax.tree.map(jnp.asarray, nested(about[LEAVES]))
-        found = Pretrained(config, params, about["layout"], about["d_input"], about["d_output"])
+        model = Pretrained(config, params, about["layout"], about["d_input"], about["d_output"])
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise ValueError(f"{directory} holds no model that can be read: {type(error).__name__} {error}") from error
-    check(found)
-    return found
+    check(model)
+    return model
 
 
 def check(model: Pretrained) -> None:
-    """Whether the parameters are those of the config, for one member or several.
+    """Checks that layout and parameters fit the config, for one member or for several.
 
     Raises:
-      ValueError: if they are not.
+      ValueError: if they do not.
     """
-    if model.layout not in LAYOUTS or model.tokens.d_token != model.config.d_token:
-        raise ValueError(f"layout={model.layout}, d_input={model.d_input} do not give d_token={model.config.d_token}")
+    if model.layout not in LAYOUTS:
+        raise ValueError(f"layout={model.layout!r} must be one of {', '.join(LAYOUTS)}")
+    if model.tokens.d_token != model.config.d_token:
+        raise ValueError(
+            f"layout={model.layout}, d_input={model.d_input}, d_output={model.d_output} give tokens of width "
+            f"{model.tokens.d_token}, but the config has d_token={model.config.d_token}"
+        )
     expected = by_name(models.shapes(model.config))
-    there = by_name(model.params)
-    if names := sorted(set(expected) ^ set(there)):
-        raise ValueError(f"{', '.join(names)}: weights and config are not of one model")
+    actual = by_name(model.params)
+    missing, unexpected = sorted(expected.keys() - actual.keys()), sorted(actual.keys() - expected.keys())
+    if missing or unexpected:
+        raise ValueError(
+            "weights and config belong to different models; "
+            f"missing: {', '.join(missing) or 'none'}; not in the config: {', '.join(unexpected) or 'none'}"
+        )
     first, *_ = expected
-    members = there[first].shape[: there[first].ndim - expected[first].ndim]
+    members = actual[first].shape[: actual[first].ndim - expected[first].ndim]
     for name, leaf in expected.items():
-        if there[name].shape != (*members, *leaf.shape) or len(members) > 1:
-            asked = f"{leaf.shape}, or the same axis of members before that of every leaf"
-            raise ValueError(f"{name} has shape {there[name].shape}, the config asks for {asked}")
+        if actual[name].shape != (*members, *leaf.shape) or len(members) > 1:
+            raise ValueError(
+                f"{name} has shape {actual[name].shape}; the config requires {leaf.shape}, after one leading member "
+                "axis if all leaves have it"
+            )

@@ -1,20 +1,29 @@
-"""Parameters of the published implementation of von Oswald et al. (2212.07677), in and out.
+"""Imports and exports parameters of the implementation of von Oswald et al. (2212.07677), which uses Haiku.
 
-They are a mapping from module names to arrays, as Haiku keeps them: `{"transformer/multi_head_attention/query":
-{"w": [e, head * d_head]}, ...}`, matrices acting from the right on rows, heads side by side. Arrays may be numpy's or
-JAX's, or lie in an .npz file under `module/leaf`; nothing is unpickled. The arrays of several members, as a `vmap` over
-seeds leaves them, have one axis more, the first of each.
+Haiku stores parameters as a mapping from module names to arrays: `{"transformer/multi_head_attention/query": {"w": [e,
+head * d_head]}, ...}`. Matrices act on rows from the right, and heads are concatenated. Arrays may be NumPy's or JAX's,
+or the entries `module/leaf` of an .npz file; no file is ever unpickled. Parameters of several members (a `vmap` over
+seeds) have a leading member axis on every array.
 
-| module below the network's own name                        | here                                |
+| module, below the name of the network                      | parameters in `icl_gd`              |
 |------------------------------------------------------------|-------------------------------------|
 | `multi_head_attention/{query, key, value, linear}`         | `block_0`, shared by all layers     |
 | `~trans_block/layer_l/{query, key, value, linear}`         | `block_l`                           |
-| `.../non_lin_mix`, in all shared layers or the first       | `attention.mix`, kind "mixed"       |
+| `.../non_lin_mix`, in the shared block or the first layer  | `attention.mix`, kind "mixed"       |
 | `l_norm/layer_norm`, or `~trans_block/norm_l` from l = 1   | `norm`                              |
 | `emb`, `input_mlp/linear`, `input_mlp/linear_1`            | `embedding`                         |
+
+    >>> modules = {f"multi_head_attention/{name}": {"w": np.eye(3)} for name in ("query", "key", "value", "linear")}
+    >>> haiku = {f"transformer/{name}": arrays for name, arrays in modules.items()}
+    >>> config, params = from_von_oswald(haiku, n_layers=2)
+    >>> config.n_layers, config.shared, params["block_0"]["attention"]["W_K"].shape  # [head d_head e]
+    (2, True, (1, 3, 3))
+    >>> sorted(to_von_oswald(config, params)) == sorted(haiku)
+    True
 """
 
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,49 +40,65 @@ from icl_gd.schema import Size, checked
 
 Modules = Mapping[str, Mapping[str, Any]]
 SHARED, SEPARATE = "multi_head_attention", "~trans_block/layer_"
-# What of the published network is not here, by what is in the names of its modules.
-UNKNOWN = {"/mlp": "dense layers after attention", "token_vocab": "a vocabulary", "l_norm_1": "dense layers' LayerNorm"}
-AXES = {"w": 2, "b": 1, "scale": 1, "offset": 1}  # of the arrays of one member
-NPY = b"\x93NUMPY"  # what an .npy file begins with
-ZIP = b"PK"  # and an .npz file
+QKV = {"query": "W_Q", "key": "W_K", "value": "W_V"}
+# Unsupported parts of the published network, by a part of their module names.
+UNSUPPORTED = {
+    "/mlp": "dense layers after attention",
+    "token_vocab": "a vocabulary",
+    "l_norm_1": "LayerNorm of dense layers",
+}
+AXES = {"w": 2, "b": 1, "scale": 1, "offset": 1}  # number of axes of one member's arrays
+NPY_MAGIC = b"\x93NUMPY"
+ZIP_MAGIC = b"PK"  # of an .npz file
 
 
 class _Reader:
-    """Modules by their names below the network's, each of which must be asked for."""
+    """Takes arrays by module name, without the network's own name, and reports those that nobody took."""
 
     def __init__(self, modules: Modules):
         names = {name.split("/")[0] for name in modules}
         if len(names) != 1:
-            raise ValueError(f"parameters of one network are read, these are of {', '.join(sorted(names)) or 'none'}")
+            raise ValueError(
+                f"parameters must be those of one network, not of {', '.join(sorted(names)) or 'none'}; "
+                "pass the modules whose names begin with the same network name"
+            )
         self._top = names.pop()
-        self._left = {f"{name}.{leaf}": np.asarray(value) for name, of in modules.items() for leaf, value in of.items()}
+        self._left = {
+            f"{module}.{leaf}": np.asarray(value)
+            for module, leaves in modules.items()
+            for leaf, value in leaves.items()
+        }
         for name in self._left:
-            for part, what in UNKNOWN.items():
+            for part, what in UNSUPPORTED.items():
                 if part in name:
-                    raise ValueError(f"{name}: {what} cannot be read; there is no such part here")
+                    raise ValueError(f"{name}: {what} cannot be imported, because icl_gd.models has no such part")
 
     def __contains__(self, module: str) -> bool:
         return any(name.startswith(f"{self._top}/{module}.") for name in self._left)
 
     def take(self, module: str, leaf: str, *shape: int | None) -> np.ndarray:
-        """One array, of which None leaves a size open."""
+        """Takes one array; None in `shape` accepts any size."""
         name = f"{self._top}/{module}.{leaf}"
         if name not in self._left:
-            raise ValueError(f"{name} is missing; there are {', '.join(sorted(self._left))}")
+            raise ValueError(f"{name} is missing; the remaining parameters are {', '.join(sorted(self._left))}")
         value = self._left.pop(name)
-        if len(value.shape) != len(shape) or any(n not in (None, m) for n, m in zip(shape, value.shape, strict=True)):
-            expected = f"{shape}, where None is any size, or the same axis of members before that of every array"
+        fits = len(value.shape) == len(shape) and all(
+            size in (None, actual) for size, actual in zip(shape, value.shape, strict=True)
+        )
+        if not fits:
+            expected = f"{shape} (None: any size), or one leading axis of members on every array"
             raise ValueError(f"{name} has shape {value.shape}, expected {expected}")
         return value
 
     def finish(self) -> None:
+        """Refuses parameters that were not taken."""
         if self._left:
-            why = (
-                "biases of attention, or parts there are none of here"
-                if any(".b" in n for n in self._left)
-                else ("parts there are none of here, such as a linear map of the output")
+            has_bias = any(".b" in name for name in self._left)
+            example = "biases of attention" if has_bias else "a linear map of the output"
+            raise ValueError(
+                f"unsupported parameters: {', '.join(sorted(self._left))}; "
+                f"icl_gd.models has no such part (for example, {example})"
             )
-            raise ValueError(f"{', '.join(sorted(self._left))} cannot be read: {why}")
 
 
 @checked
@@ -88,70 +113,91 @@ def from_von_oswald(
     y_update: bool = False,
     dampening: float = 1.0,
 ) -> tuple[TransformerConfig, Params]:
-    """The network that published parameters are, as config and parameters of `icl_gd.models`.
+    """Converts published parameters into a config and parameters of `icl_gd.models`.
 
-    Recurrent or separate layers, LayerNorm, embedding, perceptron and the linear-softmax mix are seen in the names of
-    modules; what leaves no trace there is said by arguments, with the published switch's name where it differs.
+    Recurrent or separate layers, LayerNorm, the embedding, the input MLP, and the mix of linear and softmax attention
+    are inferred from the module names. The arguments give what cannot be inferred; the switch's name in the published
+    code is in parentheses.
+
+    Source: von Oswald et al. (2212.07677) and its published code.
 
     Args:
-      params: the mapping, or the path (`~` is the home directory) of an .npz file whose names are `module/leaf`; of one
-        member, or of several, on a leading axis of every array.
-      n_layers: of a recurrent network (`num_layers`; one when left out); separate layers are counted.
-      n_heads: `num_heads`.
-      attention: "softmax" for `use_softmax`, ("softmax", "linear", ...) for `first_layer_sm`; mixes are found.
-      clip: of activations; None, or 0 as published, is no clip.
-      sum_normalised: `sum_norm`.
-      y_update, dampening: layers wrote the y slot only, and this share of their update; both are folded into P.
+      params: the mapping, or the path of an .npz file with arrays named `module/leaf`; `~` is the home directory. Every
+        array may have a leading member axis.
+      n_layers: number of layers of a recurrent network (`num_layers`). Default: 1; separate layers are counted.
+      n_heads: number of heads (`num_heads`).
+      attention: "linear", "softmax" (`use_softmax`), or a tuple with the kind of each layer, such as ("softmax",
+        "linear") for `first_layer_sm`. Mixed attention is inferred.
+      clip: bound of the activations. Default: None, no clip; so is 0, as published.
+      sum_normalised: divide keys and queries by their sums (`sum_norm`).
+      y_update: layers update the y slot only; folded into `P`.
+      dampening: factor of every layer's update; folded into `P`.
 
     Returns:
-      The config, and parameters of one member, or of several on a leading axis of every leaf, as `Pretrained` has them.
+      The config and the parameters, with a leading member axis on every leaf if `params` has one.
 
     Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if the parameters are not those of such a network, are pickled, or have parts that there are none of
-        here: biases of attention, dense layers, a linear map of the output, a vocabulary; or if an argument is none.
+      FileNotFoundError: if the file does not exist.
+      ValueError: if an argument is out of range, the file is pickled, or the parameters are not those of such a
+        network. Biases of attention, dense layers, a linear map of the output, and a vocabulary are not supported.
     """
     if clip is not None and clip < 0:
         raise ValueError(f"clip={clip} must be a number above 0; None (or 0, as published) switches it off")
     clip = clip or None
     modules = _modules(params)
-    if members := _members(modules):
-        switches: dict[str, Any] = {
-            "n_layers": n_layers,
-            "n_heads": n_heads,
-            "attention": attention,
-            "clip": clip,
-            "sum_normalised": sum_normalised,
-            "y_update": y_update,
-            "dampening": dampening,
-        }
-        (config, *_), each = zip(*(from_von_oswald(member, **switches) for member in members), strict=True)
-        return config, jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *each)
+    switches: dict[str, Any] = {
+        "n_layers": n_layers,
+        "n_heads": n_heads,
+        "attention": attention,
+        "clip": clip,
+        "sum_normalised": sum_normalised,
+        "y_update": y_update,
+        "dampening": dampening,
+    }
+    members = _members(modules)
+    if not members:
+        return _convert(modules, **switches)
+    configs, trees = zip(*(_convert(member, **switches) for member in members), strict=True)
+    return configs[0], jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)
+
+
+def _convert(
+    modules: Modules,
+    n_layers: int | None,
+    n_heads: int,
+    attention: str | tuple[str, ...],
+    clip: float | None,
+    sum_normalised: bool,
+    y_update: bool,
+    dampening: float,
+) -> tuple[TransformerConfig, Params]:
+    """The config and the parameters of one member."""
     reader = _Reader(modules)
     shared = f"{SHARED}/query" in reader
-    layers = next(layer for layer in range(10**6) if f"{SEPARATE}{layer}/query" not in reader)
-    if not shared and n_layers not in (None, layers or None):
-        raise ValueError(f"n_layers={n_layers}, and there are {layers} separate layers")
-    names = [SHARED] if shared else [f"{SEPARATE}{layer}" for layer in range(max(layers, 1))]
-    layers = (n_layers or 1) if shared else max(layers, 1)
+    separate = next(layer for layer in count() if f"{SEPARATE}{layer}/query" not in reader)
+    if not shared and n_layers not in (None, separate or None):
+        raise ValueError(f"n_layers={n_layers}, but the parameters have {separate} separate layers; leave n_layers out")
+    names = [SHARED] if shared else [f"{SEPARATE}{layer}" for layer in range(max(separate, 1))]
+    layers = (n_layers or 1) if shared else len(names)
     embedding = _embedding(reader)
-    kinds = list((attention,) * layers if isinstance(attention, str) else attention)
+    kinds = [attention] * layers if isinstance(attention, str) else list(attention)
     blocks, norms = {}, set()
     for layer, module in enumerate(names):
         block: dict[str, Any] = {"attention": _attention(reader, module, n_heads, y_update, dampening)}
         if f"{module}/non_lin_mix" in reader:
             block["attention"]["mix"] = reader.take(f"{module}/non_lin_mix", "w", 1, 1).reshape(1, 1, 1)
             kinds[layer : layers if shared else layer + 1] = ["mixed"] * (layers if shared else 1)
-        norm = "l_norm/layer_norm" if shared else f"~trans_block/norm_{layer}"
+        norm = _norm_name(shared, layer)
         if norm in reader:
             width = block["attention"]["W_K"].shape[-1]
             block["norm"] = {"scale": reader.take(norm, "scale", width), "bias": reader.take(norm, "offset", width)}
             norms.add(layer)
         blocks[f"block_{layer}"] = block
     reader.finish()
-    if norms and norms != set(range(0 if shared else 1, len(names))):
-        raise ValueError(f"LayerNorm of layers {sorted(norms)} only, of {len(names)}")
-    width, d_head = blocks["block_0"]["attention"]["W_K"].shape[2:0:-1]
+    expected_norms = set(range(0 if shared else 1, len(names)))
+    if norms and norms != expected_norms:
+        raise ValueError(f"parameters have LayerNorm in layers {sorted(norms)}, expected {sorted(expected_norms)}")
+    _, d_head, width = blocks["block_0"]["attention"]["W_K"].shape
     config = TransformerConfig(
         d_token=embedding["W_E"].shape[1] if "W_E" in embedding else width,
         n_layers=layers,
@@ -165,67 +211,93 @@ def from_von_oswald(
         d_embed=width if "W_E" in embedding else None,
         input_mlp_width=len(embedding["b_1"]) if "b_1" in embedding else None,
     )
-    if config.is_embedded and any(leaf.shape[0] != width for name, leaf in embedding.items() if name in ("W_E", "b_2")):
-        raise ValueError(f"the embedding is not of the residual's width {width}; positions beside it cannot be read")
-    return config, jax.tree.map(jnp.asarray, {**({"embedding": embedding} if embedding else {}), **blocks})
+    for name in ("W_E", "b_2"):
+        if name in embedding and len(embedding[name]) != width:
+            raise ValueError(
+                f"the embedding has width {len(embedding[name])}, the residual {width}; "
+                "positions concatenated to the embedding cannot be imported"
+            )
+    tree = {"embedding": embedding, **blocks} if embedding else blocks
+    return config, jax.tree.map(jnp.asarray, tree)
 
 
 def to_von_oswald(
     config: TransformerConfig, params: Params, name: str = "transformer"
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Parameters as the published implementation has them, under a network's name; `from_von_oswald` reads them."""
-    found: dict[str, dict[str, Any]] = {}
+    """Converts parameters of one member to those of the published implementation; inverse of `from_von_oswald`.
+
+    Args:
+      config: the model's config.
+      params: the parameters of one model.
+      name: the network's name, with which module names begin. Default: "transformer".
+
+    Returns:
+      Arrays by module and leaf name, as Haiku stores them.
+    """
+    modules: dict[str, dict[str, Any]] = {}
     if config.d_embed is not None:
-        found["emb"] = {"w": params["embedding"]["W_E"].T}
+        modules["emb"] = {"w": params["embedding"]["W_E"].T}
     if config.input_mlp_width is not None:
         for i, module in enumerate(("linear", "linear_1"), 1):
-            found[f"input_mlp/{module}"] = {"w": params["embedding"][f"W_{i}"].T, "b": params["embedding"][f"b_{i}"]}
+            modules[f"input_mlp/{module}"] = {"w": params["embedding"][f"W_{i}"].T, "b": params["embedding"][f"b_{i}"]}
     for layer, block in enumerate(dict.fromkeys(config.blocks)):
-        module, attention = SHARED if config.shared else f"{SEPARATE}{layer}", params[block]["attention"]
-        for there, here in (("query", "W_Q"), ("key", "W_K"), ("value", "W_V")):
-            found[f"{module}/{there}"] = {"w": attention[here].reshape(-1, config.width).T}
-        found[f"{module}/linear"] = {"w": jnp.swapaxes(attention["P"], 1, 2).reshape(-1, config.width)}
+        module = SHARED if config.shared else f"{SEPARATE}{layer}"
+        attention = params[block]["attention"]
+        for published, own in QKV.items():
+            modules[f"{module}/{published}"] = {"w": attention[own].reshape(-1, config.width).T}
+        modules[f"{module}/linear"] = {"w": jnp.swapaxes(attention["P"], 1, 2).reshape(-1, config.width)}
         if "mix" in attention:
-            found[f"{module}/non_lin_mix"] = {"w": attention["mix"].reshape(1, 1)}
+            modules[f"{module}/non_lin_mix"] = {"w": attention["mix"].reshape(1, 1)}
         if "norm" in params[block]:
             norm = params[block]["norm"]
-            where = "l_norm/layer_norm" if config.shared else f"~trans_block/norm_{layer}"
-            found[where] = {"scale": norm["scale"], "offset": norm["bias"]}
-    return {f"{name}/{module}": {leaf: np.asarray(value) for leaf, value in of.items()} for module, of in found.items()}
+            modules[_norm_name(config.shared, layer)] = {"scale": norm["scale"], "offset": norm["bias"]}
+    return {
+        f"{name}/{module}": {leaf: np.asarray(value) for leaf, value in leaves.items()}
+        for module, leaves in modules.items()
+    }
+
+
+def _norm_name(shared: bool, layer: int) -> str:
+    """Name of the LayerNorm module before a layer."""
+    return "l_norm/layer_norm" if shared else f"~trans_block/norm_{layer}"
 
 
 def _attention(reader: _Reader, module: str, n_heads: int, y_update: bool, dampening: float) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for there, here in (("query", "W_Q"), ("key", "W_K"), ("value", "W_V")):
-        w = reader.take(f"{module}/{there}", "w", None, None)
+    """The attention parameters of a layer; `y_update` and `dampening` are folded into P."""
+    attention: dict[str, Any] = {}
+    for published, own in QKV.items():
+        w = reader.take(f"{module}/{published}", "w", None, None)
         if w.shape[1] % n_heads:
-            raise ValueError(f"{module}/{there} has width {w.shape[1]}, which n_heads={n_heads} does not divide")
-        found[here] = w.T.reshape(n_heads, -1, w.shape[0])
-    _, d_head, width = found["W_K"].shape
+            raise ValueError(f"n_heads={n_heads} does not divide {w.shape[1]}, the width of {module}/{published}")
+        attention[own] = w.T.reshape(n_heads, -1, w.shape[0])
+    _, d_head, width = attention["W_K"].shape
     p = reader.take(f"{module}/linear", "w", n_heads * d_head, width)
     p = dampening * np.swapaxes(p.reshape(n_heads, d_head, width), 1, 2)
-    found["P"] = np.where(np.arange(width)[:, None] == width - 1, p, 0.0) if y_update else p
-    return found
+    if y_update:
+        is_y_slot = np.arange(width)[:, None] == width - 1
+        p = np.where(is_y_slot, p, 0.0)
+    attention["P"] = p
+    return attention
 
 
 def _embedding(reader: _Reader) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    embedding: dict[str, Any] = {}
     if "emb" in reader:
-        found["W_E"] = reader.take("emb", "w", None, None).T
+        embedding["W_E"] = reader.take("emb", "w", None, None).T
     if "input_mlp/linear" in reader:
         for i, module in enumerate(("input_mlp/linear", "input_mlp/linear_1"), 1):
-            found[f"W_{i}"] = reader.take(module, "w", None, None).T
-            found[f"b_{i}"] = reader.take(module, "b", len(found[f"W_{i}"]))
-    return found
+            embedding[f"W_{i}"] = reader.take(module, "w", None, None).T
+            embedding[f"b_{i}"] = reader.take(module, "b", len(embedding[f"W_{i}"]))
+    return embedding
 
 
 def _modules(params: Any) -> Modules:
-    """The arrays of every module, of a mapping or a file."""
+    """Arrays by module and leaf name, from a mapping or a file."""
     if isinstance(params, str | Path):
         return _from_npz(local(params, "params"))
-    if not isinstance(params, Mapping) or not all(isinstance(of, Mapping) for of in params.values()):
+    if not isinstance(params, Mapping) or not all(isinstance(leaves, Mapping) for leaves in params.values()):
         raise ValueError(
-            f"params of type {type(params).__name__} must be a mapping of modules to mappings of arrays, or the path "
+            f"params of type {type(params).__name__} must be a mapping from modules to mappings of arrays, or the path "
             "of an .npz file; stack a list of members first: "
             "jax.tree.map(lambda *leaves: numpy.stack(leaves), *params)"
         )
@@ -233,47 +305,60 @@ def _modules(params: Any) -> Modules:
 
 
 def _members(modules: Modules) -> list[Modules]:
-    """The modules of each member, where every array has one axis more than those of one, and all of one size."""
-    arrays = {module: {leaf: np.asarray(value) for leaf, value in of.items()} for module, of in modules.items()}
-    before = {
-        value.shape[: max(value.ndim - AXES.get(leaf, value.ndim), 0)]
-        for of in arrays.values()
-        for leaf, value in of.items()
-    }
-    if len(before) != 1 or len(axes := before.pop()) != 1:
+    """The modules of each member if every array has the same one leading axis; otherwise none."""
+    arrays = {module: {leaf: np.asarray(value) for leaf, value in leaves.items()} for module, leaves in modules.items()}
+    leading_shapes = set()
+    for leaves in arrays.values():
+        for leaf, value in leaves.items():
+            leading = max(value.ndim - AXES.get(leaf, value.ndim), 0)
+            leading_shapes.add(value.shape[:leading])
+    if len(leading_shapes) != 1:
         return []
-    return [{m: {leaf: value[i] for leaf, value in of.items()} for m, of in arrays.items()} for i in range(axes[0])]
+    shape = leading_shapes.pop()
+    if len(shape) != 1:
+        return []
+
+    def member(i: int) -> Modules:
+        return {module: {leaf: value[i] for leaf, value in leaves.items()} for module, leaves in arrays.items()}
+
+    return [member(i) for i in range(shape[0])]
 
 
 def _from_npz(path: Path) -> Modules:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file; give the path of an .npz file whose names are module/leaf")
+        raise FileNotFoundError(f"{path} is not a file; pass the path of an .npz file with arrays named module/leaf")
     with path.open("rb") as file:
-        start = file.read(len(NPY))
-    if not start.startswith(ZIP):
-        raise ValueError(_pickled(path, ".item()" if start == NPY else ""))
+        start = file.read(len(NPY_MAGIC))
+    if not start.startswith(ZIP_MAGIC):
+        raise ValueError(_how_to_convert(path, ".item()" if start == NPY_MAGIC else ""))
     modules: dict[str, dict[str, Any]] = {}
     with np.load(path, allow_pickle=False) as arrays:
         for name in arrays.files:
             try:
                 value = arrays[name]
-            except ValueError as error:  # an array of objects: all parameters, or those of a module
-                one = f"[{name!r}].item()" if len(arrays.files) == 1 and "/" not in name else ".items()"
-                raise ValueError(_pickled(path, one)) from error
+            except ValueError as error:  # a pickled object: all parameters, or those of one module
+                is_whole = len(arrays.files) == 1 and "/" not in name
+                access = f"[{name!r}].item()" if is_whole else ".items()"
+                raise ValueError(_how_to_convert(path, access)) from error
             module, _, leaf = name.rpartition("/")
             modules.setdefault(module, {})[leaf] = value
     return modules
 
 
-def _pickled(path: Path, of: str) -> str:
-    """What is said of a file that only unpickling reads; `of` finds the parameters in what is loaded."""
-    load = f"np.load({str(path)!r}, allow_pickle=True){of}"
-    found = f"{{module: leaves.item() for module, leaves in {load}}}" if of == ".items()" else load
+def _how_to_convert(path: Path, access: str) -> str:
+    """Message for a pickled file: three lines of Python that convert it, for a user who trusts it.
+
+    Args:
+      path: the file.
+      access: the expression that follows `np.load(...)` to reach the parameters.
+    """
+    loaded = f"np.load({str(path)!r}, allow_pickle=True){access}"
+    params = f"{{module: leaves.item() for module, leaves in {loaded}}}" if access == ".items()" else loaded
     names = 'f"{module}/{leaf}": value for module, leaves in params.items() for leaf, value in leaves.items()'
     return (
-        f"{path} is no .npz file of plain arrays, and nothing is unpickled here; where you trust the file, these three "
-        "lines of Python write one, whose path is then given:\n"
+        f"{path} is not an .npz file of plain arrays, and pickled files are never loaded; if you trust the file, "
+        "convert it with these three lines of Python and pass the new path:\n"
         "import numpy as np\n"
-        f"params = {found}\n"
+        f"params = {params}\n"
         f"np.savez({str(path.with_name(f'{path.stem}_arrays.npz'))!r}, **{{{names}}})"
     )

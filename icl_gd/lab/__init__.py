@@ -1,11 +1,11 @@
-"""The runner: from an experiment to its report.
+"""The experiment runner: trains, evaluates and analyses an experiment, judges its claims and writes a report.
 
     from icl_gd import lab
 
     experiment = lab.Experiment(task=lab.Regression(), model=lab.Network(), reference=lab.GradientDescent())
     results = lab.run(experiment, "runs/mine")
 
-`icl_gd` itself does not import it.
+`icl_gd` itself does not import this package.
 """
 
 from icl_gd.lab.config.claims import Claim, claim

@@ -1,16 +1,18 @@
-"""The command of an installed package.
+"""The command of the installed package.
 
-    icl-gd run CONFIG[:VARIANT] [--workdir=DIR] [--config.FIELD=VALUE ...]     from an experiment to its report
-    icl-gd doctor                                                             whether runs will work here
+    icl-gd run CONFIG[:VARIANT] [--workdir=DIR] [--config.FIELD=VALUE ...]     runs an experiment and writes its report
+    icl-gd doctor                                                             checks that runs work on this machine
+    icl-gd --version                                                          prints the version
 
-CONFIG is a file anywhere, or the name of a config that ships. `icl-gd run --help` says what a run takes and leaves, and
-`icl-gd run CONFIG --help` every field of that config, as in:
+CONFIG is a path, or the name of a built-in config. `icl-gd run --help` explains the options and outputs of a run;
+`icl-gd run CONFIG --help` lists all fields of a config. Example:
 
     icl-gd run one_layer:smoke --config.task.n_context=5
 """
 
 import sys
 import time
+from importlib.metadata import version
 
 from icl_gd.lab import command, doctor
 from icl_gd.lab.config.errors import nearest
@@ -20,16 +22,19 @@ HELP = ("--help", "-h", "-help", "help")
 
 
 def main() -> None:
-    """Runs the command line of this process, and ends it."""
+    """Runs the command line of this process, and ends the process with its exit code."""
     began = time.perf_counter()
     word, *words = sys.argv[1:] or ["--help"]
     if word in HELP:
         print(__doc__)
         sys.exit(0)
+    if word == "--version":
+        print(f"icl-gd {version('icl-gd')}")
+        sys.exit(0)
     if word == "doctor":
         sys.exit(doctor.main(words))
     if word != "run":
-        print(f"error: icl-gd {word}: {nearest(word, WORDS)}", file=sys.stderr)
+        print(f"error: icl-gd {word}: unknown command; {nearest(word, WORDS)}", file=sys.stderr)
         sys.exit(2)
     if words and not words[0].startswith("-"):
         words[0] = f"--config={words[0]}"

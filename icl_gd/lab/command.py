@@ -1,15 +1,19 @@
-"""Runs one experiment from config to report.
+"""Runs one experiment, from its config to its report.
 
     python -m experiments.run --config=configs/NAME.py[:VARIANT] [--workdir=DIR] [--profile] [--config.FIELD=VALUE ...]
 
-The workdir (runs/NAME or runs/NAME-VARIANT) receives config.json, metrics.jsonl, TensorBoard events, checkpoints/,
-results.json, figures/ and report.html. Running again resumes an interrupted run and redraws a finished one, and goes
-on with it where `train.steps` was raised; a workdir that holds a run with other settings is refused. Every config has
-the variant `smoke`, which takes seconds. `--profile` prints where the seconds of the run went, stage by stage, and
-writes them to profile.json.
+The run writes config.json, metrics.jsonl, TensorBoard events, checkpoints/, results.json, figures/ and report.html to
+the workdir. Default: runs/NAME or runs/NAME-VARIANT.
 
-Exit codes: 0 done; 1 the run failed (its last good checkpoint is kept); 2 bad input, nothing was written;
-130 and 143 stopped by Ctrl-C or SIGTERM, state saved.
+The same command again resumes an interrupted run, and redraws the figures and report of a finished run. With a larger
+`train.steps` it continues the training of a finished run. A workdir that holds a run with other settings is refused.
+
+Every built-in config has the variant `smoke`, which takes seconds. `--profile` prints the seconds of every stage of the
+run and writes them to profile.json. `--verbose` prints all claims at the end, and not only those that fail.
+`--config=NAME --help` lists all fields of a config.
+
+Exit codes: 0 finished; 1 the run failed, its last good checkpoint is kept; 2 bad input, nothing was written;
+130 and 143 stopped by Ctrl-C or SIGTERM, the state is saved.
 """
 
 import contextlib
@@ -25,8 +29,8 @@ from typing import NoReturn
 import jax
 
 from icl_gd.lab.command_line import help_of, parse
-from icl_gd.lab.config.asked import Run
 from icl_gd.lab.config.errors import ConfigError
+from icl_gd.lab.config.run_request import RunRequest
 from icl_gd.lab.lifecycle import compile_cache, costs, processes, settings
 from icl_gd.lab.lifecycle.devices import check_device, check_placement, check_system
 from icl_gd.lab.lifecycle.monitor import Stop, check_wandb
@@ -36,12 +40,20 @@ from icl_gd.lab.pipeline import carry_out
 from icl_gd.lab.reporting import results
 from icl_gd.training import Interrupted, mesh
 
-# What is renamed when it is complete.
+# Temporary names of files that are renamed when they are complete.
 UNFINISHED = ("*.json*.partial", "report.html.partial", "**/checkpoints/**/*.orbax-checkpoint-tmp*", "figures/.[0-9]*")
 
 
 def main(argv: list[str], began: float | None = None) -> int:
-    """Runs the command line and returns the exit code; a profile counts from `began`, or from here."""
+    """Runs a command line.
+
+    Args:
+      argv: the command line, including the name of the program.
+      began: the reading of `time.perf_counter` at which a profile starts. Default: now.
+
+    Returns:
+      The exit code.
+    """
     began = time.perf_counter() if began is None else began
     if any(word in ("--help", "-h", "-help", "--helpfull", "-?") for word in argv[1:]):
         print(__doc__)
@@ -66,20 +78,20 @@ def main(argv: list[str], began: float | None = None) -> int:
         check_device(run.experiment.precision)
         check_placement(run.experiment)
         check_start(run)
-        with processes.ours(run) as ours:
-            return _execute(ours)
+        with processes.for_this_process(run) as own_run:
+            return _execute(own_run)
     except ConfigError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
 
 
-def _execute(run: Run) -> int:
+def _execute(run: RunRequest) -> int:
     stop = Stop()
     with settings.set_for(run.experiment.precision, quickly=run.variant == "smoke") as cache:
         return _exit_code(run, stop, cache)
 
 
-def _exit_code(run: Run, stop: Stop, cache: compile_cache.Cache) -> int:
+def _exit_code(run: RunRequest, stop: Stop, cache: compile_cache.Cache) -> int:
     try:
         with stop:
             carry_out(run, stop)
@@ -92,10 +104,16 @@ def _exit_code(run: Run, stop: Stop, cache: compile_cache.Cache) -> int:
         return 0
     except Interrupted as interrupted:
         print(cache)
-        print(f"stopped at step {interrupted.step}, saved; the same command resumes from there", file=sys.stderr)
+        print(
+            f"stopped at step {interrupted.step}, which is saved; run the same command again to resume there",
+            file=sys.stderr,
+        )
         return 128 + interrupted.signal
     except KeyboardInterrupt:
-        print("stopped at once; the same command resumes from the last checkpoint, if there is one", file=sys.stderr)
+        print(
+            "stopped at once; run the same command again to resume from the last checkpoint, if there is one",
+            file=sys.stderr,
+        )
         return 128 + (stop.signal or signal.SIGINT)
     except Exception as error:
         if os.environ.get("ICL_GD_TRACEBACK"):
@@ -103,13 +121,13 @@ def _exit_code(run: Run, stop: Stop, cache: compile_cache.Cache) -> int:
         message, kept = " ".join(str(error).split()), "nothing was saved"
         if any(run.workdir.glob("**/checkpoints/**/state")):
             kept = f"the last good checkpoint is kept in {run.workdir}"
-        _leave(run.workdir, traceback.format_exc())
+        _clean_up(run.workdir, traceback.format_exc())
         print(f"error: the run failed: {type(error).__name__}: {message}; {kept}", file=sys.stderr)
         return 1
 
 
-def _leave(workdir: Path, trace: str) -> None:
-    """After a failure: nothing half written, and where it failed, as far as a disk that may be full takes it."""
+def _clean_up(workdir: Path, trace: str) -> None:
+    """After a failure, removes incomplete files and writes the traceback to error.log, if the disk has room for it."""
     for pattern in UNFINISHED:
         for path in workdir.glob(pattern):
             with contextlib.suppress(OSError):
@@ -122,17 +140,17 @@ def _leave(workdir: Path, trace: str) -> None:
             log.unlink()
 
 
-def _in_company() -> bool:
-    """Whether other processes take part in this run."""
-    return jax.distributed.is_initialized()
-
-
 def start(argv: list[str], began: float) -> NoReturn:
-    """Runs the command line as a process of its own, which began at a `time.perf_counter`, and ends it."""
+    """Runs a command line and ends this process with its exit code.
+
+    Args:
+      argv: the command line, including the name of the program.
+      began: the reading of `time.perf_counter` at which the process began.
+    """
     code = main(argv, began)
-    if code > 128 or (code and _in_company()):
-        # JAX's threads may still be at work on what was interrupted; the interpreter must not tear down under them. Nor
-        # may a process that failed wait for the others, which wait for it.
+    if code > 128 or (code and jax.distributed.is_initialized()):
+        # JAX's threads may still run the interrupted computation, and crash if the interpreter is finalised meanwhile.
+        # A failed process of several must not wait for the others either, because they wait for it.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

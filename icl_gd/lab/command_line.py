@@ -1,156 +1,180 @@
-"""From the command line to a checked Run. What is wrong is said in one line, before anything is compiled or written."""
+"""Parses a command line to a validated `RunRequest`. Errors are one line, before anything is compiled or written."""
 
 import difflib
 import inspect
 import re
 import sys
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import absl.logging  # which defines its flags
+import absl.logging  # defines the logging flags
 from absl import flags
 
 import icl_gd.lab.foreign as foreign
 from icl_gd.lab.config import fields as names
-from icl_gd.lab.config.asked import Processes, Run
 from icl_gd.lab.config.errors import ConfigError, nearest, one_line
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.questions import Unfit
 from icl_gd.lab.config.resources import check_memory
+from icl_gd.lab.config.run_request import Processes, RunRequest
 from icl_gd.lab.lifecycle import processes
 from icl_gd.lab.lifecycle.workdirs import check_workdir
 from icl_gd.paths import local
 from icl_gd.schema import said
 
 PACKAGE = Path(__file__).parents[1]
-SHIPPED = PACKAGE / "configs"  # in a wheel; a clone has them beside the package
+SHIPPED = PACKAGE / "configs"  # where a wheel has the built-in configs; a clone has them beside the package
 CONFIGS = SHIPPED if SHIPPED.is_dir() else PACKAGE.parent / "configs"
-OWN = (
+FLAGS = (
     "--config",
     "--workdir",
     "--profile",
+    "--verbose",
     "--help",
     "--config.FIELD",
     *(f"--{name}" for name in processes.FLAGS),
     "--flagfile",
 )
 OF_LOGGING = tuple(flag for flag in flags.FLAGS if flags.FLAGS.find_module_defining_flag(flag) == absl.logging.__name__)
-# Fields of which the smoke variant of a config that is not one of ours has no more than that of the one it is read as.
+# Fields whose values in the smoke variant of a foreign config are at most those of the built-in config's smoke variant.
 SMALL = (
     *("model.n_layers", "train.steps", "train.batch_size", "train.warmup", "train.log_every", "train.checkpoint_every"),
     *("eval.prompts", "seeds", "reference.published_steps"),
 )
 
 
-def parse(argv: list[str]) -> Run:
-    """Reads a command line.
+def parse(argv: list[str]) -> RunRequest:
+    """Parses a command line, checks the run that it requests, and prints notes about it.
+
+    Args:
+      argv: the command line, including the name of the program.
+
+    Returns:
+      The validated request.
 
     Raises:
-      ConfigError: whatever is wrong with it.
+      ConfigError: if the command line is invalid, or the run cannot start on this machine.
     """
     several, words = _processes(_logging(_joined(_with_files(argv[1:]))))
-    profile, words = _profile(words)
+    profile, words = _switch(words, "profile")
+    verbose, words = _switch(words, "verbose")
     path, variant, words = _config_path(words)
     notes: list[str] = []
-    stored = load(path, variant, [word.partition("=")[0].removeprefix("--config.") for word in words], notes)
-    given, left = _overrides(words, stored)
-    experiment = changed(stored, given, notes)
+    base = load(path, variant, [word.partition("=")[0].removeprefix("--config.") for word in words], notes)
+    given, words = _overrides(words, base)
+    experiment = changed(base, given, notes)
     name = path.stem + (f"-{variant}" if variant else "")
-    workdir = _workdir(left) or Path(f"runs/{name}")
+    workdir = _workdir(words) or Path(f"runs/{name}")
     check_memory(experiment)
-    before, after = stored.flat(), experiment.flat()
-    free = {name for name, its in experiment.fields.items() if its.is_free}
-    overridden = tuple(field for field in after if after[field] != before.get(field) and field not in free)
-    run = Run(experiment, path.stem, variant or None, workdir, overridden, several, profile)
-    if several is None:  # of several processes only the first has a workdir
-        check_workdir(run)
+    before, after = base.flat(), experiment.flat()
+    free = {name for name, field in experiment.fields.items() if field.is_free}
+    overridden = tuple(name for name in after if after[name] != before.get(name) and name not in free)
+    request = RunRequest(experiment, path.stem, variant or None, workdir, overridden, several, profile, verbose)
+    if several is None:  # of several processes, only the first one checks the workdir, after they have connected
+        check_workdir(request)
     for note in notes:
         print(f"note: {note}", flush=True)
-    return run
+    return request
 
 
 def changed(experiment: Experiment, given: Mapping[str, str], notes: list[str]) -> Experiment:
-    """An experiment with fields as a command line gives them, in words.
+    """Changes fields of an experiment to values given as text. Claims that are no longer measured are removed.
 
     Args:
-      notes: what is to be said of it is added.
+      experiment: the experiment.
+      given: text by name of the field, as on a command line.
+      notes: messages to the user are appended to this list.
+
+    Returns:
+      The changed experiment.
 
     Raises:
-      ConfigError: if a field or a value will not do.
+      ConfigError: if a field does not exist or does not accept its value, or the parts are inconsistent.
     """
-    given = names.respelt(given, notes.append)
+    given = names.with_current_names(given, notes.append)
+    values = _parsed(given, experiment)
+    # A curriculum with an increase of 0 is accepted if it starts where it ends. It is then no curriculum.
+    constant = {name: stage for name in STAGES if len(stage := values.get(name) or ()) == 3 and stage[1] == 0}
+    values |= dict.fromkeys(constant, ())
+    keeps_claims = "claims" not in given and bool(experiment.claims)
+    result = experiment.change({**values, "claims": ()} if keeps_claims else values, notes.append)
+    _check_constant(result, constant)
+    if not keeps_claims:
+        return result
+    measured = tuple(claim for claim in experiment.claims if result.is_measured(claim.measured))
+    if unmeasured := [claim.id for claim in experiment.claims if claim not in measured]:
+        notes.append(f"claims {', '.join(unmeasured)} are left out: nothing measures them with these settings")
+    return result.change({"claims": measured})
+
+
+def _parsed(given: Mapping[str, str], experiment: Experiment) -> dict[str, Any]:
+    """The values that the text of fields stands for; the text itself for unknown fields.
+
+    Raises:
+      ConfigError: if a text is no value of its field, or an unknown field has a hint.
+    """
     classes = {
-        its.path: its.chooses[given[name]]
-        for name, its in experiment.fields.items()
-        if its.chooses is not None and given.get(name) in its.chooses
+        field.path: field.chooses[given[name]]
+        for name, field in experiment.fields.items()
+        if field.chooses is not None and given.get(name) in field.chooses
     }
     table = names.fields_of(names.classes_of(experiment, classes))
     for name in given:
         if name not in table and (hint := _hint(name, table)):
             raise ConfigError(f"--config.{name}: unknown field; {hint}")
     values = flags.FlagValues()
-    for name, its in table.items():
+    for name, field in table.items():
         if name in given:
-            flags.DEFINE(_Parser(name, its), f"config.{name}", None, its.about, flag_values=values, serializer=None)
+            flags.DEFINE(_Parser(name, field), f"config.{name}", None, field.about, flag_values=values, serializer=None)
     try:
         values(["run", *(f"--config.{name}={text}" for name, text in given.items() if name in table)])
     except flags.IllegalFlagValueError as error:
-        raise error.__context__ or error from None  # what the parser said
-    read: dict[str, Any] = {
-        name: values[f"config.{name}"].value if name in table else text for name, text in given.items()
-    }
-    level = {name: stage for name in STAGES if len(stage := read.get(name) or ()) == 3 and stage[1] == 0}
-    read |= dict.fromkeys(level, ())
-    if "claims" in given or not experiment.claims:
-        return _level(experiment.change(read, notes.append), level)
-    # With fewer analyses some of what the config claims is not measured.
-    changed = _level(experiment.change({**read, "claims": ()}, notes.append), level)
-    measured = tuple(claim for claim in experiment.claims if changed.is_measured(claim.measured))
-    if left := [claim.id for claim in experiment.claims if claim not in measured]:
-        notes.append(f"claims {', '.join(left)} are left out: nothing measures them with these settings")
-    return changed.change({"claims": measured})
+        raise error.__context__ or error from None  # the error of `_Parser`
+    return {name: values[f"config.{name}"].value if name in table else text for name, text in given.items()}
 
 
-# Curricula, with what each ends at.
-STAGES = {"train.active_inputs": ("task.d_input", 0), "train.active_points": ("task.n_context + 1", 1)}
+# Where curricula end: the expression, for messages, and its value for a task.
+STAGES: Mapping[str, tuple[str, Callable[[Any], int]]] = {
+    "train.active_inputs": ("task.d_input", lambda task: task.d_input),
+    "train.active_points": ("task.n_context + 1", lambda task: task.n_context + 1),
+}
 
 
-def _level(experiment: Experiment, level: Mapping[str, tuple]) -> Experiment:
-    """The experiment, whose curricula with an increase of 0 are none: they start where they would end.
+def _check_constant(experiment: Experiment, constant: Mapping[str, tuple]) -> None:
+    """Checks that curricula with an increase of 0 start where they end, in every population.
 
     Raises:
       ConfigError: if one does not.
     """
-    for name, stage in level.items():
-        end, more = STAGES[name]
-        for law in (one.law_of_training for _, one in experiment.in_turn()):
-            at = (law.n_context if more else law.d_input) + more
-            if stage[0] != at:
+    for name, stage in constant.items():
+        expression, end_of = STAGES[name]
+        for _, one in experiment.in_turn():
+            end = end_of(one.law_of_training)
+            if stage[0] != end:
                 raise ConfigError(
-                    f"{name}={stage}: with an increase of 0 it never ends at {end}={at}; an increase of at "
-                    f"least 1, a start at {at}, or () is accepted"
+                    f"{name}={stage}: with an increase of 0 it never ends at {expression}={end}; give an increase of "
+                    f"at least 1, a start of {end}, or () for no curriculum"
                 )
-    return experiment
 
 
 def _hint(name: str, known: Collection[str]) -> str | None:
-    """What a name of another codebase is here."""
-    if said_of := foreign.said_of(name):
-        return said_of
-    ours = foreign.meant(name, known)
-    return ours and f"did you mean {ours}?"
+    """A hint for a name from another codebase; None if the name is not known."""
+    if advice := foreign.advice(name):
+        return advice
+    field = foreign.equivalent_field(name, known)
+    return field and f"did you mean {field}?"
 
 
 class _Parser(flags.ArgumentParser):
-    """Reads the words of one field."""
+    """Parses the text of one field."""
 
     def __init__(self, name: str, field: names.Field):
         self._name, self._field, self.syntactic_help = name, field, said(field.hint)
 
     def parse(self, argument: Any) -> Any:
-        """The value that a command line gives; absl asks with None and with what is parsed already, too."""
+        """The value of a text. absl also calls this with None and with parsed values, which are returned unchanged."""
         return names.read(self._name, self._field, argument) if isinstance(argument, str) else argument
 
     def flag_type(self) -> str:
@@ -158,19 +182,33 @@ class _Parser(flags.ArgumentParser):
 
 
 def help_of(argv: list[str]) -> str:
-    """Every field of the config that a command line names, with its value, what it accepts and what it is."""
+    """The help text for the config of a command line: its fields, with value, accepted values and documentation.
+
+    Args:
+      argv: the command line, including the name of the program.
+
+    Returns:
+      The text; a hint if the command line names no config.
+    """
     try:
         path, variant, _ = _config_path(
             _joined([word for word in _with_files(argv[1:]) if word.startswith("--config=")])
         )
         experiment = load(path, variant)
     except ConfigError:
-        return "Every field of a config, with what it accepts: --config=FILE[:VARIANT] --help\n"
-    lines = [f"Fields of {path.name}{f':{variant}' * bool(variant)}:\n"]
-    for name, its in experiment.fields.items():
+        return "To list all fields of a config with their accepted values: --config=FILE[:VARIANT] --help\n"
+    lines = [f"Fields of {_with_variant(path.name, variant)}:\n"]
+    for name, field in experiment.fields.items():
         value = experiment[name] if name != "claims" else f"... ({len(experiment.claims)}; () for none)"
-        lines.append(f"  --config.{name}={_shown(value)}\n      {said(its.hint)}. {its.about}".rstrip(". ") + ".")
+        lines.append(f"  --config.{name}={_shown(value)}")
+        about = field.about[:1].upper() + field.about[1:]
+        text = f"{said(field.hint)}. {about}".rstrip()
+        lines.append(f"      {text}" if text.endswith(".") else f"      {text}.")
     return "\n".join(lines) + "\n"
+
+
+def _with_variant(config: str | Path, variant: str) -> str:
+    return f"{config}:{variant}" if variant else str(config)
 
 
 def _shown(value: Any) -> str:
@@ -178,62 +216,79 @@ def _shown(value: Any) -> str:
 
 
 def _with_files(words: list[str]) -> list[str]:
-    """The words, with those of the files that `--flagfile` names in its place, as absl reads them.
+    """The words, with every `--flagfile=FILE` replaced by the flags in that file.
 
     Raises:
-      ConfigError: if there is no such file.
+      ConfigError: if a file does not exist or cannot be read.
     """
     try:
         return flags.FlagValues().read_flags_from_files(words)
     except (flags.Error, OSError, ValueError) as error:
         why = one_line(error).rpartition("flagfile: ")[2]
-        raise ConfigError(f"--flagfile: {why}; accepted: a file with one flag a line, # before comments") from error
+        raise ConfigError(
+            f"--flagfile: {why}; give a text file with one flag per line, and # before comments"
+        ) from error
 
 
 def _logging(words: list[str]) -> list[str]:
-    """Gives absl the flags of its logging, which it acts on; the words that are left.
+    """Applies the logging flags of absl, and returns the other words.
 
     Raises:
       ConfigError: if absl does not accept a value.
     """
-    is_its = lambda word: word.removeprefix("--").partition("=")[0].removeprefix("no") in OF_LOGGING
+    own, others = [], []
+    for word in words:
+        name = word.removeprefix("--").partition("=")[0].removeprefix("no")
+        (own if name in OF_LOGGING else others).append(word)
     values = flags.FlagValues()
-    for its in {flags.FLAGS[name] for name in OF_LOGGING}:
-        values[its.name] = its
+    for flag in {flags.FLAGS[name] for name in OF_LOGGING}:
+        values[flag.name] = flag
     try:
-        values(["run", *filter(is_its, words)])
+        values(["run", *own])
     except (flags.Error, ValueError) as error:
         raise ConfigError(one_line(error)) from error
-    return [word for word in words if not is_its(word)]
+    return others
+
+
+def _take(words: list[str], *flags_: str) -> tuple[dict[str, str], list[str]]:
+    """The values of some flags, by name, and the other words. If a flag is given several times, the last one counts."""
+    given, others = {}, []
+    for word in words:
+        flag, _, value = word.removeprefix("--").partition("=")
+        if flag in flags_:
+            given[flag] = value
+        else:
+            others.append(word)
+    return given, others
 
 
 def _processes(words: list[str]) -> tuple[Processes | None, list[str]]:
-    """What the command line says of processes, and the words that are left."""
-    given = {}
-    for word in words:
-        flag, _, value = word.removeprefix("--").partition("=")
-        if flag in processes.FLAGS:
-            given[flag] = value
-    left = [word for word in words if word.removeprefix("--").partition("=")[0] not in processes.FLAGS]
-    return processes.processes_of(given), left
+    """The processes that a command line gives, and the other words."""
+    given, others = _take(words, *processes.FLAGS)
+    return processes.processes_of(given), others
 
 
-def _profile(words: list[str]) -> tuple[bool, list[str]]:
-    """Whether the command line asks for a profile, and the words that are left."""
-    given = [word.partition("=")[2].lower() for word in words if word.partition("=")[0] == "--profile"]
-    if given and given[-1] not in ("", "true", "false"):
-        raise ConfigError(f"--profile={given[-1]}: true or false is accepted")
-    return bool(given) and given[-1] != "false", [word for word in words if word.partition("=")[0] != "--profile"]
+def _switch(words: list[str], flag: str) -> tuple[bool, list[str]]:
+    """Whether a boolean flag is given, and the other words."""
+    given, others = _take(words, flag)
+    value = given.get(flag, "false").lower()
+    if value not in ("", "true", "false"):
+        raise ConfigError(f"--{flag}={value}: must be true or false")
+    return value != "false", others
 
 
 def _workdir(words: list[str]) -> Path | None:
-    given = [word.partition("=")[2] for word in words if word.partition("=")[0] == "--workdir"]
-    if given and not given[-1]:
+    """The workdir that a command line gives, or None."""
+    given, _ = _take(words, "workdir")
+    if "workdir" not in given:
+        return None
+    if not given["workdir"]:
         raise ConfigError("--workdir is empty; give a directory: --workdir=DIR")
-    return _local(given[-1], "--workdir") if given else None
+    return _local(given["workdir"], "--workdir")
 
 
 def _local(path: str, name: str) -> Path:
+    """The path of a local file or directory; `name` is the flag, for error messages."""
     try:
         return local(path, name)
     except ValueError as error:
@@ -241,14 +296,14 @@ def _local(path: str, name: str) -> Path:
 
 
 def _joined(words: list[str]) -> list[str]:
-    """Every flag as one word `--FLAG=VALUE`, so that neither order nor spelling matters afterwards."""
+    """Every flag as one word `--FLAG=VALUE`, whether it was written with one dash or two, and with or without `=`."""
     joined, words = [], list(words)
     while words:
         word = words.pop(0)
         if not re.match(r"--?\w", word):
-            raise ConfigError(f"stray argument {word!r}: settings are given as --config.FIELD=VALUE")
+            raise ConfigError(f"stray argument {word!r}: give settings as --config.FIELD=VALUE")
         word = "--" + word.lstrip("-")
-        # A value may start with one dash (-5), a flag given with two is the next flag. A lone flag may be a bool.
+        # A value may start with one dash (-5); a word with two dashes is the next flag. A boolean flag needs no value.
         if "=" not in word and words and not re.match(r"--\w|-[a-z]", words[0]) and not word.startswith("--noconfig."):
             word += "=" + words.pop(0)
         joined.append(word)
@@ -256,56 +311,69 @@ def _joined(words: list[str]) -> list[str]:
 
 
 def _config_path(words: list[str]) -> tuple[Path, str, list[str]]:
-    """The config file and variant named on the command line, and the words that are left."""
-    given = [word.partition("=")[2] for word in words if word.partition("=")[0] == "--config"]
+    """The config file and the variant that a command line names, and the other words."""
+    given, others = _take(words, "config")
     shipped = sorted(path.stem for path in CONFIGS.glob("*.py") if not path.stem.startswith("_"))
-    if not given or not given[-1]:
-        raise ConfigError(f"--config is missing: --config=FILE[:VARIANT], a file, or one of {', '.join(shipped)}")
-    file, colon, variant = given[-1].partition(":")
+    if not given.get("config"):
+        raise ConfigError(
+            f"--config is missing: give --config=FILE[:VARIANT], where FILE is a path or one of {', '.join(shipped)}"
+        )
+    file, colon, variant = given["config"].partition(":")
     if colon and not variant:
-        raise ConfigError(f"--config={given[-1]}: the variant after the colon is empty; leave the colon out for none")
+        raise ConfigError(f"--config={file}:: the variant after the colon is empty; give --config={file} for none")
     path = CONFIGS / f"{file}.py" if file in shipped else _local(file, "--config")
     try:
-        found = path.is_file()
-    except (OSError, ValueError):  # a name no file can have
-        found = False
-    if not found and path.stem in shipped:
-        raise ConfigError(f"--config={file}: no such file in {Path.cwd()}; did you mean {path.stem}, which ships?")
-    if not found:
-        raise ConfigError(f"--config={file}: no such file; {nearest(path.stem, shipped)}, or a file of your own")
-    return path, variant, [word for word in words if word.partition("=")[0] != "--config"]
+        exists = path.is_file()
+    except (OSError, ValueError):  # not a valid file name
+        exists = False
+    if not exists and path.stem in shipped:
+        raise ConfigError(
+            f"--config={file}: no such file in {Path.cwd()}; did you mean {path.stem}, which is a built-in config?"
+        )
+    if not exists:
+        raise ConfigError(f"--config={file}: no such file; {nearest(path.stem, shipped)}, or the path of a config file")
+    return path, variant, others
 
 
 def load(path: Path, variant: str = "", given: Collection[str] = (), notes: list[str] | None = None) -> Experiment:
-    """The experiment that a config file gives, which is executed once; one of another codebase is read (`foreign`).
+    """Loads the experiment of a config file by executing the file. A foreign config is converted, see `foreign`.
 
     Args:
-      given: fields that a command line gives, for which a config of another codebase needs no value.
-      notes: what is to be said of it is added.
+      path: a Python file, or a YAML file of Garg et al.
+      variant: the variant of the config; empty for the config itself.
+      given: fields that the command line sets, so that a foreign config needs no convertible value for them.
+      notes: messages to the user are appended to this list. Default: they are dropped.
+
+    Returns:
+      The experiment.
 
     Raises:
-      ConfigError: if it is no config file, or has no such variant.
+      ConfigError: if the file is not a config, or has no such variant.
     """
     notes = [] if notes is None else notes
     if path.suffix in (".yaml", ".yml"):
-        return _of_theirs(path, variant, foreign.of_yaml(path), given, notes)
+        return _converted(path, variant, foreign.from_yaml(path), given, notes)
     module = types.ModuleType(f"icl_gd_config_{path.stem}")
     module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # where annotations of the classes it may define are looked up
-    sys.path.insert(0, str(path.parent.absolute()))  # as of a script, for what lies beside it
+    sys.modules[module.__name__] = module  # type hints of dataclasses in the file are resolved there
+    sys.path.insert(0, str(path.parent.absolute()))  # the file may import modules of its directory, like a script
     try:
         exec(compile(path.read_text(), str(path), "exec"), vars(module))  # unlike an import, leaves no __pycache__
-        settings = getattr(module, "config", None)  # that of von Oswald et al. is no function's
+        settings = getattr(module, "config", None)  # von Oswald et al. have a variable instead of a function
         if not hasattr(module, "get_config") and foreign.is_mapping(settings):
-            return _of_theirs(path, variant, foreign.flat(settings), given, notes)
+            return _converted(path, variant, foreign.flat(settings), given, notes)
         get_config = module.get_config
     except ConfigError:
         raise
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--config={path} imports {error.name}, which is not installed: pip install {error.name}"
+        ) from error
     except (Exception, SystemExit) as error:
         missing = isinstance(error, AttributeError) and "get_config" in str(error)
         why = "" if missing else f": {one_line(error)}"
         raise ConfigError(
-            f"--config={path} is not a config file (it needs get_config() or get_config(variant)){why}"
+            f"--config={path} is not a config file: it must define get_config() or get_config(variant){why}"
         ) from error
     finally:
         sys.path.remove(str(path.parent.absolute()))
@@ -313,34 +381,34 @@ def load(path: Path, variant: str = "", given: Collection[str] = (), notes: list
     if variant and variants is not None and variant not in variants:
         raise ConfigError(f"--config={path}:{variant}: unknown variant {variant!r}; {nearest(variant, variants)}")
     try:
-        alone = not inspect.signature(get_config).parameters
-        experiment = get_config() if alone else get_config(variant)
+        takes_variant = bool(inspect.signature(get_config).parameters)
+        experiment = get_config(variant) if takes_variant else get_config()
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"--config={path}{f':{variant}' * bool(variant)}: {one_line(error)}") from error
+        raise ConfigError(f"--config={_with_variant(path, variant)}: {one_line(error)}") from error
     if foreign.is_mapping(experiment):
-        return _of_theirs(path, variant if alone else "", foreign.flat(experiment), given, notes)
-    if alone and variant:
-        raise ConfigError(f"--config={path}:{variant}: its get_config takes no variant; --config={path} is accepted")
+        return _converted(path, "" if takes_variant else variant, foreign.flat(experiment), given, notes)
+    if variant and not takes_variant:
+        raise ConfigError(f"--config={path}:{variant}: its get_config takes no variant; give --config={path}")
     if not isinstance(experiment, Experiment):
         raise ConfigError(
-            f"--config={path}: get_config gives a {type(experiment).__name__}, it must give an Experiment"
+            f"--config={path}: get_config returns {type(experiment).__name__}; it must return an Experiment"
         )
     return experiment
 
 
-def _of_theirs(
-    path: Path, variant: str, settings: foreign.Theirs, given: Collection[str], notes: list[str]
+def _converted(
+    path: Path, variant: str, settings: foreign.Settings, given: Collection[str], notes: list[str]
 ) -> Experiment:
-    """A config of another codebase as the one that ships which it changes; its variant smoke is as small as that one's.
+    """The experiment of a foreign config. Its smoke variant is as small as that of the built-in config it is based on.
 
     Raises:
-      ConfigError: if there is nothing here that is the same.
+      ConfigError: if the config cannot be converted.
     """
     if variant not in ("", "smoke"):
         raise ConfigError(f"--config={path}:{variant}: unknown variant {variant!r}; {nearest(variant, ['smoke'])}")
-    read = foreign.read(settings, f"--config={path}", given)
-    notes += read.notes
-    base, values = load(CONFIGS / f"{read.base}.py", variant), dict(read.values)
+    conversion = foreign.read(settings, f"--config={path}", given)
+    notes += conversion.notes
+    base, values = load(CONFIGS / f"{conversion.base}.py", variant), dict(conversion.values)
     for name in SMALL if variant else ():
         if name in values and not (name == "model.n_layers" and isinstance(values.get("model.attention"), tuple)):
             values[name] = min(values[name], base[name])
@@ -350,8 +418,8 @@ def _of_theirs(
     except ConfigError as error:
         raise ConfigError(f"--config={path}: {error}") from error
     fit = tuple(analysis.name for analysis in base.analyses if _is_fit(analysis, bare))
-    if left := [name for name in base.asked if name not in fit]:
-        notes.append(f"analyses {', '.join(left)} are left out: they cannot be asked of these settings")
+    if unfit := [name for name in base.asked if name not in fit]:
+        notes.append(f"analyses {', '.join(unfit)} are left out: they do not apply to these settings")
     return bare.change({"analyses": fit})
 
 
@@ -364,30 +432,39 @@ def _is_fit(analysis: Any, experiment: Experiment) -> bool:
 
 
 def _overrides(words: list[str], experiment: Experiment) -> tuple[dict[str, str], list[str]]:
-    """Fields given on the command line, as words; the last one counts; and the words that are left.
+    """The text of every field that a command line gives, by name, and the other words.
+
+    If a field is given several times, the last one counts.
 
     Raises:
-      ConfigError: at a flag that there is not, with the nearest one.
+      ConfigError: if there is an unknown flag, or a field without a value.
     """
     given: dict[str, str] = {}
-    left = []
+    others = []
     known = experiment.fields
     for word in words:
         flag, equals, value = word.removeprefix("--").partition("=")
-        if not flag.startswith(("config.", "noconfig.")):
-            if flag != "workdir":
-                if said_of := foreign.said_of(flag):
-                    raise ConfigError(f"--{flag}: unknown flag; {said_of}")
-                alike = [name for name in known if flag.split(".")[-1] == name.split(".")[-1]]
-                near = difflib.get_close_matches(flag, alike, 1, 0.0) or [foreign.meant(flag, known)]
-                hint = f"did you mean --config.{near[0]}?" if near[0] else nearest(f"--{flag}", OWN)
-                raise ConfigError(f"--{flag}: unknown flag; {hint}")
-            left.append(word)
+        if flag == "workdir":
+            others.append(word)
             continue
+        if not flag.startswith(("config.", "noconfig.")):
+            raise ConfigError(f"--{flag}: unknown flag; {_hint_for_flag(flag, known)}")
         name = flag.removeprefix("no").removeprefix("config.")
         if not equals:
             if name in known and not isinstance(experiment[name], bool):
                 raise ConfigError(f"--{flag} needs a value: --config.{name}=VALUE")
             value = "false" if flag.startswith("no") else "true"
         given[name] = value
-    return given, left
+    return given, others
+
+
+def _hint_for_flag(flag: str, known: Collection[str]) -> str:
+    """A hint for an unknown flag: a field without `--config.`, a name from another codebase, or a similar flag."""
+    if flag in known:
+        return f"did you mean --config.{flag}?"
+    if advice := foreign.advice(flag):
+        return advice
+    same_leaf = [name for name in known if flag.split(".")[-1] == name.split(".")[-1]]
+    near = difflib.get_close_matches(flag, same_leaf, 1, 0.0)
+    field = near[0] if near else foreign.equivalent_field(flag, known)
+    return f"did you mean --config.{field}?" if field else nearest(f"--{flag}", FLAGS)

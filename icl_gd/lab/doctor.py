@@ -1,8 +1,9 @@
-"""Says whether runs will work here: versions, devices, precision, compilation cache, writable paths, one training step.
+"""Checks that runs work on this machine: system, versions, devices, precision, memory, cache, paths, a training step.
 
     python -m experiments.doctor
 
-Prints a line for each, those that fail marked. Exit codes: 0 all is well; 1 something is not.
+Prints one line per check, which starts with "ok" or "FAILS". Exit codes: 0 all checks passed; 1 a check failed; 2 bad
+input.
 """
 
 import os
@@ -15,85 +16,96 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from icl_gd.lab.config.errors import ConfigError
-from icl_gd.lab.config.resources import memory_there
+from icl_gd.lab.config.resources import available_memory
 from icl_gd.lab.lifecycle.devices import INSTALL, check_device, check_system, unused_gpus, why_not
 from icl_gd.lab.reporting.results import PACKAGES
 
 
-class Unwell(Exception):
-    """What a check found wrong, and what would help."""
+class CheckFailed(Exception):
+    """A check failed. The message says what is wrong and how to fix it."""
 
 
 def system() -> str:
+    """The operating system; fails if it is not supported."""
     try:
         check_system()
     except ConfigError as error:
-        raise Unwell(str(error)) from error
+        raise CheckFailed(str(error)) from error
     return f"{platform.system()} {platform.release()} ({platform.machine()})"
 
 
 def memory() -> str:
-    there, by = memory_there()
-    return f"{there / 2**30:.3g} GiB, of {by}"
+    """The memory that a run may use."""
+    available, owner = available_memory()
+    return f"{available / 2**30:.3g} GiB (limit of {owner})"
 
 
 def versions() -> str:
+    """The versions of Python and of the packages; fails if one is not installed."""
     missing = []
-    found = [f"python {platform.python_version()}"]
+    installed = [f"python {platform.python_version()}"]
     for name in PACKAGES:
         try:
-            found.append(f"{name} {version(name)}")
+            installed.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             missing.append(name)
     if missing:
-        raise Unwell(f"not installed: {', '.join(missing)}; python -m pip install -e .")
-    return ", ".join(found)
+        raise CheckFailed(f"not installed: {', '.join(missing)}; run python -m pip install -e .")
+    return ", ".join(installed)
 
 
 def devices() -> str:
+    """The devices of JAX; fails if JAX has none, or cannot use the GPUs of this machine."""
     try:
-        found = check_device("float32")
+        device = check_device("float32")
     except ConfigError as error:
-        raise Unwell(str(error)) from error
+        raise CheckFailed(str(error)) from error
     if unused := unused_gpus():
-        raise Unwell(unused)
+        raise CheckFailed(unused)
     import jax
 
-    names = f"{jax.device_count()} x {jax.devices()[0].device_kind} ({found})"
-    return names + (f"; no accelerator: runs use the CPU ({INSTALL['gpu']}; {INSTALL['tpu']})" * (found == "cpu"))
+    names = f"{jax.device_count()} x {jax.devices()[0].device_kind} ({device})"
+    if device == "cpu":
+        names += f"; no accelerator, so runs use the CPU ({INSTALL['gpu']}; {INSTALL['tpu']})"
+    return names
 
 
 def precision() -> str:
+    """The default precision with the error of a matrix product, and whether float64 is available."""
     import jax
     import jax.numpy as jnp
 
-    why = why_not(jax.devices()[0].platform, "float64")
+    default = "float32, with matrix products at the highest precision"
+    if why := why_not(jax.devices()[0].platform, "float64"):
+        return f"{default}; --config.precision=float64: {why}"
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         a = jnp.full((64, 64), 1 / 3)
-        error = "" if why else f"{float(abs(a.astype(jnp.float32) @ a.astype(jnp.float32) - a @ a).max()):.1g}"
-    default = "float32, products at the highest precision" + f" (error of a product {error})" * bool(error)
-    return f"{default}; --config.precision=float64: {why or 'available'}"
+        error = float(abs(a.astype(jnp.float32) @ a.astype(jnp.float32) - a @ a).max())
+    return f"{default} (error of a product: {error:.1g}); --config.precision=float64: available"
 
 
 def cache() -> str:
+    """The directory of the compilation cache; fails if it is not writable."""
     from icl_gd.lab.lifecycle.compile_cache import cache_directory, why_unusable
 
     directory = cache_directory()
     why = why_unusable(directory)
     if why:
-        raise Unwell(f"{why}; runs compile everything again; set JAX_COMPILATION_CACHE_DIR to a directory of yours")
+        raise CheckFailed(f"{why}, so every run compiles again; set JAX_COMPILATION_CACHE_DIR to a writable directory")
     return f"{directory}, {sum(1 for _ in directory.glob('*-cache'))} programs"
 
 
 def paths() -> str:
+    """The default directory of runs; fails if it is not writable."""
     runs = Path("runs").absolute()
-    above = runs if runs.exists() else runs.parent
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise Unwell(f"{above} cannot be written; start runs elsewhere, or give them --workdir=DIR")
-    return f"{runs} can be written"
+    existing = runs if runs.exists() else runs.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise CheckFailed(f"{existing} is not writable; start runs in another directory, or give --workdir=DIR")
+    return f"{runs} is writable"
 
 
 def step() -> str:
+    """The time of one training step with saving and loading; fails if its loss is not finite."""
     import jax.numpy as jnp
 
     import icl_gd
@@ -110,9 +122,9 @@ def step() -> str:
         )
         icl_gd.load(directory)
     if not bool(jnp.all(jnp.isfinite(losses[0]))):
-        raise Unwell(f"the loss of one training step is {losses[0]}")
+        raise CheckFailed(f"the loss of one training step is not finite: {losses[0]}")
     seconds = time.monotonic() - began
-    return f"trained, saved and loaded in {seconds:.1f} s, compilation included; loss {float(losses[0].mean()):.3g}"
+    return f"trained, saved and loaded in {seconds:.1f} s, including compilation; loss {float(losses[0].mean()):.3g}"
 
 
 CHECKS: dict[str, Callable[[], str]] = {
@@ -128,24 +140,30 @@ CHECKS: dict[str, Callable[[], str]] = {
 
 
 def main(words: Sequence[str] = ()) -> int:
-    """Runs every check and returns the exit code. Without a device, what needs one is not tried."""
+    """Runs all checks and prints their results. Checks that need a device are skipped if there is none.
+
+    Args:
+      words: the command line after the name of the program: nothing, or --help.
+
+    Returns:
+      The exit code.
+    """
+    if list(words) in (["--help"], ["-h"]):
+        print(__doc__)
+        return 0
     if words:
-        asks_help = list(words) in (["--help"], ["-h"])
-        print(
-            __doc__ if asks_help else f"error: {' '.join(words)}: accepted is nothing, or --help",
-            file=sys.stdout if asks_help else sys.stderr,
-        )
-        return 0 if asks_help else 2
-    well, there = True, True
+        print(f"error: {' '.join(words)}: doctor takes no arguments except --help", file=sys.stderr)
+        return 2
+    well, has_device = True, True
     for name, check in CHECKS.items():
-        if not there and check in (precision, step):
+        if not has_device and check in (precision, step):
             continue
         try:
             print(f"ok     {name}: {check()}", flush=True)
         except Exception as error:
             well = False
-            said = str(error) if isinstance(error, Unwell) else f"{type(error).__name__}: {error}"
-            print(f"FAILS  {name}: {' '.join(said.split())}", flush=True)
-            there = there and check is not devices
-    print("all is well" if well else "not well: see the lines that fail")
+            message = str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
+            print(f"FAILS  {name}: {' '.join(message.split())}", flush=True)
+            has_device = has_device and check is not devices
+    print("all checks passed" if well else "some checks failed: see the lines that start with FAILS")
     return 0 if well else 1

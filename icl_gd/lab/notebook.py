@@ -1,12 +1,12 @@
-"""A run from Python: an experiment to its results, in a process that is left as it was."""
+"""Runs an experiment from Python, for example in a notebook, and restores the settings of the process afterwards."""
 
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from icl_gd.lab.config.asked import Run
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.resources import check_memory
+from icl_gd.lab.config.run_request import RunRequest
 from icl_gd.lab.lifecycle import settings
 from icl_gd.lab.lifecycle.devices import check_device, check_placement, check_system
 from icl_gd.lab.lifecycle.monitor import Stop, check_wandb
@@ -17,32 +17,37 @@ from icl_gd.paths import local
 
 
 def run(experiment: Experiment, workdir: str | Path | None = None, *, name: str = "experiment") -> dict[str, Any]:
-    """Carries out an experiment, or goes on with it where it was interrupted, and gives its results.
+    """Runs an experiment and returns its results. An interrupted run is resumed by the same call.
 
-    Precision, warnings and verbosity of the process are afterwards what they were before.
+    JAX's precision, warnings and logging are restored afterwards.
 
     Args:
-      workdir: where everything is left that a run leaves; a directory that is removed afterwards when left out.
-      name: of the experiment, as results.json has it.
+      experiment: the experiment.
+      workdir: the directory for all outputs of the run. Default: a temporary directory, removed afterwards.
+      name: the name of the experiment in results.json.
 
     Returns:
-      The content of results.json: metrics, curves, arrays, sweep, claims.
+      The content of results.json: metrics, curves, arrays, sweep and claims.
 
     Raises:
-      ConfigError: if the experiment does not fit this machine, or the workdir holds another run.
-      Interrupted: when a signal asked for it; the same call goes on from there.
+      ConfigError: if this machine cannot run the experiment, or the workdir holds another run.
+      Interrupted: if a signal stopped the run.
     """
     if workdir is None:
         with tempfile.TemporaryDirectory() as scratch:
-            return run(experiment, Path(scratch) / "run", name=name)
+            return _run(RunRequest(experiment, name, None, Path(scratch) / "run", temporary=True))
+    return _run(RunRequest(experiment, name, None, local(workdir, "workdir")))
+
+
+def _run(request: RunRequest) -> dict[str, Any]:
+    experiment = request.experiment
     check_system()
-    asked = Run(experiment, name, None, local(workdir, "workdir"))
     experiment.reference.check_here()
     check_wandb(experiment.train.wandb)
     check_memory(experiment)
     check_device(experiment.precision)
     check_placement(experiment)
-    check_start(asked)
-    check_workdir(asked)
-    with held(asked.workdir), settings.set_for(experiment.precision, quickly=False), Stop() as stop:
-        return carry_out(asked, stop)
+    check_start(request)
+    check_workdir(request)
+    with held(request.workdir), settings.set_for(experiment.precision, quickly=False), Stop() as stop:
+        return carry_out(request, stop)

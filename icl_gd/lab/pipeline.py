@@ -1,13 +1,17 @@
-"""From a checked request to its report: train, evaluate, analyse, judge, draw.
+"""The pipeline of a run: train, evaluate, analyse, test claims, draw.
 
-One population is trained after another where an experiment sweeps over sizes; where members of a population differ, its
-metrics are taken combination by combination. A sweep leaves its metrics in `sweep`, one entry a combination; `metrics`,
-and the curves and arrays of single populations, stay empty, because a mean over combinations would mean nothing.
+A sweep over sizes trains one population after another. A sweep over rates trains one population whose members differ.
+Both write their metrics to `sweep`, one entry per combination of swept values. Then `metrics`, and the curves and
+arrays of single populations, stay empty: a mean over combinations has no meaning.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -15,15 +19,16 @@ import numpy as np
 
 from icl_gd import analysis
 from icl_gd.lab.config import sweeps
-from icl_gd.lab.config.asked import Run
 from icl_gd.lab.config.experiment import Experiment
-from icl_gd.lab.config.questions import shipped
+from icl_gd.lab.config.questions import Picture, is_recorded, shipped
+from icl_gd.lab.config.run_request import RunRequest
 from icl_gd.lab.evaluation import pictures
 from icl_gd.lab.evaluation.measured import CURVES, Evaluation, Records, Setting, held_out_key
 from icl_gd.lab.lifecycle import costs, monitor, resume
 from icl_gd.lab.lifecycle.seconds import Seconds
 from icl_gd.lab.lifecycle.start import weights_of
 from icl_gd.lab.reporting import report, results
+from icl_gd.lab.reporting.answer import answer
 from icl_gd.models import TransformerConfig
 from icl_gd.programs import brief
 from icl_gd.tasks import draw_prompts
@@ -31,22 +36,26 @@ from icl_gd.training import Interrupted, Population, TrainSettings, initialise, 
 from icl_gd.training.checkpoint import nested
 
 Results = dict[str, Any]  # metrics, curves, arrays and sweep, as in results.json
-Watch = Callable[[Any], Mapping[str, np.ndarray]]  # parameters of all members to metrics [member]
+Watch = Callable[[Any], Mapping[str, np.ndarray]]  # from parameters of all members to metrics [member]
 
 
-def carry_out(run: Run, stop: monitor.Stop) -> Results:
-    """Carries out a run from start (or from its last checkpoint) to report; a finished run is only drawn again.
+def carry_out(run: RunRequest, stop: monitor.Stop) -> Results:
+    """Runs an experiment from its start, or from its last checkpoint, to the report. Redraws a finished run.
+
+    Args:
+      run: a validated request; its workdir is locked by the caller.
+      stop: polled for signals.
 
     Returns:
       The content of results.json.
 
     Raises:
-      Interrupted: when a signal asked for it.
+      Interrupted: if a signal stopped the run. The state is saved.
     """
     workdir, stored = run.workdir, nested(run.experiment.flat())
     done = resume.finished(workdir, stored)
     if mesh.broadcast_from_primary(done is not None):
-        if done is not None:  # or another process has it
+        if done is not None:  # only the primary process reads the workdir
             print(f"{workdir} holds a finished run; drawing its figures and report again")
             present(run, done)
         return done or {}
@@ -55,10 +64,10 @@ def carry_out(run: Run, stop: monitor.Stop) -> Results:
     about = {"experiment": run.name, "variant": run.variant, **results.provenance(run.experiment.precision)}
     resume.store(workdir, {**about, "resolved": run.experiment.resolved()}, stored)
     costs.stage("references")
-    found = _in_turn(run, stop, seconds)
+    measured = _in_turn(run, stop, seconds)
     spent = seconds.read()
     seconds.keep()
-    done = {**about, "steps": stored["train"]["steps"], "wall_seconds": spent["training"] + spent["rest"], **found}
+    done = {**about, "steps": stored["train"]["steps"], "wall_seconds": spent["training"] + spent["rest"], **measured}
     done |= {"seconds": spent} | ({"resumed_at": resumed} if resumed else {})
     done["claims"] = results.check_claims(run.experiment.claims, done, run.overridden)
     results.write_json(workdir / "results.json", done)
@@ -67,35 +76,85 @@ def carry_out(run: Run, stop: monitor.Stop) -> Results:
     return done
 
 
-def present(run: Run, done: Results) -> None:
-    """Draws figures and report from the results alone, and prints what holds."""
+def present(run: RunRequest, done: Results) -> None:
+    """Draws the figures and the report from the results alone, and prints the summary."""
     costs.stage("drawing")
-    own = [picture for its in run.experiment.analyses if its.name not in shipped() for picture in its.figures]
+    own = [figure for one in run.experiment.analyses if one.name not in shipped() for figure in one.figures]
     captions = pictures.draw(done, run.workdir / "figures", own)
-    page = report.write_report(run.workdir, done, nested(run.experiment.flat()), captions)
-    for claim in done["claims"]:
-        value = "nan" if claim["value"] is None else f"{claim['value']:.5g}"
-        print(f"{'holds' if claim['holds'] else 'FAILS'}  {claim['id']:<28} {value:>10}  {claim['statement']}")
-    print(f"report: {page}")
+    page = report.write_report(run.workdir, done, nested(run.experiment.flat()), captions, _sections(run.experiment))
+    print(summary(done, run.verbose))
+    if not run.temporary:
+        print(f"report: {page}")
 
 
-def _in_turn(run: Run, stop: monitor.Stop, seconds: Seconds) -> Results:
-    """Results of all populations."""
-    found: Results = {"metrics": {}, "curves": {}, "arrays": {}, "sweep": []}
+def summary(done: Results, verbose: bool = False) -> str:
+    """The last lines of a run: the claims that fail, then the answer in one sentence.
+
+    Args:
+      done: the content of results.json.
+      verbose: whether the claims that hold are listed, too.
+
+    Returns:
+      The lines, one claim each.
+    """
+    rows = sorted(done["claims"], key=lambda claim: claim["holds"])
+    lines = [_claim_line(claim) for claim in rows if verbose or not claim["holds"]]
+    return "\n".join([*lines, answer(done)])
+
+
+def _claim_line(claim: dict[str, Any]) -> str:
+    value = "nan" if claim["value"] is None else f"{claim['value']:.5g}"
+    verdict = "holds" if claim["holds"] else "FAILS"
+    return f"{verdict}  {claim['id']:<28} {value:>10} {report.target(claim):>20}  {claim['statement']}"
+
+
+def _sections(experiment: Experiment) -> list[report.Section]:
+    """The questions of a report: what the population is compared with, then the analyses."""
+    reference = sys.modules[type(experiment.reference).__module__]
+    sections = [_section("Training", reference, getattr(reference, "PICTURES", ()), experiment.reference.records)]
+    for one in experiment.analyses:
+        title = one.name.replace("_", " ").capitalize()
+        sections.append(_section(title, sys.modules[one.measure.__module__], one.figures, one.records))
+    return sections
+
+
+def _section(title: str, module: ModuleType, figures: Sequence[Picture], names: tuple[str, ...]) -> report.Section:
+    about = (module.__doc__ or "").partition("\n")[0]
+    return report.Section(title, about, tuple(one.name for one in figures), partial(is_recorded, patterns=names))
+
+
+def _in_turn(run: RunRequest, stop: monitor.Stop, seconds: Seconds) -> Results:
+    """Trains and measures the populations of a run in sequence, and merges their results."""
+    merged: Results = {"metrics": {}, "curves": {}, "arrays": {}, "sweep": []}
     if swept := sweeps.describe(run.experiment):
         print(swept, flush=True)
     for fields, one in run.experiment.in_turn():
         part = measure(one, run.workdir, stop, sweeps.label(fields), seconds)
-        found["sweep"] += [point | {"fields": fields | point["fields"]} for point in part.pop("sweep")]
-        found |= part if not swept else {}
-    found["curves"] |= _curves(found["sweep"])
-    return found
+        merged["sweep"] += [point | {"fields": fields | point["fields"]} for point in part.pop("sweep")]
+        if not swept:
+            merged |= part
+    merged["curves"] |= _curves(merged["sweep"])
+    return merged
 
 
 def measure(
     experiment: Experiment, workdir: Path, stop: monitor.Stop, label: str = "", seconds: Seconds | None = None
 ) -> Results:
-    """One population from training to records, or those of every combination in it."""
+    """Trains one population and measures it.
+
+    Args:
+      experiment: nothing in it is swept over except values in which members differ.
+      workdir: for checkpoints and metrics.
+      stop: polled for signals.
+      label: of the population within a sweep; empty outside of one.
+      seconds: where the time of training is added. Default: a new record.
+
+    Returns:
+      Metrics, curves and arrays; or `sweep`, with the metrics of every combination.
+
+    Raises:
+      Interrupted: if a signal stopped the run.
+    """
     seconds = Seconds(workdir, has_begun=False) if seconds is None else seconds
     task, points = experiment.law, experiment.together()
     draw = task.sample_prefixes if experiment.reference.on_prefixes else task.sample
@@ -111,7 +170,7 @@ def measure(
     network, settings = experiment.network, experiment.settings
     trained = setting.train(experiment.trained_on, network, settings, watch, start=weights_of(experiment.train.start))
     untrained = initialise(network, settings, experiment.seed, experiment.seeds).member.params
-    study = Evaluation(
+    evaluation = Evaluation(
         **vars(setting),
         trained=trained,
         untrained=untrained,
@@ -119,24 +178,34 @@ def measure(
         watch=watch,
         history=setting.read_history(""),
     )
-    found = reference.evaluate(study)
-    for asked in experiment.analyses:
-        print(f"analysing: {asked.name}", flush=True)
-        costs.stage(f"analysis: {asked.name}")
-        asked.measure(study, found)
-        if stop.signal is not None:  # its exception may have been raised where Python ignores exceptions
+    records = reference.evaluate(evaluation)
+    began = time.monotonic()
+    for i, one in enumerate(experiment.analyses):
+        print(_progress(one.name, i, len(experiment.analyses), time.monotonic() - began), flush=True)
+        costs.stage(f"analysis: {one.name}")
+        one.measure(evaluation, records)
+        if stop.signal is not None:  # Python may have ignored the exception of the signal handler
             raise Interrupted(settings.steps, stop.signal)
     if not any(points):
-        reference.over_training(study, found)
-    return _records(found, experiment, label)
+        reference.over_training(evaluation, records)
+    return _results(records, experiment, label)
+
+
+def _progress(name: str, done: int, of: int, seconds: float) -> str:
+    """The line before an analysis: its place, and the time left at the pace of those before it."""
+    left = f", about {seconds / done * (of - done):.0f} s left" if done else ""
+    return f"analysing {done + 1} of {of}: {name}{left}"
 
 
 def _watch(setting: Setting, beside: Watch) -> Watch:
-    """What is measured during training: what the reference watches, and what analyses do."""
-    watches = [asked.watch(setting) for asked in setting.experiment.analyses if asked.watch is not None]
+    """The metrics measured during training: those of the reference and of the analyses."""
+    watches = [one.watch(setting) for one in setting.experiment.analyses if one.watch is not None]
     if not watches:
         return beside
-    of_member = lambda params: {name: value for watch in watches for name, value in watch(params).items()}
+
+    def of_member(params: Any) -> dict[str, Any]:
+        return {name: value for watch in watches for name, value in watch(params).items()}
+
     compiled = brief(lambda params: analysis.over_members(of_member, params))
     return lambda params: {**beside(params), **jax.tree.map(np.asarray, compiled(params))}
 
@@ -153,15 +222,15 @@ def _trainer(
     points: list[sweeps.Fields],
     seconds: Seconds,
 ) -> Callable[..., Population]:
-    """Training with everything that a run shows and keeps: metrics as it goes, checkpoints, resume, signals."""
+    """Returns a `train` that logs metrics, saves and resumes checkpoints, and stops at signals."""
 
     def trained(
         task: Any, network: TransformerConfig, settings: TrainSettings, watch: Watch, name: str = "", **more: Any
     ) -> Population:
-        """Trains the experiment's seeds, or goes on where an interrupted run left them; `more` is for `train`.
+        """Trains the seeds of the experiment, or resumes them. `more` is passed to `icl_gd.train`.
 
         Raises:
-          Interrupted: when a signal asked for it.
+          Interrupted: if a signal stopped it.
         """
         costs.stage("training")
         shown = _labelled(label, name)
@@ -176,7 +245,7 @@ def _trainer(
         def on_resume(step: int) -> None:
             if step:
                 print(f"resuming {shown or 'training'} from step {step}", flush=True)
-            screen.resume(step)  # from 0 too: a run may have crashed before its first checkpoint
+            screen.resume(step)  # at 0, too: a run may have crashed before its first checkpoint
 
         stop.saved = False
         try:
@@ -198,7 +267,7 @@ def _trainer(
                     on_resume=on_resume,
                     **more,
                 )
-            screen.warn(np.asarray(population.diverged_at))  # of a run that had nothing left to train
+            screen.warn(np.asarray(population.diverged_at))  # if no step was left to train
         finally:
             screen.close()
         stop.saved = True
@@ -211,25 +280,28 @@ def _trainer(
 
 
 def _mean_of_taken(loss: np.ndarray) -> np.ndarray:
-    """Mean `[member]` of losses `[step member]` over the steps that were taken; nan where none was."""
+    """The mean `[member]` of losses `[step member]` over the steps that were not skipped; nan if all were."""
     taken = ~np.isnan(loss)
     with np.errstate(invalid="ignore"):
         return np.where(taken, loss, 0.0).sum(0) / taken.sum(0)
 
 
-def _records(found: Records, experiment: Experiment, label: str) -> Results:
-    """Of one population, or of every combination in it."""
+def _results(records: Records, experiment: Experiment, label: str) -> Results:
+    """The results of one population, or of every combination in it."""
     points, seeds = experiment.together(), experiment.seeds
     if any(points):
-        metrics_of = lambda i: found.metrics(slice(i * seeds, (i + 1) * seeds))
-        return {"sweep": [{"fields": fields, "metrics": metrics_of(i)} for i, fields in enumerate(points)]}
-    metrics = found.metrics()
+        members = [slice(i * seeds, (i + 1) * seeds) for i in range(len(points))]
+        sweep = [
+            {"fields": fields, "metrics": records.metrics(its)} for fields, its in zip(points, members, strict=True)
+        ]
+        return {"sweep": sweep}
+    metrics = records.metrics()
     sweep = [{"fields": {}, "metrics": metrics}] if label else []
-    return {"metrics": metrics, "curves": found.curves, "arrays": found.arrays, "sweep": sweep}
+    return {"metrics": metrics, "curves": records.curves, "arrays": records.arrays, "sweep": sweep}
 
 
 def _curves(sweep: list[dict]) -> Results:
-    """Every metric of a sweep over one field as a curve over its values; of a sweep over several there are none."""
+    """Every metric of a sweep over one field, as a curve over its values. A sweep over several fields has no curves."""
     if not sweep or len(sweep[0]["fields"]) > 1:
         return {}
     (field,) = sweep[0]["fields"]

@@ -1,4 +1,4 @@
-"""Experiments that several configs begin with, and their smoke variants."""
+"""Experiments that several configs start from, their smoke variants, and claims that several configs share."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,15 +11,21 @@ from icl_gd.lab.evaluation.references.one_step import OneStep
 from icl_gd.lab.evaluation.references.prefix_learners import PrefixLearners
 from icl_gd.tasks import FUNCTIONS
 
-OPTIMA = "optima of the rates on 2^17 prompts"  # where the targets of several steps' losses come from
+# Sources of claims about the loss of several steps.
+OPTIMA = "optima of the rates on 2^17 prompts"
 BOUND = "a bound of the optimum, from an earlier search"
 
 
 def deep(n_layers: int, shared: bool, **more: Any) -> Experiment:
-    """Several layers, with the settings of von Oswald et al. for them: beside gradient descent and GD++.
+    """Several linear layers with the settings of von Oswald et al. (2212.07677), compared with GD++.
 
     Args:
-      more: for `Experiment`.
+      n_layers: number of layers.
+      shared: one set of weights for all layers instead of one per layer.
+      more: arguments of `Experiment` that differ.
+
+    Returns:
+      The experiment.
     """
     return Experiment(
         **{
@@ -43,10 +49,13 @@ def deep(n_layers: int, shared: bool, **more: Any) -> Experiment:
 
 
 def dual_models(**more: Any) -> Experiment:
-    """One layer of two softmax heads that read the query too, on linear functions, learned within a minute.
+    """One layer with two softmax heads that also attend to the query, on linear functions. It trains within a minute.
 
     Args:
-      more: for `Experiment`.
+      more: arguments of `Experiment` that differ.
+
+    Returns:
+      The experiment.
     """
     return Experiment(
         **{
@@ -64,25 +73,26 @@ def dual_models(**more: Any) -> Experiment:
 
 
 def about_tails(prefix: str) -> tuple[Claim, ...]:
-    """Claims about the prompts on which five layers without a clip, and their learners, diverge."""
+    """Claims about the prompts on which five layers without clipping, and their learners, diverge."""
     return (
         claim(
             f"{prefix}.bounded",
-            "GD++ with one pair a layer, at its best, on the prompts on which it does not diverge",
+            "GD++ with the best pair of rates per layer stays below a bound from an earlier search, on the prompts on "
+            "which it does not diverge (mean loss)",
             metric="loss_bounded_gd_plus_plus_free_steps",
             source=BOUND,
             at_most=0.0215,
         ),
         claim(
             f"{prefix}.diverging",
-            "which are nearly all (share of those where it does)",
+            "GD++ with the best pair of rates per layer diverges on almost no prompts (share of prompts)",
             metric="diverging_share_gd_plus_plus_free_steps",
             source="found here",
             at_most=1e-4,
         ),
         claim(
             f"{prefix}.diverging_trained",
-            "and trained layers diverge on as few (largest share)",
+            "trained layers diverge on almost no prompts (share of prompts, largest over free seeds)",
             metric="diverging_share_trained_untrapped",
             source="found here",
             at_most=1e-4,
@@ -92,11 +102,19 @@ def about_tails(prefix: str) -> tuple[Claim, ...]:
 
 
 def smoke(experiment: Experiment, changes: Mapping[str, Any] | None = None) -> Experiment:
-    """The same code path in seconds: a handful of steps, few prompts, two layers at most, no claims; steps and batches
-    are not swept over.
+    """A small variant of an experiment that exercises the same code within seconds.
+
+    It has few steps and prompts, at most two layers and no claims, and does not sweep over steps or batch sizes.
 
     Args:
-      changes: fields that differ from that.
+      experiment: the experiment.
+      changes: fields with other values, by name.
+
+    Returns:
+      The small experiment.
+
+    Raises:
+      ConfigError: if a field of `changes` does not exist or does not accept its value.
     """
     small = {
         "seeds": 2,
@@ -126,14 +144,19 @@ def function_class(
     small: tuple[int, int, int] = (8, 24, 60_000),
     **more: Any,
 ) -> Experiment:
-    """A causal Transformer on a class of functions, with the settings of Garg et al., in the size its variant names.
+    """A causal Transformer on a class of functions, with the settings of Garg et al. (2208.01066).
 
     Args:
-      variants: those the config has; without one it is `standard`.
-      n_context: as published; labels of 40 examples are learned with another curriculum than those of 100.
-      small: inputs, examples and steps of a task that the size `tiny` (of `toy`, `tiny` and `smoke`) learns in an hour
-        or two on two cores.
-      more: for `Experiment`.
+      name: the class of functions, in `tasks.FUNCTIONS`.
+      variant: selects the size of the model and the task; empty for `standard`.
+      variants: the variants that the config has.
+      n_context: published number of examples per prompt. The curriculum depends on it. Default: 40.
+      small: number of inputs, examples and steps for the variants `toy`, `tiny` and `smoke`, which use the model size
+        `tiny`; chosen so that `tiny` learns the task within two hours on two CPU cores.
+      more: arguments of `Experiment` that differ.
+
+    Returns:
+      The experiment.
 
     Raises:
       ValueError: if there is no such variant.
@@ -145,8 +168,8 @@ def function_class(
     d_embed, n_layers, n_heads = GPT2_SIZES["tiny" if is_small else variant or "standard"]
     curriculum: dict[str, Any] = {}
     if variant not in ("toy", "smoke"):
-        # With eight inputs from the start `tiny` still predicts zero after 29,000 steps, and from five inputs on .89 of
-        # the variance is left after 18,000; three are learned within the 2000 steps of their stage.
+        # With eight inputs from the start, `tiny` still predicts zero after 29,000 steps; with five at the start, its
+        # error is 0.89 of the variance after 18,000 steps. Three are learned within the 2000 steps of the first stage.
         curriculum["active_inputs"] = (3 if is_small else 5, 1, 2000)
         curriculum["active_points"] = (11, 2, 2000) if examples <= 40 else (26, 5, 2000)
     rates = {"learning_rate": 1e-3, "schedule": "cosine"} if is_small else {"learning_rate": 1e-4}
@@ -168,10 +191,10 @@ def function_class(
 
 
 def untrained(prefix: str) -> Claim:
-    """The claim about the control of a function class."""
+    """The claim that an untrained model does not predict a function class, which is a control."""
     return claim(
         f"{prefix}.untrained",
-        "an untrained model knows nothing (its least error)",
+        "an untrained model is no better than predicting zero (smallest normalised error)",
         metric="normalised_error_untrained",
         source="control",
         at_least=0.9,

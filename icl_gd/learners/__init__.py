@@ -1,4 +1,8 @@
-"""Learners: the algorithms a Transformer is compared with, every one of them a Predictor."""
+"""Learners: the algorithms that a Transformer is compared with.
+
+A learner is a `Predictor` (one problem, one query), a `PrefixPredictor` (a prediction after every number of examples),
+or, for models of other libraries, a `HostPredictor`.
+"""
 
 from icl_gd.learners.closed_form import (
     gaussian_optimum_matrix,
@@ -7,7 +11,7 @@ from icl_gd.learners.closed_form import (
     optimal_step_size,
 )
 from icl_gd.learners.deep_features import deep_gradient_descent, layerwise_deep_gradient_descent
-from icl_gd.learners.exact import ols, ridge
+from icl_gd.learners.exact import least_squares, ols, ridge
 from icl_gd.learners.fit_on_prompts import fit_gd_plus_plus_on
 from icl_gd.learners.host import HostPredictor, boosted_trees, greedy_tree, host_predictions
 from icl_gd.learners.iterative import (
@@ -68,6 +72,7 @@ __all__ = [
     "layerwise_gd_plus_plus",
     "layerwise_gradient_descent",
     "layerwise_momentum",
+    "least_squares",
     "momentum",
     "nearest_neighbours",
     "ols",

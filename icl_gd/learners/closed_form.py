@@ -1,8 +1,18 @@
-"""Expected risks and optima in closed form, under the distribution of prompts rather than on a sample of them.
+"""Risks and optimal learners in closed form: expectations over the distribution of prompts, without sampling.
 
-Notation: inputs have covariance Lambda (or independent centred coordinates of second moment s and fourth moment m4),
-weights N(0, psi^2 I), context labels carry noise of variance sigma^2, queries are noise-free. All risks are
-`1/2 E |y_hat - y_query|^2` of one output dimension; multiply by m for more.
+Notation. Inputs have covariance Lambda, or independent centred coordinates of second moment s and fourth moment m4.
+Weights are drawn from N(0, psi^2 I). Context labels carry noise of variance sigma^2; query labels are noise-free. Every
+risk is `1/2 E |y_hat - y_query|^2` of one output dimension; multiply it by m for m output dimensions.
+
+For isotropic Gaussian inputs the optimal linear-attention layer is one gradient step with the optimal step size:
+
+    >>> eta = optimal_step_size(d_input=2, n_context=4, second=1.0, fourth=3.0)
+    >>> round(eta, 3)
+    0.571
+    >>> np.allclose(gaussian_optimum_matrix(np.eye(2), n_context=4), eta * np.eye(2))
+    True
+    >>> np.allclose(gaussian_optimum_risk(np.eye(2), n_context=4), one_step_risk(eta, 2, 4, second=1.0, fourth=3.0))
+    True
 """
 
 from typing import Annotated
@@ -26,15 +36,24 @@ def optimal_step_size(
     corrupted: Count = 0,
     corrupted_to_weight: Ratio = 1.0,
 ) -> float:
-    """The best step size of one gradient step from zero for independent centred coordinates.
+    """Step size with the least risk for one gradient step from zero, for independent centred input coordinates.
 
-    `c s / (Q + R)` in the notation of `one_step_risk`, which is quadratic in the step size.
+    The risk (`one_step_risk`) is quadratic in the step size. Its minimum is at `c s / (Q + R)`, in the notation of the
+    proof there.
 
     Args:
-      second, fourth: moments s and m4 of a coordinate.
-      noise_to_weight: sigma^2 / psi^2.
-      corrupted: how many of the n context labels are replaced by noise of variance tau^2.
-      corrupted_to_weight: tau^2 / psi^2.
+      d_input: input dimension d.
+      n_context: number of context examples n.
+      second, fourth: moments s and m4 of one input coordinate.
+      noise_to_weight: sigma^2 / psi^2. Default: noise-free labels.
+      corrupted: number k of the n context labels that are replaced by noise of variance tau^2. Default: 0.
+      corrupted_to_weight: tau^2 / psi^2; used only if `corrupted` is positive.
+
+    Returns:
+      The step size eta (not divided by n).
+
+    Raises:
+      ValueError: if a size, a moment or a ratio is out of range.
     """
     clean = 1 - corrupted / n_context
     signal, noise = _mean_squares(d_input, n_context, second, fourth, noise_to_weight, corrupted, corrupted_to_weight)
@@ -54,18 +73,40 @@ def one_step_risk(
     corrupted: Count = 0,
     corrupted_to_weight: Ratio = 1.0,
 ) -> float:
-    """Risk of one gradient step from zero, with inputs scaled by alpha = `input_scale` at test time.
+    """Risk of one gradient step from zero, for independent centred input coordinates.
 
-    `psi^2 d/2 (alpha^2 s - 2 eta c alpha^4 s^2 + eta^2 s (alpha^6 Q + alpha^4 R))`, c = 1 - k/n the clean share.
+    At test time inputs may be scaled by alpha = `input_scale`. With c = 1 - k/n, the fraction of clean labels, the risk
+    is `psi^2 d/2 (alpha^2 s - 2 eta c alpha^4 s^2 + eta^2 s (alpha^6 Q + alpha^4 R))`.
 
-    Proof. The prediction is y_hat = (eta/n) sum_i y_i x_i.x_q, where y_i = w.x_i + noise in n - k examples and
-    y_i = z_i of variance tau^2 in the k others. Given the inputs, z_i and the noise are centred and independent of w,
-    so only clean labels meet the target: E y_hat w.x_q = (eta/n)(n - k) E (w.x)(x.x_q)(w.x_q) = eta c psi^2 d s^2.
-    Of E y_hat^2 the part in w is (eta/n)^2 psi^2 s E |sum_clean x x^T|_F^2 = eta^2 psi^2 d s Q with
-    Q = c (m4 + (d-1) s^2)/n + c (c - 1/n) s^2, by n - k diagonal and (n - k)(n - k - 1) other pairs; the rest, of
-    noise, is (eta/n)^2 ((n - k) sigma^2 + k tau^2) E (x.x_q)^2 = eta^2 psi^2 d s R with
-    R = s (c sigma^2 + (1 - c) tau^2) / (n psi^2). Scaled inputs multiply these three by alpha^4, alpha^6, alpha^4, and
-    E (w.x_q)^2 = psi^2 d s by alpha^2. QED
+    Proof. The prediction is y_hat = (eta/n) sum_i y_i x_i.x_q. In n - k examples y_i = w.x_i + noise; in the other k,
+    y_i = z_i of variance tau^2. Given the inputs, the noise and z_i are centred and independent of w. Only clean labels
+    therefore correlate with the target: E y_hat w.x_q = (eta/n)(n - k) E (w.x)(x.x_q)(w.x_q) = eta c psi^2 d s^2.
+
+    E y_hat^2 has two parts. The part from w is (eta/n)^2 psi^2 s E |sum_clean x x^T|_F^2 = eta^2 psi^2 d s Q, where
+    n - k diagonal and (n - k)(n - k - 1) off-diagonal pairs of examples give
+    Q = c (m4 + (d-1) s^2)/n + c (c - 1/n) s^2. The part from noise and from replaced labels is
+    (eta/n)^2 ((n - k) sigma^2 + k tau^2) E (x.x_q)^2 = eta^2 psi^2 d s R with
+    R = s (c sigma^2 + (1 - c) tau^2) / (n psi^2).
+
+    Scaling the inputs multiplies these three terms by alpha^4, alpha^6 and alpha^4, and E (w.x_q)^2 = psi^2 d s by
+    alpha^2. QED
+
+    Args:
+      step_size: eta (not divided by n).
+      d_input: input dimension d.
+      n_context: number of context examples n.
+      second, fourth: moments s and m4 of one input coordinate.
+      noise_to_weight: sigma^2 / psi^2. Default: noise-free labels.
+      weight_scale: psi. Default: 1.
+      input_scale: alpha. Default: 1.
+      corrupted: number k of the n context labels that are replaced by noise of variance tau^2. Default: 0.
+      corrupted_to_weight: tau^2 / psi^2; used only if `corrupted` is positive.
+
+    Returns:
+      The risk of one output dimension, with the factor 1/2.
+
+    Raises:
+      ValueError: if a size, a moment or a ratio is out of range.
     """
     alpha2, clean = input_scale**2, 1 - corrupted / n_context
     signal, noise = _mean_squares(d_input, n_context, second, fourth, noise_to_weight, corrupted, corrupted_to_weight)
@@ -77,7 +118,7 @@ def one_step_risk(
 def _mean_squares(
     d: int, n: int, second: float, fourth: float, noise_to_weight: float, corrupted: int, corrupted_to_weight: float
 ) -> tuple[float, float]:
-    """Q and R of `one_step_risk`."""
+    """Q and R in the proof of `one_step_risk`."""
     clean = 1 - corrupted / n
     signal = clean * (fourth + (d - 1) * second**2) / n + clean * (clean - 1 / n) * second**2
     return signal, second * (clean * noise_to_weight + (1 - clean) * corrupted_to_weight) / n
@@ -85,11 +126,24 @@ def _mean_squares(
 
 @checked
 def gaussian_optimum_matrix(covariance: np.ndarray, n_context: Size, noise_to_weight: Ratio = 0.0) -> np.ndarray:
-    """Gamma^{-1} `[d d]` of the best linear-self-attention layer for x ~ N(0, Lambda).
+    """Preconditioner Gamma^{-1} of the optimal linear self-attention layer for x ~ N(0, Lambda).
 
-    The layer's optimum predicts `y_hat = x_q^T Gamma^{-1} (1/n) sum_i y_i x_i` with
-    `Gamma = (1 + 1/n) Lambda + (tr Lambda + sigma^2/psi^2)/n I` (Ahn et al. 2306.00297 Theorem 1; Zhang, Frei and
-    Bartlett 2306.09927 Theorem 4.1; Mahankali et al. 2307.03576 Theorem 1).
+    The optimal layer predicts `y_hat = x_q^T Gamma^{-1} (1/n) sum_i y_i x_i` with
+    `Gamma = (1 + 1/n) Lambda + (tr Lambda + sigma^2/psi^2)/n I`.
+
+    Source: Ahn et al. 2306.00297, Theorem 1; Zhang, Frei and Bartlett 2306.09927, Theorem 4.1; Mahankali et al.
+    2307.03576, Theorem 1.
+
+    Args:
+      covariance: Lambda `[d d]`.
+      n_context: number of context examples n in training.
+      noise_to_weight: sigma^2 / psi^2. Default: noise-free labels.
+
+    Returns:
+      Gamma^{-1} `[d d]`.
+
+    Raises:
+      ValueError: if `n_context` is not positive or `noise_to_weight` is negative.
     """
     d = len(covariance)
     gamma = (1 + 1 / n_context) * covariance + (np.trace(covariance) + noise_to_weight) / n_context * np.eye(d)
@@ -104,9 +158,23 @@ def gaussian_optimum_risk(
     weight_scale: Ratio = 1.0,
     n_test: Size | None = None,
 ) -> float:
-    """Risk of that optimum when tested on contexts of `n_test` examples (as many as trained on when left out).
+    """Risk of the optimal linear self-attention layer (`gaussian_optimum_matrix`) on contexts of any length.
 
-    With G = Gamma^{-1} and M = n_test: `psi^2/2 (tr L - 2 tr(L^2 G) + tr(G^2 L ((1+1/M) L^2 + (tr L + noise)/M L)))`.
+    With L = Lambda, G = Gamma^{-1}, M = `n_test` and r = sigma^2/psi^2 the risk is
+    `psi^2/2 (tr L - 2 tr(L^2 G) + tr(G^2 L ((1 + 1/M) L^2 + (tr L + r)/M L)))`.
+
+    Args:
+      covariance: Lambda `[d d]`.
+      n_context: number of context examples in training, for which the layer is optimal.
+      noise_to_weight: sigma^2 / psi^2. Default: noise-free labels.
+      weight_scale: psi. Default: 1.
+      n_test: number of context examples in testing. Default: `n_context`.
+
+    Returns:
+      The risk of one output dimension, with the factor 1/2.
+
+    Raises:
+      ValueError: if a size is not positive or a ratio is negative.
     """
     lam, trace = covariance, np.trace(covariance)
     g = gaussian_optimum_matrix(lam, n_context, noise_to_weight)

@@ -1,4 +1,13 @@
-"""Learners that solve the in-context problem in one go."""
+"""Learners that solve the in-context regression problem exactly: least squares and ridge regression.
+
+For x = I and y = (1, 2), least squares predicts the sum of the labels at (1, 1), and ridge regression half of it:
+
+    >>> x, y = jnp.eye(2), jnp.array([[1.0], [2.0]])
+    >>> round(least_squares(x, y, jnp.ones(2)).item(), 3)
+    3.0
+    >>> round(ridge(penalty=1.0)(x, y, jnp.ones(2)).item(), 3)
+    1.5
+"""
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
@@ -9,20 +18,37 @@ from icl_gd.types import Array, Positive, Predictor
 
 
 @on_problem
-def ols(x: Array, y: Array, x_query: Array) -> Array:
-    """Ordinary least squares, of minimum norm where the context has fewer examples than dimensions."""
+def least_squares(x: Array, y: Array, x_query: Array) -> Array:
+    """Least squares on the context; the solution of minimum norm if there are fewer examples than dimensions.
+
+    Args:
+      x, y, x_query: one problem, `[n d]`, `[n m]`, `[d]`.
+
+    Returns:
+      y_hat `[m]`.
+    """
     w, *_ = jnp.linalg.lstsq(x, y)
     return w.T @ x_query
 
 
+ols = least_squares  # alias (ordinary least squares), as in the metric `loss_ols`
+
+
 @checked
 def ridge(penalty: Positive) -> Predictor:
-    """Minimises `sum_i |W x_i - y_i|^2 + penalty |W|^2`.
+    """Ridge regression: minimises `sum_i |W x_i - y_i|^2 + penalty |W|^2` (a sum over examples, no factor 1/2 or 1/n).
 
-    With `penalty = noise_std^2 / weight_scale^2` it is the Bayes posterior mean of the linear-regression task.
+    With `penalty = noise_std^2 / weight_scale^2` the prediction is the Bayes posterior mean of the linear-regression
+    task.
+
+    Args:
+      penalty: positive.
+
+    Returns:
+      A Predictor with y_hat `[m]`.
 
     Raises:
-      ValueError: if the penalty is not positive; without one it is `ols`.
+      ValueError: if the penalty is not positive. Use `least_squares` for no penalty.
     """
     return Partial(_ridge, penalty)
 

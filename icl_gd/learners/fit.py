@@ -1,4 +1,18 @@
-"""The search for the rates of several steps with the least risk."""
+"""Minimise a risk over the rates (step sizes and gammas) of gradient descent or GD++.
+
+Two risks are minimised with this function: the spectral formula (`learners.spectral.fit_step_sizes` and
+`fit_gd_plus_plus`), and the risk on sampled prompts (`learners.fit_on_prompts.fit_gd_plus_plus_on`).
+
+A risk that depends on one step size only:
+
+    >>> def risk(targets, rates):
+    ...     step_sizes, gammas = rates
+    ...     return 1.0 + jnp.mean((step_sizes[0] - targets) ** 2)
+    >>> used, unused = np.ones((1, 1)), np.zeros((1, 1))
+    >>> fitted = minimise_risk(risk, np.array([1.0, 3.0]), used, unused, start=np.array([1.0]))
+    >>> fitted.round(3).tolist()
+    [2.0]
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,8 +25,8 @@ from jaxtyping import Float
 
 from icl_gd.types import Array
 
-SEARCHED = 4096  # prompts on which starting points are tried before all of them are used
-STARTS = 6
+SEARCH_PROMPTS = 4096  # prompts used to choose among the starting points
+STARTS = 6  # number of random starting points
 
 
 def minimise_risk(
@@ -24,17 +38,27 @@ def minimise_risk(
     spread: float = 0.0,
     tolerance: float = 1e-7,
 ) -> Float[np.ndarray, " p"]:
-    """The p numbers, of which step sizes and gammas are linear functions, with the least risk, by BFGS.
+    """Minimises the logarithm of a risk over p parameters by BFGS, in float64.
 
-    In float64 whatever the caller computes in, and relative to the start, because rates of one learner differ by
-    orders of magnitude. With a `spread` (of the starts' logarithms) the best of several minima, as found on some of the
-    prompts, is followed on all of them.
+    Step sizes and gammas are linear functions of the p parameters. BFGS optimises the ratios of the parameters to their
+    start values, because the rates of one learner differ by orders of magnitude.
+
+    If `spread` is positive, the search has several random starting points. Each is optimised on the first
+    `SEARCH_PROMPTS` prompts, and the best of these minima is refined on all prompts.
 
     Args:
-      risk: of data and rates; the same function for all searches of a kind, because it is compiled once.
-      data: a tree of arrays with a leading axis of prompts, and of numbers.
-      tolerance: of the gradient of the risk's logarithm by rates over those at the start; a risk with kinks has no
-        finer one.
+      risk: `(data, rates [2 step]) -> risk`, where the two rows of `rates` are step sizes and gammas. It is compiled
+        once per function object, so pass the same function in every call.
+      data: a tree of arrays with a leading prompt axis, and of scalars.
+      to_step_sizes, to_gammas: matrices `[step p]` that map the parameters to the rates.
+      start: start values of the parameters; none may be zero, unless it is to stay zero.
+      spread: standard deviation of the logarithms of the random starting points around `start`. Default: 0, a single
+        search from `start`.
+      tolerance: BFGS stops when no entry of the gradient of the log risk by the ratios exceeds it. A risk that is not
+        smooth (clipping) needs a larger one.
+
+    Returns:
+      The fitted parameters `[p]`.
     """
     from scipy.optimize import minimize  # a quarter of a second to import
 
@@ -50,18 +74,24 @@ def minimise_risk(
                 return 1e9, np.zeros(len(ratio))
             return float(value), np.einsum("rs,rsp->p", gradient, maps) * origin
 
-        found = minimize(value_and_gradient, np.ones(len(origin)), jac=True, method="BFGS", options={"gtol": tolerance})
-        return float(found.fun), found.x * origin
+        ratios = np.ones(len(origin))
+        result = minimize(value_and_gradient, ratios, jac=True, method="BFGS", options={"gtol": tolerance})
+        return float(result.fun), result.x * origin
 
     with jax.enable_x64(True):
         if spread:
-            some = jax.tree.map(lambda leaf: leaf[:SEARCHED] if np.ndim(leaf) else leaf, data)
+            subset = jax.tree.map(lambda leaf: leaf[:SEARCH_PROMPTS] if np.ndim(leaf) else leaf, data)
             starts = [start * np.exp(spread * rng.normal(size=len(start))) for _ in range(STARTS)]
-            start = min((descend(some, origin, tolerance=1e-4) for origin in starts), key=lambda found: found[0])[1]
+            minima = [descend(subset, origin, tolerance=1e-4) for origin in starts]
+            _, start = min(minima, key=lambda minimum: minimum[0])
         return descend(data, start)[1]
 
 
 @partial(jax.jit, static_argnums=0)
 def _log_and_gradient(risk: Callable[[Any, Array], Array], data: Any, rates: Array) -> tuple[Array, Array]:
-    """Log risk of rates `[2 step]`, and its gradient: one program for all learners of as many steps."""
-    return jax.value_and_grad(lambda rates: jnp.log(risk(data, rates)))(rates)
+    """Log risk of the rates `[2 step]` and its gradient; compiled once per risk and number of steps."""
+
+    def log_risk(rates: Array) -> Array:
+        return jnp.log(risk(data, rates))
+
+    return jax.value_and_grad(log_risk)(rates)

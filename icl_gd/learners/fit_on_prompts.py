@@ -1,8 +1,20 @@
-"""GD++ where it has no spectrum, so that its rates are sought on prompts themselves.
+"""Fit the rates of GD++ by minimising the empirical risk on sampled prompts.
 
-Under a clip of its activations: the published code clips them to [-10, 10] in networks of more than two layers, and
-learns GD++ under that clip. Steps of the best pair without it, whose first ones make rare inputs large, are then no
-longer the best. And on transformed prompts (`learners.transformed`), whose labels are no linear function of inputs.
+Use it where the spectral formula (`learners.spectral`) does not apply:
+
+* Clipped activations. The published code clips activations to [-10, 10] in networks of more than two layers, and learns
+  GD++ with this clip. The rates that are optimal without a clip make rare inputs large in the first steps, so they are
+  no longer optimal.
+* Transformed prompts (`learners.transformed`), whose labels are not a linear function of the inputs.
+
+With one step and no clip the result is the closed form of `fit_step_size`:
+
+    >>> from icl_gd.learners import fit_step_size
+    >>> x, ones = jnp.array([[[1.0], [2.0]], [[1.0], [-1.0]]]), jnp.ones((2, 1))
+    >>> prompts = Prompt(x=x, y=3 * x, x_query=ones, y_query=3 * ones, w=None)
+    >>> fitted = fit_gd_plus_plus_on(prompts, start=GDPlusPlusRates(np.array([0.3]), np.array([0.1])), free=True)
+    >>> np.allclose(fitted.step_sizes, fit_step_size(prompts), rtol=1e-3)
+    True
 """
 
 from typing import NamedTuple
@@ -17,10 +29,12 @@ from icl_gd.learners.spectral import GDPlusPlusRates
 from icl_gd.schema import checked
 from icl_gd.types import Array, Positive, Prompt
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-4  # of the gradient of the log risk; a clipped risk is not smooth
 
 
 class _Sample(NamedTuple):
+    """The data of `minimise_risk`."""
+
     prompts: Prompt
     clip: float | Array | None
 
@@ -35,21 +49,32 @@ def _risk(sample: _Sample, rates: Array) -> Array:
 def fit_gd_plus_plus_on(
     prompts: Prompt, start: GDPlusPlusRates, clip: Positive | None = None, free: bool = False
 ) -> GDPlusPlusRates:
-    """GD++'s best pair on a sample, one for all steps or, if `free`, one per step.
+    """Fits the rates of GD++ (step size and gamma) to the queries of a sample of prompts.
 
-    A prompt costs n times what it costs `fit_gd_plus_plus`, so that free pairs are those down from the start; the
-    shared one is the best of several local minima.
+    A prompt costs n times as much as in `fit_gd_plus_plus`. Rates per step are therefore only the local minimum
+    that is reached from `start`. Shared rates are the best of several local minima.
 
     Args:
-      prompts: a batch of Prompts (leading axis), on whose queries the mean square error is least.
-      start: pairs from, or from around, which the search starts; the first of them if not free.
-      clip: of inputs, labels and predictions, after every step; None leaves them alone.
+      prompts: a batch of Prompts (leading axis); the mean squared error on their queries is minimised.
+      start: start values, one pair per step; their number is the number of steps. Shared rates start around the first
+        pair.
+      clip: inputs, labels and predictions are clipped to [-clip, clip] after every step. Default: no clip.
+      free: fit one pair of rates per step. Default: one pair shared by all steps.
+
+    Returns:
+      The fitted rates, one pair per step.
+
+    Raises:
+      ValueError: if the clip is not positive.
     """
     n_steps = len(start.step_sizes)
-    each = np.eye(n_steps) if free else np.ones((n_steps, 1))
+    every = np.eye(n_steps) if free else np.ones((n_steps, 1))
+    none = np.zeros_like(every)
     rates = np.concatenate(start) if free else np.array([start.step_sizes[0], start.gammas[0]])
     sample = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), _Sample(prompts, clip))
-    maps = np.hstack([each, 0 * each]), np.hstack([0 * each, each])
-    found = minimise_risk(_risk, sample, *maps, rates, spread=0.0 if free else 0.3, tolerance=TOLERANCE)
-    found = found if free else np.repeat(found, n_steps)
-    return GDPlusPlusRates(found[:n_steps], found[n_steps:])
+    to_step_sizes, to_gammas = np.hstack([every, none]), np.hstack([none, every])
+    spread = 0.0 if free else 0.3
+    fitted = minimise_risk(_risk, sample, to_step_sizes, to_gammas, rates, spread, TOLERANCE)
+    if not free:
+        fitted = np.repeat(fitted, n_steps)
+    return GDPlusPlusRates(fitted[:n_steps], fitted[n_steps:])

@@ -1,7 +1,19 @@
-"""Learners of other libraries: greedy trees and boosted ones. They run on the host, one problem at a time.
+"""Learners of other libraries: greedy and boosted decision trees. They run on the host, one problem at a time.
 
-Neither `vmap` nor `grad` nor `jit` reach them, which is why they are no Predictors but `HostPredictor`s, on plain numpy
-arrays; `host_predictions` asks one of many problems, over several processes.
+They take and return NumPy arrays and cannot be used inside `vmap`, `grad` or `jit`. They are therefore
+`HostPredictor`s and not `Predictor`s. `host_predictions` evaluates one on many prompts, in several processes.
+
+Any estimator with the `fit` and `predict` of scikit-learn can be used:
+
+    >>> class Mean:
+    ...     def fit(self, x, y):
+    ...         self.mean = y.mean(axis=0)
+    ...         return self
+    ...     def predict(self, x):
+    ...         return np.full(len(x), self.mean)
+    >>> x, y = np.zeros((1, 3, 2)), np.array([[[1.0], [3.0], [5.0]]])
+    >>> host_predictions(HostPredictor(Mean), x, y, x_query=x, processes=1).ravel().tolist()
+    [0.0, 1.0, 2.0]
 """
 
 import multiprocessing
@@ -22,25 +34,27 @@ from icl_gd.problems import check_shapes
 from icl_gd.schema import Size, checked
 from icl_gd.types import Array
 
-PROBLEMS_AT_ONCE = 16  # that a process is handed
+PROMPTS_PER_CHUNK = 16  # prompts sent to a worker process at a time
 
 
 @dataclass(frozen=True)
 class HostPredictor:
-    """`(x [n d], y [n m], x_query [d]) -> y_hat [m]` on the host; zero without examples.
+    """`(x [n d], y [n m], x_query [d]) -> y_hat [m]`, computed on the host. Without examples y_hat is zero.
 
     Attributes:
-      make: a fresh estimator with scikit-learn's `fit` and `predict`.
+      make: returns a new estimator with the `fit` and `predict` of scikit-learn. It must be picklable if
+        `host_predictions` uses several processes.
 
     Raises:
-      TypeError: inside of jit, vmap and grad.
+      TypeError: if it is called inside jit, vmap or grad.
+      ValueError: if the shapes of a problem do not agree.
     """
 
     make: Callable[[], Any]
 
     def __call__(self, x: np.ndarray | Array, y: np.ndarray | Array, x_query: np.ndarray | Array) -> np.ndarray:
         if isinstance(x, Tracer):
-            raise TypeError("a HostPredictor runs outside of jit, vmap and grad; host_predictions maps it over prompts")
+            raise TypeError("call a HostPredictor outside of jit, vmap and grad; use host_predictions for many prompts")
         check_shapes(np.shape(x), np.shape(y), np.shape(x_query))
         if not len(x):
             return np.zeros(y.shape[-1])
@@ -50,11 +64,17 @@ class HostPredictor:
 
 @checked
 def greedy_tree(max_depth: Size | None = None) -> HostPredictor:
-    """A regression tree grown greedily (scikit-learn), to a depth, or until its leaves are pure.
+    """A greedily grown regression tree (`DecisionTreeRegressor` of scikit-learn).
+
+    Args:
+      max_depth: maximum depth of the tree. Default: grow until every leaf is pure.
+
+    Returns:
+      A HostPredictor.
 
     Raises:
       ValueError: if the depth is not positive.
-      ModuleNotFoundError: without scikit-learn.
+      ModuleNotFoundError: if scikit-learn is not installed.
     """
     from sklearn.tree import DecisionTreeRegressor
 
@@ -62,10 +82,13 @@ def greedy_tree(max_depth: Size | None = None) -> HostPredictor:
 
 
 def boosted_trees() -> HostPredictor:
-    """Gradient-boosted trees with the settings of the xgboost library, as published.
+    """Gradient-boosted trees with the default settings of xgboost, the baseline of Garg et al. 2208.01066.
+
+    Returns:
+      A HostPredictor.
 
     Raises:
-      ModuleNotFoundError: without xgboost.
+      ModuleNotFoundError: if xgboost is not installed.
     """
     from xgboost import XGBRegressor  # pyright: ignore[reportMissingImports]
 
@@ -81,44 +104,56 @@ def host_predictions(
     processes: Size | None = None,
     progress: Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]] = iter,
 ) -> np.ndarray:
-    """Predictions `[prompt n m]` for the k-th query of every prompt after its first k examples.
+    """Predictions of a HostPredictor for every prefix of many prompts, in parallel.
+
+    Worker processes import the calling script. Call this function under `if __name__ == "__main__":` there.
 
     Args:
-      x, y, x_query: `[prompt n d]`, `[prompt n m]`, `[prompt n d]`; a query that is not finite has nan.
-      processes: over which prompts are spread, as many as there are cores when left out; with one, this one. Others
-        import the script that asks: there, ask under `if __name__ == "__main__":`.
-      progress: what each prompt's predictions pass through as they come: `partial(tqdm, total=len(x))` shows how many.
+      predictor: fitted anew for every prefix.
+      x, y: examples, `[prompt n d]` and `[prompt n m]`.
+      x_query: queries `[prompt n d]`; the k-th (from zero) is predicted from the first k examples. The prediction for a
+        query that is not finite is nan.
+      processes: number of worker processes. Default: the number of usable cores. With 1 the calling process does the
+        work.
+      progress: wraps the iterable of the prompts' predictions; `partial(tqdm, total=len(x))` shows a progress bar.
+
+    Returns:
+      y_hat `[prompt n m]`.
 
     Raises:
-      ValueError: if there is no process, or shapes are not as above.
-      RuntimeError: if a process ends before its work is done.
+      ValueError: if `processes` is not positive or the shapes do not agree.
+      RuntimeError: if a worker process ends before its work is done.
     """
     if processes is None:
         processes = usable_cores()
     x, y, x_query = (np.asarray(part, float) for part in (x, y, x_query))
     if x.ndim != 3 or y.ndim != 3 or x.shape != x_query.shape or x.shape[:2] != y.shape[:2]:
         raise ValueError(
-            f"x {x.shape}, y {y.shape}, x_query {x_query.shape}: not [prompt n d], [prompt n m], [prompt n d]"
+            f"x {x.shape}, y {y.shape}, x_query {x_query.shape} must have the shapes [prompt n d], [prompt n m], "
+            "[prompt n d], with equal prompt, n and d"
         )
-    one, prompts = partial(_of_prompt, predictor), list(zip(x, y, x_query, strict=True))
+    predict, prompts = partial(_predict_prompt, predictor), list(zip(x, y, x_query, strict=True))
     if processes == 1:
-        return np.array(list(progress(map(one, prompts)))).reshape(y.shape)
-    # Forked processes would inherit locks that threads of the compiler hold.
+        return np.array(list(progress(map(predict, prompts)))).reshape(y.shape)
+    # Forked processes would inherit locks that the compiler's threads hold.
     context = multiprocessing.get_context("spawn")
     try:
         with _one_thread_each(), ProcessPoolExecutor(processes, context) as pool:
-            found = list(progress(pool.map(one, prompts, chunksize=PROBLEMS_AT_ONCE)))
+            y_hats = list(progress(pool.map(predict, prompts, chunksize=PROMPTS_PER_CHUNK)))
     except BrokenProcessPool as error:
-        raise RuntimeError("a process ended early: a script asks under `if __name__ == '__main__':`") from error
-    return np.array(found).reshape(y.shape)
+        raise RuntimeError(
+            "a worker process ended early; in a script, call host_predictions under `if __name__ == '__main__':`"
+        ) from error
+    return np.array(y_hats).reshape(y.shape)
 
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """For processes that start inside: their OpenMP has one thread, unless it was said how many.
+    """Limits OpenMP to one thread in every process that starts inside, unless `OMP_NUM_THREADS` is already set.
 
-    It starts as many as there are cores although xgboost asks for one; with as many processes they keep each other
-    waiting, and all take longer than one process does. Read when a library is loaded, so it cannot be set inside.
+    OpenMP starts one thread per core even if xgboost asks for one thread. With one process per core these threads wait
+    for each other, and all processes together are slower than one. The variable is read when the library is loaded, so
+    a process cannot set it for itself.
     """
     if "OMP_NUM_THREADS" in os.environ:
         yield
@@ -130,9 +165,10 @@ def _one_thread_each() -> Iterator[None]:
         del os.environ["OMP_NUM_THREADS"]
 
 
-def _of_prompt(predictor: HostPredictor, prompt: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+def _predict_prompt(predictor: HostPredictor, prompt: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    """y_hat `[n m]` of one prompt, as in `host_predictions`."""
     x, y, x_query = prompt
-    found = np.full(y.shape, np.nan)
+    y_hat = np.full(y.shape, np.nan)
     for k in np.flatnonzero(np.isfinite(x_query).all(axis=1)):
-        found[k] = predictor(x[:k], y[:k], x_query[k])
-    return found
+        y_hat[k] = predictor(x[:k], y[:k], x_query[k])
+    return y_hat

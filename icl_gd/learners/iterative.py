@@ -1,4 +1,13 @@
-"""Learners that take steps on the in-context loss `1/(2n) sum_i |W x_i - y_i|^2`."""
+"""Gradient descent and GD++ on the in-context loss `1/(2n) sum_i |W x_i - y_i|^2`.
+
+One example, x = y = 1, and a query at 1:
+
+    >>> x, y, x_query = jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.ones(1)
+    >>> layerwise_gradient_descent([0.5, 0.5])(x, y, x_query).ravel().tolist()
+    [0.0, 0.5, 0.75]
+    >>> gd_plus_plus(step_sizes=[0.5, 0.5], gammas=[0.0, 0.0])(x, y, x_query).tolist()  # gamma = 0: gradient descent
+    [0.75]
+"""
 
 from typing import Any
 
@@ -20,12 +29,18 @@ def gradient_descent_iterates(
     w0: Float[Array, "m d"] | None = None,
     preconditioner: Float[Array, "d d"] | None = None,
 ) -> Float[Array, "iterate m d"]:
-    """Iterates `W_0, W_1, ...` of `W <- W - step_size / n * sum_i (W x_i - y_i) x_i^T A`.
+    """Weights `W_0, W_1, ...` of preconditioned gradient descent.
+
+    A step is `W <- W - step_size / n * sum_i (W x_i - y_i) x_i^T A`.
 
     Args:
+      x, y: the examples, `[n d]` and `[n m]`.
       step_sizes: one per step; their number is the number of steps.
-      w0: where to start; zero when left out.
-      preconditioner: the matrix A; the identity (plain gradient descent) when left out.
+      w0: start `[m d]`. Default: zero.
+      preconditioner: the matrix A `[d d]`. Default: the identity (plain gradient descent).
+
+    Returns:
+      W `[iterate m d]`; the first iterate is the start.
     """
     n, d = x.shape
     start = jnp.zeros((y.shape[-1], d), x.dtype) if w0 is None else jnp.asarray(w0, x.dtype)
@@ -42,7 +57,16 @@ def gradient_descent_iterates(
 def layerwise_gradient_descent(
     step_sizes: Rates, w0: Array | None = None, preconditioner: Array | None = None
 ) -> Predictor:
-    """As `gradient_descent`, with the prediction of every iterate: y_hat `[iterate m]`."""
+    """`gradient_descent` with the prediction of every iterate.
+
+    Args:
+      step_sizes: one per step.
+      w0: start `[m d]`. Default: zero.
+      preconditioner: the matrix A `[d d]`. Default: the identity.
+
+    Returns:
+      A Predictor with y_hat `[iterate m]`; the first iterate is before any step.
+    """
     return Partial(_gradient_descent, step_sizes, w0, preconditioner)
 
 
@@ -54,23 +78,51 @@ def _gradient_descent(
 
 
 def gradient_descent(step_sizes: Rates, w0: Array | None = None, preconditioner: Array | None = None) -> Predictor:
-    """Gradient descent on the context, one step per entry of `step_sizes`, as a Predictor."""
+    """Gradient descent on the context, with one step per entry of `step_sizes`.
+
+    Args:
+      step_sizes: one per step; their number is the number of steps.
+      w0: start `[m d]`. Default: zero.
+      preconditioner: the matrix A `[d d]` that multiplies the gradient, see `gradient_descent_iterates`. Default: the
+        identity (plain gradient descent).
+
+    Returns:
+      A Predictor with y_hat `[m]`.
+    """
     return final_iterate(layerwise_gradient_descent(step_sizes, w0, preconditioner))
 
 
 def final_iterate(layerwise: Predictor) -> Predictor:
-    """What a learner that is read out after every step predicts in the end."""
-    return Partial(_last, as_partial(layerwise))
+    """The final prediction of a learner that predicts after every step.
+
+    Args:
+      layerwise: a Predictor with y_hat `[iterate m]`.
+
+    Returns:
+      A Predictor with y_hat `[m]`, that of the last iterate.
+    """
+    return Partial(_final_iterate, as_partial(layerwise))
 
 
 @on_problem
-def _last(layerwise: Predictor, x: Array, y: Array, x_query: Array) -> Array:
+def _final_iterate(layerwise: Predictor, x: Array, y: Array, x_query: Array) -> Array:
     return layerwise(x, y, x_query)[-1]
 
 
 @checked
 def layerwise_gd_plus_plus(step_sizes: Rates, gammas: Rates, clip: Positive | None = None) -> Predictor:
-    """As `gd_plus_plus`, with the prediction of every iterate: y_hat `[iterate m]`."""
+    """`gd_plus_plus` with the prediction of every iterate.
+
+    Args:
+      step_sizes, gammas: one of each per step.
+      clip: bound on inputs, labels and prediction after every step. Default: no clip.
+
+    Returns:
+      A Predictor with y_hat `[iterate m]`; the first iterate is before any step.
+
+    Raises:
+      ValueError: if the clip is not positive.
+    """
     return Partial(_gd_plus_plus, step_sizes, gammas, clip)
 
 
@@ -79,7 +131,9 @@ def _gd_plus_plus(
     step_sizes: Any, gammas: Any, clip: float | Array | None, x: Array, y: Array, x_query: Array
 ) -> Float[Array, "iterate m"]:
     n = len(x)
-    bounded = lambda leaf: leaf if clip is None else jnp.clip(leaf, -clip, clip)
+
+    def clipped(leaf: Array) -> Array:
+        return leaf if clip is None else jnp.clip(leaf, -clip, clip)
 
     def step(state: tuple[Array, ...], rates: Array) -> tuple[tuple[Array, ...], Array]:
         x, y, query, y_hat = state
@@ -87,7 +141,7 @@ def _gd_plus_plus(
         moment, curvature = y.T @ x / n, x.T @ x / n
         y_hat = y_hat + eta * moment @ query
         state = x - gamma * x @ curvature, y - eta * x @ moment.T, query - gamma * curvature @ query, y_hat
-        state = jax.tree.map(bounded, state)
+        state = jax.tree.map(clipped, state)
         return state, state[-1]
 
     start = jnp.zeros(y.shape[-1], x.dtype)
@@ -98,35 +152,54 @@ def _gd_plus_plus(
 
 @checked
 def gd_plus_plus(step_sizes: Rates, gammas: Rates, clip: Positive | None = None) -> Predictor:
-    """GD++ from zero, as a Predictor: beside each gradient step on the labels, a step on the inputs themselves.
+    """GD++ from zero: every step is a gradient step on the residual labels and a step that transforms the inputs.
 
-    `x_j <- x_j - gamma / n * sum_i x_i x_i^T x_j` for context and query, with the inputs as they were before the step,
-    flattens the spectrum of the context, so that later steps may be longer (von Oswald et al., appendix A.10). Where it
-    starts from is always zero: labels less `W_0 x_j` would ask for the inputs that have been transformed.
+    The inputs of context and query become `x_j <- x_j - gamma / n * sum_i x_i x_i^T x_j`. Both updates of a step use
+    the inputs before the step. The transformation flattens the spectrum of the context, so that later steps may be
+    larger. Only W_0 = 0 is supported: with W_0 != 0 the residuals would depend on the transformed inputs.
+
+    Source: von Oswald et al. 2212.07677, appendix A.10.
 
     Args:
-      step_sizes, gammas: one of each per step; the last gamma changes nothing that is read.
-      clip: inputs, labels and prediction are clipped to [-clip, clip] after every step, as a Transformer's activations
-        are; None leaves them alone.
+      step_sizes, gammas: one of each per step; the last gamma does not affect the prediction.
+      clip: inputs, labels and prediction are clipped to [-clip, clip] after every step, like the activations of a
+        Transformer. Default: no clip.
+
+    Returns:
+      A Predictor with y_hat `[m]`.
+
+    Raises:
+      ValueError: if the clip is not positive.
     """
     return final_iterate(layerwise_gd_plus_plus(step_sizes, gammas, clip))
 
 
 @on_problem
 def predict_zero(x: Array, y: Array, x_query: Array) -> Array:
-    """The Predictor that has learned nothing: always zero."""
+    """Predicts zero for every query: the baseline that learns nothing.
+
+    Args:
+      x, y, x_query: one problem, `[n d]`, `[n m]`, `[d]`.
+
+    Returns:
+      Zeros `[m]`.
+    """
     return jnp.zeros(y.shape[-1], y.dtype)
 
 
 @jax.jit
 def fit_step_size(prompts: Prompt, w0: Array | None = None) -> Float[Array, ""]:
-    """The step size of one step with the least mean square error on the queries of a sample of prompts.
+    """Step size of one gradient step with the least mean squared error on the queries of sampled prompts.
 
-    y_hat = W_0 x_query + eta g is linear in eta, so eta = sum (y_query - W_0 x_query) . g / sum |g|^2. Those of more
-    steps, and of GD++, are in `learners.spectral`.
+    y_hat = W_0 x_query + eta g is linear in eta, so eta = sum (y_query - W_0 x_query) . g / sum |g|^2. For several
+    steps and for GD++ see `learners.spectral` and `learners.fit_on_prompts`.
 
     Args:
       prompts: a batch of Prompts (leading axis).
+      w0: start `[m d]`. Default: zero.
+
+    Returns:
+      The step size eta (not divided by n), a scalar.
     """
     one_step = jax.vmap(layerwise_gradient_descent([1.0], w0))(prompts.x, prompts.y, prompts.x_query)
     start, update = one_step[:, 0], one_step[:, 1] - one_step[:, 0]

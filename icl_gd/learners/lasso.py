@@ -1,23 +1,37 @@
-"""The Lasso for many penalties at once, exactly: its solutions are followed along the path on which they are linear.
+"""The Lasso for many penalties at once, exactly: the piecewise linear solution path is followed piece by piece.
 
-With G = X^T X / k and c = X^T y / k the Lasso minimises `w^T G w / 2 - c^T w + alpha |w|_1`, which is scikit-learn's
-`1/(2k) |y - X w|^2 + alpha |w|_1` up to a constant. Solutions are piecewise linear in alpha (Osborne et al. 2000; Efron
-et al. 2004). On a piece with active inputs A of signs s, stationarity is `G_AA w_A = c_A - alpha s`, and
-`|c_j - G_jA w_A| <= alpha` for all others j.
+With G = X^T X / k and c = X^T y / k the Lasso minimises `w^T G w / 2 - c^T w + alpha |w|_1`. Up to a constant this is
+the objective of scikit-learn, `1/(2k) |y - X w|^2 + alpha |w|_1`. Solutions are piecewise linear in alpha (Osborne et
+al. 2000; Efron et al. 2004). On a piece with active inputs A of signs s, stationarity is `G_AA w_A = c_A - alpha s`,
+and `|c_j - G_jA w_A| <= alpha` for every inactive j.
 
-Let M be [G | c] after a principal pivot on A: rows of A hold G_AA^-1 [I, G_AI, c_A], the others [-G_IA G_AA^-1, G_II -
-G_IA G_AA^-1 G_AI, c_I - G_IA G_AA^-1 c_A]. With m its last column and v = M_.A s all that matters is in one line,
+Claim. The next piece of the path is one pivot away.
 
-    u(alpha) = m - alpha v,
+Proof. Let N be the inactive inputs, and let M be [G | c] after a principal pivot on A:
 
-which is w_j for active j, and the correlation c_j - G_jA w_A of all others. So a piece ends at the largest alpha below
-where an active u_j is zero (j leaves) or another one is alpha or -alpha (j joins, with that sign), and the next one is
-one pivot on j away, whether it leaves or joins: a pivot undoes itself. Nothing is iterated to convergence. QED
+    rows A:  G_AA^-1, G_AA^-1 G_AN, G_AA^-1 c_A
+    rows N:  -G_NA G_AA^-1, G_NN - G_NA G_AA^-1 G_AN, c_N - G_NA G_AA^-1 c_A
 
-That one j at a time changes is true of designs in general position. Signs, one-hot and integer inputs are not, and what
-of several is taken first matters. So pieces end where they would if c were moved a little, each entry by another
-amount, while w is read from c itself: conditions of optimality then miss by at most that little where there are ties,
-and by rounding where there are none.
+Let m be the last column of M, and v = M_.A s. The vector
+
+    u(alpha) = m - alpha v
+
+contains w_j for every active j, and the correlation c_j - G_jA w_A for every inactive j. A piece therefore ends at the
+largest smaller alpha at which u_j = 0 for an active j (j leaves), or u_j = alpha or u_j = -alpha for an inactive j (j
+joins with that sign). In both cases the M of the next piece is one pivot on j away, because a pivot is its own inverse.
+No step is iterated to convergence. QED
+
+Ties. Only one j changes at a time if the design is in general position. Signs, one-hot and integer inputs are not in
+general position, and the order in which tied inputs change matters. The ends of pieces are therefore computed for a
+slightly perturbed c, with another perturbation of every entry. The weights w are computed from c itself. The optimality
+conditions then hold up to the size of the perturbation if there are ties, and up to rounding if there are none.
+
+On an orthonormal design, G = I, the Lasso is soft thresholding; here c = (2, 1):
+
+    >>> x, y = jnp.array([[1.0, 1.0], [1.0, -1.0]]), jnp.array([[3.0], [1.0]])
+    >>> predict = jax.jit(jax.vmap(lasso(alpha=1.5), in_axes=(None, None, 0)))
+    >>> np.allclose(predict(x, y, jnp.eye(2)).ravel(), [0.5, 0.0], atol=1e-4)
+    True
 """
 
 from collections.abc import Callable, Sequence
@@ -33,107 +47,146 @@ from icl_gd.problems import on_prefixes, on_problem
 from icl_gd.schema import checked
 from icl_gd.types import Array, Predictor, PrefixPredictor
 
-PIECES = 12  # of a path, per input, after which the rest of it is nan; random designs need one or two
+PIECES = 12  # most pieces per input; solutions beyond them are nan. Random designs need one or two per input.
 
 
 @checked
 def lasso(alpha: Annotated[float, Gt(0)]) -> Predictor:
-    """Minimises `1/(2n) |y - X w|^2 + alpha |w|_1`, for each output by itself; zero without examples.
+    """The Lasso: minimises `1/(2n) |y - X w|^2 + alpha |w|_1` for every output. Without examples it predicts zero.
+
+    Args:
+      alpha: penalty, positive, as in scikit-learn.
+
+    Returns:
+      A Predictor with y_hat `[m]`.
 
     Raises:
-      ValueError: if alpha is not positive.
+      ValueError: if alpha is not positive. Use `least_squares` for no penalty.
     """
     path = _path([alpha])
 
     @on_problem
     def predict(x: Array, y: Array, x_query: Array) -> Array:
         n = max(len(x), 1)
-        return jax.vmap(lambda c: path(x.T @ x / n, c)[0] @ x_query, in_axes=1)(x.T @ y / n)
+
+        def predict_output(moment: Array) -> Array:
+            return path(x.T @ x / n, moment)[0] @ x_query
+
+        return jax.vmap(predict_output, in_axes=1)(x.T @ y / n)
 
     return predict
 
 
 @checked
 def prefix_lasso(alpha: Annotated[float, Gt(0)]) -> PrefixPredictor:
-    """`learners.lasso(alpha)` of every prefix.
+    """`learners.lasso(alpha)` for every prefix.
+
+    Args:
+      alpha: penalty, positive, as in scikit-learn.
+
+    Returns:
+      A PrefixPredictor with y_hat `[n m]`.
 
     Raises:
-      ValueError: if alpha is not positive.
+      ValueError: if alpha is not positive. Use `prefix_least_squares` for no penalty.
     """
     path = prefix_lasso_path([alpha])
-    return lambda x, y: path(x, y)[0]
+
+    def predict(x: Array, y: Array) -> Array:
+        return path(x, y)[0]
+
+    return predict
 
 
 def prefix_lasso_path(alphas: Sequence[float]) -> Callable[[Array, Array], Float[Array, "alpha n m"]]:
-    """`(x [n d], y [n m]) -> y_hat [alpha n m]`: `prefix_lasso` for several alphas, at the cost of the smallest.
+    """`prefix_lasso` for several penalties, at the cost of the smallest one.
 
-    Under a large `vmap` the longest path of all is everyone's: map it over a few prompts at a time.
+    Under `vmap` all prompts take as many iterations as the longest path among them. Map it over a few prompts at a
+    time.
+
+    Args:
+      alphas: penalties, positive, in any order.
+
+    Returns:
+      A function `(x [n d], y [n m]) -> y_hat [alpha n m]`.
 
     Raises:
-      ValueError: if an alpha is not positive.
+      ValueError: if there is no alpha, or one is not positive.
     """
     path = _path(alphas)
 
     @on_prefixes
     def predict(x: Array, y: Array) -> Array:
         k = jnp.maximum(jnp.arange(len(x), dtype=x.dtype), 1.0)[:, None, None]
-        before = lambda terms: (jnp.cumsum(terms, axis=0) - terms) / k
-        gram, moment = before(x[:, :, None] * x[:, None, :]), before(x[:, :, None] * y[:, None, :])
-        each = jax.vmap(jax.vmap(path, in_axes=(None, 1)))  # of prefixes and outputs
-        return jnp.einsum("kmad,kd->akm", each(gram, moment), x)
+
+        def mean_of_previous(terms: Array) -> Array:
+            return (jnp.cumsum(terms, axis=0) - terms) / k
+
+        gram = mean_of_previous(x[:, :, None] * x[:, None, :])
+        moment = mean_of_previous(x[:, :, None] * y[:, None, :])
+        path_per_output = jax.vmap(path, in_axes=(None, 1))
+        w = jax.vmap(path_per_output)(gram, moment)  # [prefix m alpha d]
+        return jnp.einsum("kmad,kd->akm", w, x)
 
     return predict
 
 
 def _path(alphas: Sequence[float]) -> Callable[[Array, Array], Float[Array, "alpha d"]]:
-    """`(G [d d], c [d]) -> w [alpha d]`."""
+    """The solver `(G [d d], c [d]) -> w [alpha d]`."""
     if not len(alphas) or not all(alpha > 0.0 for alpha in alphas):
-        raise ValueError(f"alphas={tuple(alphas)} must be positive; use ols for no penalty")
-    least = float(min(alphas))
+        raise ValueError(f"alphas={tuple(alphas)}: give one or more positive penalties, or use least_squares")
+    smallest = float(min(alphas))
 
     def solve(gram: Float[Array, "d d"], moment: Float[Array, " d"]) -> Float[Array, "alpha d"]:
         d, dtype = len(moment), moment.dtype
-        asked = jnp.asarray(np.asarray(alphas), dtype)[:, None]
+        penalties = jnp.asarray(np.asarray(alphas), dtype)[:, None]
         negligible = d * jnp.finfo(dtype).eps * jnp.diagonal(gram)
-        amounts = jnp.asarray(np.random.default_rng(0).uniform(1.0, 2.0, d), dtype)  # of no design are they a relation
-        moved = moment + jnp.finfo(dtype).eps ** (2 / 3) * jnp.max(jnp.abs(moment)) * amounts
+        amounts = jnp.asarray(np.random.default_rng(0).uniform(1.0, 2.0, d), dtype)  # generic, so they break every tie
+        perturbed = moment + jnp.finfo(dtype).eps ** (2 / 3) * jnp.max(jnp.abs(moment)) * amounts
 
-        def is_going(state: tuple) -> Bool[Array, ""]:
+        def is_unfinished(state: tuple) -> Bool[Array, ""]:
             *_, above, count = state
-            return (above > least) & (count < PIECES * d)
+            return (above > smallest) & (count < PIECES * d)
 
-        def piece(state: tuple) -> tuple:
-            tableau, sign, last, found, known, above, count = state
+        def next_piece(state: tuple) -> tuple:
+            # The columns of the tableau are the d of the pivoted G, then those of c and of the perturbed c.
+            tableau, sign, last_sign, solution, known, above, count = state
             m, v, active = tableau[:, -1], tableau[:, :d] @ sign, sign != 0
-            ratio = lambda a, b: jnp.where(b != 0, a / jnp.where(b != 0, b, 1.0), -1.0)
-            # What has just changed stands at its own end of the piece, where only rounding could find it again.
+            # The input that changed last starts this piece at its threshold. Crossing it back is excluded, because
+            # rounding alone could cause that.
             free = ~active & (jnp.diagonal(tableau[:, :d]) > negligible)
-            leaves = jnp.where(active & (last == 0), ratio(m, v), -1.0)
-            rises = jnp.where(free & (last <= 0), ratio(m, 1 + v), -1.0)
-            falls = jnp.where(free & (last >= 0), ratio(m, v - 1), -1.0)
+            leaves = jnp.where(active & (last_sign == 0), _ratio(m, v), -1.0)
+            rises = jnp.where(free & (last_sign <= 0), _ratio(m, 1 + v), -1.0)
+            falls = jnp.where(free & (last_sign >= 0), _ratio(m, v - 1), -1.0)
             ends = jnp.stack([leaves, rises, falls])
             ends = jnp.where(ends < above, ends, -1.0)
             at = jnp.argmax(ends)
             below, kind, j = ends.ravel()[at], at // d, at % d
 
-            inside = (asked < above) & (asked >= below)
-            w = jnp.where(active, tableau[:, -2], 0.0)[None] - asked * jnp.where(active, v, 0.0)[None]
-            found, known = jnp.where(inside, w, found), known | inside
+            inside = (penalties < above) & (penalties >= below)
+            w = jnp.where(active, tableau[:, -2], 0.0)[None] - penalties * jnp.where(active, v, 0.0)[None]
+            solution, known = jnp.where(inside, w, solution), known | inside
 
-            # One pivot on j, written as one rank-one update: row and column of j come out right with these entries.
+            # A pivot on j as a single rank-one update: entry j of row and column is set so that row and column j of the
+            # result are correct too.
             is_j, pivot = jnp.arange(d) == j, tableau[j, j]
-            pivot = jnp.where(pivot != 0, pivot, 1.0)  # of the last piece, after which nothing is read
+            pivot = jnp.where(pivot != 0, pivot, 1.0)  # zero only after the last piece, whose result is unused
             row = jnp.where(jnp.arange(d + 2) == j, pivot + 1, tableau[j])
             column = jnp.where(is_j, pivot - 1, tableau[:, j])
             new_sign = jnp.stack([jnp.zeros((), dtype), jnp.ones((), dtype), -jnp.ones((), dtype)])[kind]
-            last = jnp.where(is_j, jnp.where(kind == 0, sign, new_sign), 0.0)  # the sign with which it left or joined
+            last_sign = jnp.where(is_j, jnp.where(kind == 0, sign, new_sign), 0.0)  # with which j left or joined
             tableau = tableau - column[:, None] * row[None, :] / pivot
-            return tableau, jnp.where(is_j, new_sign, sign), last, found, known, below, count + 1
+            return tableau, jnp.where(is_j, new_sign, sign), last_sign, solution, known, below, count + 1
 
-        tableau, none = jnp.concatenate([gram, moment[:, None], moved[:, None]], axis=1), jnp.zeros(d, dtype)
-        found, known = jnp.zeros((len(alphas), d), dtype), jnp.zeros((len(alphas), 1), bool)
-        start = tableau, none, none, found, known, jnp.asarray(jnp.inf, dtype), jnp.zeros((), int)
-        *_, found, known, _, _ = jax.lax.while_loop(is_going, piece, start)
-        return jnp.where(known, found, jnp.nan)  # a nan that is made at the end: jax_debug_nans stops at one before
+        tableau, none = jnp.concatenate([gram, moment[:, None], perturbed[:, None]], axis=1), jnp.zeros(d, dtype)
+        solution, known = jnp.zeros((len(alphas), d), dtype), jnp.zeros((len(alphas), 1), bool)
+        start = tableau, none, none, solution, known, jnp.asarray(jnp.inf, dtype), jnp.zeros((), int)
+        *_, solution, known, _, _ = jax.lax.while_loop(is_unfinished, next_piece, start)
+        return jnp.where(known, solution, jnp.nan)  # not initialised to nan: jax_debug_nans would stop inside the loop
 
     return solve
+
+
+def _ratio(a: Array, b: Array) -> Array:
+    """a / b, or -1 where b is zero."""
+    return jnp.where(b != 0, a / jnp.where(b != 0, b, 1.0), -1.0)

@@ -1,4 +1,11 @@
-"""Gradient descent with momentum (Polyak's heavy ball) on the in-context loss `1/(2n) sum_i |W x_i - y_i|^2`."""
+"""Gradient descent with momentum (Polyak's heavy ball) on the in-context loss `1/(2n) sum_i |W x_i - y_i|^2`.
+
+One example, x = y = 1, and a query at 1:
+
+    >>> x, y, x_query = jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.ones(1)
+    >>> layerwise_momentum(step_sizes=[0.5, 0.5], momentum=0.5)(x, y, x_query).ravel().tolist()
+    [0.0, 0.5, 1.0]
+"""
 
 from typing import Annotated, Any
 
@@ -18,22 +25,36 @@ Momentum = Annotated[Scalar, Ge(0), Lt(1)]
 
 @checked
 def layerwise_momentum(step_sizes: Rates, momentum: Momentum) -> Predictor:
-    """As `momentum`, with the prediction of every iterate: y_hat `[iterate m]`."""
+    """`momentum` with the prediction of every iterate.
+
+    Args:
+      step_sizes: one per step.
+      momentum: in [0, 1).
+
+    Returns:
+      A Predictor with y_hat `[iterate m]`; the first iterate is before any step.
+
+    Raises:
+      ValueError: if the momentum is not in [0, 1).
+    """
     return Partial(_momentum, step_sizes, momentum)
 
 
 @checked
 def momentum(step_sizes: Rates, momentum: Momentum) -> Predictor:
-    """Gradient descent with momentum on the context, as a Predictor.
+    """Gradient descent with momentum on the context.
 
     `W_{k+1} = W_k - step_size_k * gradient(W_k) + momentum * (W_k - W_{k-1})`, from `W_0 = W_{-1} = 0`.
 
     Args:
       step_sizes: one per step; their number is the number of steps.
-      momentum: how much of the last change is made again; 0 is gradient descent, and 1 never comes to rest.
+      momentum: fraction of the previous update that is added to the next, in [0, 1). 0 is gradient descent.
 
     Returns:
-      A Predictor.
+      A Predictor with y_hat `[m]`.
+
+    Raises:
+      ValueError: if the momentum is not in [0, 1).
     """
     return final_iterate(layerwise_momentum(step_sizes, momentum))
 
@@ -46,9 +67,9 @@ def _momentum(
     start = jnp.zeros((y.shape[-1], d), x.dtype)
 
     def step(state: tuple[Array, Array], step_size: Array) -> tuple[tuple[Array, Array], Array]:
-        w, before = state
-        after = w - step_size / n * (x @ w.T - y).T @ x + jnp.asarray(momentum, x.dtype) * (w - before)
-        return (after, w), after
+        w, previous = state
+        updated = w - step_size / n * (x @ w.T - y).T @ x + jnp.asarray(momentum, x.dtype) * (w - previous)
+        return (updated, w), updated
 
     _, iterates = jax.lax.scan(step, (start, start), jnp.asarray(step_sizes, x.dtype))
     return jnp.concatenate([start[None], iterates]) @ x_query

@@ -1,4 +1,11 @@
-"""Nearest neighbours: the mean label of the context's examples that are closest to the query."""
+"""Nearest neighbours: the mean label of the context examples that are closest to the query.
+
+The first two examples are the nearest to a query at 0.4:
+
+    >>> x, y = jnp.array([[0.0], [1.0], [5.0]]), jnp.array([[0.0], [2.0], [9.0]])
+    >>> nearest_neighbours(neighbours=2)(x, y, jnp.array([0.4])).tolist()
+    [1.0]
+"""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -13,19 +20,26 @@ from icl_gd.types import Array, Predictor
 
 Weights = Annotated[str, OneOf(("uniform", "distance"))]
 
+# (squared distances, mask of the examples that count, labels) -> y_hat
 Vote = Callable[[Float[Array, " n"], Bool[Array, " n"], Float[Array, "n m"]], Float[Array, " m"]]
 
 
 @checked
 def nearest_neighbours(neighbours: Size, weights: Weights = "uniform") -> Predictor:
-    """The mean label of the `neighbours` nearest examples, or of all where there are fewer; zero without examples.
+    """Mean label of the nearest examples in Euclidean distance. Without examples it predicts zero.
+
+    Among examples at equal distance those that come first in the context are taken.
 
     Args:
-      weights: "uniform", or "distance" for a mean weighted by the inverse of the distance, in which examples at the
-        query itself are all that counts. Of examples at one distance the first come first.
+      neighbours: number of examples in the mean; all examples if the context has fewer.
+      weights: "uniform", or "distance" to weight every label by the inverse of its distance. With "distance", if any
+        neighbours coincide with the query, only those count. Default: "uniform".
+
+    Returns:
+      A Predictor with y_hat `[m]`.
 
     Raises:
-      ValueError: if there are no neighbours, or the weights are unknown.
+      ValueError: if `neighbours` is not positive or `weights` is unknown.
     """
     vote = vote_of_nearest(neighbours, weights)
 
@@ -39,12 +53,23 @@ def nearest_neighbours(neighbours: Size, weights: Weights = "uniform") -> Predic
 
 @checked
 def vote_of_nearest(neighbours: Size, weights: Weights) -> Vote:
-    """`(squared distances [n], which examples there are [n], labels [n m]) -> y_hat [m]`; see `nearest_neighbours`."""
+    """The vote of `nearest_neighbours`, as a function of squared distances and a mask.
 
-    def vote(squares: Array, there: Array, y: Array) -> Array:
+    Args:
+      neighbours: number of examples in the mean.
+      weights: "uniform" or "distance".
+
+    Returns:
+      A function `(squared distances [n], mask of the examples that count [n], labels [n m]) -> y_hat [m]`.
+
+    Raises:
+      ValueError: if `neighbours` is not positive or `weights` is unknown.
+    """
+
+    def vote(squares: Array, mask: Array, y: Array) -> Array:
         if not len(y):
             return jnp.zeros(y.shape[-1], y.dtype)
-        negative, chosen = jax.lax.top_k(jnp.where(there, -squares, -jnp.inf), min(neighbours, len(y)))
+        negative, chosen = jax.lax.top_k(jnp.where(mask, -squares, -jnp.inf), min(neighbours, len(y)))
         counted = jnp.isfinite(negative)
         weight = jnp.where(counted, 1.0, 0.0)
         if weights == "distance":

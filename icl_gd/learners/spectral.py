@@ -1,17 +1,29 @@
-"""Gradient descent and GD++ in the eigenbasis of the context, where their risk is a polynomial: best step sizes.
+"""The risk of gradient descent and GD++ as a function of the eigenvalues of the context covariance, and its minimisers.
 
-With S = (1/n) sum_i x_i x_i^T and labels y_i = W x_i, GD++ keeps, after any number of steps, inputs a(S) x and residual
-labels W r(S) x_i, for polynomials a and r that act on each eigenvalue lambda of S by itself: the step
-y <- y - eta/n sum_i y_i x_i^T x of a label, and the same added to the prediction, gives r <- r (1 - eta a^2 lambda),
-and x <- (I - gamma/n sum_i x_i x_i^T) x gives a <- a (1 - gamma a^2 lambda). The prediction is W (I - r(S)) x_query =
-(1/n) sum_i y_i x_i^T q(S) x_query with 1 - r = lambda q. For W of independent entries of variance psi^2, labels with
-noise of variance sigma^2, and queries of second moment Lambda that do not depend on the context, the risk of one output
-is therefore
+Derivation. Let S = (1/n) sum_i x_i x_i^T and labels y_i = W x_i. After any number of steps of GD++ an input x has
+become a(S) x, and the residual labels are W r(S) x_i. The polynomials a and r act on each eigenvalue lambda of S
+separately:
+
+* The step y <- y - eta/n sum_i y_i x_i^T x of a residual label gives r <- r (1 - eta a^2 lambda). The prediction takes
+  the same step with the opposite sign.
+* The step x <- (I - gamma/n sum_i x_i x_i^T) x of an input gives a <- a (1 - gamma a^2 lambda).
+
+The prediction is W (I - r(S)) x_query = (1/n) sum_i y_i x_i^T q(S) x_query with 1 - r = lambda q. Now let W have
+independent entries of variance psi^2, the labels noise of variance sigma^2, and let the queries be independent of the
+context with second moment Lambda. The risk of one output is
 
     psi^2 / 2  E sum_k [ r(lambda_k)^2 + (sigma^2/psi^2) / n * lambda_k q(lambda_k)^2 ]  v_k^T Lambda v_k
 
-over eigenpairs (lambda_k, v_k) of S: weights, noise and queries are integrated exactly, and a step costs d numbers a
-prompt. Gradient descent has gamma = 0.
+with a sum over the eigenpairs (lambda_k, v_k) of S. Weights, noise and queries are integrated exactly, and a step costs
+d numbers per prompt. Gradient descent is the case gamma = 0.
+
+The fitted step size minimises the risk:
+
+    >>> x = np.random.default_rng(0).normal(size=(50, 8, 2))
+    >>> spectrum = Spectrum.of(x, second_moment=np.eye(2))
+    >>> step_sizes = fit_step_sizes(spectrum, n_steps=2)
+    >>> bool(spectral_risk(spectrum, step_sizes) < spectral_risk(spectrum, 0.9 * step_sizes))
+    True
 """
 
 from typing import NamedTuple
@@ -26,7 +38,7 @@ from icl_gd.types import Array, Rates
 
 
 class Spectrum(NamedTuple):
-    """The contexts of a sample of prompts, as far as gradient descent and GD++ tell them apart."""
+    """Eigenvalues of the context covariances: a sufficient statistic for the risk of gradient descent and GD++."""
 
     eigenvalues: Float[np.ndarray, "prompt d"] | Float[Array, "prompt d"]  # of S
     weights: Float[np.ndarray, "prompt d"] | Float[Array, "prompt d"]  # v_k^T Lambda v_k
@@ -39,7 +51,16 @@ class Spectrum(NamedTuple):
         second_moment: Float[np.ndarray, "d d"],
         noise_to_weight: float = 0.0,
     ) -> "Spectrum":
-        """Of contexts x, with the second moment of queries and the variance of label noise over that of weights."""
+        """The spectrum of a batch of contexts, computed in float64.
+
+        Args:
+          x: inputs of the contexts `[prompt n d]`.
+          second_moment: second moment Lambda `[d d]` of the queries.
+          noise_to_weight: sigma^2 / psi^2. Default: noise-free labels.
+
+        Returns:
+          A Spectrum with NumPy arrays `[prompt d]`.
+        """
         x64 = np.asarray(x, np.float64)
         eigenvalues, vectors = np.linalg.eigh(x64.swapaxes(1, 2) @ x64 / x.shape[1])
         weights = np.einsum("pik,ij,pjk->pk", vectors, second_moment, vectors, optimize=True)
@@ -47,7 +68,7 @@ class Spectrum(NamedTuple):
 
 
 class GDPlusPlusRates(NamedTuple):
-    """The two rates of every step of GD++; the last gamma changes nothing that is read."""
+    """The two rates of every step of GD++; the last gamma does not affect the prediction."""
 
     step_sizes: Float[np.ndarray | Array, " step"]
     gammas: Float[np.ndarray | Array, " step"]
@@ -56,32 +77,61 @@ class GDPlusPlusRates(NamedTuple):
 def residual_factors(
     step_sizes: Rates, gammas: Rates, eigenvalues: Float[Array, " *any"]
 ) -> Float[Array, " iterate *any"]:
-    """r after every step, at every eigenvalue: what is left of the error along an eigenvector of S."""
+    """The polynomial r after every step: the factor by which the error along an eigenvector of S has been multiplied.
+
+    Args:
+      step_sizes, gammas: one of each per step.
+      eigenvalues: of S, of any shape `[*any]`.
+
+    Returns:
+      r `[iterate *any]`; the first iterate, before any step, is one.
+    """
     return jnp.stack([1.0 - eigenvalues * q for _, q in _polynomials(step_sizes, gammas, eigenvalues)])
 
 
 def input_factors(
     step_sizes: Rates, gammas: Rates, eigenvalues: Float[Array, " *any"]
 ) -> Float[Array, " iterate *any"]:
-    """a after every step: what GD++ has multiplied the inputs by; S then has the eigenvalues a^2 lambda."""
+    """The polynomial a after every step: the factor by which GD++ has multiplied inputs along an eigenvector of S.
+
+    The covariance of the transformed inputs has the eigenvalues a^2 lambda.
+
+    Args:
+      step_sizes, gammas: one of each per step.
+      eigenvalues: of S, of any shape `[*any]`.
+
+    Returns:
+      a `[iterate *any]`; the first iterate, before any step, is one.
+    """
     return jnp.stack([a for a, _ in _polynomials(step_sizes, gammas, eigenvalues)])
 
 
 def _polynomials(step_sizes: Rates, gammas: Rates, eigenvalues: Array) -> list[tuple[Array, Array]]:
-    """The pairs (a, q) before the first step and after each."""
+    """The pairs (a, q) before the first step and after every step."""
     a, q = jnp.ones_like(eigenvalues), jnp.zeros_like(eigenvalues)
-    found = [(a, q)]
+    pairs = [(a, q)]
     for eta, gamma in zip(step_sizes, gammas, strict=True):
         q = q + eta * (1.0 - eigenvalues * q) * a**2
         a = a * (1.0 - gamma * a**2 * eigenvalues)
-        found.append((a, q))
-    return found
+        pairs.append((a, q))
+    return pairs
 
 
 def spectral_risk(spectrum: Spectrum, step_sizes: Rates, gammas: Rates | None = None) -> Array:
-    """The risk of one output, for weights of variance one, of GD++ or, without gammas, of gradient descent."""
+    """The risk of GD++ or, without gammas, of gradient descent, for weights of variance psi^2 = 1.
+
+    Args:
+      spectrum: of the contexts of the prompts over which the risk is averaged.
+      step_sizes: one per step, not divided by n.
+      gammas: one per step. Default: zero (gradient descent).
+
+    Returns:
+      The risk of one output, with the factor 1/2; a scalar.
+    """
     eigenvalues = jnp.asarray(spectrum.eigenvalues)
-    _, q = _polynomials(step_sizes, [0.0] * len(step_sizes) if gammas is None else gammas, eigenvalues)[-1]
+    if gammas is None:
+        gammas = [0.0] * len(step_sizes)
+    _, q = _polynomials(step_sizes, gammas, eigenvalues)[-1]
     error = (1.0 - eigenvalues * q) ** 2 + spectrum.noise * eigenvalues * q**2
     return 0.5 * jnp.mean(jnp.sum(jnp.asarray(spectrum.weights) * error, axis=-1))
 
@@ -92,38 +142,75 @@ def _risk(spectrum: Spectrum, rates: Array) -> Array:
 
 @checked
 def fit_step_sizes(spectrum: Spectrum, n_steps: Size, free: bool = False) -> Float[np.ndarray, " step"]:
-    """Gradient descent's best step size, one for all steps or, if `free`, one per step (in growing order).
+    """Fits the step sizes of gradient descent by minimising its risk.
 
-    The order does not matter to gradient descent.
+    Args:
+      spectrum: of the contexts of the prompts over which the risk is averaged.
+      n_steps: number of steps.
+      free: fit one step size per step. Default: one step size shared by all steps.
+
+    Returns:
+      Step sizes `[step]`, not divided by n, in increasing order. (Their order does not affect gradient descent.)
+
+    Raises:
+      ValueError: if `n_steps` is not positive.
     """
     every, none = np.ones((n_steps, 1)), np.zeros((n_steps, 1))
-    # Of one step it is in closed form, and the start of the search: with more steps it shrinks or grows mildly.
-    first, second = (float(np.mean(spectrum.weights * spectrum.eigenvalues**k)) for k in (1, 2))
-    shared = minimise_risk(_risk, spectrum, every, none, np.array([first / (second + spectrum.noise * first)]))
-    if free and n_steps > 1:  # equal ones are a saddle
-        each = np.eye(n_steps)
-        return np.sort(minimise_risk(_risk, spectrum, each, 0 * each, np.repeat(shared, n_steps), spread=1.0))
+    # The search starts at the closed form for one step; the optimum for several steps is not far from it.
+    first = float(np.mean(spectrum.weights * spectrum.eigenvalues))
+    second = float(np.mean(spectrum.weights * spectrum.eigenvalues**2))
+    one_step = first / (second + spectrum.noise * first)
+    shared = minimise_risk(_risk, spectrum, every, none, np.array([one_step]))
+    if free and n_steps > 1:  # equal step sizes are a saddle point, so the random starts are needed
+        every, none = np.eye(n_steps), np.zeros((n_steps, n_steps))
+        return np.sort(minimise_risk(_risk, spectrum, every, none, np.repeat(shared, n_steps), spread=1.0))
     return np.repeat(shared, n_steps)
 
 
 @checked
 def fit_gd_plus_plus(spectrum: Spectrum, n_steps: Size, free: bool = False) -> GDPlusPlusRates:
-    """GD++'s best pair, one for all steps or, if `free`, one per step: the best of several local minima."""
+    """Fits the rates of GD++ (step size and gamma) by minimising its risk; returns the best of several local minima.
+
+    Args:
+      spectrum: of the contexts of the prompts over which the risk is averaged.
+      n_steps: number of steps.
+      free: fit one pair of rates per step. Default: one pair shared by all steps.
+
+    Returns:
+      The fitted rates, one pair per step; step sizes and gammas are not divided by n.
+
+    Raises:
+      ValueError: if `n_steps` is not positive.
+    """
     every, none = np.ones((n_steps, 1)), np.zeros((n_steps, 1))
-    # a (1 - gamma a^2 lambda) must not overshoot: gamma stays near the inverse of the largest eigenvalues.
+    # 1 - gamma a^2 lambda must not become negative, so the search starts below the inverse of the largest eigenvalues.
     gamma = 0.5 / float(np.quantile(spectrum.eigenvalues[:, -1], 0.9))
     start = np.array([fit_step_sizes(spectrum, n_steps)[0], gamma])
-    found = minimise_risk(_risk, spectrum, np.hstack([every, none]), np.hstack([none, every]), start, spread=0.3)
-    found = np.repeat(found, n_steps)
+    shared = minimise_risk(_risk, spectrum, np.hstack([every, none]), np.hstack([none, every]), start, spread=0.3)
+    fitted = np.repeat(shared, n_steps)
     if free and n_steps > 1:
-        each = np.eye(n_steps)
-        maps = np.hstack([each, 0 * each]), np.hstack([0 * each, each])
-        found = minimise_risk(_risk, spectrum, *maps, found, spread=0.2)
-    return GDPlusPlusRates(found[:n_steps], found[n_steps:])
+        every, none = np.eye(n_steps), np.zeros((n_steps, n_steps))
+        fitted = minimise_risk(_risk, spectrum, np.hstack([every, none]), np.hstack([none, every]), fitted, spread=0.2)
+    return GDPlusPlusRates(fitted[:n_steps], fitted[n_steps:])
 
 
 @checked
 def tied_step_size(spectrum: Spectrum, n_steps: Size, n_context: Size) -> float:
-    """The best step size of GD++ with `gamma = step_size / n`, from where the published code starts to learn a pair."""
+    """Fits the step size of GD++ with `gamma = step_size / n`, shared by all steps.
+
+    The published code of von Oswald et al. starts from these tied rates when it learns the pair.
+
+    Args:
+      spectrum: of the contexts of the prompts over which the risk is averaged.
+      n_steps: number of steps.
+      n_context: number n of context examples.
+
+    Returns:
+      The step size, not divided by n.
+
+    Raises:
+      ValueError: if a size is not positive.
+    """
     every = np.ones((n_steps, 1))
-    return float(minimise_risk(_risk, spectrum, every, every / n_context, fit_step_sizes(spectrum, n_steps)[:1])[0])
+    start = fit_step_sizes(spectrum, n_steps)[:1]
+    return float(minimise_risk(_risk, spectrum, every, every / n_context, start)[0])

@@ -1,4 +1,14 @@
-"""Learners on prompts that are transformed before they see them, and batches of such prompts to tune them on."""
+"""Learners on transformed prompts (centred, or standardised as by LayerNorm), and the transformed prompts themselves.
+
+`centred` and `standardised` turn a learner into one that transforms its prompt first. `centre` and `standardise`
+transform a batch of prompts in the same way, for example to fit rates on them.
+
+    >>> from icl_gd.learners import gradient_descent
+    >>> x, y, x_query = jnp.array([[1.0], [3.0]]), jnp.array([[2.0], [8.0]]), jnp.ones(1)
+    >>> learner = gradient_descent([1.0])
+    >>> learner(x, y, x_query).tolist(), centred(learner)(x, y, x_query).tolist()
+    ([13.0], [3.0])
+"""
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
@@ -9,10 +19,16 @@ from icl_gd.types import Array, Predictor, Prompt
 
 
 def centred(learner: Predictor) -> Predictor:
-    """The learner on `x - mean x`, `y - mean y` of the context; the query is left as it is.
+    """The learner on the context `x - mean x`, `y - mean y`; the query is not changed.
 
-    Gradient descent then takes `step_size / n sum_i (y_i - mean y) (x_i - mean x)^T`: what softmax heads, whose
-    patterns sum to one, can take to first order (`analysis.softmax`).
+    One step of gradient descent then has the update `step_size / n sum_i (y_i - mean y) (x_i - mean x)^T`. Softmax
+    heads can compute this update to first order, because their patterns sum to one (`analysis.softmax`).
+
+    Args:
+      learner: any Predictor.
+
+    Returns:
+      A Predictor with the output shape of `learner`.
     """
     return Partial(_centred, as_partial(learner))
 
@@ -23,15 +39,28 @@ def _centred(learner: Predictor, x: Array, y: Array, x_query: Array) -> Array:
 
 
 def centre(prompts: Prompt) -> Prompt:
-    """A batch of prompts (leading axis) with the means of their contexts removed."""
+    """Prompts as `centred` presents them to its learner: the means of every context are subtracted.
+
+    Args:
+      prompts: a batch of Prompts (leading axis).
+
+    Returns:
+      The prompts with other `x` and `y`.
+    """
     return prompts._replace(x=_without_mean(prompts.x, 1), y=_without_mean(prompts.y, 1))
 
 
 def standardised(learner: Predictor) -> Predictor:
-    """The learner on tokens (x, y) less the mean of their entries, over their standard deviation; y of the query is 0.
+    """The learner on standardised tokens: every token (x, y) has mean zero and standard deviation one over its entries.
 
-    What LayerNorm without scale and offset shows to attention: a token's mean and length are gone, and with them the
-    size of a label.
+    The query is standardised as the token (x_query, 0). LayerNorm without scale and offset has the same output. It
+    removes the mean and the length of a token, and with them the scale of the label.
+
+    Args:
+      learner: any Predictor.
+
+    Returns:
+      A Predictor with the output shape of `learner`.
     """
     return Partial(_standardised, as_partial(learner))
 
@@ -44,7 +73,14 @@ def _standardised(learner: Predictor, x: Array, y: Array, x_query: Array) -> Arr
 
 
 def standardise(prompts: Prompt) -> Prompt:
-    """A batch of prompts (leading axis) as `standardised` shows them; `y_query` is left as it is."""
+    """Prompts as `standardised` presents them to its learner.
+
+    Args:
+      prompts: a batch of Prompts (leading axis).
+
+    Returns:
+      The prompts with other `x`, `y` and `x_query`; `y_query` is not changed.
+    """
     x, y = _standard(prompts.x, prompts.y)
     x_query, _ = _standard(prompts.x_query, jnp.zeros_like(prompts.y_query))
     return prompts._replace(x=x, y=y, x_query=x_query)
@@ -53,7 +89,7 @@ def standardise(prompts: Prompt) -> Prompt:
 def _standard(x: Array, y: Array) -> tuple[Array, Array]:
     tokens = _without_mean(jnp.concatenate([x, y], axis=-1), -1)
     deviation = jnp.std(tokens, axis=-1, keepdims=True)
-    tokens = tokens / jnp.maximum(deviation, jnp.finfo(tokens.dtype).tiny)  # a token of equal entries has become zero
+    tokens = tokens / jnp.maximum(deviation, jnp.finfo(tokens.dtype).tiny)  # a token with equal entries becomes zero
     return tokens[..., : x.shape[-1]], tokens[..., x.shape[-1] :]
 
 

@@ -1,4 +1,4 @@
-"""Models: plain functions over plain parameter dicts; Flax stays inside this room."""
+"""Transformers: plain functions of a config, a dict of parameters and tokens. No other package imports Flax."""
 
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.gpt2 import gpt2_config

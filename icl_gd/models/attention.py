@@ -1,58 +1,112 @@
-"""Self-attention: of the context only and without biases, as von Oswald et al. have it, or causal, as GPT-2 has it."""
+"""Self-attention, either over the context only (von Oswald et al. 2212.07677) or causal (GPT-2).
+
+>>> from icl_gd.models.initial import von_oswald
+>>> layer = SelfAttention(n_heads=2, d_head=3, initial=von_oswald(init_scale=1.0, n_layers=1))
+>>> (update, scores, pattern), params = layer.init_with_output(jax.random.key(0), jnp.ones((5, 4)))
+>>> update.shape, scores.shape, pattern.shape
+((5, 4), (2, 5, 5), (2, 5, 5))
+>>> scores[0, :, -1].tolist()  # the query, the last token, is not a key
+[0.0, 0.0, 0.0, 0.0, 0.0]
+"""
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from icl_gd.models.initial import Initializers
 from icl_gd.models.modifications import AUGMENTED, Modification, augmented, modified
 from icl_gd.types import Array
 
-TINY = 1e-6  # beside the sum that keys and queries are divided by, as published
-MIX_SLOPE = 10  # of the sigmoid that the learned mix passes through
+TINY = 1e-6  # added to the sums that divide keys and queries, as in the published code
+MIX_SLOPE = 10  # slope of the sigmoid of the learned mix, as in the published code
 
-Seen = Bool[Array, "reading read"] | None  # which tokens are read by which; None: all there are
+Mask = Bool[Array, "query key"] | None  # True where the query token attends to the key token; None: everywhere
 
 
-def _softmax(scores: Array, d_head: int, seen: Seen, axis: int) -> Array:
+def _linear(scores: Array, d_head: int, mix: Array, mask: Mask, axis: int) -> Array:
+    return scores
+
+
+def _softmax(scores: Array, d_head: int, mix: Array, mask: Mask, axis: int) -> Array:
+    """Softmax of `scores / sqrt(d_head)`, computed in float32 at least."""
     exact = scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) / d_head**0.5
-    exact = exact if seen is None else jnp.where(seen, exact, -jnp.inf)
+    exact = exact if mask is None else jnp.where(mask, exact, -jnp.inf)
     return jax.nn.softmax(exact, axis=axis).astype(scores.dtype)
 
 
-def _relu(scores: Array, seen: Seen, axis: int) -> Array:
-    """ReLU of the scores over the number of tokens that are read (Bai et al. 2306.04637)."""
-    read = scores.shape[axis] if seen is None else jnp.sum(jnp.broadcast_to(seen, scores.shape), axis, keepdims=True)
-    return jax.nn.relu(scores) / jnp.maximum(read, 1)
+def _relu(scores: Array, d_head: int, mix: Array, mask: Mask, axis: int) -> Array:
+    """ReLU of the scores, divided by the number of attended tokens (Bai et al. 2306.04637)."""
+    if mask is None:
+        n_keys = scores.shape[axis]
+    else:
+        n_keys = jnp.sum(jnp.broadcast_to(mask, scores.shape), axis, keepdims=True)
+    return jax.nn.relu(scores) / jnp.maximum(n_keys, 1)
 
 
-# From scores, zero where nothing is read, to the pattern that multiplies the values; `axis` is that of the tokens that
-# are read. Only softmax scales its scores.
-KINDS: dict[str, Callable[[Array, int, Array, Seen, int], Array]] = {
-    "linear": lambda scores, d_head, mix, seen, axis: scores,
-    "softmax": lambda scores, d_head, mix, seen, axis: _softmax(scores, d_head, seen, axis),
-    "relu": lambda scores, d_head, mix, seen, axis: _relu(scores, seen, axis),
-    "mixed": lambda scores, d_head, mix, seen, axis: mix * _softmax(scores, d_head, seen, axis) + (1 - mix) * scores,
+def _mixed(scores: Array, d_head: int, mix: Array, mask: Mask, axis: int) -> Array:
+    """The learned combination `mix * softmax + (1 - mix) * linear`."""
+    return mix * _softmax(scores, d_head, mix, mask, axis) + (1 - mix) * scores
+
+
+# Functions `(scores, d_head, mix, mask, axis) -> pattern`, by the kind of attention. Masked scores are zero, and `axis`
+# is the axis of key tokens. Only softmax divides the scores by sqrt(d_head).
+KINDS: dict[str, Callable[[Array, int, Array, Mask, int], Array]] = {
+    "linear": _linear,
+    "softmax": _softmax,
+    "relu": _relu,
+    "mixed": _mixed,
 }
 
 
-class SelfAttention(nn.Module):
-    """`e_i <- sum_heads P W_V sum_j e_j pattern(W_K e_j, W_Q e_i)`, the update of one layer.
+class _Weights(NamedTuple):
+    """The parameters of one attention layer."""
 
-    Returns `(update [t e], scores [head t t], pattern [head t t])`. Tokens read the context, which is all but the last:
-    that is the query, it reads and is not read, but with `attend_to_query`. In causal attention a token reads itself
-    and those before it. What is not read has zero in scores and pattern. With `query_only` the last token alone reads:
-    the rows of all three are one, the last of the t.
+    k: Float[Array, "head d_head e"]
+    q: Float[Array, "head d_head e"]
+    v: Float[Array, "head d_head e"]
+    p: Float[Array, "head e d_head"]
+    mix: Float[Array, ""]
+    biases: dict[str, Array]  # [head 1 d_head] by "Q", "K" and "V"; empty without biases
+    modification: dict[str, Array]
+
+    def project(self, name: str, weights: Array, tokens: Array) -> Array:
+        """Keys, queries or values `[head t d_head]`; `name` is "K", "Q" or "V"."""
+        projected = jnp.einsum("hke,te->htk", weights, tokens)
+        if self.biases:
+            projected = projected + self.biases[name]
+        if name == "Q" or AUGMENTED[name] not in self.modification:
+            return projected
+        return augmented(self.modification, name, projected.swapaxes(1, 2)).swapaxes(1, 2)
+
+
+class SelfAttention(nn.Module):
+    """The update of one layer, `e_i <- sum_heads P W_V sum_j e_j pattern(W_K e_j, W_Q e_i)`.
+
+    By default all tokens attend to the context: all tokens but the last, which is the query. With `attend_to_query`
+    they attend to the query too. In causal attention a token attends to itself and the tokens before it.
+
+    Attributes:
+      n_heads: number of heads.
+      d_head: width of a head.
+      initial: initializers of the weights.
+      kind: a name in `KINDS`; "mixed" learns a combination of softmax and linear attention.
+      sum_normalised: divide keys and queries by the sums of their entries (Schlag et al. 2102.11174).
+      causal: mask the tokens after each query token.
+      biases: add biases to keys, queries, values and the output.
+      attend_to_query: include the last token among the keys of every token.
+      modification: strengths of the attention modifications.
     """
 
     n_heads: int
     d_head: int
     initial: Initializers
-    kind: str = "linear"  # in KINDS; "mixed" learns how much of it is softmax
-    sum_normalised: bool = False  # keys and queries are divided by their sums (Schlag et al. 2102.11174)
+    kind: str = "linear"
+    sum_normalised: bool = False
     causal: bool = False
     biases: bool = False
     attend_to_query: bool = False
@@ -60,69 +114,121 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array, query_only: bool = False) -> tuple[Array, Array, Array]:
-        all_read = self.causal or self.attend_to_query
-        reading, read = tokens[-1:] if query_only else tokens, tokens if all_read else tokens[:-1]
+        """Computes the update of tokens `[t e]`.
+
+        Args:
+          tokens: `[t e]`, the query last.
+          query_only: compute the row of the last token only. Default: False.
+
+        Returns:
+          `(update [t e], scores [head t t], pattern [head t t])`, where scores and pattern are
+          [query token, key token] and zero where the key is masked. With `query_only` the first axis of the update,
+          and the axis of query tokens, has length one.
+        """
+        all_attended = self.causal or self.attend_to_query
+        query_tokens = tokens[-1:] if query_only else tokens
+        key_tokens = tokens if all_attended else tokens[:-1]
         e = tokens.shape[-1]
-        inner = (self.n_heads, self.d_head, e)
-        w_k, w_q, w_v = (self.param(f"W_{name}", self.initial.inputs, inner) for name in "KQV")
-        # P reads all heads, side by side: with all of them its fan-in is n_heads * d_head.
+        weights = self._weights(e)
+
+        merged = self._merges_weights(e, weights)
+        if merged:
+            scores_of = partial(_merged_scores, weights, key_tokens)
+        else:
+            scores_of = partial(_scores, weights, weights.project("K", weights.k, key_tokens))
+        scores = scores_of(query_tokens)
+        if self.sum_normalised:
+            scores = scores / (_sums(weights.q, query_tokens)[:, :, None] * _sums(weights.k, key_tokens)[:, None, :])
+        mask = _causal_mask(len(query_tokens), len(key_tokens)) if self.causal else None
+        if mask is not None:
+            scores = jnp.where(mask, scores, 0.0)
+
+        pattern = KINDS[self.kind](scores, self.d_head, weights.mix, mask, -1)
+        if self.modification.there:
+            own_scores = None
+            if "beta" in weights.modification:  # negative samples of a demonstration depend on its own query's scores
+                own_scores = scores_of(key_tokens) if query_only else scores
+            pattern = modified(weights.modification, pattern, own_scores, self.causal)
+
+        update = _merged_update(weights, key_tokens, pattern) if merged else _update(weights, key_tokens, pattern)
+        if self.biases:
+            update = update + self._bias("P", e)[None]
+        if all_attended:
+            return update, scores, pattern
+        return update, _pad_query(scores), _pad_query(pattern)
+
+    def _weights(self, e: int) -> _Weights:
+        """Creates or reads the parameters; their order determines their initial values."""
+        shape = (self.n_heads, self.d_head, e)
+        w_k, w_q, w_v = (self.param(f"W_{name}", self.initial.inputs, shape) for name in "KQV")
+        # P acts on the concatenated heads, so its fan-in is n_heads * d_head.
         p = self.param("P", self.initial.outputs(self.n_heads), (self.n_heads, e, self.d_head))
         mix = jnp.zeros(())
         if self.kind == "mixed":
-            # The published code's one weight, of fan-in one, behind a steep sigmoid.
+            # As in the published code: one weight of fan-in one, behind a steep sigmoid.
             mix = jax.nn.sigmoid(MIX_SLOPE * self.param("mix", self.initial.inputs, (1, 1, 1))[0, 0, 0])
-        bias = lambda name, *shape: self.param(f"b_{name}", nn.initializers.zeros, shape)
-        biases = {name: bias(name, self.n_heads, self.d_head)[:, None] for name in "QKV"} if self.biases else {}
-        held = self._held()
-
-        def in_heads(name: str, weights: Array, tokens: Array) -> Array:
-            """Keys, queries or values `[head t d_head]`."""
-            found = jnp.einsum("hke,te->htk", weights, tokens)
-            found = found + biases[name] if self.biases else found
-            if name == "Q" or AUGMENTED[name] not in held:
-                return found
-            return augmented(held, name, found.swapaxes(1, 2)).swapaxes(1, 2)
-
-        # Weights of heads as wide as a token meet each other before they meet tokens: so there are fewer products per
-        # token, and, in the first layer, gradients need half as many of the products over pairs of tokens.
-        grown = "augment_keys" in held or "augment_values" in held
-        wide = self.d_head >= e and not self.biases and not grown
-        keys = None if wide else in_heads("K", w_k, read)
-
-        def scores_of(reading: Array) -> Array:
-            if keys is None:
-                return jnp.einsum("hic,jc->hij", jnp.einsum("hkc,hke,ie->hic", w_k, w_q, reading), read)
-            return jnp.einsum("hik,hjk->hij", in_heads("Q", w_q, reading), keys)
-
-        scores = scores_of(reading)
-        if self.sum_normalised:
-            total = lambda w, tokens: jnp.einsum("hke,te->ht", w, tokens) + TINY
-            scores = scores / (total(w_q, reading)[:, :, None] * total(w_k, read)[:, None, :])
-        seen = jnp.tri(len(reading), len(read), len(read) - len(reading), dtype=bool) if self.causal else None
-        if seen is not None:
-            scores = jnp.where(seen, scores, 0.0)
-        pattern = KINDS[self.kind](scores, self.d_head, mix, seen, -1)
-        if self.modification.there:
-            own = None
-            if "beta" in held:  # every demonstration has its own negative samples, by what it would read itself
-                own = scores_of(read) if query_only else scores
-            pattern = modified(held, pattern, own, self.causal)
-        if wide:
-            update = jnp.einsum("hek,hkc,hic->ie", p, w_v, jnp.einsum("hij,jc->hic", pattern, read))
-        else:
-            update = jnp.einsum("hek,hik->ie", p, jnp.einsum("hij,hjk->hik", pattern, in_heads("V", w_v, read)))
+        biases = {}
         if self.biases:
-            update = update + bias("P", e)[None]
-        if all_read:
-            return update, scores, pattern
-        unread = lambda of_context: jnp.pad(of_context, ((0, 0), (0, 0), (0, 1)))
-        return update, unread(scores), unread(pattern)
+            biases = {name: self._bias(name, self.n_heads, self.d_head)[:, None] for name in "QKV"}
+        return _Weights(w_k, w_q, w_v, p, mix, biases, self._modification())
 
-    def _held(self) -> dict[str, Array]:
-        """What is there of a modification, which nobody trains, and the perceptrons that augment, one for all heads."""
-        values = self.modification.there.items()
-        held = {name: self.param(name, lambda key, value=value: jnp.asarray(value, float)) for name, value in values}
-        square = (self.d_head, self.d_head)
-        for name in (name for name, asked in AUGMENTED.items() if asked in held):
-            held |= {f"g_{name}_{i}": self.param(f"g_{name}_{i}", self.initial.inputs, square) for i in (1, 2)}
-        return held
+    def _bias(self, name: str, *shape: int) -> Array:
+        return self.param(f"b_{name}", nn.initializers.zeros, shape)
+
+    def _modification(self) -> dict[str, Array]:
+        """The fixed modification strengths and the trained augmentation MLPs, which all heads share."""
+        strengths = self.modification.there.items()
+        params = {
+            name: self.param(name, lambda key, value=value: jnp.asarray(value, float)) for name, value in strengths
+        }
+        shape = (self.d_head, self.d_head)
+        for name, strength in AUGMENTED.items():
+            if strength in params:
+                params[f"g_{name}_1"] = self.param(f"g_{name}_1", self.initial.inputs, shape)
+                params[f"g_{name}_2"] = self.param(f"g_{name}_2", self.initial.inputs, shape)
+        return params
+
+    def _merges_weights(self, e: int, weights: _Weights) -> bool:
+        """Whether to multiply weights with weights before tokens, as `_merged_scores` and `_merged_update` do.
+
+        For heads at least as wide as a token this takes fewer products per token, and in the first layer the gradient
+        needs half as many products over pairs of tokens. It is exact if keys and values are linear in the tokens.
+        """
+        augments = "augment_keys" in weights.modification or "augment_values" in weights.modification
+        return self.d_head >= e and not self.biases and not augments
+
+
+def _scores(weights: _Weights, keys: Array, query_tokens: Array) -> Array:
+    """Scores `[head query key]` of keys `[head key d_head]`."""
+    return jnp.einsum("hik,hjk->hij", weights.project("Q", weights.q, query_tokens), keys)
+
+
+def _merged_scores(weights: _Weights, key_tokens: Array, query_tokens: Array) -> Array:
+    """Scores `[head query key]`, through `W_K^T W_Q`."""
+    return jnp.einsum("hic,jc->hij", jnp.einsum("hkc,hke,ie->hic", weights.k, weights.q, query_tokens), key_tokens)
+
+
+def _sums(weights: Array, tokens: Array) -> Array:
+    """Sums `[head t]` over the entries of keys or queries."""
+    return jnp.einsum("hke,te->ht", weights, tokens) + TINY
+
+
+def _causal_mask(n_queries: int, n_keys: int) -> Bool[Array, "query key"]:
+    """Mask of the last `n_queries` of `n_keys` tokens."""
+    return jnp.tri(n_queries, n_keys, n_keys - n_queries, dtype=bool)
+
+
+def _update(weights: _Weights, key_tokens: Array, pattern: Array) -> Array:
+    """The update `[query e]`: values are weighted by the pattern and projected by P."""
+    heads = jnp.einsum("hij,hjk->hik", pattern, weights.project("V", weights.v, key_tokens))
+    return jnp.einsum("hek,hik->ie", weights.p, heads)
+
+
+def _merged_update(weights: _Weights, key_tokens: Array, pattern: Array) -> Array:
+    """The update `[query e]`, through `P W_V`."""
+    return jnp.einsum("hek,hkc,hic->ie", weights.p, weights.v, jnp.einsum("hij,jc->hic", pattern, key_tokens))
+
+
+def _pad_query(of_context: Array) -> Array:
+    """Appends a zero for the query, which is not a key, to the last axis."""
+    return jnp.pad(of_context, ((0, 0), (0, 0), (0, 1)))

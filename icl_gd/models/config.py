@@ -1,4 +1,9 @@
-"""What a Transformer is made of: one small frozen config."""
+"""The configuration of a Transformer: one frozen dataclass.
+
+>>> config = TransformerConfig(d_token=11, n_layers=2, attention=("linear", "softmax"))
+>>> config.kinds, config.head_width, config.blocks
+(('linear', 'softmax'), 11, ('block_0', 'block_1'))
+"""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,42 +16,47 @@ from icl_gd.models.initial import Initializers
 from icl_gd.models.modifications import Alpha, Fraction, Modification, Share, Values
 from icl_gd.schema import LARGEST, OneOf, Size, check
 
-MOST_LAYERS = 10**5  # as many words name their kinds
+MOST_LAYERS = 10**5  # `kinds` has one string per layer
 DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """What a Transformer is made of.
+    """The architecture of a Transformer.
+
+    `gpt2_config` returns the config of a GPT-2.
 
     Attributes:
-      d_token: width of the tokens that come in.
-      n_layers, n_heads: sizes of the stack.
-      d_head: width of a head; that of the residual when left out, as in von Oswald et al.
-      shared: one set of weights for all layers (recurrent) instead of one per layer.
-      clip: residuals are clipped to [-clip, clip] after every layer; None leaves them alone.
-      init_scale: weights start with variance `init_scale / n_layers / fan_in`; a tuple is swept over in training.
-      attention: a kind in `attention.KINDS` ("mixed" learns how much of it is softmax), or a tuple of one per layer.
-      layer_norm: attention reads normalised residuals, with learned scale and offset. As published, the first of
-        layers with weights of their own reads tokens as they are.
-      sum_normalised: keys and queries are divided by their sums.
-      d_embed: tokens are mapped to this width before the first layer; None leaves them as they are.
-      input_mlp_width: an MLP with a hidden layer of this width (GELU, skip) acts on every embedded token before the
-        first layer; None has none.
-      init: where weights start from, in `initial.KINDS`; `init_scale` above is that of "von_oswald".
-      causal: every token reads itself and those before it, and a layout that holds x and y apart is read out at every
-        x; otherwise all read the context, which is all tokens but the last.
-      pre_norm: attention and perceptron of every layer, and the read-out, read normalised residuals.
-      block_mlp_width: a perceptron like the above acts after attention in every layer; None has none.
-      biases: of keys, queries, values, projections and of what maps tokens to `d_embed`.
-      n_positions: a learned vector for every place is added to tokens, so many of them at most; None adds nothing.
-      d_read_out: predictions, of this size, are a learned linear map of the residual; None reads slots of the layout.
-      attend_to_query: the query is read too, by itself and by all others.
-      alpha, beta, share, augment_keys, augment_values: of attention, see `models.Modification`; a tuple is swept over.
-      dtype: the type of activations, "float32" or "bfloat16"; None takes that of the parameters. Softmax, LayerNorm's
-        sums and a learned read-out stay float32.
-
-    One like GPT-2 is `gpt2_config`.
+      d_token: width of the input tokens.
+      n_layers, n_heads: number of layers, and of heads per layer.
+      d_head: width of a head. Default: the width of the residual, as in von Oswald et al.
+      shared: all layers share one set of weights (recurrent). Default: each layer has its own.
+      clip: residuals are clipped to [-clip, clip] after every layer. Default: None, no clipping.
+      init_scale: initial weights have variance `init_scale / n_layers / fan_in` with init="von_oswald"; with
+        init="gpt2", see `initial.gpt2`. Training sweeps over a tuple.
+      attention: a kind in `attention.KINDS`, or a tuple with one kind per layer. "mixed" learns a combination of
+        softmax and linear attention.
+      layer_norm: the input of attention is normalised, with learned scale and offset. As published, the first of
+        several layers with their own weights reads the tokens without normalisation.
+      sum_normalised: keys and queries are divided by the sums of their entries.
+      d_embed: width of a linear embedding before the first layer. Default: None, no embedding.
+      input_mlp_width: hidden width of an MLP (GELU, skip connection) on every embedded token before the first layer.
+        Default: None, no MLP.
+      init: the distribution of initial weights, a name in `initial.KINDS`.
+      causal: every token attends to itself and the tokens before it. If the layout has separate tokens for x and y, a
+        prediction is read at every x. Default: all tokens attend to the context, which is all tokens but the last.
+      pre_norm: the inputs of attention, of the block MLP and of the learned read-out are normalised.
+      block_mlp_width: hidden width of an MLP (GELU, skip connection) after attention in every layer. Default: None, no
+        MLP.
+      biases: keys, queries, values, the attention output and the embedding have biases.
+      n_positions: number of learned position vectors, which are added to the tokens; the largest number of tokens.
+        Default: None, no positions.
+      d_read_out: width of the prediction of a learned linear read-out. Default: None, the layout's slots are read.
+      attend_to_query: all tokens attend to the query too.
+      alpha, beta, share, augment_keys, augment_values: attention modifications, see `models.Modification`. Training
+        sweeps over a tuple.
+      dtype: type of the activations, "float32" or "bfloat16". Default: None, the type of the parameters. Softmax, the
+        sums of LayerNorm and a learned read-out are computed in float32.
     """
 
     d_token: Size
@@ -80,28 +90,34 @@ class TransformerConfig:
         check(self)
         if len(self.kinds) != self.n_layers:
             raise ValueError(
-                f"attention={self.attention!r} must be one word, or one for each of n_layers={self.n_layers}"
+                f"attention={self.attention!r} has {len(self.kinds)} kinds for n_layers={self.n_layers}; give one "
+                "kind, or one per layer"
             )
         if self.shared and len(set(self.kinds)) > 1:
-            raise ValueError(f"attention={self.attention!r}: layers with shared weights are of one kind")
+            raise ValueError(f"attention={self.attention!r}: layers with shared=True have one kind; give one kind")
         if self.layer_norm and self.pre_norm:
-            raise ValueError("pre_norm=True normalises what layer_norm=True does, and more: one of them is enough")
+            raise ValueError("pre_norm=True includes the normalisation of layer_norm=True; set only one of them")
         if self.layer_norm and self.n_layers == 1 and not self.shared:
-            raise ValueError("layer_norm=True leaves the first of separate layers alone: one layer needs shared=True")
+            raise ValueError(
+                "layer_norm=True does not normalise the first of separate layers, so n_layers=1 needs shared=True"
+            )
         if self.causal and self.attend_to_query:
-            raise ValueError("attend_to_query=True: in causal attention every token reads itself as it is")
+            raise ValueError(
+                "attend_to_query=True: a causal token attends to itself already; set attend_to_query=False"
+            )
         if (self.beta is None) != (self.share is None):
-            raise ValueError(f"beta={self.beta}, share={self.share}: negative samples take both of them, or neither")
-        if self.modification.there and (self.sum_normalised or not (self.causal or self.attend_to_query)):
+            raise ValueError(f"beta={self.beta}, share={self.share}: negative samples need both; set both or neither")
+        has_own_token = self.causal or self.attend_to_query
+        if self.modification.there and (self.sum_normalised or not has_own_token):
             name, value = next(iter(self.modification.there.items()))
             raise ValueError(
-                f"{name}={value} tells what is read of the query from what is read of demonstrations: it needs "
-                "attend_to_query=True or causal=True, and sum_normalised=False; leave it at None"
+                f"{name}={value} treats the query's own token and the demonstrations differently: it needs "
+                f"attend_to_query=True or causal=True, and sum_normalised=False; otherwise set {name}=None"
             )
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The attention of each layer."""
+        """The kind of attention of each layer."""
         return (self.attention,) * self.n_layers if isinstance(self.attention, str) else tuple(self.attention)
 
     @property
@@ -111,45 +127,55 @@ class TransformerConfig:
 
     @property
     def head_width(self) -> int:
+        """The width of a head."""
         return self.width if self.d_head is None else self.d_head
 
     @property
     def modification(self) -> Modification:
+        """The strengths of the attention modifications."""
         return Modification(*(getattr(self, name) for name in Modification._fields))
 
     @property
     def per_member(self) -> dict[str, Values]:
-        """The fields in which members of a population may differ: a tuple is swept over in training."""
+        """The fields in which members of a population may differ; training sweeps over tuples in them."""
         return {"init_scale": self.init_scale, **self.modification.there}
 
     @property
     def initial(self) -> Initializers:
-        """How weights start.
+        """The initializers of the weights.
 
         Raises:
-          ValueError: of what is swept over.
+          ValueError: if a field is a tuple of values to sweep over.
         """
         for name, value in self.per_member.items():
             if isinstance(value, tuple):
-                raise ValueError(f"{name}={value} is swept over by training; a model starts from one value")
+                raise ValueError(f"{name}={value} is a sweep, which only training accepts; give one value for a model")
         return initial.KINDS[self.init](self.init_scale, self.n_layers)  # pyright: ignore[reportArgumentType]
 
     @property
     def is_plain(self) -> bool:
-        """Whether layers are attention and nothing beside it, and what they read is the same for all tokens."""
-        beside = self.n_positions, self.d_read_out, self.block_mlp_width
-        return not (self.causal or self.pre_norm or self.biases or self.dtype) and set(beside) == {None}
+        """Whether blocks are attention only, in the type of the parameters, and all tokens attend to the same tokens.
+
+        A normalised input, an embedding and a clip are allowed.
+        """
+        if self.causal or self.pre_norm or self.biases or self.dtype:
+            return False
+        return self.n_positions is None and self.d_read_out is None and self.block_mlp_width is None
 
     @property
     def is_embedded(self) -> bool:
-        """Whether anything stands before the first layer."""
+        """Whether there is an embedding or an MLP before the first layer."""
         return self.d_embed is not None or self.input_mlp_width is not None
 
     def reads_normalised(self, layer: int) -> bool:
-        """Whether attention of a layer, counted from zero, reads a normalised residual."""
+        """Whether the input of attention is normalised in a layer, counted from zero.
+
+        Returns:
+          True if the parameter block of the layer has a `norm`.
+        """
         return self.pre_norm or (self.layer_norm and (self.shared or layer > 0))
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        """The parameter block each layer reads, in order."""
+        """The name of each layer's parameter block, in order."""
         return tuple(f"block_{0 if self.shared else layer}" for layer in range(self.n_layers))

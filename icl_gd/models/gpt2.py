@@ -1,4 +1,8 @@
-"""The Transformer of Garg et al. (2208.01066): one like GPT-2, by the switches it has."""
+"""The GPT-2 Transformer of Garg et al. (2208.01066), as a `TransformerConfig`.
+
+>>> gpt2_config(d_token=20, n_positions=82, d_embed=64, n_layers=3, n_heads=2).head_width
+32
+"""
 
 from icl_gd.models.config import TransformerConfig
 from icl_gd.schema import Size, checked
@@ -8,18 +12,26 @@ from icl_gd.schema import Size, checked
 def gpt2_config(
     d_token: Size, n_positions: Size, d_embed: Size, n_layers: Size, n_heads: Size, d_read_out: Size = 1
 ) -> TransformerConfig:
-    """A causal stack of softmax attention and perceptrons behind LayerNorms, with biases and learned positions.
+    """Config of a causal softmax Transformer with MLPs, LayerNorms, biases, learned positions and a learned read-out.
+
+    The published sizes `(d_embed, n_layers, n_heads)` are (64, 3, 2), (128, 6, 4) and (256, 12, 8).
 
     Args:
-      d_token: of the tokens that are read in: the width of x.
-      n_positions: tokens at most; a prompt of n points has 2n, of which the last need not be there.
-      d_embed: the width that `n_heads` share; published are 64, 128 and 256 with 3, 6 and 12 layers, 2, 4 and 8 heads.
+      d_token: width of the tokens: the width of x, or of y if that is larger.
+      n_positions: largest number of tokens. A prompt of n points has 2n tokens; the last, its label, may be left out.
+      d_embed: width of the residual. Heads have width `d_embed / n_heads`, and MLPs `4 d_embed` hidden units.
+      n_layers: number of layers.
+      n_heads: heads per layer; must divide `d_embed`.
+      d_read_out: width of the prediction. Default: 1.
+
+    Returns:
+      The config, with the initialisation "gpt2".
 
     Raises:
-      ValueError: if the heads do not share the width evenly.
+      ValueError: if a size is not positive, or `n_heads` does not divide `d_embed`.
     """
     if d_embed % n_heads:
-        raise ValueError(f"n_heads={n_heads} must divide d_embed={d_embed}, which they share")
+        raise ValueError(f"n_heads={n_heads} must divide d_embed={d_embed}: each head has width d_embed / n_heads")
     return TransformerConfig(
         d_token,
         n_layers,

@@ -1,8 +1,16 @@
-"""The moment form: a stack of linear self-attention layers, run on the context's second moment alone.
+"""The Gram (second-moment) form: a stack of linear self-attention layers, computed from the context's second moment.
 
-Exact for linear layers without clip: with G = sum_j e_j e_j^T over the context, layer l maps every token, context
-and query alike, by M = I + sum_h W_PV^h G W_KQ^h, because the update of token i is
-sum_h W_PV^h sum_j e_j (e_j^T W_KQ^h e_i). Hence G becomes M G M^T and the query token q becomes M q. QED
+The form is exact for linear layers without clip. Let G = sum_j e_j e_j^T over the context. The update of token i is
+sum_h W_PV^h sum_j e_j (e_j^T W_KQ^h e_i) = (sum_h W_PV^h G W_KQ^h) e_i. So a layer maps every token, of the context
+and the query alike, by M = I + sum_h W_PV^h G W_KQ^h. Hence G becomes M G M^T, and the query token q becomes M q. QED
+
+    >>> circuits = Circuits(W_KQ=jnp.ones((2, 1, 3, 3)), W_PV=jnp.ones((2, 1, 3, 3)))  # [layer head e e]
+    >>> gram = Gram.of(jnp.ones((5, 3)))  # 5 tokens, the last is the query
+    >>> queries, contexts = apply_gram(circuits, gram)
+    >>> queries.shape, contexts.shape
+    ((3, 3), (3, 3, 3))
+    >>> bool(read_gram(circuits, gram, d_output=1)[0] == -queries[-1, -1])
+    True
 """
 
 import jax
@@ -14,15 +22,20 @@ from icl_gd.types import Array, Circuits, Gram
 
 
 def apply_gram(
-    circuits: Circuits, moments: Gram
+    circuits: Circuits, gram: Gram
 ) -> tuple[Float[Array, "depth e *batch"], Float[Array, "depth e e *batch"]]:
-    """Query residuals and context moments before the first layer and after each one."""
-    context, query = moments
+    """Applies linear attention layers to the Gram form of a prompt.
+
+    Returns:
+      The query residuals `[depth e *batch]` and the context second moments `[depth e e *batch]`, before the first
+      layer and after each one.
+    """
+    context, query = gram
     queries, contexts = [query], [context]
     for w_kq, w_pv in zip(circuits.W_KQ, circuits.W_PV, strict=True):
-        # The query needs matrix-vector products only; XLA drops the matrix products nobody reads.
-        seen = jnp.einsum("ab...,hb...->ha...", context, jnp.einsum("hbc,c...->hb...", w_kq, query))
-        query = query + jnp.einsum("hra,ha...->r...", w_pv, seen)
+        # The query needs matrix-vector products only. XLA eliminates the matrix products of an unused `contexts`.
+        heads = jnp.einsum("ab...,hb...->ha...", context, jnp.einsum("hbc,c...->hb...", w_kq, query))
+        query = query + jnp.einsum("hra,ha...->r...", w_pv, heads)
         layer_map = _layer_map(w_kq, w_pv, context)
         context = context + _product(layer_map, context)
         context = context + _product(context, layer_map.swapaxes(0, 1))
@@ -34,7 +47,7 @@ def apply_gram(
 def _layer_map(
     w_kq: Float[Array, "h e e"], w_pv: Float[Array, "h e e"], context: Float[Array, "e e *batch"]
 ) -> Float[Array, "e e *batch"]:
-    """`sum_h W_PV^h G W_KQ^h` of a symmetric G. Weights meet data in two-dimensional products, as below."""
+    """`sum_h W_PV^h G W_KQ^h` of a symmetric G; weights and data are multiplied in two-dimensional products."""
     heads, e, batch = len(w_kq), len(context), context.shape[2:]
     read = w_kq.swapaxes(1, 2).reshape(heads * e, e) @ context.reshape(e, -1)
     read = read.reshape(heads, e, e, *batch).swapaxes(1, 2)  # [h a d *batch]
@@ -42,39 +55,59 @@ def _layer_map(
 
 
 def _product(a: Float[Array, "i j *batch"], b: Float[Array, "j k *batch"]) -> Float[Array, "i k *batch"]:
-    """`a @ b`, for every prompt of a batch that stands last."""
+    """`a @ b` for every prompt of a trailing batch axis."""
     return a @ b if a.ndim == 2 else _batched_product(a, b)
 
 
 @jax.custom_vjp
 def _batched_product(a: Float[Array, "i j *batch"], b: Float[Array, "j k *batch"]) -> Float[Array, "i k *batch"]:
-    """On a CPU as a sum of outer products, one after another: vectors run along prompts, and what is added up stays in
-    cache. The compiler's own product of many small matrices takes four times as long.
+    """`a @ b` for every prompt, on CPU as a sum of outer products.
+
+    The vectors of that sum run along the prompts, and its partial sums fit in cache. XLA's product of many small
+    matrices takes four times as long on CPU.
     """
-    outer = lambda a, b, j: a[:, j][:, None] * b[j][None]
-    added_up = lambda a, b: jax.lax.fori_loop(1, len(b), lambda j, sum_: sum_ + outer(a, b, j), outer(a, b, 0))
-    plain = lambda a, b: jnp.einsum("ij...,jk...->ik...", a, b)
-    return jax.lax.platform_dependent(a, b, cpu=added_up, default=plain)
+
+    def outer(a: Array, b: Array, j: Array | int) -> Array:
+        return a[:, j][:, None] * b[j][None]
+
+    def sum_of_outer(a: Array, b: Array) -> Array:
+        return jax.lax.fori_loop(1, len(b), lambda j, total: total + outer(a, b, j), outer(a, b, 0))
+
+    def einsum(a: Array, b: Array) -> Array:
+        return jnp.einsum("ij...,jk...->ik...", a, b)
+
+    return jax.lax.platform_dependent(a, b, cpu=sum_of_outer, default=einsum)
 
 
-# Or a gradient would keep every partial sum.
-_batched_product.defvjp(
-    lambda a, b: (_batched_product(a, b), (a, b)),
-    lambda kept, slope: (
-        _batched_product(slope, kept[1].swapaxes(0, 1)),
-        _batched_product(kept[0].swapaxes(0, 1), slope),
-    ),
-)
+def _batched_product_forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _batched_product(a, b), (a, b)
+
+
+def _batched_product_backward(factors: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    a, b = factors
+    return _batched_product(cotangent, b.swapaxes(0, 1)), _batched_product(a.swapaxes(0, 1), cotangent)
+
+
+# The derivative of the loop would store every partial sum, so the gradient is written out.
+_batched_product.defvjp(_batched_product_forward, _batched_product_backward)
 
 
 @checked
-def read_gram(circuits: Circuits, moments: Gram, d_output: Size) -> Float[Array, " m *batch"]:
-    """The prediction, minus the last `d_output` slots of the query, at the least cost for a batch.
+def read_gram(circuits: Circuits, gram: Gram, d_output: Size) -> Float[Array, " m *batch"]:
+    """The prediction of linear attention layers, computed at the least cost for a batch.
 
-    Only what is read of the last layer is computed, and its weights meet the data in two-dimensional products that
-    batch and members share: with the batch among a product's own batch axes a CPU needs five times as long.
+    Only the slots of the prediction are computed in the last layer. Weights and data are multiplied in
+    two-dimensional products whose columns are the batch; products with batch axes take five times as long on CPU.
+
+    Args:
+      circuits: QK and OV circuits of all layers.
+      gram: the Gram form of a prompt, or of a batch in trailing axes.
+      d_output: width m of the prediction.
+
+    Returns:
+      y_hat `[m *batch]`: minus the last `d_output` slots of the query.
     """
-    queries, contexts = apply_gram(Circuits(circuits.W_KQ[:-1], circuits.W_PV[:-1]), moments)
+    queries, contexts = apply_gram(Circuits(circuits.W_KQ[:-1], circuits.W_PV[:-1]), gram)
     query, context = queries[-1], contexts[-1]
     w_kq, w_pv = circuits.W_KQ[-1], circuits.W_PV[-1, :, -d_output:]
     heads, rows, e = w_pv.shape

@@ -1,4 +1,12 @@
-"""A Transformer with its parameters: all that is needed to predict with it."""
+"""A Transformer with its parameters and layout: all that is needed to predict.
+
+>>> import jax, jax.numpy as jnp
+>>> from icl_gd import models, tokens
+>>> config = TransformerConfig(d_token=4)
+>>> model = Model(config, models.init(config, jax.random.key(0)), tokens.concatenated(3, 1))
+>>> model(jnp.ones((5, 3)), jnp.ones((5, 1)), jnp.ones(3)).shape
+(1,)
+"""
 
 from dataclasses import dataclass
 
@@ -11,11 +19,12 @@ from icl_gd.types import Array, Layout, Predictor, PrefixPredictor
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """One Transformer, callable as the Predictor that it is: `model(x [n d], y [n m], x_query [d]) -> y_hat [m]`.
+    """One Transformer, callable as a Predictor: `model(x [n d], y [n m], x_query [d]) -> y_hat [m]`.
 
     Attributes:
-      params: of one member; `population[i]` gives the model of member i.
-      layout: how a problem becomes its tokens, and how its prediction is read from them.
+      config: the architecture.
+      params: the parameters of one member; `population[i]` gives the model of member i.
+      layout: how a prompt is encoded as tokens and where the prediction is read.
     """
 
     config: TransformerConfig
@@ -24,28 +33,50 @@ class Model:
 
     @on_problem
     def __call__(self, x: Array, y: Array, x_query: Array) -> Array:
-        """The prediction of one problem, in the fastest form that is exact."""
+        """Predicts the label of the query, in the fastest form that is exact.
+
+        Args:
+          x: inputs `[n d]`.
+          y: labels `[n m]`.
+          x_query: query `[d]`.
+
+        Returns:
+          y_hat `[m]`.
+        """
         return self.predictor(x, y, x_query)
 
     @on_problem
     def layerwise(self, x: Array, y: Array, x_query: Array) -> Array:
-        """What is predicted before the first and after every layer: y_hat `[depth m]`."""
+        """Predicts from the residual before the first layer and after every layer.
+
+        Args:
+          x: inputs `[n d]`.
+          y: labels `[n m]`.
+          x_query: query `[d]`.
+
+        Returns:
+          y_hat `[depth m]`.
+        """
         return layerwise_predictor(self.config, self.params, self.layout)(x, y, x_query)
 
     @on_prefixes
     def prefix(self, x: Array, y: Array) -> Array:
-        """What a causal model predicts of every input from the examples before it: y_hat `[n m]`.
+        """Predicts every input from the examples before it: the in-context learning curve of a causal model.
+
+        Returns:
+          y_hat `[n m]`: the k-th output is the prediction for `x[k]` given the first k examples.
 
         Raises:
-          ValueError: if tokens see what comes after them, or hold x and y together.
+          ValueError: if the model is not causal, or its tokens hold x and y together.
         """
         return self.prefix_predictor(x, y)
 
     @property
     def predictor(self) -> Predictor:
-        """This model as a pytree whose leaves are the parameters, as compiled programs take it."""
+        """The Predictor of this model, a pytree whose leaves are the parameters."""
         return fastest_predictor(self.config, self.params, self.layout)
 
     @property
     def prefix_predictor(self) -> PrefixPredictor:
+        """The PrefixPredictor of this causal model, a pytree whose leaves are the parameters."""
         return prefix_predictor(self.config, self.params, self.layout)

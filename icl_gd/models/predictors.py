@@ -1,8 +1,22 @@
-"""Transformers as Predictors: one function of what is fixed, and parameters that are a program's arguments.
+"""Transformers as Predictors: pytrees whose leaves are the parameters.
 
-Every one of them is a `jax.tree_util.Partial`, a pytree whose leaves are the parameters. So programs compiled for one
-member serve all members and every population of equal config and layout, and Predictors of many members are one
-Predictor whose leaves have a leading member axis, to be vmapped over.
+Every Predictor here is a `jax.tree_util.Partial` of a hashable function and parameters. Programs compiled for one
+member therefore serve all members, and every population of equal config and layout. Stack the leaves of many members
+along a leading axis to `vmap` over them.
+
+A prediction can be computed in three forms:
+
+    token form   every token in every layer: exact for all models
+    query form   one layer, computed for the query only (`models.query`)
+    Gram form    linear layers, computed from the second moment of the context (`models.gram`)
+
+    >>> from icl_gd import models, tokens
+    >>> config, layout = TransformerConfig(d_token=4, init_scale=1.0), tokens.concatenated(3, 1)
+    >>> params = models.init(config, jax.random.key(0))
+    >>> prompt = jnp.ones((5, 3)), jnp.ones((5, 1)), jnp.ones(3)
+    >>> slow, fast = predictor(config, params, layout), fastest_predictor(config, params, layout)
+    >>> bool(jnp.allclose(slow(*prompt), fast(*prompt), rtol=1e-4))
+    True
 """
 
 from dataclasses import dataclass
@@ -30,7 +44,7 @@ from icl_gd.types import Array, Circuits, Gram, Layout, Predictor, PrefixPredict
 
 
 @dataclass(frozen=True)
-class _OfTokens:
+class _TokenForm:
     """The token form."""
 
     config: TransformerConfig
@@ -43,7 +57,7 @@ class _OfTokens:
 
 
 @dataclass(frozen=True)
-class _OfLayers(_OfTokens):
+class _LayerwiseTokenForm(_TokenForm):
     """The token form, read out after every layer."""
 
     @on_problem
@@ -53,8 +67,8 @@ class _OfLayers(_OfTokens):
 
 
 @dataclass(frozen=True)
-class _OfPrefixes(_OfTokens):
-    """One pass of a causal model, read out at every x."""
+class _PrefixTokenForm(_TokenForm):
+    """The token form of a causal model, read out at every x after one pass."""
 
     @on_prefixes
     def __call__(self, params: Params, x: Array, y: Array) -> Array:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -62,28 +76,30 @@ class _OfPrefixes(_OfTokens):
         return jax.vmap(read_out(self.config, params, self.layout))(residual[self.layout.inputs])
 
 
-class _Batched:
-    """A form that takes a batch in trailing axes, at less cost than by `vmap`; without one it is of one problem."""
+class _BatchedForm:
+    """A form that accepts a batch in trailing axes, at less cost than `vmap`. Without a batch, it takes one prompt."""
 
     layout: Layout
 
     @on_problem
     def __call__(self, params: Any, x: Array, y: Array, x_query: Array) -> Array:
-        return self.many(params, x, y, x_query)
+        return self.apply_batch(params, x, y, x_query)
 
-    def many(self, params: Any, x: Array, y: Array, x_query: Array) -> Array:
-        """Of `x [n d *batch]`, `y [n m *batch]` and `x_query [d *batch]`, y_hat `[m *batch]`."""
-        # Tokens of the context do not depend on the query: said here, or its gradient would pass through all of them.
+    def apply_batch(self, params: Any, x: Array, y: Array, x_query: Array) -> Array:
+        """Predictions `[m *batch]` from `x [n d *batch]`, `y [n m *batch]` and `x_query [d *batch]`."""
+        # The context tokens do not depend on the query. Without stop_gradient, the query's gradient would be computed
+        # through all of them.
         context = self.layout.encode(x, y, jax.lax.stop_gradient(x_query))[:-1]
         return self.read(params, context, self.layout.encode(x, y, x_query)[-1], y.shape[1])
 
     def read(self, params: Any, context: Array, query: Array, d_output: int) -> Array:
+        """Predictions `[m *batch]` from the tokens of the context `[n e *batch]` and of the query `[e *batch]`."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class _OfCircuits(_Batched):
-    """The moment form, of circuits."""
+class _CircuitForm(_BatchedForm):
+    """The Gram form of circuits."""
 
     layout: Layout
 
@@ -92,8 +108,8 @@ class _OfCircuits(_Batched):
 
 
 @dataclass(frozen=True)
-class _OfGram(_Batched):
-    """The moment form, of parameters."""
+class _GramForm(_BatchedForm):
+    """The Gram form of parameters."""
 
     config: TransformerConfig
     layout: Layout
@@ -103,7 +119,7 @@ class _OfGram(_Batched):
 
 
 @dataclass(frozen=True)
-class _OfQuery(_Batched):
+class _QueryForm(_BatchedForm):
     """The query form."""
 
     config: TransformerConfig
@@ -114,8 +130,8 @@ class _OfQuery(_Batched):
 
 
 @dataclass(frozen=True)
-class _OfCircuitLayers:
-    """The moment form, read out after every layer."""
+class _LayerwiseCircuitForm:
+    """The Gram form of circuits, read out after every layer."""
 
     layout: Layout
 
@@ -126,48 +142,103 @@ class _OfCircuitLayers:
 
 
 def predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:
-    """The Transformer as a Predictor, token by token."""
-    return Partial(_OfTokens(weighted(config), layout), params)
+    """A Transformer as a Predictor, in the token form.
+
+    Args:
+      config: the architecture.
+      params: parameters of one member.
+      layout: how prompts are encoded as tokens and where the prediction is read.
+
+    Returns:
+      `(x [n d], y [n m], x_query [d]) -> y_hat [m]`.
+    """
+    return Partial(_TokenForm(weighted(config), layout), params)
 
 
 def layerwise_predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:
-    """As `predictor`, read out after every layer: y_hat `[depth m]`, the first before any layer."""
-    return Partial(_OfLayers(weighted(config), layout), params)
+    """A Transformer read out before the first layer and after every layer, in the token form.
+
+    Args:
+      config: the architecture.
+      params: parameters of one member.
+      layout: how prompts are encoded as tokens and where the prediction is read.
+
+    Returns:
+      `(x [n d], y [n m], x_query [d]) -> y_hat [depth m]`.
+    """
+    return Partial(_LayerwiseTokenForm(weighted(config), layout), params)
 
 
 def prefix_predictor(config: TransformerConfig, params: Params, layout: Layout) -> PrefixPredictor:
     """A causal Transformer as a PrefixPredictor: one pass, read out at every x.
 
+    Args:
+      config: the architecture, with `causal=True`.
+      params: parameters of one member.
+      layout: a layout with separate tokens for x and y.
+
+    Returns:
+      `(x [n d], y [n m]) -> y_hat [n m]`.
+
     Raises:
-      ValueError: if tokens see what comes after them, or hold x and y together.
+      ValueError: if the model is not causal, or the layout's tokens hold x and y together.
     """
     if not config.causal or layout.inputs is None:
         raise ValueError(
-            "predictions at every x take a causal model, and a layout that holds x and y apart; "
-            f"causal={config.causal}, tokens hold them {'together' if layout.inputs is None else 'apart'}"
+            f"causal={config.causal}, and the layout's tokens hold x and y "
+            f"{'together' if layout.inputs is None else 'apart'}: predictions at every x need causal=True and a layout "
+            "such as tokens.alternating, which holds them apart"
         )
-    return Partial(_OfPrefixes(weighted(config), layout), params)
+    return Partial(_PrefixTokenForm(weighted(config), layout), params)
 
 
 def query_predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:
-    """A one-layer Transformer as a Predictor, in the query form."""
-    return Partial(_OfQuery(weighted(config), layout), params)
+    """A one-layer Transformer as a Predictor, in the query form. It is exact if `has_query_form(config)`.
+
+    Args:
+      config: the architecture, with one layer.
+      params: parameters of one member.
+      layout: how prompts are encoded as tokens and where the prediction is read.
+
+    Returns:
+      `(x [n d], y [n m], x_query [d]) -> y_hat [m]`.
+    """
+    return Partial(_QueryForm(weighted(config), layout), params)
 
 
 def circuit_predictor(circuits: Circuits, layout: Layout) -> Predictor:
-    """A linear Transformer known by its circuits only, as a Predictor."""
-    return Partial(_OfCircuits(layout), circuits)
+    """A linear Transformer as a Predictor, from its QK and OV circuits only.
+
+    Returns:
+      `(x [n d], y [n m], x_query [d]) -> y_hat [m]`.
+    """
+    return Partial(_CircuitForm(layout), circuits)
 
 
 def layerwise_circuit_predictor(circuits: Circuits, layout: Layout) -> Predictor:
-    """As `circuit_predictor`, read out after every layer: y_hat `[depth m]`."""
-    return Partial(_OfCircuitLayers(layout), circuits)
+    """A linear Transformer read out before the first layer and after every layer, from its QK and OV circuits only.
+
+    Returns:
+      `(x [n d], y [n m], x_query [d]) -> y_hat [depth m]`.
+    """
+    return Partial(_LayerwiseCircuitForm(layout), circuits)
 
 
 def fastest_predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:
-    """The moment form where it is exact, the query form of other networks of one layer, otherwise the token form."""
+    """A Transformer as a Predictor, in the fastest form that is exact for it.
+
+    That is the Gram form for linear layers, the query form for other one-layer networks, and the token form otherwise.
+
+    Args:
+      config: the architecture.
+      params: parameters of one member.
+      layout: how prompts are encoded as tokens and where the prediction is read.
+
+    Returns:
+      `(x [n d], y [n m], x_query [d]) -> y_hat [m]`.
+    """
     if has_gram_form(config):
-        return Partial(_OfGram(weighted(config), layout), params)
+        return Partial(_GramForm(weighted(config), layout), params)
     if has_query_form(config):
         return query_predictor(config, params, layout)
     return predictor(config, params, layout)

@@ -1,7 +1,17 @@
-"""One layer of which the query's token alone is computed: all that a prediction needs, in whatever kind of attention.
+"""The query form: one attention layer of any kind, computed for the query token only.
 
-With u = W_KQ q the scores of the query are e_j^T u, and its update is sum_heads W_PV sum_j pattern_j e_j: no key, value
-or update of the context is made. A batch stands in trailing axes, as in the moment form.
+With u = W_KQ q, the scores of the query are e_j^T u, and its update is sum_heads W_PV sum_j pattern_j e_j. Keys, values
+and updates of the context are not computed, except the keys or values that a modification augments. A batch has
+trailing axes, as in the Gram form.
+
+    >>> import jax
+    >>> from icl_gd import models
+    >>> config = TransformerConfig(d_token=4, attention="softmax", init_scale=1.0)
+    >>> params = models.init(config, jax.random.key(0))
+    >>> tokens = jax.random.normal(jax.random.key(1), (5, 4))
+    >>> expected = -models.apply(config, params, tokens).residual[-1, -1, -1]
+    >>> bool(jnp.allclose(read_query(config, params, tokens, d_output=1)[0], expected, rtol=1e-4))
+    True
 """
 
 import jax.numpy as jnp
@@ -16,7 +26,11 @@ from icl_gd.types import Array
 
 
 def has_query_form(config: TransformerConfig) -> bool:
-    """Whether the context reaches the prediction through one attention layer."""
+    """Whether `read_query` is exact: the context reaches the prediction through one attention layer only.
+
+    Returns:
+      True for one layer without a causal mask, pre_norm, biases, positions, a block MLP or a learned read-out.
+    """
     return config.n_layers == 1 and config.is_plain
 
 
@@ -24,53 +38,67 @@ def has_query_form(config: TransformerConfig) -> bool:
 def read_query(
     config: TransformerConfig, params: Params, tokens: Float[Array, "t e *batch"], d_output: Size
 ) -> Float[Array, " m *batch"]:
-    """The prediction of a one-layer network, minus the last `d_output` slots of the query token."""
+    """The prediction of a one-layer network, computed for the query token only.
+
+    Args:
+      config: an architecture for which `has_query_form` is true.
+      params: parameters of one member.
+      tokens: `[t e *batch]`, the query last; a batch has trailing axes.
+      d_output: width m of the prediction.
+
+    Returns:
+      y_hat `[m *batch]`: minus the last `d_output` slots of the query token.
+    """
     block = params[config.blocks[0]]
     attention = block["attention"]
     tokens = jnp.moveaxis(embed(config, params, jnp.moveaxis(tokens, 1, -1)), -1, 1)
-    read = _layer_norm(tokens, block["norm"]) if config.layer_norm else tokens
-    context, batch = read if config.attend_to_query else read[:-1], tokens.shape[2:]
+    inputs = _layer_norm(tokens, block["norm"]) if config.layer_norm else tokens
+    key_tokens, batch = inputs if config.attend_to_query else inputs[:-1], tokens.shape[2:]
     (w_kq,), (w_pv,) = circuits(config, params)
-    keys = None if config.augment_keys is None else augmented(attention, "K", _in_heads(attention["W_K"], context))
+    keys = None
+    if config.augment_keys is not None:
+        keys = augmented(attention, "K", _in_heads(attention["W_K"], key_tokens))
 
     def scores_of(queries: Float[Array, "i e *batch"]) -> Float[Array, "head i n *batch"]:
         if keys is not None:
             return jnp.einsum("hkn...,hki...->hin...", keys, _in_heads(attention["W_Q"], queries))
-        return jnp.einsum("ne...,hei...->hin...", context, _in_heads(w_kq, queries))
+        return jnp.einsum("ne...,hei...->hin...", key_tokens, _in_heads(w_kq, queries))
 
-    scores = scores_of(read[-1:])[:, 0]
+    scores = scores_of(inputs[-1:])[:, 0]
     if config.sum_normalised:
-        scores = scores / (_sums(attention["W_K"], context) * _sums(attention["W_Q"], read[-1:]))
+        scores = scores / (_sums(attention["W_K"], key_tokens) * _sums(attention["W_Q"], inputs[-1:]))
     (kind,) = config.kinds
-    mix = softmax_share(params).get(config.blocks[0], jnp.zeros(()))  # of a kind that learns one
+    mix = softmax_share(params).get(config.blocks[0], jnp.zeros(()))  # zero is unused: only "mixed" reads it
     pattern = KINDS[kind](scores, config.head_width, mix, None, 1)
     if config.modification.there:
-        own = None if config.beta is None else scores_of(context)
-        pattern = modified(attention, pattern[:, None], own, causal=False)[:, 0]
+        own_scores = None if config.beta is None else scores_of(key_tokens)
+        pattern = modified(attention, pattern[:, None], own_scores, causal=False)[:, 0]
     if config.augment_values is None:
-        rows, seen = w_pv[:, -d_output:], jnp.einsum("hn...,ne...->he...", pattern, context)
+        rows, attended = w_pv[:, -d_output:], jnp.einsum("hn...,ne...->he...", pattern, key_tokens)
     else:
-        values = augmented(attention, "V", _in_heads(attention["W_V"], context))
-        rows, seen = attention["P"][:, -d_output:], jnp.einsum("hn...,hkn...->hk...", pattern, values)
+        values = augmented(attention, "V", _in_heads(attention["W_V"], key_tokens))
+        rows, attended = attention["P"][:, -d_output:], jnp.einsum("hn...,hkn...->hk...", pattern, values)
+    # One matrix product over heads and their entries; its columns are the batch.
     rows = rows.swapaxes(0, 1).reshape(d_output, -1)
-    query = tokens[-1, -d_output:] + (rows @ seen.reshape(rows.shape[1], -1)).reshape(d_output, *batch)
+    query = tokens[-1, -d_output:] + (rows @ attended.reshape(rows.shape[1], -1)).reshape(d_output, *batch)
     return -query if config.clip is None else -jnp.clip(query, -config.clip, config.clip)
 
 
 def _in_heads(weights: Float[Array, "head out e"], tokens: Float[Array, "n e *batch"]) -> Array:
-    """`[head out n *batch]`, as one product of matrices."""
+    """Weights of every head applied to every token, as one matrix product: `[head out n *batch]`."""
     (heads, out, e), (n, _, *batch) = weights.shape, tokens.shape
-    found = weights.reshape(heads * out, e) @ jnp.moveaxis(tokens, 1, 0).reshape(e, -1)
-    return found.reshape(heads, out, n, *batch)
+    product = weights.reshape(heads * out, e) @ jnp.moveaxis(tokens, 1, 0).reshape(e, -1)
+    return product.reshape(heads, out, n, *batch)
 
 
 def _sums(weights: Float[Array, "head d_head e"], tokens: Float[Array, "n e *batch"]) -> Array:
-    """The sum over a key's or a query's entries, for all heads and tokens `[head n *batch]`."""
+    """Sums over the entries of keys or queries, for all heads and tokens: `[head n *batch]`."""
     summed = jnp.sum(weights, axis=1)  # [head e]
     return jnp.einsum("ha,na...->hn...", summed, tokens) + TINY
 
 
 def _layer_norm(tokens: Float[Array, "t e *batch"], norm: Params) -> Float[Array, "t e *batch"]:
+    """LayerNorm over the second axis, with scale and bias `[e]`."""
     entries = (1, -1) + (1,) * (tokens.ndim - 2)
     centred = tokens - jnp.mean(tokens, axis=1, keepdims=True)
     deviation = jnp.sqrt(jnp.mean(centred**2, axis=1, keepdims=True) + LAYER_NORM_EPSILON)

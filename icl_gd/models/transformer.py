@@ -1,4 +1,12 @@
-"""A stack of attention layers, as its config has it; plain functions over plain parameter dicts."""
+"""The Transformer: plain functions of a config, a dict of parameters and tokens.
+
+>>> config = TransformerConfig(d_token=4, n_layers=2, n_heads=3)
+>>> params = init(config, jax.random.key(0))
+>>> params["block_1"]["attention"]["W_K"].shape  # [head d_head e]
+(3, 4, 4)
+>>> apply(config, params, jnp.ones((5, 4))).residual.shape  # [depth t e]
+(3, 5, 4)
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +31,7 @@ LAYER_NORM_EPSILON = 1e-5
 
 
 class _Embedding(nn.Module):
-    """What stands before the first layer: `W_E e + b_E`, then `e + W_2 gelu(W_1 e + b_1) + b_2`, or one of them."""
+    """The embedding `W_E e + b_E`, then the input MLP `e + W_2 gelu(W_1 e + b_1) + b_2`, or one of the two."""
 
     config: TransformerConfig
     initial: Initializers
@@ -36,52 +44,61 @@ class _Embedding(nn.Module):
             if config.biases:
                 tokens = tokens + _row(self.param("b_E", initial.embed_bias(config.d_token), (config.d_embed,)), tokens)
         if config.input_mlp_width is not None:
-            tokens = tokens + _perceptron(self, initial, config.input_mlp_width, tokens)
+            tokens = tokens + _mlp(self, initial, config.input_mlp_width, tokens)
         return tokens
 
 
 def _row(bias: Array, tokens: Array) -> Array:
-    """A bias `[e]` beside tokens `[... e]`: ranks are promoted by hand."""
+    """Reshapes a bias `[e]` to broadcast with tokens `[... e]`, because implicit rank promotion may be disabled."""
     return bias.reshape((1,) * (tokens.ndim - 1) + bias.shape)
 
 
-def _perceptron(module: nn.Module, initial: Initializers, width: int, tokens: Array) -> Array:
-    """`W_2 gelu(W_1 e + b_1) + b_2`, with parameters of the module; gelu is the tanh form, as GPT-2 has it."""
+def _mlp(module: nn.Module, initial: Initializers, width: int, tokens: Array) -> Array:
+    """`W_2 gelu(W_1 e + b_1) + b_2`, with parameters of `module`; gelu is the tanh approximation, as in GPT-2."""
     e = tokens.shape[-1]
-    bias = lambda name, size: module.param(name, nn.initializers.zeros, (size,))
     hidden = tokens @ module.param("W_1", initial.inputs, (width, e)).T
-    hidden = nn.gelu(hidden + _row(bias("b_1", width), hidden))
-    return hidden @ module.param("W_2", initial.outputs(1), (e, width)).T + _row(bias("b_2", e), tokens)
+    hidden = nn.gelu(hidden + _row(module.param("b_1", nn.initializers.zeros, (width,)), hidden))
+    output = hidden @ module.param("W_2", initial.outputs(1), (e, width)).T
+    return output + _row(module.param("b_2", nn.initializers.zeros, (e,)), tokens)
 
 
-class _Perceptron(nn.Module):
+class _MLP(nn.Module):
+    """The MLP of a block, without its skip connection."""
+
     width: int
     initial: Initializers
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
-        return _perceptron(self, self.initial, self.width, tokens)
+        return _mlp(self, self.initial, self.width, tokens)
 
 
-def _norm(**more: Any) -> nn.LayerNorm:
-    # Flax would have scales and biases in single precision where all other parameters are in double.
+def _norm(name: str | None = None) -> nn.LayerNorm:
+    # By default, Flax creates scales and biases in float32 even if x64 is enabled and all other parameters are float64.
     precision = jnp.result_type(float)
-    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, param_dtype=precision, **more)
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, param_dtype=precision, name=name)
 
 
-def _once(residual: Array) -> Array:
-    """Computed once, and so is its gradient: XLA would make the sum over all later layers again for each of its uses.
+def _identity(residual: Array) -> Array:
+    return residual
 
-    Training keeps the compiler from taking this out before it matters (`population.KEEP_BARRIERS`).
+
+def _compute_once(residual: Array) -> Array:
+    """Keeps XLA from recomputing a residual, and its gradient, for each use.
+
+    The gradient is a sum over all later layers, so recomputing it is expensive. On CPU, training disables the compiler
+    pass that would remove the barrier too early (`population.KEEP_BARRIERS`).
     """
     return jax.lax.optimization_barrier(residual)
 
 
 class _Block(nn.Module):
+    """One layer: attention, then the MLP if there is one, each with a skip connection, then the clip."""
+
     config: TransformerConfig
     initial: Initializers
     kind: str
-    reads_normalised: bool
+    is_normalised: bool  # whether the inputs of attention and MLP are normalised
 
     def setup(self):
         config = self.config
@@ -96,25 +113,24 @@ class _Block(nn.Module):
             config.attend_to_query,
             config.modification,
         )
-        self.norm = _norm() if self.reads_normalised else lambda v: v
+        self.norm = _norm() if self.is_normalised else _identity
         if config.block_mlp_width is not None:
-            self.mlp = _Perceptron(config.block_mlp_width, self.initial)
-            self.mlp_norm = _norm() if self.reads_normalised else lambda v: v
+            self.mlp = _MLP(config.block_mlp_width, self.initial)
+            self.mlp_norm = _norm() if self.is_normalised else _identity
 
     def __call__(self, residual: Array, query_only: bool = False) -> tuple[Array, Array, Array]:
         update, scores, pattern = self.attention(self.norm(residual), query_only)
         residual = (residual[-1:] if query_only else residual) + update
         if self.config.block_mlp_width is not None:
-            residual = _once(residual)
-            residual = _once(residual + self.mlp(self.mlp_norm(residual)))
+            residual = _compute_once(residual)
+            residual = _compute_once(residual + self.mlp(self.mlp_norm(residual)))
         if self.config.clip is not None:
             residual = jnp.clip(residual, -self.config.clip, self.config.clip)
         return residual, scores, pattern
 
 
-class _Head(nn.Module):
-    """What is read out of a residual `[... e]`: `W_U e + b_U` `[... m]`, of the normalised residual with
-    `pre_norm`."""
+class _Unembedding(nn.Module):
+    """The learned read-out `W_U e + b_U` `[... m]` of a residual `[... e]`, which `pre_norm` normalises first."""
 
     config: TransformerConfig
     initial: Initializers
@@ -129,8 +145,7 @@ class _Head(nn.Module):
 
 
 class _Transformer(nn.Module):
-    """Residuals, scores and patterns, layer by layer; with `query_only` those of the last layer have the query's row
-    alone."""
+    """Residuals, scores and patterns by layer. With `query_only`, those of the last layer have the query's row only."""
 
     config: TransformerConfig
 
@@ -141,15 +156,18 @@ class _Transformer(nn.Module):
         blocks: dict[str, _Block] = {}
         for layer, name in enumerate(config.blocks):
             if name not in blocks:
-                normalised = config.reads_normalised(layer)
-                blocks[name] = _Block(config, initial, config.kinds[layer], normalised, name=name)
+                is_normalised = config.reads_normalised(layer)
+                blocks[name] = _Block(config, initial, config.kinds[layer], is_normalised, name=name)
         if config.is_embedded:
             tokens = _Embedding(config, initial, name="embedding")(tokens)
         if config.n_positions is not None:
             if len(tokens) > config.n_positions:
-                raise ValueError(f"{len(tokens)} tokens have no place among n_positions={config.n_positions}")
-            places = self.param("positions", initial.positions, (config.n_positions, config.width))
-            tokens = tokens + places[: len(tokens)]
+                raise ValueError(
+                    f"{len(tokens)} tokens exceed n_positions={config.n_positions}; give fewer examples, or a model "
+                    "with more positions"
+                )
+            positions = self.param("positions", initial.positions, (config.n_positions, config.width))
+            tokens = tokens + positions[: len(tokens)]
         residuals, scores, patterns = [tokens], [], []
         for layer, name in enumerate(config.blocks, 1):
             residual, score, pattern = blocks[name](residuals[-1], query_only and layer == config.n_layers)
@@ -157,32 +175,49 @@ class _Transformer(nn.Module):
             scores.append(score)
             patterns.append(pattern)
         if config.d_read_out is not None and self.is_initializing():
-            _Head(config, initial, name="unembed")(residuals[-1])
+            _Unembedding(config, initial, name="unembed")(residuals[-1])
         return residuals, scores, patterns
 
 
 def softmax_share(params: Params) -> dict[str, Array]:
-    """How much of the pattern is softmax in each block that learned a mix of it, by the block's name."""
+    """The learned softmax fraction of the pattern, for every block with mixed attention.
+
+    Returns:
+      Scalars in (0, 1) by the name of the block.
+    """
     attentions = {name: params[name]["attention"] for name in params if name.startswith("block_")}
-    return {
-        name: jax.nn.sigmoid(MIX_SLOPE * found["mix"][0, 0, 0]) for name, found in attentions.items() if "mix" in found
-    }
+    mixes = {name: attention["mix"] for name, attention in attentions.items() if "mix" in attention}
+    return {name: jax.nn.sigmoid(MIX_SLOPE * mix[0, 0, 0]) for name, mix in mixes.items()}
 
 
 def has_gram_form(config: TransformerConfig) -> bool:
-    """Whether the network sees its context through second moments only: linear layers, and nothing beside them."""
-    bare = config.clip is None and not config.layer_norm and not config.sum_normalised and not config.is_embedded
-    bare = bare and not config.attend_to_query and not config.modification.there
-    return config.is_plain and bare and set(config.kinds) == {"linear"}
+    """Whether the network depends on its context through second moments only, so that the Gram form is exact.
+
+    Returns:
+      True for plain linear attention layers on tokens that are not embedded.
+    """
+    if config.clip is not None or config.layer_norm or config.sum_normalised or config.is_embedded:
+        return False
+    if config.attend_to_query or config.modification.there:
+        return False
+    return config.is_plain and set(config.kinds) == {"linear"}
 
 
 def init(config: TransformerConfig, key: Array) -> Params:
-    """Parameters of a fresh model: `{block: {"attention": {W_K, W_Q, W_V [head d_head e], P [head e d_head]}}}`.
+    """Draws the parameters of one model.
 
-    Beside them, where the config asks for it, `attention.{mix, b_K, b_Q, b_V [head d_head], b_P [e]}`, `norm: {scale,
-    bias}`, `mlp: {W_1, b_1, W_2, b_2}` and `mlp_norm` of a block; `embedding: {W_E, b_E, W_1, b_1, W_2, b_2}`,
-    `positions [n_positions e]`, and `unembed: {norm, W_U, b_U}`. Modified attention has its `alpha`, ..., which nobody
-    trains, and `g_{K, V}_{1, 2} [d_head d_head]` of the perceptrons that augment.
+    Returns:
+      Nested dicts of arrays. Every model has `block_l: {attention: {W_K, W_Q, W_V [head d_head e], P [head e d_head]}}`
+      for each layer l, or `block_0` only if the layers are shared. Options of the config add to these:
+
+      * to a block's `attention`: `mix`; `b_K, b_Q, b_V [head d_head]` and `b_P [e]`; the modification strengths
+        `alpha`, ..., which are not trained, and the augmentation MLPs `g_{K, V}_{1, 2} [d_head d_head]`;
+      * to a block: `norm: {scale, bias}`, `mlp: {W_1, b_1, W_2, b_2}` and `mlp_norm: {scale, bias}`;
+      * to the model: `embedding: {W_E, b_E, W_1, b_1, W_2, b_2}`, `positions [n_positions e]` and
+        `unembed: {norm, W_U, b_U}`.
+
+    Raises:
+      ValueError: if a field of the config is a tuple of values to sweep over.
     """
     return _initialiser(config)(key)
 
@@ -193,27 +228,70 @@ def _initialiser(config: TransformerConfig) -> Callable[[Array], Params]:
 
 
 def shapes(config: TransformerConfig) -> Params:
-    """Shapes and types of one member's parameters."""
+    """Shapes and types of the parameters of one member.
+
+    Returns:
+      A `jax.ShapeDtypeStruct` for every parameter, in the nested dicts of `init`.
+    """
     return jax.eval_shape(partial(init, weighted(config)), jax.random.key(0))
 
 
 def apply(config: TransformerConfig, params: Params, tokens: Array) -> Activations:
-    """Runs the stack on tokens `[t e]`, whose last row is the query, and returns everything it computed."""
+    """Applies the Transformer to the tokens of one prompt.
+
+    Args:
+      config: the architecture.
+      params: parameters of one member.
+      tokens: `[t e]`, the query last.
+
+    Returns:
+      Residuals `[depth t e]`, scores `[layer head t t]` and patterns `[layer head t t]`.
+
+    Raises:
+      ValueError: if there are more tokens than `config.n_positions`.
+    """
     return Activations(*map(jnp.stack, _run(config, params, tokens)))
 
 
 def apply_to_query(config: TransformerConfig, params: Params, tokens: Array) -> Float[Array, " e"]:
-    """`apply(...).residual[-1, -1]`, without what nobody reads of the last layer: the updates of the context."""
-    return _run(config, params, tokens, query_only=True)[0][-1][-1]
+    """The final residual of the query, `apply(...).residual[-1, -1]`, without the last layer's other updates.
+
+    Args:
+      config: the architecture.
+      params: parameters of one member.
+      tokens: `[t e]`, the query last.
+
+    Returns:
+      The residual `[e]`.
+    """
+    residuals, _, _ = _run(config, params, tokens, query_only=True)
+    return residuals[-1][-1]
 
 
 def prefix_residuals(config: TransformerConfig, params: Params, tokens: Array) -> Float[Array, "t e"]:
-    """`apply(...).residual[-1]`: what the last layer of a causal network leaves of all tokens."""
-    return _run(config, params, tokens)[0][-1]
+    """The final residuals of all tokens, `apply(...).residual[-1]`.
+
+    Args:
+      config: the architecture.
+      params: parameters of one member.
+      tokens: `[t e]`.
+
+    Returns:
+      The residuals `[t e]`.
+    """
+    residuals, _, _ = _run(config, params, tokens)
+    return residuals[-1]
 
 
 def weighted(config: TransformerConfig) -> TransformerConfig:
-    """The config as far as a program depends on it: what members may differ in lies among their weights."""
+    """Replaces the config fields that do not affect compiled programs by a fixed value.
+
+    These are the initial scale and the modification strengths. Members of a population may differ in them: the
+    strengths are stored among the parameters, and the initial scale affects the initial parameters only.
+
+    Returns:
+      A config that is equal for all such members, so that they share one compiled program.
+    """
     return replace(config, **dict.fromkeys(config.per_member, 0.5))
 
 
@@ -225,20 +303,38 @@ def _run(config: TransformerConfig, params: Params, tokens: Array, query_only: b
 
 
 def read_out(config: TransformerConfig, params: Params, layout: Layout) -> Callable[[Array], Array]:
-    """From a residual `[e]` of the query's token to y_hat `[m]`: the learned head's, or the layout's."""
+    """The read-out of a model: the learned one if `d_read_out` is set, otherwise that of the layout.
+
+    Args:
+      config: the architecture.
+      params: parameters of one member.
+      layout: how prompts are encoded as tokens and where the prediction is read.
+
+    Returns:
+      A function from the residual of the query token `[e]` to y_hat `[m]`.
+    """
     if config.d_read_out is None:
         return layout.read_out
-    head = _Head(weighted(config), weighted(config).initial)
+    unembedding = _Unembedding(weighted(config), weighted(config).initial)
 
     def read(residual: Array) -> Array:
         residual = residual.astype(params["unembed"]["W_U"].dtype)
-        return head.apply({"params": params["unembed"]}, residual)  # pyright: ignore[reportReturnType]
+        return unembedding.apply({"params": params["unembed"]}, residual)  # pyright: ignore[reportReturnType]
 
     return read
 
 
 def embed(config: TransformerConfig, params: Params, tokens: Array) -> Array:
-    """Tokens `[... e]` as the first layer finds them, `[... width]`: each is embedded by itself."""
+    """Applies the embedding and the input MLP to each token. Learned positions are not added.
+
+    Args:
+      config: the architecture.
+      params: parameters of one member.
+      tokens: `[... d_token]`.
+
+    Returns:
+      `[... width]`; the tokens themselves if the model has neither.
+    """
     if not config.is_embedded:
         return tokens
     config = weighted(config)
@@ -249,7 +345,16 @@ def embed(config: TransformerConfig, params: Params, tokens: Array) -> Array:
 def features(
     config: TransformerConfig, params: Params, d_output: Size
 ) -> Callable[[Array, Array], tuple[Array, Array]]:
-    """The embedding of concatenated tokens as `(x [d], y [m]) -> (features [width - m], target [m])`: its y slots."""
+    """The embedding of a concatenated token (x, y), split into the features and target of a linear regression.
+
+    Args:
+      config: the architecture, with concatenated tokens.
+      params: parameters of one member.
+      d_output: width m of y.
+
+    Returns:
+      A function `(x [d], y [m]) -> (features [width - m], target [m])`; the target is the y slots of the embedding.
+    """
     return Partial(_Features(weighted(config), d_output), params)
 
 
@@ -264,7 +369,11 @@ class _Features:
 
 
 def circuits(config: TransformerConfig, params: Params) -> Circuits:
-    """`W_KQ = W_K^T W_Q` and `W_PV = P W_V` of every layer and head; shared weights are repeated per layer."""
+    """The QK circuits `W_KQ = W_K^T W_Q` and the OV circuits `W_PV = P W_V` of every layer and head.
+
+    Returns:
+      `W_KQ [layer head e e]` and `W_PV [layer head e e]`; shared weights are repeated for every layer.
+    """
     layers = [params[name]["attention"] for name in config.blocks]
     return Circuits(
         jnp.stack([jnp.einsum("hka,hkb->hab", layer["W_K"], layer["W_Q"]) for layer in layers]),

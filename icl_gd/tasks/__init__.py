@@ -1,4 +1,4 @@
-"""Tasks: each turns a key into one Prompt. Key first, one key one draw; the caller vmaps."""
+"""Tasks: distributions of in-context problems. `task.sample(key)` draws one Prompt; batch it with `jax.vmap`."""
 
 from icl_gd.tasks.elementwise import ELEMENTWISE, ElementwiseRegression
 from icl_gd.tasks.families import PROMPT_DISTRIBUTIONS, PromptDistribution

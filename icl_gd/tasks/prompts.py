@@ -1,4 +1,11 @@
-"""Batches of prompts for whoever evaluates."""
+"""Batches of prompts for evaluation.
+
+Example:
+  >>> from icl_gd.tasks import LinearRegression
+  >>> prompts = draw_prompts(LinearRegression(d_input=2, n_context=5).sample, jax.random.key(0), 3)
+  >>> prompts.x.shape, prompts.y_query.shape
+  ((3, 5, 2), (3, 1))
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +19,16 @@ from icl_gd.types import Array
 
 @checked
 def draw_prompts(sample: Callable[[Array], Any], key: Array, n_prompts: Size) -> Any:
-    """A batch of prompts, on the leading axis of every leaf.
+    """Draws a batch of prompts in one compiled program.
 
     Args:
-      sample: a key to one prompt, as a task's `sample` and `sample_prefixes` are; the program is kept for equal tasks.
-      n_prompts: how many; the i-th is that of the i-th key of `jax.random.split(key, n_prompts)`.
+      sample: maps a key to one prompt, as a task's `sample` and `sample_prefixes` do. Equal tasks share one compiled
+        program.
+      key: a JAX random key. Prompt i is drawn with `jax.random.split(key, n_prompts)[i]`.
+      n_prompts: size of the batch.
+
+    Returns:
+      What `sample` returns, with the batch on the leading axis of every leaf.
     """
     return brief(_batch, (2,))(as_partial(sample), key, n_prompts)
 

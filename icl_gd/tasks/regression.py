@@ -1,4 +1,14 @@
-"""Regression on a function class: a fresh function in every prompt (Garg et al. 2208.01066)."""
+"""Regression on a function class: every prompt has a new function (Garg et al. 2208.01066).
+
+Example:
+  >>> from icl_gd.tasks import Linear
+  >>> task = FunctionRegression(Linear(d_input=2), n_context=3)
+  >>> prompt = task.sample_prefixes(jax.random.key(0))
+  >>> prompt.x.shape, prompt.y.shape, prompt.x_query.shape
+  ((4, 2), (4, 1), (4, 2))
+  >>> task.label_variance
+  2.0
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,19 +26,20 @@ from icl_gd.types import Array, PrefixPrompt, Prompt
 
 @dataclass(frozen=True)
 class FunctionRegression:
-    """Prompts of a function class, of which every prefix is a problem too.
+    """Prompts whose labels are those of a function class, with a query for every prefix.
 
     Attributes:
-      functions: the class.
-      n_context: examples before the last query; a prompt has `n_context + 1` points.
-      family: how inputs and queries are drawn, in `PROMPT_DISTRIBUTIONS`.
-      input_scale: factor of all inputs. Functions are those of the scaled inputs.
+      functions: the function class.
+      n_context: examples before the last query. A prompt has `n_context + 1` points.
+      family: prompt distribution, which draws inputs and queries: a key of `PROMPT_DISTRIBUTIONS`.
+      input_scale: factor of all inputs. Labels are those of the scaled inputs.
       label_scale: factor of all labels.
-      noise_std: of the context's labels, at label scale 1; none on classes.
-      renormalised: noisy labels are brought back to the variance of those without noise.
-      inputs: the distribution that the family makes its inputs of, in `INPUTS`; coordinates have second moment one.
-      weights: the distribution of entries of the functions' w, in `ENTRIES`: symmetric, of variance one.
-      noise: the distribution of noise of labels at `noise_std=1`, in `ENTRIES`; of all noise, of "noisy" prompts too.
+      noise_std: standard deviation of the noise of context labels, at label scale 1. Must be 0 for `Signs`.
+      renormalised: scale all labels such that noisy labels have the variance of noise-free ones.
+      inputs: distribution of the underlying inputs, a key of `INPUTS`. Coordinates have second moment one.
+      weights: distribution of the entries of a function's w, a key of `ENTRIES`: symmetric, with variance one.
+      noise: distribution of the label noise at `noise_std=1`, a key of `ENTRIES`. The "noisy" entry of `EVAL_SUITE`
+        uses it too.
     """
 
     functions: FunctionClass
@@ -47,86 +58,107 @@ class FunctionRegression:
         check(self)
         if self.noise_std > 0.0 and self.logistic:
             raise ValueError(
-                f"noise_std={self.noise_std}: labels of signs are classes, which noise would leave; 0 is accepted"
+                f"noise_std={self.noise_std}: labels of signs are the classes 1 and -1, without noise; set noise_std=0"
             )
         if self.noise != "normal" and self.logistic:
-            raise ValueError(f"noise={self.noise!r}: labels of signs are classes, without noise; leave it out")
+            raise ValueError(
+                f"noise={self.noise!r}: labels of signs are the classes 1 and -1, without noise; leave it out"
+            )
         if self.weights != "normal" and not takes(of_pool(self.functions).draw, "entries"):
             raise ValueError(
-                f"weights={self.weights!r}: functions={self.functions!r} draws its own, as its draw takes no entries; "
-                "'normal' is accepted"
+                f"weights={self.weights!r}: the draw of functions={self.functions!r} has no argument entries; "
+                "set weights='normal'"
             )
         if self.inputs != "normal" and not takes(PROMPT_DISTRIBUTIONS[self.family].draw, "inputs"):
-            raise ValueError(f"inputs={self.inputs!r}: family={self.family!r} draws its own; 'normal' is accepted")
+            raise ValueError(
+                f"inputs={self.inputs!r}: the draw of family={self.family!r} has no argument inputs; "
+                "set inputs='normal'"
+            )
 
     @property
     def d_input(self) -> int:
+        """Input dimension d."""
         return self.functions.d_input
 
     @property
     def d_output(self) -> int:
+        """Output dimension, 1."""
         return 1
 
     @property
     def logistic(self) -> bool:
-        """Whether labels are classes, 1 and -1, and training is on the logistic loss."""
+        """Whether labels are the classes 1 and -1, and the training loss is logistic."""
         return isinstance(getattr(self.functions, "functions", self.functions), Signs)
 
     @property
     def label_variance(self) -> float:
-        """`E y_query^2` at inputs of the standard family, by which errors are divided: predicting zero has error one.
+        """`E y_query^2` for the "standard" prompt distribution.
 
-        It is the same for the other families, whose inputs are as long in the mean, where labels hang on second moments
-        alone. Labels of `Quadratic`, `Polynomial` and `Chebyshev` hang on higher ones, which `half_subspace` and
-        `skewed` have otherwise, as `orthogonal_query` of inputs that are not normal has.
+        Reported errors are divided by it, so that predicting zero has error one.
+
+        The other prompt distributions have the same `E |x|^2`. The label variance is therefore the same where it
+        depends on second moments only. That of `Quadratic`, `Polynomial` and `Chebyshev` depends on higher moments,
+        which differ for `half_subspace` and `skewed`, and for `orthogonal_query` with inputs that are not normal.
 
         Raises:
-          ValueError: if labels of a class that does not know it have no finite variance above zero; see `variance_of`.
+          ValueError: if the variance has to be estimated and the estimate is zero or not finite, see `variance_of`.
         """
         return self._label_scale**2 * self._variance
 
     @cached_property
     def _variance(self) -> float:
-        """The same at label scale one, without noise."""
+        """Label variance at label scale one, without noise."""
         return variance_of(self.functions, float(self.input_scale), self.inputs, self.weights)
 
     @property
     def _label_scale(self) -> float:
+        """`label_scale`. If `renormalised`, divided by the factor by which noise increases the standard deviation."""
         noise = self.noise_std**2 / self._variance if self.renormalised else 0.0
         return self.label_scale / (1 + noise) ** 0.5
 
     @property
     def in_order(self) -> bool:
-        """Whether queries are the inputs to come."""
+        """Whether the k-th query is the next input `x[k]`."""
         return PROMPT_DISTRIBUTIONS[self.family].in_order
 
     def sample_prefixes(self, key: Array, active: Array | int | None = None) -> PrefixPrompt:
-        """One prompt of `n_context + 1` points, with a query for every prefix.
+        """Draws one prompt of `n_context + 1` points, with a query for every prefix.
 
         Args:
-          active: only the first so many inputs are not zero (a stage of a curriculum); all when left out.
+          key: a JAX random key.
+          active: number of leading input coordinates that are not set to zero (a stage of a curriculum).
+            Default: all.
+
+        Returns:
+          PrefixPrompt with noisy labels `y`, noise-free `y_query`, and the function as `w`.
         """
         key_x, key_w, key_noise = jax.random.split(key, 3)
-        more = () if self.inputs == "normal" else (INPUTS[self.inputs].draw,)
-        x, x_query = PROMPT_DISTRIBUTIONS[self.family].draw(key_x, self.n_context + 1, self.d_input, *more)
+        inputs = () if self.inputs == "normal" else (INPUTS[self.inputs].draw,)
+        x, x_query = PROMPT_DISTRIBUTIONS[self.family].draw(key_x, self.n_context + 1, self.d_input, *inputs)
         scale = self.input_scale
         if active is not None:
             scale = jnp.where(jnp.arange(self.d_input) < active, self.input_scale, 0.0)[None].astype(x.dtype)
         x, x_query = scale * x, scale * x_query
         w = draw_by(self.functions, ENTRIES[self.weights])(key_w, active)
-        of = lambda x: self._label_scale * self.functions.apply(w, x)
-        y, y_query = of(x), of(x_query)
+        y = self._label_scale * self.functions.apply(w, x)
+        y_query = self._label_scale * self.functions.apply(w, x_query)
         if self.noise_std > 0.0:
             y = y + self._label_scale * self.noise_std * ENTRIES[self.noise](key_noise, y.shape)
         return PrefixPrompt(x, y, x_query, y_query, w)
 
     def sample(self, key: Array) -> Prompt:
-        """The same prompt at its full length.
+        """Draws the prompt of `sample_prefixes` with its last query only.
+
+        Returns:
+          Prompt of `n_context` examples.
 
         Raises:
-          ValueError: if no query is orthogonal to so many examples.
+          ValueError: for `family="orthogonal_query"` if `n_context >= d_input`: no such query exists.
         """
         if self.family == "orthogonal_query" and self.n_context >= self.d_input:
-            raise ValueError(f"n_context={self.n_context} inputs of width {self.d_input} leave no orthogonal query")
+            raise ValueError(
+                f"n_context={self.n_context}: family='orthogonal_query' needs fewer examples than "
+                f"d_input={self.d_input} for its last query; use sample_prefixes or a shorter context"
+            )
         prompt = self.sample_prefixes(key)
         return Prompt(prompt.x[:-1], prompt.y[:-1], prompt.x_query[-1], prompt.y_query[-1], prompt.w)

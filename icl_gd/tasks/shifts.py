@@ -1,4 +1,13 @@
-"""Distribution shifts: functions from a task to the task it becomes, and the suites the paper tests on."""
+"""Distribution shifts of linear regression (von Oswald et al.): each returns the shifted task.
+
+Example:
+  >>> task = LinearRegression(d_input=3, n_context=4)
+  >>> scale_inputs(task, 2.0).input_scale
+  2.0
+  >>> shift = SHIFTS["context_length"]
+  >>> [shift.apply(task, factor).n_context for factor in shift.values]
+  [2, 4, 8, 16]
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,21 +23,33 @@ from icl_gd.types import Positive
 
 @checked
 def scale_inputs(task: LinearRegression, alpha: Positive) -> LinearRegression:
-    """Every input, context and query, is multiplied by `alpha`."""
+    """Multiplies every input, in the context and in the query, by `alpha`.
+
+    Returns:
+      The shifted task.
+    """
     return replace(task, input_scale=task.input_scale * alpha)
 
 
 @checked
 def scale_weights(task: LinearRegression, beta: Positive) -> LinearRegression:
-    """The weights that make the labels are multiplied by `beta`."""
+    """Multiplies the weights `W`, and so all noise-free labels, by `beta`.
+
+    Returns:
+      The shifted task.
+    """
     return replace(task, weight_scale=task.weight_scale * beta)
 
 
 @checked
 def change_family(task: LinearRegression, family: Annotated[str, OneOf(INPUT_DISTRIBUTIONS)]) -> LinearRegression:
-    """Inputs come from another family, scaled so that `E |x|^2` stays what it was."""
+    """Changes the input distribution and keeps `E |x|^2`.
+
+    Returns:
+      The shifted task.
+    """
     if task.covariance is not None:
-        return replace(task, inputs=family)  # a covariance fixes the second moment for every family
+        return replace(task, inputs=family)  # the covariance is the second moment for every distribution
     old, _ = INPUT_DISTRIBUTIONS[task.inputs].moments(task.d_input)
     new, _ = INPUT_DISTRIBUTIONS[family].moments(task.d_input)
     return replace(task, inputs=family, input_scale=task.input_scale * float(np.sqrt(old / new)))
@@ -36,18 +57,31 @@ def change_family(task: LinearRegression, family: Annotated[str, OneOf(INPUT_DIS
 
 @checked
 def change_context(task: LinearRegression, factor: Annotated[float, Gt(0)]) -> LinearRegression:
-    """Contexts of `factor` times as many examples, rounded, at least one."""
+    """Multiplies the number of context examples by `factor`. The result is rounded, and at least 1.
+
+    Returns:
+      The shifted task.
+    """
     return replace(task, n_context=max(1, round(factor * task.n_context)))
 
 
 @checked
 def corrupt_labels(task: LinearRegression, k: Corrupted) -> LinearRegression:
-    """k of the context's labels are noise, however many were before."""
+    """Sets the number of context labels that are replaced by noise to k.
+
+    Returns:
+      The shifted task.
+    """
     return replace(task, corrupted_labels=k)
 
 
 class Shift(NamedTuple):
-    """A suite: the values of the shifted quantity and the function that applies one of them to a task."""
+    """A distribution shift and the values at which it is evaluated.
+
+    Attributes:
+      values: values of the shifted quantity.
+      apply: `apply(task, value)` returns the shifted task.
+    """
 
     values: Sequence[float] | Sequence[str]
     apply: Callable[..., LinearRegression]

@@ -1,4 +1,7 @@
-"""Training: populations in one program, checkpoints, and the bridge to Predictors."""
+"""Training: a population of Transformers in one compiled program, with checkpoints, resume and loading.
+
+`train` returns a `Population`, whose members are Predictors; `load` reads one from the checkpoints of a run.
+"""
 
 from icl_gd.training.curriculum import Curriculum, Ramp
 from icl_gd.training.in_context import Population, initialise, load, train

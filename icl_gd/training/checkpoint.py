@@ -1,7 +1,14 @@
-"""Checkpoints: Orbax behind one small class, with checksums and fallback to the newest good step.
+"""Checkpoints: an Orbax store with checksums, which falls back to the newest step that is intact.
 
-On disk a state is a flat mapping from dotted names (`member.params.block_0.attention.W_K`) to arrays, so that it can be
-read without the code that wrote it, and what is compared with its checksum does not depend on container types.
+A stored state is a flat mapping from dotted names (`member.params.block_0.attention.W_K`) to arrays. It can be read
+without the code that wrote it, and its checksum does not depend on container types.
+
+>>> state = {"block_0": {"W_K": np.zeros((2, 3))}, "step": np.asarray(7)}
+>>> leaves = flatten(state)
+>>> {name: leaf.shape for name, leaf in leaves.items()}
+{'block_0.W_K': (2, 3), 'step': ()}
+>>> checksum(flatten(nested(leaves)), {}) == checksum(leaves, {}) != checksum(leaves, {"seed": 1})
+True
 """
 
 import contextlib
@@ -11,7 +18,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,45 +32,79 @@ Leaves = dict[str, np.ndarray]
 
 
 def by_name(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by dotted name, as they are."""
+    """The leaves of a pytree by dotted name, unconverted.
+
+    Returns:
+      A flat dict, in the order of the leaves.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def flatten(tree: Any) -> Leaves:
-    """The leaves of a pytree by dotted name, as arrays on the host."""
+    """The leaves of a pytree by dotted name, as NumPy arrays.
+
+    Returns:
+      A flat dict, in the order of the leaves.
+    """
     return {name: np.asarray(leaf) for name, leaf in by_name(tree).items()}
 
 
 def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves by dotted name as a tree of dicts."""
+    """Nests leaves by dotted name: the inverse of `by_name` for nested dicts.
+
+    Returns:
+      A tree of dicts.
+    """
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *path, last = name.split(".")
-        reduce(lambda node, key: node.setdefault(key, {}), path, tree)[last] = leaf
+        node = tree
+        for key in path:
+            node = node.setdefault(key, {})
+        node[last] = leaf
     return tree
 
 
 def unflatten(template: Any, leaves: Mapping[str, np.ndarray]) -> Any:
-    """A pytree of the template's structure with these leaves.
+    """Puts leaves by dotted name into the structure of a template.
+
+    Returns:
+      A pytree like the template, with the given leaves.
 
     Raises:
-      ValueError: if names, shapes or types differ from the template's.
+      ValueError: if the names, shapes or types of the leaves differ from those of the template.
     """
-    wanted = {name: (leaf.shape, leaf.dtype) for name, leaf in flatten(template).items()}
-    if wanted != (there := {name: (leaf.shape, leaf.dtype) for name, leaf in leaves.items()}):
-        name = next(name for name in {**wanted, **there} if wanted.get(name) != there.get(name))
-        raise ValueError(f"the checkpoint is of another model: {name} is {there.get(name)}, not {wanted.get(name)}")
-    return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in wanted])
+    expected = {name: (leaf.shape, leaf.dtype) for name, leaf in flatten(template).items()}
+    stored = {name: (leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
+    if stored != expected:
+        name = next(name for name in {**expected, **stored} if expected.get(name) != stored.get(name))
+        raise ValueError(
+            f"the checkpoint belongs to another model: {name} is {_shape_and_type(stored.get(name))} in the "
+            f"checkpoint, {_shape_and_type(expected.get(name))} in the model; give another directory, or that model"
+        )
+    return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in expected])
+
+
+def _shape_and_type(leaf: tuple[tuple[int, ...], np.dtype] | None) -> str:
+    return "missing" if leaf is None else f"{leaf[1]}{list(leaf[0])}"
 
 
 def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists, as JSON gives them back, as the tuples they were."""
+    """Converts lists to tuples, which JSON stores as lists.
+
+    Returns:
+      The fields, as a new dict; only the values themselves are converted, not what they contain.
+    """
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def checksum(leaves: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
-    """Of names, types, shapes and values, and of what is said about them."""
+    """SHA-256 of the names, types, shapes and values of leaves, and of a description that JSON can hold.
+
+    Returns:
+      The digest in hexadecimal. It does not depend on the order of the leaves.
+    """
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(leaves):
         leaf = np.ascontiguousarray(leaves[name])
@@ -73,79 +114,96 @@ def checksum(leaves: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _one_exception() -> Iterator[None]:
-    """When one leaf cannot be read or written, the others report to an event loop that is closed by then; each would
-    print a traceback beside the exception that is raised, at any time until the process ends. So after a failure, and
-    then alone, the process is left with a hook that passes those over."""
-    said = sys.unraisablehook
+def _suppress_closed_loop_tracebacks() -> Iterator[None]:
+    """Suppresses the "Event loop is closed" tracebacks that Orbax's pending tasks print after a failed read or write.
 
-    def all_but_those(about: Any) -> None:
-        if str(about.exc_value) != "Event loop is closed":
-            said(about)
+    They would appear beside the exception that is raised, at any time until the process ends. So after a failure, and
+    only then, the filtering hooks stay installed. Python reports such a task to one hook, TensorStore's threads to the
+    other.
+    """
+    unraisablehook, excepthook = sys.unraisablehook, sys.excepthook
 
-    if getattr(said, "__name__", "") != all_but_those.__name__:
-        sys.unraisablehook = all_but_those
+    def unraisable_without_closed_loops(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != CLOSED_LOOP:
+            unraisablehook(unraisable)
+
+    def exception_without_closed_loops(kind: Any, error: BaseException, trace: Any) -> None:
+        if str(error) != CLOSED_LOOP:
+            excepthook(kind, error, trace)
+
+    if getattr(unraisablehook, "__name__", "") != unraisable_without_closed_loops.__name__:
+        sys.unraisablehook, sys.excepthook = unraisable_without_closed_loops, exception_without_closed_loops
+    # Not in a `finally`: the previous hooks return only after a success.
     yield
-    sys.unraisablehook = said
+    sys.unraisablehook, sys.excepthook = unraisablehook, excepthook
 
 
 def _migrated(leaves: Leaves, about: dict[str, Any]) -> tuple[Leaves, dict[str, Any]]:
-    """What a checkpoint of an earlier version holds, as this version would have written it."""
+    """The content of a checkpoint of any readable format, in the newest format."""
     content = migrated({**about, LEAVES: leaves}, about["format"], CHECKPOINTS)
     del content["format"]
     return content.pop(LEAVES), content
 
 
-KEEP = ("last", "log", "all")  # which checkpoints stay
-LAST = 2  # always stay: if the last one is broken, a run goes on from the one before
+CLOSED_LOOP = "Event loop is closed"
+KEEP = ("last", "log", "all")  # which checkpoints are kept, see `Checkpoints`
+LAST = 2  # this many are always kept, so that a run can resume from the second if the newest is corrupt
 
 
 @dataclass(frozen=True)
-class _Stays:
-    """Which steps stay, as Orbax's managers ask it: the last ones, and of the others those that `keep` names."""
+class _Preservation:
+    """The preservation policy of an Orbax manager: the last steps, and those that `keep` selects."""
 
     keep: str
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        steps = [its.step for its in checkpoints]
-        first = {step.bit_length(): step for step in reversed(steps)}  # from a power of two to the next
-        of_kind = {"last": lambda step: False, "log": lambda step: first[step.bit_length()] == step}
-        chosen = of_kind.get(self.keep, lambda step: True)
-        return [chosen(step) or step in steps[-LAST:] for step in steps]
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        # The first step of each range [2^(k-1), 2^k), by k; steps are in ascending order.
+        first = {step.bit_length(): step for step in reversed(steps)}
+
+        def is_selected(step: int) -> bool:
+            if self.keep == "log":
+                return first[step.bit_length()] == step
+            return self.keep != "last"
+
+        return [is_selected(step) or step in steps[-LAST:] for step in steps]
 
 
 class Checkpoints:
-    """The checkpoints of one run under `directory`, each written atomically.
+    """The checkpoints of one run in one directory. Each is written atomically.
 
-    Every step holds a state (a pytree of arrays) and `about`, a mapping that JSON can hold.
+    A checkpoint holds a state (a pytree of arrays) and `about`, a description that JSON can hold.
 
     Args:
-      keep: which stay: the "last" two, "all", or "log", which are the last two and the first at or after 0, 1, 2, 4,
-        8, ... steps.
-      create: whether the directory is made where it is missing.
+      directory: the directory of the checkpoints.
+      keep: the checkpoints to keep: "last", the last two; "all"; or "log", the last two and the first at or after 0, 1,
+        2, 4, 8, ... steps. Default: "last".
+      create: whether to create the directory if it is missing. Default: True.
     """
 
     def __init__(self, directory: str | Path, keep: str = "last", create: bool = True):
-        self._directory, self._keep, self._create = local(directory, "checkpoints").absolute(), keep, create
-        self._bad: set[int] = set()
+        self._directory = local(directory, "checkpoints").absolute()
+        self._keep = keep
+        self._create = create
+        self._corrupt: set[int] = set()
         if create:
             self._directory.mkdir(parents=True, exist_ok=True)
 
     @cached_property
     def _ocp(self) -> Any:
-        import orbax.checkpoint  # a quarter of a second to import, which a run spends when its first chunk is shown
+        import orbax.checkpoint  # takes a quarter of a second, so a run imports it after it has shown its first chunk
 
         return orbax.checkpoint
 
     @cached_property
     def _manager(self) -> Any:
         ocp = self._ocp
-        # Of several processes only this one has the store: it must not wait for the others.
+        # If there are several processes, only this one uses the store and must not wait for the others.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="alone"
         )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_Stays(self._keep),
+            preservation_policy=_Preservation(self._keep),
             create=self._create and jax.process_count() == 1,
             enable_async_checkpointing=False,
             multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
@@ -153,10 +211,15 @@ class Checkpoints:
         return ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
-        """Writes the state of `step`; one that is there already is left alone.
+        """Writes a checkpoint. An existing checkpoint of the same step is left unchanged.
+
+        Args:
+          step: the training step of the state.
+          state: a pytree of arrays.
+          about: a description that JSON can hold.
 
         Raises:
-          OSError: if it was not written.
+          OSError: if the checkpoint was not written.
         """
         if step in self._manager.all_steps():
             return
@@ -165,23 +228,26 @@ class Checkpoints:
         items = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(leaves), about=self._ocp.args.JsonSave(described)
         )
-        with _one_exception():
-            # Orbax refuses, by its return value alone, a step before the latest.
+        with _suppress_closed_loop_tracebacks():
+            # Orbax does not raise if the step is before the latest one; it returns False.
             if not self._manager.save(step, args=items):
-                raise OSError(f"checkpoint {step} was not written: a later one is there")
+                raise OSError(f"checkpoint {step} was not written: {self._directory} holds a later one")
             self._manager.wait_until_finished()
 
     @property
     def steps(self) -> list[int]:
-        """The steps that are there, from the first to the last, sound or not."""
-        there = self._directory.is_dir() and any(self._directory.iterdir())
-        return sorted(self._manager.all_steps()) if there else []
+        """The steps of all checkpoints in ascending order, corrupt ones included."""
+        has_files = self._directory.is_dir() and any(self._directory.iterdir())
+        return sorted(self._manager.all_steps()) if has_files else []
 
     def at(self, step: int) -> tuple[Leaves, dict[str, Any]]:
-        """The leaves of one step, and what is said about them.
+        """Reads the checkpoint of one step.
+
+        Returns:
+          `(leaves, about)`: the arrays by dotted name, and the description.
 
         Raises:
-          ValueError: if it cannot be read, or is in a format of another version.
+          ValueError: if the checkpoint cannot be read, is corrupt, or has a format that this version does not read.
         """
         try:
             leaves, about = self._read(step)
@@ -190,20 +256,21 @@ class Checkpoints:
             raise ValueError(f"checkpoint {step} is unreadable: {error}") from error
 
     def restore(self) -> tuple[int, Leaves, dict[str, Any]] | None:
-        """The newest step whose checksum holds, as `(step, leaves, about)`; None where there is none.
+        """Reads the newest checkpoint that is intact. Warns about every corrupt one that is newer.
 
-        Warns of every step passed over.
+        Returns:
+          `(step, leaves, about)`, or None if no checkpoint is intact.
 
         Raises:
-          ValueError: if a sound checkpoint is in a format of another version.
+          ValueError: if that checkpoint has a format that this version does not read.
         """
         for step in reversed(self.steps):
             try:
                 leaves, about = self._read(step)
             except Exception as error:
-                # Whatever is wrong with one step (a missing file, a flipped byte), an older one may be sound.
+                # Whatever is wrong with this step (a missing file, a flipped byte), an older one may be intact.
                 warnings.warn(f"checkpoint {step} is unreadable, trying an older one: {error}", stacklevel=2)
-                self._bad.add(step)
+                self._corrupt.add(step)
                 continue
             try:
                 return step, *_migrated(leaves, about)
@@ -212,23 +279,24 @@ class Checkpoints:
         return None
 
     def delete_corrupt(self) -> None:
-        """Deletes the steps that `restore` passed over, so that a run resumed before them can write them again."""
-        for step in self._bad:
+        """Deletes the checkpoints that `restore` skipped, so that the resumed run can write them again."""
+        for step in self._corrupt:
             self._manager.delete(step)
-        self._bad.clear()
+        self._corrupt.clear()
 
     def _read(self, step: int) -> tuple[Leaves, dict[str, Any]]:
         args = self._ocp.args
-        asked = args.Composite(state=args.StandardRestore(), about=args.JsonRestore())
-        with _one_exception():
-            items = self._manager.restore(step, args=asked)
+        requested = args.Composite(state=args.StandardRestore(), about=args.JsonRestore())
+        with _suppress_closed_loop_tracebacks():
+            items = self._manager.restore(step, args=requested)
         leaves = {name: np.asarray(leaf) for name, leaf in items["state"].items()}
         described = items["about"]
         about = dict(described["about"])
         if described["sha256"] != checksum(leaves, about):
-            raise ValueError("its checksum does not match its content")
+            raise ValueError("the checksum does not match the content")
         return leaves, about
 
     def close(self) -> None:
+        """Closes the store, if it was opened."""
         if "_manager" in vars(self):
             self._manager.close()

@@ -1,7 +1,13 @@
-"""A curriculum: training starts on fewer inputs and shorter prompts (Garg et al. 2208.01066, appendix A).
+"""Curriculum: training begins with few inputs and short prompts (Garg et al. 2208.01066, appendix A).
 
-Inputs beyond the active ones are zero, points beyond those of the stage weigh nothing in the loss, and shapes stay what
-they are, so no stage compiles anew.
+The inputs beyond the active ones are zero, and the points beyond the current length have weight zero in the loss. The
+shapes stay the same, so a single compiled program serves all stages.
+
+>>> ramp = Ramp(start=5, end=20, increase=1, every=2000)
+>>> [int(ramp.at(step)) for step in (0, 1999, 2000, 30_000, 10**6)]
+[5, 5, 6, 20, 20]
+>>> ramp.steps
+30000
 """
 
 from dataclasses import dataclass
@@ -14,7 +20,14 @@ from icl_gd.types import Array
 
 @dataclass(frozen=True)
 class Ramp:
-    """`start`, and `increase` more after every `every` steps, up to `end`."""
+    """A number that grows in stages during training.
+
+    Attributes:
+      start: the value at step 0.
+      end: the largest value.
+      increase: the growth from one stage to the next.
+      every: training steps per stage.
+    """
 
     start: Size
     end: Size
@@ -27,18 +40,31 @@ class Ramp:
             raise ValueError(f"end={self.end} must be at least start={self.start}")
 
     def at(self, step: Array | int) -> Array:
-        """The value at a step, the first of which is zero."""
+        """The value at a training step.
+
+        Args:
+          step: the index of the step, from 0; it may be traced.
+
+        Returns:
+          An integer scalar between `start` and `end`.
+        """
         return jnp.minimum(self.start + self.increase * (step // self.every), self.end)
 
     @property
     def steps(self) -> int:
-        """After how many steps it is at its end."""
-        return -(-(self.end - self.start) // self.increase) * self.every
+        """The first step at which the value is `end`."""
+        n_increases = -(-(self.end - self.start) // self.increase)  # rounded up
+        return n_increases * self.every
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """How many inputs are active, and how many points of a prompt count, by step."""
+    """The number of active inputs and of points per prompt, by training step.
+
+    Attributes:
+      inputs: the number of inputs that are not zero.
+      points: the number of points, the query included, whose predictions enter the loss.
+    """
 
     inputs: Ramp
     points: Ramp

@@ -1,4 +1,9 @@
-"""Training that changed nothing: which members it was, and the setting that explains it."""
+"""Detects training without effect: members whose weights or losses did not change, and the likely cause.
+
+>>> member = MemberState({"w": np.ones((2, 3), np.float32)}, (), *np.zeros((2, 2), int), -np.ones(2, int))
+>>> print(why_nothing(member, member, 5, TrainSettings(learning_rate=1e-20, clip=None)))
+no member's weights changed in 5 steps: learning_rate=1e-20 is too small: the updates are lost in rounding
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,60 +13,72 @@ import numpy as np
 
 from icl_gd.training.population import MemberState, TrainSettings
 
-ROUNDING = 4  # units in the last place, of a mean over a chunk
+ROUNDING = 4  # tolerance in units in the last place, for a mean over the steps of a chunk
 
 
 def why_nothing(
-    before: MemberState, after: MemberState, taken: int, settings: TrainSettings, losses: Sequence[np.ndarray] = ()
+    before: MemberState, after: MemberState, n_steps: int, settings: TrainSettings, losses: Sequence[np.ndarray] = ()
 ) -> str | None:
-    """What to say of members whose weights are, to the bit, what they were before `taken` steps, or whose loss is, to
-    within rounding; None if all have learned.
+    """A warning about members that did not learn, with the likely cause.
 
-    A member that is skipped at every step has losses or gradients that are not finite. One that takes its steps and
-    does not move takes steps below what a weight's precision holds, by its learning rate, or by a clip so far below
-    Adam's epsilon that updates vanish.
+    A member did not learn if its weights are bitwise unchanged, or if the losses of the first and the last chunk are
+    equal up to rounding. There are two causes of unchanged weights. If every step of a member was skipped, its losses
+    or gradients were not finite. If steps were taken, the updates are below the precision of the weights, because the
+    learning rate is too small, or because the clip is so far below Adam's epsilon that the updates vanish.
 
     Args:
-      losses: the mean loss `[member]` of every chunk of steps.
+      before, after: the members before and after training; every leaf is `[member ...]`.
+      n_steps: the number of training steps between the two.
+      settings: the settings of training; the message quotes the learning rate and the clip.
+      losses: mean losses `[member]` of chunks of steps, in order; the first and the last are compared. Default: none,
+        losses are not compared.
+
+    Returns:
+      The warning, or None if every member learned or no step was taken.
     """
-    if taken < 1:
+    if n_steps < 1:
         return None
     moved = np.asarray(jax.tree.reduce(np.logical_or, jax.tree.map(_differ, before.params, after.params)))
-    skipped = np.asarray(after.skipped) - np.asarray(before.skipped) >= taken
+    skipped = np.asarray(after.skipped) - np.asarray(before.skipped) >= n_steps
     if moved.all():
-        return _of_losses(losses, taken, settings)
+        return _why_constant_loss(losses, n_steps, settings)
     still = ~moved
     if skipped[still].all():
-        why = "every loss or gradient was not finite; lower the scales of the task or of initial weights"
+        cause = "every loss or gradient was infinite or nan; reduce the scales of the task or of the initial weights"
     else:
-        why = f"{_rates(settings)} is too small for steps that weights of this precision hold"
-    return f"{_whose(still)} moved in {taken} steps, weights are what they were: {why}"
+        cause = f"{_step_fields(settings)} is too small: the updates are lost in rounding"
+    return f"{_unchanged('weights', still, n_steps)}: {cause}"
 
 
-def _of_losses(losses: Sequence[np.ndarray], taken: int, settings: TrainSettings) -> str | None:
+def _why_constant_loss(losses: Sequence[np.ndarray], n_steps: int, settings: TrainSettings) -> str | None:
+    """The warning about members whose first and last losses are equal up to rounding, or None."""
     if len(losses) < 2:
         return None
     first, last = losses[0], losses[-1]
-    same = np.abs(last - first) <= ROUNDING * np.finfo(first.dtype).eps * np.abs(first)
-    if not same.any():
+    constant = np.abs(last - first) <= ROUNDING * np.finfo(first.dtype).eps * np.abs(first)
+    if not constant.any():
         return None
-    why = f"{_rates(settings)} is too small for {taken} steps, or nothing is left to learn"
-    return f"{_whose(same)} learned in {taken} steps, the last losses are the first to within rounding: {why}"
+    cause = f"{_step_fields(settings)} is too small for {n_steps} steps, or the loss is already minimal"
+    return f"{_unchanged('loss', constant, n_steps)}, up to rounding: {cause}"
 
 
-def _whose(members: np.ndarray) -> str:
+def _unchanged(quantity: str, members: np.ndarray, n_steps: int) -> str:
+    """The first half of a warning; `members [member]` are True where the quantity did not change."""
     if members.all():
-        return "no member has"
-    return f"of {len(members)} members {members.sum()} have not"
+        return f"no member's {quantity} changed in {n_steps} steps"
+    return f"the {quantity} of {members.sum()} of {len(members)} members did not change in {n_steps} steps"
 
 
-def _rates(settings: TrainSettings) -> str:
-    beside = f" (beside epsilon={settings.epsilon})" if settings.optimizer == "adamw" else ""
-    clip = "" if settings.clip is None else f" or clip={settings.clip}{beside}"
-    return f"learning_rate={settings.learning_rate}{clip}"
+def _step_fields(settings: TrainSettings) -> str:
+    """The fields that set the length of an update, as `learning_rate=0.001 or clip=0.001 (epsilon=1e-09)`."""
+    learning_rate = f"learning_rate={settings.learning_rate}"
+    if settings.clip is None:
+        return learning_rate
+    epsilon = f" (epsilon={settings.epsilon})" if settings.optimizer == "adamw" else ""
+    return f"{learning_rate} or clip={settings.clip}{epsilon}"
 
 
 def _differ(before: Any, after: Any) -> np.ndarray:
-    """Which members `[member]` have another value than before."""
+    """For each member `[member]`, whether a leaf `[member ...]` changed."""
     before, after = np.asarray(before), np.asarray(after)
     return np.any((before != after).reshape(len(before), -1), axis=1)

@@ -1,4 +1,7 @@
-"""Training Transformers to learn in context: binds task, layout and model to the population trainer."""
+"""Trains populations of Transformers on in-context tasks, and loads them from checkpoints.
+
+`train` combines a task, a token layout and a model with the population trainer, checkpoints and resume.
+"""
 
 import contextlib
 import json
@@ -7,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -27,20 +30,25 @@ from icl_gd.training.problem import Task, learning_problem
 from icl_gd.training.warm_start import Trained, weights_to_start
 from icl_gd.types import Array, Layout, Predictor, PrefixPredictor
 
-Frozen = Mapping[str, Any]  # blocks of parameters by name
+Frozen = Mapping[str, Any]  # parameters of blocks, by block name
 Tokens = Annotated[str, OneOf(LAYOUTS)]
 
 
 @dataclass(frozen=True)
 class Population:
-    """Trained members with what is needed to use them.
+    """The trained members of a population, with everything needed to use them.
+
+    `population[i]` is the `Model` of member i, and iteration is over the models of all members.
 
     Attributes:
-      params: every leaf has a leading member axis; for every combination of swept values in turn, all seeds.
-      diverged_at: `[member]`, the step from which on a member's loss or weights were not finite; it is kept as it was
-        before that step. -1 for the others.
-      skipped: `[member]`, how many steps were not taken because they would not have been finite.
-      swept: the values of what was swept over, a mapping for every combination; `({},)` where nothing was.
+      config: the architecture, common to all members.
+      layout: converts prompts to tokens.
+      params: parameters; every leaf has a leading member axis. Members are ordered by combination of swept values, then
+        by seed.
+      diverged_at: `[member]`, the first of the consecutive non-finite steps after which the member was frozen; its
+        parameters are those before that step. -1: the member has not diverged.
+      skipped: `[member]`, the number of steps that were skipped because they would not have been finite.
+      swept: the swept values of every combination. Default: `({},)`, nothing was swept over.
     """
 
     config: TransformerConfig
@@ -53,10 +61,26 @@ class Population:
     def __len__(self) -> int:
         return len(self.diverged_at)
 
+    def __repr__(self) -> str:
+        combinations = f", {len(self.swept)} combinations of {', '.join(self.swept[0])}" if self.swept[0] else ""
+        return f"Population({len(self)} members{combinations}, {self.config})"
+
     def combination(self, i: int) -> "Population":
-        """The members of one combination of swept values."""
-        seeds = len(self) // len(self.swept)
-        part = lambda leaf: leaf[i * seeds : (i + 1) * seeds]
+        """The members of one combination of swept values.
+
+        Returns:
+          A population with one member per seed.
+
+        Raises:
+          IndexError: if there is no such combination.
+        """
+        if not -len(self.swept) <= i < len(self.swept):
+            raise IndexError(f"combination {i}: there are {len(self.swept)}, counted from 0")
+        i, seeds = i % len(self.swept), len(self) // len(self.swept)
+
+        def part(leaf: Any) -> Any:
+            return leaf[i * seeds : (i + 1) * seeds]
+
         return replace(
             self,
             params=jax.tree.map(part, self.params),
@@ -66,21 +90,33 @@ class Population:
         )
 
     def member(self, i: int) -> Any:
-        """Parameters of one member."""
+        """The parameters of one member.
+
+        Returns:
+          The pytree of parameters, without member axis.
+        """
         return jax.tree.map(lambda leaf: leaf[i], self.params)
 
     def __getitem__(self, i: int) -> Model:
-        """The model of member i, counted from the end where it is negative."""
+        """The model of member i; a negative i counts from the end."""
         if not -len(self) <= i < len(self):
             raise IndexError(f"member {i}: a population of {len(self)} has members 0 to {len(self) - 1}")
         return Model(self.config, self.member(i), self.layout)
 
     def predictor(self, params: Any) -> Predictor:
-        """One member's parameters as a Predictor; vmap it over `params` to have them all."""
+        """The Predictor with the parameters of one member.
+
+        Returns:
+          A Predictor that is a pytree of its parameters; vmap this method over `params` for all members.
+        """
         return models.fastest_predictor(self.config, params, self.layout)
 
     def prefix_predictor(self, params: Any) -> PrefixPredictor:
-        """One member's parameters, of a causal model, as a PrefixPredictor."""
+        """The PrefixPredictor with the parameters of one member of a causal model.
+
+        Returns:
+          A PrefixPredictor that is a pytree of its parameters.
+        """
         return models.prefix_predictor(self.config, params, self.layout)
 
     @property
@@ -93,37 +129,60 @@ class Population:
 def initialise(
     config: TransformerConfig, settings: TrainSettings, seed: Seed, seeds: Size, frozen: Frozen | None = None
 ) -> PopulationState:
-    """The population at step 0; see `train` for what is frozen."""
+    """The population at step 0, as `train` starts it.
+
+    Args:
+      config: the model.
+      settings: the optimiser, and swept values.
+      seed: the seed of the first member.
+      seeds: members per combination of swept values.
+      frozen: parameters of blocks that replace the random ones in every member. Default: None.
+
+    Returns:
+      The state; the leaves of `member` are `[member ...]`.
+    """
     members = population.members_of(seed, seeds, settings, config.per_member)
     init = _init(models.weighted(config))
     if frozen:
-        own, frozen = init, dict(frozen)
-        init = lambda key, of_member: {**own(key, of_member), **frozen}
+        init = _with_frozen_blocks(init, frozen)
     return population.start(init, settings, members)
-
-
-def _started(state: PopulationState, weights: Mapping[str, Array], frozen: Frozen) -> PopulationState:
-    """The population with other weights, by dotted name, but for the blocks that are frozen."""
-    own = by_name(state.member.params)
-    own |= {name: leaf for name, leaf in weights.items() if name.split(".")[0] not in frozen}
-    params = jax.tree.unflatten(jax.tree.structure(state.member.params), list(own.values()))
-    return state._replace(member=state.member._replace(params=params))
 
 
 @kept
 def _init(config: TransformerConfig) -> population.Init:
-    return lambda key, of_member: models.init(replace(config, **of_member), key)
+    def init(key: Array, model_values: Mapping[str, Array]) -> Any:
+        return models.init(replace(config, **model_values), key)
+
+    return init
+
+
+def _with_frozen_blocks(init: population.Init, frozen: Frozen) -> population.Init:
+    """An initialisation with frozen blocks in the place of random ones."""
+    frozen = dict(frozen)
+
+    def init_with_frozen(key: Array, model_values: Mapping[str, Array]) -> Any:
+        return {**init(key, model_values), **frozen}
+
+    return init_with_frozen
 
 
 @kept
-def _only_own(loss: population.Loss, frozen: tuple[str, ...]) -> population.Loss:
-    """The loss as a function of what is not frozen: the gradient of the rest is zero, and so are Adam's steps."""
+def _stop_gradients(loss: population.Loss, blocks: tuple[str, ...]) -> population.Loss:
+    """The loss with zero gradients for the named blocks, so that Adam's and SGD's steps leave them unchanged."""
 
-    def of_own(params: Any, batch: Any) -> Array:
-        still = {name: jax.lax.stop_gradient(params[name]) for name in frozen}
-        return loss({**params, **still}, batch)
+    def stopped(params: Any, batch: Any) -> Array:
+        frozen = {name: jax.lax.stop_gradient(params[name]) for name in blocks}
+        return loss({**params, **frozen}, batch)
 
-    return of_own
+    return stopped
+
+
+def _with_weights(state: PopulationState, weights: Mapping[str, Array], frozen: Frozen) -> PopulationState:
+    """The state with other weights by dotted name, except for those of frozen blocks."""
+    leaves = by_name(state.member.params)
+    leaves |= {name: leaf for name, leaf in weights.items() if name.split(".")[0] not in frozen}
+    params = jax.tree.unflatten(jax.tree.structure(state.member.params), list(leaves.values()))
+    return state._replace(member=state.member._replace(params=params))
 
 
 @checked
@@ -146,79 +205,89 @@ def train(
     on_chunk: Callable[[Population, int, Array], None] = lambda trained, step, loss: None,
     stop_requested: Callable[[], int | None] = lambda: None,
 ) -> Population:
-    """Trains `seeds` Transformers on a task, resuming from `checkpoints` if there are any.
+    """Trains a population of Transformers on a task. If `checkpoints` holds checkpoints, training resumes from them.
 
-    Warns of members whose weights are afterwards what they were, with the setting that explains it.
+    Tuples in `settings`, or in the fields of `config` that may differ between members (`init_scale` and the attention
+    modifications), are swept over: the population has `seeds` members for every combination of their values.
 
-    With tuples in `settings`, or in `config` as `init_scale` or of a modification, as many for every combination of
-    their values.
+    If the weights or the loss of a member did not change, a warning gives the likely cause.
+
+        >>> from icl_gd.tasks import LinearRegression
+        >>> settings = TrainSettings(steps=2, batch_size=4)
+        >>> trained = train(LinearRegression(2, 1, 3), TransformerConfig(d_token=3), settings, seeds=2)
+        >>> len(trained), trained.params["block_0"]["attention"]["W_K"].shape
+        (2, (2, 1, 3, 3))
 
     Args:
-      task: gives prompts.
-      layout: a name in `tokens.LAYOUTS`: how a prompt becomes tokens, whose width must be the model's.
-      seeds, seed: number of members, and the seed of the first; member i is the run of seed + i alone.
-      start: a `Population` or `Model` whose weights training starts from, in place of random ones: one for all
-        members, or one for each seed, or for each member. The optimiser, the steps and the data start anew.
-      frozen: blocks of parameters, by name, that all members have and training leaves alone: those of a construction,
-        say, to learn what stands before it.
-      parallel: how members and prompts are spread over devices, see `mesh.place`.
-      checkpoints: a directory; nothing is written when left out. Of several processes the first writes.
-      checkpoint_every: steps from one checkpoint to the next.
-      keep_checkpoints: which stay: the "last" two; "all", the initial weights too; or "log", at 0, 1, 2, 4, 8, ...
-        steps (from a chunk on, at the first end of a chunk from there). `load` has them by step.
-      chunk_steps: steps per compiled chunk; `on_chunk(population, step, loss [step member])` is called after each.
-      on_resume: with `checkpoints`, told the step training goes on from; 0 where no sound one is there.
-      stop_requested: polled after each chunk; a signal number saves and raises `Interrupted`.
+      task: draws prompts.
+      config: the model; `d_token` must be the width of the layout's tokens.
+      settings: optimiser, batch size and number of steps.
+      layout: a name in `tokens.LAYOUTS`, the conversion of prompts to tokens. Default: "concatenated".
+      seeds: members per combination of swept values. Default: 1.
+      seed: the seed of the first member. Member i has seed `seed + i` and is the run of that seed alone. Default: 0.
+      start: a `Population` or `Model` with the initial weights: one set for all members, one for each seed, or one for
+        each member. The optimiser, the steps and the data start anew. Default: None, random weights.
+      frozen: parameters of blocks by block name, for example those of a construction. All members have them, and they
+        are not trained. Default: None.
+      parallel: the distribution of members and prompts over devices, see `mesh.place`. Default: "auto".
+      checkpoints: the directory of the checkpoints. If there are several processes, only the first one writes. Default:
+        None, no checkpoints.
+      checkpoint_every: steps from one checkpoint to the next. Default: 1000.
+      keep_checkpoints: the checkpoints to keep: "last", the last two; "all", the initial weights included; or "log",
+        those at 0, 1, 2, 4, 8, ... steps. From `chunk_steps` on, "log" keeps the first end of a chunk after each power
+        of two. `load` reads a checkpoint by its step. Default: "last".
+      chunk_steps: steps per compiled chunk. Default: 100.
+      on_resume: with `checkpoints`, called with the step from which training continues; 0 if no checkpoint is intact.
+      on_chunk: called after each chunk, as `on_chunk(population, step, losses [step member])`, before its checkpoint is
+        written.
+      stop_requested: called after each chunk. If it returns a signal number, the state is saved and `Interrupted` is
+        raised.
+
+    Returns:
+      The trained population.
 
     Raises:
-      ValueError: if the token width does not fit the task, what is frozen or started from does not fit the model, the
-        checkpoints are of another population, or population and batch cannot be spread over the devices as asked.
-      population.Interrupted: when stopped.
-      FloatingPointError: if every member has diverged; the last state is kept.
+      ValueError: if the token width does not fit the task, if `frozen`, `start` or `settings` do not fit the model, if
+        the checkpoints are of another population, or if population and batch cannot be divided among the devices.
+      population.Interrupted: if a stop was requested.
+      FloatingPointError: if every member has diverged; the last state is saved.
     """
-    tokens = _layout(layout, task.d_input, task.d_output)
-    if config.d_token != tokens.d_token:
-        raise ValueError(
-            f"d_token={config.d_token}: {layout} tokens of d_input={task.d_input}, d_output={task.d_output} have width "
-            f"{tokens.d_token}"
-        )
+    tokens = _layout_of_width(layout, task, config.d_token)
     members = population.members_of(seed, seeds, settings, config.per_member)
     placement = mesh.place(parallel, len(members.data), settings.batch_size, settings.share_batches)
     draw, loss = learning_problem(task, config, tokens, settings, layout == "concatenated")
-    if config.modification.there and settings.weight_decay != 0.0:
-        held = ", ".join(config.modification.there)
-        raise ValueError(f"weight_decay={settings.weight_decay} would shrink {held}, which nobody trains; it must be 0")
+    _check_modification(config, settings)
     if frozen:
         _check_frozen(config, settings, frozen)
-        loss = _only_own(loss, tuple(sorted(frozen)))
-    # Below the last layer a member's circuits meet moments that are its own.
+        loss = _stop_gradients(loss, tuple(sorted(frozen)))
+    # Below the last layer, the circuits of a member are applied to Gram matrices of its own, which is faster in cache.
     chunk = population.make_chunk(draw, loss, settings, placement, side_by_side=config.n_layers == 1)
-    swept = _only_swept(population.combinations(settings, config.per_member))
+
     state = initialise(config, settings, seed, seeds, frozen)
+    if start is not None:
+        state = _with_weights(state, weights_to_start(start, config, len(members.data), seeds), frozen or {})
     about = {**_about(task, config, settings, seed, seeds), "layout": layout}
     about["frozen"] = checksum(flatten(frozen), {}) if frozen else None
     about["start"] = checksum(flatten(start.params), {}) if start is not None else None
-    if start is not None:
-        state = _started(state, weights_to_start(start, config, len(members.data), seeds), frozen or {})
+
+    swept = _only_swept(population.combinations(settings, config.per_member))
     store = Checkpoints(checkpoints, keep_checkpoints) if checkpoints is not None and mesh.is_primary() else None
+    mean_losses: list[np.ndarray] = []  # the mean losses `[member]` of the first and of the latest chunk
 
-    means: list[np.ndarray] = []  # of the first chunk and the last
-
-    def after(state: PopulationState, loss: Array) -> None:
-        state, loss = mesh.on_host((state, loss))
-        step, diverged_at = int(state.step), state.member.diverged_at
-        signal, last = mesh.any_signal(stop_requested()), step >= settings.steps
-        # Before the checkpoint: a run that resumes from it has all that was to be recorded up to it.
-        on_chunk(_population(config, tokens, state.member, swept), step, loss)
-        gone = bool(np.all(diverged_at >= 0))
-        ending = settings.steps - step < chunk_steps  # or the last whole chunk, from where a longer run goes on
-        taken, means[1:] = len(loss), [np.mean(loss, 0)]
-        at_power = keep_checkpoints == "log" and step.bit_length() > (step - taken).bit_length()
-        if store is not None and (ending or gone or signal or at_power or step % checkpoint_every < taken):
+    def after_chunk(state: PopulationState, losses: Array) -> None:
+        state, losses = mesh.on_host((state, losses))
+        step, n_steps, diverged_at = int(state.step), len(losses), state.member.diverged_at
+        mean_losses[1:] = [np.mean(losses, axis=0)]  # the first entry stays
+        signal = mesh.any_signal(stop_requested())
+        # Before the checkpoint, so that everything up to it is recorded when a run resumes from it.
+        on_chunk(_population(config, tokens, state.member, swept), step, losses)
+        all_diverged = bool(np.all(diverged_at >= 0))
+        is_due = _is_checkpoint_due(step, n_steps, settings.steps, chunk_steps, checkpoint_every, keep_checkpoints)
+        if store is not None and (is_due or all_diverged or signal):
             store.save(step, state, about)
-        if gone:
+        if all_diverged:
             raise FloatingPointError(f"every member has diverged, the last at step {diverged_at.max()}")
-        if signal and not last:
+        if signal and step < settings.steps:
             raise population.Interrupted(step, signal)
 
     try:
@@ -227,35 +296,43 @@ def train(
             on_resume(int(state.step))
             if store is not None and keep_checkpoints != "last" and state.step == 0:
                 store.save(0, state, about)
-        began, before = int(state.step), jax.tree.map(np.array, state.member)
-        members, state = (
-            placement.device_put(members),
-            PopulationState(placement.device_put(state.member), placement.device_put(state.step, mesh.ALL)),
-        )
-        by_powers = checkpoints is not None and keep_checkpoints == "log"
-        state = population.run_chunks(chunk, state, members, settings.steps, chunk_steps, after, by_powers)
+        first_step, before = int(state.step), jax.tree.map(np.array, state.member)
+        members = placement.device_put(members)
+        state = PopulationState(placement.device_put(state.member), placement.device_put(state.step, mesh.ALL))
+        at_powers = checkpoints is not None and keep_checkpoints == "log"
+        state = population.run_chunks(chunk, state, members, settings.steps, chunk_steps, after_chunk, at_powers)
     finally:
         if store is not None:
             store.close()
+
     member = mesh.on_host(state.member)
-    if said := why_nothing(before, member, settings.steps - began, settings, means):
-        warnings.warn(said, stacklevel=2)
+    if warning := why_nothing(before, member, settings.steps - first_step, settings, mean_losses):
+        warnings.warn(warning, stacklevel=2)
     return _population(config, tokens, member, swept)
 
 
+def _is_checkpoint_due(step: int, n_steps: int, last_step: int, chunk_steps: int, every: int, keep: str) -> bool:
+    """Whether a checkpoint is due after a chunk of `n_steps` that ends at `step`."""
+    # At the end of training, and after the last whole chunk before it, from which a longer run continues.
+    is_last = last_step - step < chunk_steps
+    is_first_after_power = keep == "log" and step.bit_length() > (step - n_steps).bit_length()
+    return is_last or is_first_after_power or step % every < n_steps
+
+
 def _population(config: TransformerConfig, layout: Layout, member: MemberState, swept: tuple) -> Population:
-    return Population(
-        config, layout, jax.tree.map(jnp.asarray, member.params), member.diverged_at, member.skipped, swept
-    )
+    params = jax.tree.map(jnp.asarray, member.params)
+    return Population(config, layout, params, member.diverged_at, member.skipped, swept)
 
 
-def _check_frozen(config: TransformerConfig, settings: TrainSettings, frozen: Frozen) -> None:
-    shapes = partial(jax.tree.map, jnp.shape)
-    own = shapes(models.shapes(config))
-    if wrong := [name for name, block in frozen.items() if own.get(name) != shapes(block)]:
-        raise ValueError(f"frozen {', '.join(wrong)}: not a block, or not of the shapes, of {config}")
-    if settings.weight_decay != 0.0:
-        raise ValueError(f"weight_decay={settings.weight_decay} would shrink what is frozen; it must be 0")
+def _layout_of_width(layout: str, task: Task, d_token: int) -> Layout:
+    """The layout for the sizes of a task, whose tokens must have the width of the model."""
+    tokens = _layout(layout, task.d_input, task.d_output)
+    if d_token != tokens.d_token:
+        raise ValueError(
+            f"d_token={d_token}: {layout} tokens of d_input={task.d_input}, d_output={task.d_output} have width "
+            f"{tokens.d_token}; set d_token={tokens.d_token}"
+        )
+    return tokens
 
 
 @checked
@@ -263,37 +340,67 @@ def _layout(layout: Tokens, d_input: Size, d_output: Size) -> Layout:
     return LAYOUTS[layout](d_input, d_output)
 
 
+def _check_modification(config: TransformerConfig, settings: TrainSettings) -> None:
+    """Checks that weight decay does not change the strengths of attention modifications, which are parameters."""
+    if config.modification.there and settings.weight_decay != 0.0:
+        names = ", ".join(config.modification.there)
+        raise ValueError(
+            f"weight_decay={settings.weight_decay} would shrink the attention modifications ({names}), which are not "
+            f"trained; set weight_decay=0"
+        )
+
+
+def _check_frozen(config: TransformerConfig, settings: TrainSettings, frozen: Frozen) -> None:
+    """Checks that frozen blocks have the names and shapes of the model's, and that there is no weight decay."""
+    shapes = partial(jax.tree.map, jnp.shape)
+    expected = shapes(models.shapes(config))
+    if wrong := [name for name, block in frozen.items() if expected.get(name) != shapes(block)]:
+        raise ValueError(
+            f"frozen {', '.join(wrong)}: the model has no such block, or one of other shapes; it has the blocks "
+            f"{', '.join(expected)} of {config}"
+        )
+    if settings.weight_decay != 0.0:
+        raise ValueError(
+            f"weight_decay={settings.weight_decay} would shrink the frozen blocks ({', '.join(frozen)}); set "
+            f"weight_decay=0"
+        )
+
+
 def _about(task: Task, config: TransformerConfig, settings: TrainSettings, seed: int, seeds: int) -> dict[str, Any]:
-    """What makes two runs the same, as it comes back from JSON."""
-    sizes = asdict(task) if is_dataclass(task) and not isinstance(task, type) else {}
+    """The description by which a checkpoint is matched to a run, in the form in which JSON returns it."""
+    task_fields = asdict(task) if is_dataclass(task) and not isinstance(task, type) else {}
     trained = asdict(settings)
     if settings.schedule == "constant":
-        del trained["steps"]  # such a run can be extended: its first steps do not depend on the last
+        del trained["steps"]  # with a constant schedule a run can be extended, because steps do not depend on the last
     about = {
         "model": asdict(config),
         "d_input": task.d_input,
         "d_output": task.d_output,
         "seed": seed,
         "seeds": seeds,
-        "task": {"type": type(task).__qualname__, **sizes},
+        "task": {"type": type(task).__qualname__, **task_fields},
         "settings": trained,
     }
     return json.loads(json.dumps(about, default=str))
 
 
 def _defaults(task: Task, config: TransformerConfig, settings: TrainSettings) -> dict[str, Any]:
-    """What a checkpoint says that was written before there was a field."""
+    """The values of fields that a checkpoint lacks, because it was written before they existed."""
     parts = {"task": task, "model": config, "settings": settings}
-    of = lambda part: (
-        {f.name: f.default for f in fields(part) if f.default is not MISSING} if is_dataclass(part) else {}
-    )
-    return json.loads(json.dumps({**{name: of(part) for name, part in parts.items()}, "layout": "concatenated"}))
+    defaults = {name: _field_defaults(part) for name, part in parts.items()}
+    return json.loads(json.dumps({**defaults, "layout": "concatenated"}))
+
+
+def _field_defaults(part: Any) -> dict[str, Any]:
+    if not is_dataclass(part):
+        return {}
+    return {field.name: field.default for field in fields(part) if field.default is not MISSING}
 
 
 def _resumed(
     store: Checkpoints | None, state: PopulationState, about: dict[str, Any], defaults: dict[str, Any]
 ) -> PopulationState:
-    """The state of the newest sound checkpoint, or `state`; the process that has the store tells the others.
+    """The state of the newest intact checkpoint, or else `state`. Only the primary process has a store.
 
     Raises:
       ValueError: if the checkpoints are of another population.
@@ -301,88 +408,123 @@ def _resumed(
     if store is not None:
         if (restored := store.restore()) is not None:
             _, leaves, stored = restored
-            if differ := ", ".join(key for key in about if not _same(stored.get(key), about[key], defaults.get(key))):
-                raise ValueError(f"the checkpoints are of another population: {differ} differ")
+            differ = [key for key in about if not _matches(stored.get(key), about[key], defaults.get(key))]
+            if differ:
+                raise ValueError(
+                    f"the checkpoints are of another population: {', '.join(differ)} differ; use another directory, or "
+                    f"train with the values of the checkpoints"
+                )
             state = unflatten(state, leaves)
+        elif store.steps:
+            warnings.warn("no checkpoint is readable; training starts again from step 0", stacklevel=3)
         store.delete_corrupt()
     return mesh.broadcast_from_primary(state)
 
 
-def _same(stored: Any, asked: Any, default: Any) -> bool:
-    if isinstance(asked, dict) and isinstance(stored, dict):
-        return {**{name: default[name] for name in asked if name in default}, **stored} == asked
-    return (default if stored is None else stored) == asked
+def _matches(stored: Any, expected: Any, default: Any) -> bool:
+    """Whether a stored value, or the default where it is missing, is the expected one; field by field for dicts."""
+    if isinstance(expected, dict) and isinstance(stored, dict):
+        known_defaults = {name: default[name] for name in expected if name in default}
+        return {**known_defaults, **stored} == expected
+    return (default if stored is None else stored) == expected
 
 
 def _only_swept(points: list[dict[str, float]]) -> tuple[dict[str, float], ...]:
-    """The combinations without the fields that take one value."""
+    """The combinations of a sweep, without the fields that have only one value."""
     varying = [name for name in points[0] if len({point[name] for point in points}) > 1]
     return tuple({name: point[name] for name in varying} for point in points)
 
 
-def load(workdir: str | Path, step: int | Sequence[int] | Literal["all"] | None = None) -> Population:
-    """The trained members of a run, from its workdir, from a directory of checkpoints, or from one checkpoint there.
+def load(workdir: str | Path, step: int | np.integer | Sequence[int] | np.ndarray | str | None = None) -> Population:
+    """Loads the trained members of a run.
 
     Args:
-      step: of which checkpoint; the newest sound one when left out. With several steps, or "all" that are there, the
-        population has all members at the first, then all at the next, and `swept` says at which step: training as one
-        more axis of members, `combination(i)` being those of a step.
+      workdir: the workdir of a run, its directory of checkpoints, or one checkpoint.
+      step: the step of the checkpoint. With several steps, or "all", the population contains the members at every step:
+        `swept` gives the steps, and `combination(i)` the members of one of them. Default: None, the newest intact
+        checkpoint.
+
+    Returns:
+      The population; with several steps, all members at the first step, then all at the next.
 
     Raises:
-      FileNotFoundError: if there is no readable checkpoint, or none of that step.
-      ValueError: if the checkpoint of that step is unreadable.
+      FileNotFoundError: if there is no readable checkpoint, or none of the requested step.
+      ValueError: if the checkpoint of the requested step is unreadable.
     """
     directory = local(workdir, "workdir")
     if (directory / "checkpoints").is_dir():
         directory = directory / "checkpoints"
-    if step is None and directory.name.isdecimal() and (directory / "state").is_dir():
+    if step is None and directory.name.isdecimal() and (directory / "state").is_dir():  # one checkpoint
         directory, step = directory.parent, int(directory.name)
-    inside = sorted(path.name for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
-    if not any(name.isdecimal() for name in inside):
-        points = [str(directory / name) for name in inside if any(map(_is_step, (directory / name).iterdir()))]
-        holds = f"holds a sweep; load one of {', '.join(points)}" if points else "holds no checkpoints"
-        raise FileNotFoundError(f"{workdir} {holds}")
+    _check_has_checkpoints(directory, workdir)
     with contextlib.closing(Checkpoints(directory, create=False)) as store:
         if step is None:
             if (restored := store.restore()) is None:
                 raise FileNotFoundError(f"no readable checkpoint under {workdir}")
-            return _stored(*restored[1:])
-        steps = store.steps if step == "all" else [step] if isinstance(step, int) else list(step)
+            _, leaves, about = restored
+            return _stored(leaves, about)
+        steps = store.steps if isinstance(step, str) and step == "all" else np.atleast_1d(np.asarray(step)).tolist()
         if not steps or not set(steps) <= set(store.steps):
-            there = ", ".join(map(str, store.steps))
-            raise FileNotFoundError(f"step={step}: {workdir} holds checkpoints of steps {there}, or 'all'")
-        found = [_stored(*store.at(one)) for one in steps]
-    if isinstance(step, int):
-        return found[0]
-    stacked = lambda *leaves: jnp.concatenate(leaves)
-    one = found[0]
-    swept = tuple({"step": at, **fields} for at, its in zip(steps, found, strict=True) for fields in its.swept)
-    return replace(
-        one,
-        params=jax.tree.map(stacked, *(its.params for its in found)),
-        swept=swept,
-        diverged_at=stacked(*(its.diverged_at for its in found)),
-        skipped=stacked(*(its.skipped for its in found)),
-    )
+            available = ", ".join(map(str, store.steps))
+            raise FileNotFoundError(
+                f"step={step!r}: {workdir} holds checkpoints of steps {available}; give some of them, or 'all'"
+            )
+        populations = [_stored(*store.at(int(one))) for one in steps]
+    return populations[0] if np.ndim(step) == 0 and step != "all" else _concatenated(steps, populations)
+
+
+def _check_has_checkpoints(directory: Path, workdir: str | Path) -> None:
+    """Checks that a directory contains checkpoints; if it contains a sweep, the error names its points."""
+    inside = sorted(path for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
+    if any(map(_is_step, inside)):
+        return
+    points = [str(path) for path in inside if any(map(_is_step, path.iterdir()))]
+    if points:
+        raise FileNotFoundError(f"{workdir} holds a sweep; load one of {', '.join(points)}")
+    if (directory / "model.safetensors").exists():
+        raise FileNotFoundError(f"{workdir} holds a saved model; read it with icl_gd.interop.from_pretrained")
+    if not directory.exists():
+        raise FileNotFoundError(f"{workdir}: there is no such directory; give the workdir of a run")
+    raise FileNotFoundError(f"{workdir} holds no checkpoints; give the workdir of a run")
+
+
+def _is_step(path: Path) -> bool:
+    """Whether a path is the directory of one checkpoint."""
+    return path.name.isdecimal() and path.is_dir()
 
 
 def _stored(leaves: Mapping[str, Any], about: Mapping[str, Any]) -> Population:
     """The population of one checkpoint."""
     prefix = "member.params."
-    of_member = {name.removeprefix(prefix): leaf for name, leaf in leaves.items() if name.startswith(prefix)}
-    params = jax.tree.map(jnp.asarray, nested(of_member))
+    stored_params = {name.removeprefix(prefix): leaf for name, leaf in leaves.items() if name.startswith(prefix)}
+    params = jax.tree.map(jnp.asarray, nested(stored_params))
     config = TransformerConfig(**tuples(about["model"]))
-    rates = {
-        name: value for name, value in tuples(about["settings"]).items() if name in population.MemberHyperparams._fields
-    }
+    settings = tuples(about["settings"])
+    rates = {name: value for name, value in settings.items() if name in population.MemberHyperparams._fields}
     swept = _only_swept(population.combinations(TrainSettings(**rates), config.per_member))
     diverged_at, skipped = (jnp.asarray(leaves[f"member.{name}"]) for name in ("diverged_at", "skipped"))
     layout = _layout(about.get("layout", "concatenated"), about["d_input"], about["d_output"])
     return Population(config, layout, params, diverged_at, skipped, swept)
 
 
-def _is_step(path: Path) -> bool:
-    return path.name.isdecimal() and path.is_dir()
+def _concatenated(steps: Sequence[int], populations: Sequence[Population]) -> Population:
+    """The members of one population at several steps, as a single population whose sweep includes the step."""
+
+    def concatenate(*leaves: Any) -> Array:
+        return jnp.concatenate(leaves)
+
+    swept = [
+        {"step": step, **values}
+        for step, population_at in zip(steps, populations, strict=True)
+        for values in population_at.swept
+    ]
+    return replace(
+        populations[0],
+        params=jax.tree.map(concatenate, *(one.params for one in populations)),
+        swept=tuple(swept),
+        diverged_at=concatenate(*(one.diverged_at for one in populations)),
+        skipped=concatenate(*(one.skipped for one in populations)),
+    )
 
 
 __all__ = ["Population", "TrainSettings", "load", "train"]

@@ -1,8 +1,13 @@
-"""Devices and processes: how a population is spread over them.
+"""Devices and processes: how a population is distributed over them.
 
-The mesh has two axes: members of the population, and data (the prompts of a batch). Neither the size of the population
-nor that of the batch depends on the number of devices. Of several processes each runs the same program; the first one
-writes.
+The mesh has two axes: the members of the population, and data (the prompts of a batch). Neither the size of the
+population nor the batch size depends on the number of devices. All processes run the same program; only the first one,
+the primary process, writes.
+
+>>> place("auto", members=10, batch_size=2048, share_batches=False, n_devices=2)
+Placement(mode='jit', member=2, data=1)
+>>> place("auto", members=1, batch_size=2048, share_batches=False, n_devices=8)
+Placement(mode='jit', member=1, data=8)
 """
 
 import contextlib
@@ -21,16 +26,23 @@ from icl_gd.cores import usable_cores
 from icl_gd.schema import OneOf, Size, checked
 
 MEMBER, DATA = "member", "data"
-MEMBERS_EACH = 64  # that share batches: fewer on a device are better split by their prompts, as measured on CPU cores
+# Members that share batches: with fewer of them per device, it is faster to split the prompts (measured on CPU cores).
+MIN_MEMBERS_PER_DEVICE = 64
 MODES = ("auto", "none", "jit", "pmap")
 Parallel = Annotated[str, OneOf(MODES)]
-# How an argument or a result of the program lies on the mesh.
-ALL, MEMBERS, LOSSES, PROMPTS = "whole on every device", "members first", "members second", "prompts last"
+# Layouts of an array on the mesh: the axis of the array that is split, if any.
+ALL, MEMBERS, LOSSES, PROMPTS = "replicated", "members on axis 0", "members on axis 1", "prompts on the last axis"
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How many devices share the members, and how many the prompts; `mode` is "none", "jit" or "pmap"."""
+    """The distribution of a population over devices.
+
+    Attributes:
+      mode: "none" (one device), "jit" or "pmap".
+      member: the number of devices along the member axis of the mesh.
+      data: the number of devices along the data axis.
+    """
 
     mode: str = "none"
     member: int = 1
@@ -38,153 +50,241 @@ class Placement:
 
     @property
     def mesh(self) -> Mesh:
-        """The devices `[member data]`, of all processes."""
+        """The devices `[member data]`, those of all processes."""
         devices = np.asarray(jax.devices()[: self.member * self.data]).reshape(self.member, self.data)
         return Mesh(devices, (MEMBER, DATA), axis_types=(AxisType.Auto,) * 2)
 
-    def sharding(self, how: str) -> NamedSharding | None:
-        """The sharding of arrays that lie so on the mesh; None where there is no mesh to lie on."""
-        return NamedSharding(self.mesh, _spec(how, 0)) if self.mode == "jit" else None
+    def sharding(self, layout: str) -> NamedSharding | None:
+        """The sharding of arrays with a layout: ALL, MEMBERS or LOSSES.
 
-    def device_put(self, tree: Any, how: str = MEMBERS) -> Any:
-        """Lays arrays that every process holds whole out on the devices."""
-        lies = self.sharding(how)
-        if lies is None:
+        Returns:
+          A sharding on the mesh, or None if the mode is not "jit".
+        """
+        return NamedSharding(self.mesh, _spec(layout, 0)) if self.mode == "jit" else None
+
+    def device_put(self, tree: Any, layout: str = MEMBERS) -> Any:
+        """Distributes arrays over the devices. Every process must hold the whole arrays.
+
+        Args:
+          tree: a pytree of arrays; PRNG keys are allowed.
+          layout: ALL, MEMBERS or LOSSES. Default: MEMBERS.
+
+        Returns:
+          The pytree with JAX arrays.
+        """
+        sharding = self.sharding(layout)
+        if sharding is None:
             return jax.tree.map(jnp.asarray, tree)
 
-        def lay(leaf: Any) -> Any:
+        def distribute(leaf: Any) -> Any:
             if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                return jax.random.wrap_key_data(lay(jax.random.key_data(leaf)))
+                return jax.random.wrap_key_data(distribute(jax.random.key_data(leaf)))
             whole = np.asarray(leaf)
-            return jax.make_array_from_callback(whole.shape, lies, lambda index: whole[index])
+            return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
-        return jax.tree.map(lay, tree)
+        return jax.tree.map(distribute, tree)
 
     def shard_map(self, f: Callable, arguments: Sequence[str], results: Sequence[str]) -> Callable:
-        """`f` of one device's part of its arguments, as a function of the whole of them."""
+        """`jax.shard_map` of a function of one device's parts of its arguments.
+
+        Args:
+          f: a function of one device's parts, which returns a tuple.
+          arguments: the layout of every argument, a pytree of arrays.
+          results: the layout of every result.
+
+        Returns:
+          The function of the whole arrays.
+        """
         mesh = self.mesh
 
         def whole(*args: Any) -> Any:
-            specs = tuple(
-                jax.tree.map(lambda leaf, how=how: _spec(how, leaf.ndim), arg)
-                for how, arg in zip(arguments, args, strict=True)
+            in_specs = tuple(
+                jax.tree.map(lambda leaf, layout=layout: _spec(layout, leaf.ndim), arg)
+                for layout, arg in zip(arguments, args, strict=True)
             )
-            out = tuple(_spec(how, 2) for how in results)
-            return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)(*args)
+            out_specs = tuple(_spec(layout, 2) for layout in results)
+            return jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*args)
 
         return whole
 
     def constrain(self, batch: Any) -> Any:
-        """A batch that the compiler spreads over the data axis, and draws where it lies."""
-        lies = lambda leaf: NamedSharding(self.mesh, _spec(PROMPTS, leaf.ndim))
-        return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, lies(leaf)), batch)
+        """Constrains a batch to be split over the data axis, so that the compiler draws every prompt where it is used.
+
+        Returns:
+          The batch, with sharding constraints.
+        """
+
+        def constrain_leaf(leaf: Any) -> Any:
+            return jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, _spec(PROMPTS, leaf.ndim)))
+
+        return jax.tree.map(constrain_leaf, batch)
 
     def local_shard(self, batch: Any) -> Any:
-        """This device's prompts of a batch that every device of the data axis has drawn."""
+        """This device's prompts from a batch that every device of the data axis has drawn whole.
+
+        Returns:
+          The batch with the last axis of every leaf divided by the number of devices of the data axis.
+        """
         if self.data == 1:
             return batch
         index = jax.lax.axis_index(DATA)
-        parts = lambda leaf: leaf.reshape(*leaf.shape[:-1], self.data, -1)
-        return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(parts(leaf), index, -2, keepdims=False), batch)
+
+        def own_part(leaf: Any) -> Any:
+            parts = leaf.reshape(*leaf.shape[:-1], self.data, -1)
+            return jax.lax.dynamic_index_in_dim(parts, index, -2, keepdims=False)
+
+        return jax.tree.map(own_part, batch)
 
     def pmapped(self, f: Callable) -> Callable:
-        """`f(member, members, numbers) -> (member, losses [step member])` by `jax.pmap`, which knows one axis."""
+        """`jax.pmap` of a loop over training steps along the member axis or the data axis; pmap has only one axis.
+
+        Args:
+          f: `(member, members, steps) -> (member, losses [step member])`, of one device.
+
+        Returns:
+          The function of the whole population.
+        """
         devices = jax.devices()[: self.member * self.data]
         if self.data > 1:
-            # pmap asks for an argument that lies along its axis.
-            each = jax.pmap(
+            # All arguments of f are replicated, but pmap needs one that is split over the devices: their indices.
+            on_each = jax.pmap(
                 lambda i, *args: f(*args), DATA, in_axes=(0, None, None, None), out_axes=None, devices=devices
             )  # pyright: ignore
-            return lambda *args: each(jnp.arange(self.data), *args)
+            return lambda *args: on_each(jnp.arange(self.data), *args)
         mapped = jax.pmap(f, MEMBER, in_axes=(0, 0, None), out_axes=(0, 1), devices=devices)  # pyright: ignore
-        split = lambda leaf: leaf.reshape(self.member, -1, *leaf.shape[1:])
-        join = lambda leaf: leaf.reshape(-1, *leaf.shape[2:])
 
-        def whole(member: Any, members: Any, numbers: Any) -> Any:
-            member, losses = mapped(jax.tree.map(split, member), jax.tree.map(split, members), numbers)
-            return jax.tree.map(join, member), losses.reshape(len(numbers), -1)
+        def split(leaf: Any) -> Any:
+            return leaf.reshape(self.member, -1, *leaf.shape[1:])
+
+        def join(leaf: Any) -> Any:
+            return leaf.reshape(-1, *leaf.shape[2:])
+
+        def whole(member: Any, members: Any, steps: Any) -> Any:
+            member, losses = mapped(jax.tree.map(split, member), jax.tree.map(split, members), steps)
+            return jax.tree.map(join, member), losses.reshape(len(steps), -1)
 
         return whole
 
 
 def use_cpu_cores(at_most: int = 4) -> None:
-    """Lets every CPU core be a device of its own, up to `at_most`; call it before anything of JAX is used.
+    """Makes every CPU core a JAX device, up to `at_most`. Call it before JAX is used.
 
-    A small operation runs on one core: with two devices, two of them run. What was said before, by JAX_NUM_CPU_DEVICES,
-    XLA_FLAGS or `jax.config`, stays as it is; so do devices already in use.
+    A small operation runs on one core, so two devices run two of them at a time. An earlier setting by
+    JAX_NUM_CPU_DEVICES, XLA_FLAGS or `jax.config` is left unchanged. If JAX is already in use, nothing happens.
     """
-    said = jax.config.jax_num_cpu_devices != -1  # pyright: ignore[reportAttributeAccessIssue]
-    if not said and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    is_set = jax.config.jax_num_cpu_devices != -1  # pyright: ignore[reportAttributeAccessIssue]
+    if not is_set and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", min(usable_cores(), at_most))
 
 
-def _spec(how: str, ndim: int) -> PartitionSpec:
-    """Where nothing is said of an axis, it is whole."""
-    if how == PROMPTS:
+def _spec(layout: str, ndim: int) -> PartitionSpec:
+    """The partition of an array of `ndim` axes; trailing axes that it does not name are not split."""
+    if layout == PROMPTS:
         return PartitionSpec(*(None,) * (ndim - 1), DATA)
-    return {ALL: PartitionSpec(), MEMBERS: PartitionSpec(MEMBER), LOSSES: PartitionSpec(None, MEMBER)}[how]
+    return {ALL: PartitionSpec(), MEMBERS: PartitionSpec(MEMBER), LOSSES: PartitionSpec(None, MEMBER)}[layout]
 
 
 @checked
 def place(
     parallel: Parallel, members: Size, batch_size: Size, share_batches: bool, n_devices: Size | None = None
 ) -> Placement:
-    """How a population is spread over devices.
+    """Chooses how a population is distributed over devices.
 
     Args:
-      parallel: "none" (one device), "jit" (all devices, on a mesh of members and data), "pmap" (all devices, along one
-        of the two axes) or "auto": as many devices as divide the population and the batch, by jit.
-      n_devices: all there are, when left out.
+      parallel: "none": one device. "jit": all devices, on a mesh of members and data. "pmap": all devices, along one of
+        the two axes. "auto": by jit, on as many devices as divide the population and the batch.
+      members: the size of the population.
+      batch_size: prompts per member and step.
+      share_batches: whether all members are trained on the same batches.
+      n_devices: the number of devices. Default: None, all of them.
+
+    Returns:
+      The placement on the most devices. If there are several, members that share batches and would be fewer than
+      `MIN_MEMBERS_PER_DEVICE` on a device are not split; otherwise as many devices as possible split the members.
 
     Raises:
-      ValueError: if all devices are asked for and the sizes do not divide among them; names the nearest that do.
+      ValueError: if all devices are requested and the sizes do not divide among them; the message gives the nearest
+        sizes that do. If there are several processes and `parallel` is "none" or "pmap".
     """
     n = jax.device_count() if n_devices is None else n_devices
     if parallel in ("none", "pmap") and jax.process_count() > 1:
-        raise ValueError(f"parallel={parallel!r} is for one process, this is one of {jax.process_count()}: auto or jit")
+        raise ValueError(
+            f"parallel={parallel!r} supports only one process, but there are {jax.process_count()}; use 'auto' or 'jit'"
+        )
     if parallel == "none" or n == 1:
         return Placement()
+
+    def preference(split: tuple[int, int]) -> tuple[int, int]:
+        # Separate members need no communication. But if members share batches and a device has few of them, it spends
+        # its time on drawing batches that all the others draw too.
+        member, data = split
+        is_shared = share_batches or members == 1
+        split_prompts = is_shared and members // member < MIN_MEMBERS_PER_DEVICE
+        return member * data, -member if split_prompts else member
+
     splits = [(m, d) for m in _divisors(members, n) for d in _divisors(batch_size, n // m)]
     if parallel == "pmap":
         splits = [(m, d) for m, d in splits if m == 1 or d == 1]
-    # Members apart need no communication; but where they share batches and a device would have few of them, it spends
-    # its time on drawing batches that all the others draw too.
-    few = lambda m: (share_batches or members == 1) and members // m < MEMBERS_EACH
-    member, data = max(splits, key=lambda split: (split[0] * split[1], -split[0] if few(split[0]) else split[0]))
-    used = member * data
-    if used < n and (parallel != "auto" or jax.process_count() > 1):
-        nearest = lambda size: " or ".join(str(k * n) for k in (size // n, size // n + 1) if k)
+    member, data = max(splits, key=preference)
+    n_used = member * data
+    if n_used < n and (parallel != "auto" or jax.process_count() > 1):
         raise ValueError(
             f"{members} members (seeds x combinations) and batches of {batch_size} prompts do not divide among {n} "
-            f"devices: take {nearest(members)} members, or batches of {nearest(batch_size)}"
+            f"devices; use {_multiples_near(members, n)} members, or batches of {_multiples_near(batch_size, n)}"
         )
-    return Placement("none" if used == 1 else "pmap" if parallel == "pmap" else "jit", member, data)
+    if n_used == 1:
+        return Placement("none", member, data)
+    return Placement("pmap" if parallel == "pmap" else "jit", member, data)
 
 
 def _divisors(size: int, at_most: int) -> list[int]:
     return [k for k in range(1, at_most + 1) if size % k == 0]
 
 
+def _multiples_near(size: int, n: int) -> str:
+    """The multiples of n on both sides of a size, in words, without zero: "8 or 16" for 9 and 8."""
+    return " or ".join(str(k * n) for k in (size // n, size // n + 1) if k)
+
+
 def is_primary() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this is the primary process, the only one that writes.
+
+    Returns:
+      True in the first of several processes, and if there is only one.
+    """
     return jax.process_index() == 0
 
 
 def on_host(tree: Any) -> Any:
-    """The whole of arrays that may be spread over devices and processes, as NumPy arrays."""
+    """Gathers arrays that may be distributed over devices and processes.
+
+    Returns:
+      The pytree with whole NumPy arrays.
+    """
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(tree, tiled=True)
     return jax.tree.map(np.asarray, tree)
 
 
 def any_signal(signal: int | None) -> int | None:
-    """The signal that any process has heard, so that all stop at the same step."""
+    """The signal that any process has received, so that all processes stop at the same step.
+
+    Args:
+      signal: the number of the signal that this process has received, or None.
+
+    Returns:
+      The largest number of all processes, or None if no process has received a signal.
+    """
     if jax.process_count() == 1:
         return signal
     return int(np.max(multihost_utils.process_allgather(np.asarray(signal or 0)))) or None
 
 
 def broadcast_from_primary(tree: Any) -> Any:
-    """What the first process holds, a pytree of arrays and numbers, on every process."""
+    """Broadcasts a pytree of arrays and numbers from the primary process.
+
+    Returns:
+      The primary process's values, on every process.
+    """
     return multihost_utils.broadcast_one_to_all(tree) if jax.process_count() > 1 else tree

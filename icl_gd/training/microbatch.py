@@ -1,4 +1,13 @@
-"""Losses met a few prompts at a time, so that what a step computes stays in cache."""
+"""Microbatched losses: gradients are accumulated over small blocks of prompts that fit in cache.
+
+>>> import numpy as np
+>>> def loss(params, batch):
+...     return jnp.mean((params * batch) ** 2)
+>>> batch = np.arange(10.0)  # ten prompts, in blocks of 4, 4 and 2
+>>> value, gradient = jax.jit(jax.value_and_grad(microbatched(loss, 4)))(3.0, batch)
+>>> round(float(value), 3), round(float(gradient), 3), float(np.mean((3.0 * batch) ** 2))
+(256.5, 171.0, 256.5)
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,42 +23,55 @@ Loss = Callable[[Any, Any], Array]
 
 @checked
 def microbatched(loss: Loss, at_once: Size) -> Loss:
-    """The same loss, `(params, batch) -> scalar`, over blocks of at most `at_once` prompts: equal ones, and a last
-    shorter one where they do not divide the batch.
+    """Evaluates a loss on blocks of at most `at_once` prompts and averages over the blocks.
 
-    Value and gradient of a block are computed together and added up: what the gradient needs of a block is not kept for
-    the others. On two CPU cores a step of 2048 prompts through a perceptron takes a third of the time.
+    All blocks have the same size, except for a shorter last one if the size does not divide the batch. Value and
+    gradient of a block are computed together and accumulated, so the intermediate results of only one block are kept.
+    On two CPU cores this makes a training step of an input MLP on 2048 prompts three times faster.
 
     Args:
-      loss: a mean over prompts, which are in the last axis of every leaf of a batch.
+      loss: `(params, batch) -> scalar`, a mean over prompts; the prompts are the last axis of every leaf of the batch.
+      at_once: the largest number of prompts in a block.
+
+    Returns:
+      A loss with the same value and the same gradient with respect to `params`. Its gradient with respect to the batch
+      is zero.
     """
 
-    def summed(of_block: Callable[[Any], Any], batch: Any) -> Any:
-        """The mean over prompts of what is a mean over the prompts of a block."""
-        size = jax.tree.leaves(batch)[0].shape[-1]
-        each = -(-size // -(-size // at_once))
-        n_blocks, left = divmod(size, each)
-        part = lambda leaf: leaf[..., : size - left].reshape(*leaf.shape[:-1], n_blocks, each)
-        blocks = jax.tree.map(lambda leaf: jnp.moveaxis(part(leaf), -2, 0), batch)
-        shapes = jax.eval_shape(of_block, jax.tree.map(lambda leaf: leaf[0], blocks))
+    def average(block_mean: Callable[[Any], Any], batch: Any) -> Any:
+        """The mean over all prompts, from a function that returns means over the prompts of a block."""
+        n_prompts = jax.tree.leaves(batch)[0].shape[-1]
+        block_size = -(-n_prompts // -(-n_prompts // at_once))
+        n_blocks, n_left = divmod(n_prompts, block_size)
+
+        def split(leaf: Array) -> Array:
+            """The full blocks of a leaf, `[block ... prompt]`."""
+            full = leaf[..., : n_prompts - n_left]
+            return jnp.moveaxis(full.reshape(*leaf.shape[:-1], n_blocks, block_size), -2, 0)
+
+        def add(total: Any, block: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, block_mean(block)), None
+
+        blocks = jax.tree.map(split, batch)
+        shapes = jax.eval_shape(block_mean, jax.tree.map(lambda leaf: leaf[0], blocks))
         zero = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-        total, _ = jax.lax.scan(lambda sum_, block: (jax.tree.map(jnp.add, sum_, of_block(block)), None), zero, blocks)
-        if not left:
+        total, _ = jax.lax.scan(add, zero, blocks)
+        if not n_left:
             return jax.tree.map(lambda leaf: leaf / n_blocks, total)
-        last = of_block(jax.tree.map(lambda leaf: leaf[..., size - left :], batch))
-        return jax.tree.map(lambda sum_, of_last: (each * sum_ + left * of_last) / size, total, last)
+        last = block_mean(jax.tree.map(lambda leaf: leaf[..., n_prompts - n_left :], batch))
+        return jax.tree.map(lambda full, rest: (block_size * full + n_left * rest) / n_prompts, total, last)
 
     @jax.custom_vjp
     def blocked(params: Any, batch: Any) -> Array:
-        return summed(lambda block: loss(params, block), batch)
+        return average(lambda block: loss(params, block), batch)
 
     def forward(params: Any, batch: Any) -> tuple[Array, Any]:
-        value, gradient = summed(lambda block: jax.value_and_grad(loss)(params, block), batch)
+        value, gradient = average(lambda block: jax.value_and_grad(loss)(params, block), batch)
         return value, (gradient, batch)
 
-    def backward(kept: Any, cotangent: Array) -> tuple[Any, Any]:
-        gradient, batch = kept
-        # A training batch is drawn, not learned: nobody asks for its gradient.
+    def backward(saved: Any, cotangent: Array) -> tuple[Any, Any]:
+        gradient, batch = saved
+        # Training does not differentiate with respect to the batch, so that gradient is not computed.
         return jax.tree.map(lambda leaf: cotangent * leaf, gradient), jax.tree.map(jnp.zeros_like, batch)
 
     blocked.defvjp(forward, backward)

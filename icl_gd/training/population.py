@@ -1,6 +1,13 @@
-"""Training a population: `vmap` over members, `lax.scan` over the steps of a chunk, Python outside.
+"""Population training: `vmap` over members, `lax.scan` over the steps of a chunk, a Python loop over chunks.
 
-A training batch has its prompts in the *last* axis of every leaf.
+Training batches have their prompts in the *last* axis of every leaf.
+
+>>> settings = TrainSettings(learning_rate=(1e-3, 1e-2))
+>>> [point["learning_rate"] for point in combinations(settings, {"init_scale": 0.5})]
+[0.001, 0.01]
+>>> members = members_of(seed=0, seeds=3, settings=settings, per_member={"init_scale": 0.5})
+>>> members.rates.learning_rate.shape, members.data.shape
+((6,), (6,))
 """
 
 from collections.abc import Callable, Mapping
@@ -24,42 +31,45 @@ from icl_gd.types import Array, Scalar
 
 Params = Any
 Batch = Any
-Draw = Callable[[Array, Array], Batch]
-Loss = Callable[[Params, Batch], Array]
-Step = Callable[[Any, Batch, Array], tuple[Any, Array]]
+Draw = Callable[[Array, Array], Batch]  # (key, step) -> batch
+Loss = Callable[[Params, Batch], Array]  # (params, batch) -> scalar
+Init = Callable[[Array, Mapping[str, Array]], Params]  # (key, values of the model's fields) -> params
+Update = Callable[[Any, Batch, Array], tuple[Any, Array]]  # (member, batch, step) -> (member, loss)
 Chunk = Callable[["PopulationState", "MemberSpecs", int], tuple["PopulationState", Array]]
 Values = Scalar | tuple[float, ...]
 
 FORMS = ("auto", "tokens", "gram", "query")
-PATIENCE = 5  # steps in a row that are not finite, with which a member has diverged
+PATIENCE = 5  # a member has diverged after this many non-finite steps in a row
 SCHEDULES: dict[str, Callable[[Any, int], optax.Schedule]] = {
     "constant": lambda rate, steps: optax.constant_schedule(rate),
     "cosine": optax.cosine_decay_schedule,
     "linear": lambda rate, steps: optax.linear_schedule(rate, 0.0, steps),
 }
-OF_ADAMW = ("beta1", "beta2", "epsilon", "weight_decay"), "AdamW"
-OF_SGD = ("momentum",), "SGD"
+ADAMW_FIELDS = ("beta1", "beta2", "epsilon", "weight_decay")
+SGD_FIELDS = ("momentum",)
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a population is trained; the defaults are those of von Oswald et al. for one layer.
+    """The settings of population training. The defaults are those of von Oswald et al. for one layer.
 
-    A tuple in place of a number is swept over, in the fields of `MemberHyperparams`: see `combinations`.
+    The fields of `MemberHyperparams` also accept a tuple, which is swept over: see `combinations`.
 
     Attributes:
-      steps, batch_size: length of training and prompts per step and member.
-      optimizer: "adamw", or "sgd", which takes plain gradient steps, with `momentum`.
-      learning_rate: of the optimiser.
-      schedule: of the learning rate, "constant", or "cosine" or "linear", which decay to zero at the last step.
-      warmup: steps over which the learning rate rises from zero before the schedule begins; 0 begins with it.
-      clip: the gradient's global norm is clipped to this, before the optimiser; None does not clip.
-      beta1, beta2, epsilon, weight_decay: of AdamW alone.
-      momentum: of SGD alone: what is left of the last step in the next one.
-      share_batches: all members see the same batch at each step (common random numbers) instead of their own.
-      form: the network runs on "tokens" or, where that is exact, on their "gram" or on the "query" alone; "auto"
-        takes the fastest that is exact.
-      curriculum: of training on all prefixes: how many inputs and points a step has; all when left out.
+      steps: number of training steps.
+      batch_size: prompts per step and member.
+      optimizer: "adamw", or "sgd" with `momentum`.
+      learning_rate: learning rate of the optimiser.
+      schedule: the learning rate is "constant", or decays to zero at the last step, by a "cosine" or "linear" schedule.
+      warmup: steps in which the learning rate rises from zero, before the schedule begins. Default: 0, no warmup.
+      clip: the global norm of the gradient is clipped to this value, before the optimiser. None: no clipping.
+      beta1, beta2, epsilon, weight_decay: parameters of AdamW.
+      momentum: momentum of SGD: the fraction of the last update that is added to the next.
+      share_batches: all members are trained on the same batch in each step (common random numbers). Default: each
+        member has its own batches.
+      form: form in which the loss is computed: on all "tokens", on their "gram" matrix, or on the "query" alone. "auto"
+        takes the fastest form that is exact.
+      curriculum: numbers of active inputs and points in each step, for training on all prefixes. Default: None, all.
     """
 
     steps: Annotated[int, Ge(1), Le(2**31 - 1)] = 5000
@@ -82,33 +92,46 @@ class TrainSettings:
         check(self)
         if self.warmup >= self.steps:
             raise ValueError(f"warmup={self.warmup} must be below steps={self.steps}")
-        others, of = OF_SGD if self.optimizer == "adamw" else OF_ADAMW
-        for name in others:
-            if (value := getattr(self, name)) != (default := getattr(TrainSettings, name)):
-                raise ValueError(f"{name}={value} is of {of}; with optimizer={self.optimizer} leave it at {default}")
+        unused, owner = (SGD_FIELDS, "SGD") if self.optimizer == "adamw" else (ADAMW_FIELDS, "AdamW")
+        for name in unused:
+            value, default = getattr(self, name), getattr(TrainSettings, name)
+            if value != default:
+                raise ValueError(
+                    f"{name}={value} is a parameter of {owner}; with optimizer={self.optimizer} leave it at {default}"
+                )
 
     @property
     def of_program(self) -> "TrainSettings":
-        """These settings as far as a compiled step depends on them: rates are its arguments."""
-        constant = self.schedule == "constant" and not self.warmup
-        alike = (*MemberHyperparams._fields, "steps") if constant else MemberHyperparams._fields
-        return replace(self, **{name: getattr(TrainSettings, name) for name in alike})
+        """These settings with defaults for the fields that do not change the compiled step.
+
+        The hyperparameters of members are arguments of the program. A constant schedule does not depend on `steps`.
+        """
+        is_constant = self.schedule == "constant" and not self.warmup
+        unused = (*MemberHyperparams._fields, "steps") if is_constant else MemberHyperparams._fields
+        return replace(self, **{name: getattr(TrainSettings, name) for name in unused})
 
     def transformation(self, rates: "MemberHyperparams") -> optax.GradientTransformation:
-        """The optimiser of one member, behind its clip."""
+        """The gradient transformation of one member: the clip, then the optimiser.
+
+        Args:
+          rates: hyperparameters of the member, scalars; those of `self` are not used.
+
+        Returns:
+          An optax transformation.
+        """
         schedule = SCHEDULES[self.schedule](rates.learning_rate, self.steps - self.warmup)
         if self.warmup:
             rising = optax.linear_schedule(0.0, rates.learning_rate, self.warmup)
             schedule = optax.join_schedules([rising, schedule], [self.warmup])
         if self.optimizer == "sgd":
-            steps = optax.sgd(schedule, rates.momentum)
+            optimizer = optax.sgd(schedule, rates.momentum)
         else:
-            steps = optax.adamw(schedule, rates.beta1, rates.beta2, self.epsilon, weight_decay=rates.weight_decay)
-        return optax.chain(optax.clip_by_global_norm(rates.clip), steps)
+            optimizer = optax.adamw(schedule, rates.beta1, rates.beta2, self.epsilon, weight_decay=rates.weight_decay)
+        return optax.chain(optax.clip_by_global_norm(rates.clip), optimizer)
 
 
 class MemberHyperparams(NamedTuple):
-    """The settings that members of one population may differ in `[member]`."""
+    """The settings that may differ between the members of a population, `[member]`."""
 
     learning_rate: Array
     clip: Array
@@ -118,51 +141,73 @@ class MemberHyperparams(NamedTuple):
     momentum: Array
 
 
-def combinations(settings: TrainSettings, of_model: Mapping[str, Values]) -> list[dict[str, float]]:
-    """The product of all tuples of `MemberHyperparams` and of what models differ in, the last field fastest; one
-    without tuples has one."""
-    fields: dict[str, Any] = {name: getattr(settings, name) for name in MemberHyperparams._fields} | dict(of_model)
+def combinations(settings: TrainSettings, per_member: Mapping[str, Values]) -> list[dict[str, float]]:
+    """The combinations of a sweep: the product of all tuples, the last field fastest.
+
+    Args:
+      settings: tuples in the fields of `MemberHyperparams` are swept over.
+      per_member: fields of the model that may differ between members, as `TransformerConfig.per_member`; tuples are
+        swept over.
+
+    Returns:
+      The value of every field, for each combination; one combination if there is no tuple.
+    """
+    fields: dict[str, Any] = {name: getattr(settings, name) for name in MemberHyperparams._fields} | dict(per_member)
     values = [value if isinstance(value, tuple) else (value,) for value in fields.values()]
     return [dict(zip(fields, point, strict=True)) for point in product(*values)]
 
 
 class MemberState(NamedTuple):
-    """What training changes of one member; of a population, every leaf has a leading member axis."""
+    """The state of one member that training changes. In a population every leaf has a leading member axis."""
 
     params: Params
     opt_state: Any
-    skipped: Array  # steps that would not have been finite, and were not taken
-    in_a_row: Array  # of these, the last ones
-    diverged_at: Array  # the first of `PATIENCE` such steps in a row, before which the member is frozen; -1 otherwise
+    skipped: Array  # number of skipped steps, whose loss or weights would not have been finite
+    in_a_row: Array  # number of skipped steps since the last step that was taken
+    diverged_at: Array  # first of `PATIENCE` skipped steps in a row, from which the member is frozen; -1: not diverged
 
 
 class PopulationState(NamedTuple):
-    """A population at a step. Batches are a function of (seed, step), so no key is carried."""
+    """A population at a training step. It carries no key, because a batch is a function of (key, step)."""
 
     member: MemberState
     step: Array
 
 
 class MemberSpecs(NamedTuple):
-    """What makes the members of a population differ `[member]`. Keys depend on a member's own seed alone."""
+    """The differences between the members of a population, `[member]`. Keys depend only on the member's own seed."""
 
-    init: Array
-    data: Array
+    init: Array  # keys of the initial weights
+    data: Array  # keys of the batches
     rates: MemberHyperparams
-    of_model: dict[str, Array]  # what models differ in
+    model_values: dict[str, Array]  # values of the model's fields that may differ
 
 
-def members_of(seed: int, seeds: int, settings: TrainSettings, of_model: Mapping[str, Values]) -> MemberSpecs:
-    """For every combination in turn, members of seeds `seed, seed + 1, ...`.
+def members_of(seed: int, seeds: int, settings: TrainSettings, per_member: Mapping[str, Values]) -> MemberSpecs:
+    """The members of a population: for every combination of swept values, the seeds `seed, seed + 1, ...`.
 
-    Their keys are the children of `key(seed + i)`: draw test prompts from another key.
+    Keys are the children of `jax.random.key(seed + i)`, so draw test prompts from another key.
+
+    Args:
+      seed: the first seed.
+      seeds: members per combination.
+      settings: hyperparameters, and whether members share batches; then all have the first member's data key.
+      per_member: fields of the model that may differ between members, as `TransformerConfig.per_member`.
+
+    Returns:
+      Specs with `seeds` times the number of combinations members. `clip=None` becomes infinity.
     """
-    points = combinations(settings, of_model)
+    points = combinations(settings, per_member)
     init, data = _keys(np.arange(seed, seed + seeds, dtype=np.uint32), settings.share_batches, len(points))
-    unbounded = lambda value: np.inf if value is None else value  # a clip that is not there
-    number = lambda name: [unbounded(point[name]) for point in points]
-    values = {name: jnp.asarray(np.repeat(number(name), seeds), float) for name in points[0]}
-    return MemberSpecs(init, data, MemberHyperparams(*map(values.pop, MemberHyperparams._fields)), values)
+
+    def of_members(name: str) -> Array:
+        """The values of a field `[member]`."""
+        numbers = [np.inf if point[name] is None else point[name] for point in points]
+        return jnp.asarray(np.repeat(numbers, seeds), float)
+
+    values = {name: of_members(name) for name in points[0]}
+    rates = MemberHyperparams(*(values.pop(name) for name in MemberHyperparams._fields))
+    return MemberSpecs(init, data, rates, values)
 
 
 @partial(jax.jit, static_argnums=(1, 2))
@@ -173,159 +218,225 @@ def _keys(seeds: Array, share_batches: bool, n_points: int) -> tuple[Array, Arra
     return jnp.tile(init, n_points), jnp.tile(data, n_points)
 
 
-Init = Callable[[Array, Mapping[str, Array]], Params]
-
-
 def start(init: Init, settings: TrainSettings, members: MemberSpecs) -> PopulationState:
-    """A fresh population at step 0; `init` takes a key and what its model differs in."""
-    params, opt_state = _starter(init, settings.of_program)(members.init, members.rates, members.of_model)
-    every = lambda value: jnp.full(len(members.data), value, jnp.int32)  # buffers of their own: each is given away
-    return PopulationState(MemberState(params, opt_state, every(0), every(0), every(-1)), jnp.zeros((), jnp.int32))
+    """A population with initial weights, at step 0.
 
+    Args:
+      init: `(key, model_values) -> params` of one member.
+      settings: choose the optimiser.
+      members: keys and hyperparameters of the members.
 
-# On a CPU the compiler takes out what keeps it from computing sums again (`models.transformer`) before it might.
-KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
-# Without these emitters, which runs that compile quickly go without, a loop of few steps rounds otherwise than a long
-# one: chunks would not be the whole to the bit.
-TO_THE_BIT = {"xla_cpu_use_fusion_emitters": True}
+    Returns:
+      The state; the leaves of `member` are `[member ...]`.
+    """
+    params, opt_state = _starter(init, settings.of_program)(members.init, members.rates, members.model_values)
+
+    def filled(value: int) -> Array:
+        # Chunks donate their state, so every leaf needs a buffer of its own.
+        return jnp.full(len(members.data), value, jnp.int32)
+
+    member = MemberState(params, opt_state, skipped=filled(0), in_a_row=filled(0), diverged_at=filled(-1))
+    return PopulationState(member, jnp.zeros((), jnp.int32))
 
 
 @kept
 def _starter(init: Init, settings: TrainSettings) -> Callable[..., tuple[Params, Any]]:
-    def fresh(key: Array, rates: MemberHyperparams, of_model: Mapping[str, Array]) -> tuple[Params, Any]:
-        params = init(key, of_model)
+    """The compiled initialisation of all members."""
+
+    def fresh(key: Array, rates: MemberHyperparams, model_values: Mapping[str, Array]) -> tuple[Params, Any]:
+        params = init(key, model_values)
         return params, settings.transformation(rates).init(params)
 
     return brief(jax.vmap(fresh))
 
 
-def _mean_over_data(found: Any) -> Any:
-    """Of all leaves at once: devices wait for each other at every sum, which takes longer than small sums."""
-    flat, unflatten = ravel_pytree(found)
+# On CPU, XLA removes optimisation barriers before the passes from which they protect (see `models.transformer`).
+KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+# Runs with fast compilation switch the fusion emitters off. But without them, a loop of few steps rounds differently
+# from a long one: the result would depend on how steps are divided into chunks.
+TO_THE_BIT = {"xla_cpu_use_fusion_emitters": True}
+
+
+def _mean_over_data(tree: Any) -> Any:
+    """The mean over the devices of the data axis, of all leaves in one sum.
+
+    Devices wait for each other at every sum, which takes longer than summing small leaves.
+    """
+    flat, unflatten = ravel_pytree(tree)
     return unflatten(jax.lax.pmean(flat, DATA))
 
 
-def _update(
+def _make_update(
     loss: Loss, settings: TrainSettings, over_data: bool
 ) -> Callable[[MemberState, MemberHyperparams, Batch, Array], tuple[MemberState, Array]]:
-    """One step of one member, `(member, rates, batch, number) -> (member, loss)`; what is not finite is not taken."""
+    """The training step of one member: `(member, rates, batch, step) -> (member, loss)`.
 
-    def update(member: MemberState, rates: MemberHyperparams, batch: Batch, number: Array) -> tuple[MemberState, Array]:
-        found = jax.value_and_grad(loss)(member.params, batch)
-        value, gradient = _mean_over_data(found) if over_data else found
+    A step that is not finite is skipped: the weights do not change, and the loss is nan. With `over_data`, the batch is
+    one device's part of the whole batch.
+    """
+
+    def update(member: MemberState, rates: MemberHyperparams, batch: Batch, step: Array) -> tuple[MemberState, Array]:
+        local = jax.value_and_grad(loss)(member.params, batch)
+        value, gradient = _mean_over_data(local) if over_data else local
         updates, opt_state = settings.transformation(rates).update(gradient, member.opt_state, member.params)
         params = optax.apply_updates(member.params, updates)
-        # Of a gradient whose norm overflows the clip makes zero: weights stay finite, and learn nothing.
+        # The squared norm is checked too: if it overflows, the clip makes the gradient zero, so that the weights stay
+        # finite but do not learn.
         square = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))
         watched = [value, square, *jax.tree.leaves(params)]
         finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in watched]))
-        going = member.diverged_at < 0
+        active = member.diverged_at < 0
         new, old = (params, opt_state), (member.params, member.opt_state)
-        params, opt_state = jax.tree.map(partial(jnp.where, going & finite), new, old)
-        in_a_row = jnp.where(finite, 0, member.in_a_row + going)
-        gone = going & (in_a_row == PATIENCE)
-        diverged_at = jnp.where(gone, number - (PATIENCE - 1), member.diverged_at)
-        skipped = member.skipped + (going & ~finite)
-        return MemberState(params, opt_state, skipped, in_a_row, diverged_at), jnp.where(going & finite, value, jnp.nan)
+        params, opt_state = jax.tree.map(partial(jnp.where, active & finite), new, old)
+        in_a_row = jnp.where(finite, 0, member.in_a_row + active)
+        diverges = active & (in_a_row == PATIENCE)
+        diverged_at = jnp.where(diverges, step - (PATIENCE - 1), member.diverged_at)
+        skipped = member.skipped + (active & ~finite)
+        reported = jnp.where(active & finite, value, jnp.nan)
+        return MemberState(params, opt_state, skipped, in_a_row, diverged_at), reported
 
     return update
 
 
 def _scan(
-    step: Step, batch_of: Callable[[Array], Batch], member: MemberState, numbers: Array
+    update: Update, draw_at: Callable[[Array], Batch], member: MemberState, steps: Array
 ) -> tuple[MemberState, Array]:
-    """Steps of a member, or of several, one after another; `batch_of` draws the batch of a number."""
+    """Trains a member, or several at once, for the given steps; `draw_at(step)` draws a batch.
 
-    def body(carry: tuple[MemberState, Batch], number: Array) -> tuple[tuple[MemberState, Batch], Array]:
-        # The next batch is drawn beside the step, and carried: what XLA may fuse into a step it computes again
-        # for each of its uses, which on a CPU doubled the time of a step.
+    The batch of the next step is drawn in the step before and carried. What XLA can fuse into a step it computes again
+    for each use, which on CPU doubled the time of a step; a carried array is computed once.
+    """
+
+    def body(carry: tuple[MemberState, Batch], step: Array) -> tuple[tuple[MemberState, Batch], Array]:
         member, batch = carry
-        member, value = step(member, batch, number)
-        return (member, batch_of(number + 1)), value
+        member, loss = update(member, batch, step)
+        return (member, draw_at(step + 1)), loss
 
-    (member, _), losses = jax.lax.scan(body, (member, batch_of(numbers[0])), numbers)
+    (member, _), losses = jax.lax.scan(body, (member, draw_at(steps[0])), steps)
     return member, losses
 
 
 def make_chunk(
     draw: Draw, loss: Loss, settings: TrainSettings, placement: Placement, side_by_side: bool = True
 ) -> Chunk:
-    """Compiles `(state, members, n_steps) -> (state, loss [step member])`, a scan over `n_steps` training steps.
+    """Compiles a chunk of training: a scan over `n_steps` steps of all members.
 
-    A step with which a member's loss or weights would stop being finite is not taken: its loss is nan, the member stays
-    as it was, and nothing changes for the others. One prompt in many millions on which a deep network overflows ends no
-    run so; a member with `PATIENCE` such steps in a row has diverged, and stays as it is for good.
+    A step that would make a member's loss or weights infinite or nan is skipped: its loss is nan, the member does not
+    change, and the other members are unaffected. So a run does not end if a deep network overflows on one prompt in
+    many millions. After `PATIENCE` skipped steps in a row a member has diverged and is frozen.
 
     Args:
-      draw: a key and the number of its step, from zero, to a batch: any pytree with prompts in the last axis of leaves.
+      draw: `(key, step) -> batch`, a pytree with the prompts in the last axis of every leaf; steps count from 0.
       loss: `(params, batch) -> scalar` of one member, a mean over prompts.
-      placement: over which devices members and prompts are spread.
-      side_by_side: whether members that share a batch gain by meeting it together, as in one matrix product. On a CPU
-        those that do not take turns, each in cache.
+      settings: the optimiser, and whether members share batches.
+      placement: the distribution of members and prompts over devices.
+      side_by_side: whether members with a shared batch are computed together by `vmap`. Default: True. False: on CPU
+        they are computed one after another, each in cache; on other devices by `vmap` too.
+
+    Returns:
+      `(state, members, n_steps) -> (state, losses [step member])`. The argument `state` is donated.
     """
     return _chunk(draw, loss, settings.of_program, placement, side_by_side)
+
+
+Loop = Callable[[MemberState, MemberSpecs, Array], tuple[MemberState, Array]]  # losses are [step member]
 
 
 @kept
 def _chunk(draw: Draw, loss: Loss, settings: TrainSettings, placement: Placement, side_by_side: bool) -> Chunk:
     on_cpu = jax.default_backend() == "cpu"
-    update = _update(loss, settings, placement.data > 1)
+    update = _make_update(loss, settings, placement.data > 1)
+    own = _loop_with_own_batches(draw, update, placement, one_by_one=on_cpu)
+    shared = _loop_with_shared_batches(draw, update, placement, one_by_one=on_cpu and not side_by_side)
 
-    def own(member: MemberState, members: MemberSpecs, numbers: Array) -> tuple[MemberState, Array]:
-        """Members with batches of their own share nothing: on a CPU each takes all steps before the next one does."""
-
-        def one(both: tuple[MemberState, MemberSpecs]) -> tuple[MemberState, Array]:
-            member, its = both
-            batch_of = lambda number: placement.local_shard(draw(jax.random.fold_in(its.data, number), number))
-            return _scan(lambda m, batch, number: update(m, its.rates, batch, number), batch_of, member, numbers)
-
-        member, losses = jax.lax.map(one, (member, members), batch_size=1 if on_cpu else len(members.data))
-        return member, losses.T
-
-    def shared(member: MemberState, members: MemberSpecs, numbers: Array) -> tuple[MemberState, Array]:
-        """Members whose data keys are one key."""
-
-        def every(
-            member: MemberState, rates: MemberHyperparams, batch: Batch, number: Array
-        ) -> tuple[MemberState, Array]:
-            one = lambda both: update(both[0], both[1], batch, number)
-            return jax.lax.map(one, (member, rates)) if on_cpu and not side_by_side else jax.vmap(one)((member, rates))
-
-        step, part = every, placement.local_shard
-        if placement.mode == "jit":  # the compiler spreads the drawing of the batch too, so that it is drawn once
-            step = placement.shard_map(every, (MEMBERS, MEMBERS, PROMPTS, ALL), (MEMBERS, MEMBERS))
-            part = placement.constrain
-        batch_of = lambda number: part(draw(jax.random.fold_in(members.data[0], number), number))
-        return _scan(lambda m, batch, number: step(m, members.rates, batch, number), batch_of, member, numbers)
-
-    @cache
-    def run(one_batch: bool) -> Callable[[MemberState, MemberSpecs, Array], tuple[MemberState, Array]]:
+    @cache  # `jax.pmap` compiles once for each function object
+    def loop(shares_batches: bool) -> Loop:
         if placement.mode == "pmap":
-            return placement.pmapped(shared if one_batch else own)
-        if placement.mode == "none" or one_batch:
-            return shared if one_batch else own
+            return placement.pmapped(shared if shares_batches else own)
+        if placement.mode == "none" or shares_batches:
+            return shared if shares_batches else own
         return placement.shard_map(own, (MEMBERS, MEMBERS, ALL), (MEMBERS, LOSSES))
 
     def chunk(state: PopulationState, members: MemberSpecs, n_steps: int) -> tuple[PopulationState, Array]:
-        numbers = state.step + jnp.arange(n_steps, dtype=state.step.dtype)
-        member, losses = run(settings.share_batches or len(members.data) == 1)(state.member, members, numbers)
+        steps = state.step + jnp.arange(n_steps, dtype=state.step.dtype)
+        shares_batches = settings.share_batches or len(members.data) == 1
+        member, losses = loop(shares_batches)(state.member, members, steps)
         return PopulationState(member, state.step + n_steps), losses
 
     if placement.mode == "pmap":
         return chunk
-    # The state comes back lying as it was put, or the second call would compile again.
-    lies = PopulationState._make(map(placement.sharding, (MEMBERS, ALL))), placement.sharding(ALL)
+    # The state returns with the sharding it came with; otherwise the second call would compile again.
+    state_shardings = PopulationState._make((placement.sharding(MEMBERS), placement.sharding(ALL)))
     return jax.jit(
         chunk,
         static_argnames="n_steps",
         donate_argnums=0,
-        out_shardings=lies,
+        out_shardings=(state_shardings, placement.sharding(ALL)),
         compiler_options=KEEP_BARRIERS | TO_THE_BIT if on_cpu else None,
     )
 
 
+def _loop_with_own_batches(draw: Draw, update: Callable, placement: Placement, one_by_one: bool) -> Loop:
+    """Trains members that each have their own batches, on one device.
+
+    With `one_by_one`, a member takes all steps before the next member begins, so that it stays in cache.
+    """
+
+    def own(member: MemberState, members: MemberSpecs, steps: Array) -> tuple[MemberState, Array]:
+        def train_one(state_and_specs: tuple[MemberState, MemberSpecs]) -> tuple[MemberState, Array]:
+            member, specs = state_and_specs
+
+            def draw_at(step: Array) -> Batch:
+                return placement.local_shard(draw(jax.random.fold_in(specs.data, step), step))
+
+            def update_at(member: MemberState, batch: Batch, step: Array) -> tuple[MemberState, Array]:
+                return update(member, specs.rates, batch, step)
+
+            return _scan(update_at, draw_at, member, steps)
+
+        n_at_once = 1 if one_by_one else len(members.data)
+        member, losses = jax.lax.map(train_one, (member, members), batch_size=n_at_once)
+        return member, losses.T
+
+    return own
+
+
+def _loop_with_shared_batches(draw: Draw, update: Callable, placement: Placement, one_by_one: bool) -> Loop:
+    """Trains members that all see the batches of the first one's data key."""
+
+    def every(member: MemberState, rates: MemberHyperparams, batch: Batch, step: Array) -> tuple[MemberState, Array]:
+        def update_one(state_and_rates: tuple[MemberState, MemberHyperparams]) -> tuple[MemberState, Array]:
+            member, rates = state_and_rates
+            return update(member, rates, batch, step)
+
+        return jax.lax.map(update_one, (member, rates)) if one_by_one else jax.vmap(update_one)((member, rates))
+
+    def shared(member: MemberState, members: MemberSpecs, steps: Array) -> tuple[MemberState, Array]:
+        update_all, take_part = every, placement.local_shard
+        if placement.mode == "jit":
+            # The batch is drawn outside of the shard_map: the compiler distributes the drawing, so that each prompt is
+            # drawn once.
+            update_all = placement.shard_map(every, (MEMBERS, MEMBERS, PROMPTS, ALL), (MEMBERS, MEMBERS))
+            take_part = placement.constrain
+
+        def draw_at(step: Array) -> Batch:
+            return take_part(draw(jax.random.fold_in(members.data[0], step), step))
+
+        def update_at(member: MemberState, batch: Batch, step: Array) -> tuple[MemberState, Array]:
+            return update_all(member, members.rates, batch, step)
+
+        return _scan(update_at, draw_at, member, steps)
+
+    return shared
+
+
 class Interrupted(Exception):
-    """Training was asked to stop; `signal` is the number of the signal that asked."""
+    """Training was stopped on request.
+
+    Attributes:
+      step: the step of the state that was saved.
+      signal: the number of the signal that requested the stop.
+    """
 
     def __init__(self, step: int, signal: int):
         super().__init__(f"interrupted at step {step}")
@@ -342,12 +453,21 @@ def run_chunks(
     on_chunk: Callable[[PopulationState, Array], None] = lambda state, loss: None,
     at_powers: bool = False,
 ) -> PopulationState:
-    """Trains up to step `steps` in chunks of `chunk_steps`, calling `on_chunk(state, loss [step member])` after each.
+    """Trains a population up to step `steps`, in chunks.
 
     Chunks end at multiples of `chunk_steps`, so a resumed run passes through the same states as an uninterrupted one.
 
     Args:
-      at_powers: whether the first chunk is cut at 1, 2, 4, 8, ... steps.
+      chunk: the compiled chunk, from `make_chunk`.
+      state: the population; it is donated.
+      members: the specs of the members.
+      steps: the step to train up to; nothing is done if the state is already there.
+      chunk_steps: the number of steps of a whole chunk.
+      on_chunk: called after each chunk, as `on_chunk(state, loss [step member])`.
+      at_powers: whether the first chunk is also cut at 1, 2, 4, 8, ... steps. Default: False.
+
+    Returns:
+      The population at the last step.
     """
     done = int(state.step)
     while done < steps:
@@ -356,6 +476,6 @@ def run_chunks(
             n_steps = min(n_steps, 2 ** done.bit_length() - done)
         state, loss = chunk(state, members, n_steps)
         done += n_steps
-        jax.block_until_ready(loss)  # programs with collectives must not queue up: on CPU devices they deadlock
+        jax.block_until_ready(loss)  # queued programs with collectives deadlock on CPU devices
         on_chunk(state, loss)
     return state

@@ -1,4 +1,13 @@
-"""What a Transformer is trained on, and how its errors are summed: from task, layout and model to `draw` and `loss`."""
+"""Training problems: combines a task, a layout and a model into the `draw` and `loss` functions of training.
+
+>>> from icl_gd.tasks import LinearRegression
+>>> from icl_gd.tokens import concatenated
+>>> settings = TrainSettings(batch_size=4)
+>>> draw, loss = learning_problem(LinearRegression(2, 1, 3), TransformerConfig(3), concatenated(2, 1), settings)
+>>> gram, y_query = jax.eval_shape(draw, jax.random.key(0), 0)
+>>> gram.context.shape, gram.query.shape, y_query.shape
+((3, 3, 4), (3, 4), (1, 4))
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,34 +24,65 @@ from icl_gd.training.microbatch import microbatched
 from icl_gd.training.population import TrainSettings
 from icl_gd.types import Array, Gram, Layout, PrefixPrompt, Prompt
 
-HIDDEN_FLOATS = 2**18  # of a perceptron, at once: they stay in a core's cache
+HIDDEN_FLOATS = 2**18  # hidden activations of an MLP per microbatch; they fit in the cache of a core
 
 
 @runtime_checkable
 class Task(Protocol):
-    """What training asks of a task."""
+    """A task that can be trained on."""
 
     @property
-    def d_input(self) -> int: ...
+    def d_input(self) -> int:
+        """The dimension of the inputs."""
+        ...
+
     @property
-    def d_output(self) -> int: ...
-    def sample(self, key: Array) -> Prompt: ...
+    def d_output(self) -> int:
+        """The dimension of the labels."""
+        ...
+
+    def sample(self, key: Array) -> Prompt:
+        """Draws one prompt.
+
+        Returns:
+          A prompt without batch axis.
+        """
+        ...
 
 
 @runtime_checkable
 class PrefixTask(Protocol):
-    """A task whose prompts are problems at every length, the first so many inputs of which may be active."""
+    """A task whose prompts are problems at every prefix, for causal models."""
 
     @property
-    def n_context(self) -> int: ...
-    def sample_prefixes(self, key: Array, active: Array | int | None = None) -> PrefixPrompt: ...
+    def n_context(self) -> int:
+        """The number of context examples; a prompt has one point more, the last query."""
+        ...
+
+    def sample_prefixes(self, key: Array, active: Array | int | None = None) -> PrefixPrompt:
+        """Draws one prompt.
+
+        Args:
+          key: a PRNG key.
+          active: inputs after the first `active` are zero. Default: None, all inputs are active.
+
+        Returns:
+          A prompt of `n_context + 1` points, without batch axis.
+        """
+        ...
 
 
 @runtime_checkable
 class GramTask(Protocol):
-    """A task that draws a batch of moments at once, faster than prompt by prompt."""
+    """A task that draws a batch in Gram form, which is faster than drawing prompt by prompt."""
 
-    def sample_gram(self, key: Array, n_prompts: int) -> tuple[Gram, Array]: ...
+    def sample_gram(self, key: Array, n_prompts: int) -> tuple[Gram, Array]:
+        """Draws a batch of prompts in Gram form.
+
+        Returns:
+          `(gram, y_query [m prompt])`, with the prompts in the last axis.
+        """
+        ...
 
 
 Problem = tuple[Callable[[Array, Array], Any], Callable[[Any, Any], Array]]
@@ -51,98 +91,166 @@ Problem = tuple[Callable[[Array, Array], Any], Callable[[Any, Any], Array]]
 def learning_problem(
     task: Task, config: TransformerConfig, layout: Layout, settings: TrainSettings, concatenated: bool = True
 ) -> Problem:
-    """What the population trainer asks for: `draw(key, step) -> batch` and `loss(params, batch)`.
+    """The functions that the population trainer needs to train a Transformer on a task.
 
-    The loss is `1/2 |y_hat - y_query|^2`, averaged over the batch. A network that has the moment form is trained in it,
-    unless `settings.form` says otherwise. A causal network is trained on every prefix of a prompt, where layout and
-    task have them: see `_prefix_problem`. For equal tasks, models and settings both functions are the same.
+    The loss is `1/2 |y_hat - y_query|^2`, summed over outputs and averaged over the batch.
+
+    A causal network on a layout with separate tokens is trained on all prefixes of a prompt, if the task provides them.
+    The loss is then also averaged over the points of a prompt, and it is the logistic loss if `task.logistic`.
+
+    For equal tasks, models and settings the same functions are returned, so that training is compiled once.
 
     Args:
-      concatenated: whether the layout's tokens are (x, y), whose moments a task may draw by itself.
+      task: draws prompts.
+      config: the model.
+      layout: converts prompts to tokens of the model's width.
+      settings: batch size, curriculum, and `form`, the form in which the loss is computed.
+      concatenated: whether the layout's tokens are (x, y), so that the task may draw their Gram matrices itself.
+        Default: True.
+
+    Returns:
+      `(draw, loss)`, with `draw(key, step) -> batch` and `loss(params, batch) -> scalar`. Batches have the prompts in
+      the last axis of every leaf.
 
     Raises:
-      ValueError: if a form is asked for where it is not exact, or a curriculum where there are no prefixes.
+      ValueError: if `settings.form` is not exact for the model, if a curriculum is set but training is not on prefixes,
+        or if the queries of a prefix task are not its next inputs.
     """
     program = models.weighted(config), layout, settings.of_program
     if config.causal and layout.inputs is not None and isinstance(task, PrefixTask):
         if not getattr(task, "in_order", True):
-            raise ValueError("the task's queries are not the inputs to come, on which all prefixes are trained at once")
+            raise ValueError(
+                f"training on all prefixes needs a task with in_order=True, whose k-th query is the next input x[k], "
+                f"but in_order=False for {task}"
+            )
         return _prefix_problem(task, *program)
+    _check_query_settings(config, settings)
+    return _query_problem(task, *program, concatenated)
+
+
+def _check_query_settings(config: TransformerConfig, settings: TrainSettings) -> None:
+    """Checks the settings of training on one query per prompt."""
     if settings.curriculum is not None:
         raise ValueError(
-            "a curriculum is one of prefixes: it needs a causal model, tokens apart, and a task that has them"
+            "a curriculum needs training on prefixes: a causal model, a layout with separate tokens for x and y, and a "
+            "task with `sample_prefixes`; otherwise set curriculum=None"
         )
     if settings.form == "gram" and not models.has_gram_form(config):
-        raise ValueError(f"form='gram' is exact for linear layers alone, which these are not: {config}")
+        raise ValueError(f"form='gram' is exact only for plain linear layers; use 'auto' or 'tokens' for {config}")
     if settings.form == "query" and not models.has_query_form(config):
-        raise ValueError(f"form='query' is exact for one layer of attention alone, which this is not: {config}")
-    return _query_problem(task, *program, concatenated)
+        raise ValueError(f"form='query' is exact only for one layer of attention; use 'auto' or 'tokens' for {config}")
 
 
 @kept
 def _query_problem(
     task: Task, config: TransformerConfig, layout: Layout, settings: TrainSettings, concatenated: bool
 ) -> Problem:
-    """As `learning_problem`, of one query a prompt."""
-    batch_size = settings.batch_size
-    prompts = lambda key, step: jax.vmap(task.sample, out_axes=-1)(jax.random.split(key, batch_size))
+    """`learning_problem` for one query per prompt."""
+    form = _exact_form(config, settings.form)
+    if form == "gram":
+        return _gram_problem(task, config, layout, settings.batch_size, concatenated)
+    draw = _prompt_draw(task, settings.batch_size)
+    loss = (_query_loss if form == "query" else _token_loss)(config, layout, task.d_output)
+    tokens = jax.eval_shape(lambda key: layout.encode(*task.sample(key)[:3]), jax.random.key(0))
+    return draw, _microbatched_on_cpu(loss, config, len(tokens))
 
-    def loss_of_moments(params: Any, batch: tuple[Gram, Array]) -> Array:
-        moments, y_query = batch
-        y_hat = models.read_gram(models.circuits(config, params), moments, task.d_output)
-        return 0.5 * jnp.mean(jnp.sum((y_hat - y_query) ** 2, axis=0))
 
-    def loss_of_tokens(params: Any, batch: Prompt) -> Array:
+def _exact_form(config: TransformerConfig, form: str) -> str:
+    """The requested form; for "auto" the fastest one that is exact."""
+    if form != "auto":
+        return form
+    if models.has_gram_form(config):
+        return "gram"
+    return "query" if models.has_query_form(config) else "tokens"
+
+
+def _prompt_draw(task: Task, batch_size: int) -> population.Draw:
+    """Draws batches of prompts."""
+
+    def draw(key: Array, step: Array | int) -> Prompt:
+        return jax.vmap(task.sample, out_axes=-1)(jax.random.split(key, batch_size))
+
+    return draw
+
+
+def _gram_problem(
+    task: Task, config: TransformerConfig, layout: Layout, batch_size: int, concatenated: bool
+) -> Problem:
+    """Draws batches in Gram form; the loss applies the circuits to them."""
+    draw_prompts = _prompt_draw(task, batch_size)
+
+    def draw(key: Array, step: Array) -> tuple[Gram, Array]:
+        if isinstance(task, GramTask) and concatenated:
+            return task.sample_gram(key, n_prompts=batch_size)
+        prompts = draw_prompts(key, step)
+        tokens = jax.vmap(layout.encode, -1, -1)(prompts.x, prompts.y, prompts.x_query)
+        return Gram.of(tokens), prompts.y_query
+
+    def loss(params: Any, batch: tuple[Gram, Array]) -> Array:
+        gram, y_query = batch
+        return _mean_risk(models.read_gram(models.circuits(config, params), gram, task.d_output), y_query)
+
+    return draw, loss
+
+
+def _query_loss(config: TransformerConfig, layout: Layout, d_output: int) -> population.Loss:
+    """The loss of a single layer, computed for the query alone."""
+
+    def loss(params: Any, batch: Prompt) -> Array:
+        tokens = jax.vmap(layout.encode, -1, -1)(batch.x, batch.y, batch.x_query)
+        return _mean_risk(models.read_query(config, params, tokens, d_output), batch.y_query)
+
+    return loss
+
+
+def _token_loss(config: TransformerConfig, layout: Layout, d_output: int) -> population.Loss:
+    """The loss of any network, computed on all tokens."""
+
+    def loss(params: Any, batch: Prompt) -> Array:
         y_hat = jax.vmap(models.predictor(config, params, layout), -1, -1)(batch.x, batch.y, batch.x_query)
-        return 0.5 * jnp.mean(jnp.sum((y_hat - batch.y_query) ** 2, axis=0))
+        return _mean_risk(y_hat, batch.y_query)
 
-    def loss_of_queries(params: Any, batch: Prompt) -> Array:
-        tokens = jax.vmap(layout.encode, -1, -1)(batch.x, batch.y, batch.x_query)
-        y_hat = models.read_query(config, params, tokens, task.d_output)
-        return 0.5 * jnp.mean(jnp.sum((y_hat - batch.y_query) ** 2, axis=0))
+    return loss
 
-    def moments(key: Array, step: Array | int) -> tuple[Gram, Array]:
-        batch = prompts(key, step)
-        tokens = jax.vmap(layout.encode, -1, -1)(batch.x, batch.y, batch.x_query)
-        return Gram.of(tokens), batch.y_query
 
-    if settings.form in ("tokens", "query") or not models.has_gram_form(config):
-        loss = loss_of_queries if settings.form != "tokens" and models.has_query_form(config) else loss_of_tokens
-        tokens = jax.eval_shape(lambda key: layout.encode(*task.sample(key)[:3]), jax.random.key(0))
-        return prompts, _in_cache(loss, config, len(tokens))
-    if isinstance(task, GramTask) and concatenated:
-        return lambda key, step: task.sample_gram(key, n_prompts=batch_size), loss_of_moments
-    return moments, loss_of_moments
+def _mean_risk(y_hat: Array, y_query: Array) -> Array:
+    """`1/2 |y_hat - y_query|^2` of `[m prompt]`, averaged over prompts."""
+    return 0.5 * jnp.mean(jnp.sum((y_hat - y_query) ** 2, axis=0))
 
 
 @kept
 def _prefix_problem(task: PrefixTask, config: TransformerConfig, layout: Layout, settings: TrainSettings) -> Problem:
-    """As `learning_problem`, of all prefixes at once: the loss is a mean over the points of a prompt.
+    """`learning_problem` for all prefixes at once: each point is predicted from the points before it.
 
-    Each point is predicted from those before it. Of a task of classes the loss is the logistic one, `log(1 + exp(-y
-    y_hat))`. The targets are labels as the context has them, with their noise, as published; it changes no minimiser.
+    The loss is averaged over the points of a prompt, up to the curriculum's number. It is `1/2 |y_hat - y|^2`, or the
+    logistic loss `log(1 + exp(-y y_hat))` if `task.logistic`. The targets are the labels of the context with their
+    noise, as in Garg et al.; the noise does not change the minimiser.
     """
-    n, logistic = task.n_context + 1, getattr(task, "logistic", False)
+    n_points = task.n_context + 1
+    is_logistic = getattr(task, "logistic", False)
 
-    def prefixes(key: Array, step: Array | int) -> tuple[Array, Array, Array]:
-        stage = settings.curriculum
-        active, points = (None, n) if stage is None else (stage.inputs.at(step), stage.points.at(step))
+    def draw(key: Array, step: Array | int) -> tuple[Array, Array, Array]:
+        """`(x [point d prompt], y [point m prompt], weight [point prompt])`."""
+        curriculum = settings.curriculum
+        active = None if curriculum is None else curriculum.inputs.at(step)
+        points = n_points if curriculum is None else curriculum.points.at(step)
         sample = partial(task.sample_prefixes, active=active)
-        batch = jax.vmap(sample, out_axes=-1)(jax.random.split(key, settings.batch_size))
-        weight = jnp.where(jnp.arange(n) < points, 1.0, 0.0) / points
-        return batch.x, batch.y, jnp.broadcast_to(weight[:, None].astype(batch.y.dtype), (n, settings.batch_size))
+        prompts = jax.vmap(sample, out_axes=-1)(jax.random.split(key, settings.batch_size))
+        weight = jnp.where(jnp.arange(n_points) < points, 1.0, 0.0) / points
+        weight = weight[:, None].astype(prompts.y.dtype)
+        return prompts.x, prompts.y, jnp.broadcast_to(weight, (n_points, settings.batch_size))
 
     def loss(params: Any, batch: tuple[Array, Array, Array]) -> Array:
         x, y, weight = (jnp.moveaxis(leaf, -1, 0) for leaf in batch)
         y_hat = jax.vmap(models.prefix_predictor(config, params, layout))(x, y)
-        errors = jax.nn.softplus(-y * y_hat) if logistic else 0.5 * (y_hat - y) ** 2
+        errors = jax.nn.softplus(-y * y_hat) if is_logistic else 0.5 * (y_hat - y) ** 2
         return jnp.mean(jnp.sum(weight * jnp.sum(errors, axis=-1), axis=-1))
 
-    return prefixes, _in_cache(loss, config, 2 * n - 1)
+    return draw, _microbatched_on_cpu(loss, config, 2 * n_points - 1)
 
 
-def _in_cache(loss: population.Loss, config: TransformerConfig, n_tokens: int) -> population.Loss:
-    """On a CPU, as many prompts at a time as a perceptron holds in cache; elsewhere all of them."""
+def _microbatched_on_cpu(loss: population.Loss, config: TransformerConfig, n_tokens: int) -> population.Loss:
+    """On CPU, evaluates a network with MLPs on as many prompts at a time as fit in cache; elsewhere on all of them."""
     width = max(config.input_mlp_width or 0, config.block_mlp_width or 0)
     if not width or jax.default_backend() != "cpu":
         return loss

@@ -1,5 +1,15 @@
-"""Training that starts from given weights: whether they fit, and one set for every member."""
+"""Warm starts: the weights of another model as the initial weights of every member of a population.
 
+>>> from icl_gd.models import Model
+>>> from icl_gd.tokens import concatenated
+>>> config = TransformerConfig(3)
+>>> params = {"block_0": {"attention": {name: np.ones((1, 3, 3)) for name in ("W_K", "W_Q", "W_V", "P")}}}
+>>> weights = weights_to_start(Model(config, params, concatenated(2, 1)), config, members=4, seeds=2)
+>>> {name: leaf.shape for name, leaf in weights.items() if name.endswith("W_K")}
+{'block_0.attention.W_K': (4, 1, 3, 3)}
+"""
+
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -14,51 +24,67 @@ from icl_gd.types import Array
 
 @runtime_checkable
 class Trained(Protocol):
-    """What training may start from: a `Population`, the `Model` of one member, or one read from files."""
+    """An object with parameters: a `Population`, the `Model` of one member, or a `Model` read from files."""
 
     @property
-    def params(self) -> Any: ...
+    def params(self) -> Any:
+        """The parameters; those of a population have a leading member axis."""
+        ...
 
 
 def weights_to_start(start: Trained, config: TransformerConfig, members: int, seeds: int) -> dict[str, Array]:
-    """The parameters of `start` for every member of a new population, by dotted name, as copies.
+    """The parameters of `start`, copied for every member of a new population.
 
-    Modifications of attention are left out: they are settings of the new population, which nobody trains.
+    Attention modifications are left out, because they are settings of the new population, which are not trained.
 
     Args:
-      config: of the new population.
-      members, seeds: how many there are, and how many of them each combination of swept values has.
+      start: one set of weights for all members, or a population with one set for each seed or for each member.
+      config: the model of the new population.
+      members: the size of the new population.
+      seeds: members per combination of swept values; it divides `members`.
 
     Returns:
-      Every leaf `[member ...]`: of one set for all members, one for every seed, or one for every member.
+      The parameters by dotted name, every leaf `[member ...]`.
 
     Raises:
-      ValueError: if the weights are of a Transformer of other sizes, or of another number of members.
+      ValueError: if the weights have other layers or shapes than the model, or `start` has another number of members
+        than 1, `seeds` or `members`.
     """
-    theirs, ours = (
-        {name: leaf for name, leaf in by_name(its).items() if name.rpartition(".")[2] not in Modification._fields}
-        for its in (start.params, models.shapes(config))
-    )
-    if unlike := sorted(ours.keys() ^ theirs.keys()):
-        only = "there alone" if unlike[0] in theirs else "here alone"
+    stored = _without_modifications(start.params)
+    shapes = _without_modifications(models.shapes(config))
+    if unmatched := sorted(shapes.keys() ^ stored.keys()):
+        owner = "starting model" if unmatched[0] in stored else "new model"
         raise ValueError(
-            f"start: the weights are of another Transformer: {unlike[0]} is {only}; give one with the same layers"
+            f"start: the layers differ, only the {owner} has {unmatched[0]}; give weights of a Transformer with the "
+            f"same layers"
         )
-    axes = {name: theirs[name].ndim - leaf.ndim for name, leaf in ours.items()}
-    for name, leaf in ours.items():
-        if axes[name] not in (0, 1) or theirs[name].shape[axes[name] :] != leaf.shape:
-            of = theirs[name].shape[max(axes[name], 0) :]
-            raise ValueError(f"start: {name} is {of} there, {leaf.shape} here; give a Transformer of the same sizes")
-    counts = {theirs[name].shape[0] if axis else 1 for name, axis in axes.items()}
+    # 1 if a leaf has a member axis, 0 if it does not.
+    member_axes = {name: stored[name].ndim - leaf.ndim for name, leaf in shapes.items()}
+    for name, leaf in shapes.items():
+        n_axes = member_axes[name]
+        if n_axes not in (0, 1) or stored[name].shape[n_axes:] != leaf.shape:
+            shape = stored[name].shape[max(n_axes, 0) :]
+            raise ValueError(
+                f"start: {name} has shape {shape} in the starting weights, {leaf.shape} in the new model; give weights "
+                f"of a Transformer of the same sizes"
+            )
+    counts = {stored[name].shape[0] if n_axes else 1 for name, n_axes in member_axes.items()}
     count = max(counts)
     if len(counts) > 1 or count not in (1, seeds, members):
         accepted = " or ".join(map(str, sorted({1, seeds, members})))
         raise ValueError(
-            f"start: {count} members cannot start {members}; accepted are {accepted}, as population[i] is one"
+            f"start: weights of {count} members cannot start a population of {members}; give weights of {accepted} "
+            f"members, such as population[i], which is one"
         )
 
-    def of_members(name: str, its: Any) -> Array:
-        leaf = theirs[name] if axes[name] else theirs[name][None]
-        return jnp.array(np.tile(leaf, (members // count, *[1] * (leaf.ndim - 1))), its.dtype)
+    def repeat(name: str, dtype: Any) -> Array:
+        leaf = stored[name] if member_axes[name] else stored[name][None]
+        return jnp.array(np.tile(leaf, (members // count, *[1] * (leaf.ndim - 1))), dtype)
 
-    return {name: of_members(name, its) for name, its in ours.items()}
+    return {name: repeat(name, leaf.dtype) for name, leaf in shapes.items()}
+
+
+def _without_modifications(params: Any) -> Mapping[str, Any]:
+    """Parameters by dotted name, without those of the attention modifications."""
+    leaves = by_name(params)
+    return {name: leaf for name, leaf in leaves.items() if name.rpartition(".")[2] not in Modification._fields}

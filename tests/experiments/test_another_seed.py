@@ -101,13 +101,13 @@ def test_short_ones_are_carried_out_and_kept(repository, capsys):
     assert kept(repository, "quick") == {"seed": 5000, **RUN, "claims": judged}
     assert kept(repository, "slow") is None
     printed = capsys.readouterr().out
-    assert printed.startswith("left out, above 15 min: slow (16 min)\n[1/2] quick at base seed 5000")
-    assert "[2/2] middle-tiny at base seed 5000; at its own it took 5 min; 0 s so far\n" in printed
+    assert printed.startswith("left out, above 15 min: slow (16 min)\n[1/2] quick: running at base seed 5000")
+    assert "[2/2] middle-tiny: running at base seed 5000; the committed run took 5 min; 0 s spent so far\n" in printed
     assert not list(repository.glob("results/*/*.partial"))
 
     assert another_seed.main(["--minutes=20"], repository, runs) == 0
     assert runs.names[2:] == ["slow"]
-    assert "[1/3] quick: written already" in capsys.readouterr().out
+    assert "[1/3] quick: already written" in capsys.readouterr().out
     assert another_seed.main(["quick", "--seed", "7", "middle-tiny"], repository, runs) == 0
     assert runs.names[3:] == ["quick", "middle-tiny"]
     assert kept(repository, "quick")["seed"] == 7
@@ -129,7 +129,7 @@ def test_a_signal_stops_at_once(repository, capsys):
     runs = Runs(quick=130)
     assert another_seed.main([], repository, runs) == 130
     assert runs.names == ["quick"]
-    assert capsys.readouterr().err == "stopped; the same command goes on from there\n"
+    assert capsys.readouterr().err == "stopped; run the same command again to resume\n"
 
 
 def test_claims_that_are_others_are_said(repository, capsys):
@@ -141,7 +141,7 @@ def test_claims_that_are_others_are_said(repository, capsys):
     assert another_seed.main(["quick"], repository, runs) == 1
     assert runs.names == ["quick"]
     printed = capsys.readouterr()
-    assert "quick: claims A.trapped of its config are not those of its committed results" in printed.out
+    assert "quick: claims A.trapped of its config differ from those of its committed results" in printed.out
     assert printed.err.startswith("failed: quick: runs/another_seed/5000/quick holds a finished run that judged other")
     assert kept(repository, "quick") == before
 
@@ -149,13 +149,13 @@ def test_claims_that_are_others_are_said(repository, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["quikc"], "quikc: no results of that name are committed; did you mean quick?"),
+        (["quikc"], "quikc: there are no committed results of this name; did you mean quick?"),
         (["slow"], "slow: its committed run took 16 min; give --minutes=17"),
-        (["--sed=1"], "--sed=1: did you mean --seed?"),
-        (["--seed=-1"], "--seed=-1: a whole number of at least 0 is accepted"),
+        (["--sed=1"], "--sed=1: unknown flag; did you mean --seed?"),
+        (["--seed=-1"], "--seed=-1 must be a whole number of at least 0"),
         (["--seed=4294967295"], "--seed=4294967295 must be a whole number"),
-        (["--seed=1"], "--seed=1: quick has members of seeds 0 to 1 already; give one from 2 on"),
-        (["--minutes=nan"], "--minutes=nan: a number above 0 is accepted"),
+        (["--seed=1"], "--seed=1: the committed run of quick has the seeds 0 to 1; give a seed of at least 2"),
+        (["--minutes=nan"], "--minutes=nan must be a number above 0"),
         (["--minutes"], "argument --minutes: expected one argument"),
     ],
 )

@@ -41,6 +41,7 @@ BAD = [
     ([ONE, "--config.train=4"], ["--config.train:", "did you mean one of train.", "train.steps"]),
     ([ONE, "extra"], ["extra", "--config.FIELD"]),
     ([ONE, "--profile=maybe"], ["--profile=maybe", "true or false"]),
+    ([ONE, "--verbose=maybe"], ["--verbose=maybe", "true or false"]),
     ([ONE, "--config.train.steps=abc"], ["train.steps=abc", "whole number of at least 1"]),
     ([ONE, "--config.train.steps=1.5"], ["train.steps=1.5", "whole number of at least 1"]),
     ([ONE, "--config.train.share_batches=maybe"], ["train.share_batches=maybe", "True or False"]),
@@ -109,7 +110,7 @@ BAD = [
         ["99 of train.learning_rate", "at most 100,000"],
     ),
     ([ONE, "--coordinator=a:99999", "--process_count=2", "--process_index=0"], ["--coordinator=a:99999", "HOST:PORT"]),
-    ([ONE, "--coordinator=a:1"], ["--process_count is missing", "go together"]),
+    ([ONE, "--coordinator=a:1"], ["--process_count is missing", "together"]),
     ([ONE, "--coordinator=a", "--process_count=2", "--process_index=0"], ["--coordinator=a", "HOST:PORT"]),
     ([ONE, "--coordinator=a:1", "--process_count=2", "--process_index=2"], ["--process_index=2", "from 0 to 1"]),
     ([ONE, "--coordinator=a:1", "--process_count=x", "--process_index=2"], ["--process_count=x", "whole number"]),
@@ -154,14 +155,14 @@ BAD = [
     ([ONE, "--workdir=" + 300 * "a"], ["--workdir", "too long"]),
     ([ONE, "--workdir="], ["--workdir", "directory"]),
     ([ONE, "--workdir=gs://bucket/run"], ["--workdir=gs://bucket/run: object stores", "give a directory"]),
-    (["--config=a/one_layer.py"], ["a/one_layer.py", "did you mean one_layer, which ships?"]),
+    (["--config=a/one_layer.py"], ["a/one_layer.py", "did you mean one_layer, which is a built-in config?"]),
     (["--config.train.steps=abc", ONE], ["train.steps=abc"]),
     ([ONE, "--config.train.steps", "-5"], ["train.steps=-5", "at least 1"]),
     ([ONE, "--config.train.steps"], ["train.steps", "needs a value"]),
     ([ONE, "--config.train.steps=99999999999"], ["train.steps=99999999999", "at most"]),
     ([ONE, "--config..steps=1"], ["unknown field", "train.steps"]),
     ([ONE, "--train.steps=1"], ["--train.steps", "did you mean --config.train.steps?"]),
-    ([ONE, "--flagfile=x"], ["--flagfile", "No such file", "accepted"]),
+    ([ONE, "--flagfile=x"], ["--flagfile", "No such file", "give a text file"]),
     ([ONE, "--", "x"], ["stray argument '--'"]),
     ([ONE, "---config.seeds=2"], ["stray argument"]),
     ([ONE, "--noconfig.train.steps"], ["train.steps", "needs a value"]),
@@ -169,9 +170,10 @@ BAD = [
     ([ONE, "--config.train.checkpoint_every=0"], ["train.checkpoint_every=0"]),
     ([ONE, "--config.train.learning_rate=1e400"], ["train.learning_rate=inf", "finite"]),
     ([ONE, "--config.task.inputs=a\nb"], ["task.inputs=a b"]),
-    ([ONE, "--config.claims=({},)"], ["claims: {} is no claim", "claim(...)"]),
+    ([ONE, "--config.claims=({},)"], ["claims: {} is not a claim", "claim(...)"]),
     ([ONE, "--config.model.d_head=0"], ["model.d_head=0", "at least 1"]),
     ([ONE, "--config.model.clip=1"], ["model.clip=1.0", "analyses=weights,interpolation"]),
+    ([ONE, "--config.model.sum_normalised=true"], ["model.sum_normalised=True", "analyses=weights,interpolation"]),
     (
         [ONE, "--config.model.n_layers=100000000", "--config.analyses=()", NO_CLAIMS],
         ["model.n_layers=100000000"],
@@ -181,11 +183,11 @@ BAD = [
     ([GAUSSIAN, "--config.task.eigenvalues=(1,2"], ["task.eigenvalues=(1,2", "tuple"]),
     (
         [GAUSSIAN, "--config.task.eigenvalues=(None,1,1,1,1)"],
-        ["task.eigenvalues=(None, 1, 1, 1, 1)", "each of it a number above 0"],
+        ["task.eigenvalues=(None, 1, 1, 1, 1)", "each element a number above 0"],
     ),
     (
         [GAUSSIAN, "--config.task.eigenvalues=(1,1,1,1,0)"],
-        ["task.eigenvalues=(1, 1, 1, 1, 0)", "each of it a number above 0"],
+        ["task.eigenvalues=(1, 1, 1, 1, 0)", "each element a number above 0"],
     ),
     ([GAUSSIAN, "--config.task.eigenvalues=()"], ["task.rotation_seed=0", "task.eigenvalues"]),
     ([SWEEP, "--config.task.n_context=(5.5,)"], ["task.n_context=5.5", "whole"]),
@@ -360,7 +362,7 @@ BAD_CLAIMS = {
     ),
     "nan": ({"at_most": math.nan}, "claim 'A': target=nan must be a finite number"),
     "words": ({"at_most": "1"}, "claim 'A': target='1' must be a number"),
-    "number": ({"source": 2}, "claim 'A': source=2 must be a word"),
+    "number": ({"source": 2}, "claim 'A': source=2 must be a string"),
     "tolerance": ({"tolerance": -1}, "claim 'A': tolerance=-1 must be a number of at least 0"),
     "unmeasured": (
         {"metric": "loss_traned"},
@@ -393,7 +395,7 @@ def test_claims_are_checked_before_the_run(name, capsys, tmp_path):
 
 def test_a_claim_is_stated_once(capsys, tmp_path):
     assert command.main(stating(tmp_path, "twice", GOOD_CLAIM, GOOD_CLAIM)) == 2
-    assert "claims: A is stated twice; give every claim an id of its own" in capsys.readouterr().err
+    assert "claims: two claims have the id A; give every claim its own id" in capsys.readouterr().err
 
 
 def test_a_config_may_have_no_variants(capsys, tmp_path):
@@ -446,7 +448,7 @@ def test_only_settings_of_the_run_itself_may_differ_from_those_stored(tmp_path):
     assert parse(
         ["run", ONE, f"--workdir={tmp_path}", "--config.train.log_every=7", "--config.train.checkpoint_every=9"]
     )
-    with pytest.raises(ConfigError, match=r"seeds \(stored 10, asked 3\)"):
+    with pytest.raises(ConfigError, match=r"seeds \(stored 10, requested 3\)"):
         parse(["run", ONE, f"--workdir={tmp_path}", "--config.seeds=3"])
 
 
@@ -455,7 +457,7 @@ def test_a_field_that_an_older_version_lacked_was_at_its_default(tmp_path):
     del there["config"]["train"]["form"], there["config"]["train"]["parallel"]
     (tmp_path / "config.json").write_text(json.dumps(there))
     assert parse(["run", ONE, f"--workdir={tmp_path}"])
-    with pytest.raises(ConfigError, match=r"train.form \(stored auto, asked tokens\)"):
+    with pytest.raises(ConfigError, match=r"train.form \(stored auto, requested tokens\)"):
         parse(["run", ONE, f"--workdir={tmp_path}", "--config.train.form=tokens"])
 
 
@@ -474,8 +476,8 @@ def test_other_settings_than_those_stored_are_refused(capsys, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(stored(smoke)))
     assert command.main(["run", f"{ONE}:smoke", f"--workdir={tmp_path}"]) == 2
     err = capsys.readouterr().err
-    assert "train.steps (stored 3, asked 20)" in err
-    assert "seeds (stored 4, asked 2)" in err
+    assert "train.steps (stored 3, requested 20)" in err
+    assert "seeds (stored 4, requested 2)" in err
     assert os.listdir(tmp_path) == ["config.json"]
 
 

@@ -66,7 +66,10 @@ def test_when_copying_starts_and_when_the_loss_falls(prompts):
         "derivative_following": [[1.0, 1.1, 1.5, 2.1, 3.0], [1.0] * 5],
         "derivative_others": [[1.0] * 5] * 2,
     }
-    scale = lambda name: plateau if name == "loss_trained" else 1.0
+
+    def scale(name):
+        return plateau if name == "loss_trained" else 1.0
+
     history = {
         name: {10 * (k + 1): {seed: scale(name) * values[seed][k] for seed in (0, 1)} for k in range(5)}
         for name, values in by_seed.items()

@@ -93,14 +93,16 @@ def test_steps_may_be_raised_where_the_first_ones_do_not_depend_on_the_last(tmp_
     words = ["run", CONFIG, f"--workdir={tmp_path}/run"]
     stored(tmp_path / "run", 20)
     assert command_line.parse([*words, "--config.train.steps=21"])
-    with pytest.raises(ConfigError, match=r"train.steps \(stored 20, asked 19\); it may be raised, .*not lowered"):
+    with pytest.raises(
+        ConfigError, match=r"train.steps \(stored 20, requested 19\); train.steps may be raised, .*not lowered"
+    ):
         command_line.parse([*words, "--config.train.steps=19"])
-    with pytest.raises(ConfigError, match=r"train\.steps \(.*seeds \(stored 2, asked 5\)"):
+    with pytest.raises(ConfigError, match=r"train\.steps \(.*seeds \(stored 2, requested 5\)"):
         command_line.parse([*words, "--config.train.steps=21", "--config.seeds=5"])
     decays = json.loads((tmp_path / "run" / "config.json").read_text())
     decays["config"]["train"]["schedule"] = "cosine"
     (tmp_path / "run" / "config.json").write_text(json.dumps(decays))
-    with pytest.raises(ConfigError, match="only a constant one can be extended"):
+    with pytest.raises(ConfigError, match=r"only train.schedule=constant can be extended"):
         command_line.parse([*words, "--config.train.steps=21", "--config.train.schedule=cosine"])
 
 
@@ -126,15 +128,15 @@ def test_results_of_fewer_steps_are_not_those_of_the_extended_run(tmp_path, caps
 def test_files_in_the_way_and_full_disks_are_seen_before_anything_runs(tmp_path, monkeypatch):
     words = ["run", CONFIG, f"--workdir={tmp_path}"]
     (tmp_path / "checkpoints").write_text("")
-    with pytest.raises(ConfigError, match="checkpoints there is no directory"):
+    with pytest.raises(ConfigError, match="checkpoints in it is not a directory"):
         command_line.parse(words)
     (tmp_path / "checkpoints").unlink()
     (tmp_path / "metrics.jsonl").symlink_to(tmp_path)
-    with pytest.raises(ConfigError, match=r"metrics\.jsonl there is no file"):
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl in it is not a file"):
         command_line.parse(words)
     (tmp_path / "metrics.jsonl").unlink()
     monkeypatch.setattr(workdirs, "disk_needed", lambda experiment: 2.0**70)
-    with pytest.raises(ConfigError, match="MiB are free there, a run needs about"):
+    with pytest.raises(ConfigError, match="MiB are free, but the run needs about"):
         command_line.parse(words)
 
 
@@ -147,7 +149,7 @@ def test_a_failure_leaves_nothing_half_written(tmp_path):
     for path in (mine, *half):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
-    command._leave(tmp_path, "where")
+    command._clean_up(tmp_path, "where")
     assert [path for path in (mine, *half) if path.exists()] == [mine]
     assert (tmp_path / "error.log").read_text() == "where"
 
@@ -209,7 +211,7 @@ def test_the_cache_is_where_it_is_asked_for(monkeypatch, tmp_path):
     assert compile_cache.cache_directory() == tmp_path / "mine"
     try:
         jax.config.update("jax_enable_compilation_cache", False)
-        assert "switched off" in str(compile_cache.Cache())
+        assert "disabled" in str(compile_cache.Cache())
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
 

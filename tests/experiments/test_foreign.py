@@ -117,9 +117,9 @@ def test_a_yaml_config_is_read_with_what_it_inherits(conf, capsys):
     )
     assert (found.name, found.workdir, found.overridden) == ("toy", Path("runs/toy"), ())
     said = capsys.readouterr().out
-    assert "note: --config=conf/toy.yaml is read as a config of Garg et al.: garg_linear with its fields" in said
+    assert "note: --config=conf/toy.yaml is read as a config of Garg et al.: the built-in config garg_linear" in said
     assert "training.keep_every_steps, out_dir" in said
-    assert "wandb.name are left out" in said
+    assert "wandb.name are ignored" in said
 
 
 def test_the_command_line_changes_what_a_yaml_config_says(conf):
@@ -163,22 +163,22 @@ def test_finite_training_sets_of_theirs_are_pools(conf):
 BAD_YAML = {
     "model: {n_positions: 7}": ["model.n_positions=7 contradicts training.curriculum.points.end=11"],
     "model: {n_dims: 6}": ["training.curriculum.dims.end=5 contradicts model.n_dims=6"],
-    "model: {family: lstm}": ["model.family=lstm has no counterpart", "leave model.family out"],
+    "model: {family: lstm}": ["model.family=lstm has no counterpart", "remove model.family"],
     "model: {n_head: 3}": ["model.d_embed=64", "model.n_heads=3"],
     "model: {n_head: many}": ["model.n_heads=many", "whole number"],
     "training: {task: cubic}": ["training.task=cubic has no counterpart", "give --config.task.name"],
     "training: {task_kwargs: {sparsity: 3}}": ["training.task_kwargs.sparsity=3 has no counterpart"],
     "training: {dropout: 0.1, seed: 3}": ["training.dropout=0.1, training.seed=3 have no counterpart"],
-    "training: {curriculum: {points: {end: eleven}}}": ["no number where one is needed"],
+    "training: {curriculum: {points: {end: eleven}}}": ["not a number where a number is needed"],
     "training: {curriculum: {points: {inc: 0}}}": ["train.active_points=(3, 0, 500)", "never ends"],
     "training: {num_tasks: 3, num_training_examples: 100}": ["function_pool=3", "one of both"],
     "inherit: mine.yaml": ["inherits from itself"],
     "inherit: [toy.yaml, nowhere.yaml]": ["nowhere.yaml cannot be read", "relative"],
     "- 3": ["mine.yaml holds list"],
     "a: [": ["mine.yaml is not YAML"],
-    "a: 3": ["a is no config of Garg et al., von Oswald et al., icl-task-diversity"],
+    "a: 3": ["the settings a are of no known config", "Garg et al., von Oswald et al., icl-task-diversity"],
     "": ["mine.yaml holds NoneType"],
-    "model: {n_dims: 5}": ["lacks training.task; give it"],
+    "model: {n_dims: 5}": ["lacks training.task; add it"],
 }
 
 
@@ -216,7 +216,7 @@ def test_a_config_of_von_oswald_et_al_is_read(tmp_path, capsys):
         **{"reference__learner": "gd_plus_plus_published", "reference__published_steps": 30_000},
     )
     assert experiment.claims == ()
-    assert "local_usage is left out" in capsys.readouterr().out
+    assert "local_usage is ignored" in capsys.readouterr().out
 
 
 def test_analyses_that_cannot_be_asked_are_left_out(tmp_path, capsys):
@@ -319,7 +319,7 @@ def test_a_flagfile_holds_flags(tmp_path, monkeypatch):
     assert parse(["run", "--flagfile", "flags"]).experiment["train.steps"] == 9
     assert "Fields of one_layer.py" in help_of(["run", "--flagfile=flags"])
     Path("flags").write_text(f"{ONE}\n--flagfile=nowhere\n")
-    with pytest.raises(ConfigError, match=r"--flagfile: .*No such file or directory: 'nowhere'; accepted: a file"):
+    with pytest.raises(ConfigError, match=r"--flagfile: .*No such file or directory: 'nowhere'; give a text file"):
         parse(["run", "--flagfile=flags"])
 
 
@@ -362,9 +362,10 @@ def test_a_whole_number_may_be_written_as_a_float():
 
 
 def test_a_thousands_separator_is_no_sweep():
-    with pytest.raises(ConfigError, match=r"train.steps=500,001: write 500001, or '\(500, 1\)' for a sweep"):
+    one_number = r"train.steps=500,001: write 500001 for one number, or '\(500, 1\)' for a sweep"
+    with pytest.raises(ConfigError, match=one_number):
         parse(["run", ONE, "--config.train.steps=500,001"])
-    with pytest.raises(ConfigError, match=r"task.pool=1,048,576: write 1048576, or"):
+    with pytest.raises(ConfigError, match=r"task.pool=1,048,576: write 1048576 for one number, or"):
         parse(["run", ONE, "--config.task.pool=1,048,576"])
     are(parse(["run", ONE, "--config.train.steps=(500,100)"]).experiment, train__steps=(500, 100))
     are(parse(["run", ONE, "--config.task.n_context=5,10"]).experiment, task__n_context=(5, 10))
@@ -390,7 +391,7 @@ def test_every_name_of_a_codebase_is_on_the_page():
         tables = [codebase.table]
         tables += [its.kwargs for its in foreign.GARG_TASKS.values()] if codebase.table is foreign.GARG else []
         tables += [foreign.SINE] if codebase.table is foreign.VON_OSWALD else []
-        rows = {name: row.says or row.ours for table in tables for name, row in table.items() if row.ours}
+        rows = {name: row.hint or row.field for table in tables for name, row in table.items() if row.field}
         listed = {
             name: here
             for title, there, (here,), is_field in ROWS
@@ -407,8 +408,8 @@ def test_fields_of_the_page_are_fields(there, here):
     field = here.partition("=")[0]
     names = ("one_layer", "two_layers", "sine", "garg_linear", "garg_sparse", "garg_relu_network", "garg_decision_tree")
     assert any(field in load_once(name).fields for name in names)
-    assert foreign.places()[there] == here
-    of_theirs = {row.ours for its in foreign.CODEBASES for row in its.table.values()}
+    assert foreign.equivalent_fields()[there] == here
+    of_theirs = {row.field for its in foreign.CODEBASES for row in its.table.values()}
     assert there not in of_theirs or there == here  # a name means one thing
 
 
@@ -434,7 +435,10 @@ def test_calls_of_the_page_run(conf, monkeypatch):
             assert parse(["run", *here.split()]).experiment
         else:
             found: list = []
-            # Traced, which meets every shape and compiles nothing.
-            call = lambda here=here, found=found: found.append(eval(here, namespace))
+
+            def call(here=here, found=found):
+                found.append(eval(here, namespace))
+
+            # Tracing checks every shape and compiles nothing.
             call() if here.startswith("interop") else jax.eval_shape(call)
             assert found[0] is not None, here

@@ -43,10 +43,13 @@ def test_it_records_every_family_and_learner(functions):
     np.testing.assert_allclose(exact[:2], [1.0, 0.5], atol=0.4)
     apart = done["curves"]["normalised_error_orthogonal_query_least_squares"]["mean"]
     np.testing.assert_allclose(apart[1], 1.0, atol=0.4)
-    of = lambda role: np.array(done["curves"][f"normalised_error_standard_{role}"]["mean"])
+
+    def mean_error(role):
+        return np.array(done["curves"][f"normalised_error_standard_{role}"]["mean"])
+
     trained = np.array(done["arrays"]["normalised_error_by_member"])  # [member n]
-    lassos = np.min([of(f"lasso_{alpha:g}") for alpha in prefix_learners.ALPHAS], axis=0)
-    for name, beside in (("least_squares", exact), ("tree_4", of("tree_4")), ("best_lasso", lassos)):
+    lassos = np.min([mean_error(f"lasso_{alpha:g}") for alpha in prefix_learners.ALPHAS], axis=0)
+    for name, beside in (("least_squares", exact), ("tree_4", mean_error("tree_4")), ("best_lasso", lassos)):
         excess = done["metrics"][f"excess_over_{name}"]["per_seed"]
         np.testing.assert_allclose(excess, (trained - beside).mean(1), rtol=1e-6)
     for name in ("normalised_error", "normalised_error_untrained", "excess_over_least_squares_around"):
@@ -112,9 +115,12 @@ def test_classes_of_fewer_examples_than_inputs():
         *FAMILIES[1:],
     )
     experiment = parse(["run", f"{LINEAR}:smoke", *FUNCTIONS, *words]).experiment
-    says = lambda sign: lambda x, y: sign * learners.prefix_least_squares(x, y)
+
+    def predictor_of(sign):
+        return lambda x, y: sign * learners.prefix_least_squares(x, y)
+
     signs = np.array([1.0, -1.0], np.float32)
-    trained = SimpleNamespace(params=signs, diverged_at=np.full(2, -1), prefix_predictor=says)
+    trained = SimpleNamespace(params=signs, diverged_at=np.full(2, -1), prefix_predictor=predictor_of)
     study = Evaluation(
         experiment,
         prompts=None,

@@ -42,7 +42,7 @@ def locks(request, monkeypatch):
 @contextlib.contextmanager
 def hold(workdir, locks):
     """A workdir that is held, with the warning if there are no locks."""
-    said = pytest.warns(UserWarning, match="held.json there holds it alone")
+    said = pytest.warns(UserWarning, match="only held.json protects it")
     warned = contextlib.nullcontext() if locks is None else said
     with contextlib.ExitStack() as stack:
         with warned:

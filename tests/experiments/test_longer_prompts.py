@@ -78,14 +78,14 @@ def test_memory_is_that_of_both_lengths():
     [
         ("garg_linear", "0", ["eval.n_context=0", "at least 1, or None"]),
         ("garg_linear", "5,6", ["eval.n_context=(5, 6)", "takes one value"]),
-        ("garg_linear", "100000", ["these sizes", "GiB", "eval.n_context=100000"]),
+        ("garg_linear", "100000", ["this run needs about", "GiB", "eval.n_context=100000"]),
         (
             "one_layer",
             "5",
             [
                 "eval.n_context=5: reference.name=gradient_descent",
                 "None",
-                "analyses=shifts measures 0.5, 1, 2, 4 times task.n_context=10",
+                "analyses=shifts evaluates 0.5, 1, 2, 4 times task.n_context=10 examples",
             ],
         ),
         ("sine", "5", ["eval.n_context=5: reference.name=deep_features", "None", "icl_gd.load(workdir)"]),
@@ -118,15 +118,17 @@ class OfAny(PrefixLearners):
 
 
 def test_a_task_of_ones_own_needs_the_field():
-    with pytest.raises(ConfigError, match=r"eval.n_context=5: .*field n_context.* None is accepted"):
+    with pytest.raises(ConfigError, match=r"eval.n_context=5: .*field n_context.* only None is accepted"):
         Experiment(task=Fixed(), model=GPT2(), reference=OfAny(), eval=Eval(n_context=5))
 
 
 def test_what_is_never_trained_is_said_once_before_training():
-    prepare = lambda *words: PrefixLearners().prepare(SimpleNamespace(experiment=asked(*words)))
-    with pytest.warns(UserWarning, match=r"n_context=7: .* after 5 to 7 examples is never trained, as .*n_context=4;"):
+    def prepare(*words):
+        return PrefixLearners().prepare(SimpleNamespace(experiment=asked(*words)))
+
+    with pytest.warns(UserWarning, match=r"n_context=7: .* after 5 to 7 examples are never trained, .*n_context=4;"):
         prepare("--config.eval.n_context=7")
-    with pytest.warns(UserWarning, match="eval.n_context=5: .* after 5 examples is never trained"):
+    with pytest.warns(UserWarning, match="eval.n_context=5: .* after 5 examples are never trained"):
         prepare("--config.eval.n_context=5")
     prepare("--config.eval.n_context=3")  # warnings are errors here
     prepare()
@@ -135,9 +137,14 @@ def test_what_is_never_trained_is_said_once_before_training():
 @pytest.fixture(scope="module")
 def found():
     """Of two members that are least squares, or minus it, for up to 4 examples, those of training, and off beyond."""
-    says = lambda sign: (
-        lambda x, y: sign * learners.prefix_least_squares(x, y) + jnp.where(jnp.arange(len(x)) > 4, 100.0, 0.0)[:, None]
-    )
+
+    def predictor_of(sign):
+        def predict(x, y):
+            off = jnp.where(jnp.arange(len(x)) > 4, 100.0, 0.0)
+            return sign * learners.prefix_least_squares(x, y) + off[:, None]
+
+        return predict
+
     signs = np.array([1.0, -1.0], np.float32)
     study = Evaluation(
         asked("--config.eval.n_context=7"),
@@ -145,7 +152,7 @@ def found():
         points=[{}],
         train=None,
         read_history=None,
-        trained=SimpleNamespace(params=signs, diverged_at=np.full(2, -1), prefix_predictor=says),
+        trained=SimpleNamespace(params=signs, diverged_at=np.full(2, -1), prefix_predictor=predictor_of),
         untrained=signs,
         reference=None,
         watch=None,
@@ -198,7 +205,7 @@ def test_a_run_on_longer_prompts_trains_as_one_without_them(tmp_path, capsys):
         warnings.simplefilter("default")  # or it ends the run here
         longer = complete("garg_linear", tmp_path / "longer", *beside, "--config.eval.n_context=7")
     said = capsys.readouterr()
-    assert (said.out + said.err).count("after 5 to 7 examples is never trained, as task.n_context=4") == 1
+    assert (said.out + said.err).count("after 5 to 7 examples are never trained, because task.n_context=4") == 1
     ours, theirs = (icl_gd.load(workdir).params for workdir in (longer, plain))
     positions = np.asarray(ours.pop("positions"))
     np.testing.assert_array_equal(positions[:, :9], theirs.pop("positions"))
@@ -212,12 +219,12 @@ def test_a_run_on_longer_prompts_trains_as_one_without_them(tmp_path, capsys):
     assert set(done["arrays"]) - set(before["arrays"]) == {"trained_n_context"}
     assert set(done["curves"]) == set(before["curves"])
     assert done["curves"]["normalised_error_standard_trained"]["x"] == list(range(8))
-    assert "what is predicted after more (shaded) was never trained" in (longer / "report.html").read_text()
+    assert "predictions after more examples (shaded) were never trained" in (longer / "report.html").read_text()
     stored = [json.loads((workdir / "config.json").read_text())["config"]["eval"] for workdir in (longer, plain)]
     assert [its["n_context"] for its in stored] == [7, None]
 
     asked(*beside, f"--workdir={plain}")  # the same again
-    with pytest.raises(ConfigError, match=r"eval.n_context \(stored None, asked 7\)"):
+    with pytest.raises(ConfigError, match=r"eval.n_context \(stored None, requested 7\)"):
         asked(*beside, "--config.eval.n_context=7", f"--workdir={plain}")
     config = json.loads((plain / "config.json").read_text())
     del config["config"]["eval"]["n_context"]  # as a version without the field left it

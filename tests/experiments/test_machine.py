@@ -8,7 +8,7 @@ import pytest
 
 from icl_gd.lab import command, doctor
 from icl_gd.lab.config import resources
-from icl_gd.lab.config.resources import memory_there
+from icl_gd.lab.config.resources import available_memory
 from icl_gd.lab.lifecycle import devices
 
 MIB = 2**20
@@ -35,8 +35,8 @@ def test_a_container_has_the_least_of_its_limits(name, tmp_path):
         file = tmp_path / "sys/fs/cgroup" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(limit)
-    there, by = memory_there(tmp_path, {})
-    whole, machine = memory_there(tmp_path / "nothing", {})
+    there, by = available_memory(tmp_path, {})
+    whole, machine = available_memory(tmp_path / "nothing", {})
     assert machine == "this machine"
     assert (there, by) == ((whole, machine) if expected is None else (expected * MIB, "this container"))
 
@@ -50,15 +50,15 @@ def test_a_container_has_the_least_of_its_limits(name, tmp_path):
     ],
 )
 def test_a_slurm_job_has_what_it_asked_for(environment, expected, tmp_path):
-    there, by = memory_there(tmp_path, environment)
+    there, by = available_memory(tmp_path, environment)
     assert by == ("this machine" if expected is None else "this Slurm job")
     assert expected is None or there == expected * MIB
 
 
 def test_a_run_that_does_not_fit_says_whose_memory_it_is(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(resources, "memory_there", lambda: (MIB, "this container"))
+    monkeypatch.setattr(resources, "available_memory", lambda: (MIB, "this container"))
     assert command.main(["run", "--config=one_layer:smoke", f"--workdir={tmp_path}/run"]) == 2
-    assert "GiB, this container has 0.000977: lower" in capsys.readouterr().err
+    assert "GiB of memory, but this container has 0.000977 GiB; lower one of" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -81,8 +81,8 @@ def nvidia_smi(monkeypatch, tmp_path):
 def test_a_gpu_that_jax_leaves_alone_is_no_good_health(version, extra, nvidia_smi, monkeypatch):
     nvidia_smi(version)
     monkeypatch.setattr(devices, "_config", lambda: type("config", (), {"jax_platforms": ""}))
-    assert devices.unused_gpus().endswith(f"and JAX does not use it: pip install 'icl-gd[{extra}]'")
-    with pytest.raises(doctor.Unwell, match="A100"):
+    assert devices.unused_gpus().endswith(f": pip install 'icl-gd[{extra}]'")
+    with pytest.raises(doctor.CheckFailed, match="A100"):
         doctor.devices()
 
 
@@ -99,7 +99,7 @@ def test_other_systems_are_refused_in_one_line(monkeypatch, capsys):
     monkeypatch.setattr(platform, "system", lambda: "Windows")
     assert command.main(["run", "--config=one_layer:smoke"]) == 2
     assert capsys.readouterr().err == (
-        "error: Windows is not supported: runs take Linux or macOS; on Windows use WSL (wsl --install)\n"
+        "error: Windows is not supported: use Linux or macOS, or WSL on Windows (wsl --install)\n"
     )
     assert command.main(["run", "--help"]) == 0
     assert doctor.main() == 1

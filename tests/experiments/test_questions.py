@@ -230,7 +230,9 @@ def prepared(kind):
         params = initialise(network, settings, experiment.seed, MEMBERS, given).member.params
         return Population(network, experiment.layout, params, *never_diverged())
 
-    sample = lambda of: draw_prompts(experiment.law.sample, held_out_key(experiment.seed, of), EVAL.curve_prompts)
+    def sample(of):
+        return draw_prompts(experiment.law.sample, held_out_key(experiment.seed, of), EVAL.curve_prompts)
+
     setting = Setting(experiment, sample(CURVES), [{}], untrained, lambda name: {})
     beside = experiment.reference.prepare(setting)
     built = build(setting, beside)
@@ -354,15 +356,21 @@ def test_medians_and_shares_of_a_roll_out_bear_prompts_that_diverge():
     )
     found = copy.deepcopy(found)
     find("rollout").measure(study, found)
-    value = lambda name: found.measured[f"rollout_{name}"].values
+
+    def value(name):
+        return found.measured[f"rollout_{name}"].values
+
     assert not (value("loss_final") < 1e3).any()
     assert 0.01 < value("diverging_share_gd") < 0.5
     np.testing.assert_allclose(value("diverging_share"), value("diverging_share_gd"))
     np.testing.assert_allclose(value("diverging_excess"), 0.0, atol=1e-12)
     np.testing.assert_allclose(value("median_ratio"), 1.0, atol=1e-3)
-    of = lambda name: np.asarray(found.curves[f"loss_median_by_iteration_{name}"]["mean"])
-    np.testing.assert_allclose(value("median_final"), of("trained")[-1], rtol=1e-6)
-    np.testing.assert_allclose(value("median_fall"), of("trained")[-1] / of("trained_undamped")[1], rtol=1e-6)
+
+    def medians(name):
+        return np.asarray(found.curves[f"loss_median_by_iteration_{name}"]["mean"])
+
+    np.testing.assert_allclose(value("median_final"), medians("trained")[-1], rtol=1e-6)
+    np.testing.assert_allclose(value("median_fall"), medians("trained")[-1] / medians("trained_undamped")[1], rtol=1e-6)
 
 
 @pytest.mark.parametrize("is_built", [True, False], ids=["built", "untrained"])

@@ -10,23 +10,48 @@ from experiments import publish
 from icl_gd.lab import command_line
 
 ROOT = Path(__file__).parents[2]
+PAGES = "README.md", "docs/guide.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/results.md"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-BLOCKS = [text for language, text in FENCED if language == "python"]
 
 
-def test_code_runs_in_order(capsys):
-    namespace: dict = {"__name__": "readme"}
-    assert len(BLOCKS) >= 5
-    for block in BLOCKS:
-        exec(compile(block, "README.md", "exec"), namespace)
-    np.testing.assert_allclose(namespace["same"], (1.0, 0.0, 0.0), atol=1e-5)
+def fenced(page):
+    """The blocks of a page, as (language, text)."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def run(page, directory, monkeypatch):
+    """Runs the Python code of a page, in order, and gives its names."""
+    monkeypatch.chdir(directory)
+    namespace: dict = {"__name__": "page"}
+    for language, block in fenced(page):
+        if language == "python":
+            exec(compile(block, page, "exec"), namespace)
+    return namespace
+
+
+def test_the_code_of_the_readme_runs(capsys, tmp_path, monkeypatch):
+    names = run("README.md", tmp_path, monkeypatch)
+    np.testing.assert_allclose(names["same"], (1.0, 0.0, 0.0), atol=1e-5)
     assert "Interval(mean=" in capsys.readouterr().out
+    assert len([language for language, _ in fenced("README.md") if language == "python"]) == 5
+
+
+@pytest.mark.slow
+def test_the_code_of_the_guide_runs(tmp_path, monkeypatch):
+    names = run("docs/guide.md", tmp_path, monkeypatch)
+    assert [its["step"] for its in names["over_training"].swept] == [0, 10, 20, 30, 40, 50]
+    assert names["losses"].shape == (12,)
+
+
+def test_the_readme_gives_results_in_ten_lines():
+    block = README.partition(publish.BEGIN)[2].partition(publish.END)[0]
+    assert len(block.strip().splitlines()) <= 10
 
 
 @pytest.mark.parametrize("variant", ["", "smoke"])
 def test_the_config_is_one_that_a_run_accepts(variant, tmp_path):
-    (block,) = (block for block in BLOCKS if "def get_config" in block)
+    (block,) = (block for _, block in fenced("README.md") if "def get_config" in block)
     (tmp_path / "mine.py").write_text(block)
     config = f"--config={tmp_path}/mine.py" + f":{variant}" * bool(variant)
     experiment = command_line.parse(["run", config, f"--workdir={tmp_path}/run"]).experiment
@@ -35,13 +60,13 @@ def test_the_config_is_one_that_a_run_accepts(variant, tmp_path):
 
 
 def test_each_command_stands_alone_in_its_block():
-    assert [text for language, text in FENCED if not language] == [
+    assert [text for language, text in fenced("README.md") if not language] == [
         "python -m pip install -e . && python -m experiments.run --config=configs/one_layer.py\n",
         "python -m pip install -e '.[test]' && python -m pytest\n",
     ]
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/results.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)#]+)", text):

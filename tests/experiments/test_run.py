@@ -41,7 +41,10 @@ MINE = lab.Experiment(
 def test_smoke_as_a_program(name, tmp_path):
     """One of every kind and a sweep as processes of their own, twice; test_smokes.py has all configs."""
     command = [sys.executable, "-m", "experiments.run", f"--config=configs/{name}.py:smoke", f"--workdir={tmp_path}"]
-    program = lambda: subprocess.run(command, cwd=ROOT, check=True, timeout=600, capture_output=True, text=True)
+
+    def program():
+        return subprocess.run(command, cwd=ROOT, check=True, timeout=600, capture_output=True, text=True)
+
     program()
     check_what_it_leaves(tmp_path)
     said = []
@@ -113,8 +116,8 @@ def test_help_says_what_is_accepted_in_words():
     page = command_line.help_of(["run", "--config=one_layer:smoke"])
     assert "  --config.train.steps=20\n      a whole number of at least 1 and at most" in page
     kinds = ", ".join(KINDS)
-    assert f"  --config.model.attention=linear\n      one of {kinds}, or a tuple of such." in page
-    assert "Every field of a config" in command_line.help_of(["run", "--config=no_such_config"])
+    assert f"  --config.model.attention=linear\n      one of {kinds}, or a tuple of these." in page
+    assert "To list all fields of a config" in command_line.help_of(["run", "--config=no_such_config"])
 
 
 @pytest.mark.parametrize(
@@ -123,13 +126,13 @@ def test_help_says_what_is_accepted_in_words():
         ([], 0, "icl-gd run CONFIG", ""),
         (["--help"], 0, "icl-gd run CONFIG", ""),
         (["run", "one_layer:smoke", "--help"], 0, "--config.train.steps=20\n", ""),
-        (["doctor", "--help"], 0, "Says whether runs will work here", ""),
-        (["rnu"], 2, "", "error: icl-gd rnu: did you mean run? accepted: run, doctor\n"),
+        (["doctor", "--help"], 0, "Checks that runs work on this machine", ""),
+        (["rnu"], 2, "", "error: icl-gd rnu: unknown command; did you mean run? accepted: run, doctor\n"),
         (["run", "one_layer:smoke", "--config.train.steps=0"], 2, "", "error: train.steps=0 must be a whole number"),
         (["run", "--config=one_layer:smoke", "--config.train.steps=0"], 2, "", "error: train.steps=0 must be"),
         (["run", "one_layr"], 2, "", "error: --config=one_layr: no such file; did you mean one_layer?"),
         (["run"], 2, "", "error: --config is missing"),
-        (["doctor", "--all"], 2, "", "error: --all: accepted is nothing, or --help\n"),
+        (["doctor", "--all"], 2, "", "error: --all: doctor takes no arguments except --help\n"),
     ],
 )
 def test_the_console_command(words, code, out, err, monkeypatch, capsys, tmp_path):
@@ -169,7 +172,7 @@ def test_an_experiment_is_run_from_python(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "extending the run from step 4 to 6" in said
     assert "resuming training from step 4" in said
-    with pytest.raises(lab.ConfigError, match=r"other settings: .*seeds \(stored 2, asked 3\)"):
+    with pytest.raises(lab.ConfigError, match=r"other settings: .*seeds \(stored 2, requested 3\)"):
         lab.run(MINE.change({"seeds": 3}), tmp_path / "mine", name="mine")
 
 

@@ -29,15 +29,21 @@ def refused(capsys, *words):
 def test_weights_that_do_not_fit_are_refused(finished, tmp_path, capsys):
     start, workdir, small = f"--config.train.start={finished}", f"--workdir={tmp_path}/run", "--config.task.d_input=2"
     said = refused(capsys, SMOKE, small, start, workdir, "--config.seeds=3")
-    assert said == f"train.start={finished}: 2 members cannot start 3; accepted are 1 or 3, as population[i] is one"
+    assert said == (
+        f"train.start={finished}: weights of 2 members cannot start a population of 3; give weights of 1 or 3 members, "
+        f"such as population[i], which is one"
+    )
     said = refused(capsys, SMOKE, small, start, workdir, "--config.model.n_layers=2", "--config.analyses=()")
-    assert "the weights are of another Transformer: block_1" in said
+    assert "the layers differ, only the new model has block_1" in said
     said = refused(capsys, SMOKE, start, workdir)
-    assert said.endswith("(1, 3, 3) there, (1, 11, 11) here; give a Transformer of the same sizes")
+    assert said.endswith(
+        "(1, 3, 3) in the starting weights, (1, 11, 11) in the new model; give weights of a Transformer of the same "
+        "sizes"
+    )
     said = refused(capsys, SMOKE, small, start, f"--workdir={finished.parent}")
-    assert said.endswith("is in the run's own workdir; raise train.steps to go on with it, or give another")
+    assert said.endswith("is in the workdir of this run; to continue it raise train.steps, or give another path")
     said = refused(capsys, SMOKE, f"--config.train.start={tmp_path}/none", workdir)
-    assert said == f"train.start={tmp_path}/none: holds no checkpoints"
+    assert said == f"train.start={tmp_path}/none: there is no such directory; give the workdir of a run"
     said = refused(capsys, SMOKE, "--config.train.start=gs://bucket/run", workdir)
     assert said.startswith("train.start=gs://bucket/run: object stores are neither read nor written")
     assert not (tmp_path / "run").exists()

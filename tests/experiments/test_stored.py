@@ -30,7 +30,7 @@ def unpacked(name, directory):
 
 
 def again(asked, workdir):
-    words = [f"--config.{word}" for word in asked["words"]]
+    words = [f"--config.{word.replace('model.mlp_width', 'model.input_mlp_width')}" for word in asked["words"]]
     with kept_settings():
         return command.main(
             ["run", f"--config={ROOT}/configs/{asked['config']}.py:smoke", f"--workdir={workdir}", *words]
@@ -56,7 +56,7 @@ def test_configs_are_read_as_this_version_has_them(name, tmp_path):
     """Every field that an experiment has now is what was asked for then; what it stored beside them did nothing."""
     asked = unpacked(name, tmp_path)
     found = stored_fields(json.loads((tmp_path / "config.json").read_text()))
-    words = [f"--config.{word}" for word in asked["words"]]
+    words = [f"--config.{word.replace('model.mlp_width', 'model.input_mlp_width')}" for word in asked["words"]]
     experiment = command_line.parse(
         ["run", f"--config={asked['config']}:smoke", f"--workdir={tmp_path}", *words]
     ).experiment

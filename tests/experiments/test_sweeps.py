@@ -68,7 +68,9 @@ def test_a_population_of_combinations_is_its_runs(swept, tmp_path):
 
 
 def test_a_sweep_goes_on_where_it_was_stopped(swept, tmp_path, capsys):
-    asks = lambda: asked(tmp_path, f"--config.train.learning_rate={','.join(map(str, RATES))}")
+    def asks():
+        return asked(tmp_path, f"--config.train.learning_rate={','.join(map(str, RATES))}")
+
     stop = monitor.Stop()
     stop.signal = signal.SIGTERM
     with pytest.raises(Interrupted):
@@ -102,8 +104,8 @@ def test_sizes_and_rates_multiply(tmp_path, capsys):
         pipeline.carry_out(run, monitor.Stop())
     assert found == [("n_context=2,batch_size=8", 2, 8, (1, 0.1)), ("n_context=3,batch_size=8", 3, 8, (1, 0.1))]
     said = capsys.readouterr().out
-    assert "task.n_context, train.batch_size: 2 x 1 populations one after another" in said
-    assert "train.clip: 2 combinations of 2 seeds: 4 members in one population" in said
+    assert "task.n_context, train.batch_size: 2 x 1 populations, one after another" in said
+    assert "train.clip: 2 combinations, 2 seeds each: 4 members in one population" in said
     done = json.loads((tmp_path / "results.json").read_text())
     fields = {"task.n_context": 3, "train.batch_size": 8, "train.clip": 0.1}
     assert [point["fields"] for point in done["sweep"]][-1] == fields
@@ -220,8 +222,8 @@ def test_frozen_members_are_named_once(tmp_path, capsys):
     screen.close()
     out, err = capsys.readouterr()
     assert err.splitlines() == [
-        f"warning: seed {seed} of n_context=3,learning_rate={rate} diverged at step {step} and is kept as it was "
-        "before that step"
+        f"warning: seed {seed} of n_context=3,learning_rate={rate} diverged at step {step}; its weights stay as they "
+        "were before that step"
         for seed, rate, step in ((6, 0.1, 7), (5, 0.01, 9))
     ]
     assert "training_loss 2" in out

@@ -16,7 +16,7 @@ def test_without_the_package_a_run_is_refused_before_it_begins(monkeypatch, tmp_
         words = ["run", "--config=one_layer:smoke", "--config.train.wandb=mine", f"--workdir={tmp_path}/run"]
         assert command.main(words) == 2
     assert capsys.readouterr().err == (
-        "error: train.wandb=mine: needs wandb: pip install 'icl-gd[wandb]', or leave it at None\n"
+        "error: train.wandb=mine: needs the package wandb: pip install 'icl-gd[wandb]', or give None\n"
     )
     assert not (tmp_path / "run").exists()
     monitor.check_wandb(None)

@@ -120,7 +120,7 @@ def check_what_it_leaves(workdir):
     assert all((workdir / "figures" / f"{stem}.pdf").read_bytes()[:5] == b"%PDF-" for stem in stems)
     page = Links((workdir / "report.html").read_text())
     shown = [base64.b64decode(link.removeprefix("data:image/png;base64,"), validate=True) for link in page.links]
-    assert shown == [(workdir / "figures" / f"{stem}.png").read_bytes() for stem in stems]
+    assert sorted(shown) == sorted((workdir / "figures" / f"{stem}.png").read_bytes() for stem in stems)
     assert not re.search(r"url\(|@import", page.text)
 
 
@@ -144,14 +144,19 @@ def check_what_is_claimed(name, done):
     """
     sections = [done["metrics"], done["curves"], *(point["metrics"] for point in done["sweep"])]
     measured, smoke = set().union(*sections), loaded(name, "smoke")
-    families = lambda experiment: set((experiment.get("eval.suite") or ())[: experiment.eval.suite_values])
-    asked = lambda experiment: (
-        experiment.model.name,
-        experiment["model.attention"],
-        families(experiment),
-        set(experiment.get("eval.baselines") or ()),
-        set(experiment.sweep),
-    )
+
+    def families(experiment):
+        return set((experiment.get("eval.suite") or ())[: experiment.eval.suite_values])
+
+    def asked(experiment):
+        return (
+            experiment.model.name,
+            experiment["model.attention"],
+            families(experiment),
+            set(experiment.get("eval.baselines") or ()),
+            set(experiment.sweep),
+        )
+
     for variant in full_variants(name):
         experiment = loaded(name, variant)
         if asked(experiment) == asked(smoke) and set(experiment.asked) <= set(smoke.asked):

@@ -1,8 +1,9 @@
-"""Runs the scripts beside this file at full count, and writes what they counted into docs/reliability.md.
+"""Runs the fault scripts of this directory at full count, and writes their counts to docs/reliability.md.
 
     python tests/faults/all.py [NAME ...] [--write]
 
-Without names all of them, about twenty minutes on two CPU cores; with --write their rows of the table are replaced.
+Without names, all scripts run; this takes about twenty minutes on two CPU cores. --write replaces the table rows of the
+scripts that ran, and keeps the rest of the page.
 """
 
 import json
@@ -16,31 +17,31 @@ from harness import ROOT, Record
 
 SCRIPTS = ("kill", "signals", "extension", "corruption", "disk", "divergence", "bad_input")
 PAGE, BEGIN, END = ROOT / "docs" / "reliability.md", "<!-- counts:begin -->\n", "<!-- counts:end -->"
-HEAD = ["| script | fault | held | tried | measured with |", "| --- | --- | --- | --- | --- |"]
+HEAD = ["| script | fault | passed | cases | measured with |", "| --- | --- | --- | --- | --- |"]
 
 
 def records(name: str, count: int | None = None) -> list[Record]:
-    """What a script counts, run as a process of its own."""
+    """Runs a script in a new process and returns its records."""
     counted = [] if count is None else [f"--count={count}"]
     done = harness.process([sys.executable, f"tests/faults/{name}.py", "--json", *counted], timeout=None)
     if not done.stdout:
-        raise RuntimeError(f"{name} did not run: {done.stderr[-2000:]}")
+        raise RuntimeError(f"tests/faults/{name}.py failed before it printed records: {done.stderr[-2000:]}")
     return [Record(**record) for record in json.loads(done.stdout)]
 
 
-def rows(name: str, found: list[Record]) -> list[str]:
-    """A row of the table for each class of cases."""
+def rows(name: str, cases: list[Record]) -> list[str]:
+    """The table rows of a script, one per kind of fault."""
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
     where = f"jax {version('jax')}, revision {git.stdout.strip()}"
     lines = []
-    for kind in dict.fromkeys(record.kind for record in found):
-        tried = [record.ok for record in found if record.kind == kind and record.ok is not None]
+    for kind in dict.fromkeys(record.kind for record in cases):
+        tried = [record.ok for record in cases if record.kind == kind and record.ok is not None]
         lines.append(f"| `{name}.py` | {kind} | {sum(tried)} | {len(tried)} | {where} |")
     return lines
 
 
 def write(measured: dict[str, list[str]]) -> None:
-    """Replaces the rows of the scripts that were run."""
+    """Replaces the table rows of the scripts that ran."""
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     table, _, after = rest.partition(END)
     lines = []
@@ -52,17 +53,17 @@ def write(measured: dict[str, list[str]]) -> None:
 
 
 def main(words: list[str]) -> int:
-    """Runs the command line and returns the exit code: 1 if a case fails."""
+    """Runs the command line. Returns the exit code: 1 if a case fails, 2 for an unknown argument."""
     names = [word for word in words if word != "--write"] or list(SCRIPTS)
     if unknown := sorted({*names} - {*SCRIPTS}):
-        print(f"error: {', '.join(unknown)}: accepted: {', '.join(SCRIPTS)}, --write", file=sys.stderr)
+        print(f"error: unknown argument {', '.join(unknown)}; use {', '.join(SCRIPTS)} or --write", file=sys.stderr)
         return 2
     failed, measured = 0, {}
     for name in names:
-        found = records(name)
-        measured[name] = rows(name, found)
-        print("\n".join(f"{name}: {line}" for line in harness.table(found)), flush=True)
-        for record in found:
+        cases = records(name)
+        measured[name] = rows(name, cases)
+        print("\n".join(f"{name}: {line}" for line in harness.table(cases)), flush=True)
+        for record in cases:
             if record.ok is False:
                 failed += 1
                 print(f"FAILS: {record.kind}: {record.case}: {record.seen}", flush=True)

@@ -1,10 +1,10 @@
-"""Generated bad command lines: exit code 2, one line with field, value and what is accepted, and nothing is created.
+"""Generated invalid command lines: exit code 2, a one-line error (field, value, accepted values), no files created.
 
     python tests/faults/bad_input.py [--count N] [--json]
 
-The cases are drawn by rules from the fields of every config's experiment and what these accept (`experiment.fields`),
-so a new field is covered by itself. All go through the command's `main` in this process; one in fifteen is run as a
-process too, which must end within five seconds.
+Rules generate the cases from the fields of every config's experiment and their accepted values (`experiment.fields`).
+So a new field is covered automatically. Every case calls the command's `main` in this process. One in fifteen also runs
+as a new process. Every case must end within five seconds.
 """
 
 import contextlib
@@ -36,11 +36,11 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 SECONDS, ONE_IN = 5.0, 15
 NO_WHOLE_NUMBERS = ("abc", "ten", "true", "0x", "1.2.3", "-", "3 4")
 NO_TUPLES = ("(1,", "(1 2)", "((1,2)", "(,)", "(a,b")
-ALONE = ("--config.analyses=()", "--config.claims=()")  # so that nothing else stands against a value
+ALONE = ("--config.analyses=()", "--config.claims=()")  # so that nothing else can be refused
 
 
 class Case(NamedTuple):
-    """A bad command line, and what its one line must mention."""
+    """An invalid command line, and what its error must mention."""
 
     kind: str
     words: tuple[str, ...]
@@ -48,7 +48,7 @@ class Case(NamedTuple):
 
 
 class Bad(NamedTuple):
-    """A value that a field does not accept, and what is said of those that it does."""
+    """A value that a field does not accept, and how the error describes the accepted values."""
 
     kind: str
     value: Any
@@ -56,11 +56,11 @@ class Bad(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A config as a command line asks for it, and what there is of it."""
+    """A config on a command line, and its experiment."""
 
     flag: str
     experiment: Experiment
-    elsewhere: Mapping[str, tuple[Field, str]]  # fields that it does not have, and what is said of each
+    elsewhere: Mapping[str, tuple[Field, str]]  # fields of other experiments, and the error for each
 
 
 # --- what a field accepts, and what it does not ---
@@ -76,7 +76,7 @@ def good(hint: Any) -> list[Any]:
 
 
 def item_of(hint: Any) -> tuple[Any, int] | None:
-    """The annotation of an item, and how many a tuple has (0: any number), if a field takes tuples."""
+    """The annotation of an item, and the length of a tuple (0: any), if the field accepts tuples."""
     for kind in kinds(hint):
         if get_origin(kind) is tuple and get_args(kind):
             its = get_args(kind)
@@ -116,13 +116,13 @@ def bad_values(hint: Any, rng: random.Random) -> list[Bad]:
 
 
 def one_of(bad: list[Bad], rng: random.Random) -> Bad:
-    """One of a kind, every kind as often."""
+    """A random value; every kind is equally likely."""
     kind = rng.choice(sorted({its.kind for its in bad}))
     return rng.choice([its for its in bad if its.kind == kind])
 
 
 def misspelt(word: str, rng: random.Random) -> str:
-    """One slip of the fingers: a letter left out, doubled, exchanged with the next, or another one."""
+    """A typing error: one letter omitted, doubled, replaced, or exchanged with the next."""
     if len(word) < 3:
         return word + rng.choice("aeioubdgkz")
     while True:
@@ -135,12 +135,12 @@ def misspelt(word: str, rng: random.Random) -> str:
 
 
 def in_tuple(value: Any, rng: random.Random) -> str:
-    """A value as it is written in a tuple."""
+    """The text of a value in a tuple."""
     finite = isinstance(value, int | float) and math.isfinite(value)
     return repr(value) if finite and rng.random() < 0.5 else repr(str(value))
 
 
-# --- rules: what may be wrong with a command line ---
+# --- rules: what can be wrong with a command line ---
 
 
 def one_value(asked: Asked, rng: random.Random) -> Iterator[Case]:
@@ -169,7 +169,7 @@ def tuples(asked: Asked, rng: random.Random) -> Iterator[Case]:
 
 def sweeps(asked: Asked, rng: random.Random) -> Iterator[Case]:
     experiment = asked.experiment
-    name = rng.choice(experiment.sweepable)
+    name = rng.choice([name for name in experiment.sweepable if good(experiment.fields[name].hint)])
     its = experiment.fields[name]
     bad = bad_values(its.hint, rng) + [Bad("", "None", "must be")] * (type(None) in kinds(its.hint))
     value, says = one_of(bad, rng)[1:]
@@ -184,7 +184,7 @@ def sweeps(asked: Asked, rng: random.Random) -> Iterator[Case]:
 def no_sweep(asked: Asked, rng: random.Random) -> Iterator[Case]:
     fields = asked.experiment.fields.items()
     name, its = rng.choice([(name, its) for name, its in fields if name not in asked.experiment.sweepable])
-    if takes_one_value(its):
+    if takes_one_value(its) and good(its.hint):
         values = tuple(rng.choices(good(its.hint), k=rng.randrange(2, 5)))
         says = (f"{name}={values}", "takes one value", "train.learning_rate")
         yield Case("a sweep over a field that takes none", (f"--config.{name}={values}",), says)
@@ -196,7 +196,7 @@ def misspelt_field(asked: Asked, rng: random.Random) -> Iterator[Case]:
     section, _, leaf = field.rpartition(".")
     wrong = f"{section}.{misspelt(leaf, rng)}".lstrip(".")
     twin = any(other != field and (other.startswith(field) or field.startswith(other)) for other in fields)
-    # A slip in one of two twins may be nearer to the other.
+    # A typing error in one of two similar names can be closer to the other name.
     if wrong not in fields and wrong not in asked.elsewhere and len(leaf) > 4 and not twin:
         yield Case("a misspelt field", (f"--config.{wrong}=1",), (wrong, f"did you mean {field}?"))
 
@@ -220,7 +220,7 @@ def field_of_another(asked: Asked, rng: random.Random) -> Iterator[Case]:
 
 
 def analyses(asked: Asked, rng: random.Random) -> Iterator[Case]:
-    """Of which the annotation knows only that they are words."""
+    """Analyses: their annotation accepts any word."""
     word, there = rng.choice(questions.shipped()), asked.experiment.asked
     if (wrong := misspelt(word, rng)) not in questions.shipped():
         given = rng.choice([wrong, f"('{wrong}',)", ",".join([*there[:1], wrong])])
@@ -260,7 +260,9 @@ def no_value(asked: Asked, rng: random.Random) -> Iterator[Case]:
 
 def section(asked: Asked, rng: random.Random) -> Iterator[Case]:
     name = rng.choice(SECTIONS)
-    yield Case("a section for a field", (f"--config.{name}={rng.randrange(99)}",), (f"--config.{name}", "did you mean"))
+    yield Case(
+        "a section in place of a field", (f"--config.{name}={rng.randrange(99)}",), (f"--config.{name}", "did you mean")
+    )
 
 
 def too_large(asked: Asked, rng: random.Random) -> Iterator[Case]:
@@ -270,6 +272,7 @@ def too_large(asked: Asked, rng: random.Random) -> Iterator[Case]:
         "task.d_input": its.get("task.eigenvalues") not in (None, ()),
         "model.n_layers": not isinstance(its["model.attention"], str),
         "model.n_heads": its.model.name == "gpt2",
+        "eval.n_context": not its.reference.on_prefixes,
     }
     bounded = [name for name, field in its.fields.items() if any(isinstance(rule, Le) for rule in rules(field.hint))]
     name = rng.choice(
@@ -280,7 +283,10 @@ def too_large(asked: Asked, rng: random.Random) -> Iterator[Case]:
 
 
 def contradiction(asked: Asked, rng: random.Random) -> Iterator[Case]:
-    its, number = asked.experiment, rng.randrange(51, 90)  # more than any config has of anything but prompts
+    its, number = (
+        asked.experiment,
+        rng.randrange(51, 90),
+    )  # exceeds every size in the configs, except numbers of prompts
     possible: dict[str, tuple[str, ...]] = {
         f"--config.seed={2**31 - number},--config.seeds={2**31 + 2 * number}": ("seeds=", "2^32"),
         f"--config.model.attention={('linear',) * number}": ("model.attention=", f"n_layers={its['model.n_layers']}"),
@@ -316,13 +322,13 @@ RULES: tuple[Callable[[Asked, random.Random], Iterator[Case]], ...] = (
 
 
 def names_of_configs(path: Path, rng: random.Random) -> Case:
-    """A config or a variant that is not there."""
+    """A config or a variant that does not exist."""
     name, variants = path.stem, runpy.run_path(str(path)).get("VARIANTS", ())
     wrong = misspelt(name, rng)
     if (kind := rng.random()) < 0.2:
         elsewhere = "".join(rng.choices("abcdefgh", k=5))
         return Case(
-            "a config of another directory",
+            "a config in another directory",
             (f"--config={elsewhere}/{path.name}",),
             (f"{elsewhere}/{path.name}", f"did you mean {name}"),
         )
@@ -335,7 +341,7 @@ def names_of_configs(path: Path, rng: random.Random) -> Case:
     return Case("an unknown variant", (f"--config={given}:{wrong}",), (f"'{wrong}'", f"did you mean {word}?"))
 
 
-# --- cases, and what becomes of them ---
+# --- running the cases ---
 
 
 def is_possible(experiment: Experiment, values: Mapping[str, Any]) -> bool:
@@ -359,8 +365,8 @@ def everything_asked() -> tuple[Asked, ...]:
 
 
 def elsewhere_of(experiment: Experiment, every: Mapping[str, Field]) -> dict[str, tuple[Field, str]]:
-    """Fields of others, and what is said of each: whose it is, where it could be chosen, that it is unknown."""
-    not_ours = "not a field of this experiment"  # but of another task, all of which are known
+    """Fields of other experiments, and the error for each: unknown, or of which class."""
+    not_ours = "not a field of this experiment"  # but of another task; all tasks are known
     found = {
         name: (its, not_ours if name.startswith("task.") else "unknown field")
         for name, its in every.items()
@@ -376,12 +382,12 @@ def elsewhere_of(experiment: Experiment, every: Mapping[str, Field]) -> dict[str
 
 @cache
 def known(name: str) -> tuple[Field, ...]:
-    """A field of all experiments that have it."""
+    """A field, in all experiments that have it."""
     return tuple(asked.experiment.fields[name] for asked in everything_asked() if name in asked.experiment.fields)
 
 
 def cases(count: int) -> list[Case]:
-    """`count` distinct cases, rule after rule, over all configs and their smoke variants."""
+    """Generates `count` distinct cases, over all rules, configs and smoke variants."""
     rng, found = random.Random(0), {}
     while len(found) < count:
         for rule in RULES:
@@ -396,7 +402,7 @@ def cases(count: int) -> list[Case]:
 
 
 def answer(case: Case, process: bool) -> tuple[int, str, str, float]:
-    """Exit code, output, errors and seconds of a command line."""
+    """Runs a command line. Returns exit code, stdout, stderr and seconds."""
     began = time.monotonic()
     if process:
         done = harness.process([sys.executable, "-m", "experiments.run", *case.words], cwd=os.getcwd())
@@ -415,15 +421,15 @@ def judge(case: Case, process: bool) -> Record:
     wrong = [f"exit code {code}"] * (code != 2) + ["more than one line"] * (not harness.one_line(err) or out != "")
     wrong += [f"no mention of {word!r}" for word in case.mentions if word not in err]
     wrong += [f"created {os.listdir()}"] * bool(os.listdir()) + [f"{seconds:.1f} s"] * (seconds > SECONDS)
-    for left in os.listdir():  # by what was wrongly accepted
+    for left in os.listdir():  # by a case that was wrongly accepted
         shutil.rmtree(left)
     kind = f"as a process, within {SECONDS:.0f} s" if process else case.kind
     return Record(kind, " ".join(case.words), not wrong, f"{'; '.join(wrong)}: {err.strip()}" if wrong else err.strip())
 
 
 def run(count: int, directory: Path) -> list[Record]:
-    """`count` distinct bad command lines, and some of them again as processes."""
-    command._execute = lambda asked: 0  # what is wrongly accepted fails its case instead of training
+    """Runs `count` distinct invalid command lines, some of them again as processes."""
+    command._execute = lambda asked: 0  # a case that is wrongly accepted fails instead of training
     before, found = os.getcwd(), cases(count)
     os.chdir(directory)
     try:

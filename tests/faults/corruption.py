@@ -1,10 +1,10 @@
-"""Checkpoints that are damaged, foreign or of another version: never a silently wrong number.
+"""Damaged, foreign and future checkpoints: loading never returns wrong numbers.
 
     python tests/faults/corruption.py [--count N] [--json]
 
-Every file of the newest checkpoint, in turn, is truncated, deleted and has one byte flipped (at the ends, in the middle
-and at random places); what is loaded must be that step to the bit or, with a warning, the one before. `--count` is the
-number of damages that are tried.
+Every file of the newest checkpoint, in turn, is truncated, deleted, and changed in one byte (at the ends, in the middle
+and at random places). Loading must return this step to the bit or, with a warning, the step before it. `--count` is the
+number of damaged files.
 """
 
 import pickle
@@ -20,7 +20,7 @@ from unittest import mock
 import harness
 from harness import Record, main_of_run
 
-STEPS = (10, 20)  # of the checkpoints that a quick run leaves
+STEPS = (10, 20)  # checkpoints of a quick run
 
 
 def truncate(file: Path, rng: random.Random) -> None:
@@ -41,7 +41,7 @@ def flip(file: Path, rng: random.Random) -> None:
 
 
 def loaded(workdir: Path) -> tuple[bytes | None, str]:
-    """All parameters that a workdir gives as bytes, None if it says that it cannot; and what was said."""
+    """Loads all parameters of a workdir as bytes (None if loading is refused), with the warnings or the error."""
     import jax
     import numpy as np
 
@@ -57,7 +57,7 @@ def loaded(workdir: Path) -> tuple[bytes | None, str]:
 
 
 def _damaged(at: dict[int, bytes], source: Path, directory: Path, count: int) -> list[Record]:
-    """Each file of the newest step in turn, each damage in turn, and again at other places."""
+    """Damages each file of the newest step in each way, repeatedly and at different places."""
     rng = random.Random(0)
     files = sorted(path.relative_to(source) for path in (source / "checkpoints" / "20").rglob("*") if path.is_file())
     damages = [(damage, file) for damage in (flip, truncate, delete) for file in files]
@@ -79,7 +79,7 @@ NAMES = {flip: "with a flipped bit", truncate: "truncated", delete: "deleted"}
 
 
 def _repaired(source: Path, directory: Path) -> list[Record]:
-    """A run goes on from the step before, or from the start, and ends where it ended before."""
+    """Repeats a run after damage: it resumes from the step before, or starts again, and gives the same results."""
     records = []
     for name, steps in {"newest": (20,), "both": (10, 20)}.items():
         copy = directory / f"repaired_{name}"
@@ -102,7 +102,7 @@ def spoil(step: Path) -> None:
 
 
 def _foreign(at: dict[int, bytes], source: Path, directory: Path) -> list[Record]:
-    """What is no checkpoint of ours: passed over or refused, said, and never taken for one."""
+    """Adds directories that are no valid checkpoints: they must be skipped or refused, with a message."""
     cases: dict[str, tuple[Callable[[Path], Any], bytes | None, str]] = {
         "an empty directory": (lambda path: (path / "30").mkdir(), at[20], "checkpoint 30 is unreadable"),
         "an empty item": (lambda path: (path / "30" / "state").mkdir(parents=True), at[20], "30 is unreadable"),
@@ -151,7 +151,7 @@ def _future(path: Path) -> None:
 
     store = checkpoint.Checkpoints(path)
     leaves, about = store.restore()[1:]
-    with mock.patch.dict(CHECKPOINTS, {newest_of(CHECKPOINTS): dict}):  # as if there were a step more
+    with mock.patch.dict(CHECKPOINTS, {newest_of(CHECKPOINTS): dict}):  # as if there were a newer format
         store.save(30, leaves, about)
     store.close()
 
@@ -162,7 +162,7 @@ def _none_sound(path: Path) -> None:
 
 
 def run(count: int, directory: Path) -> list[Record]:
-    """`count` damaged files, and all that is foreign or beyond repair."""
+    """Tests `count` damaged files, foreign checkpoints, and repairs."""
     source = directory / "source"
     code, text = main_of_run(source)
     assert code == 0, text

@@ -1,9 +1,9 @@
-"""A disk that fills up, files in the way, directories that cannot be written, two writers: one line, nothing broken.
+"""Full disks, files in the way, unwritable directories, two writers: a one-line error, and nothing is damaged.
 
     python tests/faults/disk.py [--count N] [--json]
 
-`--count` disks fill up at random moments of a run (small ones, mounted in a name space of their own, which most Linux
-systems allow everyone), and as many runs meet a limit on the size of files.
+`--count` small disks fill up at random moments of a run. They are mounted in a separate mount namespace, which most
+Linux systems permit for every user. As many further runs have a limit on file sizes.
 """
 
 import json
@@ -19,23 +19,23 @@ import harness
 from harness import Record, main_of_run
 
 WORDS = ("--config.train.steps=100", "--config.train.log_every=5", "--config.train.checkpoint_every=5")
-# Root may write anywhere unless it gives that up.
+# Root can write everywhere unless it drops these capabilities.
 ORDINARY = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 
 
 def ends_well(workdir: Path, reference: Path, first: subprocess.CompletedProcess[str] | None = None) -> list[str]:
-    """What is wrong with a run that failed for want of room, and then got it."""
+    """Checks a run that failed for lack of space, and repeats it with enough space. Returns what is wrong."""
     wrong = []
     if first is not None:
         wrong += [f"exit code {first.returncode}"] * (first.returncode not in (1, 2))
-        wrong += [f"not one line: {first.stderr}"] * (not harness.one_line(first.stderr))
+        wrong += [f"the error is not one line: {first.stderr}"] * (not harness.one_line(first.stderr))
         wrong += [f"{path} was left behind" for path in harness.leftovers(workdir)]
     again = harness.process(harness.command(workdir, *WORDS))
     return wrong + ([again.stderr] if again.returncode else harness.differences(workdir, reference))
 
 
 def fills_up(disk: Path, reference: Path, rng: random.Random) -> Record:
-    """Something else takes the room on a disk while a run writes there, all but a few kilobytes."""
+    """Fills a disk, except for up to 200 kB, while a run writes to it."""
     workdir, filler, left = disk / "run", disk / "filler", rng.randrange(0, 200_000)
     with subprocess.Popen(
         harness.command(workdir, *WORDS), cwd=harness.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -52,12 +52,12 @@ def fills_up(disk: Path, reference: Path, rng: random.Random) -> Record:
     done = subprocess.CompletedProcess([], process.returncode, "", stderr)
     wrong = ends_well(workdir, reference, done if failed else None)
     shutil.rmtree(workdir)
-    kind = "a disk fills up" if failed else "a disk fills up (the run had ended, or the room was enough)"
+    kind = "a disk fills up" if failed else "a disk fills up (the run had ended, or the space was sufficient)"
     return Record(kind, f"{left} bytes left: {stderr.strip()}", not wrong, "; ".join(wrong))
 
 
 def _full_disks(count: int, directory: Path, reference: Path) -> list[Record]:
-    """`fills_up` in a mount name space of its own, so that no mount outlives it."""
+    """Runs `fills_up` in a separate mount namespace, so that no mount outlives it."""
     inside = [sys.executable, __file__, "--inside", str(count), str(directory), str(reference)]
     done = harness.process(["unshare", "--map-root-user", "--mount", *inside], timeout=None)
     if done.returncode:
@@ -73,13 +73,13 @@ def _inside(count: int, directory: Path, reference: Path) -> list[Record]:
 
 
 def _file_sizes(count: int, directory: Path, reference: Path) -> list[Record]:
-    """No file may grow beyond a limit, as under a quota: works for every user."""
+    """Limits the size of files, like a quota; needs no privileges."""
     rng, records = random.Random(0), []
     for i in range(count):
         workdir, most = directory / f"limited_{i}", int(2 ** rng.uniform(9, 15))
         first = harness.process(["prlimit", f"--fsize={most}", *harness.command(workdir, *WORDS)])
         wrong = ends_well(workdir, reference, first if first.returncode else None)
-        records.append(Record("files may not grow", f"{most} bytes: {first.stderr}", not wrong, "; ".join(wrong)))
+        records.append(Record("a limit on file sizes", f"{most} bytes: {first.stderr}", not wrong, "; ".join(wrong)))
     return records
 
 
@@ -94,7 +94,7 @@ def _in_the_way(directory: Path, reference: Path) -> list[Record]:
         code, text = main_of_run(workdir, *WORDS)
         untouched = list(workdir.iterdir()) == [blocked] if name else workdir.read_text() == "in the way"
         ok = code == 2 and harness.one_line(text) and "--workdir=" in text and name in text and untouched
-        records.append(Record("something in the way", name or "the workdir is a file", ok, text))
+        records.append(Record("a file or directory in the way", name or "the workdir is a file", ok, text))
     return records
 
 
@@ -114,7 +114,7 @@ def _unwritable(directory: Path, reference: Path) -> list[Record]:
         path.chmod(0o700)
         ok = done.returncode == 2 and harness.one_line(done.stderr) and "cannot write" in done.stderr
         ok = ok and sorted(map(str, workdir.rglob("*"))) == before
-        records.append(Record("what cannot be written", what, ok, done.stderr))
+        records.append(Record("an unwritable path", what, ok, done.stderr))
     return records
 
 
@@ -131,7 +131,7 @@ def _two_writers(directory: Path, reference: Path) -> list[Record]:
     said = [process.communicate(timeout=300)[1] for process in processes]
     codes = [process.returncode for process in processes]
     wrong = [f"exit codes {codes}: {said}"] * (sorted(codes) != [0, 2])
-    wrong += [f"not said: {said}"] * (
+    wrong += [f"no message that the workdir is in use: {said}"] * (
         not any(harness.one_line(text) and "in use by another run" in text for text in said)
     )
     return [
@@ -142,7 +142,7 @@ def _two_writers(directory: Path, reference: Path) -> list[Record]:
 
 
 def run(count: int, directory: Path) -> list[Record]:
-    """`count` disks that fill up, as many limited files, and each of the others once."""
+    """Runs `count` full disks, as many limits on file sizes, and each other case once."""
     reference = directory / "reference"
     code, text = main_of_run(reference, *WORDS)
     assert code == 0, text

@@ -1,9 +1,10 @@
-"""A member whose loss or weights stop being finite is frozen and named; the others are to the bit what they were.
+"""A member whose loss or weights become non-finite is frozen and reported; the others are unaffected, to the bit.
 
     python tests/faults/divergence.py [--count N] [--json]
 
-One member of a population, anywhere in it, learns at a rate that overflows sooner or later; beside it stands the same
-population with a moderate rate in its place. With shared and own batches, moments and tokens, on one device and on two.
+One random member of a population has a learning rate that overflows at some step. The population is compared with one
+in which this member has a moderate rate. The cases vary shared and own batches, Gram and token form, and one and two
+devices.
 """
 
 import random
@@ -17,7 +18,7 @@ MEMBERS, STEPS, RATE = 4, 20, 1e-2
 
 
 def frozen(rng: random.Random, case: str) -> Record:
-    """Trains both populations and compares them."""
+    """Trains both populations and compares them, for one random setting."""
     import jax
     import numpy as np
 
@@ -32,7 +33,7 @@ def frozen(rng: random.Random, case: str) -> Record:
     def run(rate: float) -> tuple[icl_gd.training.Population, np.ndarray]:
         rates = [RATE * (1 + i) for i in range(MEMBERS)]
         rates[at] = rate
-        settings = icl_gd.TrainSettings(STEPS, 16, tuple(rates), clip=1.0, share_batches=share)
+        settings = icl_gd.TrainSettings(STEPS, 16, learning_rate=tuple(rates), clip=1.0, share_batches=share)
         losses = []
         trained = icl_gd.train(
             task,
@@ -48,26 +49,26 @@ def frozen(rng: random.Random, case: str) -> Record:
     when, others = int(both.diverged_at[at]), [i for i in range(MEMBERS) if i != at]
     said = []
     if not 0 <= when < STEPS:
-        said.append(f"is said to diverge at {when}")
+        said.append(f"diverged_at is {when}")
     if not np.isnan(losses[when:, at]).all():
-        said.append("its loss is not nan from the step that is named")
+        said.append("the loss of the member is not NaN from diverged_at on")
     earlier = int(both.skipped[at]) - icl_gd.training.population.PATIENCE
     if np.isfinite(losses[:when, at]).sum() != when - earlier:
-        said.append("its loss is not finite at the steps before it that were taken")
+        said.append("the loss of the member is not finite at the steps that were taken before diverged_at")
     if any(int(both.diverged_at[i]) != -1 for i in others):
-        said.append("others are said to diverge")
+        said.append("other members diverged")
     for ours, theirs in zip(jax.tree.leaves(both.params), jax.tree.leaves(calm.params), strict=True):
         if not np.isfinite(ours).all():
-            said.append("weights that are not finite are kept")
+            said.append("weights are not finite")
         if np.asarray(ours)[others].tobytes() != np.asarray(theirs)[others].tobytes():
-            said.append("others' weights differ")
+            said.append("weights of other members differ")
     if losses[:, others].tobytes() != calm_losses[:, others].tobytes():
-        said.append("others' losses differ")
-    return Record("a diverging member is frozen, the others to the bit", case, not said, "; ".join(said))
+        said.append("losses of other members differ")
+    return Record("a diverging member is frozen, the others are unaffected", case, not said, "; ".join(said))
 
 
 def run(count: int, directory: Path) -> list[Record]:
-    """`count` populations with one diverging member."""
+    """Trains `count` populations with one diverging member each."""
     from icl_gd.training import mesh
 
     mesh.use_cpu_cores()

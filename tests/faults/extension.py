@@ -1,8 +1,9 @@
-"""A run whose `train.steps` is raised equals one that was as long from the start, to the bit.
+"""Raises `train.steps`: the extended run equals a run that had this length from the start, to the bit.
 
     python tests/faults/extension.py [--count N] [--json]
 
-The first ends are random: between and at the ends of chunks, once or twice, the run finished or stopped before them.
+A run is extended once or twice. The earlier last steps are random, within chunks and at their ends. The earlier run is
+finished, or stopped before it is.
 """
 
 import random
@@ -17,13 +18,13 @@ LAST = 40
 
 
 def extended(workdir: Path, reference: Path, ends: list[int], unfinished: bool) -> Record:
-    """Trains to one end after another, and then to the last."""
+    """Trains to each of the earlier last steps in turn, then to LAST."""
     said = []
     for i, end in enumerate([*ends, LAST]):
         code, text = main_of_run(workdir, f"--config.train.steps={end}")
         said += [] if code == 0 else [text]
         if i and f"extending the run from step {ends[i - 1]} to {end}\n" not in text:
-            said.append(f"does not say that it is extended: {text}")
+            said.append(f"does not report the extension: {text}")
         if unfinished and end != LAST:  # as if killed before its results
             (workdir / "results.json").unlink()
             if (earlier := sorted((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name)))[1:]:
@@ -34,15 +35,15 @@ def extended(workdir: Path, reference: Path, ends: list[int], unfinished: bool) 
 
 
 def refused(workdir: Path, why: str, *words: str) -> Record:
-    """An extension that cannot be to the bit, and changes nothing."""
+    """Requests an extension that cannot be exact; it must be refused and change nothing."""
     before = (workdir / "config.json").read_bytes()
     code, text = main_of_run(workdir, *words)
     ok = code == 2 and harness.one_line(text) and why in text and (workdir / "config.json").read_bytes() == before
-    return Record("what cannot be extended is refused", " ".join(words), ok, text)
+    return Record("an impossible extension is refused", " ".join(words), ok, text)
 
 
 def run(count: int, directory: Path) -> list[Record]:
-    """`count` extensions, and the two that are refused."""
+    """Runs `count` extensions, and two that must be refused."""
     rng = random.Random(0)
     main_of_run(directory / "reference", f"--config.train.steps={LAST}")
     records = []
@@ -53,7 +54,9 @@ def run(count: int, directory: Path) -> list[Record]:
     records.append(refused(directory / "reference", "not lowered", "--config.train.steps=39"))
     cosine = "--config.train.schedule=cosine"
     main_of_run(directory / "cosine", cosine, "--config.train.steps=10")
-    records.append(refused(directory / "cosine", "only a constant one", cosine, "--config.train.steps=20"))
+    records.append(
+        refused(directory / "cosine", "only train.schedule=constant can be extended", cosine, "--config.train.steps=20")
+    )
     return records
 
 

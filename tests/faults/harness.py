@@ -1,6 +1,6 @@
-"""What the scripts beside this file share: a small run, what it must leave, and how a count is printed.
+"""Shared by the fault scripts: a small run, its comparison with an uninterrupted run, and the printed counts.
 
-Every script injects one kind of fault, has `run(count, directory) -> list[Record]`, and is a command:
+Every script injects one kind of fault, defines `run(count, directory) -> list[Record]`, and is a command:
 
     python tests/faults/NAME.py [--count N] [--json]
 """
@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))  # this tree, whatever is installed
+sys.path.insert(0, str(ROOT))  # use this tree, not an installed version
 CONFIG = f"--config={ROOT}/configs/one_layer.py:smoke"
-# The smallest run: nothing is analysed that compiles for long.
+# The smallest run: no analysis that takes long to compile.
 QUICK = ("--config.analyses=()", "--config.eval.prompts=64", "--config.eval.curve_prompts=32")
 
 
 class Record(NamedTuple):
-    """One case of a class: what was done, whether what must hold held (None: not possible here), and what was seen."""
+    """One case: its kind, what was done, whether it passed (None: not possible here), and what was observed."""
 
     kind: str
     case: str
@@ -35,19 +35,19 @@ class Record(NamedTuple):
 
 
 def command(workdir: Path | str, *words: str) -> list[str]:
-    """A quick run as a process."""
+    """The command line of a quick run."""
     return [sys.executable, "-m", "experiments.run", CONFIG, f"--workdir={workdir}", *QUICK, *words]
 
 
 def process(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """Runs a command of this tree to its end."""
+    """Runs a command with this tree as the package, and waits for it."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
     where = {"cwd": ROOT, "env": environment, "timeout": 300, **options}
     return subprocess.run(command, capture_output=True, text=True, **where)
 
 
 def differences(workdir: Path, reference: Path) -> list[str]:
-    """In what a run differs from an uninterrupted one; nothing is rounded."""
+    """The differences between a run and an uninterrupted one, to the bit."""
     import jax
     import numpy as np
 
@@ -83,7 +83,7 @@ def leftovers(workdir: Path) -> list[str]:
 
 
 def main_of_run(workdir: Path, *words: str) -> tuple[int, str]:
-    """A quick run in this process: its exit code, and what it printed."""
+    """Runs a quick run in this process. Returns its exit code and output."""
     from icl_gd.lab import command
 
     out = io.StringIO()
@@ -93,12 +93,12 @@ def main_of_run(workdir: Path, *words: str) -> tuple[int, str]:
 
 
 def one_line(text: str) -> bool:
-    """Whether an error is said in one line."""
+    """Whether a text is a one-line error."""
     return text.startswith("error: ") and text.count("\n") == 1
 
 
 def table(records: Sequence[Record]) -> list[str]:
-    """A line for each class of cases: how many of them hold."""
+    """One line per kind: the number of cases that passed."""
     lines = []
     for kind in dict.fromkeys(record.kind for record in records):
         tried = [record.ok for record in records if record.kind == kind and record.ok is not None]
@@ -108,10 +108,10 @@ def table(records: Sequence[Record]) -> list[str]:
 
 
 def main(run: Callable[[int, Path], list[Record]], count: int) -> int:
-    """Runs the command line of a script and returns the exit code: 1 if a case fails."""
+    """Runs the command line of a script. Returns the exit code: 1 if a case fails."""
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--count", type=int, default=count, help=f"how many cases ({count})")
-    parser.add_argument("--json", action="store_true", help="print every case as JSON instead")
+    parser.add_argument("--count", type=int, default=count, help=f"number of cases. Default: {count}")
+    parser.add_argument("--json", action="store_true", help="print every case as JSON and nothing else")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o755)
@@ -124,5 +124,5 @@ def main(run: Callable[[int, Path], list[Record]], count: int) -> int:
         print(f"FAILS: {record.kind}: {record.case}: {record.seen}")
     print("\n".join(table(records)))
     tried = [record for record in records if record.ok is not None]
-    print(f"{len(tried) - len(failed)} of {len(tried)} hold")
+    print(f"{len(tried) - len(failed)} of {len(tried)} pass")
     return int(bool(failed))

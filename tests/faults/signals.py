@@ -1,8 +1,9 @@
-"""SIGTERM and Ctrl-C at random moments: saved at the next chunk, the documented exit code, and an identical resumption.
+"""SIGTERM and Ctrl-C at random moments: the run saves at the next chunk, exits with the documented code, and resumes.
 
     python tests/faults/signals.py [--count N] [--json]
 
-The moments are: while the run starts, before its first chunk, between chunks, and after the last step.
+The moments are: while the run starts, before its first chunk, between chunks, and after the last step. The resumed run
+must equal an uninterrupted run, to the bit.
 """
 
 import json
@@ -29,7 +30,7 @@ def metrics(workdir: Path) -> str:
 
 
 def is_there(moment: str, workdir: Path, before: str) -> bool:
-    """Whether a run that was started with these metrics has come so far."""
+    """Whether the run has reached a moment; `before` is the content of metrics.jsonl at its start."""
     return {
         "while it starts": True,
         "before the first chunk": (workdir / "metrics.jsonl").exists(),
@@ -39,7 +40,7 @@ def is_there(moment: str, workdir: Path, before: str) -> bool:
 
 
 def stopped(workdir: Path, moment: str, number: signal.Signals, rng: random.Random) -> tuple[str, list[str]] | None:
-    """Starts the run and stops it: what it said, and what is wrong with that; None if it ended before."""
+    """Starts the run and stops it. Returns its output and what is wrong; None if it finished first."""
     wait = rng.uniform(*{"while it starts": (0.7, 2.5), "between chunks": (0, 0.5)}.get(moment, (0, 0.2)))
     before = metrics(workdir)
     with subprocess.Popen(
@@ -65,7 +66,7 @@ def stopped(workdir: Path, moment: str, number: signal.Signals, rng: random.Rand
 
 
 def run(count: int, directory: Path) -> list[Record]:
-    """`count` signals; every run gets one at each moment before it may end."""
+    """Sends `count` signals; every run gets one at each moment before it can finish."""
     rng, records = random.Random(0), []
     alone = harness.process(harness.command(directory / "reference", *WORDS))
     assert alone.returncode == 0, alone.stderr

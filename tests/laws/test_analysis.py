@@ -51,7 +51,9 @@ def test_a_sampler_with_arguments_is_compiled_once(x64):
         traced.append(scale)
         return LinearRegression(3, 2, 5, input_scale=scale).sample(key)
 
-    losses = lambda prompts: {"zero": analysis.losses(learners.predict_zero, prompts)}
+    def losses(prompts):
+        return {"zero": analysis.losses(learners.predict_zero, prompts)}
+
     risks = [
         analysis.streamed_risks(losses, Partial(scaled, jnp.asarray(scale)), jax.random.key(0), 50)["zero"].mean
         for scale in (1.0, 3.0)
@@ -82,7 +84,10 @@ def test_losses_and_those_of_members(x64):
     def of(seed, etas):
         prompts = prompts_of(6, seed)
         y_hat = jnp.stack([GD(*p) for p in zip(prompts.x, prompts.y, prompts.x_query, strict=True)])
-        of_one = lambda eta: analysis.losses(learners.gradient_descent([eta]), prompts)
+
+        def of_one(eta):
+            return analysis.losses(learners.gradient_descent([eta]), prompts)
+
         return (
             y_hat,
             prompts.y_query,
@@ -118,7 +123,9 @@ def test_alignment_of_half_the_step_size(x64):
 
 @jax.jit
 def cosine_of_scaled(scale, seed):
-    scaled = lambda x, y, x_query: scale * GD(x, y, x_query)
+    def scaled(x, y, x_query):
+        return scale * GD(x, y, x_query)
+
     return analysis.alignment(scaled, GD, prompts_of(5, seed)).sensitivity_cosine
 
 
@@ -135,7 +142,10 @@ def test_matched_scale(x64):
     @jax.jit
     def of(seed, scales):
         built = models.circuits(config, constructions.gradient_descent_weights(config, 3, 5, [0.8]))
-        scaled = lambda c: analysis.match_scale(Circuits(c * built.W_KQ, built.W_PV / c), built)
+
+        def scaled(c):
+            return analysis.match_scale(Circuits(c * built.W_KQ, built.W_PV / c), built)
+
         u = jnp.arange(1.0, 6.0)
         apart = Circuits(jnp.zeros_like(built.W_KQ).at[0, 0, 4].set(u), jnp.zeros_like(built.W_PV).at[0, 0, 3].set(u))
         matched = analysis.match_scale(apart, built)

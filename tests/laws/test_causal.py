@@ -51,8 +51,13 @@ REPEATED = replace(TASK, family="repeated_query")
 def params_of(config, seed=0):
     """Random weights, biases and norms too."""
     rng = np.random.default_rng(seed)
-    start = lambda path: 1.0 if path[-1].key == "scale" else 0.0
-    drawn = lambda path, leaf: jnp.asarray(start(path) + 0.3 * rng.normal(size=leaf.shape), leaf.dtype)
+
+    def start(path):
+        return 1.0 if path[-1].key == "scale" else 0.0
+
+    def drawn(path, leaf):
+        return jnp.asarray(start(path) + 0.3 * rng.normal(size=leaf.shape), leaf.dtype)
+
     return jax.tree_util.tree_map_with_path(drawn, models.shapes(config))
 
 
@@ -162,7 +167,10 @@ def test_the_loss_is_that_of_every_prefix(x64):
         params = params_of(GPT2)
         prompts = jax.vmap(TASK.sample_prefixes)(jax.random.split(key, 5))
         predict = models.predictor(GPT2, params, LAYOUT)
-        error = lambda x, y, k: (predict(x[:k], y[:k], x[k]) - y[k]) ** 2
+
+        def error(x, y, k):
+            return (predict(x[:k], y[:k], x[k]) - y[k]) ** 2
+
         errors = [jax.vmap(partial(error, k=k))(prompts.x, prompts.y) for k in range(N)]
         return loss(params, draw(key, 0)), errors
 
@@ -266,10 +274,10 @@ def test_a_pool_of_prompts_has_so_many():
     [
         (lambda: models.prefix_predictor(replace(GPT2, causal=False), {}, LAYOUT), "causal=False"),
         *(
-            (lambda task=task: learning_problem(task, GPT2, LAYOUT, TrainSettings()), "not the inputs to come")
+            (lambda task=task: learning_problem(task, GPT2, LAYOUT, TrainSettings()), "in_order=False")
             for task in (REPEATED, FinitePrefixPool(REPEATED, 3))
         ),
-        (lambda: models.prefix_predictor(GPT2, {}, tokens.concatenated(D, 1)), "hold them together"),
+        (lambda: models.prefix_predictor(GPT2, {}, tokens.concatenated(D, 1)), "hold x and y together"),
         (
             lambda: learning_problem(
                 TASK, replace(GPT2, causal=False), LAYOUT, TrainSettings(curriculum=Curriculum(Ramp(1, 1), Ramp(1, 1)))
@@ -282,7 +290,7 @@ def test_a_pool_of_prompts_has_so_many():
         ),
         (lambda: replace(GPT2, init="zeros"), "von_oswald, gpt2"),
         (lambda: replace(GPT2, dtype="float8"), "bfloat16"),
-        (lambda: replace(GPT2, layer_norm=True), "one of them"),
+        (lambda: replace(GPT2, layer_norm=True), "only one of them"),
         (lambda: Ramp(0, 3), "start=0"),
         (lambda: Ramp(3, 2), "end=2 must be at least start=3"),
     ],

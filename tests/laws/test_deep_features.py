@@ -31,7 +31,10 @@ def network(name, seed=0):
     d, m, steps, d_embed, input_mlp_width = SIZES[name]
     config = TransformerConfig(d + m, steps, d_embed=d_embed, input_mlp_width=input_mlp_width)
     rng = np.random.default_rng(seed)
-    draw = lambda leaf: rng.normal(size=leaf.shape) / leaf.shape[-1] ** 0.5
+
+    def draw(leaf):
+        return rng.normal(size=leaf.shape) / leaf.shape[-1] ** 0.5
+
     params = jax.tree.map(draw, models.shapes(config))
     etas = rng.uniform(0.1, 1.0, steps)
     x, y, q = (rng.normal(size=shape) for shape in ((N, d), (N, m), (d,)))
@@ -69,14 +72,22 @@ def test_features_that_see_no_labels_make_it_descent_on_the_head(x64):
     @jax.jit
     def run(a, b, x, y, q):
         phi, start = lambda x: jnp.tanh(a @ x), lambda x: jnp.sin(b @ x)
-        out = lambda w, x: start(x) + w @ phi(x)
-        loss = lambda w: sum(jnp.sum((out(w, x[i]) - y[i]) ** 2) for i in range(N)) / (2 * N)
+
+        def out(w, x):
+            return start(x) + w @ phi(x)
+
+        def loss(w):
+            return sum(jnp.sum((out(w, x[i]) - y[i]) ** 2) for i in range(N)) / (2 * N)
+
         w = [jnp.zeros((2, 4))]
         for eta in etas:
             w.append(w[-1] - eta * jax.grad(loss)(w[-1]))
-        learned = lambda scale: learners.layerwise_deep_gradient_descent(
-            lambda x, y: (scale * phi(x), y - start(x)), [eta / scale**2 for eta in etas]
-        )(x, y, q)
+
+        def learned(scale):
+            return learners.layerwise_deep_gradient_descent(
+                lambda x, y: (scale * phi(x), y - start(x)), [eta / scale**2 for eta in etas]
+            )(x, y, q)
+
         return jnp.stack([out(head, q) for head in w]), learned(1.0), learned(3.0)
 
     expected, found, gauge = run(a, b, x, y, q)
@@ -146,7 +157,10 @@ def test_a_step_beside_what_is_given_is_one_of_the_rest_alone(learned):
     """Also of the clip: gradients of what is frozen do not count in the norm."""
     draw, loss = learning_problem(TASK, MODEL, tokens.concatenated(1, 1), SETTINGS)
     members = population.members_of(0, 1, SETTINGS, {"init_scale": 1.0})
-    first = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf)[0], tree)
+
+    def first(tree):
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[0], tree)
+
     optimiser = SETTINGS.transformation(first(members.rates))
 
     @jax.jit

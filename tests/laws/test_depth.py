@@ -153,12 +153,18 @@ def test_best_rates_are_minima(steps, free, x64):
     etas = learners.fit_step_sizes(spectrum, steps, free)
     pairs = learners.fit_gd_plus_plus(spectrum, steps, free)
     assert len(set(etas)) == len(set(pairs.step_sizes)) == (steps if free else 1)
-    risk = lambda *rates: float(spectral_risk(spectrum, *rates))
+
+    def risk(*rates):
+        return float(spectral_risk(spectrum, *rates))
+
     assert risk(*pairs) <= risk(etas) + 1e-12
     groups = [np.arange(steps) == i for i in range(steps)] if free else [np.full(steps, True)]
     for group in groups:
         for factor in (0.98, 1.02):
-            moved = lambda rates, g=group, f=factor: np.where(g, f * rates, rates)
+
+            def moved(rates, g=group, f=factor):
+                return np.where(g, f * rates, rates)
+
             assert risk(moved(etas)) > risk(etas)
             assert risk(moved(pairs.step_sizes), pairs.gammas) > risk(*pairs)
             if steps > 1 and not group[-1] | (group.sum() > 1):  # the last gamma changes nothing
@@ -180,7 +186,9 @@ def test_best_rates_under_a_clip(free, x64):
     spectrum = Spectrum.of(prompts.x, query.T @ query / 400)
     unclipped = learners.fit_gd_plus_plus(spectrum, 2, free)
 
-    risk = lambda step_sizes, gammas, clip=0.6: float(risk_under(clip, prompts, step_sizes, gammas))
+    def risk(step_sizes, gammas, clip=0.6):
+        return float(risk_under(clip, prompts, step_sizes, gammas))
+
     wide = learners.fit_gd_plus_plus_on(prompts, unclipped, 1e6, free)
     best = learners.fit_gd_plus_plus_on(prompts, unclipped, 0.6, free)
     assert len(set(best.step_sizes)) == (2 if free else 1)
@@ -188,7 +196,10 @@ def test_best_rates_under_a_clip(free, x64):
     assert risk(*best) < risk(*unclipped)
     for group in np.eye(2, dtype=bool) if free else [np.full(2, True)]:
         for factor in (0.97, 1.03):
-            moved = lambda rates, g=group, f=factor: np.where(g, f * rates, rates)
+
+            def moved(rates, g=group, f=factor):
+                return np.where(g, f * rates, rates)
+
             assert risk(moved(best.step_sizes), best.gammas) > risk(*best)
             if not free or group[0]:
                 assert risk(best.step_sizes, moved(best.gammas)) > risk(*best)
@@ -215,7 +226,10 @@ def test_published_rates_are_learned_on_the_learner(m, x64):
 def test_published_optima(x64):
     """d = n = 10, uniform inputs: rates optimised on the published settings by others, and a lower optimum."""
     spectrum = Spectrum.of(sample(LinearRegression(), 2**14).x, LinearRegression().second_moment)
-    risk = lambda *rates: float(spectral_risk(spectrum, *map(np.asarray, rates)))
+
+    def risk(*rates):
+        return float(spectral_risk(spectrum, *map(np.asarray, rates)))
+
     assert risk(learners.fit_step_sizes(spectrum, 1)) == pytest.approx(0.206229, rel=0.01)
     assert risk(learners.fit_step_sizes(spectrum, 2)) == pytest.approx(0.1567, rel=0.01)
     assert risk(learners.fit_step_sizes(spectrum, 2, free=True)) == pytest.approx(0.1414, rel=0.01)
@@ -258,7 +272,10 @@ def test_input_transforms_are_found(identity, x64):
     def fits(seed):
         prompts = drawn(LinearRegression(D, 1, N, input_scale=2.0), 64, seed)
         params = constructions.gd_plus_plus_weights(config, D, N, *RATES)
-        run = lambda x, y, q: models.apply(config, params, layout.encode(x, y, q)).residual
+
+        def run(x, y, q):
+            return models.apply(config, params, layout.encode(x, y, q)).residual
+
         residuals = jax.vmap(run)(prompts.x, prompts.y, prompts.x_query)
         fit = analysis.input_transform(residuals, D, 1 if identity else 3, identity)
         noise = 0.1 * jax.random.normal(jax.random.key(1), residuals.shape)

@@ -217,7 +217,10 @@ def test_features_have_the_kernel_in_the_mean(kind, x64):
 
     @jax.jit
     def products(a, b):
-        product = lambda key: (phi := dual.positive_features(key, 3, 8, **kind))(a) @ phi(b)
+        def product(key):
+            phi = dual.positive_features(key, 3, 8, **kind)
+            return phi(a) @ phi(b)
+
         return jax.vmap(product)(jax.random.split(jax.random.key(5), draws))
 
     found = np.asarray(products(a, b))
@@ -232,7 +235,10 @@ def test_orthogonal_directions_are_orthogonal_and_do_better(x64):
         keys = jax.random.split(jax.random.key(6), 4000)
 
         def error(orthogonal):
-            product = lambda key: (phi := dual.positive_features(key, 4, 16, True, orthogonal))(a) @ phi(b)
+            def product(key):
+                phi = dual.positive_features(key, 4, 16, True, orthogonal)
+                return phi(a) @ phi(b)
+
             return jnp.std(jax.vmap(product)(keys))
 
         phi = dual.positive_features(keys[0], 4, 8, orthogonal=True)
@@ -254,8 +260,11 @@ def test_the_error_of_random_features_falls_with_the_root_of_their_number(x64):
     def run(params, tokens):
         one = dual.dual_of(PLAIN, params, 0)(0.2 * tokens)  # of large vectors the root is seen at huge numbers only
         exact, keys = dual.attention_weights(one), jax.random.split(jax.random.key(8), 400)
-        error = lambda m: lambda key: jnp.linalg.norm(features.pattern(one, dual.positive_features(key, E, m)) - exact)
-        return [jax.vmap(error(m))(keys).mean() for m in ms]
+
+        def error(key, m):
+            return jnp.linalg.norm(features.pattern(one, dual.positive_features(key, E, m)) - exact)
+
+        return [jax.vmap(functools.partial(error, m=m))(keys).mean() for m in ms]
 
     assert np.polyfit(np.log(ms), np.log(run(*model(PLAIN, 7))), 1)[0] == pytest.approx(-0.5, abs=0.05)
 
@@ -350,7 +359,10 @@ BAD = {
     "beyond": (lambda p, x: dual.block_of(PLAIN, p, 0, x, 6), "reading=6: the prompt has 6 tokens"),
     "wide": (lambda p, x: dual.block_of(PLAIN, p, 0, jnp.ones((6, 5))), r"shape \(6, 5\); the model takes"),
     "boxed": (lambda p, x: dual.dual_of(PLAIN, {"params": p}, 0), "params have no 'block_0'"),
-    "members": (lambda p, x: dual.dual_of(PLAIN, jax.tree.map(lambda leaf: leaf[None], p), 0), "those of one model"),
+    "members": (
+        lambda p, x: dual.dual_of(PLAIN, jax.tree.map(lambda leaf: leaf[None], p), 0),
+        "the parameters of one model",
+    ),
     "heads": (lambda p, x: dual.dual_of(replace(PLAIN, n_heads=3), p, 0), r"not \[3 heads, e, d_head\]"),
     "dtype": (lambda p, x: dual.dual_of(replace(PLAIN, dtype="bfloat16"), p, 0), "dtype='bfloat16' rounds"),
     "none": (lambda p, x: dual.positive_features(jax.random.key(0), 4, 0), "m=0 must be a whole number of at least 1"),
@@ -367,9 +379,9 @@ BAD = {
         lambda p, x: replace(PLAIN, attend_to_query=True, beta=1.0, share=0.0),
         "share=0.0 must be a number above 0",
     ),
-    "alone": (lambda p, x: replace(PLAIN, attend_to_query=True, beta=1.0), "take both of them, or neither"),
+    "alone": (lambda p, x: replace(PLAIN, attend_to_query=True, beta=1.0), "set both or neither"),
     "unread": (lambda p, x: replace(PLAIN, alpha=0.5), "needs attend_to_query=True or causal=True"),
-    "twice": (lambda p, x: replace(GPT2, attend_to_query=True), "attend_to_query=True: in causal attention"),
+    "twice": (lambda p, x: replace(GPT2, attend_to_query=True), "attend_to_query=True: a causal token attends"),
 }
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from icl_gd.models import TransformerConfig
-from icl_gd.tasks import FinitePool, LinearRegression, Table, standardised
+from icl_gd.tasks import FinitePool, LinearRegression, Table, standardised_table
 from icl_gd.training import TrainSettings, train
 
 TASK = LinearRegression(3, 2, 4)
@@ -13,7 +13,10 @@ TASK = LinearRegression(3, 2, 4)
 
 def many(sample):
     """From a seed and a number to so many of what is drawn by a key, as one program."""
-    drawn = lambda seed, count: jax.vmap(sample)(jax.random.split(jax.random.key(seed), count))
+
+    def drawn(seed, count):
+        return jax.vmap(sample)(jax.random.split(jax.random.key(seed), count))
+
     return jax.jit(drawn, static_argnums=1)
 
 
@@ -78,12 +81,12 @@ def test_prompts_of_a_table_are_rows_without_repetition(x64):
 
 def test_standardised_columns():
     plain = table()
-    cut = standardised(plain.x, plain.y, 4, 0.3, 2.0)
+    cut = standardised_table(plain.x, plain.y, 4, 0.3, 2.0)
     for values, std in ((cut.x, 0.3), (cut.y, 2.0)):
         np.testing.assert_allclose(values.mean(0), 0, atol=1e-12)
         np.testing.assert_allclose(values.std(0), std)
     with pytest.raises(ValueError, match="column 1 of x is constant"):
-        standardised(plain.x * np.array([1.0, 0.0, 1.0]), plain.y)
+        standardised_table(plain.x * np.array([1.0, 0.0, 1.0]), plain.y)
 
 
 def test_bad_tables_are_refused():

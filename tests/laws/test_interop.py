@@ -65,7 +65,10 @@ SEPARATE = "net/~trans_block/layer_"
 def published(of, seed=0):
     """Random parameters under the names that Haiku gives them."""
     rng, e = np.random.default_rng(seed), of["embed"] or D_TOKEN
-    draw = lambda *shape: rng.normal(size=shape) / shape[0] ** 0.5
+
+    def draw(*shape):
+        return rng.normal(size=shape) / shape[0] ** 0.5
+
     params = {"net/emb": {"w": draw(D_TOKEN, e)}} if of["embed"] else {}
     if of["hidden"]:
         params["net/input_mlp/linear"] = {"w": draw(e, of["hidden"]), "b": draw(of["hidden"])}
@@ -85,8 +88,13 @@ def published(of, seed=0):
 
 def forward(params, tokens, of):
     """Residuals of every depth: attention of all tokens to the context, heads side by side, as published."""
-    linear = lambda x, name: x @ params[name]["w"] + params[name].get("b", 0.0)
-    gelu = lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+    def linear(x, name):
+        return x @ params[name]["w"] + params[name].get("b", 0.0)
+
+    def gelu(x):
+        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
     h = linear(tokens, "net/emb") if of["embed"] else tokens
     if of["hidden"]:
         h = h + linear(gelu(linear(h, "net/input_mlp/linear")), "net/input_mlp/linear_1")
@@ -238,7 +246,7 @@ def test_what_is_pickled_is_refused_with_the_lines_that_write_what_is_read(how, 
     else:
         np.savez(path, **(params if how == "npz of modules" else {"params": np.array(params, dtype=object)}))
     UNPICKLED.clear()
-    with pytest.raises(ValueError, match="nothing is unpickled here; where you trust the file") as caught:
+    with pytest.raises(ValueError, match="pickled files are never loaded; if you trust the file") as caught:
         interop.from_von_oswald(path)
     assert not UNPICKLED
     about, *lines = str(caught.value).splitlines()
@@ -254,7 +262,7 @@ def test_what_is_pickled_is_refused_with_the_lines_that_write_what_is_read(how, 
 
 def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="is no file; give the path") as caught:
+    with pytest.raises(FileNotFoundError, match="is not a file; pass the path") as caught:
         interop.from_von_oswald("~/p.npz")
     assert str(tmp_path / "p.npz") in str(caught.value)
     np.savez(tmp_path / "p.npz", **{f"{m}/{leaf}": v for m, of in published(PLAIN).items() for leaf, v in of.items()})

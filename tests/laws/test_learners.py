@@ -123,7 +123,10 @@ def test_limits_and_the_independent_library(n, x64):
 
 def test_best_step_size_is_the_minimum_on_the_sample(x64):
     prompts = jax.jit(lambda seed: drawn(LinearRegression(4, 2, 6), 200, seed))(0)
-    risk = lambda eta, w0: losses(learners.gradient_descent([eta], w0), prompts).mean()
+
+    def risk(eta, w0):
+        return losses(learners.gradient_descent([eta], w0), prompts).mean()
+
     of = jax.jit(jax.vmap(jax.value_and_grad(risk), in_axes=(0, None)))
     for w0 in (None, np.full((2, 4), 0.3)):
         eta = learners.fit_step_size(prompts, None if w0 is None else jnp.asarray(w0))

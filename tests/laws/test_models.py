@@ -33,8 +33,13 @@ shapes = functools.cache(models.shapes)
 def params_of(config, seed=0):
     """As large as those of `models.init`."""
     rng, variance = np.random.default_rng(seed), config.init_scale / config.n_layers
-    fan_in = lambda path, leaf: leaf.shape[-1] * (config.n_heads if path[-1].key == "P" else 1)
-    draw = lambda path, leaf: (variance / fan_in(path, leaf)) ** 0.5 * rng.normal(size=leaf.shape)
+
+    def fan_in(path, leaf):
+        return leaf.shape[-1] * (config.n_heads if path[-1].key == "P" else 1)
+
+    def draw(path, leaf):
+        return (variance / fan_in(path, leaf)) ** 0.5 * rng.normal(size=leaf.shape)
+
     return jax.tree_util.tree_map_with_path(draw, shapes(config))
 
 
@@ -71,16 +76,26 @@ def test_a_batch_of_moments_is_its_prompts(name, n, x64):
         key = jax.random.key(1)
         moments, y_query = task.sample_gram(key, 5)
         batch = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), task.sample(key, (5,)))
-        of_tokens = lambda params: jax.vmap(models.predictor(config, params, LAYOUT))(batch.x, batch.y, batch.x_query)
-        of_moments = lambda params: models.read_gram(models.circuits(config, params), moments, M).T
-        gradient = lambda form: jax.grad(lambda params: jnp.sum(form(params) ** 2))(params)
+
+        def of_tokens(params):
+            return jax.vmap(models.predictor(config, params, LAYOUT))(batch.x, batch.y, batch.x_query)
+
+        def of_moments(params):
+            return models.read_gram(models.circuits(config, params), moments, M).T
+
+        def gradient(form):
+            return jax.grad(lambda params: jnp.sum(form(params) ** 2))(params)
+
         forms = [(form(params), gradient(form)) for form in (of_moments, of_tokens)]
         return forms, (y_query.T, batch.y_query)
 
     ((found, gradient), (expected, their_gradient)), targets = jax.tree.map(np.asarray, both(params_of(config)))
     np.testing.assert_allclose(found, expected, rtol=1e-10)
     np.testing.assert_array_equal(*targets)
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 * np.abs(b).max())
+
+    def close(a, b):
+        return np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 * np.abs(b).max())
+
     jax.tree.map(close, gradient, their_gradient)
 
 
@@ -205,7 +220,10 @@ def test_layers_that_read_the_labels_on_different_ways_are_one_function(x64):
     def run(u, v, y, *x):
         direct = Circuits(jnp.outer(u, v)[None, None], jnp.outer(y, y)[None, None])
         exchanged = Circuits(jnp.outer(y, v)[None, None], jnp.outer(y, u)[None, None])
-        predict = lambda circuits: models.circuit_predictor(circuits, tokens.concatenated(4, 1))(*x)
+
+        def predict(circuits):
+            return models.circuit_predictor(circuits, tokens.concatenated(4, 1))(*x)
+
         return predict(direct), predict(exchanged), analysis.gauge_distance(exchanged, direct, 4)
 
     ours, theirs, distance = run(u, v, y, x, labels, q)
@@ -266,7 +284,10 @@ def test_interpolation_and_roll_out_have_right_ends(x64):
     @jax.jit
     def run(params, other, *x):
         ours, theirs = (models.circuits(config, p) for p in (params, other))
-        predict = lambda c: models.circuit_predictor(c, LAYOUT)(*x)
+
+        def predict(c):
+            return models.circuit_predictor(c, LAYOUT)(*x)
+
         at = [predict(analysis.interpolate(ours, theirs, t)) for t in (0.0, 1.0)]
         return (ours, theirs), at, predict(ours), predict(theirs), predict(analysis.roll_out(ours, D, 1))
 

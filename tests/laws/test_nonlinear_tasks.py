@@ -78,7 +78,10 @@ def test_longer_contexts_continue_shorter_ones(of_length):
 def test_it_is_linear_in_two_waves(x64):
     """y = (a cos p) sin x + (a sin p) cos x: least squares on the waves is exact from two examples on."""
     p = jax.tree.map(np.asarray, jax.jit(SineRegression(2).sample)(jax.random.key(3)))
-    waves = lambda x: np.concatenate([np.sin(x), np.cos(x)], -1)
+
+    def waves(x):
+        return np.concatenate([np.sin(x), np.cos(x)], -1)
+
     w, *_ = np.linalg.lstsq(waves(p.x), p.y)
     np.testing.assert_allclose(w.T @ waves(p.x_query), p.y_query, atol=1e-8)
 

@@ -83,7 +83,7 @@ def test_the_largest_legal_mesh_is_taken():
 
 def test_sizes_that_do_not_divide_name_the_nearest_that_do():
     for mode in ("jit", "pmap"):
-        with pytest.raises(ValueError, match=r"among 8 devices: take 8 or 16 members, or batches of 96 or 104"):
+        with pytest.raises(ValueError, match=r"among 8 devices; use 8 or 16 members, or batches of 96 or 104"):
             mesh.place(mode, 9, 99, False, 8)
     with pytest.raises(ValueError, match="must be one of auto, none, jit, pmap"):
         mesh.place("pmp", 9, 99, False, 8)
@@ -92,7 +92,7 @@ def test_sizes_that_do_not_divide_name_the_nearest_that_do():
 @pytest.mark.parametrize("mode", ["none", "pmap"])
 def test_several_processes_need_a_mesh(mode, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match="is for one process, this is one of 2"):
+    with pytest.raises(ValueError, match="supports only one process, but there are 2; use 'auto' or 'jit'"):
         mesh.place(mode, 8, 64, False, 8)
 
 
@@ -100,15 +100,18 @@ def test_several_processes_need_a_mesh(mode, monkeypatch):
 @pytest.mark.parametrize("share", [True, False])
 def test_a_diverging_member_is_frozen_and_nobody_else_notices(share, parallel, tmp_path):
     """A learning rate that overflows after a while, beside one that does not."""
-    run = lambda rates, **more: icl_gd.train(
-        TASK,
-        MODELS["gram"],
-        settings(share, learning_rate=rates, steps=12),
-        seeds=2,
-        parallel=parallel,
-        chunk_steps=2,
-        **more,
-    )
+
+    def run(rates, **more):
+        return icl_gd.train(
+            TASK,
+            MODELS["gram"],
+            settings(share, learning_rate=rates, steps=12),
+            seeds=2,
+            parallel=parallel,
+            chunk_steps=2,
+            **more,
+        )
+
     calm = run((1e-2, 2e-2))
     wild = run((1e-2, 1e12), checkpoints=tmp_path)
     np.testing.assert_array_equal(calm.diverged_at, -1)

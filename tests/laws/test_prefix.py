@@ -133,7 +133,10 @@ DESIGNS = {
 @jax.jit
 def lasso_weights(x, y):
     """Of problems `[problem n d]` and `[problem n 1]`, for every alpha: `[alpha problem d]`."""
-    of_one = lambda alpha, x, y: jax.vmap(lambda e: learners.lasso(alpha)(x, y, e)[0])(jnp.eye(x.shape[1]))
+
+    def of_one(alpha, x, y):
+        return jax.vmap(lambda e: learners.lasso(alpha)(x, y, e)[0])(jnp.eye(x.shape[1]))
+
     return jnp.stack([jax.vmap(partial(of_one, alpha))(x, y) for alpha in ALPHAS])
 
 
@@ -249,9 +252,12 @@ def at(prompts, k):
 @jax.jit
 def predictions_of_prefixes(prompts):
     """Ridge regression's and the Lasso's, from one example on."""
-    of = lambda learner, problem: jax.vmap(learner)(problem.x, problem.y, problem.x_query)
+
+    def predictions(learner, problem):
+        return jax.vmap(learner)(problem.x, problem.y, problem.x_query)
+
     by = learners.ridge(0.7), learners.lasso(0.1)
-    return [[of(learner, at(prompts, k)) for k in range(1, N)] for learner in by]
+    return [[predictions(learner, at(prompts, k)) for k in range(1, N)] for learner in by]
 
 
 @jax.jit

@@ -52,7 +52,7 @@ WRONG = {
     "one_input": (lambda x, y, q: (x[0], y, q), r"x has shape \(3,\): inputs are \[n d\]"),
     "queries": (lambda x, y, q: (x, y, q[None]), r"x_query has shape \(1, 3\): one query is \[d\], with d=3"),
     "another_query": (lambda x, y, q: (x, y, q[:2]), r"x_query has shape \(2,\): one query is \[d\], with d=3"),
-    "lists": (lambda x, y, q: (x.tolist(), y, q), r"x is a list; give an array, as jnp.array\(x\)"),
+    "lists": (lambda x, y, q: (x.tolist(), y, q), r"x is a list; give an array, for example jnp.array\(x\)"),
 }
 
 

@@ -62,7 +62,10 @@ def forms(name):
     @jax.jit
     def run(params):
         batch = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), task.sample(jax.random.key(1), (7,)))
-        predict = lambda f: jax.vmap(f(config, params, LAYOUT))(batch.x, batch.y, batch.x_query)
+
+        def predict(f):
+            return jax.vmap(f(config, params, LAYOUT))(batch.x, batch.y, batch.x_query)
+
         encoded = jnp.moveaxis(jax.vmap(LAYOUT.encode)(batch.x, batch.y, batch.x_query), 0, -1)
         predicted = {
             "predictor": predict(models.predictor),
@@ -109,5 +112,5 @@ def test_a_kind_of_attention_is_written_once(monkeypatch):
 def test_several_layers_have_no_query_form():
     config = TransformerConfig(5, 2)
     assert not models.has_query_form(config)
-    with pytest.raises(ValueError, match="form='query' is exact for one layer"):
+    with pytest.raises(ValueError, match="form='query' is exact only for one layer"):
         learning_problem(LinearRegression(D, M, N), config, LAYOUT, TrainSettings(batch_size=5, form="query"))

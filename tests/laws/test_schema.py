@@ -180,7 +180,7 @@ def test_a_word_that_is_nearly_right_is_suggested():
 
 def test_every_item_of_a_tuple_is_checked_and_all_of_them_together():
     for values in ((), (0.1, -1.0), (0.1, "a"), (0.1, math.nan)):
-        with pytest.raises(ValueError, match=r"learning_rate=\(.* must be a number above 0 .*, or a tuple of such"):
+        with pytest.raises(ValueError, match=r"learning_rate=\(.* must be a number above 0 .*, or a tuple of these"):
             training.TrainSettings(learning_rate=values)
     assert training.TrainSettings(learning_rate=(0.1, 0.2)).learning_rate == (0.1, 0.2)
 
@@ -252,7 +252,7 @@ def test_every_size_of_a_function_has_a_bound():
         for argument, hint in schema.scalars(found).items()
         if schema.kinds(hint)[0] is int and not is_told(hint)
     }
-    assert plain == {"places", "reading"}
+    assert plain == {"offset", "reading"}
 
 
 def test_there_are_many_cases_of_functions():
@@ -358,7 +358,7 @@ OF_SWEEPS = [
         if value is not None
     ),
     *(
-        (name, (1, 2), "takes one value; tuples are swept over in task.name, ")
+        (name, (1, 2), "takes one value; the fields that can be swept over are task.name, ")
         for name in EXPERIMENT.fields
         if name not in EXPERIMENT.sweepable
     ),

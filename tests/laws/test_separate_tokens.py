@@ -23,7 +23,7 @@ KINDS = {
     "heads": {"attention": "softmax", "n_heads": 3, "d_head": 2},
     "clip": {"clip": 0.5},
     "layer_norm": {"layer_norm": True, "shared": True},
-    "normalised": {"normalised": True},
+    "normalised": {"sum_normalised": True},
     "embedded": {"attention": "softmax", "d_embed": 7, "input_mlp_width": 9},
 }
 
@@ -85,7 +85,7 @@ def test_layouts_take_one_problem_of_their_sizes(name):
     assert jax.eval_shape(layout.encode, x, y, q).shape[1] == layout.d_token
     wider = np.concatenate([x, x], axis=1), y, np.concatenate([q, q])
     for wrong in ((x[:, 1:], y, q[1:]), (x, y[:, 1:], q), wider):
-        with pytest.raises(ValueError, match=r"not one problem of d_input=5, d_output=2, which has \[n 5\]"):
+        with pytest.raises(ValueError, match=r"not one prompt of d_input=5, d_output=2; give x \[n 5\]"):
             layout.encode(*map(jnp.asarray, wrong))
 
 
@@ -183,9 +183,16 @@ def test_derivatives_are_finite_differences(x64):
     @jax.jit
     def both(params, x, y, q):
         encoded = tokens.interleaved(3, 1, 6).encode(x, y, q)
-        layer = lambda t: models.apply(config, params, t).residual[1]
-        moved = lambda place, by: layer(encoded.at[place[0], place[1]].add(by))[:-1].sum(-1)
-        difference = lambda place: (moved(place, 1e-5) - moved(place, -1e-5)) / 2e-5
+
+        def layer(t):
+            return models.apply(config, params, t).residual[1]
+
+        def moved(place, by):
+            return layer(encoded.at[place[0], place[1]].add(by))[:-1].sum(-1)
+
+        def difference(place):
+            return (moved(place, 1e-5) - moved(place, -1e-5)) / 2e-5
+
         return analysis.derivatives(layer, encoded, 3), jax.vmap(difference)(jnp.asarray(places))
 
     found, differences = map(np.asarray, both(params_of(config), *problem(3, 4, 1)))
@@ -219,7 +226,10 @@ def test_a_copier_depends_on_the_next_token_alone(x64):
     def norms(x, y, q):
         config, weights, layout = built_copier(3, 4, 2)
         encoded = jax.vmap(layout.encode)(x, y, q)
-        layer = lambda t: models.apply(config, weights, t).residual[1]
+
+        def layer(t):
+            return models.apply(config, weights, t).residual[1]
+
         return analysis.derivative_norms(jax.vmap(lambda t: analysis.derivatives(layer, t, 5))(encoded))
 
     np.testing.assert_allclose(norms(*problems(3, 4, 2)), [5**0.5, 2**0.5, 0.0], atol=1e-10)
@@ -232,7 +242,10 @@ def test_scores_of_a_copier_and_of_a_layer_that_reads_everything(x64):
     def scores(x, y, q):
         config, weights, layout = built_copier(d, n, m)
         encoded = layout.encode(x, y, q)
-        at = lambda weights: analysis.neighbour_scores(models.apply(config, weights, encoded).pattern[0])
+
+        def at(weights):
+            return analysis.neighbour_scores(models.apply(config, weights, encoded).pattern[0])
+
         return at(weights), at(jax.tree.map(jnp.zeros_like, weights))
 
     copier, uniform = scores(*problem(d, n, m))
@@ -274,7 +287,10 @@ def test_induction_scores(x64):
         prompt = prompt._replace(x=x / jnp.linalg.norm(x, axis=1, keepdims=True), y=y, x_query=q)
         zeros = jax.tree.map(jnp.zeros_like, models.init(config, jax.random.key(0)))["block_0"]["attention"]
         alike = {**zeros, "W_K": jnp.asarray(scale * only_x[None]), "W_Q": jnp.asarray(only_x[None])}
-        run = lambda attention: lambda t: models.apply(config, {"block_0": {"attention": attention}}, t).pattern
+
+        def run(attention):
+            return lambda t: models.apply(config, {"block_0": {"attention": attention}}, t).pattern
+
         return [analysis.induction_score(run(attention), layout, prompt) for attention in (alike, zeros)]
 
     of_alike, of_zeros = scores(x, y, q)
@@ -286,12 +302,20 @@ def test_induction_scores(x64):
 def test_the_query_on_its_own_is_the_query_among_all(name, x64):
     """In value, and in the gradient by weights and by tokens."""
     config = TransformerConfig(5, 2, **{"n_heads": 2} | KINDS[name])
-    alone = lambda params, t: models.apply_to_query(config, params, t)
-    with_all = lambda params, t: models.apply(config, params, t).residual[-1, -1]
+
+    def alone(params, t):
+        return models.apply_to_query(config, params, t)
+
+    def with_all(params, t):
+        return models.apply(config, params, t).residual[-1, -1]
+
     weigh = np.arange(1.0, config.width + 1)
 
     def value_and_gradient(form, params, encoded):
-        weighed = lambda *given: (jnp.sum(jnp.asarray(weigh) * (value := form(*given))), value)
+        def weighed(*given):
+            value = form(*given)
+            return jnp.sum(jnp.asarray(weigh) * value), value
+
         (_, value), gradient = jax.value_and_grad(weighed, argnums=(0, 1), has_aux=True)(params, encoded)
         return value, gradient
 

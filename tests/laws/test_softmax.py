@@ -72,7 +72,10 @@ def test_what_heads_have_in_common_is_taken_away_and_their_products_stay(x64):
     least, found = jax.tree.map(np.asarray, run(kq, pv, two_outputs))
     half = (kq[:, 0] - kq[:, 1]) / 2
     np.testing.assert_allclose(least.W_KQ, np.stack([half, -half], 1), rtol=1e-10)
-    products = lambda c: np.einsum("hrs,hab->rsab", c.W_PV[0, :, D:, D:], c.W_KQ[0])
+
+    def products(c):
+        return np.einsum("hrs,hab->rsab", c.W_PV[0, :, D:, D:], c.W_KQ[0])
+
     np.testing.assert_allclose(products(found), products(two_outputs), rtol=1e-9, atol=1e-12)
     assert np.linalg.norm(found.W_KQ.ravel()) < np.linalg.norm(two_outputs.W_KQ.ravel())
 
@@ -90,7 +93,10 @@ def test_centred_learners_do_not_see_the_mean(x64):
     learner = jax.jit(learners.centred(learners.gradient_descent([0.3])))
     expected = learner(x, y, q)
     np.testing.assert_allclose(learner(x + 2.0, y - 1.0, q), expected, rtol=1e-10)
-    centre = lambda v: v - v.mean(0, keepdims=True)
+
+    def centre(v):
+        return v - v.mean(0, keepdims=True)
+
     np.testing.assert_allclose(0.3 / N * centre(y).T @ centre(x) @ q, expected, rtol=1e-10)
 
 

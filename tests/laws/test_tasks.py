@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from icl_gd.tasks import FAMILIES, SHIFTS, LinearRegression, change_family
+from icl_gd.tasks import INPUT_DISTRIBUTIONS, SHIFTS, LinearRegression, change_family
 
 COVARIANCE = ((1.0, 0.4), (0.4, 0.5))
-TASKS = {name: LinearRegression(2, 2, 3, inputs=name, noise_std=0.3) for name in FAMILIES}
+TASKS = {name: LinearRegression(2, 2, 3, inputs=name, noise_std=0.3) for name in INPUT_DISTRIBUTIONS}
 TASKS |= {
     f"{name}_covariance": LinearRegression(2, 1, 3, name, covariance=COVARIANCE) for name in ("uniform", "normal")
 }
@@ -150,7 +150,7 @@ def test_shifts_do_what_they_say():
     np.testing.assert_allclose(scaled.y_query, 1.5 * before.y_query, rtol=1e-5)
     np.testing.assert_allclose(heavier.y, 2 * before.y, rtol=1e-5)
     np.testing.assert_array_equal(heavier.x, before.x)
-    for family in FAMILIES:
+    for family in INPUT_DISTRIBUTIONS:
         moved = change_family(task, family)
         np.testing.assert_allclose(np.trace(moved.second_moment), np.trace(task.second_moment), rtol=1e-12)
         assert (moved.inputs, moved.weight_scale, moved.n_context) == (family, 1.0, 4)
@@ -163,11 +163,11 @@ def test_shifts_do_what_they_say():
 def test_bad_tasks_are_refused():
     with pytest.raises(ValueError, match="inputs='cauchy' must be one of uniform"):
         LinearRegression(inputs="cauchy")
-    with pytest.raises(ValueError, match="directly for normal"):
+    with pytest.raises(ValueError, match="inputs='uniform': direct=True needs inputs='normal'"):
         LinearRegression(inputs="uniform").sample_gram(jax.random.key(0), 3, direct=True)
     with pytest.raises(ValueError, match="corrupted_labels=6 must be at most n_context=5"):
         LinearRegression(n_context=5, corrupted_labels=6)
-    with pytest.raises(ValueError, match="corrupted_labels=1: moments"):
+    with pytest.raises(ValueError, match="corrupted_labels=1: direct=True needs corrupted_labels=0"):
         LinearRegression(inputs="normal", corrupted_labels=1).sample_gram(jax.random.key(0), 3, direct=True)
     with pytest.raises(ValueError, match="covariance"):
         LinearRegression(d_input=3, covariance=COVARIANCE)

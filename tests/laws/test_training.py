@@ -6,6 +6,7 @@ import shutil
 import sys
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -53,14 +54,27 @@ def test_how_steps_are_chunked_does_not_matter_to_the_bit(whole):
 
 
 def test_checkpoints_leave_the_process_as_it_was(tmp_path):
-    before = sys.unraisablehook
+    before = sys.unraisablehook, sys.excepthook
     with contextlib.closing(checkpoint.Checkpoints(tmp_path)) as store:
         assert store.restore() is None
         store.save(1, {"a": np.ones(2)}, {"steps": 1})
         step, leaves, about = store.restore()
     assert (step, about) == (1, {"steps": 1})
     np.testing.assert_array_equal(leaves["a"], np.ones(2))
-    assert sys.unraisablehook is before
+    assert (sys.unraisablehook, sys.excepthook) == before
+
+
+def test_pending_tasks_of_a_failed_write_print_nothing(tmp_path, monkeypatch, capsys):
+    """Neither those that Python reports nor those of threads of TensorStore; other exceptions are printed."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: print(raised.exc_value, file=sys.stderr))
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: print(error, file=sys.stderr))
+    with pytest.raises(OSError, match="full"), checkpoint._suppress_closed_loop_tracebacks():
+        raise OSError("full")
+    for said in ("Event loop is closed", "another"):
+        error = RuntimeError(said)
+        sys.unraisablehook(SimpleNamespace(exc_value=error))
+        sys.excepthook(RuntimeError, error, None)
+    assert capsys.readouterr().err == "another\nanother\n"
 
 
 def test_a_population_is_its_models(whole):
@@ -81,8 +95,10 @@ def test_a_population_is_its_models(whole):
 
 
 def test_without_a_clip_gradients_are_unclipped():
-    of = lambda clip: icl_gd.train(TASK, MODEL, replace(SETTINGS, clip=clip), seeds=3, chunk_steps=2)
-    chex.assert_trees_all_equal(of(None).params, of(1e6).params, strict=True)
+    def trained(clip):
+        return icl_gd.train(TASK, MODEL, replace(SETTINGS, clip=clip), seeds=3, chunk_steps=2)
+
+    chex.assert_trees_all_equal(trained(None).params, trained(1e6).params, strict=True)
 
 
 def test_member_is_the_run_alone(whole):
@@ -113,7 +129,10 @@ def test_one_compilation():
 def saved(tmp_path_factory):
     """A run's checkpoints at steps 4 and 8, and its parameters at each."""
     directory, at = tmp_path_factory.mktemp("saved"), {}
-    keep = lambda trained, step, loss: at.update({step: jax.tree.map(np.array, trained.params)})
+
+    def keep(trained, step, loss):
+        at[step] = jax.tree.map(np.array, trained.params)
+
     run(checkpoints=directory, checkpoint_every=4, chunk_steps=4, on_chunk=keep)
     return directory, at
 
@@ -168,7 +187,10 @@ def test_content_that_is_not_its_checksums_is_not_loaded(saved, monkeypatch):
     """Also where every layer below is content."""
     directory, at = saved
     truth = checkpoint.checksum
-    newest = lambda leaves, about: "0" if leaves["step"] == 8 else truth(leaves, about)
+
+    def newest(leaves, about):
+        return "0" if leaves["step"] == 8 else truth(leaves, about)
+
     monkeypatch.setattr(checkpoint, "checksum", newest)
     with pytest.warns(UserWarning, match="checkpoint 8 is unreadable.* checksum"):
         before = icl_gd.load(directory)
@@ -202,7 +224,8 @@ def test_without_a_sound_checkpoint_a_run_starts_again(saved, whole, tmp_path):
     shutil.copytree(saved[0], copy)
     shutil.rmtree(copy / "4")
     flip(newest_files(copy)[0])
-    with pytest.warns(UserWarning, match="unreadable"):
+    restarts = pytest.warns(UserWarning, match="no checkpoint is readable; training starts again from step 0")
+    with restarts, pytest.warns(UserWarning, match="checkpoint 8 is unreadable"):
         run(checkpoints=copy, checkpoint_every=4, chunk_steps=4, on_resume=said.append)
     assert said == [0]
     chex.assert_trees_all_equal(icl_gd.load(copy).params, whole.params, strict=True)
@@ -222,7 +245,7 @@ def test_what_a_checkpoint_does_not_say_is_as_it_was_by_default(saved, tmp_path)
         step, leaves, about = theirs.restore()
     for part, name in (("task", "corrupted_labels"), ("model", "attention"), ("settings", "form")):
         del about[part][name]
-    del about["layout"], about["given"]
+    del about["layout"], about["frozen"]
     with contextlib.closing(checkpoint.Checkpoints(older)) as ours:
         ours.save(step, leaves, about)
     said = []
@@ -246,7 +269,7 @@ def test_checkpoints_of_another_population_are_refused(saved, tmp_path):
         icl_gd.train(TASK, MODEL, other, seeds=3, checkpoints=copy)
     with pytest.raises(ValueError, match="task differ"):
         icl_gd.train(LinearRegression(2, 1, 4), MODEL, SETTINGS, seeds=3, checkpoints=copy)
-    with pytest.raises(ValueError, match="another model: a is"):
+    with pytest.raises(ValueError, match=r"another model: a is float64.3. in the checkpoint, float64.2. in the model"):
         checkpoint.unflatten({"a": np.zeros(2)}, {"a": np.zeros(3)})
 
 
@@ -282,7 +305,10 @@ def test_the_learning_rate_rises_over_the_warmup(schedule):
     @jax.jit
     def steps(w):
         optimizer = settings.transformation(rates)
-        update = lambda state, _: optimizer.update(jnp.ones(()), state, w)[::-1]
+
+        def update(state, _):
+            return optimizer.update(jnp.ones(()), state, w)[::-1]
+
         return jax.lax.scan(update, optimizer.init(w), length=12)[1]
 
     falls = {
@@ -310,9 +336,9 @@ def test_sgd_steps_along_gradients_and_what_is_left_of_those_before(momentum):
 
 
 def test_what_another_optimiser_has_is_refused():
-    with pytest.raises(ValueError, match=r"beta2=0.9 is of AdamW; with optimizer=sgd leave it at 0.98"):
+    with pytest.raises(ValueError, match=r"beta2=0.9 is a parameter of AdamW; with optimizer=sgd leave it at 0.98"):
         TrainSettings(optimizer="sgd", beta2=0.9)
-    with pytest.raises(ValueError, match=r"momentum=0.9 is of SGD; with optimizer=adamw leave it at 0.0"):
+    with pytest.raises(ValueError, match=r"momentum=0.9 is a parameter of SGD; with optimizer=adamw leave it at 0.0"):
         TrainSettings(momentum=0.9)
 
 
@@ -340,10 +366,16 @@ def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(share):
     """Two batches of five are nan, until step 40; every one is from then on."""
     settings = TrainSettings(50, 8, learning_rate=1e-2, clip=1.0, share_batches=share)
     members = population.members_of(0, 2, settings, {})
-    loss = lambda params, batch: jnp.mean((params["w"] - batch) ** 2)
-    spoiled = lambda number: (number >= 40) | (number % 5 == 1) | (number % 5 == 2)
 
-    draw = lambda key, step: jnp.where(spoiled(step), jnp.nan, jax.random.normal(key, (8,)))
+    def loss(params, batch):
+        return jnp.mean((params["w"] - batch) ** 2)
+
+    def spoiled(number):
+        return (number >= 40) | (number % 5 == 1) | (number % 5 == 2)
+
+    def draw(key, step):
+        return jnp.where(spoiled(step), jnp.nan, jax.random.normal(key, (8,)))
+
     chunk = population.make_chunk(draw, loss, settings, mesh.Placement())
     start = population.start(lambda key, of_model: {"w": jax.random.normal(key)}, settings, members)
     expected = np.array(start.member.params["w"]).tolist()
@@ -367,9 +399,9 @@ def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(share):
 
 
 IDLE = {
-    "rate": ({"learning_rate": 1e-20}, r"learning_rate=1e-20 or clip=1.0 .beside epsilon=1e-09. is too small"),
-    "clip": ({"clip": 1e-30}, r"learning_rate=0.01 or clip=1e-30 .beside epsilon"),
-    "infinite": ({"scale": 1e6}, "every loss or gradient was not finite; lower the scales of the task"),
+    "rate": ({"learning_rate": 1e-20}, r"learning_rate=1e-20 or clip=1.0 .epsilon=1e-09. is too small"),
+    "clip": ({"clip": 1e-30}, r"learning_rate=0.01 or clip=1e-30 .epsilon"),
+    "infinite": ({"scale": 1e6}, "every loss or gradient was infinite or nan; reduce the scales of the task"),
 }
 
 
@@ -379,19 +411,20 @@ def test_training_that_changes_nothing_says_so(name):
     scale = changes.get("scale", 1.0)
     task = LinearRegression(2, 1, 3, input_scale=scale, weight_scale=scale)
     settings = {**SETTINGS.__dict__, "steps": 2, **{name: its for name, its in changes.items() if name != "scale"}}
-    with pytest.warns(UserWarning, match=f"no member has moved in 2 steps, weights are what they were: {said}"):
+    with pytest.warns(UserWarning, match=f"no member's weights changed in 2 steps: {said}"):
         icl_gd.train(task, MODEL, TrainSettings(**settings), seeds=2, chunk_steps=2)
 
 
 def test_a_loss_that_stays_says_so(monkeypatch):
     """Weights that move in their last digits alone leave a loss where it was."""
-    member = lambda w: population.MemberState(
-        {"w": np.array(w, np.float32)}, (), *[np.zeros(2, int)] * 2, -np.ones(2, int)
-    )
+
+    def member(w):
+        return population.MemberState({"w": np.array(w, np.float32)}, (), *[np.zeros(2, int)] * 2, -np.ones(2, int))
+
     settings = TrainSettings(learning_rate=(1e-9, 1e-2))
     losses = list(np.array([[0.5, 0.5], [0.5, 0.4]], np.float32))
     said = idle.why_nothing(member([0, 0]), member([1e-9, 1]), 4, settings, losses)
-    assert said.startswith("of 2 members 1 have not learned in 4 steps, the last losses are the first to within")
+    assert said.startswith("the loss of 1 of 2 members did not change in 4 steps, up to rounding: learning_rate=")
     assert "learning_rate=(1e-09, 0.01)" in said
     assert idle.why_nothing(member([0, 0]), member([1e-9, 1]), 4, settings, losses[:1]) is None
     chunks, given = [], []
@@ -402,7 +435,7 @@ def test_a_loss_that_stays_says_so(monkeypatch):
 
 def test_members_that_have_not_moved_are_counted(tmp_path):
     settings = TrainSettings(**{**SETTINGS.__dict__, "learning_rate": (1e-20, 1e-2)})
-    with pytest.warns(UserWarning, match="of 2 members 1 have not moved in 8 steps"):
+    with pytest.warns(UserWarning, match="the weights of 1 of 2 members did not change in 8 steps"):
         icl_gd.train(TASK, MODEL, settings, seeds=1, checkpoints=tmp_path)
     icl_gd.train(TASK, MODEL, settings, seeds=1, checkpoints=tmp_path)  # takes no steps, and says nothing
 
@@ -447,8 +480,15 @@ def test_training_is_an_axis_of_members(whole, tmp_path):
         step = over.swept[at]["step"]
         for its in (over.combination(at), icl_gd.load(tmp_path, step), icl_gd.load(tmp_path / str(step))):
             chex.assert_trees_all_equal(its.params, expected, strict=True)
-    assert icl_gd.load(tmp_path, (8, 4)).swept == ({"step": 8}, {"step": 4})
-    with pytest.raises(FileNotFoundError, match=r"step=5: .* holds checkpoints of steps 0, 4, 8, or 'all'"):
+    assert icl_gd.load(tmp_path, (8, 4)).swept == icl_gd.load(tmp_path, np.array([8, 4])).swept
+    assert icl_gd.load(tmp_path, [8, 4]).swept == ({"step": 8}, {"step": 4})
+    assert icl_gd.load(tmp_path, np.int64(8)).swept == ({},)
+    assert repr(over).startswith("Population(9 members, 3 combinations of step, TransformerConfig(")
+    with pytest.raises(IndexError, match="combination 3: there are 3, counted from 0"):
+        over.combination(3)
+    with pytest.raises(
+        FileNotFoundError, match=r"step=5: .* holds checkpoints of steps 0, 4, 8; give some of them, or 'all'"
+    ):
         icl_gd.load(tmp_path, 5)
 
 
@@ -457,7 +497,7 @@ def test_errors():
         icl_gd.train(TASK, TransformerConfig(7), SETTINGS)
     with pytest.raises(ValueError, match="schedule"):
         TrainSettings(schedule="step")
-    with pytest.raises(FileNotFoundError, match="checkpoints"):
+    with pytest.raises(FileNotFoundError, match="no such directory"):
         icl_gd.load("/nonexistent")
     huge = LinearRegression(2, 1, 3, input_scale=1e6, weight_scale=1e6)  # to the sixth power, more than float32 holds
     with pytest.raises(FloatingPointError, match="every member has diverged, the last at step 0"):

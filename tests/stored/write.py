@@ -118,7 +118,10 @@ def interrupt(config: str, words: tuple[str, ...], workdir: Path) -> None:
 def problem(d_input: int, n_context: int, d_output: int = 1) -> tuple[jax.Array, ...]:
     """Of fixed numbers, to predict on."""
     rng = np.random.default_rng(0)
-    draw = lambda *shape: jax.numpy.asarray(rng.uniform(-1, 1, shape).astype(np.float32))
+
+    def draw(*shape):
+        return jax.numpy.asarray(rng.uniform(-1, 1, shape).astype(np.float32))
+
     return draw(n_context, d_input), draw(n_context, d_output), draw(d_input)
 
 

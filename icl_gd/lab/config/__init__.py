@@ -1,1 +1,1 @@
-"""What a run is asked for: fields, what they accept, whether they agree, what they need."""
+"""The configuration of a run: its fields, their accepted values and consistency, and the resources it needs."""

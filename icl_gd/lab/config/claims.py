@@ -1,4 +1,4 @@
-"""Claims: rows of data that a config states, judged by what a run measures."""
+"""Claims: rows of data that a config states and that a run judges by its measured numbers."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,7 +12,19 @@ RELATIONS = ("within", "at_least", "at_most")
 
 @dataclass(frozen=True)
 class Claim:
-    """What is claimed of a metric of the results, or of a curve at one of its points; see `claim`."""
+    """A statement about one metric of the results, or about one point of a curve. Make it with `claim`.
+
+    Attributes:
+      id: unique among the claims of a config.
+      statement: the claim in one sentence.
+      source: where the target comes from: a paper and its figure, or a closed form.
+      metric: a metric of the results, `CURVE[x]`, or `METRIC[field=value,...]` for one combination of a sweep.
+      relation: "within", "at_least" or "at_most".
+      target: the number that the measured value is compared with.
+      tolerance: the largest accepted deviation from the relation. Default: 0.
+      reduce: how the values of the seeds become one number. Default: "mean".
+      note: why the claim fails, if it does.
+    """
 
     id: str
     statement: str
@@ -29,7 +41,7 @@ class Claim:
 
     @property
     def measured(self) -> str:
-        """The metric or curve, without the point of it that is meant."""
+        """The name of the metric or curve, without the point in brackets."""
         return self.metric.partition("[")[0]
 
 
@@ -46,20 +58,27 @@ def claim(
     reduce: str = "mean",
     note: str = "",
 ) -> Claim:
-    """A claim.
+    """Makes a claim about one number of the results. Exactly one of `within`, `at_least` and `at_most` is given.
 
     Args:
-      id: names it; no two claims of a config have the same.
-      statement: what is claimed, in a sentence.
-      metric: of the results; of a curve at x `CURVE[x]`, of a point of a sweep `METRIC[field=value,...]`.
-      source: where the target comes from: a paper and its figure, a closed form.
-      within: (target, tolerance): the value differs from the target by the tolerance at most.
-      at_least, at_most: the other relations, of which exactly one is given; `tolerance` is what they forgive.
-      reduce: over seeds: "mean", "min", "max", or "lower" and "upper", the ends of the 95 % interval of the mean.
-      note: why it does not hold, where it does not.
+      id: unique among the claims of a config.
+      statement: the claim in one sentence, which can be read without the other claims.
+      metric: a metric of the results, `CURVE[x]` for a curve at x, or `METRIC[field=value,...]` for one combination of
+        a sweep.
+      source: where the target comes from: a paper and its figure, or a closed form.
+      within: (target, tolerance); holds if the value differs from the target by at most the tolerance.
+      at_least: holds if the value is at least this target minus `tolerance`.
+      at_most: holds if the value is at most this target plus `tolerance`.
+      tolerance: for `at_least` and `at_most`. Default: 0.
+      reduce: how the values of the seeds become one number: "mean", "min", "max", or "lower" and "upper", the ends of
+        the 95 % confidence interval of the mean. Default: "mean".
+      note: why the claim fails, if it does.
+
+    Returns:
+      The claim.
 
     Raises:
-      ValueError: if not exactly one relation is given, or a part will not do.
+      ValueError: if not exactly one relation is given, or an argument has a value that is not accepted.
     """
     given = {"within": within, "at_least": at_least, "at_most": at_most}
     stated = [name for name, value in given.items() if value is not None]

@@ -1,10 +1,10 @@
-"""Sweeps: how combinations of values are counted, named and shown."""
+"""Sweeps: how combinations of values are enumerated, named and described."""
 
 from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-# Fields whose values are told apart by their ratios.
+# Fields whose values are shown on a logarithmic axis.
 SPREAD_OUT = (
     "train.learning_rate",
     "train.clip",
@@ -19,28 +19,40 @@ Fields = dict[str, Any]
 
 
 def product_of(values: Mapping[str, tuple]) -> list[Fields]:
-    """All combinations, the last field fastest; one without fields where nothing is swept over."""
+    """All combinations of values; the last field varies fastest.
+
+    Returns:
+      One mapping from field to value per combination; a single empty mapping if `values` is empty.
+    """
     return [dict(zip(values, point, strict=True)) for point in product(*values.values())]
 
 
 def label(fields: Mapping[str, Any]) -> str:
-    """`n_context=5,batch_size=256`: a directory, and what metrics are filed under."""
+    """The name of a combination, for directories and metrics: `n_context=5,batch_size=256`."""
     return ",".join(f"{leaf(name)}={value}" for name, value in fields.items()).replace("/", "_")
 
 
 def leaf(field: str) -> str:
-    """A field without the part of the experiment it is in."""
+    """The last name of a field: `steps` for `train.steps`."""
     return field.split(".")[-1]
 
 
 def describe(experiment: Any) -> str:
-    """What is swept over and how; empty where nothing is."""
-    its = experiment.sweep
-    turns = {name: values for name, values in its.items() if not experiment.fields[name].per_member}
-    rates = {name: values for name, values in its.items() if name not in turns}
-    count = lambda fields: f"{', '.join(fields)}: {' x '.join(str(len(values)) for values in fields.values())}"
-    said = [f"{count(turns)} populations one after another, each a program of its own"] * bool(turns)
-    if rates:
-        members = len(product_of(rates)) * experiment.seeds
-        said.append(f"{count(rates)} combinations of {experiment.seeds} seeds: {members} members in one population")
-    return "; ".join(said)
+    """A description of the sweep of an experiment in words; empty if the experiment has no sweep."""
+    separate, within = {}, {}
+    for name, values in experiment.sweep.items():
+        (within if experiment.fields[name].per_member else separate)[name] = values
+    parts = []
+    if separate:
+        parts.append(f"{_sizes(separate)} populations, one after another, each compiled separately")
+    if within:
+        members = len(product_of(within)) * experiment.seeds
+        parts.append(
+            f"{_sizes(within)} combinations, {experiment.seeds} seeds each: {members} members in one population"
+        )
+    return "; ".join(parts)
+
+
+def _sizes(values: Mapping[str, tuple]) -> str:
+    """The fields of a sweep with their numbers of values: `train.clip, train.beta1: 2 x 3`."""
+    return f"{', '.join(values)}: {' x '.join(str(len(each)) for each in values.values())}"

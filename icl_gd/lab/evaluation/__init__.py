@@ -1,1 +1,1 @@
-"""What a trained population is compared with, and the questions asked of it."""
+"""Evaluation of trained populations: references that they are compared with, and analyses."""

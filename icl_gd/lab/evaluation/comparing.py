@@ -1,4 +1,4 @@
-"""What several analyses share: members beside one learner more, prompts of shifted tasks, names of learners."""
+"""Functions that several analyses share: comparison with one more learner, and prompts under distribution shifts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,67 +10,88 @@ import numpy as np
 from jax.tree_util import Partial
 
 from icl_gd import analysis
-from icl_gd.lab.evaluation.measured import Evaluation, Records, merge_losses, of_learner
+from icl_gd.lab.evaluation.measured import Evaluation, Records, losses_of_learner, merge_losses
 from icl_gd.tasks import SHIFTS, LinearRegression, change_context
 from icl_gd.types import Array, Predictor, Prompt
 
-# Of deep networks, in the order in which figures have them; and those that alignment to is drawn.
+# The learners that deep networks are compared with, in the order of figures; ALIGNED: those in figures of alignment.
 LEARNERS = ("gd", "gd_free_steps", "gd_plus_plus_published", "gd_plus_plus", "gd_plus_plus_free_steps")
 ALIGNED = ("gd", "gd_plus_plus_published", "gd_plus_plus", "gd_plus_plus_free_steps")
 
 
-def compare_with(study: Evaluation, found: Records, name: str, learner: Predictor) -> None:
-    """Loss of one learner more, and the members' loss and alignment beside it: records as of gradient descent."""
-    losses = merge_losses({"loss": of_learner(learner)})
-    risk = analysis.streamed_risks(losses, study.task.sample, study.key, study.n_prompts)["loss"]
-    found.add_one(f"loss_{name}", risk.mean, risk.stderr)
-    found.arrays[f"loss_{name}_on_curve_prompts"] = float(jax.jit(losses)(study.prompts)["loss"].mean())
-    found.add(f"loss_ratio_{name}", found.measured["loss_trained"].values / risk.mean)
-    align(study, found, name, learner, study.trained.predictor, study.trained.params)
+def compare_with(evaluation: Evaluation, records: Records, name: str, learner: Predictor) -> None:
+    """Compares the population with one more learner, by the metrics that gradient descent has.
+
+    Adds the learner's loss, the members' loss over it, and the members' alignment to it.
+
+    Args:
+      evaluation: the trained population.
+      records: receives the metrics.
+      name: the suffix of the metrics' names.
+      learner: a Predictor.
+    """
+    losses = merge_losses({"loss": losses_of_learner(learner)})
+    risk = analysis.streamed_risks(losses, evaluation.task.sample, evaluation.key, evaluation.n_prompts)["loss"]
+    records.add_one(f"loss_{name}", risk.mean, risk.stderr)
+    records.arrays[f"loss_{name}_on_curve_prompts"] = float(jax.jit(losses)(evaluation.prompts)["loss"].mean())
+    records.add(f"loss_ratio_{name}", records.measured["loss_trained"].values / risk.mean)
+    align(evaluation, records, name, learner, evaluation.trained.predictor, evaluation.trained.params)
 
 
 def align(
-    study: Evaluation,
-    found: Records,
+    evaluation: Evaluation,
+    records: Records,
     name: str,
     learner: Predictor,
     predictor_of: Callable[[Any], Predictor],
     members: Any,
 ) -> None:
-    """Alignment of members' Predictors to a learner, as metrics whose names end with `name`."""
+    """Adds the alignment of members' Predictors to a learner.
+
+    Args:
+      evaluation: the trained population; alignment is measured on its prompts.
+      records: receives the metrics.
+      name: the suffix of the metrics' names.
+      learner: a Predictor.
+      predictor_of: returns the Predictor of one member.
+      members: a tree of arrays with a leading member axis; `predictor_of` receives one member of it.
+    """
 
     def aligned(members: Any, prompts: Prompt) -> analysis.Alignment:
-        theirs = analysis.response(learner, prompts)
-        compare = lambda member: analysis.compare(analysis.response(predictor_of(member), prompts), theirs)
+        reference = analysis.response(learner, prompts)
+
+        def compare(member: Any) -> analysis.Alignment:
+            return analysis.compare(analysis.response(predictor_of(member), prompts), reference)
+
         return analysis.over_members(compare, members)
 
-    for measure, values in jax.jit(aligned)(members, study.prompts)._asdict().items():
-        found.add(f"{measure}_{name}", np.asarray(values))
+    for measure, values in jax.jit(aligned)(members, evaluation.prompts)._asdict().items():
+        records.add(f"{measure}_{name}", np.asarray(values))
 
 
-def looked_at(study: Evaluation, suite: str) -> tuple:
-    """The values of a suite that are looked at."""
+def looked_at(evaluation: Evaluation, suite: str) -> tuple:
+    """The values of a shift, a key of `SHIFTS`, that this run measures: at most `eval.suite_values` of them."""
     values = tuple(SHIFTS[suite].values)
-    if suite == "corrupted_labels":  # there are no more than all
-        values = tuple(k for k in values if int(k) <= study.task.n_context)
-    return study.subsample(values)
+    if suite == "corrupted_labels":  # a context has n_context labels
+        values = tuple(k for k in values if int(k) <= evaluation.task.n_context)
+    return evaluation.subsample(values)
 
 
 @dataclass(frozen=True)
 class _Shifted:
-    """A key to a prompt of a task under each of several values of a shift, made of the same random numbers."""
+    """Maps a key to one prompt for each value of a shift, all from the same random numbers."""
 
     task: LinearRegression
     apply: Callable[..., LinearRegression]
 
     def __call__(self, values: Array, key: Array) -> tuple[Prompt, ...]:
-        every = jax.vmap(lambda value: self.apply(self.task, value).sample(key))(values)
-        return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], every) for i in range(len(values)))
+        stacked = jax.vmap(lambda value: self.apply(self.task, value).sample(key))(values)
+        return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(len(values)))
 
 
 @dataclass(frozen=True)
 class _Each:
-    """A key to a prompt of each of several tasks."""
+    """Maps a key to one prompt of each of several tasks."""
 
     tasks: tuple[LinearRegression, ...]
 
@@ -80,7 +101,7 @@ class _Each:
 
 @dataclass(frozen=True)
 class _FirstExamples:
-    """As `_Each`, of tasks that differ in length: a prompt's first examples are those of the longest."""
+    """Maps a key to one prompt of each of several lengths: the first examples of the longest prompt."""
 
     longest: LinearRegression
     lengths: tuple[int, ...]
@@ -90,17 +111,29 @@ class _FirstExamples:
         return tuple(whole._replace(x=whole.x[:n], y=whole.y[:n]) for n in self.lengths)
 
 
-def is_in_numbers(apply: Callable[..., LinearRegression], values: Sequence) -> bool:
-    """Whether a shift changes numbers of a program alone; families and lengths are another program each."""
+def changes_only_numbers(apply: Callable[..., LinearRegression], values: Sequence) -> bool:
+    """Whether a shift changes only numbers, so that one program serves all its values.
+
+    Every distribution of the inputs, and every length, needs a program of its own.
+    """
     return not isinstance(values[0], str) and apply is not change_context
 
 
 def shifted(task: LinearRegression, apply: Callable[..., LinearRegression], values: Sequence) -> Callable:
-    """A key to a prompt of the task under each of the values: one program for all of them."""
-    if is_in_numbers(apply, values):
+    """Maps a key to one prompt of the task for each value of a shift, in one program for all values.
+
+    Args:
+      task: the task that is shifted.
+      apply: returns the shifted task, given the task and a value.
+      values: of the shift.
+
+    Returns:
+      A function from a key to a tuple of Prompts, in the order of `values`.
+    """
+    if changes_only_numbers(apply, values):
         return Partial(_Shifted(task, apply), jnp.asarray(values, float))
     tasks = tuple(apply(task, value) for value in values)
-    if apply is change_context and not task.corrupted_labels:  # which labels are replaced depends on the length
+    if apply is change_context and not task.corrupted_labels:  # which labels are corrupted depends on the length
         lengths = tuple(one.n_context for one in tasks)
         return Partial(_FirstExamples(replace(task, n_context=max(lengths)), lengths))
     return Partial(_Each(tasks))

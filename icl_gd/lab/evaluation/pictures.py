@@ -1,4 +1,4 @@
-"""Figures of a run, drawn from its results alone, in the paper's order."""
+"""Figures of a run, drawn from its results alone, in the order of the paper."""
 
 import importlib
 import os
@@ -12,50 +12,71 @@ from icl_gd.lab.evaluation import analyses, references
 
 
 def every(more: Sequence[Picture] = ()) -> list[Picture]:
-    """All figures that there are: of analyses, of what populations are compared with, and those given."""
+    """All figures: those of the analyses, those of the references, and `more`.
+
+    Args:
+      more: figures of analyses that do not ship with the package.
+
+    Returns:
+      Figures in the order of a report.
+    """
     modules = [
         importlib.import_module(f"{references.__name__}.{module.name}")
         for module in pkgutil.iter_modules(references.__path__)
     ]
-    found = [picture for analysis in analyses.every() for picture in analysis.figures]
-    found += [picture for module in modules for picture in getattr(module, "PICTURES", ())]
-    return sorted((*found, *more), key=lambda picture: (picture.place, picture.name))
+    pictures = [picture for analysis in analyses.every() for picture in analysis.figures]
+    pictures += [picture for module in modules for picture in getattr(module, "PICTURES", ())]
+    return sorted((*pictures, *more), key=lambda picture: (picture.place, picture.name))
 
 
 def _wanted(done: Done, pictures: Sequence[Picture]) -> dict[str, Picture]:
-    """Figures that the results have records for, by file stem, numbered in order."""
+    """The figures that the results have records for, by file stem, numbered in order."""
     parts = [done.get(part, {}) for part in ("curves", "arrays", "metrics")]
     parts += [point["metrics"] for point in done.get("sweep", [])[:1]]
-    has = lambda key: done.get(key) or any(key in part for part in parts)
+
+    def has(key: str) -> bool:
+        return bool(done.get(key)) or any(key in part for part in parts)
+
     wanted = [picture for picture in pictures if all(map(has, picture.needs))]
-    if "variants" in [picture.name for picture in wanted]:  # the same, and more than a line each could show
+    if "variants" in [picture.name for picture in wanted]:  # shows the same sweep, more clearly
         wanted = [picture for picture in wanted if picture.name != "sweep"]
     return {f"{i:02d}_{picture.name}": picture for i, picture in enumerate(wanted, 1)}
 
 
 def _captions(done: Done, wanted: dict[str, Picture]) -> dict[str, str]:
     arrays = done.get("arrays", {})
-    none_free = " No seed is free: all are drawn." if "none_free" in arrays else ""
-    remarks = lambda of: "".join(f" {said.format(arrays[name])}" for name, said in of.items() if name in arrays)
-    return {stem: picture.caption + remarks(picture.remarks) + none_free for stem, picture in wanted.items()}
+    result = {}
+    for stem, picture in wanted.items():
+        sentences = [picture.caption]
+        sentences += [text.format(arrays[name]) for name, text in picture.remarks.items() if name in arrays]
+        if "none_free" in arrays:
+            sentences.append("Every seed of this run is trapped, and all seeds are shown.")
+        result[stem] = " ".join(sentences)
+    return result
 
 
 def captions(done: Done, more: Sequence[Picture] = ()) -> dict[str, str]:
-    """What figures of these results show, by file stem.
+    """Captions of the figures of these results.
 
     Args:
-      more: figures of analyses that do not ship.
+      done: the content of results.json.
+      more: figures of analyses that do not ship with the package.
+
+    Returns:
+      Captions by file stem.
     """
     return _captions(done, _wanted(done, every(more)))
 
 
 def draw(done: Done, directory: Path, more: Sequence[Picture] = ()) -> dict[str, str]:
-    """Draws every figure the results have records for, as png and pdf, numbered in order.
+    """Draws every figure that the results have records for, as PNG and PDF, numbered in order.
 
-    Those that are there under another number, from an older version, are removed.
+    Files of the same figures under other numbers, from an earlier version, are deleted.
 
     Args:
-      more: figures of analyses that do not ship.
+      done: the content of results.json.
+      directory: where the figures are written.
+      more: figures of analyses that do not ship with the package.
 
     Returns:
       Captions by file stem.
@@ -70,7 +91,7 @@ def draw(done: Done, directory: Path, more: Sequence[Picture] = ()) -> dict[str,
                 partial = directory / f".{stem}.{ending}"
                 figure.savefig(partial, metadata=metadata)
                 os.replace(partial, directory / f"{stem}.{ending}")
-                figure.set_layout_engine("none")  # as it lies now, or it would be laid out anew for every file
+                figure.set_layout_engine("none")  # keeps the layout, which would be computed again for each file
     known = {picture.name for picture in pictures}
     for path in directory.glob("[0-9][0-9]_*.p[nd][gf]"):
         if path.stem not in wanted and path.stem[3:] in known:

@@ -1,4 +1,4 @@
-"""Learners that a population is compared with: gradient descent and, for deep linear networks, the family of GD++."""
+"""Learners that a population is compared with: gradient descent and, for deep linear networks, variants of GD++."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,19 +17,22 @@ from icl_gd.tokens import concatenated
 from icl_gd.training import TrainSettings, mesh, population
 from icl_gd.types import Array, Circuits, Gram, Predictor, Prompt, Rates
 
-WRONG_STEP = 0.5  # times the best step size: the control that the cosine cannot see
-SPECTRAL_FIT = 2**17  # prompts at most that rates of several steps are found on
-CLIPPED_FIT = 2**13  # and under a clip, where a prompt costs n times as much
+WRONG_STEP = 0.5  # times the best step size: a control that the cosine of sensitivities cannot distinguish
+SPECTRAL_FIT = 2**17  # the most prompts that rates of several steps are fitted to
+CLIPPED_FIT = 2**13  # the same under a clip, where a prompt costs n times as much
 
 
 @dataclass(frozen=True)
 class ReferenceLearners:
-    """Learners by the names that metrics have for them, and the weights built to be one of them.
+    """Reference learners by name, and constructed weights that implement one of them.
 
     Attributes:
-      rates: step sizes and gammas of every learner; of gradient descent the gammas are zero.
-      constructed: the learner that is constructed, and interpolated with.
-      config: of the constructed Transformer; what clips its activations clips those of the learners.
+      rates: step sizes and gammas of every learner; the gammas of gradient descent are zero.
+      constructed: name of the learner that the constructed weights implement.
+      config: of the constructed Transformer. Its clip applies to the activations of the learners too.
+      d_input: input dimension.
+      d_output: output dimension.
+      n_context: examples before the query.
     """
 
     rates: Mapping[str, GDPlusPlusRates]
@@ -40,21 +43,29 @@ class ReferenceLearners:
     n_context: int
 
     def layerwise(self, name: str) -> Predictor:
-        """A learner, read out after every step: y_hat `[iterate m]`."""
+        """A learner that returns its prediction after every step: y_hat `[iterate m]`."""
         return self._form(*self.rates[name])
 
     def over_learners(self, f: Callable[[Predictor], Any]) -> dict[str, Any]:
-        """f of every learner that is read out after every step, as `layerwise` gives it: one program for all."""
+        """Applies f to every learner, in one program for all.
+
+        Args:
+          f: function of a Predictor like that of `layerwise`.
+
+        Returns:
+          The results by the learner's name.
+        """
         return _by_name(tuple(self.rates), jax.lax.map(f, self.every))
 
     @property
     def every(self) -> Predictor:
-        """All learners, as one Predictor like `layerwise` whose rates have a leading axis of learners."""
-        rates = zip(*self.rates.values(), strict=True)
-        return jax.vmap(self._form)(*(jnp.stack([jnp.asarray(leaf, float) for leaf in of_all]) for of_all in rates))
+        """All learners, as one Predictor like that of `layerwise`; its rates have a leading axis of learners."""
+        step_sizes, gammas = zip(*self.rates.values(), strict=True)
+        stacked = (jnp.stack([jnp.asarray(leaf, float) for leaf in leaves]) for leaves in (step_sizes, gammas))
+        return jax.vmap(self._form)(*stacked)
 
     def _form(self, step_sizes: Rates, gammas: Rates) -> Predictor:
-        """Of step sizes and gammas; gradient descent is written as such where no learner has a gamma or a clip."""
+        """The learner of step sizes and gammas, in the cheaper form of gradient descent if none has a gamma or clip."""
         clip = self.config.clip
         if clip is not None or any(np.any(gammas) for _, gammas in self.rates.values()):
             return learners.layerwise_gd_plus_plus(step_sizes, gammas, clip)
@@ -62,44 +73,48 @@ class ReferenceLearners:
 
     @property
     def losses(self) -> Callable[[Prompt], dict[str, Array]]:
-        """A batch of prompts to `loss_NAME` `[prompt]` of every learner."""
+        """Maps a batch of prompts to `loss_NAME` `[prompt]` of every learner."""
         return Partial(_LearnerLosses(tuple(self.rates)), self.every)
 
     def responses(self, prompts: Prompt) -> dict[str, analysis.Response]:
-        """The Response of every learner."""
+        """The Response of every learner to a batch of prompts, by the learner's name."""
         return _responses(tuple(self.rates), self.every, prompts)
 
     def learner(self, name: str) -> Predictor:
+        """A learner that returns its final prediction."""
         return final_iterate(self.layerwise(name))
 
     @property
     def gd(self) -> Predictor:
-        """Gradient descent with as many steps as layers and its best shared step size."""
+        """Gradient descent with as many steps as the model has layers, and the best shared step size."""
         return self.learner("gd")
 
     @property
     def wrong_step(self) -> Predictor:
+        """Gradient descent with half the best step size: a control."""
         return final_iterate(self._form(WRONG_STEP * self.rates["gd"].step_sizes, self.rates["gd"].gammas))
 
     @property
     def step_size(self) -> float:
-        """Of gradient descent."""
+        """The first step size of gradient descent."""
         return float(self.rates["gd"].step_sizes[0])
 
     @cached_property
     def params(self) -> Any:
-        """Of the constructed Transformer."""
-        with jax.ensure_compile_time_eval():  # what is kept must not be a tracer of whoever asks first
+        """Parameters of the constructed Transformer."""
+        with jax.ensure_compile_time_eval():  # a cached tracer would outlive the jit that made it
             return constructions.gd_plus_plus_weights(
                 self.config, self.d_input, self.n_context, *self.rates[self.constructed]
             )
 
     @property
     def construction(self) -> Predictor:
+        """The Predictor of the constructed Transformer."""
         return models.fastest_predictor(self.config, self.params, concatenated(self.d_input, self.d_output))
 
     @property
     def circuits(self) -> Circuits:
+        """Circuits of the constructed Transformer."""
         return models.circuits(self.config, self.params)
 
 
@@ -108,18 +123,18 @@ class _LearnerLosses:
     names: tuple[str, ...]
 
     def __call__(self, every: Predictor, prompts: Prompt) -> dict[str, Array]:
-        found = jax.lax.map(lambda layerwise: analysis.losses(final_iterate(layerwise), prompts), every)
-        return {f"loss_{name}": values for name, values in _by_name(self.names, found).items()}
+        losses = jax.lax.map(lambda layerwise: analysis.losses(final_iterate(layerwise), prompts), every)
+        return {f"loss_{name}": values for name, values in _by_name(self.names, losses).items()}
 
 
-@partial(jax.jit, static_argnums=0)  # rates are arguments: the first one's may still be being computed
+@partial(jax.jit, static_argnums=0)  # rates are arguments, not constants: they may still be being computed
 def _responses(names: tuple[str, ...], every: Predictor, prompts: Prompt) -> dict[str, analysis.Response]:
     return _by_name(names, jax.lax.map(lambda layerwise: analysis.response(final_iterate(layerwise), prompts), every))
 
 
-def _by_name(names: tuple[str, ...], found: Any) -> dict[str, Any]:
-    """What was found of all learners, by the name of each."""
-    return {name: jax.tree.map(lambda leaf, i=i: leaf[i], found) for i, name in enumerate(names)}
+def _by_name(names: tuple[str, ...], stacked: Any) -> dict[str, Any]:
+    """Splits a tree of arrays with a leading axis of learners by the names of the learners."""
+    return {name: jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i, name in enumerate(names)}
 
 
 def reference_learners(
@@ -131,15 +146,23 @@ def reference_learners(
     steps: int | None = None,
     published_steps: int = 1000,
 ) -> ReferenceLearners:
-    """All learners that a population is compared with, their rates found on a sample of prompts.
+    """Fits all learners that a population is compared with, on a sample of prompts.
 
-    Under a clip of the model's activations, which is then that of all learners too, the rates of GD++ are found with
-    it; those of gradient descent, whose residual labels stay far within a clip of practical size, without.
+    If the model clips activations, all learners clip theirs. The rates of GD++ are then fitted under the clip. Those of
+    gradient descent are fitted without it: its residual labels stay far within a clip of practical size.
 
     Args:
-      constructed: "gd" for gradient descent alone; the name of a kind of GD++ for all learners of deep networks.
-      steps: of every learner; as many as the model has layers when left out.
-      published_steps: of Adam, by which the published code learns the rates of GD++.
+      task: the task of the prompts.
+      model: the trained Transformer; its number of layers and its clip are used.
+      key: of the sample of prompts.
+      n_fit: prompts in the sample.
+      constructed: the learner that weights are constructed for. "gd" fits gradient descent alone; the name of a
+        variant of GD++ fits all learners that deep networks are compared with.
+      steps: steps of every learner. Default: one per layer of the model.
+      published_steps: steps of Adam with which the published code learns the rates of GD++.
+
+    Returns:
+      The learners with their rates.
     """
     n_steps = model.n_layers if steps is None else steps
     key_fit, key_published = jax.random.split(key)
@@ -153,14 +176,14 @@ def reference_learners(
         spectrum = Spectrum.of(fit.x[:SPECTRAL_FIT], moment, noise)
         rates = {"gd": GDPlusPlusRates(learners.fit_step_sizes(spectrum, n_steps), none)}
         if constructed != "gd":
-            rates |= _deep(task, model, spectrum, fit, n_steps, key_published, published_steps)
+            rates |= _deep_rates(task, model, spectrum, fit, n_steps, key_published, published_steps)
     config = constructions.gradient_descent_config(task.d_input, task.d_output, n_steps)
     return ReferenceLearners(
         rates, constructed, replace(config, clip=model.clip), task.d_input, task.d_output, task.n_context
     )
 
 
-def _deep(
+def _deep_rates(
     task: LinearRegression,
     model: models.TransformerConfig,
     spectrum: Spectrum,
@@ -169,7 +192,8 @@ def _deep(
     key: Array,
     published_steps: int,
 ) -> dict[str, GDPlusPlusRates]:
-    print(f"finding the rates of gradient descent and GD++, {n_steps} steps each", flush=True)
+    """Rates of gradient descent with a step size for each step, and of all variants of GD++."""
+    print(f"fitting the rates of gradient descent and GD++, {n_steps} steps each", flush=True)
     best = learners.fit_gd_plus_plus(spectrum, n_steps)
     best_free = learners.fit_gd_plus_plus(spectrum, n_steps, free=True)
     if model.clip is not None:
@@ -180,25 +204,29 @@ def _deep(
         "gd_free_steps": GDPlusPlusRates(learners.fit_step_sizes(spectrum, n_steps, free=True), np.zeros(n_steps)),
         "gd_plus_plus": best,
         "gd_plus_plus_free_steps": best_free,
-        "gd_plus_plus_published": _published(task, model, spectrum, n_steps, key, published_steps),
+        "gd_plus_plus_published": _published_rates(task, model, spectrum, n_steps, key, published_steps),
     }
 
 
-def _published(
+def _published_rates(
     task: LinearRegression, model: models.TransformerConfig, spectrum: Spectrum, n_steps: int, key: Array, steps: int
 ) -> GDPlusPlusRates:
-    """GD++ as the published code finds it: the diagonals of P and W_V, of the built layer, learned by Adam.
+    """Rates of GD++ as the published code learns them: the diagonals of P and W_V of the constructed layer, by Adam.
 
-    One set for all layers, or one per layer where the model has weights per layer; batches of 512, from the best step
-    size with gamma = step_size / n.
+    There is one pair of diagonals for all layers, or one per layer if the model has weights per layer. Training has
+    batches of 512 prompts and starts at the best step size, with gamma = step_size / n.
+
+    Source: von Oswald et al. 2212.07677, published code.
     """
     n = task.n_context
     tied = learners.tied_step_size(spectrum, n_steps, n)
     ones = np.ones(1 if model.shared else n_steps)
     start = {"P_x": -tied / n**2 * ones, "W_V_x": ones, "P_y": tied / n * ones, "W_V_y": -ones}
     start = {name: jnp.asarray(leaf, float) for name, leaf in start.items()}
-    products = lambda params: {slot: params[f"P_{slot}"] * params[f"W_V_{slot}"] for slot in ("x", "y")}
-    every = lambda rates, xp: xp.broadcast_to(rates, n_steps)
+
+    def products(params: dict[str, Array]) -> dict[str, Array]:
+        return {slot: params[f"P_{slot}"] * params[f"W_V_{slot}"] for slot in ("x", "y")}
+
     settings = TrainSettings(
         steps=steps,
         batch_size=512,
@@ -210,34 +238,53 @@ def _published(
     draw, predict = by_moments(task) if model.clip is None else by_prompts(task, model.clip)
 
     def loss(params: dict[str, Array], batch: tuple[Any, Array]) -> Array:
-        found = products(params)
-        y_hat = predict(every(found["x"], jnp), every(found["y"], jnp), batch[0])
-        return 0.5 * jnp.mean(jnp.sum((y_hat - batch[1]) ** 2, axis=0))
+        prompts, labels = batch
+        factors = products(params)
+        in_x, in_y = (jnp.broadcast_to(factors[slot], n_steps) for slot in ("x", "y"))
+        y_hat = predict(in_x, in_y, prompts)
+        return 0.5 * jnp.mean(jnp.sum((y_hat - labels) ** 2, axis=0))
 
-    params = _learned(lambda key, step: draw(key, settings.batch_size), loss, settings, start, key)
-    found = products(params)
-    return GDPlusPlusRates(*(every(-n * np.asarray(found[slot], np.float64), np) for slot in ("y", "x")))
-
-
-Drawn = Callable[[Array, int], tuple[Any, Array]]  # batches, and their queries' labels [m prompt]
-Predicted = Callable[[Array, Array, Any], Array]  # of what a layer adds to x and to y, `[layer]` each: y_hat [m prompt]
+    params = _train_from(lambda key, step: draw(key, settings.batch_size), loss, settings, start, key)
+    rates = {slot: -n * np.asarray(product, np.float64) for slot, product in products(params).items()}
+    return GDPlusPlusRates(np.broadcast_to(rates["y"], n_steps), np.broadcast_to(rates["x"], n_steps))
 
 
-def by_moments(task: LinearRegression) -> tuple[Drawn, Predicted]:
-    """What GD++ is learned on, and predicts, by the moments of prompts."""
+# (key, number of prompts) -> a batch, and the labels [m prompt] of its queries.
+Draw = Callable[[Array, int], tuple[Any, Array]]
+# (factor of the update to x [layer], factor of the update to y [layer], batch) -> y_hat [m prompt].
+Predict = Callable[[Array, Array, Any], Array]
+
+
+def by_moments(task: LinearRegression) -> tuple[Draw, Predict]:
+    """GD++ on the Gram matrices of prompts: the fast form, without a clip.
+
+    Args:
+      task: the task of the prompts.
+
+    Returns:
+      A function that draws a batch of Gram matrices, and one that predicts the labels of its queries.
+    """
     d, m = task.d_input, task.d_output
 
-    def predict(in_x: Array, in_y: Array, moments: Gram) -> Array:
+    def predict(in_x: Array, in_y: Array, gram: Gram) -> Array:
         diagonal = jnp.concatenate([jnp.repeat(in_x[:, None], d, 1), jnp.repeat(in_y[:, None], m, 1)], axis=1)
         w_pv = jax.vmap(jnp.diag)(diagonal)[:, None]
         w_kq = jnp.broadcast_to(jnp.diag(jnp.repeat(jnp.array([1.0, 0.0], w_pv.dtype), np.array([d, m]))), w_pv.shape)
-        return models.read_gram(Circuits(w_kq, w_pv), moments, m)
+        return models.read_gram(Circuits(w_kq, w_pv), gram, m)
 
     return lambda key, n_prompts: task.sample_gram(key, n_prompts=n_prompts), predict
 
 
-def by_prompts(task: LinearRegression, clip: float) -> tuple[Drawn, Predicted]:
-    """The same by prompts themselves: a clip acts on tokens, which moments do not see."""
+def by_prompts(task: LinearRegression, clip: float) -> tuple[Draw, Predict]:
+    """GD++ on prompts, with a clip. A clip acts on tokens, which a Gram matrix does not contain.
+
+    Args:
+      task: the task of the prompts.
+      clip: the largest absolute value of an activation.
+
+    Returns:
+      A function that draws a batch of prompts, and one that predicts the labels of its queries.
+    """
 
     def draw(key: Array, n_prompts: int) -> tuple[Prompt, Array]:
         prompts = jax.vmap(task.sample)(jax.random.split(key, n_prompts))
@@ -250,19 +297,22 @@ def by_prompts(task: LinearRegression, clip: float) -> tuple[Drawn, Predicted]:
     return draw, predict
 
 
-def _learned(
+def _train_from(
     draw: Callable[[Array, Array], Any],
     loss: Callable[[Any, Any], Array],
     settings: TrainSettings,
     start: Any,
     key: Array,
 ) -> Any:
-    """The parameters that one member, trained from `start`, ends with."""
+    """Trains one member from the parameters `start`, and returns its final parameters."""
     seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
     members = population.members_of(seed, 1, settings, {})
     placement = mesh.place("none", 1, settings.batch_size, settings.share_batches)
     chunk = population.make_chunk(draw, loss, settings, placement)
     state = population.start(lambda key, of_model: start, settings, members)
-    told = lambda state, loss: print(f"GD++ as published: step {state.step}/{settings.steps}", flush=True)
-    state = population.run_chunks(chunk, state, members, settings.steps, max(500, settings.steps // 10), told)
+
+    def report(state: population.PopulationState, loss: Array) -> None:
+        print(f"GD++ as published: step {state.step}/{settings.steps}", flush=True)
+
+    state = population.run_chunks(chunk, state, members, settings.steps, max(500, settings.steps // 10), report)
     return jax.tree.map(lambda leaf: leaf[0], state.member.params)

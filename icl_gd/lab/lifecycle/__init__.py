@@ -1,1 +1,1 @@
-"""A run on a machine: devices, processes, workdir, checkpoints gone on from, what is printed as it goes."""
+"""A run on a machine: devices, processes, work directory, resuming, and progress output."""

@@ -1,7 +1,7 @@
-"""JAX's persistent compilation cache: where it lies, and how much of a run came from it.
+"""JAX's persistent compilation cache: its directory, and how many programs of a run it provided.
 
-Compiling is most of a short run, and a run that is resumed compiles the same programs again.
-`JAX_COMPILATION_CACHE_DIR` moves the cache, `JAX_ENABLE_COMPILATION_CACHE=false` goes without.
+Compilation takes most of the time of a short run, and a resumed run needs the same programs again.
+`JAX_COMPILATION_CACHE_DIR=DIR` selects another directory; `JAX_ENABLE_COMPILATION_CACHE=false` disables the cache.
 """
 
 import hashlib
@@ -11,14 +11,18 @@ import re
 import warnings
 from pathlib import Path
 
-LEAST_SECONDS = 0.0  # of compilation: the many small programs of a run together take longer than its large ones
+# Cache every program: compiling the many small programs of a run takes longer than compiling its large ones.
+LEAST_SECONDS = 0.0
 HITS, REQUESTS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/compile_requests_use_cache"
 
 
 def cache_directory() -> Path:
-    """The user's choice, or a directory for this very kind of machine and version of JAX.
+    """The directory of the cache: `JAX_COMPILATION_CACHE_DIR`, or one for this CPU type and version of JAX.
 
-    Programs compiled for another CPU may crash, and a home directory may be shared by several.
+    Programs that were compiled for another CPU may crash, and machines with different CPUs may share a home directory.
+
+    Returns:
+      The path, which need not exist yet.
     """
     import jax
 
@@ -30,40 +34,42 @@ def cache_directory() -> Path:
 
 def _cpu() -> str:
     """A short hash of the processor: its architecture, model and instruction sets."""
-    described = [platform.machine(), platform.processor()]
+    description = [platform.machine(), platform.processor()]
     try:
         text = Path("/proc/cpuinfo").read_text()
-        described += [found[0] for name in ("model name", "flags", "Features") if (found := _field(name, text))]
     except OSError:
-        pass  # not Linux
-    return hashlib.sha256("\n".join(described).encode()).hexdigest()[:8]
-
-
-def _field(name: str, text: str) -> re.Match[str] | None:
-    return re.search(rf"^{name}\s*:.*$", text, re.MULTILINE)
+        text = ""  # not Linux
+    for name in ("model name", "flags", "Features"):
+        if line := re.search(rf"^{name}\s*:.*$", text, re.MULTILINE):
+            description.append(line[0])
+    return hashlib.sha256("\n".join(description).encode()).hexdigest()[:8]
 
 
 def why_unusable(directory: Path) -> str | None:
-    """Why no cache can be kept in a directory (made if need be); None if one can."""
+    """Checks that the cache can be written to a directory, which is made if it does not exist.
+
+    Returns:
+      The reason why it cannot, or None.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return f"{directory}: {error.strerror}"
-    return None if os.access(directory, os.W_OK | os.X_OK) else f"{directory}: cannot be written"
+    return None if os.access(directory, os.W_OK | os.X_OK) else f"{directory}: is not writable"
 
 
 def compile_quickly() -> None:
-    """Makes XLA's code for CPUs cheap to compile, and slower: before the first use of a device."""
+    """Sets XLA flags for fast compilation and slower code on CPUs. Call it before the first use of a device."""
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_use_fusion_emitters" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
 
 
 def use(directory: Path) -> None:
-    """Keeps every compiled program in a directory, and takes from there what an earlier process left."""
+    """Stores every compiled program in a directory, and reuses programs that earlier processes stored there."""
     import jax
 
-    # What cannot be read or written later (a full disk, an entry cut short) is compiled, which loses time alone.
+    # An entry that cannot be read or written (full disk, truncated file) costs only the time to compile the program.
     warnings.filterwarnings("ignore", message=".*persistent compilation cache entry")
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
@@ -71,25 +77,32 @@ def use(directory: Path) -> None:
 
 
 class Cache:
-    """The compilation cache of one run, switched on where it can be, with a count of what came from it."""
+    """The compilation cache of one run, enabled if its directory is writable.
+
+    Attributes:
+      hits: number of programs that the cache provided.
+      requests: number of programs that were requested from the cache.
+      directory: where the cache is; set only if it is enabled.
+      why_not: the reason why the cache is disabled, or None.
+    """
 
     def __init__(self):
         import jax
 
         self.hits = self.requests = 0
-        self.why_not: str | None = "switched off by JAX_ENABLE_COMPILATION_CACHE"
+        self.why_not: str | None = "disabled by JAX_ENABLE_COMPILATION_CACHE"
         if not jax.config.jax_enable_compilation_cache:  # pyright: ignore[reportAttributeAccessIssue]
             return
         self.directory = cache_directory()
         self.why_not = why_unusable(self.directory)
         if self.why_not:
-            jax.config.update("jax_enable_compilation_cache", False)  # or JAX warns of every program
+            jax.config.update("jax_enable_compilation_cache", False)  # otherwise JAX warns about every program
             return
         use(self.directory)
         jax.monitoring.register_event_listener(self._count)
 
     def close(self) -> None:
-        """Ends the count."""
+        """Stops counting programs."""
         import jax
 
         if self.why_not is None:

@@ -1,7 +1,7 @@
-"""Where seconds go: of a run stage by stage, of a test, and how many of them are compiling.
+"""Time profiles: the seconds of a run by stage, or of a test, and how many of them were spent on compilation.
 
-Compiling is tracing, lowering and XLA's own work, as `jax.monitoring` reports them. A program that the compilation
-cache has is counted too, with the seconds its loading takes.
+Compilation consists of tracing, lowering and XLA compilation, as reported by `jax.monitoring`. A program from the
+compilation cache counts too, with the time to load it.
 """
 
 import time
@@ -17,14 +17,14 @@ COMPILING = {
 }
 COLUMNS = ("seconds", *COMPILING.values(), "programs")
 
-Cost = dict[str, float]  # a number for every column
+Cost = dict[str, float]  # a number for each of COLUMNS
 
 
 class Clock:
-    """Seconds, seconds of compiling and compiled programs of this process, from its making on.
+    """Counts the seconds, compilation seconds and compiled programs of this process since the clock was made.
 
     Args:
-      since: a reading of `time.perf_counter` from which seconds count; now when left out.
+      since: a reading of `time.perf_counter` at which the seconds start. Default: now.
     """
 
     def __init__(self, since: float | None = None):
@@ -39,14 +39,14 @@ class Clock:
             self._programs += stage == "xla"
 
     def read(self) -> Cost:
-        """What was spent up to now."""
+        """The seconds and programs up to now, by column."""
         seconds = time.perf_counter() - self._since
         values = seconds, *(self._compiling[stage] for stage in COMPILING.values()), self._programs
         return dict(zip(COLUMNS, values, strict=True))
 
 
 class _Stages:
-    """What every stage of a run cost. A stage lasts until the next one begins, and may come again."""
+    """The cost of every stage of a run. A stage lasts until the next one begins; a stage may begin several times."""
 
     def __init__(self, since: float):
         self.clock = Clock(since)
@@ -60,45 +60,51 @@ class _Stages:
         self._stage, self._read = stage, now
 
 
-_stages: _Stages | None = None  # of the run that is profiled in this process
+_stages: _Stages | None = None  # the profile of the current run; None if it is not profiled
 
 
 def profile(since: float) -> None:
-    """Begins to measure the stages of a run, the first of which is its imports."""
+    """Starts to profile a run. Its first stage, "import", began at `since`, a reading of `time.perf_counter`."""
     global _stages
     _stages = _Stages(since)
 
 
 def stage(name: str) -> None:
-    """Says that a stage of the run begins. Does nothing where no run is profiled."""
+    """Begins a stage of the run. Does nothing if the run is not profiled."""
     if _stages is not None:
         _stages.begin(name)
 
 
 def spent() -> list[dict]:
-    """Every stage's name and columns, in the order in which they first began; the run's profile ends with it."""
+    """Ends the profile of the run.
+
+    Returns:
+      The name ("stage") and the columns of every stage, in the order in which the stages first began.
+    """
     global _stages
     assert _stages is not None, "no run is profiled"
     _stages.begin("end")
-    found, _stages = _stages.costs, None
-    return [{"stage": name, **cost} for name, cost in found.items()]
+    costs, _stages = _stages.costs, None
+    return [{"stage": name, **cost} for name, cost in costs.items()]
 
 
 def plus(a: Mapping[str, float], b: Mapping[str, float]) -> Cost:
+    """The sum of two costs."""
     return {column: a[column] + b[column] for column in COLUMNS}
 
 
 def minus(after: Mapping[str, float], before: Mapping[str, float]) -> Cost:
+    """The difference of two costs."""
     return {column: after[column] - before[column] for column in COLUMNS}
 
 
 def table(costs: Sequence[tuple[str, Cost]]) -> str:
-    """A line for every name, and what all of them cost."""
-    every = dict.fromkeys(COLUMNS, 0.0)
+    """A text table with one row per (name, cost), and the total in the last row."""
+    total = dict.fromkeys(COLUMNS, 0.0)
     for _, cost in costs:
-        every = plus(every, cost)
+        total = plus(total, cost)
     lines = ["".join(f"{column:>10}" for column in COLUMNS)]
-    for name, cost in [*costs, ("all", every)]:
+    for name, cost in [*costs, ("all", total)]:
         shown = [f"{cost[column]:10.0f}" if column == "programs" else f"{cost[column]:10.2f}" for column in COLUMNS]
         lines.append(f"{''.join(shown)}  {name}")
     return "\n".join(lines)

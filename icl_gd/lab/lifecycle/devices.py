@@ -1,4 +1,4 @@
-"""Whether the device a run is asked to use is there, and can do what is asked; said before anything is written."""
+"""Checks of the operating system and the devices, made before a run writes anything."""
 
 import platform
 import re
@@ -9,24 +9,27 @@ from icl_gd.lab.config.errors import ConfigError, nearest
 from icl_gd.lab.config.experiment import Experiment
 
 PLATFORMS = ("cpu", "gpu", "cuda", "rocm", "tpu")
-CUDA = "for NVIDIA GPUs: pip install 'icl-gd[cuda13]', or [cuda12] with a driver of CUDA 12"
+CUDA = "for NVIDIA GPUs: pip install 'icl-gd[cuda13]', or 'icl-gd[cuda12]' if the driver is for CUDA 12"
 INSTALL = {"gpu": CUDA, "cuda": CUDA, "tpu": "for TPUs: pip install 'icl-gd[tpu]'"}
 SYSTEMS = ("Linux", "Darwin")
 
 
 def check_system() -> None:
-    """Whether runs are supported here.
+    """Checks that the operating system is supported.
 
     Raises:
-      ConfigError: if they are not.
+      ConfigError: if it is not.
     """
     if (system := platform.system()) not in SYSTEMS:
-        said = "runs take Linux or macOS; on Windows use WSL (wsl --install)"
-        raise ConfigError(f"{system} is not supported: {said}")
+        raise ConfigError(f"{system} is not supported: use Linux or macOS, or WSL on Windows (wsl --install)")
 
 
 def unused_gpus() -> str | None:
-    """What would make JAX use NVIDIA GPUs that it leaves alone; None if there are none of them."""
+    """Detects NVIDIA GPUs that this installation of JAX cannot use.
+
+    Returns:
+      A sentence with the command that installs GPU support; None if there are no such GPUs, or `JAX_PLATFORMS=cpu`.
+    """
     import jax
 
     if jax.devices()[0].platform != "cpu" or (_config().jax_platforms or "") == "cpu":
@@ -40,38 +43,44 @@ def unused_gpus() -> str | None:
         return None
     version = re.search(r"CUDA Version: (\d+)", driver)
     extra = "cuda12" if version and int(version[1]) < 13 else "cuda13"
-    return f"{listed.splitlines()[0]} is there, and JAX does not use it: pip install 'icl-gd[{extra}]'"
+    return f"JAX does not use the GPU of this machine ({listed.splitlines()[0]}): pip install 'icl-gd[{extra}]'"
 
 
 def check_device(precision: str) -> str:
-    """The platform a run computes on.
+    """Checks that JAX has a device, and that the device supports a precision.
+
+    Args:
+      precision: "float32" or "float64".
+
+    Returns:
+      The platform of the device: "cpu", "gpu" or "tpu".
 
     Raises:
-      ConfigError: if JAX_PLATFORMS names none that is there, or the platform has no such precision.
+      ConfigError: if JAX_PLATFORMS names no available platform, or the platform lacks the precision.
     """
     import jax
 
-    asked = _config().jax_platforms or ""
-    for word in asked.split(",") if asked else ():
+    requested = _config().jax_platforms or ""
+    for word in requested.split(",") if requested else ():
         if word not in PLATFORMS:
-            raise ConfigError(f"JAX_PLATFORMS={asked}: {nearest(word, PLATFORMS)}, or nothing")
+            raise ConfigError(f"JAX_PLATFORMS={requested}: {nearest(word, PLATFORMS)}; or unset it")
     try:
         device = jax.devices()[0].platform
-    except (RuntimeError, AssertionError) as error:  # JAX asserts that an asked platform is installed
-        hints = {INSTALL[word]: None for word in asked.split(",") if word in INSTALL}
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that a requested platform is installed
+        hints = {INSTALL[word]: None for word in requested.split(",") if word in INSTALL}
         why = " ".join(str(error).partition("(set JAX_PLATFORMS")[0].split()).rstrip(".") or "JAX cannot use it"
-        accepted = "; ".join(["accepted here: cpu, or nothing", *hints])
-        raise ConfigError(f"JAX_PLATFORMS={asked}: no such device: {why}; {accepted}") from error
+        accepted = "; ".join(["accepted on this machine: cpu, or leave it unset", *hints])
+        raise ConfigError(f"JAX_PLATFORMS={requested}: no such device: {why}; {accepted}") from error
     if why := why_not(device, precision):
         raise ConfigError(f"precision={precision}: {why}")
     return device
 
 
 def check_placement(experiment: Experiment) -> None:
-    """Whether population and batch divide among the devices as `train.parallel` asks.
+    """Checks that members and batches can be divided among the devices as `train.parallel` requires.
 
     Raises:
-      ConfigError: if they do not.
+      ConfigError: if they cannot.
     """
     from icl_gd.training import mesh
 
@@ -90,10 +99,10 @@ def _config() -> Any:
 
 
 def why_not(device: str, precision: str) -> str | None:
-    """Why a platform cannot compute in a precision; None if it can."""
+    """The reason why a platform does not support a precision; None if it does."""
     if device == "tpu" and precision == "float64":
         return (
-            "a TPU has no float64: XLA puts two float32 in its place, with their range, fewer digits and much more "
-            "time; accepted on a TPU: float32, or float64 on the CPU with JAX_PLATFORMS=cpu"
+            "a TPU has no float64: XLA emulates it by pairs of float32, with less range and precision and much more "
+            "time; use float32, or float64 on the CPU with JAX_PLATFORMS=cpu"
         )
     return None

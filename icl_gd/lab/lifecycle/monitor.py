@@ -1,4 +1,4 @@
-"""What a run shows while it goes (metrics.jsonl, TensorBoard events, progress), and the signals it hears."""
+"""The output of a run during training (metrics.jsonl, TensorBoard events, progress), and its signal handlers."""
 
 import contextlib
 import hashlib
@@ -21,12 +21,19 @@ from tqdm import tqdm
 from icl_gd.lab.config.errors import reject
 from icl_gd.lab.config.sweeps import label as label_of
 
-SHOWN = ("training_loss", "loss_", "sensitivity_cosine_")  # on the terminal, by how names begin
+SHOWN = ("training_loss", "loss_", "sensitivity_cosine_")  # prefixes of the metrics that the terminal shows
 
 
 class Stop:
-    """Ctrl-C and SIGTERM. While steps are unsaved a signal waits for the end of the chunk; otherwise, and the second
-    time, it stops the run at once."""
+    """Handles Ctrl-C and SIGTERM while a run is in this context.
+
+    While there are unsaved steps, the first signal is only recorded, and training stops after the current chunk.
+    Otherwise, and at the second signal, KeyboardInterrupt is raised at once.
+
+    Attributes:
+      signal: the number of the first signal; None if there was none.
+      saved: whether all steps are saved.
+    """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -35,10 +42,10 @@ class Stop:
         self.saved = True
 
     def __enter__(self) -> "Stop":
-        heard = self.SIGNALS if threading.current_thread() is threading.main_thread() else ()  # others hear none
-        self._before = {number: signal.signal(number, self._hear) for number in heard}
+        is_main = threading.current_thread() is threading.main_thread()  # only this thread can handle signals
+        self._before = {number: signal.signal(number, self._handle) for number in (self.SIGNALS if is_main else ())}
         self._hook = sys.unraisablehook
-        sys.unraisablehook = self._ignored
+        sys.unraisablehook = self._on_unraisable
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -46,29 +53,35 @@ class Stop:
             signal.signal(number, handler)
         sys.unraisablehook = self._hook
 
-    def _ignored(self, raised: Any) -> None:
-        """Python ignores what is raised in a callback of its garbage collector. The signal is known all the same."""
+    def _on_unraisable(self, raised: Any) -> None:
+        """Silences a KeyboardInterrupt that Python ignores, because it was raised in a garbage collector callback.
+
+        The handler has recorded the signal all the same.
+        """
         if not issubclass(raised.exc_type, KeyboardInterrupt):
             self._hook(raised)
 
-    def _hear(self, number: int, frame: object) -> None:
+    def _handle(self, number: int, frame: object) -> None:
         at_once = self.saved or self.signal is not None
         self.signal = self.signal or number
         if at_once:
             raise KeyboardInterrupt
-        print("stopping after this chunk", file=sys.stderr)
+        print("stopping after this chunk of steps; send the signal again to stop at once", file=sys.stderr)
 
 
 class _Board:
-    """A TensorBoard event file, written where it is called: a `SummaryWriter` writes from a thread of its own, which a
-    full disk ends with a traceback, and whose queue then blocks the run.
+    """A TensorBoard event file that is written in the calling thread.
+
+    A `SummaryWriter` writes in a separate thread: on a full disk that thread dies with a traceback, and its queue then
+    blocks the run.
 
     Args:
-      purge_step: events of the directory's other files from this step on are forgotten.
+      directory: where the file is written; made if it does not exist.
+      purge_step: TensorBoard drops the events of older files in the directory from this step on; None to keep them.
     """
 
     def __init__(self, directory: Path, purge_step: int | None = None):
-        # Its import takes PyTorch's with it where that is installed, for seconds: not before a run begins.
+        # This also imports PyTorch if it is installed, which takes seconds, so it is not imported before a run begins.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2
         from tensorboardX.summary import scalar
@@ -81,7 +94,7 @@ class _Board:
             self._write(purge_step, session_log=self._events.SessionLog(status=self._events.SessionLog.START))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends and flushes values of one step."""
+        """Appends the values of one step and flushes them."""
         for name, value in values.items():
             self._write(step, summary=self._scalar(name, value))
         self._writer.flush()
@@ -94,19 +107,22 @@ class _Board:
 
 
 def redraws() -> bool:
-    """Whether what is printed is seen on a terminal or below a notebook's cell, where one line can be drawn again."""
+    """Whether the output goes to a terminal or a notebook, where a progress bar can be redrawn."""
     return (sys.stderr.isatty() and sys.stdout.isatty()) or "ipykernel" in sys.modules
 
 
 class _Wandb:
-    """A run of Weights & Biases, by the name of what is trained; the same one when it goes on.
+    """A run of Weights & Biases. Its id depends on workdir and label, so that a resumed run continues the same one.
 
     Args:
-      config: what is shown of the run's settings.
+      project: the project.
+      workdir: the workdir of the run.
+      label: the name of the population; empty if there is only one.
+      config: settings that Weights & Biases shows.
     """
 
     def __init__(self, project: str, workdir: Path, label: str, config: Mapping[str, Any]):
-        import wandb  # pyright: ignore[reportMissingImports]  # an extra, which takes a second to import
+        import wandb  # pyright: ignore[reportMissingImports]  # an optional package that takes a second to import
 
         name = f"{workdir.name}/{label}" if label else workdir.name
         identity = hashlib.sha256(f"{workdir.absolute()}/{label}".encode()).hexdigest()[:16]
@@ -115,7 +131,7 @@ class _Wandb:
         )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs values of one step; one that is there already is left alone, as the service has it."""
+        """Logs the values of one step. The service ignores a step that it already has."""
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
@@ -123,22 +139,27 @@ class _Wandb:
 
 
 def check_wandb(project: str | None) -> None:
-    """Whether Weights & Biases is there, if it is asked for.
+    """Checks that the package wandb is installed if a project is given.
 
     Raises:
       ConfigError: if it is not.
     """
     if project is not None and importlib.util.find_spec("wandb") is None:
-        reject("train.wandb", project, "needs wandb: pip install 'icl-gd[wandb]', or leave it at None")
+        reject("train.wandb", project, "needs the package wandb: pip install 'icl-gd[wandb]', or give None")
 
 
 class Monitor:
-    """Writes metrics per step and seed, and shows progress: a bar where it can be redrawn, plain lines otherwise.
+    """Writes the metrics of every step and seed, and shows progress as a bar or, without a terminal, as lines.
 
     Args:
-      points: the fields in which combinations of a population differ; all seeds of one come before the next.
-      wandb: a project of Weights & Biases that means over seeds are logged to; None for none.
-      config: what it shows of the run's settings.
+      workdir: where metrics.jsonl and the TensorBoard events are written.
+      steps: the total number of training steps.
+      first_seed: the seed of the first member.
+      label: the name of the population; empty if there is only one.
+      points: the combinations within the population, as mappings from field to value. Members are ordered by
+        combination, then by seed.
+      wandb: the Weights & Biases project that means over seeds are logged to; None for no logging there.
+      config: settings that Weights & Biases shows.
     """
 
     def __init__(
@@ -156,8 +177,8 @@ class Monitor:
         self._label = label or "training"
         self._path = workdir / "metrics.jsonl"
         self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
-        # Populations in turn have directories of their own: TensorBoard forgets in a whole directory what is after the
-        # step where one of its files goes on.
+        # Every population has its own directory: when one file of a directory resumes at a step, TensorBoard drops all
+        # later events of the whole directory.
         self._events = workdir / "events" / label if label else workdir
         self._board = _Board(self._events)
         self._wandb = None if wandb is None else _Wandb(wandb, workdir, label, config)
@@ -167,7 +188,7 @@ class Monitor:
         self._names = [",".join(filter(None, (label, label_of(fields)))) for fields in points]
 
     def write(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Appends and flushes metrics `[member]` of one step."""
+        """Appends the metrics of one step, each `[member]`, and flushes them."""
         lines, shown, means = [], [], {}
         for name, values in metrics.items():
             values = np.asarray(values, np.float64)
@@ -194,20 +215,27 @@ class Monitor:
             self._next_line = step + self._steps // 10
 
     def warn(self, diverged_at: np.ndarray) -> None:
-        """Says of every member `[member]` that has been frozen, once, at which step; -1 stands for none."""
+        """Prints one warning for every member that diverged.
+
+        Args:
+          diverged_at: `[member]` the step at which a member diverged; -1 if it did not.
+        """
         seeds = len(diverged_at) // len(self._points)
         for member, step in enumerate(diverged_at.tolist()):
             if step >= 0 and member not in self._warned:
                 self._warned.add(member)
                 point = self._names[member // seeds]
                 seed = f"seed {self._first_seed + member % seeds}" + (f" of {point}" if point else "")
-                said = f"{seed} diverged at step {step} and is kept as it was before that step"
-                print(f"warning: {said}", file=sys.stderr)
+                print(
+                    f"warning: {seed} diverged at step {step}; its weights stay as they were before that step",
+                    file=sys.stderr,
+                )
 
     def resume(self, step: int) -> None:
-        """Takes back what was written after `step`, from where a run goes on, and what a crash left half written.
+        """Removes metrics of steps after `step`, at which the run resumes, and lines that a crash truncated.
 
-        A run that crashed before its first checkpoint goes on from step 0.
+        Args:
+          step: the step of the last checkpoint; 0 if the run crashed before its first checkpoint.
         """
         self._file.close()
         kept = [
@@ -223,26 +251,27 @@ class Monitor:
         self._board = _Board(self._events, purge_step=step + 1)
 
     def close(self) -> None:
-        with contextlib.ExitStack() as each:  # also when one that has no room left for its last bytes raises
+        """Closes all outputs, also if closing one of them fails, for example on a full disk."""
+        with contextlib.ExitStack() as stack:
             if self._bar is not None:
-                each.callback(self._bar.close)
+                stack.callback(self._bar.close)
             if self._wandb is not None:
-                each.callback(self._wandb.close)
-            each.callback(self._board.close)
-            each.callback(self._file.close)
+                stack.callback(self._wandb.close)
+            stack.callback(self._board.close)
+            stack.callback(self._file.close)
 
 
 def _lines(path: Path) -> list[dict]:
-    """The whole lines of metrics.jsonl; one that a crash cut short is no JSON."""
-    found = []
+    """The complete lines of metrics.jsonl; a line that a crash truncated is not valid JSON and is skipped."""
+    lines = []
     for text in path.read_text().splitlines():
         with contextlib.suppress(ValueError):
-            found.append(json.loads(text))
-    return found
+            lines.append(json.loads(text))
+    return lines
 
 
 def _name_under(prefix: str, metric: str) -> str | None:
-    """The name of a metric written under this very prefix; None for another's."""
+    """The name of a metric without its prefix; None if it was written with another prefix."""
     name = metric.removeprefix(prefix)
     return name if metric.startswith(prefix) and "/" not in name else None
 
@@ -256,7 +285,16 @@ def _finite_mean(values: np.ndarray) -> float:
 def read_history(
     workdir: Path, label: str = "", fields: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, dict[int, dict[int, float]]]:
-    """metrics.jsonl as `metric -> step -> seed -> value`, of one combination of a swept population."""
+    """Reads the metrics of one population, or of one combination of a population, from metrics.jsonl.
+
+    Args:
+      workdir: the workdir of the run.
+      label: the name of the population; empty if there is only one.
+      fields: the values of the swept fields that select a combination. Default: no sweep.
+
+    Returns:
+      `metric -> step -> seed -> value`, where a value that was not finite is nan.
+    """
     prefix = f"{label}/" if label else ""
     history: dict[str, dict[int, dict[int, float]]] = {}
     for line in _lines(workdir / "metrics.jsonl"):

@@ -1,4 +1,4 @@
-"""What a workdir says of the run it holds: whether it is finished, or goes on, perhaps to more steps than before."""
+"""Finished and resumed runs: reads what a workdir holds, and writes config.json, also for a run with more steps."""
 
 import json
 import shutil
@@ -11,10 +11,17 @@ from icl_gd.migrations import CONFIGS, newest_of
 
 
 def finished(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The results of a run that took all its steps; None while there are none, or `train.steps` was raised since.
+    """The results of a finished run.
+
+    Args:
+      workdir: the workdir of the run.
+      config: the nested config of the requested run.
+
+    Returns:
+      The content of results.json; None if the run is not finished, or `train.steps` was raised since.
 
     Raises:
-      ValueError: if they cannot be read.
+      ValueError: if results.json or config.json cannot be read.
     """
     path, steps = workdir / "results.json", config["train"]["steps"]
     if not path.exists():
@@ -23,28 +30,34 @@ def finished(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
         done = json.loads(path.read_text())
         taken = done.get("steps", _stored(workdir)["train"]["steps"])
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is unreadable ({error}); without it the run is analysed again") from error
+        raise ValueError(f"{path} is unreadable ({error}); remove it to analyse the run again") from error
     return done if taken == json.loads(json.dumps(steps)) else None
 
 
 def last_step(workdir: Path) -> int:
-    """The largest step of a checkpoint there, of all combinations; zero where there is none."""
+    """The largest step of all checkpoints of a run; 0 if there is none."""
     steps = (path.name for path in (workdir / "checkpoints").glob("**/*/") if path.name.isdigit())
     return max(map(int, steps), default=0)
 
 
 def store(workdir: Path, about: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Writes config.json and, when a run is extended, says so and takes back what a longer run would not have.
+    """Writes config.json. If `train.steps` was raised, it also removes a checkpoint that a longer run would not have.
 
-    `extended_from` lists the steps where the run once ended. Such an end may cut a chunk short, which a run that is
-    longer from the start does not do: its checkpoint goes, and the metrics after the one before it are written again.
+    `extended_from` in config.json lists the earlier final steps. The last chunk before such a step may be shorter than
+    the others, which does not happen in a run that is longer from the start. Its checkpoint is therefore removed, and
+    training resumes from the checkpoint before it.
+
+    Args:
+      workdir: the workdir of the run.
+      about: the experiment's name, versions and device, stored beside the config.
+      config: the nested config of the run.
     """
     before = json.loads((workdir / "config.json").read_text()) if (workdir / "config.json").exists() else {}
     ends, steps = list(before.get("extended_from", [])), config["train"]["steps"]
     if before and (old := before["config"]["train"]["steps"]) != steps and isinstance(steps, int):
         print(f"extending the run from step {old} to {steps}", flush=True)
         ends.append(old)
-    # First the list, then what it stands for: a run killed in between does the same again.
+    # The list is written before the checkpoints are removed, so that a run killed in between removes them next time.
     extended = {"extended_from": ends} if ends else {}
     stored = {**about, **extended, "format": newest_of(CONFIGS), "config": config}
     results.write_json(workdir / "config.json", stored)

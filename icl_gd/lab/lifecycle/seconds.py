@@ -1,4 +1,4 @@
-"""How long a run took: the seconds of all of its processes, kept in its workdir, of training and of the rest."""
+"""The duration of a run: seconds of training and of the rest, summed over all processes that worked on it."""
 
 import contextlib
 import json
@@ -13,10 +13,11 @@ FILE = "seconds.json"
 
 
 class Seconds:
-    """The seconds of a run up to now: those of earlier processes, as far as they were kept, and of this one.
+    """The seconds of a run up to now, in earlier processes (as stored in the workdir) and in this one.
 
     Args:
-      has_begun: whether an earlier process has trained; without its seconds those of the run are partial.
+      workdir: the workdir of the run.
+      has_begun: whether an earlier process has trained. If its seconds are not stored, the sum is marked as partial.
     """
 
     def __init__(self, workdir: Path, has_begun: bool):
@@ -27,7 +28,7 @@ class Seconds:
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
-        """Counts what is done in it as training."""
+        """A context whose time counts as training."""
         self._since = time.monotonic()
         try:
             yield
@@ -37,7 +38,12 @@ class Seconds:
             self.keep()
 
     def read(self) -> dict[str, Any]:
-        """Seconds of training and of the rest, in how many processes, and whether earlier ones are missing."""
+        """The seconds up to now.
+
+        Returns:
+          Seconds of "training" and of the "rest", the number of "processes", and whether the sum is "partial" because
+          seconds of earlier processes are missing.
+        """
         now = time.monotonic()
         training = self._training + (0.0 if self._since is None else now - self._since)
         return {
@@ -48,14 +54,14 @@ class Seconds:
         }
 
     def keep(self) -> None:
-        """Writes them, for a process that goes on after this one; of what is lost since the last time none knows."""
-        with contextlib.suppress(OSError):  # a full disk fails the run elsewhere
+        """Stores the seconds for a later process that resumes the run. Seconds after the last call are lost."""
+        with contextlib.suppress(OSError):  # a full disk makes the run fail elsewhere
             write_json(self._path, self.read())
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text())
-        return {name: found[name] for name in ("training", "rest", "processes", "partial")}
+        stored = json.loads(path.read_text())
+        return {name: stored[name] for name in ("training", "rest", "processes", "partial")}
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""What a run sets in its process: JAX's precision and cache, and who speaks; all of it as it was, afterwards."""
+"""Settings of the process during a run: JAX's precision and cache, warnings and logging. They are restored after it."""
 
 import contextlib
 import logging
@@ -22,10 +22,12 @@ OF_JAX = (
 
 @contextlib.contextmanager
 def set_for(precision: str, quickly: bool) -> Iterator[Cache]:
-    """Sets JAX for a precision, and quiets libraries that report what is raised too.
+    """Sets the precision of JAX, and silences libraries that log errors which are also raised.
 
     Args:
-      quickly: whether to compile quickly rather than well, for a run that compiles more than it computes.
+      precision: "float32" or "float64".
+      quickly: whether to compile fast instead of optimising, for a run that spends more time on compilation than on
+        computation.
 
     Yields:
       The compilation cache of the run.
@@ -33,16 +35,16 @@ def set_for(precision: str, quickly: bool) -> Iterator[Cache]:
     before = {name: jax.config.values[name] for name in OF_JAX}
     verbosity, asyncio = absl.logging.get_verbosity(), logging.getLogger("asyncio")
     level = asyncio.level
-    said_by = sys.stderr if mesh.is_primary() else sys.stdout
+    stream = sys.stderr if mesh.is_primary() else sys.stdout  # only the first process prints warnings
     try:
         with warnings.catch_warnings():
             jax.config.update("jax_enable_x64", precision == "float64")
-            # Comparisons of trained with constructed weights drown in TF32 or bfloat16 products.
+            # TF32 or bfloat16 products have larger errors than the differences between trained and constructed weights.
             jax.config.update("jax_default_matmul_precision", "highest")
             jax.config.update("jax_disable_most_optimizations", quickly)
-            warnings.showwarning = lambda message, *_: print("warning:", " ".join(str(message).split()), file=said_by)
-            # Orbax and its tasks log, with tracebacks, what is also raised.
-            if not flags.FLAGS["verbosity"].present:  # unless the command line asks for them
+            warnings.showwarning = lambda message, *_: print("warning:", " ".join(str(message).split()), file=stream)
+            # Orbax and its tasks log tracebacks of errors that are also raised.
+            if not flags.FLAGS["verbosity"].present:  # unless the command line sets the verbosity
                 absl.logging.set_verbosity(absl.logging.FATAL)
             asyncio.setLevel(logging.CRITICAL)
             with contextlib.closing(Cache()) as cache:

@@ -1,17 +1,23 @@
-"""The weights that training starts from, where an experiment names some: `train.start`."""
+"""Loads and checks the weights that training starts from, given by `train.start`."""
 
 from icl_gd import interop, training
-from icl_gd.lab.config.asked import Run
 from icl_gd.lab.config.errors import ConfigError, one_line
+from icl_gd.lab.config.run_request import RunRequest
 from icl_gd.paths import local
 from icl_gd.training.warm_start import Trained, weights_to_start
 
 
 def weights_of(start: str | None) -> Trained | None:
-    """A population from its workdir or from one of its checkpoints, or a model that `save_pretrained` wrote.
+    """Loads the weights that training starts from.
+
+    Args:
+      start: a workdir, one of its checkpoints, or a directory written by `save_pretrained`; None for random weights.
+
+    Returns:
+      The population or model; None if `start` is None.
 
     Raises:
-      FileNotFoundError: if it is not there.
+      FileNotFoundError: if there is none.
       ValueError: if it cannot be read.
     """
     if start is None:
@@ -21,22 +27,22 @@ def weights_of(start: str | None) -> Trained | None:
     return training.load(start)
 
 
-def check_start(run: Run) -> None:
-    """Whether the weights to start from are there, and fit every population that is trained.
-
-    A finished run is drawn again without them.
+def check_start(run: RunRequest) -> None:
+    """Checks that the weights of `train.start` exist and fit every population. A finished run does not need them.
 
     Raises:
-      ConfigError: if they are not, or do not.
+      ConfigError: if they do not exist, cannot be read, or do not fit.
     """
     for _, one in run.experiment.in_turn():
         if (start := one.train.start) is None or (run.workdir / "results.json").exists():
             continue
         try:
             if local(start, "train.start").resolve().is_relative_to(run.workdir.resolve()):
-                raise ValueError("is in the run's own workdir; raise train.steps to go on with it, or give another")
+                raise ValueError(
+                    "is in the workdir of this run; to continue it raise train.steps, or give another path"
+                )
             if (weights := weights_of(start)) is not None:
                 weights_to_start(weights, one.network, one.seeds * len(one.together()), one.seeds)
         except (FileNotFoundError, ValueError) as error:
-            why = one_line(error).removeprefix(f"{start} ").removeprefix("start: ")
+            why = one_line(error).removeprefix(f"{start} ").removeprefix(f"{start}: ").removeprefix("start: ")
             raise ConfigError(f"train.start={start}: {why.removeprefix(f'train.start={start}: ')}") from error

@@ -1,4 +1,4 @@
-"""Where a run's results go: whether it can go there, or on there, and the directory held while it runs."""
+"""Work directories: whether a run can start or resume there, and the lock that it holds while it runs."""
 
 import contextlib
 import errno
@@ -14,104 +14,109 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from icl_gd.lab.config.asked import Run
 from icl_gd.lab.config.errors import ConfigError, one_line
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.fields import default_of
 from icl_gd.lab.config.resources import disk_needed
+from icl_gd.lab.config.run_request import RunRequest
 from icl_gd.migrations import CONFIGS, migrated
 
-HOLDER = "held.json"  # who holds a workdir, while it does
-SIGN_EVERY, GONE_AFTER = 15.0, 90.0  # seconds between signs of life, and without one
-TAKES_OVER = 2.0  # seconds that one waits who takes over where there are no locks
-NO_LOCKS = (errno.EBADF, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # of NFS, EFS, Lustre and others
+HOLDER = "held.json"  # the lock file, which names the process that holds the workdir
+SIGN_EVERY = 15.0  # seconds between two renewals of the lock file
+GONE_AFTER = 90.0  # seconds without renewal after which a lock file is stale
+TAKES_OVER = 2.0  # seconds to wait after replacing a stale lock file on a file system without locks
+# Errors of `flock` on file systems without locks: NFS, EFS, Lustre and others.
+NO_LOCKS = (errno.EBADF, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextlib.contextmanager
 def held(workdir: Path) -> Iterator[None]:
-    """Makes the workdir, and holds it against other runs; one that failed before it left anything is taken away.
+    """Makes the workdir and locks it against other runs. If the run leaves nothing in a new workdir, it is removed.
 
-    It is held twice: by a lock on the directory, which the system takes back from a process that ends, and, since not
-    every file system has locks and not every lock is seen on other machines, by a file with host, process and time,
-    which is renewed while the run lives.
+    There are two locks. The first is an `flock` on the directory, which the system releases when the process ends. But
+    some file systems have no locks, and some locks are not visible on other machines. The second is therefore a lock
+    file with host, process and time, which is renewed while the run is alive.
 
     Raises:
-      ConfigError: if it cannot be made, or another run holds it.
+      ConfigError: if the workdir cannot be made, or another run holds it.
     """
-    made = not workdir.exists()
+    is_new = not workdir.exists()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         directory = os.open(workdir, os.O_RDONLY)
     except OSError as error:
-        raise ConfigError(f"--workdir={workdir}: {error.strerror}; give a directory that can be written") from error
+        raise ConfigError(f"--workdir={workdir}: {error.strerror}; give a writable directory") from error
     try:
         lock = _lock(workdir, directory)
-        if lock is Lock.OF_ANOTHER:
-            raise ConfigError(f"--workdir={workdir} is in use by another run; wait for it, or give another")
+        if lock is Lock.HELD_BY_ANOTHER:
+            raise _in_use(workdir)
         try:
-            with _signed(workdir, alone=lock is Lock.OURS):
+            with _lock_file(workdir, has_flock=lock is Lock.ACQUIRED):
                 yield
-        finally:  # by the holder only: who was refused would take the directory from under the one who holds it
-            if made:
+        finally:  # only the holder removes the directory; a refused run would remove it while the holder uses it
+            if is_new:
                 with contextlib.suppress(OSError):
                     workdir.rmdir()
     finally:
         os.close(directory)
 
 
-class Lock(Enum):
-    """What became of asking for a lock."""
+def _in_use(workdir: Path, holder: str | None = None) -> ConfigError:
+    """The error about a workdir that another run holds."""
+    by = f" ({holder})" if holder else ""
+    return ConfigError(f"--workdir={workdir} is in use by another run{by}; wait for it, or give another --workdir")
 
-    OURS, OF_ANOTHER, NONE_THERE = "ours", "of another", "none there"
+
+class Lock(Enum):
+    """The outcome of an attempt to lock a directory."""
+
+    ACQUIRED, HELD_BY_ANOTHER, UNSUPPORTED = "acquired", "held by another", "unsupported"
 
 
 def _lock(workdir: Path, directory: int) -> Lock:
-    """Locks the open directory, if it still is `workdir`: a run that fails takes its own away."""
-    import fcntl  # which Windows has not: even there a message can be read
+    """Locks the open directory, unless another run has removed and replaced it: a failed run removes its workdir."""
+    import fcntl  # not at the top: Windows lacks it, and error messages must be printed there too
 
-    found = Lock.OURS
+    lock = Lock.ACQUIRED
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return Lock.OF_ANOTHER
+        return Lock.HELD_BY_ANOTHER
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        found = Lock.NONE_THERE
-        warnings.warn(f"{workdir} is on a file system without locks; {HOLDER} there holds it alone", stacklevel=2)
+        lock = Lock.UNSUPPORTED
+        warnings.warn(f"{workdir} is on a file system without locks; only {HOLDER} protects it", stacklevel=2)
     try:
-        return found if os.path.samestat(os.fstat(directory), workdir.stat()) else Lock.OF_ANOTHER
+        return lock if os.path.samestat(os.fstat(directory), workdir.stat()) else Lock.HELD_BY_ANOTHER
     except FileNotFoundError:
-        return Lock.OF_ANOTHER
+        return Lock.HELD_BY_ANOTHER
 
 
 @contextlib.contextmanager
-def _signed(workdir: Path, alone: bool) -> Iterator[None]:
-    """Holds a workdir by a file that is made exclusively, and renewed from a thread.
+def _lock_file(workdir: Path, has_flock: bool) -> Iterator[None]:
+    """Holds a workdir by a lock file, which a thread renews.
 
     Args:
-      alone: whether a lock keeps others of this machine from taking over at the same time.
+      workdir: the workdir.
+      has_flock: whether an `flock` keeps other processes of this machine from replacing a stale file at the same time.
     """
     path, mine = workdir / HOLDER, {"host": socket.gethostname(), "process": os.getpid(), "since": time.time()}
     try:
         with open(path, "x") as file:
             json.dump(mine, file)
     except FileExistsError:
-        if by := _alive(path):
-            raise ConfigError(
-                f"--workdir={workdir} is in use by another run ({by}); wait for it, or give another"
-            ) from None
+        if holder := _live_holder(path):
+            raise _in_use(workdir, holder) from None
         part = path.with_name(f"{HOLDER}.{os.getpid()}")
         part.write_text(json.dumps(mine))
         os.replace(part, path)
-        if not alone:
-            time.sleep(TAKES_OVER)  # of several that take over at once, the last to write holds it
+        if not has_flock:
+            time.sleep(TAKES_OVER)  # if several processes replace the file at once, the last one to write holds it
             if _read(path) != mine:
-                raise ConfigError(
-                    f"--workdir={workdir} is in use by another run; wait for it, or give another"
-                ) from None
+                raise _in_use(workdir) from None
     except OSError:
-        yield  # a full disk takes no sign; the run will say so
+        yield  # there is no room for the file on a full disk; the run will report the disk itself
         return
     ended = threading.Event()
 
@@ -132,33 +137,33 @@ def _signed(workdir: Path, alone: bool) -> Iterator[None]:
 
 
 def _read(path: Path) -> Any:
-    """What a file of a holder says; None if it is not there, or cut short."""
+    """The content of a lock file; None if it does not exist or is truncated."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return None
 
 
-def _alive(path: Path) -> str | None:
-    """Who holds a workdir by a file, in words; None if it is gone: its process is no more, or gives no sign of life."""
-    its = _read(path)
-    if not isinstance(its, dict) or not {"host", "process", "since"} <= set(its):
+def _live_holder(path: Path) -> str | None:
+    """A description of the process that holds a lock file; None if the process has ended or the file is stale."""
+    holder = _read(path)
+    if not isinstance(holder, dict) or not {"host", "process", "since"} <= set(holder):
         return None
-    beside = path.with_name(f"{HOLDER}.{os.getpid()}")
+    probe = path.with_name(f"{HOLDER}.{os.getpid()}")
     try:
-        beside.touch()  # by the clock of the file system, which may be another machine's
-        silent = beside.stat().st_mtime - path.stat().st_mtime
-        beside.unlink()
+        probe.touch()  # its time is from the clock of the file system, which may differ from that of this machine
+        silent = probe.stat().st_mtime - path.stat().st_mtime
+        probe.unlink()
     except OSError:
         return None
-    if its["host"] == socket.gethostname() and not _is_running(its["process"]):
+    if holder["host"] == socket.gethostname() and not _is_running(holder["process"]):
         return None
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(its["since"]))
-    return None if silent > GONE_AFTER else f"process {its['process']} on {its['host']}, since {since}"
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+    return None if silent > GONE_AFTER else f"process {holder['process']} on {holder['host']}, since {since}"
 
 
 def _is_running(process: int) -> bool:
-    """Whether this machine has such a process."""
+    """Whether this machine has a process of this id."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -168,75 +173,80 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def _check_what_is_in_the_way(workdir: Path) -> None:
-    """What a run writes may be there already, as what it is, and must be writable."""
+def _check_existing_files(workdir: Path) -> None:
+    """Checks that files and directories of a run that exist already are of the right type and writable."""
     for name in ("checkpoints", "figures", "config.json", "metrics.jsonl", "results.json", "report.html"):
         path, wanted = workdir / name, "file" if "." in name else "directory"
         if not path.exists() and not path.is_symlink():
             continue
         if not (path.is_file() if wanted == "file" else path.is_dir()):
-            raise ConfigError(f"--workdir={workdir}: {name} there is no {wanted}; move it, or give another")
-        if not os.access(path, os.W_OK | (0 if wanted == "file" else os.X_OK)):
             raise ConfigError(
-                f"--workdir={workdir}: cannot write to {name} there; give a directory that can be written"
+                f"--workdir={workdir}: {name} in it is not a {wanted}; move it, or give another --workdir"
             )
+        if not os.access(path, os.W_OK | (0 if wanted == "file" else os.X_OK)):
+            raise ConfigError(f"--workdir={workdir}: cannot write to {name} in it; give a writable directory")
 
 
-def check_workdir(run: Run) -> None:
-    """Whether a run can go into its workdir, or on in it.
+def check_workdir(run: RunRequest) -> None:
+    """Checks that a run can start in its workdir, or resume or extend the run that the workdir holds.
 
     Raises:
       ConfigError: if it cannot.
     """
     workdir = run.workdir
-    above = workdir.absolute()
-    try:
-        while not above.exists() and not above.is_symlink():
-            above = above.parent
-    except OSError as error:
-        raise ConfigError(f"--workdir={workdir}: {error.strerror}; give a directory that can be made") from error
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise ConfigError(
-            f"--workdir={workdir}: cannot write to {above}; give a directory that can be made and written"
-        )
-    _check_what_is_in_the_way(workdir)
-    disk = shutil.disk_usage(above)
-    if disk.total and disk.free < (needed := disk_needed(run.experiment)):  # what is no disk has no total
-        raise ConfigError(
-            f"--workdir={workdir}: {disk.free / 2**20:.3g} MiB are free there, a run needs about {needed / 2**20:.3g}; "
-            "make room, or give another"
-        )
+    _check_place(run)
+    _check_existing_files(workdir)
     if (workdir / "results.json").exists() and not (workdir / "config.json").exists():
-        raise ConfigError(f"--workdir={workdir} holds results without their config.json; give another --workdir")
+        raise ConfigError(f"--workdir={workdir} holds results.json without config.json; give another --workdir")
     try:
-        found = json.loads((workdir / "config.json").read_text())
-        stored = stored_fields(found)
-        there = found.get("experiment"), found.get("variant")
+        content = json.loads((workdir / "config.json").read_text())
+        stored = stored_fields(content)
+        name, variant = content.get("experiment"), content.get("variant")
     except FileNotFoundError:
         return
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ConfigError(
-            f"--workdir={workdir}: its config.json is unreadable ({one_line(error)}); give another"
+            f"--workdir={workdir}: its config.json is unreadable ({one_line(error)}); give another --workdir"
         ) from error
-    if there != (None, None) and there != (run.name, run.variant):
-        raise ConfigError(f"--workdir={workdir} holds a run of {there[0]}:{there[1]}; give another --workdir")
+    if (name, variant) not in ((None, None), (run.name, run.variant)):
+        held_run = f"{name}:{variant}" if variant else name
+        raise ConfigError(f"--workdir={workdir} holds a run of {held_run}; give another --workdir")
     differ = differing(run.experiment, stored)
     if list(differ) == ["train.steps"]:
-        why = _no_extension(*differ["train.steps"], run.experiment["train.schedule"])
+        why = _why_not_extendable(*differ["train.steps"], run.experiment["train.schedule"])
         if why is None:
             return
-        raise _others(workdir, differ, f"; {why}")
+        raise _other_settings(workdir, differ, f"; {why}")
     if differ:
-        raise _others(workdir, differ, "")
+        raise _other_settings(workdir, differ, "")
 
 
-def stored_fields(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that a config.json holds, by name, as this version has them."""
-    return migrated(flattened(found["config"]), found.get("format", 1), CONFIGS)
+def _check_place(run: RunRequest) -> None:
+    """Checks that the workdir can be made and written to, and that its disk has enough room."""
+    workdir = run.workdir
+    existing = workdir.absolute()
+    try:
+        while not existing.exists() and not existing.is_symlink():
+            existing = existing.parent
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir}: {error.strerror}; give another directory") from error
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"--workdir={workdir}: cannot write to {existing}; give a writable directory")
+    disk = shutil.disk_usage(existing)
+    if disk.total and disk.free < (needed := disk_needed(run.experiment)):  # the total is 0 if this is not a disk
+        raise ConfigError(
+            f"--workdir={workdir}: {disk.free / 2**20:.3g} MiB are free, but the run needs about "
+            f"{needed / 2**20:.3g} MiB; free some space, or give another --workdir"
+        )
+
+
+def stored_fields(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields in the content of a config.json, by their current names, in the current format."""
+    return migrated(flattened(content["config"]), content.get("format", 1), CONFIGS)
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"task.d_input": 10, ...}` from `{"task": {"d_input": 10}, ...}`."""
+    """Flattens nested mappings: `{"task.d_input": 10, ...}` from `{"task": {"d_input": 10}, ...}`."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
@@ -244,33 +254,42 @@ def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differing(experiment: Experiment, stored: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The fields in which an experiment differs from what was stored of a run: name -> (stored, asked).
+    """Compares an experiment with the stored fields of a run, leaving out fields that may differ.
 
-    What an older version did not know, it did as is the default. What it stored of fields that this experiment does
-    not have, it stored of every run, and they did nothing in one of the same task, model and reference.
+    A field that is not stored counts as its default, which is how an earlier version without the field behaved. A
+    stored field that this experiment does not have is ignored: earlier versions stored all fields of every run, and
+    such a field had no effect with the same task, model and reference.
+
+    Args:
+      experiment: the requested experiment.
+      stored: the stored fields, as `stored_fields` returns them.
+
+    Returns:
+      (stored, requested) for every field that differs, by name.
     """
-    asked, differ = json.loads(json.dumps(experiment.flat(), default=str)), {}
-    for name, its in experiment.fields.items():
-        if its.is_free or name == "claims":
+    requested, differ = json.loads(json.dumps(experiment.flat(), default=str)), {}
+    for name, field in experiment.fields.items():
+        if field.is_free or name == "claims":
             continue
-        default = json.loads(json.dumps(default_of(experiment, its), default=str))
-        there = stored.get(name, asked[name] if its.chooses is not None else default)
-        if there != asked[name]:
-            differ[name] = there, asked[name]
+        default = json.loads(json.dumps(default_of(experiment, field), default=str))
+        before = stored.get(name, requested[name] if field.chooses is not None else default)
+        if before != requested[name]:
+            differ[name] = before, requested[name]
     return differ
 
 
-def _others(workdir: Path, differ: Mapping[str, tuple[Any, Any]], why: str) -> ConfigError:
-    shown = ", ".join(f"{name} (stored {there}, asked {asked})" for name, (there, asked) in differ.items())
+def _other_settings(workdir: Path, differ: Mapping[str, tuple[Any, Any]], why: str) -> ConfigError:
+    """The error about a workdir whose run has other settings."""
+    shown = ", ".join(f"{name} (stored {before}, requested {after})" for name, (before, after) in differ.items())
     return ConfigError(f"--workdir={workdir} holds a run with other settings: {shown}{why}; give another --workdir")
 
 
-def _no_extension(before: Any, after: Any, schedule: str) -> str | None:
-    """Why a run cannot go on to other `train.steps` than it was stored with; None if it can."""
+def _why_not_extendable(before: Any, after: Any, schedule: str) -> str | None:
+    """The reason why `train.steps` of a stored run cannot be changed in this way; None if it can."""
     if not isinstance(before, int) or not isinstance(after, int):
-        return "a sweep over it cannot be changed"
+        return "a sweep over train.steps cannot be changed"
     if after < before:
-        return "it may be raised, to extend the run, not lowered"
+        return "train.steps may be raised, to extend the run, but not lowered"
     if schedule != "constant":
-        return f"train.schedule={schedule} depends on the last step, only a constant one can be extended"
+        return f"train.schedule={schedule} depends on the last step, so only train.schedule=constant can be extended"
     return None

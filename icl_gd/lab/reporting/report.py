@@ -1,57 +1,99 @@
-"""report.html: one self-contained page with claims, metrics, figures and settings, drawn from a run's results alone."""
+"""report.html: one self-contained page, drawn from a run's results alone.
+
+It begins with the answer in one sentence and the figure that shows it. Every question follows under its own heading,
+with its figures, main numbers and claims. All metrics, the settings and the run are folded below.
+"""
 
 import base64
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from icl_gd.lab.reporting.answer import answer
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
-:root {{ color-scheme: light dark; --holds: #00795c; --fails: #b23a00; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --holds: #4fd1a5; --fails: #ff9b6a; }} }}
+:root {{ color-scheme: light dark; --holds: #00795c; --fails: #b23a00; --quiet: #5a5a5a; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --holds: #4fd1a5; --fails: #ff9b6a; --quiet: #a8a8a8; }} }}
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; width: 100%; font-size: .9rem; }} .wide {{ overflow-x: auto; }}
+h1 {{ margin-bottom: 0; }} h2 {{ margin-top: 2.5rem; margin-bottom: .25rem; }}
+.answer {{ font-size: 1.25rem; line-height: 1.4; margin: .5rem 0; }} .about, .run {{ color: var(--quiet); margin: 0; }}
+table {{ border-collapse: collapse; width: 100%; font-size: .9rem; }} .wide {{ overflow-x: auto; margin: 1rem 0; }}
 th, td {{ text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #8886; }}
-td {{ min-width: 4rem; }}
+td {{ min-width: 4rem; overflow-wrap: anywhere; }}
 .number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 .holds {{ color: var(--holds); white-space: nowrap; }}
 .fails {{ color: var(--fails); font-weight: 600; white-space: nowrap; }}
-figure {{ margin: 2rem 0; }} img {{ max-width: 100%; height: auto; background: #fff; border-radius: 4px; }}
+figure {{ margin: 1.5rem 0; }} img {{ max-width: 100%; height: auto; background: #fff; border-radius: 4px; }}
 figcaption {{ font-size: .9rem; }}
+details {{ margin: 1rem 0; border-top: 1px solid #8886; padding-top: .5rem; }}
+summary {{ font-size: 1.2rem; font-weight: 600; cursor: pointer; }}
 </style></head><body><main>
 <h1>{title}</h1>
-<p>{summary}</p>
-<section><h2>Claims</h2>{claims}</section>
-<section><h2>Figures</h2>{figures}</section>
-<section><h2>Metrics</h2>{metrics}</section>
-<section><h2>Settings</h2>{settings}</section>
-<section><h2>Run</h2>{run}</section>
+<p class="answer">{answer}</p>
+<p class="run">{summary}</p>
+{first}
+{sections}
+<details><summary>All metrics</summary>{metrics}</details>
+<details><summary>Run</summary>{run}</details>
+<details><summary>Settings</summary>{settings}</details>
 </main></body></html>
 """
+MAIN_METRICS = 3  # of a section, beside its claims
+
+
+class Section(NamedTuple):
+    """One question of a report.
+
+    Attributes:
+      title: the heading.
+      about: the question in one sentence.
+      figures: names of its figures, without their numbers.
+      is_of: whether a metric or curve, by name, is one of the question's.
+    """
+
+    title: str
+    about: str
+    figures: tuple[str, ...]
+    is_of: Any
+
+
 RELATIONS = {"within": "=", "at_least": "≥", "at_most": "≤"}
 
 
 def write_report(
-    workdir: Path, results: Mapping[str, Any], config: Mapping[str, Any], captions: Mapping[str, str]
+    workdir: Path,
+    results: Mapping[str, Any],
+    config: Mapping[str, Any],
+    captions: Mapping[str, str],
+    sections: Sequence[Section] = (),
 ) -> Path:
-    """Writes `workdir/report.html` atomically and returns its path.
+    """Writes `workdir/report.html` atomically.
 
     Args:
+      workdir: has the figures, in `figures/`.
       results: the content of results.json.
       config: the resolved config.
       captions: of figures, by file stem; a figure without one is captioned by its stem.
+      sections: the questions, in order. What fits none of them comes last, as "Other results".
+
+    Returns:
+      The path of the page.
     """
     name = results["experiment"] + (f": {results['variant']}" if results["variant"] else "")
     pngs = sorted(png for png in (workdir / "figures").glob("*.png") if not png.name.startswith("."))
+    figures = {png.stem: _figure(png, captions.get(png.stem, png.stem)) for png in pngs}
+    first = _first(figures)
     page = PAGE.format(
         title=escape(name),
+        answer=escape(answer(results)),
         summary=escape(_summary(results, config)),
-        claims=_claims(results["claims"]),
+        first=figures.pop(first, ""),
+        sections="".join(_sections(results, figures, sections)),
         metrics=_table(("metric", "mean ± standard error", "std over seeds", "seeds"), _metrics(results), numbers=3),
-        figures="".join(_figure(png, captions.get(png.stem, png.stem)) for png in pngs) or "<p>None.</p>",
         settings=_table(("field", "value"), _fields(config)),
         run=_table(("", ""), _provenance(results)),
     )
@@ -59,6 +101,56 @@ def write_report(
     partial.write_text(page, encoding="utf-8")
     os.replace(partial, path)
     return path
+
+
+def _first(figures: Mapping[str, str]) -> str:
+    """The figure that shows the answer: the alignment over training where there is one."""
+    named = {stem.partition("_")[2]: stem for stem in figures}
+    return named.get("alignment") or next(iter(figures), "")
+
+
+def _sections(results: Mapping[str, Any], figures: dict[str, str], sections: Sequence[Section]) -> list[str]:
+    """The sections as HTML, each with its figures, main numbers and claims; empty ones are left out.
+
+    The last section that a claim or a metric fits has it: the first, of the reference, fits most of them.
+    """
+    claims, named = list(results["claims"]), _named_metrics(results)
+    pages = []
+    for section in reversed(sections):
+        own = [claim for claim in claims if section.is_of(_measured(claim))]
+        claims = [claim for claim in claims if claim not in own]
+        numbers = [row for row in named if section.is_of(row[0])]
+        named = [row for row in named if row not in numbers]
+        shown = [figures.pop(stem) for stem in list(figures) if _without_number(stem) in section.figures]
+        if own or shown or numbers:
+            pages.append(_section(section, shown, _main(numbers, own), own))
+    pages.reverse()
+    if claims or figures:
+        pages.append(_section(Section("Other results", "", (), None), list(figures.values()), (), claims))
+    return pages
+
+
+def _section(section: Section, figures: Sequence[str], numbers: Sequence[tuple], claims: Sequence[Mapping]) -> str:
+    about = f'<p class="about">{escape(section.about)}</p>' if section.about else ""
+    table = _table(("metric", "mean ± standard error"), [row[:2] for row in numbers], numbers=1) if numbers else ""
+    stated = _claims(sorted(claims, key=lambda claim: claim["holds"])) if claims else ""
+    return f"<section><h2>{escape(section.title)}</h2>{about}{''.join(figures)}{table}{stated}</section>"
+
+
+def _main(named: Sequence[tuple], claims: Sequence[Mapping[str, Any]]) -> list[tuple]:
+    """Two or three metrics of a section: those of its claims first, of all seeds."""
+    claimed = {_measured(claim) for claim in claims}
+    plain = [row for row in named if not row[0].endswith(("_untrapped", "_trapped", ")"))]
+    return sorted(plain, key=lambda row: row[0] not in claimed)[:MAIN_METRICS]
+
+
+def _measured(claim: Mapping[str, Any]) -> str:
+    """The metric or curve of a claim, without the point in brackets; empty in results of before they had it."""
+    return claim.get("metric", "").partition("[")[0].removesuffix("_untrapped").removesuffix("_trapped")
+
+
+def _without_number(stem: str) -> str:
+    return stem.partition("_")[2]
 
 
 def number(value: float | None) -> str:
@@ -83,10 +175,8 @@ def trapped(results: Mapping[str, Any]) -> str:
 
 
 def _summary(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    claims = results["claims"]
-    held = f"{sum(claim['holds'] for claim in claims)} of {len(claims)} claims hold" if claims else "No claims"
     trained = f"{config['seeds']} seeds (trapped: {trapped(results)}), {config['train']['steps']} training steps"
-    return f"{held}. {trained}, {wall_time(results)} on {results['device']}, revision {results['git']}."
+    return f"{trained}, {wall_time(results)} on {results['device']}, revision {results['git']}."
 
 
 def wall_time(results: Mapping[str, Any]) -> str:
@@ -105,8 +195,6 @@ def _seconds(seconds: float) -> str:
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
-    if not claims:
-        return "<p>This variant states no claims.</p>"
     rows = []
     for claim in claims:
         verdict = '<span class="holds">✓ holds</span>' if claim["holds"] else '<span class="fails">✗ fails</span>'
@@ -115,8 +203,13 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
     return _html_table(("id", "claim", "source", "target", "measured", "holds", "note"), rows)
 
 
+def _named_metrics(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Metrics of a single population, as rows."""
+    return _metrics({**results, "sweep": []})
+
+
 def _metrics(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """All metrics; those of a sweep carry the swept values in their names."""
+    """All metrics as rows; those of a sweep carry the swept values in their names."""
     named = list(results["metrics"].items())
     for point in results["sweep"]:
         at = ", ".join(f"{field} = {value}" for field, value in point["fields"].items())

@@ -114,7 +114,7 @@ def check_claims(claims: Sequence[Claim], results: Mapping[str, Any], overridden
             value, note = math.nan, f"{claim.metric} was not measured with these settings"
         if overridden:
             note = f"stated for other settings of {', '.join(overridden)}. {note}".strip()
-        row = {key: getattr(claim, key) for key in ("id", "statement", "source", "relation")}
+        row = {key: getattr(claim, key) for key in ("id", "statement", "source", "metric", "relation")}
         row |= {"target": float(claim.target), "tolerance": float(claim.tolerance), "value": value}
         rows.append({**row, "holds": holds(row), "note": note})
     return rows

@@ -1,4 +1,4 @@
-"""Questions asked of a trained population: a module for each, with its `ANALYSIS`, under the name it is asked by."""
+"""Analyses of a trained population: one module each, which has the analysis's name and defines its `ANALYSIS`."""
 
 from icl_gd.lab.config.questions import Analysis, find, shipped
 
@@ -6,10 +6,10 @@ __all__ = ["every", "find", "names"]
 
 
 def names() -> tuple[str, ...]:
-    """Of all analyses that ship; none is imported."""
+    """Names of the analyses that ship with the package. Imports none of them."""
     return shipped()
 
 
 def every() -> list[Analysis]:
-    """All analyses that ship, in the order of their names."""
+    """All analyses that ship with the package, sorted by name."""
     return [find(name) for name in names()]

@@ -1,4 +1,4 @@
-"""Predictions and sensitivities beside gradient descent's, with controls."""
+"""Alignment of predictions and sensitivities to gradient descent, with controls."""
 
 from functools import partial
 from typing import Any
@@ -15,17 +15,17 @@ def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "gradient_descent"})
 
 
-def measure(study: Evaluation, found: Records) -> None:
-    """Alignment to gradient descent, next to an untrained control and a control with the wrong step size."""
-    for name, values in study.watched.items():
+def measure(evaluation: Evaluation, records: Records) -> None:
+    """Adds the alignment to gradient descent, and two controls: untrained members, and a wrong step size."""
+    for name, values in evaluation.watched.items():
         if name != "loss_trained":
-            found.add(name, values)
-    for name, values in study.watched_untrained.items():
+            records.add(name, values)
+    for name, values in evaluation.watched_untrained.items():
         if name != "loss_trained":
-            found.add(f"{name}_untrained", values, over=EVERY[:1])
-    control = partial(analysis.alignment, study.reference.wrong_step, study.reference.gd)
-    for measure, value in jax.jit(control)(study.prompts)._asdict().items():
-        found.add_one(f"{measure}_gd_wrong_step", float(value))
+            records.add(f"{name}_untrained", values, over=EVERY[:1])
+    control = partial(analysis.alignment, evaluation.reference.wrong_step, evaluation.reference.gd)
+    for measure, value in jax.jit(control)(evaluation.prompts)._asdict().items():
+        records.add_one(f"{measure}_gd_wrong_step", float(value))
 
 
 def _draw(done: Done) -> plots.Figure:
@@ -56,7 +56,7 @@ def _draw_deep(done: Done) -> plots.Figure:
             plots.log_where_it_spikes(ax, curves.values())
         ax.set(xlabel="training step", ylabel=measure.replace("_", " "))
     if done["curves"]["sensitivity_cosine_gd_by_step"]["mean"][-1] > 0.8:
-        axes[0].set_ylim(0.8, 1.005)  # what comes before is the same for all
+        axes[0].set_ylim(0.8, 1.005)  # earlier values are the same for all learners
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
@@ -65,7 +65,7 @@ def _draw_deep(done: Done) -> plots.Figure:
 def _draw_share(done: Done) -> plots.Figure:
     figure, ax = plots.subplots(figsize=(plots.COLUMN, 2.2))
     plots.line(ax, done["curves"]["softmax_share_by_step"], "trained")
-    ax.set(xlabel="training step", ylabel="softmax share of the pattern", ylim=(-0.02, 1.02))
+    ax.set(xlabel="training step", ylabel="softmax fraction of the pattern", ylim=(-0.02, 1.02))
     return figure
 
 
@@ -79,23 +79,28 @@ ANALYSIS = Analysis(
             "alignment",
             ("sensitivity_cosine_gd_by_step", "sensitivity_difference_gd_by_step"),
             _draw,
-            "Alignment to gradient descent over training (mean and range over free seeds), beside controls where "
-            "they were measured: untrained layers, and gradient descent with half its step size.",
+            "Alignment of the trained layers to gradient descent during training: cosine and distance of the "
+            "sensitivities to the query, and distance of the predictions. Lines are means over untrapped seeds, "
+            "bands their range. Horizontal lines are controls: untrained layers, and gradient descent with half its "
+            "step size.",
             place=30,
         ),
         Picture(
             "depth_alignment",
             ("sensitivity_cosine_gd_plus_plus_by_step",),
             _draw_deep,
-            "Alignment to gradient descent and to kinds of GD++ over training: mean and range over free "
-            "seeds. Cosines are shown from .8 on, where gradient descent's end above it.",
+            "Alignment of deep networks to gradient descent and to variants of GD++ during training: cosine and "
+            "distance of the sensitivities to the query, and distance of the predictions. Lines are means over "
+            "untrapped seeds, bands their range. The axis of cosines starts at 0.8 if that of gradient descent ends "
+            "above it.",
             place=110,
         ),
         Picture(
             "softmax_share",
             ("softmax_share_by_step",),
             _draw_share,
-            "How much of its pattern a layer that may choose makes softmax: mean and range over free seeds.",
+            "Learned softmax fraction of the mixed attention pattern during training; 1 is softmax, 0 linear "
+            "attention. The line is the mean over untrapped seeds, the band their range.",
             place=220,
         ),
     ),

@@ -1,4 +1,4 @@
-"""What more steps give gradient descent and GD++; and that GD++ is built for any number of them."""
+"""Losses of gradient descent and GD++ by their number of steps, and the error of constructed GD++."""
 
 from typing import Any
 
@@ -12,38 +12,38 @@ from icl_gd.lab.reporting.results import curve
 from icl_gd.tasks import LinearRegression
 from icl_gd.tokens import concatenated
 
-STEPS = range(1, 11)  # of learners
+STEPS = range(1, 11)  # numbers of steps of the learners
 
 
 def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "gradient_descent"})
 
 
-def measure(study: Evaluation, found: Records) -> None:
-    """What more steps give gradient descent and GD++, at their best rates; and that GD++ is built for any number."""
-    task = study.task
-    x = np.asarray(study.prompts.x)
+def measure(evaluation: Evaluation, records: Records) -> None:
+    """Measures the losses of learners at their best rates, and the error of constructed GD++, by number of steps."""
+    task = evaluation.task
+    x = np.asarray(evaluation.prompts.x)
     moment = np.einsum("pni,pnj->ij", x, x, dtype=np.float64) / (x.shape[0] * x.shape[1])
     spectrum = learners.Spectrum.of(x, moment, noise_to_weight(task))
     risks: dict[str, list[float]] = {"gd": [], "gd_free_steps": [], "gd_plus_plus": []}
     scale = task.d_output * float(task.weight_scale) ** 2
-    steps, risk = study.subsample(STEPS), jax.jit(learners.spectral_risk)
+    steps, risk = evaluation.subsample(STEPS), jax.jit(learners.spectral_risk)
     for k in steps:
         rates = {
             "gd": (learners.fit_step_sizes(spectrum, k),),
             "gd_free_steps": (learners.fit_step_sizes(spectrum, k, free=True),),
             "gd_plus_plus": learners.fit_gd_plus_plus(spectrum, k),
         }
-        for name, its in rates.items():
-            risks[name].append(scale * float(risk(spectrum, *its)))
+        for name, arguments in rates.items():
+            risks[name].append(scale * float(risk(spectrum, *arguments)))
     for name, values in risks.items():
-        found.curves[f"loss_by_steps_{name}"] = curve(steps, values)
+        records.curves[f"loss_by_steps_{name}"] = curve(steps, values)
     errors = [_built_error(k, 1 + k % 3, task.n_context) for k in steps]
-    found.add_one("construction_error_float64", max(errors), 0.0)
+    records.add_one("construction_error_float64", max(errors), 0.0)
 
 
 def _built_error(k: int, m: int, n: int, d: int = 4) -> float:
-    """Largest difference of GD++ built and computed, in float64, over its largest prediction."""
+    """Largest difference between constructed and computed GD++, over the largest prediction, in float64."""
     with jax.enable_x64(True):
         task = LinearRegression(d, m, n, input_scale=2.0)
         prompts = jax.jit(lambda key: jax.vmap(task.sample)(jax.random.split(key, 64)))(jax.random.key(k))
@@ -55,13 +55,13 @@ def _built_error(k: int, m: int, n: int, d: int = 4) -> float:
 
 
 def _draw(done: Done) -> plots.Figure:
-    figure, ax = plots.subplots(figsize=(plots.COLUMN, 2.8))
+    figure, ax = plots.subplots(figsize=(plots.COLUMN, 3.1))
     for name in ("gd", "gd_free_steps", "gd_plus_plus"):
         plots.line(ax, done["curves"][f"loss_by_steps_{name}"], name, marker="o")
     layers, trained = done["arrays"]["n_layers"], done["metrics"]["loss_trained"]
     plots.points(ax, {"x": [layers], **plots.band(trained)}, "trained", marker="s", size=6.0, label="trained layers")
-    ax.set(xlabel="steps, or layers", ylabel="loss", yscale="log")
-    figure.legend(loc="outside lower center", ncols=2)
+    ax.set(xlabel="number of steps or layers", ylabel="loss", yscale="log")
+    figure.legend(loc="outside lower center")
     return figure
 
 
@@ -80,7 +80,8 @@ ANALYSIS = Analysis(
             "by_steps",
             ("loss_by_steps_gd",),
             _draw,
-            "Losses of learners by their number of steps, each at its best rates, and of the trained layers.",
+            "Loss of gradient descent and of variants of GD++ over the number of steps, each with its best rates. The "
+            "square is the loss of the trained layers: mean and range over seeds.",
             place=130,
         ),
     ),

@@ -1,4 +1,4 @@
-"""Predictions of sine waves over x, before and after the layer or step."""
+"""Predicted sine waves over x, before and after the attention layer or the gradient step."""
 
 from typing import Any
 
@@ -19,17 +19,21 @@ def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "deep_features"})
 
 
-def measure(study: Evaluation, found: Records) -> None:
-    """Predictions over x, before and after the layer or step, of one member for some prompts."""
-    at = int(found.shown[0])
-    transformer, learned = study.trained.member(at), study.reference.learner.member(at)
+def measure(evaluation: Evaluation, records: Records) -> None:
+    """Records predictions over x, before and after the layer or step, of one member for a few prompts."""
+    member = int(records.shown[0])
+    transformer, learner = evaluation.trained.member(member), evaluation.reference.learner.member(member)
     layerwise = {
-        "trained": models.layerwise_predictor(study.trained.config, transformer, study.trained.layout),
-        LEARNER: study.reference.descend(learned),
+        "trained": models.layerwise_predictor(evaluation.trained.config, transformer, evaluation.trained.layout),
+        LEARNER: evaluation.reference.descend(learner),
     }
     drawn = []
     for i in range(PROMPTS):
-        x, y, (amplitude, phase) = study.prompts.x[i], study.prompts.y[i], np.asarray(study.prompts.w[i, 0], np.float64)
+        x, y, (amplitude, phase) = (
+            evaluation.prompts.x[i],
+            evaluation.prompts.y[i],
+            np.asarray(evaluation.prompts.w[i, 0], np.float64),
+        )
         record = {
             "x": GRID.tolist(),
             "target": (amplitude * np.sin(GRID + phase)).tolist(),
@@ -40,7 +44,7 @@ def measure(study: Evaluation, found: Records) -> None:
             y_hat = jax.vmap(predict, (None, None, 0))(x, y, jnp.asarray(GRID[:, None], x.dtype))[..., 0]
             record[f"{name}_before"], record[name] = (np.asarray(y_hat[:, k], np.float64).tolist() for k in (0, -1))
         drawn.append(record)
-    found.arrays["functions"] = drawn
+    records.arrays["functions"] = drawn
 
 
 def _draw(done: Done) -> plots.Figure:
@@ -58,8 +62,8 @@ def _draw(done: Done) -> plots.Figure:
         row[0].set(ylabel="$y$")
     for ax in axes[-1]:
         ax.set(xlabel="$x$")
-    (handles, labels), (more, names) = (row[0].get_legend_handles_labels() for row in axes)
-    figure.legend([*handles, *more[1:3]], [*labels, *names[1:3]], loc="outside lower center", ncols=6)
+    (handles, labels), (lower_handles, lower_labels) = (row[0].get_legend_handles_labels() for row in axes)
+    figure.legend([*handles, *lower_handles[1:3]], [*labels, *lower_labels[1:3]], loc="outside lower center", ncols=6)
     return figure
 
 
@@ -73,8 +77,9 @@ ANALYSIS = Analysis(
             "functions",
             ("functions",),
             _draw,
-            "Predictions over x for four prompts, of one seed: before and after the attention layer, and before "
-            "and after the gradient step on the head.",
+            "Predictions over x for four prompts, of one seed. Top: the Transformer before and after its attention "
+            "layer. Bottom: gradient descent on meta-learned features, before and after its step. The black line is "
+            "the target, dots are the examples of the context.",
             place=270,
         ),
     ),

@@ -1,4 +1,4 @@
-"""Losses on the line from trained to constructed weights."""
+"""Losses of weights on the line between trained and constructed weights."""
 
 from typing import Any
 
@@ -29,24 +29,25 @@ def check(experiment: Any) -> None:
     needs_linear_layers(experiment)
 
 
-def measure(study: Evaluation, found: Records) -> None:
-    """Losses along the line from trained to constructed weights; the middle of it is measured by `evaluate`."""
+def measure(evaluation: Evaluation, records: Records) -> None:
+    """Measures losses on the line from trained to constructed weights. The reference's `evaluate` has its middle."""
     ts = np.linspace(0.0, 1.0, 11)
-
-    of_member = jax.vmap(analysis.interpolate, (0, None, None))
-    with_ts = jax.vmap(of_member, (None, None, 0))  # [t member ...]
-    mixed = jax.jit(with_ts)(study.circuits, study.reference.circuits, jnp.asarray(ts, float))
-    along = Partial(_along, study.of_circuits(mixed))
-    n_prompts = max(study.n_prompts // 8, 1)
-    risks = analysis.streamed_risks(merge_losses({"along": along}), study.task.sample, study.key, n_prompts)["along"]
-    middle, *ends = (found.measured[f"loss_{name}"].values for name in ("interpolated", "trained", "construction"))
-    if np.isfinite(middle[found.shown]).any():  # there is something to draw
-        found.curves["loss_by_interpolation"] = curve(ts.tolist(), risks.mean[:, found.shown])
-    found.add("interpolation_ratio", middle / np.minimum(*ends))
+    members = jax.vmap(analysis.interpolate, (0, None, None))
+    interpolate = jax.vmap(members, (None, None, 0))  # [t member ...]
+    mixed = jax.jit(interpolate)(evaluation.circuits, evaluation.reference.circuits, jnp.asarray(ts, float))
+    along = Partial(_along, evaluation.predictor_of_circuits(mixed))
+    n_prompts = max(evaluation.n_prompts // 8, 1)
+    risks = analysis.streamed_risks(merge_losses({"along": along}), evaluation.task.sample, evaluation.key, n_prompts)[
+        "along"
+    ]
+    middle, *ends = (records.measured[f"loss_{name}"].values for name in ("interpolated", "trained", "construction"))
+    if np.isfinite(middle[records.shown]).any():  # a curve without finite values cannot be drawn
+        records.curves["loss_by_interpolation"] = curve(ts.tolist(), risks.mean[:, records.shown])
+    records.add("interpolation_ratio", middle / np.minimum(*ends))
 
 
 def _along(predictors: Predictor, prompts: Prompt) -> Array:
-    """Losses `[t member prompt]` of Predictors `[t member]`."""
+    """Losses `[t member prompt]` of Predictors with axes `[t member]`."""
     return jax.lax.map(lambda members: analysis.member_losses(members, prompts), predictors)
 
 
@@ -56,7 +57,7 @@ def _draw(done: Done) -> plots.Figure:
     curve, deep = done["curves"]["loss_by_interpolation"], "loss_gd_plus_plus" in done["metrics"]
     end, high = curve["mean"][-1], max(value for value in curve["high"] if value is not None)
     plots.level(ax, end, "gd_plus_plus" if deep else "gd", "GD++" if deep else "best gradient step")
-    # What is within a tenth is to be seen as such.
+    # The axis ends a tenth below, so that small differences look small.
     ax.set(
         xlabel="trained weights → constructed weights", ylabel="loss", ylim=(0.9 * end, max(1.25 * end, 1.05 * high))
     )
@@ -74,7 +75,9 @@ ANALYSIS = Analysis(
             "interpolation",
             ("loss_by_interpolation",),
             _draw,
-            "Loss on the line from trained to constructed weights: mean and range over free seeds.",
+            "Loss of weights on the line from the trained weights (left) to the constructed weights (right). The "
+            "line is the mean over untrapped seeds, the band their range. The horizontal line is the loss of the "
+            "constructed weights.",
             place=50,
         ),
     ),

@@ -1,4 +1,4 @@
-"""Every layer of a deep network beside every step of learners."""
+"""Alignment of every layer of a deep network to every step of the learners."""
 
 from typing import Any
 
@@ -21,33 +21,33 @@ def check(experiment: Any) -> None:
     needs(experiment, **{"model.layout": "concatenated"})
 
 
-def measure(study: Evaluation, found: Records) -> None:
-    """Alignment of every layer to every step of every learner, of all members, and where each layer's peaks."""
-    prompts = take(study.prompts, PROMPTS)
-    config, layout = study.trained.config, study.trained.layout
+def measure(evaluation: Evaluation, records: Records) -> None:
+    """Measures the alignment of every layer to every step of every learner, and at which step it is largest."""
+    prompts = take(evaluation.prompts, PROMPTS)
+    config, layout = evaluation.trained.config, evaluation.trained.layout
 
     def maps_of(params: Any, prompts: Prompt) -> dict[str, analysis.Alignment]:
-        theirs = study.reference.over_learners(lambda learner: analysis.response(learner, prompts))
+        responses = evaluation.reference.over_learners(lambda learner: analysis.response(learner, prompts))
 
         def compare(member: Any) -> dict[str, analysis.Alignment]:
-            ours = analysis.response(models.layerwise_predictor(config, member, layout), prompts)
-            return {name: analysis.compare_layers(ours, of_learner) for name, of_learner in theirs.items()}
+            by_layer = analysis.response(models.layerwise_predictor(config, member, layout), prompts)
+            return {name: analysis.compare_layers(by_layer, by_step) for name, by_step in responses.items()}
 
         return analysis.over_members(compare, params)
 
-    measured = jax.jit(maps_of)(study.trained.params, prompts)
+    measured = jax.jit(maps_of)(evaluation.trained.params, prompts)
     for name, maps in jax.tree.map(np.asarray, measured).items():
         cosine = maps.sensitivity_cosine[:, 1:, 1:]  # [member layer step]
         own = np.arange(cosine.shape[1])
-        found.add(f"map_peaks_{name}", np.mean(cosine.argmax(-1) == own, axis=-1))
-        found.add(f"map_diagonal_{name}", cosine[:, own, own[: cosine.shape[2]]].min(-1))
+        records.add(f"map_peaks_{name}", np.mean(cosine.argmax(-1) == own, axis=-1))
+        records.add(f"map_diagonal_{name}", cosine[:, own, own[: cosine.shape[2]]].min(-1))
         for measure, values in maps._asdict().items():
-            found.arrays[f"map_{measure}_{name}"] = values[found.shown, 1:, 1:].mean(0).tolist()
+            records.arrays[f"map_{measure}_{name}"] = values[records.shown, 1:, 1:].mean(0).tolist()
 
 
 def _draw(done: Done) -> plots.Figure:
     rates = done["arrays"]["rates"]["gd_plus_plus_published"]
-    shared = all(len(set(of_layers)) == 1 for of_layers in rates)  # one pair for all layers, as their weights are
+    shared = all(len(set(by_layer)) == 1 for by_layer in rates)  # one pair for all layers: the layers share weights
     names = ("gd", "gd_plus_plus_published", "gd_plus_plus" if shared else "gd_plus_plus_free_steps")
     figure, axes = plots.subplots(2, 3, figsize=(plots.PAGE, 4.2), sharex=True, sharey=True)
     for column, name in enumerate(names):
@@ -73,9 +73,10 @@ ANALYSIS = Analysis(
             "layer_map",
             ("map_sensitivity_cosine_gd_plus_plus",),
             _draw,
-            "What is predicted after each trained layer beside each step of a learner, mean over free seeds. An "
-            "algorithm that is run one step a layer has the best of each row on the diagonal. Bright is alike, "
-            "in both rows; colours of differences are those of their logarithms.",
+            "Similarity of the prediction after each trained layer (rows) to each step of a learner (columns): means "
+            "over untrapped seeds. Top: cosine of the sensitivities to the query. Bottom: difference of predictions, "
+            "on a log colour scale. Brighter is more similar; if layer l implements step l, each row peaks on the "
+            "diagonal.",
             place=120,
         ),
     ),

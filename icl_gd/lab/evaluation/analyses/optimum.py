@@ -1,4 +1,4 @@
-"""The learned matrix of one linear layer beside the closed-form optimum, at lengths it was not trained on too."""
+"""The learned matrix of one linear layer compared with the closed-form optimum, also at other context lengths."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ from icl_gd.lab.config.questions import (
     needs_one_layer,
     unfit,
 )
-from icl_gd.lab.evaluation.measured import Evaluation, Records, merge_losses, noise_to_weight, of_members
+from icl_gd.lab.evaluation.measured import Evaluation, Records, losses_of_members, merge_losses, noise_to_weight
 from icl_gd.lab.reporting.results import curve
 
 
@@ -27,45 +27,48 @@ def check(experiment: Any) -> None:
     needs_linear_layers(experiment)
     needs(experiment, **{"task.inputs": "normal"})
     if experiment.get("task.corrupted_labels"):
-        unfit(experiment, "task.corrupted_labels", "is of labels as they are, with 0")
+        unfit(experiment, "task.corrupted_labels", "the closed form needs uncorrupted labels, 0")
 
 
-def measure(study: Evaluation, found: Records) -> None:
-    """The learned matrix against the optimum's, and the risk at test lengths it was not trained on."""
-    task = study.task
+def measure(evaluation: Evaluation, records: Records) -> None:
+    """Compares the learned matrix with the optimum, and the risks of both at other context lengths."""
+    task = evaluation.task
     ratio = noise_to_weight(task)
     exact = learners.gaussian_optimum_matrix(task.second_moment, task.n_context, ratio)
-    matrices = jax.vmap(lambda c: analysis.effective_preconditioner(c, task.d_input, task.n_context))(study.circuits)
+    matrices = jax.vmap(lambda c: analysis.effective_preconditioner(c, task.d_input, task.n_context))(
+        evaluation.circuits
+    )
     matrices = np.asarray(matrices, np.float64)  # [member m d d]
-    found.add("preconditioner_error", np.linalg.norm(matrices - exact, axis=(-2, -1)).max(-1) / np.linalg.norm(exact))
-    found.arrays["preconditioner_exact"] = exact.tolist()
-    if len(found.shown):
-        found.arrays["preconditioner_trained"] = matrices[found.shown[0], 0].tolist()
+    records.add("preconditioner_error", np.linalg.norm(matrices - exact, axis=(-2, -1)).max(-1) / np.linalg.norm(exact))
+    records.arrays["preconditioner_exact"] = exact.tolist()
+    if len(records.shown):
+        records.arrays["preconditioner_trained"] = matrices[records.shown[0], 0].tolist()
 
     lengths = [max(1, round(task.n_context * factor)) for factor in (0.25, 0.5, 1, 2, 4, 8)]
     means, closed = [], []
     for m in lengths:
-        risks = _risk_at_length(study, m)
+        risks = _risk_at_length(evaluation, m)
         means.append(risks)
         closed.append(
             task.d_output
             * learners.gaussian_optimum_risk(task.second_moment, task.n_context, ratio, float(task.weight_scale), m)
         )
-    ours, theirs = np.stack(means), np.asarray(closed)
-    found.curves["loss_by_test_length_trained"] = curve(lengths, ours[:, found.shown])
-    found.curves["loss_by_test_length_closed_form"] = curve(lengths, theirs)
-    found.add("test_length_deviation", np.abs(ours / theirs[:, None] - 1).max(0))
+    trained, optimal = np.stack(means), np.asarray(closed)
+    records.curves["loss_by_test_length_trained"] = curve(lengths, trained[:, records.shown])
+    records.curves["loss_by_test_length_closed_form"] = curve(lengths, optimal)
+    records.add("test_length_deviation", np.abs(trained / optimal[:, None] - 1).max(0))
 
 
-def _risk_at_length(study: Evaluation, m: int) -> np.ndarray:
-    """Risk `[member]` on contexts of m examples, the sum over the context rescaled to the n it was trained on.
+def _risk_at_length(evaluation: Evaluation, m: int) -> np.ndarray:
+    """Risk `[member]` on contexts of m examples, with the layer rescaled to the length n of training.
 
-    The formula at test length M is that of a mean over M examples; the layer sums, so its W_PV is multiplied by n / M.
+    The closed form at length m is for attention that takes a mean over the m examples. The layer takes a sum, so its
+    W_PV is multiplied by n / m.
     """
-    task = replace(study.task, n_context=m)
-    circuits = study.circuits._replace(W_PV=study.circuits.W_PV * (study.task.n_context / m))
-    losses = merge_losses({"risk": of_members(study.of_circuits(circuits))})
-    return analysis.streamed_risks(losses, task.sample, study.key, min(study.n_prompts, 2**18))["risk"].mean
+    task = replace(evaluation.task, n_context=m)
+    circuits = evaluation.circuits._replace(W_PV=evaluation.circuits.W_PV * (evaluation.task.n_context / m))
+    losses = merge_losses({"risk": losses_of_members(evaluation.predictor_of_circuits(circuits))})
+    return analysis.streamed_risks(losses, task.sample, evaluation.key, min(evaluation.n_prompts, 2**18))["risk"].mean
 
 
 def _draw(done: Done) -> plots.Figure:
@@ -76,7 +79,7 @@ def _draw(done: Done) -> plots.Figure:
         plots.line(
             axes[2], done["curves"][f"loss_by_test_length_{role}"], role, marker="o" if role == "trained" else ""
         )
-    axes[2].set(xlabel=r"test context examples $M$", ylabel="loss", xscale="log")
+    axes[2].set(xlabel=r"examples $M$ in the context", ylabel="loss", xscale="log")
     axes[2].legend()
     return figure
 
@@ -96,7 +99,9 @@ ANALYSIS = Analysis(
             "optimum",
             ("preconditioner_exact", "preconditioner_trained"),
             _draw,
-            "The learned matrix against the closed-form optimum, and both at test lengths not trained on.",
+            "The closed-form optimal matrix (left) and the learned matrix of one seed (middle). Right: loss over the "
+            "number of context examples, without further training: the mean over untrapped seeds with their range, "
+            "and the closed form.",
             place=90,
         ),
     ),

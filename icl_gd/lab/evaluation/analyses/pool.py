@@ -1,4 +1,4 @@
-"""Populations trained on finitely many prompts: what they make of those, and of others."""
+"""Training on finitely many prompts: losses on the prompts of the pool and on fresh prompts."""
 
 from typing import Any
 
@@ -8,45 +8,52 @@ import numpy as np
 
 from icl_gd import analysis, learners, plots
 from icl_gd.lab.config.questions import Analysis, Done, Picture, Unfit, needs
-from icl_gd.lab.evaluation.measured import Evaluation, Records, merge_losses, of_learner, of_members
+from icl_gd.lab.evaluation.measured import Evaluation, Records, losses_of_learner, losses_of_members, merge_losses
 from icl_gd.tasks import FinitePool
 
-MOST = 2**16  # prompts of a pool that are looked at
+MOST = 2**16  # the most prompts of a pool that are evaluated
 
 
 def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "gradient_descent"})
     if experiment.get("task.pool") is None:
-        raise Unfit("task.pool", None, "asks about the prompts of a pool; give its size")
+        raise Unfit("task.pool", None, "measures losses on the prompts of a pool; set its size")
 
 
-def measure(study: Evaluation, found: Records) -> None:
-    """Losses on the pool's own prompts, and gradient descent tuned on nothing but the pool.
+def measure(evaluation: Evaluation, records: Records) -> None:
+    """Measures losses on the prompts of the pool, and gradient descent with a step size fitted to the pool.
 
-    `loss_trained` and all other metrics are of fresh prompts; the gap is between the two.
+    `loss_trained` and all other metrics are measured on fresh prompts. The generalisation gap is the difference.
     """
-    trained_on = study.trained_on
+    trained_on = evaluation.trained_on
     assert isinstance(trained_on, FinitePool)
     prompts = jax.vmap(trained_on.prompt)(jnp.arange(min(trained_on.size, MOST)))
-    on_pool = np.asarray(of_members(study.trained.predictor(study.trained.params))(prompts).mean(-1), np.float64)
-    found.add("loss_trained_on_pool", on_pool)
-    found.add("generalisation_gap", found.measured["loss_trained"].values - on_pool)
+    on_pool = np.asarray(
+        losses_of_members(evaluation.trained.predictor(evaluation.trained.params))(prompts).mean(-1), np.float64
+    )
+    records.add("loss_trained_on_pool", on_pool)
+    records.add("generalisation_gap", records.measured["loss_trained"].values - on_pool)
     step_size = learners.fit_step_size(prompts)
-    found.add_one("loss_gd_on_pool", float(analysis.losses(study.reference.gd, prompts).mean()))
-    tuned = merge_losses({"tuned": of_learner(learners.gradient_descent([step_size]))})
-    risk = analysis.streamed_risks(tuned, study.task.sample, study.key, study.n_prompts)
-    found.add_one("loss_gd_tuned_on_pool", risk["tuned"].mean, risk["tuned"].stderr)
+    records.add_one("loss_gd_on_pool", float(analysis.losses(evaluation.reference.gd, prompts).mean()))
+    tuned = merge_losses({"tuned": losses_of_learner(learners.gradient_descent([step_size]))})
+    risk = analysis.streamed_risks(tuned, evaluation.task.sample, evaluation.key, evaluation.n_prompts)
+    records.add_one("loss_gd_tuned_on_pool", risk["tuned"].mean, risk["tuned"].stderr)
 
 
 def _draw(done: Done) -> plots.Figure:
     figure, axes = plots.subplots(1, 2, figsize=(plots.PAGE, 2.6))
     curves = done["curves"]
-    plots.line(axes[0], curves["loss_trained_by_pool"], "trained", marker="o", label="trained, fresh prompts")
+    plots.line(axes[0], curves["loss_trained_by_pool"], "trained", marker="o", label="trained, on fresh prompts")
     plots.line(
-        axes[0], curves["loss_trained_on_pool_by_pool"], "rescaled", marker="s", label="trained, its own prompts"
+        axes[0], curves["loss_trained_on_pool_by_pool"], "rescaled", marker="s", label="trained, on the training set"
     )
     plots.line(axes[0], curves["loss_gd_by_pool"], "gd")
-    plots.line(axes[0], curves["loss_gd_tuned_on_pool_by_pool"], "gd_tuned", label="gradient descent, tuned on them")
+    plots.line(
+        axes[0],
+        curves["loss_gd_tuned_on_pool_by_pool"],
+        "gd_tuned",
+        label="gradient descent, tuned on the training set",
+    )
     axes[0].set(ylabel="loss", yscale="log")
     plots.line(axes[1], curves["sensitivity_cosine_gd_by_pool"], "trained", marker="o")
     axes[1].set(ylabel="sensitivity cosine\nto gradient descent", ylim=(None, 1.02))
@@ -66,7 +73,10 @@ ANALYSIS = Analysis(
             "pool",
             ("loss_trained_on_pool_by_pool", "sensitivity_cosine_gd_by_pool"),
             _draw,
-            "Layers trained on finitely many prompts, on fresh ones and on their own, beside gradient descent.",
+            "Layers trained on a finite set of prompts, over the size of the set. Left: their losses on fresh "
+            "prompts and on the training set, and the losses of gradient descent on fresh prompts. Right: cosine of "
+            "their sensitivities to the query with those of gradient descent. Lines are means over seeds, bands "
+            "their range.",
             place=230,
         ),
     ),

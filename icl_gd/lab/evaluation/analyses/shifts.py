@@ -1,4 +1,4 @@
-"""Losses under distribution shifts; nothing is fitted anew."""
+"""Losses under distribution shifts, without further training or fitting."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,15 +9,15 @@ import numpy as np
 
 from icl_gd import analysis, learners, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs
-from icl_gd.lab.evaluation.comparing import is_in_numbers, looked_at, shifted
+from icl_gd.lab.evaluation.comparing import changes_only_numbers, looked_at, shifted
 from icl_gd.lab.evaluation.measured import (
     Evaluation,
     Records,
     corruption,
+    losses_of_learner,
+    losses_of_members,
     merge_losses,
     noise_to_weight,
-    of_learner,
-    of_members,
 )
 from icl_gd.lab.reporting.results import curve
 from icl_gd.tasks import INPUT_DISTRIBUTIONS, SHIFTS, Shift, change_context, corrupt_labels
@@ -28,99 +28,109 @@ def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "gradient_descent"})
 
 
-def measure(study: Evaluation, found: Records) -> None:
-    """Losses under every suite of shifts: trained, constructed, interpolated, gradient descent, closed form.
+def measure(evaluation: Evaluation, records: Records) -> None:
+    """Measures losses under every shift, of trained, constructed and interpolated weights and of gradient descent.
 
-    Linear attention sums over the context, gradient descent takes a mean, eta / n of the n it is given. They part where
-    n changes: the trained layer and the construction keep eta over the n of training, and take too long a step on more
-    examples. `rescaled` are the trained layers with what they write multiplied by n of training over n, the convention
-    of gradient descent and of softmax, whose patterns sum to one and which is left as it is.
+    Linear attention takes a sum over the context, gradient descent a mean: its step is eta / n for the n examples of
+    the prompt. So they differ where n changes: the trained layer and the construction keep eta over the n of training,
+    and take too long a step on longer contexts. `rescaled` are the trained layers with their outputs multiplied by the
+    n of training over n, the convention of gradient descent. Softmax patterns sum to one and need no rescaling.
     """
     losses_of = {
-        "trained": of_members(study.trained.predictor(study.trained.params)),
-        "gd": of_learner(study.reference.gd),
-        "construction": of_learner(study.reference.construction),
+        "trained": losses_of_members(evaluation.trained.predictor(evaluation.trained.params)),
+        "gd": losses_of_learner(evaluation.reference.gd),
+        "construction": losses_of_learner(evaluation.reference.construction),
     }
-    if study.asks("interpolation"):
-        losses_of["interpolated"] = of_members(study.of_circuits(study.interpolated))
+    if evaluation.has_analysis("interpolation"):
+        losses_of["interpolated"] = losses_of_members(evaluation.predictor_of_circuits(evaluation.interpolated))
     for suite, shift in SHIFTS.items():
-        shift = shift._replace(values=looked_at(study, suite))
-        risks = _risks_under(study, shift, losses_of)
+        shift = shift._replace(values=looked_at(evaluation, suite))
+        risks = _risks_under(evaluation, shift, losses_of)
         for name in risks[0]:
             mean = np.stack([risk[name].mean for risk in risks])
-            found.curves[f"loss_by_{suite}_{name}"] = curve(
-                shift.values, mean if mean.ndim == 1 else mean[:, found.shown]
+            records.curves[f"loss_by_{suite}_{name}"] = curve(
+                shift.values, mean if mean.ndim == 1 else mean[:, records.shown]
             )
         if suite in ("input_scale", "corrupted_labels"):
-            standard = "gd" if study.reference.constructed == "gd" else "construction"  # which is GD++ then
-            ours, theirs = (np.stack([risk[name].mean for risk in risks]) for name in ("trained", standard))
-            with np.errstate(invalid="ignore"):  # where both diverge
-                deviation = np.abs(ours / theirs[:, None] - 1).max(0)
-            found.add(f"{suite}_deviation", deviation)
-    _closed_form_under_scale(study, found)
-    _closed_form_under_corruption(study, found)
+            standard = "gd" if evaluation.reference.constructed == "gd" else "construction"  # the construction is GD++
+            trained, expected = (np.stack([risk[name].mean for risk in risks]) for name in ("trained", standard))
+            with np.errstate(invalid="ignore"):  # inf / inf where both diverge
+                deviation = np.abs(trained / expected[:, None] - 1).max(0)
+            records.add(f"{suite}_deviation", deviation)
+    _closed_form_under_scale(evaluation, records)
+    _closed_form_under_corruption(evaluation, records)
 
 
-def _rescaled(study: Evaluation, n_context: int) -> Callable[[Prompt], Array]:
-    """Losses of the trained layers as means over contexts of another length."""
-    ratio = study.task.n_context / n_context
-    scale = lambda path, leaf: leaf * ratio if path[-1].key == "P" else leaf
-    return of_members(study.trained.predictor(jax.tree_util.tree_map_with_path(scale, study.trained.params)))
+def _rescaled(evaluation: Evaluation, n_context: int) -> Callable[[Prompt], Array]:
+    """Losses of the trained layers with sums over the context rescaled to means over n_context examples."""
+    ratio = evaluation.task.n_context / n_context
+
+    def scale(path: tuple, leaf: Array) -> Array:
+        return leaf * ratio if path[-1].key == "P" else leaf
+
+    return losses_of_members(
+        evaluation.trained.predictor(jax.tree_util.tree_map_with_path(scale, evaluation.trained.params))
+    )
 
 
-def _part(study: Evaluation, of: int) -> int:
-    """How many prompts a shift is measured on: a part of all, less of them the deeper, but a whole chunk, or programs
-    would be compiled anew."""
-    return max(study.n_prompts // (of * study.trained.config.n_layers), min(study.n_prompts, analysis.CHUNK))
+def _n_prompts(evaluation: Evaluation, parts: int) -> int:
+    """The number of prompts that a shift is measured on: one part in `parts` for one layer, fewer for deeper networks.
+
+    It is at least one chunk, because smaller chunks would need programs of their own.
+    """
+    return max(
+        evaluation.n_prompts // (parts * evaluation.trained.config.n_layers), min(evaluation.n_prompts, analysis.CHUNK)
+    )
 
 
 def _risks_under(
-    study: Evaluation, shift: Shift, losses_of: Mapping[str, Callable[[Prompt], Array]]
+    evaluation: Evaluation, shift: Shift, losses_of: Mapping[str, Callable[[Prompt], Array]]
 ) -> list[dict[str, analysis.Risk]]:
-    """Risks at every value of a shift, the same keys under each."""
+    """Risks by name at every value of a shift. Every value has the same random keys."""
     losses = [merge_losses(losses_of)] * len(shift.values)
-    if shift.apply is change_context and set(study.trained.config.kinds) == {"linear"}:
-        lengths = [shift.apply(study.task, factor).n_context for factor in shift.values]
-        losses = [merge_losses({**losses_of, "rescaled": _rescaled(study, n)}) for n in lengths]
-    of = 4 if is_in_numbers(shift.apply, shift.values) else 32
-    sample = shifted(study.task, shift.apply, shift.values)
-    return analysis.streamed_risks_under(losses, sample, study.key, _part(study, of))
+    if shift.apply is change_context and set(evaluation.trained.config.kinds) == {"linear"}:
+        lengths = [shift.apply(evaluation.task, factor).n_context for factor in shift.values]
+        losses = [merge_losses({**losses_of, "rescaled": _rescaled(evaluation, n)}) for n in lengths]
+    parts = 4 if changes_only_numbers(shift.apply, shift.values) else 32
+    sample = shifted(evaluation.task, shift.apply, shift.values)
+    return analysis.streamed_risks_under(losses, sample, evaluation.key, _n_prompts(evaluation, parts))
 
 
-def _sizes(study: Evaluation) -> tuple[int, int, float, float, float] | None:
-    """What the closed forms of one gradient step ask for, where they hold."""
-    task, steps = study.task, len(study.reference.rates["gd"].step_sizes)
+def _sizes(evaluation: Evaluation) -> tuple[int, int, float, float, float] | None:
+    """The arguments of the closed forms of one gradient step; None if these do not apply."""
+    task, steps = evaluation.task, len(evaluation.reference.rates["gd"].step_sizes)
     known = task.covariance is None and INPUT_DISTRIBUTIONS[task.inputs].independent
-    if not known or steps != 1 or study.trained.config.n_layers != 1:
+    if not known or steps != 1 or evaluation.trained.config.n_layers != 1:
         return None
     return task.d_input, task.n_context, task.second_moment[0, 0], task.fourth_moment, noise_to_weight(task)
 
 
-def _closed_form_under_scale(study: Evaluation, found: Records) -> None:
-    task, sizes = study.task, _sizes(study)
+def _closed_form_under_scale(evaluation: Evaluation, records: Records) -> None:
+    """Adds the closed-form loss of the gradient step at every input scale."""
+    task, sizes = evaluation.task, _sizes(evaluation)
     if sizes is None:
         return
-    risk: Callable[..., float] = partial(learners.one_step_risk, study.reference.step_size, *sizes)
-    alphas = looked_at(study, "input_scale")
+    risk: Callable[..., float] = partial(learners.one_step_risk, evaluation.reference.step_size, *sizes)
+    alphas = looked_at(evaluation, "input_scale")
     exact = [task.d_output * risk(task.weight_scale, float(a), **corruption(task)) for a in alphas]
-    found.curves["loss_by_input_scale_closed_form"] = curve(alphas, exact)
+    records.curves["loss_by_input_scale_closed_form"] = curve(alphas, exact)
 
 
-def _closed_form_under_corruption(study: Evaluation, found: Records) -> None:
-    """Of the step that was tuned for the task, and of the best step for every number of corrupted labels."""
-    sizes, task = _sizes(study), study.task
+def _closed_form_under_corruption(evaluation: Evaluation, records: Records) -> None:
+    """Adds closed-form losses by the number of corrupted labels: of the task's step, and of the best step for each."""
+    sizes, task = _sizes(evaluation), evaluation.task
     if sizes is None:
         return
     exact: dict[str, list[float]] = {"closed_form": [], "gd_tuned": []}
-    ks = looked_at(study, "corrupted_labels")
+    ks = looked_at(evaluation, "corrupted_labels")
     for k in ks:
         noise = corruption(corrupt_labels(task, int(k)))
-        steps = {"closed_form": study.reference.step_size, "gd_tuned": learners.optimal_step_size(*sizes, **noise)}
+        steps = {"closed_form": evaluation.reference.step_size, "gd_tuned": learners.optimal_step_size(*sizes, **noise)}
         for name, step in steps.items():
             risk = learners.one_step_risk(step, *sizes, float(task.weight_scale), **noise)
             exact[name].append(task.d_output * risk)
     for name, values in exact.items():
-        found.curves[f"loss_by_corrupted_labels_{name}"] = curve(ks, values)
+        records.curves[f"loss_by_corrupted_labels_{name}"] = curve(ks, values)
 
 
 def _draw(done: Done) -> plots.Figure:
@@ -129,7 +139,7 @@ def _draw(done: Done) -> plots.Figure:
     for ax, suite, label in zip(
         axes,
         ("input_scale", "weight_scale", "input_family"),
-        (r"input scale $\alpha$", r"weight scale $\beta$", "family of inputs"),
+        (r"input scale $\alpha$", r"weight scale $\beta$", "input distribution"),
         strict=True,
     ):
         curves = {role: done["curves"].get(f"loss_by_{suite}_{role}") for role in roles}
@@ -150,7 +160,10 @@ def _draw(done: Done) -> plots.Figure:
 def _draw_noise_and_length(done: Done) -> plots.Figure:
     figure, axes = plots.subplots(1, 2, figsize=(plots.PAGE, 2.7))
     roles = ("trained", "rescaled", "gd", "construction", "interpolated", "closed_form", "gd_tuned")
-    labels = {"context_length": r"context examples / those of training", "corrupted_labels": "corrupted labels"}
+    labels = {
+        "context_length": "context examples / examples in training",
+        "corrupted_labels": "number of corrupted labels",
+    }
     for ax, (suite, label) in zip(axes, labels.items(), strict=True):
         for role in roles:
             if (curve := done["curves"].get(f"loss_by_{suite}_{role}")) is not None:
@@ -174,18 +187,19 @@ ANALYSIS = Analysis(
             "shifts",
             ("loss_by_input_scale_trained",),
             _draw,
-            "Losses under shifts of the test distribution; nothing is fitted anew. Bands and bars: range over free "
-            f"seeds. {plots.ARROWS}",
+            "Loss under shifts of the test distribution, without further training or fitting: other scales of the "
+            "inputs, other scales of the weights of the task, other distributions of the inputs. Bands and bars are "
+            f"the range over untrapped seeds. {plots.ARROWS}",
             place=60,
         ),
         Picture(
             "noise_and_length",
             ("loss_by_corrupted_labels_trained", "loss_by_context_length_trained"),
             _draw_noise_and_length,
-            "Losses on contexts of other lengths, and with labels replaced by noise; nothing is trained "
-            "anew. Linear attention sums over the context: a trained layer and the construction take a "
-            "step of eta over the n of training, gradient descent and the layer as a mean one of eta over "
-            f"the n there is. {plots.ARROWS}",
+            "Loss on contexts of other lengths (left) and with labels replaced by noise (right), without further "
+            "training. Linear attention sums over the context: the trained layer and the construction take a step of "
+            "eta over the n of training, gradient descent and the layer rescaled to a mean a step of eta over the n "
+            f"of the context. {plots.ARROWS}",
             place=200,
         ),
     ),

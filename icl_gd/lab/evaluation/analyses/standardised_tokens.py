@@ -1,4 +1,4 @@
-"""The best gradient step on standardised tokens, beside which layers behind LayerNorm stand."""
+"""The best gradient step on standardised tokens, the reference for layers that follow a LayerNorm."""
 
 from typing import Any
 
@@ -15,20 +15,24 @@ def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "gradient_descent"})
 
 
-def measure(study: Evaluation, found: Records) -> None:
-    """The best gradient step on standardised tokens, which are all that a layer behind LayerNorm can see.
+def measure(evaluation: Evaluation, records: Records) -> None:
+    """Compares the population with the best gradient step on standardised tokens, the only input of such a layer.
 
-    Of more layers, as many steps of GD++ with its best pair: their tokens are standardised once, before the first step.
+    For several layers the learner is GD++ with as many steps and its best pair of rates. It standardises tokens once,
+    before the first step.
     """
-    seen = learners.standardise(study.prompts)
-    step, n_steps = float(learners.fit_step_size(seen)), len(study.reference.rates["gd"].step_sizes)
+    standard = learners.standardise(evaluation.prompts)
+    step, n_steps = float(learners.fit_step_size(standard)), len(evaluation.reference.rates["gd"].step_sizes)
     if n_steps == 1:
         name, learner = "gd_standardised", learners.gradient_descent([step])
-        found.add_one("step_size_gd_standardised", step / study.task.n_context)
+        records.add_one("step_size_gd_standardised", step / evaluation.task.n_context)
     else:
         start = GDPlusPlusRates(np.full(n_steps, step), np.full(n_steps, step))
-        name, learner = "gd_plus_plus_standardised", learners.gd_plus_plus(*learners.fit_gd_plus_plus_on(seen, start))
-    compare_with(study, found, name, standardised(learner))
+        name, learner = (
+            "gd_plus_plus_standardised",
+            learners.gd_plus_plus(*learners.fit_gd_plus_plus_on(standard, start)),
+        )
+    compare_with(evaluation, records, name, standardised(learner))
 
 
 ANALYSIS = Analysis(

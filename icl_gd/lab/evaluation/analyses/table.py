@@ -1,6 +1,7 @@
-"""Prompts cut from a real table: is it still gradient descent there?"""
+"""Prompts sampled from a real table: losses, and alignment to gradient descent, on data unlike that of training."""
 
 import importlib.util
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,22 +11,22 @@ import numpy as np
 
 from icl_gd import analysis, learners, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, Unfit, needs, unfit
-from icl_gd.lab.evaluation.measured import Evaluation, Records, of_learner
+from icl_gd.lab.evaluation.measured import Evaluation, Records, losses_of_learner
 from icl_gd.lab.reporting.results import curve
 from icl_gd.tasks import Table, standardised_table
-from icl_gd.types import Predictor, Prompt
+from icl_gd.types import Array, Predictor, Prompt
 
-TABLE_KEY, TUNE_KEY = 1, 2  # folded into that of the evaluation
-PENALTIES = np.logspace(-3, 2, 16)
-DIABETES = {"task.d_input": 10, "task.d_output": 1}  # of the table that scikit-learn bundles
-ROLES = {
+TABLE_KEY, TUNE_KEY = 1, 2  # folded into the key of the evaluation
+PENALTIES = np.logspace(-3, 2, 16)  # of ridge regression
+DIABETES = {"task.d_input": 10, "task.d_output": 1}  # sizes of the diabetes data that scikit-learn includes
+LABELS = {
     "trained": "trained\nlayer",
     "gd": "gradient\ndescent",
     "gd_tuned": "gradient\ndescent,\ntuned here",
     "ridge": "ridge",
     "ols": "least\nsquares",
     "zero": "always\nzero",
-    "whole_table": "weights of\nthe table",
+    "whole_table": "fit to whole\ntable",
 }
 
 
@@ -33,81 +34,88 @@ def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "gradient_descent"})
     for name, value in DIABETES.items():
         if experiment[name] != value:
-            unfit(experiment, name, f"is of the diabetes data, which has {value}")
+            unfit(experiment, name, f"needs {value}, the size of the diabetes data")
     if importlib.util.find_spec("sklearn") is None:
         raise Unfit("analyses", "table", "needs scikit-learn: pip install 'icl-gd[baselines]'")
 
 
-def measure(study: Evaluation, found: Records) -> None:
-    """Losses and alignment on prompts of scikit-learn's diabetes data, which nobody has trained on.
+def measure(evaluation: Evaluation, records: Records) -> None:
+    """Measures losses and alignment on prompts of scikit-learn's diabetes data, which is not trained on.
 
-    Columns have the variance of the inputs trained on, labels that of its labels. Besides gradient descent as it was
-    tuned there stands one tuned on prompts of the table, as are the penalty of ridge regression, and what the
-    least-squares weights of the whole table predict, with which no context is needed.
+    Columns are scaled to the variance of the inputs of training, labels to that of its labels. The learners include
+    gradient descent with the step size fitted to the task, gradient descent and ridge regression fitted to prompts of
+    the table, and the least-squares weights of the whole table, which need no context.
     """
-    cut = diabetes(study)
-    draw = lambda key: jax.vmap(cut.sample)(jax.random.split(jax.random.fold_in(study.key, key), len(study.prompts.x)))
+    table = diabetes(evaluation)
+
+    def draw(key: int) -> Prompt:
+        keys = jax.random.split(jax.random.fold_in(evaluation.key, key), len(evaluation.prompts.x))
+        return jax.vmap(table.sample)(keys)
+
     prompts, tuning = draw(TABLE_KEY), draw(TUNE_KEY)
-    tuned = _tuned(tuning, len(study.reference.rates["gd"].step_sizes))
+    tuned = _tuned(tuning, len(evaluation.reference.rates["gd"].step_sizes))
     penalty = _best_penalty(tuning)
     learned: dict[str, Predictor] = {
-        "gd": study.reference.gd,
+        "gd": evaluation.reference.gd,
         "gd_tuned": tuned,
         "ridge": learners.ridge(penalty),
         "ols": learners.ols,
         "zero": learners.predict_zero,
-        "whole_table": lambda x, y, x_query: jnp.asarray(cut.w, x_query.dtype) @ x_query,
+        "whole_table": lambda x, y, x_query: jnp.asarray(table.w, x_query.dtype) @ x_query,
     }
-    # One after another: on two cores, batched solves of one program may wait for each other.
-    values = {name: float(jax.jit(of_learner(learner))(prompts).mean()) for name, learner in learned.items()}
-    ours = _of_members(study, lambda p: {"loss": analysis.losses(p, prompts).mean()})["loss"]
-    found.add("loss_table_trained", ours)
+    # In sequence: on two cores, batched solves in one program may wait for each other.
+    values = {name: float(jax.jit(losses_of_learner(learner))(prompts).mean()) for name, learner in learned.items()}
+    trained = _over_members(evaluation, lambda p: {"loss": analysis.losses(p, prompts).mean()})["loss"]
+    records.add("loss_table_trained", trained)
     for name, value in values.items():
-        found.add_one(f"loss_table_{name}", value)
-    found.add("loss_table_ratio_gd", ours / values["gd"])
-    found.add_one("ridge_penalty_table", penalty)
-    shown = np.mean(ours[found.shown])
-    found.curves["loss_by_learner_table"] = curve(["trained", *values], [shown, *values.values()])
-    for name, reference in (("gd", study.reference.gd), ("gd_tuned", tuned)):
-        aligned = _of_members(study, lambda p, r=reference: analysis.alignment(p, r, prompts)._asdict())
+        records.add_one(f"loss_table_{name}", value)
+    records.add("loss_table_ratio_gd", trained / values["gd"])
+    records.add_one("ridge_penalty_table", penalty)
+    shown = np.mean(trained[records.shown])
+    records.curves["loss_by_learner_table"] = curve(["trained", *values], [shown, *values.values()])
+    for name, reference in (("gd", evaluation.reference.gd), ("gd_tuned", tuned)):
+        aligned = _over_members(evaluation, lambda p, r=reference: analysis.alignment(p, r, prompts)._asdict())
         for measure, per_member in aligned.items():
-            found.add(f"{measure}_{name}_table", per_member)
+            records.add(f"{measure}_{name}_table", per_member)
 
 
 def _tuned(prompts: Prompt, n_steps: int) -> Predictor:
-    """Gradient descent with the step size that is best on these prompts, whose labels no weights made exactly."""
-    one = float(learners.fit_step_size(prompts))
+    """Gradient descent with the best step size on these prompts. Their labels are not exactly linear."""
+    single_step = float(learners.fit_step_size(prompts))
     if n_steps == 1:
-        return learners.gradient_descent([one])
-    steps_of = lambda step_size: learners.gradient_descent(jnp.full(n_steps, step_size))
-    risk = jax.jit(lambda step_size: analysis.losses(steps_of(step_size), prompts).mean())
-    from scipy.optimize import minimize_scalar  # a quarter of a second to import
+        return learners.gradient_descent([single_step])
 
-    # Of several steps the best size is somewhat smaller; twice it and they diverge.
-    best = minimize_scalar(lambda step_size: float(risk(step_size)), (0.25 * one, one)).x
+    @jax.jit
+    def risk(step_size: Array) -> Array:
+        return analysis.losses(learners.gradient_descent(jnp.full(n_steps, step_size)), prompts).mean()
+
+    from scipy.optimize import minimize_scalar  # takes a quarter of a second to import
+
+    # For several steps the best step size is somewhat smaller than for one; twice that size diverges.
+    best = minimize_scalar(lambda step_size: float(risk(step_size)), (0.25 * single_step, single_step)).x
     return learners.gradient_descent(np.full(n_steps, best))
 
 
-def diabetes(study: Evaluation) -> Table:
-    """The table, on the scales of the task."""
+def diabetes(evaluation: Evaluation) -> Table:
+    """The diabetes data, scaled to the variances of the task."""
     from sklearn.datasets import load_diabetes
 
     x, y = (np.asarray(part) for part in load_diabetes(return_X_y=True))
-    task = study.task
+    task = evaluation.task
     total = np.trace(task.second_moment)
     return standardised_table(
         x, y[:, None], task.n_context, float(total / task.d_input) ** 0.5, float(task.weight_scale * total**0.5)
     )
 
 
-def _of_members(study: Evaluation, measure) -> dict[str, np.ndarray]:
-    """A measure of Predictors, of every member."""
-    of = jax.jit(partial(analysis.over_members, lambda params: measure(study.trained.predictor(params))))
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), of(study.trained.params))
+def _over_members(evaluation: Evaluation, measure: Callable[[Predictor], dict[str, Array]]) -> dict[str, np.ndarray]:
+    """Applies a measure of Predictors to every member, and returns float64 arrays `[member]`."""
+    compiled = jax.jit(partial(analysis.over_members, lambda params: measure(evaluation.trained.predictor(params))))
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), compiled(evaluation.trained.params))
 
 
 def _best_penalty(prompts: Prompt) -> float:
-    """Of ridge regression, on a sample of prompts."""
+    """The best penalty of ridge regression on a sample of prompts."""
     losses = [float(analysis.losses(learners.ridge(float(penalty)), prompts).mean()) for penalty in PENALTIES]
     return float(PENALTIES[int(np.argmin(losses))])
 
@@ -116,10 +124,11 @@ def _draw(done: Done) -> plots.Figure:
     figure, ax = plots.subplots(figsize=(plots.PAGE * 0.75, 2.4))
     curve = done["curves"]["loss_by_learner_table"]
     colours = [plots.ROLES[name][1] if name in plots.ROLES else "#999999" for name in curve["x"]]
-    places = ax.bar([ROLES[name] for name in curve["x"]], curve["mean"], color=colours)
+    bars = ax.bar([LABELS[name] for name in curve["x"]], curve["mean"], color=colours)
     top = 1.2 * max(loss for name, loss in zip(curve["x"], curve["mean"], strict=True) if name != "ols")
-    for place, loss in zip(places, curve["mean"], strict=True):  # as many examples as inputs: least squares leaves it
-        ax.text(place.get_x() + place.get_width() / 2, min(loss, 0.93 * top), f"{loss:.3g}", ha="center", va="bottom")
+    # With about as many examples as inputs, least squares is much worse than the others. Its bar is cut off.
+    for bar, loss in zip(bars, curve["mean"], strict=True):
+        ax.text(bar.get_x() + bar.get_width() / 2, min(loss, 0.93 * top), f"{loss:.3g}", ha="center", va="bottom")
     ax.set(ylabel="loss on prompts of the table", ylim=(0, top))
     return figure
 
@@ -129,7 +138,7 @@ ANALYSIS = Analysis(
     measure,
     records=(
         *("loss_table_*", "ridge_penalty_table", "loss_by_learner_table"),
-        *(f"{of}_{name}_table" for of in analysis.Alignment._fields for name in ("gd", "gd_tuned")),
+        *(f"{measure}_{name}_table" for measure in analysis.Alignment._fields for name in ("gd", "gd_tuned")),
     ),
     check=check,
     figures=(
@@ -137,7 +146,9 @@ ANALYSIS = Analysis(
             "table",
             ("loss_by_learner_table",),
             _draw,
-            "Losses on prompts cut from the diabetes table; the trained layers have seen nothing like it.",
+            "Loss on prompts sampled from scikit-learn's diabetes data, which is unlike the data of training. Bars "
+            "are the trained layers (mean over untrapped seeds) and the learners, with the loss as a number; bars "
+            "that reach the upper edge are cut off.",
             place=240,
         ),
     ),

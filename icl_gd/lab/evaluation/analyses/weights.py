@@ -1,5 +1,6 @@
-"""Circuits of one linear layer beside those of the construction."""
+"""Circuits of one linear layer compared with those of the construction."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from icl_gd import analysis, models, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs, needs_linear_layers, needs_one_layer
 from icl_gd.lab.evaluation.measured import EVERY, Evaluation, Records
-from icl_gd.types import Circuits
+from icl_gd.types import Array, Circuits
 
 
 def check(experiment: Any) -> None:
@@ -18,38 +19,43 @@ def check(experiment: Any) -> None:
     needs_linear_layers(experiment)
 
 
-def measure(study: Evaluation, found: Records) -> None:
-    """Distance to the construction modulo gauge, and the circuits of a free and of a trapped member."""
-    d, n, built = study.task.d_input, study.task.n_context, study.reference.circuits
-    distance = lambda c: analysis.gauge_distance(c, built, d)
+def measure(evaluation: Evaluation, records: Records) -> None:
+    """Measures the distance to the construction modulo gauge, and records circuits of untrapped and trapped seeds."""
+    d, n, built = evaluation.task.d_input, evaluation.task.n_context, evaluation.reference.circuits
 
-    def of_member(c: Circuits) -> dict[str, Any]:
+    def distance(c: Circuits) -> Array:
+        return analysis.gauge_distance(c, built, d)
+
+    def measures(c: Circuits) -> dict[str, Any]:
         rank = jnp.mean(jax.vmap(analysis.participation_ratio)(analysis.effective_preconditioner(c, d, n)))
         shares = {f"share_{name}": share for name, share in analysis.label_paths(c, d)._asdict().items()}
-        matched = analysis.match_scale(c, built) if study.trained.config.n_heads == 1 else None
+        matched = analysis.match_scale(c, built) if evaluation.trained.config.n_heads == 1 else None
         return {"distance": distance(c), "over_seeds": {"participation_ratio": rank, **shares}, "matched": matched}
 
-    untrained = lambda params: distance(models.circuits(study.trained.config, params))
-    both = lambda circuits, params: (jax.vmap(of_member)(circuits), jax.vmap(untrained)(params))
-    ours, at_start = jax.tree.map(np.asarray, jax.jit(both)(study.circuits, study.untrained))
-    found.add("gauge_distance_gd", ours["distance"])
-    found.add("gauge_distance_gd_untrained", at_start, over=EVERY[:1])
-    for name, values in ours["over_seeds"].items():
-        found.add(name, values, over=EVERY)
-    found.arrays["d_input"] = d
+    @jax.jit
+    def measure_all(circuits: Circuits, untrained: Any) -> tuple[dict[str, Any], Array]:
+        untrained_circuits = partial(models.circuits, evaluation.trained.config)
+        return jax.vmap(measures)(circuits), jax.vmap(lambda params: distance(untrained_circuits(params)))(untrained)
+
+    measured, at_start = jax.tree.map(np.asarray, measure_all(evaluation.circuits, evaluation.untrained))
+    records.add("gauge_distance_gd", measured["distance"])
+    records.add("gauge_distance_gd_untrained", at_start, over=EVERY[:1])
+    for name, values in measured["over_seeds"].items():
+        records.add(name, values, over=EVERY)
+    records.arrays["d_input"] = d
     shown = {"construction": built}
-    for name, members in (("trained", found.shown), ("trapped", found.trapped)):
-        if len(members) and ours["matched"] is not None:
-            shown[name] = jax.tree.map(lambda leaf, i=members[0]: leaf[i], ours["matched"])
+    for name, members in (("trained", records.shown), ("trapped", records.trapped)):
+        if len(members) and measured["matched"] is not None:
+            shown[name] = jax.tree.map(lambda leaf, i=members[0]: leaf[i], measured["matched"])
     for name, circuits in shown.items():
         for circuit, value in circuits._asdict().items():
-            found.arrays[f"{circuit}_{name}"] = np.asarray(value[0, 0], np.float64).tolist()
+            records.arrays[f"{circuit}_{name}"] = np.asarray(value[0, 0], np.float64).tolist()
 
 
 def _draw(done: Done) -> plots.Figure:
-    rows = [name for name in ("construction", "trained") if f"W_KQ_{name}" in done["arrays"]]
-    figure, axes = plots.subplots(2, len(rows), figsize=(plots.COLUMN * len(rows) / 1.3, 4.0), squeeze=False)
-    for column, name in enumerate(rows):
+    shown = [name for name in ("construction", "trained") if f"W_KQ_{name}" in done["arrays"]]
+    figure, axes = plots.subplots(2, len(shown), figsize=(plots.COLUMN * len(shown) / 1.3, 4.0), squeeze=False)
+    for column, name in enumerate(shown):
         for row, circuit in enumerate(("W_KQ", "W_PV")):
             values = done["arrays"][f"{circuit}_{name}"]
             title = rf"$W_{{{circuit[2:]}}}$, {plots.ROLES[name][0]}"
@@ -80,15 +86,17 @@ ANALYSIS = Analysis(
             "weights",
             ("W_KQ_construction", "W_KQ_trained"),
             _draw,
-            "The circuits of the construction and of a free seed, the scale between them matched.",
+            "QK circuit W_KQ (top) and OV circuit W_PV (bottom) of the construction (left) and of an untrapped seed "
+            "(right), whose scale is matched to the construction. Lines separate the slots of x and y.",
             place=40,
         ),
         Picture(
             "trapped",
             ("W_KQ_trapped",),
             _draw_trapped,
-            "The circuits of a trapped seed. Gradient descent has one entry in W_PV, from y to y, and reads x "
-            "with W_KQ; the metrics share_..._trapped say which other way its weights went.",
+            "QK circuit W_KQ and OV circuit W_PV of a trapped seed. For gradient descent the only entry of W_PV maps "
+            "y to y, and W_KQ compares inputs x; the metrics share_..._trapped tell which other path this seed uses. "
+            "Lines separate the slots of x and y.",
             place=70,
         ),
     ),

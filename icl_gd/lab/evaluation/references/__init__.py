@@ -1,1 +1,1 @@
-"""What trained populations are compared with, a module for each kind."""
+"""References that trained populations are compared with: one module for each kind."""

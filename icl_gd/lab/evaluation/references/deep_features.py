@@ -1,4 +1,4 @@
-"""A Transformer on sine waves beside gradient descent on deep features: losses and alignment."""
+"""The reference for sine waves: gradient descent on meta-learned deep features."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,14 +18,14 @@ from icl_gd.lab.config.parts import Sine
 from icl_gd.lab.config.questions import Done, Picture, Reference
 from icl_gd.lab.evaluation.measured import (
     EVERY,
-    Compared,
     Evaluation,
+    PreparedReference,
     Records,
     Setting,
     free_members,
+    losses_of_learner,
+    losses_of_members,
     merge_losses,
-    of_learner,
-    of_members,
 )
 from icl_gd.lab.reporting.results import curves_by_step
 from icl_gd.models import TransformerConfig
@@ -35,22 +35,22 @@ from icl_gd.types import Array, Predictor, Prompt
 
 LEARNER = "gd_deep_features"
 LOSS = f"loss_{LEARNER}"
-GRID = np.linspace(-5.0, 5.0, 201)  # of x, on which functions and features are looked at
+GRID = np.linspace(-5.0, 5.0, 201)  # the x at which functions and features are evaluated
 Params = Any
-LEARNER_BETA2 = 0.999  # of its Adam, as published; the Transformer's is .98
+LEARNER_BETA2 = 0.999  # of Adam for the learner, as published; the Transformer is trained with 0.98
 
 
 @dataclass(frozen=True)
 class DeepFeatures(Reference):
-    """Gradient descent on the head of a network whose features are meta-learned, one learner a seed.
+    """Gradient descent on the last layer of a network with meta-learned features, one learner for each seed.
 
-    The learner is trained first, so that the Transformer's alignment to it is known over training, as von Oswald et al.
-    show it. Member i of one population is compared with member i of the other.
+    The learners are trained first, so that the Transformers' alignment to them is measured during training, as in von
+    Oswald et al. 2212.07677. Member i of the Transformers is compared with member i of the learners.
 
     Attributes:
-      steps: of the learner; None takes as many as the Transformer has layers.
-      learning_rate: with which its features are learned.
-      step_size: of a gradient step on its head, fixed; features learn their scale.
+      steps: gradient steps of the learner; None: one per layer of the Transformer.
+      learning_rate: learning rate with which the learner's features are trained.
+      step_size: fixed size of a gradient step; the features learn their scale.
     """
 
     name: ClassVar[str] = "deep_features"
@@ -71,56 +71,61 @@ class DeepFeatures(Reference):
         network = experiment.network
         if network.causal or experiment.model.layout != "concatenated":
             reject(
-                "model.layout", experiment.model.layout, "reference.name=deep_features takes von_oswald's concatenated"
+                "model.layout",
+                experiment.model.layout,
+                "reference.name=deep_features takes concatenated with model.style=von_oswald",
             )
         if network.d_embed is None or network.d_embed < 2:
             reject(
                 "model.d_embed",
                 network.d_embed,
-                "reference.name=deep_features takes at least 2: features, and a slot for y",
+                "reference.name=deep_features takes at least 2: one or more features, and a slot for y",
             )
         if experiment["train.weight_decay"] != 0.0:
             reject(
                 "train.weight_decay",
                 experiment["train.weight_decay"],
-                "would shrink the built layers of the learner too; 0 is accepted",
+                "would shrink the constructed layers of the learner too; 0 is accepted",
             )
         if any(experiment.together()):
             field, values = next(iter(experiment.sweep.items()))
             reject(
                 field,
                 values,
-                "takes one value beside reference.name=deep_features, whose members have learners of their own",
+                "takes one value with reference.name=deep_features, which trains one learner for each seed",
             )
 
-    def prepare(self, setting: Setting) -> "BesideDeepFeatures":
-        """Trains the learner: a network whose layers are built to be gradient descent, its embedding learned."""
+    def prepare(self, setting: Setting) -> "PreparedDeepFeatures":
+        """Trains the learners: networks with constructed attention layers, frozen, and a trained embedding."""
         network, task, prompts = setting.network, setting.task, setting.prompts
         steps = [self.step_size] * (self.steps or network.n_layers)
-        built = TransformerConfig(
+        config = TransformerConfig(
             network.d_token,
             len(steps),
             init_scale=network.init_scale,
             d_embed=network.d_embed,
             input_mlp_width=network.input_mlp_width,
         )
-        frozen = constructions.gradient_descent_weights(built, built.width - task.d_output, task.n_context, steps)
+        frozen = constructions.gradient_descent_weights(config, config.width - task.d_output, task.n_context, steps)
         settings = replace(setting.experiment.settings, learning_rate=self.learning_rate, beta2=LEARNER_BETA2)
-        of_learner = partial(models.fastest_predictor, built, layout=setting.layout)
-        loss = jax.jit(lambda params: analysis.member_losses(of_learner(params), prompts).mean(-1))
-        learner = setting.train(
-            task, built, settings, lambda params: {LOSS: np.asarray(loss(params))}, "learner", frozen=frozen
-        )
-        return BesideDeepFeatures(setting, learner, tuple(steps))
+        predictor_of = partial(models.fastest_predictor, config, layout=setting.layout)
+        loss = jax.jit(lambda params: analysis.member_losses(predictor_of(params), prompts).mean(-1))
+
+        def watch(params: Params) -> dict[str, np.ndarray]:
+            return {LOSS: np.asarray(loss(params))}
+
+        learner = setting.train(task, config, settings, watch, "learner", frozen=frozen)
+        return PreparedDeepFeatures(setting, learner, tuple(steps))
 
 
 @dataclass(frozen=True)
-class BesideDeepFeatures(Compared):
-    """A population of learners, and one of Transformers that is measured beside them.
+class PreparedDeepFeatures(PreparedReference):
+    """A population of trained learners, compared with a population of Transformers.
 
     Attributes:
-      learner: the learners, whose layers are a construction.
-      step_sizes: of each.
+      setting: of the population of Transformers.
+      learner: the population of learners: networks whose attention layers are constructed.
+      step_sizes: of the gradient steps, the same for every learner.
     """
 
     setting: Setting
@@ -128,81 +133,96 @@ class BesideDeepFeatures(Compared):
     step_sizes: tuple[float, ...]
 
     def descend(self, params: Params) -> Predictor:
-        """The learner itself, with a member's features: every iterate's prediction `[iterate m]`."""
+        """Gradient descent on the features of one learner; its prediction has the iterates `[iterate m]`."""
         embed = models.features(self.learner.config, params, self.setting.task.d_output)
         return learners.layerwise_deep_gradient_descent(embed, self.step_sizes)
 
     def descended(self, params: Params) -> Predictor:
+        """Gradient descent on the features of one learner, with its final prediction."""
         return learners.final_iterate(self.descend(params))
 
     @cached_property
     def _watch(self) -> Callable[[Params, Params], dict[str, Array]]:
         network, layout = self.setting.network, self.setting.layout
-        of_transformer = partial(models.fastest_predictor, network, layout=layout)
-        of_learner = partial(models.fastest_predictor, self.learner.config, layout=layout)
-        of_pair = partial(beside, of_transformer, of_learner, self.setting.prompts)
-        return jax.jit(lambda params, others: analysis.over_members(lambda pair: of_pair(*pair), (params, others)))
+        transformer_of = partial(models.fastest_predictor, network, layout=layout)
+        learner_of = partial(models.fastest_predictor, self.learner.config, layout=layout)
+        metrics_of = partial(pair_metrics, transformer_of, learner_of, self.setting.prompts)
+        return jax.jit(lambda params, others: analysis.over_members(lambda pair: metrics_of(*pair), (params, others)))
 
     def watch(self, params: Params) -> dict[str, np.ndarray]:
-        """Loss of every Transformer, and its alignment to its learner `[member]`."""
+        """Loss of every Transformer and its alignment to its learner, `[member]` each."""
         return jax.tree.map(np.asarray, self._watch(params, self.learner.params))
 
-    def evaluate(self, study: Evaluation) -> Records:
-        """Losses of both populations, before and after their layers or steps, and alignment."""
-        return evaluate(study)
+    def evaluate(self, evaluation: Evaluation) -> Records:
+        """Losses of both populations, before and after their layers, and alignment of the Transformers."""
+        return evaluate(evaluation)
 
-    def over_training(self, study: Evaluation, found: Records) -> None:
-        """Curves of all seeds: a loss of 1.2 times the learner's is a shortfall here, and not another solution."""
-        histories = {**study.history, **study.read_history("learner")}
-        histories.pop("training_loss", None)  # of one population, under a name that both have
-        seed, members = study.experiment.seed, range(study.experiment.seeds)
-        found.curves |= curves_by_step(histories, seed, members)
+    def over_training(self, evaluation: Evaluation, records: Records) -> None:
+        """Adds curves over all seeds, trapped ones too.
+
+        A loss above 1.2 times the learner's means here that training was too short, not that it found another solution.
+        """
+        histories = {**evaluation.history, **evaluation.read_history("learner")}
+        histories.pop("training_loss", None)  # both populations have one, and only one would remain
+        seed, members = evaluation.experiment.seed, range(evaluation.experiment.seeds)
+        records.curves |= curves_by_step(histories, seed, members)
 
 
-def beside(
-    of_transformer: Callable[[Params], Predictor],
-    of_learner: Callable[[Params], Predictor],
+def pair_metrics(
+    transformer_of: Callable[[Params], Predictor],
+    learner_of: Callable[[Params], Predictor],
     prompts: Prompt,
     params: Params,
     others: Params,
 ) -> dict[str, Array]:
-    """Loss of one Transformer, and its alignment to one learner."""
-    predictor, reference = of_transformer(params), of_learner(others)
-    found = {
-        f"{name}_{LEARNER}": value
-        for name, value in analysis.alignment(predictor, reference, prompts)._asdict().items()
-    }
-    return {"loss_trained": analysis.losses(predictor, prompts).mean(), **found}
+    """Loss of one Transformer, and its alignment to one learner.
+
+    Args:
+      transformer_of: returns the Predictor of a Transformer, given its parameters.
+      learner_of: returns the Predictor of a learner, given its parameters.
+      prompts: the batch that both are evaluated on.
+      params: parameters of the Transformer.
+      others: parameters of the learner.
+
+    Returns:
+      Metrics by name.
+    """
+    predictor, reference = transformer_of(params), learner_of(others)
+    aligned = analysis.alignment(predictor, reference, prompts)._asdict()
+    metrics = {f"{name}_{LEARNER}": value for name, value in aligned.items()}
+    return {"loss_trained": analysis.losses(predictor, prompts).mean(), **metrics}
 
 
-def evaluate(study: Evaluation) -> Records:
-    """Everything that is recorded of a study."""
-    step_size = float(learners.fit_step_size(study.prompts))
+def evaluate(evaluation: Evaluation) -> Records:
+    """Final metrics of a population of Transformers and of its learners."""
+    step_size = float(learners.fit_step_size(evaluation.prompts))
     gd = learners.gradient_descent([step_size])
-    trained, learner = study.trained, study.reference.learner
+    trained, learner = evaluation.trained, evaluation.reference.learner
     losses_of = {
-        "loss_trained": of_members(trained.predictor(trained.params)),
-        "loss_untrained": of_members(trained.predictor(study.untrained)),
-        "loss_trained_before": of_members(Partial(_Before(trained.config), trained.params)),
-        LOSS: of_members(jax.vmap(study.reference.descended)(learner.params)),
-        f"{LOSS}_before": of_members(Partial(_Before(learner.config), learner.params)),
-        "loss_gd": of_learner(gd),
-        "loss_zero": of_learner(learners.predict_zero),
+        "loss_trained": losses_of_members(trained.predictor(trained.params)),
+        "loss_untrained": losses_of_members(trained.predictor(evaluation.untrained)),
+        "loss_trained_before": losses_of_members(Partial(_Before(trained.config), trained.params)),
+        LOSS: losses_of_members(jax.vmap(evaluation.reference.descended)(learner.params)),
+        f"{LOSS}_before": losses_of_members(Partial(_Before(learner.config), learner.params)),
+        "loss_gd": losses_of_learner(gd),
+        "loss_zero": losses_of_learner(learners.predict_zero),
     }
-    risks = analysis.streamed_risks(merge_losses(losses_of), study.task.sample, study.key, study.n_prompts)
-    gone = [np.asarray(population.diverged_at) >= 0 for population in (trained, learner)]
-    found = Records(free_members(risks["loss_trained"].mean, risks[LOSS].mean.mean()), np.logical_or(*gone))
-    found.add_risks(risks)
-    found.add(f"loss_ratio_{LEARNER}", risks["loss_trained"].mean / risks[LOSS].mean)
-    found.add_one("step_size_gd", step_size / study.task.n_context)
-    found.arrays["loss_zero"] = study.task.label_moments[1] / 2
-    alignment(study, found)
-    return found
+    risks = analysis.streamed_risks(
+        merge_losses(losses_of), evaluation.task.sample, evaluation.key, evaluation.n_prompts
+    )
+    diverged = [np.asarray(population.diverged_at) >= 0 for population in (trained, learner)]
+    records = Records(free_members(risks["loss_trained"].mean, risks[LOSS].mean.mean()), np.logical_or(*diverged))
+    records.add_risks(risks)
+    records.add(f"loss_ratio_{LEARNER}", risks["loss_trained"].mean / risks[LOSS].mean)
+    records.add_one("step_size_gd", step_size / evaluation.task.n_context)
+    records.arrays["loss_zero"] = evaluation.task.label_moments[1] / 2
+    alignment(evaluation, records)
+    return records
 
 
 @dataclass(frozen=True)
 class _Before:
-    """What a network predicts before its first layer, or a learner before its first step."""
+    """The prediction of a network before its first layer, or of a learner before its first step."""
 
     config: models.TransformerConfig
 
@@ -210,13 +230,14 @@ class _Before:
         return -models.features(self.config, params, y.shape[-1])(x_query, jnp.zeros_like(y[0]))[1]
 
 
-def alignment(study: Evaluation, found: Records) -> None:
-    """Alignment of member i to learner i, beside an untrained control."""
-    measures = lambda of: {k: v for k, v in of.items() if k != "loss_trained"}
-    for name, values in measures(study.watched).items():
-        found.add(name, values)
-    for name, values in measures(study.watched_untrained).items():
-        found.add(f"{name}_untrained", values, over=EVERY[:1])
+def alignment(evaluation: Evaluation, records: Records) -> None:
+    """Adds the alignment of Transformer i to learner i, and that of untrained Transformers as a control."""
+    for name, values in evaluation.watched.items():
+        if name != "loss_trained":
+            records.add(name, values)
+    for name, values in evaluation.watched_untrained.items():
+        if name != "loss_trained":
+            records.add(f"{name}_untrained", values, over=EVERY[:1])
 
 
 def _draw_loss(done: Done) -> plots.Figure:
@@ -244,15 +265,17 @@ PICTURES = (
         "deep_features_loss",
         (f"loss_{LEARNER}_by_step",),
         _draw_loss,
-        "Loss on held-out prompts over training, of the Transformer and of the meta-learned "
-        "learner: mean and range over seeds.",
+        "Loss on held-out prompts during training, of the Transformers and of gradient descent on meta-learned "
+        "features. Lines are means over seeds, bands their range. The horizontal line is the loss of predicting zero.",
         place=250,
     ),
     Picture(
         "deep_features_alignment",
         (f"sensitivity_cosine_{LEARNER}_by_step",),
         _draw_alignment,
-        "Alignment of each Transformer to a fully trained learner over training, beside an untrained control.",
+        "Alignment of each Transformer to its fully trained learner during training: the cosine and the distance of "
+        "sensitivities to the query, and the distance of predictions. Lines are means over seeds, bands their range. "
+        "Horizontal lines are untrained Transformers.",
         place=260,
     ),
 )

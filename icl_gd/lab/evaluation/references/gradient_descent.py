@@ -1,4 +1,4 @@
-"""Gradient descent, and for deep linear networks the family of GD++, beside linear self-attention on regression."""
+"""The reference for linear regression: gradient descent and, for deep linear networks, the variants of GD++."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -18,19 +18,19 @@ from icl_gd.lab.config.resources import FIT_FLOATS
 from icl_gd.lab.evaluation.measured import (
     DIVERGES,
     EVERY,
-    Compared,
     Evaluation,
     Losses,
+    PreparedReference,
     Records,
     Setting,
     clip_losses,
     construction_error,
     corruption,
     free_members,
+    losses_of_learner,
+    losses_of_members,
     merge_losses,
     noise_to_weight,
-    of_learner,
-    of_members,
 )
 from icl_gd.lab.evaluation.reference_learners import ReferenceLearners, reference_learners
 from icl_gd.lab.reporting.results import curves_by_step
@@ -44,12 +44,12 @@ LEARNERS = ("gd", "gd_plus_plus", "gd_plus_plus_free_steps", "gd_plus_plus_publi
 
 @dataclass(frozen=True)
 class GradientDescent(Reference):
-    """Gradient descent with its best rates; beside deep networks GD++ too.
+    """Gradient descent with fitted step sizes; for deep networks GD++ with fitted rates too.
 
     Attributes:
-      learner: what is built, and interpolated with; a kind of GD++ adds all learners that deep networks have.
-      steps: of every learner; None takes as many as layers.
-      published_steps: of Adam, by which the published code learns GD++.
+      learner: learner that weights are constructed for; any variant of GD++ adds all learners for deep networks.
+      steps: steps of every learner; None: one per layer.
+      published_steps: steps of Adam with which the published code learns the rates of GD++.
     """
 
     name: ClassVar[str] = "gradient_descent"
@@ -58,8 +58,9 @@ class GradientDescent(Reference):
         *("loss_trained", "loss_untrained", "loss_zero", "loss_ols", "loss_ridge", "loss_construction"),
         *("loss_interpolated", "loss_optimal", "loss_ratio_optimal", "step_size_gd", "construction_error"),
         *(f"loss{ratio}_{name}" for ratio in ("", "_ratio") for name in (*LEARNERS, "gd_free_steps")),
-        # Watched during training, whoever asks for it after it.
-        *("sensitivity_cosine_*", "sensitivity_difference_*", "prediction_difference_*", "softmax_share*"),
+        # Measured during training, whichever analyses are requested.
+        *("sensitivity_cosine_*_by_step", "sensitivity_difference_*_by_step", "prediction_difference_*_by_step"),
+        "softmax_share*",
         "training_loss",
     )
     learner: Annotated[str, OneOf(LEARNERS)] = "gd"
@@ -72,126 +73,147 @@ class GradientDescent(Reference):
     def check(self, experiment: Experiment) -> None:
         network, corrupted = experiment.network, experiment.law.corrupted_labels
         if network.causal:
-            reject("model.style", experiment.model.name, "reference.name=gradient_descent takes von_oswald")
+            reject(
+                "model.style",
+                experiment.model.name,
+                "reference.name=gradient_descent takes von_oswald, whose attention is not causal",
+            )
         if self.learner != "gd" and network.n_layers == 1:
-            reject("reference.learner", self.learner, "GD++ is for deep networks; model.n_layers=1 needs gd")
+            reject("reference.learner", self.learner, "GD++ needs model.n_layers of at least 2; use gd for one layer")
         if corrupted and ((self.steps or network.n_layers) > 1 or self.learner != "gd"):
             reject(
                 "task.corrupted_labels",
                 corrupted,
-                "best rates of several steps and of GD++ are known for labels "
-                "as they are; 0, or reference.learner=gd and reference.steps=1",
+                "rates of several steps and of GD++ are fitted for uncorrupted labels only; use 0, or "
+                "reference.learner=gd and reference.steps=1",
             )
 
-    def prepare(self, setting: Setting) -> "Beside":
+    def prepare(self, setting: Setting) -> "PreparedGradientDescent":
         task, network = setting.task, setting.network
         n_fit = min(setting.n_prompts, 2**18, FIT_FLOATS // ((task.n_context + 1) * network.d_token))
-        found = reference_learners(
+        fitted = reference_learners(
             task, network, setting.key_fit, n_fit, self.learner, self.steps, self.published_steps
         )
-        return Beside(**{its.name: getattr(found, its.name) for its in fields(found)}, setting=setting)
+        return PreparedGradientDescent(
+            **{field.name: getattr(fitted, field.name) for field in fields(fitted)}, setting=setting
+        )
 
 
 @dataclass(frozen=True)
-class Beside(ReferenceLearners, Compared):
-    """The learners, and a population that is measured beside them."""
+class PreparedGradientDescent(ReferenceLearners, PreparedReference):
+    """The fitted learners, compared with a population."""
 
     setting: Setting
 
     @cached_property
     def _watch(self) -> Callable[[Any], dict[str, Array]]:
-        """What learners say of the prompts is computed once."""
+        """The compiled metrics of all members. The responses of the learners are computed once."""
         network, layout, prompts = self.setting.network, self.setting.layout, self.setting.prompts
         learned = self.responses(prompts)
 
-        def one(params: Any, prompts: Prompt, learned: Mapping[str, analysis.Response]) -> dict[str, Array]:
-            shares = models.softmax_share(params)  # of layers that learn how much of them is softmax
-            shares = {f"softmax_share{f'_{name}' * (len(shares) > 1)}": share for name, share in shares.items()}
+        def metrics_of(params: Any, prompts: Prompt, learned: Mapping[str, analysis.Response]) -> dict[str, Array]:
+            by_layer = models.softmax_share(params)  # of layers with a learned mixture of softmax and linear attention
+            shares = {
+                f"softmax_share_{layer}" if len(by_layer) > 1 else "softmax_share": share
+                for layer, share in by_layer.items()
+            }
             return _aligned(models.fastest_predictor(network, params, layout), prompts, learned) | shares
 
-        # Arguments, not constants: the compiler would fold those, for seconds, by computing with them itself.
-        compiled = brief(lambda params, *fixed: analysis.over_members(lambda member: one(member, *fixed), params))
+        # Prompts and responses are arguments: the compiler would spend seconds on folding them as constants.
+        compiled = brief(
+            lambda params, *fixed: analysis.over_members(lambda member: metrics_of(member, *fixed), params)
+        )
         return lambda params: compiled(params, prompts, learned)
 
     def watch(self, params: Any) -> dict[str, np.ndarray]:
-        """Loss and alignment to every learner `[member]`."""
+        """Loss and alignment to every learner, `[member]` each."""
         return jax.tree.map(np.asarray, self._watch(params))
 
-    def evaluate(self, study: Evaluation) -> Records:
-        """Final losses, all but those of least squares on the same prompts, and which members are trapped."""
-        task, trained = study.task, study.trained
+    def evaluate(self, evaluation: Evaluation) -> Records:
+        """Final losses, and which members are trapped. All losses but least squares are of the same prompts."""
+        task, trained = evaluation.task, evaluation.trained
         losses_of = {
-            "loss_trained": of_members(trained.predictor(trained.params)),
-            "loss_untrained": of_members(trained.predictor(study.untrained)),
-            "loss_construction": of_learner(self.construction),
-            "loss_zero": of_learner(learners.predict_zero),
+            "loss_trained": losses_of_members(trained.predictor(trained.params)),
+            "loss_untrained": losses_of_members(trained.predictor(evaluation.untrained)),
+            "loss_construction": losses_of_learner(self.construction),
+            "loss_zero": losses_of_learner(learners.predict_zero),
         }
         if task.noise_std > 0:
-            losses_of["loss_ridge"] = of_learner(learners.ridge(noise_to_weight(task)))
-        if study.asks("interpolation"):
-            losses_of["loss_interpolated"] = of_members(study.of_circuits(study.interpolated))
-        beyond = DIVERGES * float(of_learner(learners.predict_zero)(study.prompts).mean())
-        every = Partial(_every, merge_losses(losses_of), self.losses, beyond)
-        risks = analysis.streamed_risks(every, task.sample, study.key, study.n_prompts)
-        # A singular-value decomposition per prompt: on the curves' prompts only, a hundred times fewer.
-        risks["loss_ols"] = analysis.Risk.of(of_learner(learners.ols)(study.prompts))
+            losses_of["loss_ridge"] = losses_of_learner(learners.ridge(noise_to_weight(task)))
+        if evaluation.has_analysis("interpolation"):
+            losses_of["loss_interpolated"] = losses_of_members(
+                evaluation.predictor_of_circuits(evaluation.interpolated)
+            )
+        beyond = DIVERGES * float(losses_of_learner(learners.predict_zero)(evaluation.prompts).mean())
+        every = Partial(_all_losses, merge_losses(losses_of), self.losses, beyond)
+        risks = analysis.streamed_risks(every, task.sample, evaluation.key, evaluation.n_prompts)
+        # Least squares takes a singular-value decomposition per prompt. So it runs on the prompts of curves only, which
+        # are a hundred times fewer.
+        risks["loss_ols"] = analysis.Risk.of(losses_of_learner(learners.ols)(evaluation.prompts))
 
-        optimal = _optimal_loss(study)
-        # Deep networks are held to what the paper holds them to, the best GD++ being out of their reach; where rare
-        # prompts on which that diverges are all of its mean, to gradient descent.
+        optimal = _optimal_loss(evaluation)
+        # Deep networks are compared with the paper's standard, GD++ as published: they do not reach the best GD++. If
+        # rare prompts on which that learner diverges dominate its mean, they are compared with gradient descent.
         standard = min(risks[name].mean for name in ("loss_gd", "loss_gd_plus_plus_published") if name in risks)
         standard = standard if optimal is None else optimal
-        found = Records(free_members(risks.pop("clipped").mean, standard), np.asarray(trained.diverged_at) >= 0)
-        found.add_risks(risks)
+        records = Records(free_members(risks.pop("clipped").mean, standard), np.asarray(trained.diverged_at) >= 0)
+        records.add_risks(risks)
         for name in self.rates:
             over = EVERY if name == "gd" else EVERY[:2]
-            found.add(f"loss_ratio_{name}", risks["loss_trained"].mean / risks[f"loss_{name}"].mean, over=over)
-        found.add("steps_skipped", trained.skipped, 0.0, over=EVERY[:1])
-        found.arrays["n_layers"], found.arrays["constructed"] = trained.config.n_layers, self.constructed
-        found.arrays["rates"] = {name: [rates.tolist() for rates in pairs] for name, pairs in self.rates.items()}
-        found.add_one("step_size_gd", self.step_size / task.n_context)
-        found.add_one(
-            "construction_error", construction_error(self.construction, self.learner(self.constructed), study.prompts)
+            records.add(f"loss_ratio_{name}", risks["loss_trained"].mean / risks[f"loss_{name}"].mean, over=over)
+        records.add("steps_skipped", trained.skipped, 0.0, over=EVERY[:1])
+        records.arrays["n_layers"], records.arrays["constructed"] = trained.config.n_layers, self.constructed
+        records.arrays["rates"] = {name: [leaf.tolist() for leaf in rates] for name, rates in self.rates.items()}
+        records.add_one("step_size_gd", self.step_size / task.n_context)
+        records.add_one(
+            "construction_error",
+            construction_error(self.construction, self.learner(self.constructed), evaluation.prompts),
         )
         if optimal is not None:
-            found.add_one("loss_optimal", optimal, 0.0)
-            found.add("loss_ratio_optimal", risks["loss_trained"].mean / optimal)
-        on_curves = self.losses(study.prompts) | {"loss_zero": of_learner(learners.predict_zero)(study.prompts)}
-        found.arrays |= {f"{name}_on_curve_prompts": float(values.mean()) for name, values in on_curves.items()}
-        return found
+            records.add_one("loss_optimal", optimal, 0.0)
+            records.add("loss_ratio_optimal", risks["loss_trained"].mean / optimal)
+        on_curves = self.losses(evaluation.prompts) | {
+            "loss_zero": losses_of_learner(learners.predict_zero)(evaluation.prompts)
+        }
+        records.arrays |= {f"{name}_on_curve_prompts": float(values.mean()) for name, values in on_curves.items()}
+        return records
 
-    def over_training(self, study: Evaluation, found: Records) -> None:
-        """Curves over the free members, and the losses of the trapped ones."""
-        seed = study.experiment.seed
-        if not found.is_free.any():
-            found.arrays["none_free"] = True
-        found.curves |= curves_by_step(study.history, seed, found.shown)
-        losses = study.history.get("loss_trained", {})
-        found.arrays["loss_trained_by_step_trapped"] = [
-            [losses[step][seed + i] for i in found.trapped] for step in sorted(losses)
+    def over_training(self, evaluation: Evaluation, records: Records) -> None:
+        """Adds curves over the untrapped members, and the losses of each trapped member."""
+        seed = evaluation.experiment.seed
+        if not records.is_free.any():
+            records.arrays["none_free"] = True
+        records.curves |= curves_by_step(evaluation.history, seed, records.shown)
+        losses = evaluation.history.get("loss_trained", {})
+        records.arrays["loss_trained_by_step_trapped"] = [
+            [losses[step][seed + i] for i in records.trapped] for step in sorted(losses)
         ]
 
 
 def _aligned(predictor: Predictor, prompts: Prompt, learned: Mapping[str, analysis.Response]) -> dict[str, Array]:
-    """Loss, and alignment to every learner."""
-    found, ours = {"loss_trained": analysis.losses(predictor, prompts).mean()}, analysis.response(predictor, prompts)
-    for name, theirs in learned.items():
-        found |= {f"{measure}_{name}": value for measure, value in analysis.compare(ours, theirs)._asdict().items()}
-    return found
+    """Loss of a Predictor, and its alignment to every learner."""
+    metrics = {"loss_trained": analysis.losses(predictor, prompts).mean()}
+    response = analysis.response(predictor, prompts)
+    for name, learner_response in learned.items():
+        aligned = analysis.compare(response, learner_response)._asdict()
+        metrics |= {f"{measure}_{name}": value for measure, value in aligned.items()}
+    return metrics
 
 
-def _every(losses_of: Losses, of_learners: Losses, beyond: Array, prompts: Prompt) -> dict[str, Array]:
-    losses = losses_of(prompts) | of_learners(prompts)
+def _all_losses(losses_of: Losses, learner_losses: Losses, beyond: Array, prompts: Prompt) -> dict[str, Array]:
+    """Losses of members and learners, and the members' losses clipped at `beyond`."""
+    losses = losses_of(prompts) | learner_losses(prompts)
     return losses | {"clipped": clip_losses(losses["loss_trained"], beyond)}
 
 
-def _optimal_loss(study: Evaluation) -> float | None:
-    """The closed-form risk of the best linear layer, where there is one: Gaussian inputs, or independent coordinates.
+def _optimal_loss(evaluation: Evaluation) -> float | None:
+    """The closed-form risk of the best linear layer, for Gaussian inputs or independent coordinates; otherwise None.
 
-    Corrupted labels leave it a gradient step: flipping all signs of w and of what replaces labels shows that terms
-    without labels, or of even order in them, only add to the variance.
+    With corrupted labels the best layer is still a gradient step. Proof: flipping the signs of w and of all corrupted
+    labels keeps the distribution of prompts and flips y_query. Terms of the prediction without labels, or of even order
+    in them, do not change. So they are uncorrelated with y_query, and only add to the variance.
     """
-    task, model = study.task, study.trained.config
+    task, model = evaluation.task, evaluation.trained.config
     if model.n_layers != 1 or not models.has_gram_form(model):
         return None
     ratio, n = noise_to_weight(task), task.n_context

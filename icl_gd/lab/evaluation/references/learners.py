@@ -1,9 +1,9 @@
-"""Any learners beside any Transformer: losses, and alignment to each of them, during training and after it.
+"""A reference of any learners: losses and alignment of Transformers to each of them, during training and after it.
 
     reference=Learners({"momentum": learners.heavy_ball([6.0, 6.0], momentum=0.5)})
 
-A learner that is fitted to prompts of the task is given as the function that fits it: `fitted={"gd": best_step}`, with
-`best_step(prompts) -> Predictor`.
+Pass a learner that has to be fitted to prompts of the task as the function that fits it: `fitted={"gd": best_step}`,
+with `best_step(prompts) -> Predictor`.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,14 +20,14 @@ from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.questions import Done, Picture, Reference
 from icl_gd.lab.evaluation.measured import (
     EVERY,
-    Compared,
     Evaluation,
+    PreparedReference,
     Records,
     Setting,
     free_members,
+    losses_of_learner,
+    losses_of_members,
     merge_losses,
-    of_learner,
-    of_members,
 )
 from icl_gd.programs import brief
 from icl_gd.types import Array, Predictor, Prompt
@@ -35,11 +35,11 @@ from icl_gd.types import Array, Predictor, Prompt
 
 @dataclass(frozen=True)
 class Learners(Reference):
-    """Learners of one's own, by the names that metrics have for them.
+    """Learners of your own; their names become parts of the metrics' names.
 
     Attributes:
       learners: name -> Predictor.
-      fitted: name -> function of a batch of prompts that gives a Predictor.
+      fitted: name -> function that returns a Predictor, given a batch of prompts.
     """
 
     name: ClassVar[str] = "learners"
@@ -51,27 +51,29 @@ class Learners(Reference):
         names = [*self.learners, *self.fitted]
         losses = [f"loss_{name}" for name in ("trained", "untrained", "zero", *names)]
         measures = analysis.Alignment._fields
-        aligned = [f"{measure}_{name}{of}" for measure in measures for name in names for of in ("", "_untrained")]
+        suffixes = ("", "_untrained")
+        aligned = [f"{measure}_{name}{suffix}" for measure in measures for name in names for suffix in suffixes]
         return (*losses, *(f"loss_ratio_{name}" for name in names), *aligned, "training_loss")
 
     def check(self, experiment: Experiment) -> None:
         if twice := set(self.learners) & set(self.fitted):
-            reject(
-                "reference", sorted(twice)[0], "is a learner and one to be fitted; give every learner a name of its own"
-            )
+            name = sorted(twice)[0]
+            reject("reference", name, "is a name in both learners and fitted; every learner needs a name of its own")
         if reserved := {"trained", "untrained", "zero"} & {*self.learners, *self.fitted}:
-            reject("reference", sorted(reserved)[0], "is a name that metrics have already; give the learner another")
+            name = sorted(reserved)[0]
+            reject("reference", name, "is a reserved name (trained, untrained, zero); choose another for the learner")
         if not all(name.isidentifier() for name in (*self.learners, *self.fitted)):
-            reject("reference", list(self.learners), "names of learners are words of letters, digits and _")
+            names = [*self.learners, *self.fitted]
+            reject("reference", names, "names of learners consist of letters, digits and _ and start with no digit")
 
-    def prepare(self, setting: Setting) -> "BesideLearners":
+    def prepare(self, setting: Setting) -> "PreparedLearners":
         fitted = {name: fit(setting.prompts) for name, fit in self.fitted.items()}
-        return BesideLearners(setting, {**self.learners, **fitted})
+        return PreparedLearners(setting, {**self.learners, **fitted})
 
 
 @dataclass(frozen=True)
-class BesideLearners(Compared):
-    """Learners as Predictors, and a population that is measured beside them."""
+class PreparedLearners(PreparedReference):
+    """Learners as Predictors, compared with a population."""
 
     setting: Setting
     learners: Mapping[str, Predictor]
@@ -79,57 +81,66 @@ class BesideLearners(Compared):
     @cached_property
     def _watch(self) -> Callable[[Any], dict[str, Array]]:
         network, layout, prompts = self.setting.network, self.setting.layout, self.setting.prompts
-        of_learners = {
-            name: jax.jit(lambda p, its=its: analysis.response(its, p))(prompts) for name, its in self.learners.items()
+        learner_responses = {
+            name: jax.jit(lambda p, learner=learner: analysis.response(learner, p))(prompts)
+            for name, learner in self.learners.items()
         }
 
-        def one(params: Any, prompts: Prompt, theirs: Mapping[str, analysis.Response]) -> dict[str, Array]:
+        def metrics_of(params: Any, prompts: Prompt, responses: Mapping[str, analysis.Response]) -> dict[str, Array]:
             predictor = models.fastest_predictor(network, params, layout)
-            found = {"loss_trained": analysis.losses(predictor, prompts).mean()}
-            ours = analysis.response(predictor, prompts)
-            for name, its in theirs.items():
-                aligned = analysis.compare(ours, its)._asdict()
-                found |= {f"{measure}_{name}": value for measure, value in aligned.items()}
-            return found
+            metrics = {"loss_trained": analysis.losses(predictor, prompts).mean()}
+            member_response = analysis.response(predictor, prompts)
+            for name, response in responses.items():
+                aligned = analysis.compare(member_response, response)._asdict()
+                metrics |= {f"{measure}_{name}": value for measure, value in aligned.items()}
+            return metrics
 
-        compiled = brief(lambda params, *fixed: analysis.over_members(lambda member: one(member, *fixed), params))
-        return lambda params: compiled(params, prompts, of_learners)
+        # Prompts and responses are arguments: the compiler would spend seconds on folding them as constants.
+        compiled = brief(
+            lambda params, *fixed: analysis.over_members(lambda member: metrics_of(member, *fixed), params)
+        )
+        return lambda params: compiled(params, prompts, learner_responses)
 
     def watch(self, params: Any) -> dict[str, np.ndarray]:
-        """Loss and alignment to every learner `[member]`."""
+        """Loss and alignment to every learner, `[member]` each."""
         return jax.tree.map(np.asarray, self._watch(params))
 
-    def evaluate(self, study: Evaluation) -> Records:
-        """Final losses on the same prompts, their ratios, and alignment beside an untrained control.
+    def evaluate(self, evaluation: Evaluation) -> Records:
+        """Final losses on the same prompts, their ratios, and alignment, with untrained members as a control.
 
-        A member is trapped above 1.2 times the least loss of the learners.
+        A member is trapped if its loss is above 1.2 times the smallest loss of the learners.
         """
-        trained = study.trained
+        trained = evaluation.trained
         losses_of = {
-            "loss_trained": of_members(trained.predictor(trained.params)),
-            "loss_untrained": of_members(trained.predictor(study.untrained)),
-            "loss_zero": of_learner(learners.predict_zero),
-            **{f"loss_{name}": of_learner(its) for name, its in self.learners.items()},
+            "loss_trained": losses_of_members(trained.predictor(trained.params)),
+            "loss_untrained": losses_of_members(trained.predictor(evaluation.untrained)),
+            "loss_zero": losses_of_learner(learners.predict_zero),
+            **{f"loss_{name}": losses_of_learner(learner) for name, learner in self.learners.items()},
         }
-        risks = analysis.streamed_risks(merge_losses(losses_of), study.task.sample, study.key, study.n_prompts)
+        risks = analysis.streamed_risks(
+            merge_losses(losses_of), evaluation.task.sample, evaluation.key, evaluation.n_prompts
+        )
         loss = risks["loss_trained"].mean
         least = min(risks[f"loss_{name}"].mean for name in (*self.learners, "zero"))
-        found = Records(free_members(loss, least), np.asarray(trained.diverged_at) >= 0)
-        found.add_risks(risks)
+        records = Records(free_members(loss, least), np.asarray(trained.diverged_at) >= 0)
+        records.add_risks(risks)
         for name in self.learners:
-            found.add(f"loss_ratio_{name}", loss / risks[f"loss_{name}"].mean)
-        for watched, ending, over in (
-            (study.watched, "", EVERY[:2]),
-            (study.watched_untrained, "_untrained", EVERY[:1]),
+            records.add(f"loss_ratio_{name}", loss / risks[f"loss_{name}"].mean)
+        for watched, suffix, over in (
+            (evaluation.watched, "", EVERY[:2]),
+            (evaluation.watched_untrained, "_untrained", EVERY[:1]),
         ):
             for name, values in watched.items():
                 if name.startswith(analysis.Alignment._fields):
-                    found.add(f"{name}{ending}", values, over=over)
-        found.arrays["loss_zero_on_curve_prompts"] = float(analysis.losses(learners.predict_zero, study.prompts).mean())
-        found.arrays["learners"] = list(self.learners)
-        for name, its in self.learners.items():
-            found.arrays[f"loss_{name}_on_curve_prompts"] = float(analysis.losses(its, study.prompts).mean())
-        return found
+                    records.add(f"{name}{suffix}", values, over=over)
+        records.arrays["loss_zero_on_curve_prompts"] = float(
+            analysis.losses(learners.predict_zero, evaluation.prompts).mean()
+        )
+        records.arrays["learners"] = list(self.learners)
+        for name, learner in self.learners.items():
+            loss = analysis.losses(learner, evaluation.prompts).mean()
+            records.arrays[f"loss_{name}_on_curve_prompts"] = float(loss)
+        return records
 
 
 def _draw_losses(done: Done) -> plots.Figure:
@@ -139,7 +150,7 @@ def _draw_losses(done: Done) -> plots.Figure:
         plots.level(ax, done["arrays"][f"loss_{name}_on_curve_prompts"], name)
     ax.set(xlabel="training step", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$")
     zero = done["arrays"]["loss_zero_on_curve_prompts"]
-    if ax.get_ylim()[1] > 2 * zero:  # what does worse for a moment leaves the frame
+    if ax.get_ylim()[1] > 2 * zero:  # short spikes are cut off
         ax.set_ylim(0, 2 * zero)
     figure.legend(loc="outside lower center", ncols=2)
     return figure
@@ -158,21 +169,23 @@ def _draw_alignment(done: Done) -> plots.Figure:
     return figure
 
 
-# `loss_zero_on_curve_prompts` is of other references too, `learners` of prefix learners: both are of these alone.
+# Other references have `loss_zero_on_curve_prompts` too, and prefix learners have `learners`. Only this one has both.
 PICTURES = (
     Picture(
         "beside_learners",
         ("loss_trained_by_step", "learners", "loss_zero_on_curve_prompts"),
         _draw_losses,
-        "Loss on held-out prompts over training: mean and range over seeds, beside the learners' and that of always "
-        "zero on the same prompts.",
+        "Loss of the trained Transformers on held-out prompts during training. The line is the mean over seeds, the "
+        "band their range. Horizontal lines are the losses of the learners, and of predicting zero, on the same "
+        "prompts.",
         place=25,
     ),
     Picture(
         "aligned_with_learners",
         ("loss_trained_by_step", "learners", "loss_zero_on_curve_prompts"),
         _draw_alignment,
-        "Alignment of trained Transformers to each learner over training: mean and range over seeds.",
+        "Alignment of the trained Transformers to each learner during training: the cosine and the distance of "
+        "sensitivities to the query, and the distance of predictions. Lines are means over seeds, bands their range.",
         place=35,
     ),
 )

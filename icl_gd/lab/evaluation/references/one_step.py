@@ -1,4 +1,4 @@
-"""Populations whose attention is modified, beside the member that is not, and beside one gradient step."""
+"""The reference for modified attention: one gradient step, and the unmodified member of the same seed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.parts import Elementwise
 from icl_gd.lab.config.questions import Done, Picture, Reference
 from icl_gd.lab.evaluation.measured import (
-    Compared,
     Evaluation,
+    PreparedReference,
     Records,
     Setting,
     free_members,
+    losses_of_learner,
+    losses_of_members,
     merge_losses,
-    of_learner,
-    of_members,
 )
 from icl_gd.lab.reporting.results import half_interval
 from icl_gd.models import TransformerConfig
@@ -33,7 +33,7 @@ AUGMENTED = {(0.0, 0.0): "neither", (1.0, 0.0): "keys", (0.0, 1.0): "values", (1
 
 @dataclass(frozen=True)
 class OneStep(Reference):
-    """The best step of gradient descent, beside attention of any kind, modified or not."""
+    """One gradient step with its best step size, for attention of any kind, modified or not."""
 
     name: ClassVar[str] = "one_step"
     tasks: ClassVar[tuple[type, ...]] = (Elementwise,)
@@ -44,21 +44,21 @@ class OneStep(Reference):
 
     def check(self, experiment: Experiment) -> None:
         if experiment.model.layout == "interleaved":
-            reject("model.layout", "interleaved", "reference.name=one_step takes concatenated")
+            reject("model.layout", "interleaved", "reference.name=one_step takes concatenated, whose tokens are (x, y)")
 
-    def prepare(self, setting: Setting) -> "BesideOneStep":
-        return BesideOneStep(setting)
+    def prepare(self, setting: Setting) -> "PreparedOneStep":
+        return PreparedOneStep(setting)
 
 
 @dataclass(frozen=True)
-class BesideOneStep(Compared):
-    """The step, and a population that is measured beside it."""
+class PreparedOneStep(PreparedReference):
+    """The gradient step, compared with a population."""
 
     setting: Setting
 
     @cached_property
     def step_size(self) -> float:
-        """The best one, on the prompts of curves."""
+        """The best step size on the prompts of curves."""
         return float(learners.fit_step_size(self.setting.prompts))
 
     @cached_property
@@ -67,63 +67,80 @@ class BesideOneStep(Compared):
         return jax.jit(lambda params, prompts: analysis.member_losses(predictor_of(params), prompts).mean(-1))
 
     def watch(self, params: Any) -> dict[str, np.ndarray]:
-        """Loss `[member]`."""
+        """The loss of every member, `[member]`."""
         return {"loss_trained": np.asarray(self._losses(params, self.setting.prompts))}
 
-    def evaluate(self, study: Evaluation) -> Records:
-        """Final losses on the same prompts, over that of the step, and over that of the member that is not modified."""
-        trained, task, points = study.trained, study.task, study.points
+    def evaluate(self, evaluation: Evaluation) -> Records:
+        """Final losses on the same prompts, also relative to the gradient step and to the unmodified member."""
+        trained, task, points = evaluation.trained, evaluation.task, evaluation.points
         losses_of = {
-            "loss_trained": of_members(trained.predictor(trained.params)),
-            "loss_untrained": of_members(trained.predictor(study.untrained)),
-            "loss_gd": of_learner(learners.gradient_descent([self.step_size])),
-            "loss_zero": of_learner(learners.predict_zero),
+            "loss_trained": losses_of_members(trained.predictor(trained.params)),
+            "loss_untrained": losses_of_members(trained.predictor(evaluation.untrained)),
+            "loss_gd": losses_of_learner(learners.gradient_descent([self.step_size])),
+            "loss_zero": losses_of_learner(learners.predict_zero),
         }
-        risks = analysis.streamed_risks(merge_losses(losses_of), task.sample, study.key, study.n_prompts)
+        risks = analysis.streamed_risks(merge_losses(losses_of), task.sample, evaluation.key, evaluation.n_prompts)
         loss = risks["loss_trained"].mean
-        found = Records(free_members(loss, risks["loss_gd"].mean), np.asarray(trained.diverged_at) >= 0)
+        records = Records(free_members(loss, risks["loss_gd"].mean), np.asarray(trained.diverged_at) >= 0)
         for name in ("loss_trained", "loss_untrained"):
-            found.add(name, risks[name].mean, risks[name].stderr)
+            records.add(name, risks[name].mean, risks[name].stderr)
         for name in ("loss_gd", "loss_zero"):
-            found.add_one(name, risks[name].mean, risks[name].stderr)
-        found.add("loss_ratio_gd", loss / risks["loss_gd"].mean)
-        found.add_one("step_size_gd", self.step_size / task.n_context)
-        if (plain := plain_member(points, study.network)) is not None:
-            by_point = loss.reshape(len(points), study.experiment.seeds)
-            found.add("loss_ratio_plain", (by_point / by_point[plain]).ravel(), over=("",))
-        return found
+            records.add_one(name, risks[name].mean, risks[name].stderr)
+        records.add("loss_ratio_gd", loss / risks["loss_gd"].mean)
+        records.add_one("step_size_gd", self.step_size / task.n_context)
+        if (plain := plain_member(points, evaluation.network)) is not None:
+            by_point = loss.reshape(len(points), evaluation.experiment.seeds)
+            records.add("loss_ratio_plain", (by_point / by_point[plain]).ravel(), over=("",))
+        return records
 
 
 def plain_member(points: Sequence[Mapping[str, Any]], config: TransformerConfig) -> int | None:
-    """Which combination of a sweep modifies nothing, if there are others.
+    """The index of the combination of a sweep that leaves attention unmodified.
 
     Args:
-      config: of the population: where a modification is not swept over, it is what all members have.
+      points: the fields and values of every combination.
+      config: the network of the population. It has the strengths of modifications that are not swept over.
+
+    Returns:
+      The index; None if no modification is swept over, or every combination modifies attention, or there is only one.
     """
     swept = {name.split(".")[-1]: name for name in points[0]}
-    asked = {name: getattr(config, name) for name in models.Modification._fields if name != "share"}
-    varied = [name for name in asked if name in swept]
-    fixed = [value for name, value in asked.items() if name not in swept]
-    zero = [i for i, point in enumerate(points) if all(point[swept[name]] == 0.0 for name in varied)]
-    return zero[0] if varied and zero and len(points) > 1 and not any(fixed) else None
+    strengths = {name: getattr(config, name) for name in models.Modification._fields if name != "share"}
+    varied = [name for name in strengths if name in swept]
+    fixed = [value for name, value in strengths.items() if name not in swept]
+    plain = [i for i, point in enumerate(points) if all(point[swept[name]] == 0.0 for name in varied)]
+    return plain[0] if varied and plain and len(points) > 1 and not any(fixed) else None
+
+
+def _strengths(point: Mapping[str, Any]) -> tuple[float, ...]:
+    """Strengths of the modifications in one entry of a sweep, in the order of `VARIED`."""
+    return tuple(point["fields"].get(f"model.{name}", 0.0) for name in VARIED)
 
 
 def _draw_variants(done: Done) -> plots.Figure:
-    """Loss over that of the unmodified member of the seed: what each modification does alone, and the best of all."""
+    """Loss relative to the unmodified member of the seed, for one modification at a time."""
     tasks = list(dict.fromkeys(point["fields"]["task.name"] for point in done["sweep"]))
     figure, axes = plots.subplots(1, 3, figsize=(plots.PAGE, 2.7), sharey=True)
-    of = lambda point: [point["fields"].get(f"model.{name}", 0.0) for name in VARIED]
     for task, marker, shade in zip(tasks, "osD", plots.shades(len(tasks)), strict=False):
-        points = [(of(p), p["metrics"]["loss_ratio_plain"]) for p in done["sweep"] if p["fields"]["task.name"] == task]
+        points = [
+            (*_strengths(point), point["metrics"]["loss_ratio_plain"])
+            for point in done["sweep"]
+            if point["fields"]["task.name"] == task
+        ]
+        places = list(AUGMENTED)
         panels = (
-            [(alpha, m) for (alpha, beta, *grown), m in points if not beta and not any(grown)],
-            [(beta, m) for (alpha, beta, *grown), m in points if not alpha and not any(grown)],
-            [(list(AUGMENTED).index((k, v)), m) for (alpha, beta, k, v), m in points if not alpha and not beta],
+            [(alpha, ratio) for alpha, beta, keys, values, ratio in points if not beta and not (keys or values)],
+            [(beta, ratio) for alpha, beta, keys, values, ratio in points if not alpha and not (keys or values)],
+            [
+                (places.index((keys, values)), ratio)
+                for alpha, beta, keys, values, ratio in points
+                if not (alpha or beta)
+            ],
         )
-        for ax, found in zip(axes, panels, strict=True):
-            x, metrics = zip(*sorted(found, key=lambda pair: pair[0]), strict=True)
-            mean = [m["mean"] for m in metrics]
-            reach = [half_interval(m) for m in metrics]
+        for ax, panel in zip(axes, panels, strict=True):
+            x, metrics = zip(*sorted(panel, key=lambda pair: pair[0]), strict=True)
+            mean = [metric["mean"] for metric in metrics]
+            reach = [half_interval(metric) for metric in metrics]
             ax.errorbar(
                 x,
                 mean,
@@ -136,52 +153,53 @@ def _draw_variants(done: Done) -> plots.Figure:
                 markersize=3.5,
                 markerfacecolor="none",
             )
-    for ax, label in zip(axes, (r"$\alpha$", r"$\beta$", "augmented"), strict=True):
+    for ax, label in zip(
+        axes, (r"regularisation $\alpha$", r"negative samples $\beta$", "augmented by an MLP"), strict=True
+    ):
         ax.axhline(1.0, color="black", linewidth=0.4)
         ax.set_xlabel(label)
     axes[2].set_xticks(range(4), AUGMENTED.values())
     axes[2].set_xlim(-0.5, 3.5)
-    axes[0].set_ylabel("loss / that of plain softmax")
+    axes[0].set_ylabel("loss / loss of plain softmax")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
 
 def _draw_every_variant(done: Done) -> plots.Figure:
-    """All combinations: a row a task, a column an augmentation, in each alpha by beta."""
-    of = {
-        (p["fields"]["task.name"], *(p["fields"].get(f"model.{name}", 0.0) for name in VARIED)): p["metrics"][
-            "loss_ratio_plain"
-        ]
-        for p in done["sweep"]
+    """The loss ratio of every combination: one row for each task, one column for each augmentation, alpha by beta."""
+    ratios = {
+        (point["fields"]["task.name"], *_strengths(point)): point["metrics"]["loss_ratio_plain"]
+        for point in done["sweep"]
     }
-    tasks, alphas, betas, keys, values = (list(dict.fromkeys(place)) for place in zip(*of, strict=True))
-    grown = [pair for pair in AUGMENTED if pair[0] in keys and pair[1] in values]
-    extent = max(abs(np.log(metric["mean"])) for metric in of.values()) or 1.0
+    tasks, alphas, betas, keys, values = (list(dict.fromkeys(axis)) for axis in zip(*ratios, strict=True))
+    augmentations = [pair for pair in AUGMENTED if pair[0] in keys and pair[1] in values]
+    extent = max(abs(np.log(metric["mean"])) for metric in ratios.values()) or 1.0
     size = plots.PAGE, 0.6 + 1.55 * len(tasks)
-    figure, axes = plots.subplots(len(tasks), len(grown), figsize=size, squeeze=False, sharex=True, sharey=True)
+    figure, axes = plots.subplots(len(tasks), len(augmentations), figsize=size, squeeze=False, sharex=True, sharey=True)
     for (row, column), ax in np.ndenumerate(axes):
-        task, pair = tasks[row], grown[column]
-        cells = [[of[task, alpha, beta, *pair] for alpha in alphas] for beta in betas]
+        task, pair = tasks[row], augmentations[column]
+        cells = [[ratios[task, alpha, beta, *pair] for alpha in alphas] for beta in betas]
         logs = np.log([[metric["mean"] for metric in line] for line in cells])
         ax.imshow(logs, cmap="PuOr", vmin=-extent, vmax=extent, aspect="auto")
         for (i, j), log in np.ndenumerate(logs):
             metric = cells[i][j]
-            helped = metric["mean"] + half_interval(metric) < 1.0
+            is_better = metric["mean"] + half_interval(metric) < 1.0
             ax.text(
                 j,
                 i,
-                f"{metric['mean']:.2f}" + "*" * helped,
+                f"{metric['mean']:.2f}*" if is_better else f"{metric['mean']:.2f}",
                 ha="center",
                 va="center",
                 fontsize=6,
-                fontweight="bold" if helped else "normal",
+                fontweight="bold" if is_better else "normal",
                 color="white" if abs(log) > 0.6 * extent else "black",
             )
         ax.set_xticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
         ax.set_yticks(range(len(betas)), [f"{beta:g}" for beta in betas])
-        if row == 0 and len(grown) > 1:
-            ax.set_title({"neither": "not augmented"}.get(name := AUGMENTED[pair], f"{name} augmented"))
+        if row == 0 and len(augmentations) > 1:
+            name = AUGMENTED[pair]
+            ax.set_title("not augmented" if name == "neither" else f"{name} augmented")
         if row == len(tasks) - 1:
             ax.set_xlabel(r"$\alpha$")
         if column == 0:
@@ -194,16 +212,19 @@ PICTURES = (
         "variants",
         ("loss_ratio_plain",),
         _draw_variants,
-        "Loss of modified attention over that of plain softmax of the same seed, one modification at a time: "
-        "mean over seeds and its 95 % interval.",
+        "Effect of one modification of attention at a time, for each task. The vertical axis is the loss divided by "
+        "that of plain softmax attention with the same seed; below 1 the modification helps. Marks are means over "
+        "seeds, bars 95 % intervals of the mean. In the right panel an MLP augments keys, values or both.",
         place=390,
     ),
     Picture(
         "every_variant",
         ("loss_ratio_plain",),
         _draw_every_variant,
-        "The same of all combinations, mean over seeds; orange is better. Bold with a star: the 95 % "
-        "interval lies below 1; of so many some will by chance.",
+        "Loss of every combination of modifications of attention, divided by that of plain softmax attention with "
+        "the same seed: means over seeds. Rows of panels are tasks, columns the augmentation; within a panel the "
+        "axes are the regularisation alpha and the negative samples beta. Orange is below 1, better than plain "
+        "softmax. Bold numbers with a star have a 95 % interval below 1; some of so many do by chance.",
         place=400,
     ),
 )

@@ -1,4 +1,4 @@
-"""Errors at every length of a prompt: causal Transformers beside learners, on one family of prompts after another."""
+"""The reference for function classes: learners that predict at every length of a prompt, on several suites."""
 
 import importlib.util
 import sys
@@ -18,20 +18,21 @@ from icl_gd.lab.config.errors import reject
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.parts import Functions, InConfig
 from icl_gd.lab.config.questions import Done, Picture, Reference
-from icl_gd.lab.evaluation.measured import EVERY, Compared, Evaluation, Records, Setting
+from icl_gd.lab.evaluation.measured import EVERY, Evaluation, PreparedReference, Records, Setting
 from icl_gd.schema import OneOf, check
 from icl_gd.tasks import EVAL_SUITE, FunctionRegression
 from icl_gd.training import Curriculum
 from icl_gd.types import Array, PrefixPredictor, PrefixPrompt
 
-PROMPTS_AT_ONCE, LEARNERS_AT_ONCE = 64, 8  # of a Transformer; of learners, whose slowest prompt is everyone's
-LEARNED_BELOW = 0.9  # of the error of always zero: a seed that ends above has learned nothing
-ALPHAS = (1.0, 0.1, 0.01, 0.001, 0.0001)  # of the Lasso, as published
+PROMPTS_AT_ONCE = 64  # prompts in one batch of a Transformer
+LEARNERS_AT_ONCE = 8  # prompts in one batch of a learner; a batch takes as long as its slowest prompt
+LEARNED_BELOW = 0.9  # times the error of predicting zero; a seed whose error ends above it has learned nothing
+ALPHAS = (1.0, 0.1, 0.01, 0.001, 0.0001)  # penalties of the Lasso, as published
 CURVE = "normalised_error_"
-WORST = 1.1  # shown over training
-BEYOND = "trained_n_context"  # an array: examples of training's prompts, where those of evaluation have more
-BEYOND_SAID = "Prompts of training have {} examples: what is predicted after more (shaded) was never trained."
-# Families of one figure, by its title; what is not named stands for itself.
+WORST = 1.1  # the largest error in the figure over training
+BEYOND = "trained_n_context"  # an array: the examples of training prompts, if prompts of the evaluation have more
+BEYOND_REMARK = "Prompts of training have {} examples; predictions after more examples (shaded) were never trained."
+# The panels of one figure: title of a row -> suites in it.
 GROUPS = {
     "query": ("random_quadrants", "opposite_quadrants", "orthogonal_query", "repeated_query"),
     "inputs": ("half_subspace", "skewed", "noisy"),
@@ -50,18 +51,16 @@ HOST_BASELINES: dict[str, Callable[[], learners.HostPredictor]] = {
     "tree": learners.greedy_tree,
     "xgboost": learners.boosted_trees,
 }
-
-
-BESIDE = {"tree": "sklearn", "tree_4": "sklearn", "xgboost": "xgboost"}  # what baselines need installed
+REQUIRES = {"tree": "sklearn", "tree_4": "sklearn", "xgboost": "xgboost"}  # baseline -> package that it needs
 
 
 @dataclass(frozen=True)
 class PrefixLearners(Reference):
-    """Learners that answer at every length of a prompt, on prompts like those of training and on others.
+    """Learners that predict after every number of examples, on prompts like those of training and on shifted ones.
 
     Attributes:
-      suite: of prompts, that errors at every length are measured on.
-      baselines: learners beside the trained model.
+      suite: kinds of prompts that errors at every length are measured on.
+      baselines: learners that the trained model is compared with.
     """
 
     name: ClassVar[str] = "prefix_learners"
@@ -79,41 +78,47 @@ class PrefixLearners(Reference):
         for name in ("suite", "baselines"):
             words = getattr(self, name)
             if twice := [word for word in words if words.count(word) > 1]:
-                raise ValueError(f"eval.{name}={twice[0]}: every word is accepted once")
+                raise ValueError(f"eval.{name}={twice[0]}: duplicate value; every value is accepted once")
         if self.baselines and not self.suite:
-            raise ValueError("eval.suite=(): baselines are measured on suite of prompts; give some, as ('standard',)")
+            raise ValueError(
+                "eval.suite=(): baselines are measured on the prompts of a suite; use ('standard',) or more"
+            )
 
     def check(self, experiment: Experiment) -> None:
         if not experiment.network.causal:
-            reject("model.style", experiment.model.name, "reference.name=prefix_learners takes gpt2, which is causal")
+            reject(
+                "model.style",
+                experiment.model.name,
+                "reference.name=prefix_learners takes gpt2, whose attention is causal",
+            )
         if experiment.law.noise != "normal" and not experiment.law.noise_std and "noisy" not in self.suite:
             reject(
                 "task.noise",
                 experiment.law.noise,
-                "does nothing without noise; give task.noise_std, or noisy among eval.suite",
+                "has no effect without noise; set task.noise_std, or add noisy to eval.suite",
             )
         if experiment.law.logistic and "noisy" in self.suite:
-            reject("eval.suite", "noisy", "labels of task.name=signs are classes, without noise; leave it out")
+            reject("eval.suite", "noisy", "task.name=signs has classes as labels, which take no noise; remove noisy")
 
     def check_here(self) -> None:
         for name in self.baselines:
-            if name in BESIDE and importlib.util.find_spec(BESIDE[name]) is None:
-                reject("eval.baselines", name, f"needs {BESIDE[name]}: pip install 'icl-gd[baselines]'")
+            if name in REQUIRES and importlib.util.find_spec(REQUIRES[name]) is None:
+                reject("eval.baselines", name, f"needs {REQUIRES[name]}: pip install 'icl-gd[baselines]'")
 
-    def prepare(self, setting: Setting) -> "BesidePrefixLearners":
+    def prepare(self, setting: Setting) -> "PreparedPrefixLearners":
         if beyond := setting.experiment.never_trained:
-            asked = " to ".join(map(str, dict.fromkeys((beyond[0], beyond[-1]))))
+            untrained = " to ".join(map(str, dict.fromkeys((beyond[0], beyond[-1]))))
             warnings.warn(
-                f"eval.n_context={beyond[-1]}: what is predicted after {asked} examples is never trained, as "
-                f"task.n_context={beyond[0] - 1}; figures shade it",
+                f"eval.n_context={beyond[-1]}: predictions after {untrained} examples are never trained, because "
+                f"task.n_context={beyond[0] - 1}; figures shade these lengths",
                 stacklevel=2,
             )
-        return BesidePrefixLearners(setting)
+        return PreparedPrefixLearners(setting)
 
 
 @dataclass(frozen=True)
-class BesidePrefixLearners(Compared):
-    """A population that is measured at every length of a prompt."""
+class PreparedPrefixLearners(PreparedReference):
+    """Learners compared with a population at every length of a prompt."""
 
     setting: Setting
 
@@ -130,107 +135,139 @@ class BesidePrefixLearners(Compared):
         return watch
 
     def watch(self, params: Any) -> dict[str, np.ndarray]:
-        """Errors over all lengths, and with all examples `[member]`."""
+        """The mean error over all lengths, and the error at full length, `[member]` each."""
         return jax.tree.map(np.asarray, self._watch(params, self.setting.prompts))
 
-    def evaluate(self, study: Evaluation) -> Records:
-        """Errors at every length, on every family of prompts, beside those of the baselines."""
-        return evaluate(study)
+    def evaluate(self, evaluation: Evaluation) -> Records:
+        """Errors of the population and of the baselines at every length, on every suite of prompts."""
+        return evaluate(evaluation)
 
-    def over_training(self, study: Evaluation, found: Records) -> None:
-        super().over_training(study, found)
-        found.arrays["curriculum_ends_at"] = end_of(study.experiment.settings.curriculum)
+    def over_training(self, evaluation: Evaluation, records: Records) -> None:
+        """Adds curves over training, and the step at which the curriculum ends."""
+        super().over_training(evaluation, records)
+        records.arrays["curriculum_ends_at"] = curriculum_end(evaluation.experiment.settings.curriculum)
 
 
-def family_prompts(study: Evaluation, family: str) -> tuple[FunctionRegression, PrefixPrompt]:
-    """The task a family is of, and its prompts, on a leading axis."""
-    task = EVAL_SUITE[family](study.task) if family != "standard" else study.task
-    key = jax.random.fold_in(study.key, sorted(EVAL_SUITE).index(family))
-    return task, jax.jit(jax.vmap(task.sample_prefixes))(jax.random.split(key, study.n_prompts))
+def suite_prompts(evaluation: Evaluation, name: str) -> tuple[FunctionRegression, PrefixPrompt]:
+    """The task of a suite, and its prompts.
+
+    Args:
+      evaluation: the trained population.
+      name: "standard" for the task itself, or a key of `EVAL_SUITE`.
+
+    Returns:
+      The task, and its prompts with a leading prompt axis.
+    """
+    task = EVAL_SUITE[name](evaluation.task) if name != "standard" else evaluation.task
+    key = jax.random.fold_in(evaluation.key, sorted(EVAL_SUITE).index(name))
+    return task, jax.jit(jax.vmap(task.sample_prefixes))(jax.random.split(key, evaluation.n_prompts))
 
 
 def member_errors(
     predictor_of: Callable[[Any], PrefixPredictor], params: Any, prompts: PrefixPrompt, task: FunctionRegression
 ) -> Array:
-    """Errors of all members, over that of always zero: `[member prompt n]`."""
-    one = lambda member: _errors(predictor_of(member), prompts, task, PROMPTS_AT_ONCE)
-    return jax.lax.map(one, params)
+    """Errors of all members at every length, divided by the error of predicting zero.
+
+    Args:
+      predictor_of: returns the PrefixPredictor of a member, given its parameters.
+      params: parameters with a leading member axis.
+      prompts: with a leading prompt axis.
+      task: the task of the prompts.
+
+    Returns:
+      Errors `[member prompt n]`.
+    """
+    return jax.lax.map(lambda member: _errors(predictor_of(member), prompts, task, PROMPTS_AT_ONCE), params)
 
 
-def evaluate(study: Evaluation) -> Records:
-    """Curves `normalised_error_FAMILY_NAME` over the number of examples, and what their means over it are."""
-    gone = np.asarray(study.trained.diverged_at) >= 0
-    found = Records(~gone, gone)
-    suite = tuple(study.experiment.reference.suite)[: study.suite_values]
+def evaluate(evaluation: Evaluation) -> Records:
+    """Measures errors on every suite of prompts.
+
+    Returns:
+      Records with a curve `normalised_error_SUITE_NAME` over the number of examples for every suite and learner, and
+      metrics that are means over the number of examples.
+    """
+    has_diverged = np.asarray(evaluation.trained.diverged_at) >= 0
+    records = Records(~has_diverged, has_diverged)
+    suite = tuple(evaluation.experiment.reference.suite)[: evaluation.suite_values]
     standard = {}
     for name in dict.fromkeys(("standard", *suite)):
         print(f"measuring: {name} prompts", flush=True)
-        task, prompts = family_prompts(study, name)
-        measure = jax.jit(partial(member_errors, study.trained.prefix_predictor, task=task))
-        trained = np.asarray(measure(study.trained.params, prompts), np.float64)
+        task, prompts = suite_prompts(evaluation, name)
+        measure = jax.jit(partial(member_errors, evaluation.trained.prefix_predictor, task=task))
+        trained = np.asarray(measure(evaluation.trained.params, prompts), np.float64)
         errors: dict[str, np.ndarray] = {"trained": trained.mean(0)}
         if name in suite:
-            errors |= _of_baselines(study, prompts, task)
+            errors |= _baseline_errors(evaluation, prompts, task)
             if task.noise_std > 0.0 and "least_squares" in errors:
-                median = np.median(errors["least_squares"], axis=0)  # around k = d the mean is infinite
-                found.add_one(f"peak_of_least_squares_{name}", float(np.argmax(median)))
+                median = np.median(errors["least_squares"], axis=0)  # the mean is infinite around k = d
+                records.add_one(f"peak_of_least_squares_{name}", float(np.argmax(median)))
         if name == "standard":
-            untrained = np.asarray(measure(study.untrained, prompts), np.float64)
-            of_learners = {role: of[None] for role, of in errors.items() if role != "trained"}
-            standard = {"trained": trained, "untrained": untrained, **of_learners}
+            untrained = np.asarray(measure(evaluation.untrained, prompts), np.float64)
+            baselines = {role: values[None] for role, values in errors.items() if role != "trained"}
+            standard = {"trained": trained, "untrained": untrained, **baselines}
             errors["untrained"] = untrained.mean(0)
-        found.arrays["learners"] = [role for role in errors if role not in ("trained", "untrained")]
-        for role, of_prompts in errors.items():
-            found.curves[f"normalised_error_{name}_{role}"] = band(of_prompts)
-        _by_member(found, name, trained)
-    beyond = study.experiment.never_trained
+        records.arrays["learners"] = [role for role in errors if role not in ("trained", "untrained")]
+        for role, values in errors.items():
+            records.curves[f"normalised_error_{name}_{role}"] = band(values)
+        _by_member(records, name, trained)
+    beyond = evaluation.experiment.never_trained
     if beyond:
-        found.arrays[BEYOND] = beyond[0] - 1
-    _summaries(found, standard, study.task, beyond[0] if beyond else None)
-    if study.task.logistic:
-        found.arrays["are_classes"] = True
+        records.arrays[BEYOND] = beyond[0] - 1
+    _summaries(records, standard, evaluation.task, beyond[0] if beyond else None)
+    if evaluation.task.logistic:
+        records.arrays["are_classes"] = True
     if others := [name for name in suite if name != "standard"]:
-        found.arrays["other_families"] = others
-    return found
+        records.arrays["other_families"] = others
+    return records
 
 
-def _of_baselines(study: Evaluation, prompts: PrefixPrompt, task: FunctionRegression) -> dict[str, np.ndarray]:
-    """The same of every learner, `[prompt n]`, in float64: near k = d least squares loses half its digits."""
+def _baseline_errors(evaluation: Evaluation, prompts: PrefixPrompt, task: FunctionRegression) -> dict[str, np.ndarray]:
+    """Errors `[prompt n]` of every baseline, in float64: near k = d least squares loses half its digits."""
     exact: PrefixPrompt = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), prompts._replace(w=None))
-    found: dict[str, np.ndarray] = {}
+    result: dict[str, np.ndarray] = {}
     with jax.enable_x64(True):
-        for name in study.experiment.reference.baselines:
+        for name in evaluation.experiment.reference.baselines:
             if name in HOST_BASELINES:
-                found[name] = _of_host(name, exact, task)
+                result[name] = _host_errors(name, exact, task)
                 continue
             roles, make = BASELINES[name]
             measure = jax.jit(partial(_errors, make(), task=task, at_once=LEARNERS_AT_ONCE))
             errors = np.asarray(measure(jax.tree.map(jnp.asarray, exact)))
-            found |= dict(zip(roles, errors.reshape(len(roles), *errors.shape[-2:]), strict=True))
-    return found
+            result |= dict(zip(roles, errors.reshape(len(roles), *errors.shape[-2:]), strict=True))
+    return result
 
 
-def _of_host(name: str, prompts: PrefixPrompt, task: FunctionRegression) -> np.ndarray:
-    """Errors of a learner of another library, `[prompt n]`: one fit after another, for every prefix of every prompt."""
+def _host_errors(name: str, prompts: PrefixPrompt, task: FunctionRegression) -> np.ndarray:
+    """Errors `[prompt n]` of a learner of another library, fitted to every prefix of every prompt in sequence."""
     quiet = not sys.stderr.isatty()
-    shown = partial(tqdm, total=len(prompts.x), desc=f"measuring: {name}", unit="prompt", disable=quiet)
+    progress = partial(tqdm, total=len(prompts.x), desc=f"measuring: {name}", unit="prompt", disable=quiet)
     x, y, x_query = (np.asarray(leaf) for leaf in prompts[:3])
-    y_hat = learners.host_predictions(HOST_BASELINES[name](), x, y, x_query, progress=shown)
+    y_hat = learners.host_predictions(HOST_BASELINES[name](), x, y, x_query, progress=progress)
     errors = analysis.squared_errors(jnp.asarray(y_hat), jnp.asarray(prompts.y_query), task.logistic)
-    return np.asarray(errors) / _of_zero(task)
+    return np.asarray(errors) / _zero_error(task)
 
 
 def _errors(predictor: PrefixPredictor, prompts: PrefixPrompt, task: FunctionRegression, at_once: int) -> Array:
-    return analysis.prefix_squared_errors(predictor, prompts, task.in_order, at_once, task.logistic) / _of_zero(task)
+    """Errors `[*role prompt n]` of a PrefixPredictor, divided by the error of predicting zero."""
+    errors = analysis.prefix_squared_errors(predictor, prompts, task.in_order, at_once, task.logistic)
+    return errors / _zero_error(task)
 
 
-def _of_zero(task: FunctionRegression) -> float:
-    """The error of always zero."""
+def _zero_error(task: FunctionRegression) -> float:
+    """The error of predicting zero."""
     return 1.0 if task.logistic else task.label_variance
 
 
 def band(errors: np.ndarray) -> dict[str, list]:
-    """A curve over the number of examples from errors `[prompt n]`, in a band from 5 to 95 % of resampled prompts."""
+    """A curve over the number of examples: the mean over prompts, and the 5 to 95 % interval of resampled means.
+
+    Args:
+      errors: `[prompt n]`.
+
+    Returns:
+      The curve, as in results.json.
+    """
     interval = analysis.bootstrap_interval(jnp.asarray(errors), jax.random.key(0))
     low, high = (np.where(np.isfinite(interval.mean), ends, np.nan) for ends in (interval.low, interval.high))
     return {
@@ -241,64 +278,69 @@ def band(errors: np.ndarray) -> dict[str, list]:
     }
 
 
-def _by_member(found: Records, family: str, errors: np.ndarray) -> None:
-    """Means over prompts, and over lengths that have a query, of every member."""
+def _by_member(records: Records, suite: str, errors: np.ndarray) -> None:
+    """Adds the mean error of every member, and its errors by length. Lengths without a query have nan."""
     by_length = errors.mean(1)
-    ending = "" if family == "standard" else f"_{family}"
-    found.add(f"normalised_error{ending}", np.nanmean(by_length, axis=1))
-    found.arrays[f"normalised_error_by_member{ending}"] = by_length.tolist()
+    suffix = "" if suite == "standard" else f"_{suite}"
+    records.add(f"normalised_error{suffix}", np.nanmean(by_length, axis=1))
+    records.arrays[f"normalised_error_by_member{suffix}"] = by_length.tolist()
 
 
 def _summaries(
-    found: Records, standard: Mapping[str, np.ndarray], task: FunctionRegression, trained: int | None = None
+    records: Records, standard: Mapping[str, np.ndarray], task: FunctionRegression, trained: int | None = None
 ) -> None:
-    """Of the standard prompts: means over lengths of all learners, and how far members are from them.
+    """Adds metrics on the standard prompts: mean errors of the learners, and the members' excess over them.
 
-    The best Lasso has, at every length, the penalty that is best there.
+    The best Lasso has the best penalty at every length.
 
     Args:
-      trained: so many lengths, from 0 on, have been trained, and tell whether a member has learned; None for all.
+      records: receives the metrics; its members are trapped if they have learned nothing.
+      standard: errors `[member prompt n]` by name.
+      task: the task of the prompts.
+      trained: the number of lengths, from 0 on, that are trained; they decide whether a member has learned. Default:
+        all lengths.
     """
     by_length = {role: errors.mean(1) for role, errors in standard.items()}  # [member n]
-    beyond = {}
+    excess_over = {}
     for role, values in by_length.items():
         if role == "untrained":
-            found.add("normalised_error_untrained", values.mean(1), over=EVERY[:1])
+            records.add("normalised_error_untrained", values.mean(1), over=EVERY[:1])
         elif role != "trained":
-            found.add_one(f"normalised_error_{role}", values.mean())
-            beyond[role] = by_length["trained"] - values
-            found.add(f"excess_over_{role}", beyond[role].mean(1))
-    if paths := [beyond[role] for role in beyond if role.startswith("lasso_")]:
-        found.add("excess_over_best_lasso", np.max(paths, axis=0).mean(1))
-    found.is_free &= by_length["trained"][:, :trained].mean(1) <= LEARNED_BELOW
+            records.add_one(f"normalised_error_{role}", values.mean())
+            excess_over[role] = by_length["trained"] - values
+            records.add(f"excess_over_{role}", excess_over[role].mean(1))
+    if paths := [excess_over[role] for role in excess_over if role.startswith("lasso_")]:
+        records.add("excess_over_best_lasso", np.max(paths, axis=0).mean(1))
+    records.is_free &= by_length["trained"][:, :trained].mean(1) <= LEARNED_BELOW
     d, best = task.d_input, by_length.get("least_squares")
     if best is not None:
         excess = by_length["trained"] - best
         if d > 1:
-            found.add("excess_over_least_squares_below", excess[:, : d - 1].max(1))
+            records.add("excess_over_least_squares_below", excess[:, : d - 1].max(1))
         if excess.shape[1] >= d:
-            found.add("excess_over_least_squares_around", excess[:, d - 1 : d + 2].max(1))
+            records.add("excess_over_least_squares_around", excess[:, d - 1 : d + 2].max(1))
         if excess.shape[1] > d + 2:
-            found.add("excess_over_least_squares_above", excess[:, d + 2 :].max(1))
+            records.add("excess_over_least_squares_above", excess[:, d + 2 :].max(1))
 
 
-def end_of(curriculum: Curriculum | None) -> int:
-    """The step from which training is on the whole task."""
+def curriculum_end(curriculum: Curriculum | None) -> int:
+    """The step at which the curriculum ends, after which training is on the whole task; 0 without a curriculum."""
     return 0 if curriculum is None else max(curriculum.inputs.steps, curriculum.points.steps)
 
 
 def _roles(done: Done) -> list[str]:
-    """The roles that have a place of their own, in order, and the learners of this run that have none."""
+    """All known roles in the order of figures, then the other learners of this run."""
     return list(dict.fromkeys([*plots.ROLES, *done["arrays"].get("learners", ())]))
 
 
-def _of(done: Done, family: str) -> dict[str, dict]:
-    """The curves of a family by role, the trained model first and drawn last."""
-    roles = [role for role in _roles(done) if f"{CURVE}{family}_{role}" in done["curves"]]
-    return {role: done["curves"][f"{CURVE}{family}_{role}"] for role in roles}
+def _curves(done: Done, suite: str) -> dict[str, dict]:
+    """The curves of a suite by role, with the trained model first."""
+    roles = [role for role in _roles(done) if f"{CURVE}{suite}_{role}" in done["curves"]]
+    return {role: done["curves"][f"{CURVE}{suite}_{role}"] for role in roles}
 
 
 def _draw(ax: plots.Axes, done: Done, curves: dict[str, dict], top: float) -> None:
+    """Draws curves over the number of examples, the trained model on top, up to the error `top`."""
     for i, (role, curve) in enumerate(curves.items()):
         plots.line(ax, curve, role, label="trained model" if role == "trained" else None)
         ax.lines[-1].set_zorder(10 - i)
@@ -310,13 +352,17 @@ def _draw(ax: plots.Axes, done: Done, curves: dict[str, dict], top: float) -> No
 
 
 def _top(curves: dict[str, dict]) -> float:
-    """Averaging and neighbours leave the frame where few examples make them worse than zero."""
-    found = [value for role, curve in curves.items() if role in ("trained", "least_squares") for value in curve["mean"]]
-    return _frame(np.nanmax(np.array(found, float)))
+    """An upper end of the axis for the trained model and least squares.
+
+    Averaging and nearest neighbours are cut off where they are worse than predicting zero.
+    """
+    roles = ("trained", "least_squares")
+    shown = [np.array(curve["mean"], float) for role, curve in curves.items() if role in roles]
+    return _frame(np.nanmax(np.concatenate(shown)))
 
 
-def _usual(curves: dict[str, dict]) -> float:
-    """A frame that holds every learner at half of all lengths at least."""
+def _median_top(curves: dict[str, dict]) -> float:
+    """An upper end of the axis that shows every learner at half of the lengths or more."""
     medians = [np.nanmedian(np.array(curve["mean"], float)) for role, curve in curves.items() if role != "untrained"]
     return _frame(max(medians))
 
@@ -326,18 +372,20 @@ def _frame(error: float) -> float:
 
 
 def _draw_standard(done: Done) -> plots.Figure:
-    curves = _of(done, "standard")
-    rows = (len(curves) + 2 + (BEYOND in done["arrays"])) // 2  # of the legend, with always zero
+    curves = _curves(done, "standard")
+    n_labels = len(curves) + 1 + (1 if BEYOND in done["arrays"] else 0)  # with that of predicting zero
+    rows = (n_labels + 1) // 2  # of the legend
     figure, ax = plots.subplots(figsize=(plots.COLUMN, 2.5 + 0.17 * rows))
-    _draw(ax, done, curves, _usual(curves))
-    error = "wrong classes / one half" if done["arrays"].get("are_classes") else "square error / variance of labels"
+    _draw(ax, done, curves, _median_top(curves))
+    is_classification = done["arrays"].get("are_classes")
+    error = "share of wrong classes / 0.5" if is_classification else "squared error / variance of labels"
     ax.set(xlabel="in-context examples", ylabel=error)
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
-def _draw_families(done: Done) -> plots.Figure:
-    groups = {title: [name for name in names if _of(done, name)] for title, names in GROUPS.items()}
+def _draw_suite(done: Done) -> plots.Figure:
+    groups = {title: [name for name in names if _curves(done, name)] for title, names in GROUPS.items()}
     groups = {title: names for title, names in groups.items() if names}
     columns = max(len(names) for names in groups.values())
     figure, axes = plots.subplots(
@@ -346,7 +394,7 @@ def _draw_families(done: Done) -> plots.Figure:
     handles: dict[str, Any] = {}
     for row, names in zip(axes, groups.values(), strict=True):
         for ax, name in zip(row, names, strict=False):
-            curves = _of(done, name)
+            curves = _curves(done, name)
             _draw(ax, done, curves, _top(curves))
             ax.set_title(name.replace("_", " "))
             handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
@@ -362,14 +410,14 @@ def _draw_families(done: Done) -> plots.Figure:
 def _draw_by_step(done: Done) -> plots.Figure:
     figure, ax = plots.subplots(figsize=(plots.COLUMN, 2.3))
     curves = done["curves"]
-    plots.line(ax, curves["normalised_error_by_step"], "trained", label="mean over lengths")
+    plots.line(ax, curves["normalised_error_by_step"], "trained", label="trained, mean over lengths")
     at_end = curves["normalised_error_at_end_by_step"]
-    ax.plot(at_end["x"], at_end["mean"], ":", color=plots.ROLES["trained"][1], label="at full length")
-    metrics, of = done["metrics"], "normalised_error_{}".format
-    found = {role: metrics[of(role)]["mean"] for role in _roles(done) if role != "untrained" and of(role) in metrics}
-    best = min(found, key=found.__getitem__, default="")
-    if best and found[best] < WORST:
-        plots.level(ax, found[best], best)
+    ax.plot(at_end["x"], at_end["mean"], ":", color=plots.ROLES["trained"][1], label="trained, at full length")
+    metrics = {role: done["metrics"].get(f"{CURVE}{role}") for role in _roles(done) if role != "untrained"}
+    errors = {role: metric["mean"] for role, metric in metrics.items() if metric is not None}
+    best = min(errors, key=errors.__getitem__, default="")
+    if best and errors[best] < WORST:
+        plots.level(ax, errors[best], best)
     if end := done["arrays"]["curriculum_ends_at"]:
         ax.axvline(end, color="#999999", linewidth=0.8, label="end of the curriculum")
     ax.set(xlabel="training step", ylabel="normalised error", ylim=(0, WORST))
@@ -383,32 +431,30 @@ PICTURES = (
         "in_context_error",
         (f"{CURVE}standard_trained",),
         _draw_standard,
-        "Error after each number of examples, over the variance of labels: the trained model (mean "
-        "over seeds) and learners, on the same prompts; bands hold 90 % of means over resampled "
-        "prompts. What is much worse than always zero leaves the frame.",
+        "Error of the trained model (mean over seeds) and of the learners after each number of in-context examples, "
+        "on the same prompts. The error of predicting zero is 1. Bands contain 90 % of the means over resampled "
+        "prompts; larger errors are cut off.",
         place=300,
-        remarks={BEYOND: BEYOND_SAID},
+        remarks={BEYOND: BEYOND_REMARK},
     ),
     Picture(
         "prompt_families",
         ("other_families",),
-        _draw_families,
-        "The same model on prompts of other suite than those of its training, beside learners; "
-        "bands as before. Curves that are missing are above the frame, at all lengths shown.",
+        _draw_suite,
+        "Error of the trained model (mean over seeds) and of the learners on prompts that differ from those of "
+        "training, one panel for each kind of prompt. The error of predicting zero is 1. Bands contain 90 % of the "
+        "means over resampled prompts; curves that do not appear lie above the axis.",
         place=310,
-        remarks={BEYOND: BEYOND_SAID},
+        remarks={BEYOND: BEYOND_REMARK},
     ),
     Picture(
         "in_context_error_by_step",
         ("normalised_error_at_end_by_step",),
         _draw_by_step,
-        "Error on held-out prompts over training: mean over seeds, and their range; beside it "
-        "the learner with the least mean over lengths, on the other prompts that final errors "
-        f"are of. What is worse than {WORST}, early or under the curriculum, is above the "
-        "frame.",
+        "Error on held-out prompts during training, as the mean over all lengths and at full length. Lines are means "
+        "over seeds, the band is their range. The horizontal line is the learner with the smallest mean error, "
+        f"measured on the prompts of the final errors. Errors above {WORST} are cut off.",
         place=330,
-        remarks={
-            BEYOND: "Lengths go beyond the {} examples of training's prompts; after more of them nothing was trained."
-        },
+        remarks={BEYOND: "Prompts of training have {} examples; predictions after more examples were never trained."},
     ),
 )
