@@ -16,6 +16,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float
 
 from icl_gd.models.initial import Initializers
@@ -74,7 +75,7 @@ class _Weights(NamedTuple):
     biases: dict[str, Array]  # [head 1 d_head] by "Q", "K" and "V"; empty without biases
     modification: dict[str, Array]
 
-    def project(self, name: str, weights: Array, tokens: Array) -> Array:
+    def project(self, name: str, weights: Array | np.ndarray, tokens: Array) -> Array:
         """Keys, queries or values `[head t d_head]`; `name` is "K", "Q" or "V"."""
         projected = jnp.einsum("hke,te->htk", weights, tokens)
         if self.biases:

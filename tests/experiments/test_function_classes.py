@@ -269,7 +269,7 @@ def test_a_library_that_is_missing_is_named(monkeypatch, capsys):
         ([LINEAR, "--config.model.d_embed=(64, 30)"], ["model.d_embed=30", "model.n_heads=8"]),
         (
             [f"--config={CONFIGS}/sine.py", "--config.train.learning_rate=(1e-3,1e-4)"],
-            ["train.learning_rate=(0.001, 0.0001)", "takes one value beside reference.name=deep_features"],
+            ["train.learning_rate=(0.001, 0.0001)", "takes one value with reference.name=deep_features"],
         ),
         ([LINEAR, "--config.train.active_inputs=(5,1)"], ["train.active_inputs=(5, 1)", "a tuple of 3", "or ()"]),
         ([LINEAR, "--config.train.active_inputs=(21,1,2)"], ["train.active_inputs=(21, 1, 2)", "task.d_input=20"]),
@@ -284,7 +284,7 @@ def test_a_library_that_is_missing_is_named(monkeypatch, capsys):
         ([LINEAR, "--config.task.name=signs"], ["eval.suite=noisy", "task.name=signs"]),
         ([TREE, "--config.task.name=signs", "--config.task.noise_std=1"], ["task.noise_std=1", "signs"]),
         ([LINEAR, "--config.task.pool=3", "--config.task.function_pool=3"], ["task.function_pool=3", "one of both"]),
-        ([LINEAR, "--config.train.batch_size=10000000"], ["these sizes", "GiB", "train.batch_size=10000000"]),
+        ([LINEAR, "--config.train.batch_size=10000000"], ["this run needs", "GiB", "train.batch_size=10000000"]),
         ([LINEAR, "--config.reference.steps=2"], ["reference.steps: unknown field"]),
         ([f"--config={CONFIGS}/one_layer.py", "--config.model.style=gpt2"], ["model.style=gpt2", "takes von_oswald"]),
     ],

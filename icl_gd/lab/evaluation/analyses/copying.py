@@ -23,7 +23,7 @@ SCALES = (1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 40.0, 48.0, 56.0, 64.
 MARKS = {
     "loss_halfway_at": "halfway to the final loss",
     "copying_starts_at": "next > other",
-    "copying_clear_at": "next > 2 other",
+    "copying_clear_at": "next > 2 × other",
 }
 TO = {"own_token": "own", "next_token": "following", "other_tokens": "others"}  # role -> suffix of the metric
 

@@ -87,10 +87,10 @@ ANALYSIS = Analysis(
             "differences",
             (f"absolute_{LEARNER}_by_quantile",),
             _draw,
-            "Distribution of absolute differences over held-out prompts, between the predictions of the attention "
-            "layer, of the gradient step, and the targets. The horizontal axis is the difference, the vertical axis "
-            "the share of prompts with a smaller one; a curve further left is a smaller difference. Lines are means "
-            "over seeds.",
+            "Absolute differences over held-out prompts, between the predictions of the attention layer, those of the "
+            "gradient step, those of another seed of the same kind, and the targets. The vertical axis is the share of "
+            "prompts with a smaller difference; a curve further left is a smaller difference. Lines are means over "
+            "seeds.",
             place=280,
         ),
     ),

@@ -190,8 +190,9 @@ PICTURES = (
         "sweep",
         ("sweep",),
         _draw_sweep,
-        "Loss or error of the trained models for every value of the sweep. Hollow marks are means over all seeds, "
-        "bars their range. Other marks and lines are the learners, or the closed-form optimum, on the same task.",
+        "Loss or error of the trained models for every value of the sweep, with one line for every combination of "
+        "other swept fields. Hollow marks are means over all seeds, bars their range. Other marks and lines are the "
+        "learners, or the closed-form optimum, on the same task.",
         place=10,
     ),
     Picture(
