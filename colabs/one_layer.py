@@ -37,7 +37,7 @@ STEPS = 20 if FAST else 5000
 # %% [markdown]
 # ## Build the layer
 #
-# A prompt has ten pairs $(x, Wx)$ and a query. The step size of least risk is known in closed form. The last line
+# A prompt has ten pairs $(x, Wx)$ and a query. The step size that minimises the risk has a closed form. The last line
 # checks that the built layer computes the gradient step.
 
 # %%
@@ -56,7 +56,7 @@ print("construction against gradient descent:", analysis.alignment(built, gd, pr
 # %% [markdown]
 # ## Train layers
 #
-# Four seeds are trained in one program: a population is an array axis.
+# Four seeds are trained in one program, because members lie along an array axis.
 
 # %%
 history = []
@@ -80,8 +80,9 @@ with plots.style():
 # %% [markdown]
 # ## Compare
 #
-# The sensitivity of a prediction is its derivative by the query. Its cosine with gradient descent does not depend on
-# the step size, so look at all three numbers: cosine, difference of sensitivities, difference of predictions.
+# The sensitivity of a prediction is its derivative with respect to the query. The cosine between the sensitivities of a
+# trained layer and of gradient descent ignores the step size. So look at all three numbers: cosine, difference of
+# sensitivities, difference of predictions.
 
 # %%
 for seed, predictor in enumerate(trained.predictors):
@@ -109,5 +110,5 @@ print("gauge distance:", float(analysis.gauge_distance(matched, reference, 10)))
 # Every seed reaches the loss of one gradient step, with the same sensitivities and predictions, and with the same
 # circuits up to the gauge. On this distribution the trained layer computes one step of gradient descent.
 #
-# What does not follow: that deeper or non-linear Transformers do the same. `configs/two_layers.py` and
+# This does not show that deeper or non-linear Transformers do the same. `configs/two_layers.py` and
 # `configs/softmax_heads.py` test that.

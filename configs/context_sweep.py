@@ -35,7 +35,7 @@ def at_size(n: int, exact: float) -> tuple[Claim, ...]:
         ),
         claim(
             f"VO.N{n}.free",
-            f"with N = {n} examples, at least 4 of 5 seeds are free (number of trapped seeds)",
+            f"with N = {n} examples, at most 1 of 5 seeds is trapped (number of trapped seeds)",
             metric=f"seeds_trapped_by_n_context[{n}]",
             source="VO, published code",
             at_most=1,

@@ -75,7 +75,7 @@ def get_config(variant: str = "") -> Experiment:
                 ),
                 claim(
                     "VO.S5.free",
-                    "at least 4 of 5 seeds are free (number of trapped seeds)",
+                    "at most 1 of 5 seeds is trapped (number of trapped seeds)",
                     metric="seeds_trapped",
                     source="VO, published code",
                     at_most=1,
@@ -120,8 +120,8 @@ def get_config(variant: str = "") -> Experiment:
                 ),
                 claim(
                     "VO.S5.map",
-                    "every layer of every free seed is most aligned with its own step of GD++ with the "
-                    "best pairs of rates (smallest share of such layers)",
+                    "in every free seed, layer l is closer to step l of GD++ with the best pairs of rates than to "
+                    "any other step (smallest share of such layers)",
                     metric="map_peaks_gd_plus_plus_free_steps_untrapped",
                     source="found here",
                     at_least=1.0,

@@ -42,7 +42,7 @@ def get_config(variant: str = "") -> Experiment:
             ),
             claim(
                 "AH.1.free",
-                "at least 8 of 10 seeds are free (number of trapped seeds)",
+                "at most 2 of 10 seeds are trapped (number of trapped seeds)",
                 metric="seeds_trapped",
                 source="one_layer's standard",
                 at_most=2,

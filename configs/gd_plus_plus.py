@@ -37,7 +37,7 @@ def get_config(variant: str = "") -> Experiment:
             ),
             claim(
                 "VO.A10.free",
-                "at least 4 of 5 seeds are free (number of trapped seeds)",
+                "at most 1 of 5 seeds is trapped (number of trapped seeds)",
                 metric="seeds_trapped",
                 source="VO, published code",
                 at_most=1,
@@ -53,8 +53,8 @@ def get_config(variant: str = "") -> Experiment:
             ),
             claim(
                 "VO.A10.condition",
-                "the log of the median condition number after each layer but the last is that of the "
-                "best GD++ (largest relative deviation over free seeds)",
+                "after each layer but the last, the log of the median condition number of the context inputs equals "
+                "that of the best GD++ (largest relative deviation over free seeds)",
                 metric="condition_number_deviation_untrapped",
                 source="VO, appendix A.10",
                 at_most=0.1,
@@ -62,7 +62,8 @@ def get_config(variant: str = "") -> Experiment:
             ),
             claim(
                 "VO.A10.transform",
-                "the layers of free seeds transform inputs by I - gamma S (smallest share of an update explained)",
+                "in every free seed, the layers multiply inputs by I - gamma S, with S the second moment of the "
+                "context inputs (smallest share of an update that this explains)",
                 metric="input_transform_explained_untrapped",
                 source="VO, appendix A.10",
                 at_least=0.95,
@@ -87,7 +88,7 @@ def get_config(variant: str = "") -> Experiment:
             ),
             claim(
                 "VO.A10.map",
-                "every layer of every free seed is most aligned with its own step of the best GD++ "
+                "in every free seed, layer l is closer to step l of the best GD++ than to any other step "
                 "(smallest share of such layers)",
                 metric="map_peaks_gd_plus_plus_untrapped",
                 source="found here",

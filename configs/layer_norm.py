@@ -40,7 +40,7 @@ def beside_one_step(name: str, loss: float, cosine: float, why: str, why_cosine:
     return (
         claim(
             f"VO.{name}.free",
-            f"{model}: at least 4 of 5 seeds are free (number of trapped seeds)",
+            f"{model}: at most 1 of 5 seeds is trapped (number of trapped seeds)",
             metric="seeds_trapped",
             source="VO, published code",
             at_most=1,

@@ -203,7 +203,7 @@ def get_config(variant: str = "") -> Experiment:
                     ),
                     claim(
                         "VO.MIX.free",
-                        "at least 4 of 5 seeds are free (number of trapped seeds)",
+                        "at most 1 of 5 seeds is trapped (number of trapped seeds)",
                         metric="seeds_trapped",
                         source="VO, published code",
                         at_most=1,

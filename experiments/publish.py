@@ -274,10 +274,13 @@ def _wording(claim: Claim | None) -> dict[str, str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    # Text is kept from ending its cell, or the README's table.
-    cell = lambda text: " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")
-    lines = [head, ["---"] * len(head), *(map(cell, row) for row in rows)]
+    lines = [head, ["---"] * len(head), *(map(_cell, row) for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Text that ends neither its cell nor the table of the README."""
+    return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")
 
 
 def stale(root: Path = ROOT) -> list[str]:

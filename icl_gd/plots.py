@@ -1,6 +1,7 @@
-"""Draws results onto matplotlib Axes. It computes no measurement: the numbers that are drawn are in results.json.
+"""Draws results onto matplotlib Axes. This module only draws. All numbers come from results.json.
 
-A curve is a mapping with the sequences "x", "mean", "low" and "high"; a role is a key of `ROLES`, such as "gd".
+A curve is a mapping with the sequences "x", "mean", "low" and "high". A role names what a curve shows (such as "gd") and
+determines its label, colour and line style.
 
     >>> figure, ax = subplots(figsize=(COLUMN, 2.0))
     >>> curve = {"x": [0, 1], "mean": [1.0, 0.5], "low": [0.9, 0.4], "high": [1.1, 0.6]}
@@ -40,7 +41,7 @@ ROLES: dict[str, tuple[str, str, Any]] = {
     "trained": ("trained", "#0072B2", "-"),
     "gd": ("gradient descent", "#D55E00", "--"),
     "gd_deep_features": ("gradient descent on deep features", "#D55E00", "--"),
-    "gd_free_steps": ("gradient descent, a step size per step", "#D55E00", ":"),
+    "gd_free_steps": ("gradient descent, one step size per step", "#D55E00", ":"),
     "gd_plus_plus": ("GD++, fitted rates", "#56B4E9", "--"),
     "gd_plus_plus_free_steps": ("GD++, fitted rates per layer", "#56B4E9", ":"),
     "gd_plus_plus_published": ("GD++ as published", "#009E73", "-."),
@@ -82,8 +83,8 @@ def role_of(role: str) -> tuple[str, str, Any]:
     """Label, colour and line style of a role.
 
     Returns:
-      The entry of `ROLES`. A role that has none gets its name as label, and a colour and a line style that depend only
-      on its name.
+      The entry of `ROLES`. A role without an entry is labelled with its own name, and gets a colour and a line style
+      derived from it.
     """
     if role in ROLES:
         return ROLES[role]
@@ -127,7 +128,7 @@ def line(ax: Axes, curve: Mapping[str, Sequence], role: str, *, marker: str = ""
       curve: "x", "mean", "low" and "high", of equal length.
       role: a key of `ROLES`.
       marker: a marker of matplotlib. Default: none.
-      label: text of the legend. Default: that of the role.
+      label: text of the legend. Default: the label of the role.
 
     Returns:
       The same Axes.
@@ -151,7 +152,7 @@ def points(
     colour: Any = None,
     join: bool = False,
 ) -> Axes:
-    """Draws a curve with few x as hollow markers with error bars, which leave curves under them visible.
+    """Draws a curve with few points as hollow markers with error bars. Hollow markers do not hide the curves behind them.
 
     Args:
       ax: the Axes.
@@ -202,7 +203,7 @@ def level(ax: Axes, value: float, role: str, label: str | None = None) -> Axes:
       ax: the Axes.
       value: height of the line.
       role: a key of `ROLES`, for colour and line style.
-      label: text of the legend. Default: that of the role.
+      label: text of the legend. Default: the label of the role.
 
     Returns:
       The same Axes.
@@ -213,7 +214,7 @@ def level(ax: Axes, value: float, role: str, label: str | None = None) -> Axes:
 
 
 def never_trained(ax: Axes, last: int) -> Axes:
-    """Shades the part of an x axis of prompt lengths beyond `last`, the longest in training.
+    """Shades prompt lengths above `last`, the longest length used in training. The x axis shows prompt lengths.
 
     Returns:
       The same Axes.
@@ -225,14 +226,15 @@ def never_trained(ax: Axes, last: int) -> Axes:
     return ax
 
 
-# For the caption of a figure whose Axes `frame_losses` limits.
+# Add this sentence to the caption of every figure drawn with `frame_losses`.
 ARROWS = "The loss axis ends at 100 times the loss of predicting zero; arrows mark larger or infinite losses."
 
 
 def frame_losses(ax: Axes, zero: float) -> Axes:
     """Limits a loss axis to 100 times the loss of predicting zero, and marks larger or infinite losses by arrows.
 
-    An arrow is drawn at the upper edge in the curve's colour: at the first such x of a line, at every such x of points.
+    Arrows are drawn at the upper edge in the colour of the curve: for a line, at the first x whose value is above the
+    limit; for points, at every such x.
 
     Args:
       ax: the Axes, with all curves drawn.
@@ -243,11 +245,12 @@ def frame_losses(ax: Axes, zero: float) -> Axes:
     """
     ax.set_ylim(top=min(ax.get_ylim()[1], 100 * zero))
     top = ax.get_ylim()[1]
-    arrows: dict[float, int] = {}  # drawn so far, by x
+    arrows: dict[float, int] = {}  # number of arrows drawn so far, by x
     for curve in list(ax.lines):
         x, y = np.asarray(curve.get_xdata(), float), np.asarray(curve.get_ydata(), float)
         beyond = x[~(y <= top)]  # also where y is nan
-        is_level = curve.get_transform() != ax.transData  # of `axhline`, whose x are no data
+        # A horizontal line drawn by `axhline`; its x values are axes fractions, not data.
+        is_level = curve.get_transform() != ax.transData
         if is_level or len(beyond) == 0:
             continue
         is_line = curve.get_linestyle() != "None"
@@ -283,7 +286,7 @@ def root(ax: Axes, curve: Mapping[str, Sequence], of: str) -> Axes:
     Args:
       ax: the Axes.
       curve: "x" and "mean", of equal length.
-      of: what x is, for the legend.
+      of: name of the x quantity in the legend.
 
     Returns:
       The same Axes.
@@ -295,10 +298,10 @@ def root(ax: Axes, curve: Mapping[str, Sequence], of: str) -> Axes:
 
 
 def seeds(metric: Mapping[str, Any]) -> list[float]:
-    """Values of a metric by seed, without the seeds that have none.
+    """The values of a metric, one per seed; seeds without a value are left out.
 
     Returns:
-      The values; `[inf]` if no seed has one.
+      The values; `[inf]` if no seed has a value.
     """
     return [value for value in metric["per_seed"] if value is not None] or [np.inf]
 
@@ -314,11 +317,11 @@ def band(metric: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def by_name(ax: Axes, curves: Mapping[str, Mapping[str, Sequence]]) -> Axes:
-    """Draws curves over names as groups of points with error bars.
+    """Draws curves over a categorical x axis; each category is a group of points with error bars.
 
     Args:
       ax: the Axes.
-      curves: role -> curve; "x" of a curve are names, the same for all.
+      curves: role -> curve; "x" contains the names of the categories, the same for all curves.
 
     Returns:
       The same Axes.
@@ -345,7 +348,7 @@ def heat(
       ax: the Axes.
       values: the numbers, `[layer step]`.
       title: title of the Axes.
-      limits: values at the two ends of the colour scale, equal for maps that are compared.
+      limits: the ends of the colour scale; use the same for maps that are compared.
       distance: the values are distances, where smaller is more similar; the colour scale is logarithmic if they are
         positive. Default: False.
 

@@ -39,7 +39,7 @@ def concatenated(d_input: Size, d_output: Size, w0: Array | np.ndarray | None = 
       The layout, with n + 1 tokens.
 
     Raises:
-      ValueError: if `w0` has another shape.
+      ValueError: if the shape of `w0` is not `[m d]`.
 
     Source: von Oswald et al. 2212.07677, equations 5 and 6.
     """
@@ -110,15 +110,16 @@ def interleaved(d_input: Size, d_output: Size, d_positions: PositionWidth = 10, 
 
     The tokens are `[x_j, p]`, `[0, ..., 0, y_j, p]` and `[x_query, p]`: y occupies the slots of the last coordinates
     of x, and only the positional encoding distinguishes the two kinds of tokens. The prediction is minus the last
-    slots of the query token. They hold a part of its positional encoding, with values close to 1, so an untrained
-    network does not predict zero.
+    slots of the query token. These slots contain a part of the positional encoding, with values close to 1, so an
+    untrained network does not predict zero.
 
     Args:
       d_input: width of x.
       d_output: width of y.
       d_positions: width of the positional encoding, an even number. Default: 10.
-      own_slots: give x, y and the prediction slots of their own: `[x_j, 0, p, 0]`, `[0, y_j, p, 0]` and
-        `[x_query, 0, p, 0]`. The copying layer of `constructions.copying` needs this layout. Default: False.
+      own_slots: x, y and the prediction each get their own slots. The tokens are then `[x_j, 0, p, 0]`,
+        `[0, y_j, p, 0]` and `[x_query, 0, p, 0]`. The copying layer of `constructions.copying` needs this layout.
+        Default: False.
 
     Returns:
       The layout, with 2n + 1 tokens.
@@ -196,14 +197,15 @@ def _check_widths(x: Array, y: Array, x_query: Array, d_input: int, d_output: in
     expected = (n, d_input, *batch), (n, d_output, *batch), (d_input, *batch)
     if (x.shape, y.shape, x_query.shape) != expected:
         raise ValueError(
-            f"x {x.shape}, y {y.shape}, x_query {x_query.shape}: not one prompt of d_input={d_input}, "
-            f"d_output={d_output}; give x [n {d_input}], y [n {d_output}], x_query [{d_input}]"
+            f"the shapes x {x.shape}, y {y.shape}, x_query {x_query.shape} do not form a prompt with "
+            f"d_input={d_input}, d_output={d_output}; give x [n {d_input}], y [n {d_output}], x_query [{d_input}]"
         )
 
 
 def _minus_last(d_output: int) -> Callable[[Array], Array]:
     def read_out(token: Float[Array, " e"]) -> Float[Array, " m"]:
-        return -token[-d_output:]  # valid for an embedded token of any width
+        # Counts from the end, so it also works after an embedding has changed the token width.
+        return -token[-d_output:]
 
     return read_out
 

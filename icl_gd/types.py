@@ -6,17 +6,18 @@ Glossary of terms:
     query           the input x_query whose label is predicted; its token is the last of a prompt's tokens
     prompt          one in-context problem: a context, a query and its hidden label (`Prompt`)
     Predictor       an in-context learner: a function `(x, y, x_query) -> y_hat` of one prompt
-    PrefixPredictor an in-context learner that predicts every x_k from the k examples before it, in one pass
+    PrefixPredictor an in-context learner that predicts the label of each x_k from the k examples before it
     layout          how a prompt is encoded as tokens, and where the prediction is read (`Layout`)
-    residual        the tokens before the first layer or after a layer: the residual stream
-    scores, pattern attention before and after the normalisation (softmax, ...); the pattern multiplies the values
+    residual        the residual stream: the tokens before the first layer, or after any layer
+    scores          attention logits, before normalisation (softmax, ...)
+    pattern         attention weights, after normalisation; they multiply the values
     circuits        the weight products of a head: `W_KQ = W_K^T W_Q` (QK circuit) and `W_PV = P W_V` (OV circuit)
     Gram form       the Gram (second-moment) form of a linear network: layers act on `sum_j e_j e_j^T` and the query
-    population      models of equal shapes that are trained together, along a leading member axis
+    population      models of equal shapes, stacked along a leading member axis and trained together
     member          one model of a population; member i has the seed `seed + i`
-    trapped seed    a member whose final loss exceeds 1.2 times the loss of the best layer where a closed form gives it,
-                    and of the reference learner otherwise. On function classes, a member whose final error exceeds
-                    0.9 times the error of predicting zero is trapped too. It may be on a plateau, converge slowly,
+    trapped seed    a member whose final loss exceeds 1.2 times a baseline: the loss of the best layer if it is known in
+                    closed form, otherwise that of the reference learner. On function classes, a member whose final
+                    error exceeds 0.9 times that of predicting zero. It may be on a plateau, converge slowly,
                     overfit, or be limited by the architecture. A free seed is one that is not trapped.
 
 Glossary of axes, used in every shape annotation of the package:
@@ -30,19 +31,19 @@ Glossary of axes, used in every shape annotation of the package:
 
 Conventions, stated here once:
 
-* Tokens are rows: a sequence is `[t e]`. Weight matrices act from the left on a token seen as a column, so
-  `k_j = W_K e_j`, and on rows `keys = tokens @ W_K.T`.
+* Tokens are rows: a sequence is `[t e]`. Formulas treat a token as a column: `k_j = W_K e_j`. In code,
+  `keys = tokens @ W_K.T`.
 * `P` is the output projection of attention, often called W_O elsewhere. The score of query token i on key token j
   is `e_j^T W_KQ e_i`. The update of token i by linear attention is
   `sum_heads W_PV sum_j e_j (e_j^T W_KQ e_i)`.
 * A linear model is `y = W x` with `W [m d]`. The in-context loss is `1/(2n) sum_i |W x_i - y_i|^2`, and one gradient
   step is `W - step_size / n * sum_i (W x_i - y_i) x_i^T`. Functions take `step_size` (eta). Only the reported
-  metric `step_size_gd` is eta / n, as printed by von Oswald et al.
+  metric `step_size_gd` is eta / n, as reported by von Oswald et al.
 * A risk is `1/2 |y_hat - y_query|^2`, summed over output dimensions and averaged over prompts.
 * The Transformer's prediction is *minus* the y slot of the query token, which starts at `-W_0 x_query`
   (von Oswald et al. 2212.07677, Proposition 1).
 
-A linear network acts on the Gram form alone:
+The prediction of a linear network depends on the prompt only through its Gram form, for example:
 
     >>> tokens = jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 0.0]])  # two examples, then the query
     >>> gram = Gram.of(tokens)
@@ -64,7 +65,7 @@ Array = jax.Array
 Scalar = float | Float[Array, ""]  # a number, or a traced scalar such as the value of one member of a population
 Positive = Annotated[Scalar, Gt(0)]
 Rates = Float[Array, " step"] | Float[np.ndarray, " step"] | Sequence[float | Float[Array, ""]]  # one per step
-EXAMPLES_AT_ONCE = 16  # terms of a sum over the context that are unrolled in one iteration of the loop
+EXAMPLES_AT_ONCE = 16  # context tokens that one iteration of a loop adds, unrolled
 
 
 class Prompt(NamedTuple):
@@ -74,13 +75,13 @@ class Prompt(NamedTuple):
     y: Float[Array, "n m"]
     x_query: Float[Array, " d"]
     y_query: Float[Array, " m"]  # noise-free
-    w: Any  # the function that made the labels: weights [m d] of a linear task; other tasks document theirs
+    w: Any  # what made the labels: weights [m d] of a linear task; see other tasks
 
 
 class PrefixPrompt(NamedTuple):
     """One problem at every context length: query k, counted from zero, follows the first k examples.
 
-    If the queries are the next examples, as in training, `x_query` is `x`.
+    In training, query k is the next input x[k], so `x_query` equals `x`.
     """
 
     x: Float[Array, "n d"]
@@ -96,7 +97,7 @@ class Gram(NamedTuple):
     Its size does not depend on n. `context` is the recurrent state of linear attention whose keys and values are the
     tokens themselves.
 
-    A batch has trailing axes. Sums over tokens then run along whole vectors of prompts, and a circuit is applied to
+    Batch axes come last. A sum over tokens then adds vectors with one entry per prompt, and a circuit is applied to
     all prompts, and to all members of a population, in one matrix product.
     """
 
@@ -105,7 +106,7 @@ class Gram(NamedTuple):
 
     @classmethod
     def of(cls, tokens: Float[Array, "t e *batch"]) -> "Gram":
-        """The Gram form of tokens whose last is the query.
+        """The Gram form of a token sequence whose last token is the query.
 
         Returns:
           `context [e e *batch]` and `query [e *batch]`.
@@ -132,7 +133,7 @@ class Gram(NamedTuple):
 def second_moment(block: Callable[[Array | int, int], Array], n: int) -> Float[Array, " e e *batch"]:
     """The unnormalised second moment `sum_j e_j e_j^T` over n tokens, computed block by block.
 
-    Blocks are computed inside the loop, so the inputs of all n tokens are never in memory at the same time.
+    Blocks are computed inside the loop, so the n tokens are never all in memory at once.
 
     Args:
       block: `block(start, size)` returns the tokens `[size e *batch]` from `start` on.
@@ -143,7 +144,7 @@ def second_moment(block: Callable[[Array | int, int], Array], n: int) -> Float[A
     """
 
     def add(total: Array, tokens: Array) -> Array:
-        # The unrolled sum is one pass over the result. As a reduction, XLA would store all n outer products on a CPU.
+        # Unrolled, the sum needs one pass over the result. As a reduction on CPU, XLA would store all n outer products.
         return reduce(lambda total, token: total + token[:, None] * token[None, :], tokens, total)
 
     blocks, rest = divmod(n, EXAMPLES_AT_ONCE)
@@ -199,7 +200,7 @@ def batched(predictor: Predictor) -> Predictor | None:
 
 
 class Layout(NamedTuple):
-    """How a prompt is encoded as tokens and how the prediction is read: two pure functions and a width."""
+    """How a prompt is encoded as tokens and how the prediction is read: two pure functions and properties of tokens."""
 
     encode: Callable[[Array, Array, Array], Array]  # (x, y, x_query) -> tokens [t e]; trailing batch axes are kept
     read_out: Callable[[Array], Array]  # residual of the query token [e] -> y_hat [m]
@@ -210,6 +211,6 @@ class Layout(NamedTuple):
     def inputs(self) -> slice | None:
         """Positions of the tokens that hold an x and no label; None if x and y share a token.
 
-        In alternating tokens these are every x and the query.
+        If x and y have separate tokens, these are every x and the query.
         """
         return slice(0, None, 2) if self.apart else None

@@ -615,8 +615,9 @@ def outcome(mutation: Mutation, tree: Path, cache: Path) -> str:
 
 def main(words: list[str]) -> int:
     """Runs the mutations named on the command line and returns the exit code."""
-    lines = {mutation: f"{mutation.law:<45} {mutation.file}: {mutation.old!r} -> {mutation.new!r}"
-             for mutation in MUTATIONS}  # fmt: skip
+    lines = {
+        mutation: f"{mutation.law:<45} {mutation.file}: {mutation.old!r} -> {mutation.new!r}" for mutation in MUTATIONS
+    }
     asked = [mutation for mutation, line in lines.items() if all(word in line for word in words)]
     workers, trees = usable_cores(), Queue()
     with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(workers) as pool:

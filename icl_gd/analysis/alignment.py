@@ -22,9 +22,9 @@ from icl_gd.types import Array, Predictor, Prompt, batched
 
 
 class Alignment(NamedTuple):
-    """Three measures of agreement, averaged over prompts. The cosine does not depend on step size: use all three.
+    """Three measures of agreement, averaged over prompts.
 
-    A sensitivity is the derivative `d y_hat / d x_query [m d]`, flattened to `[md]`.
+    The cosine cannot detect a wrong step size, so report all three. A sensitivity is the derivative `d y_hat / d x_query [m d]`, flattened to `[md]`.
 
     Attributes:
       sensitivity_cosine: cosine of the angle between the sensitivities.
@@ -40,7 +40,7 @@ class Alignment(NamedTuple):
 class Response(NamedTuple):
     """Predictions for a batch of prompts, and their derivatives with respect to the query.
 
-    A Predictor with an output per layer or step has that axis (`depth`) second.
+    If the Predictor returns one output per layer or step, this axis (`depth`) is the second axis.
 
     Attributes:
       y_hat: predictions.
@@ -52,7 +52,9 @@ class Response(NamedTuple):
 
 
 def response(predictor: Predictor, prompts: Prompt) -> Response:
-    """Predictions and sensitivities of a Predictor: compute them once to compare it with several others.
+    """Predictions of a Predictor for a batch of prompts, and their sensitivities to the query.
+
+    If a Predictor is compared with several others, compute its Responses once.
 
     Returns:
       Response with `y_hat` `[prompt *depth m]` and `sensitivity` `[prompt *depth md]`.
@@ -64,8 +66,8 @@ def _response(predictor: Predictor, prompts: Prompt) -> Response:
     if (on_batch := batched(predictor)) is not None:
         x, y, x_query = batch_last(prompts)
         y_hat, pullback = jax.vjp(partial(on_batch, x, y), x_query)
-        # A prompt's prediction does not depend on other prompts' queries, so one pullback of an output, summed over
-        # prompts, gives its gradient on every prompt.
+        # A prompt's prediction does not depend on other prompts' queries, so one backward pass per output, of the sum
+        # over prompts, gives the gradient for every prompt.
         m = len(y_hat)
         cotangents = jnp.broadcast_to(jnp.eye(m, dtype=y_hat.dtype)[..., None], (m, *y_hat.shape))
         sensitivity = jnp.concatenate([pullback(cotangent)[0] for cotangent in cotangents])  # [md prompt]
@@ -87,7 +89,7 @@ def alignment(predictor: Predictor, reference: Predictor, prompts: Prompt) -> Al
       prompts: a batch, on the leading axis of every leaf.
 
     Returns:
-      Alignment of scalars.
+      An Alignment with three scalar fields.
     """
     return with_program(_alignment, predictor, reference, prompts)
 
@@ -100,7 +102,8 @@ def compare(actual: Response, reference: Response) -> Alignment:
     """Alignment of two Responses to the same prompts.
 
     Returns:
-      Alignment, averaged over prompts; its fields have the axes that the Responses have between prompts and outputs.
+      Alignment, averaged over prompts; the fields keep the axes (such as depth) between the prompt axis and the output
+      axis of the Responses.
     """
     cosine = jnp.sum(_unit(actual.sensitivity) * _unit(reference.sensitivity), axis=-1)
     return Alignment(
@@ -129,7 +132,7 @@ def _alignment_map(layerwise: Predictor, reference: Predictor, prompts: Prompt) 
 
 
 def compare_layers(layerwise: Response, reference: Response) -> Alignment:
-    """`alignment_map` of Responses `[prompt depth ...]` and `[prompt iterate ...]`.
+    """Like `alignment_map`, for Responses `[prompt depth ...]` and `[prompt iterate ...]` that are already computed.
 
     Returns:
       Alignment whose fields are `[depth iterate]`.
@@ -144,7 +147,7 @@ def _distance(u: Array, v: Array) -> Array:
 
 
 def _unit(v: Array) -> Array:
-    """v `[... md]` over its norm. Zero stays zero: a predictor that ignores its query has cosine 0, not nan."""
+    """v `[... md]` divided by its norm. Zero stays zero: a predictor that ignores its query has cosine 0, not nan."""
     tiny = jnp.finfo(v.dtype).tiny
     # Scaled first, because the squares of small sensitivities would underflow.
     v = v / jnp.maximum(jnp.abs(v).max(-1, keepdims=True), tiny)

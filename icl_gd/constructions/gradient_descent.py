@@ -8,7 +8,8 @@ leave -W_l x_q in the y slot of the query, where W_l = W_{l-1} - eta_l/n sum_i (
 this is gradient descent.
 
 Proof by induction over l. Invariant: before layer l, the x slots hold x_j, the y slot of a context token holds
-y_j - (W_{l-1} - W_0) x_j, and the y slot of the query holds -W_{l-1} x_q. Before layer 1 this is the encoding.
+y_j - (W_{l-1} - W_0) x_j, and the y slot of the query holds -W_{l-1} x_q. Before layer 1 the invariant holds by
+the encoding.
 
 The value of context token i is (0, W_0 x_i - [y_i - (W_{l-1} - W_0) x_i]) = (0, W_{l-1} x_i - y_i). The score of query
 token j on key token i is (W_K e_i)^T (W_Q e_j) = x_i^T A x_j. Token j therefore receives
@@ -18,13 +19,13 @@ change. QED
 
 By the invariant, the y slots of the context hold the residuals y_j - W_l x_j only if W_0 = 0.
 
-Deep features. Let an embedding leave (phi_j, t_j) in token j and (phi_q, t_q) in the query. The same layers, built
-with W_0 = 0, perform gradient steps from W = 0 on a linear head W of the features phi with targets t. With the head W
-after the last step they predict W phi_q - t_q. Proof: the layers process (phi_j, t_j) as they process (x_j, y_j). The y
+Deep features. Suppose an embedding produces (phi_j, t_j) for token j and (phi_q, t_q) for the query. The same layers,
+built with W_0 = 0, perform gradient steps from W = 0 on a linear head W of the features phi with targets t. The
+prediction of the layers is W phi_q - t_q, where W is the head after the last step. Proof: the layers process (phi_j, t_j) as they process (x_j, y_j). The y
 slot of the query starts at t_q instead of 0, and every layer only adds to it. So the induction holds with
 t_q - W_l phi_q in place of -W_l x_q. QED
 
-The layers reproduce their learner:
+The layers make the same prediction as gradient descent:
 
     >>> from icl_gd import learners, models, tokens
     >>> config = gradient_descent_config(d_input=2, d_output=1, n_steps=2)
@@ -119,7 +120,7 @@ def _build(shape: tuple[int, int, int, int], sizes: dict[str, Scalar], w0: Array
     heads, width, d, m = shape
     x, y, label = slice(0, d), slice(d, d + m), slice(0, m)
     empty = jnp.zeros((heads, width, d + m))
-    # The first m entries of the head hold the y part of a value. The rows of W_V that are zero are left out.
+    # The first m entries of the head are the y part of a value. The rows of W_V that are zero are left out.
     w_v = empty.at[0, label, x].set(w0).at[0, label, y].set(-jnp.eye(m))
     layer = {"W_K": empty.at[0, x, x].set(jnp.eye(d)), "W_Q": empty.at[0, x, x].set(a), "W_V": w_v}
     write = jnp.zeros((heads, d + m, width)).at[0, y, label].set(jnp.eye(m))

@@ -10,15 +10,16 @@ demonstrations. Its initial weights come from the other tokens, W_0 = 1/D sum_ot
     L(W) = -1/(step_size D) sum_i v_i^T W phi(k_i) + alpha/(2 step_size) |W|^2
 
 One step of gradient descent from W_0 with this `step_size` gives a model whose output at q is the output of the head.
-Without alpha this is the plain head. With alpha it is a head in which the other tokens have the weight 1 - alpha.
+Without alpha this is the plain head. With alpha it is a head in which the attention weights of the other tokens are
+multiplied by 1 - alpha.
 
 Proof. The gradient at W_0 is -1/(step_size D) sum_i v_i phi(k_i)^T + alpha/step_size W_0. Hence W_1 = (1 - alpha) W_0
 + 1/D sum_i v_i phi(k_i)^T, and W_1 phi(q) = sum_j c_j v_j K(k_j, q)/D with c_j = 1 for demonstrations, 1 - alpha for
 the other tokens. For softmax, K(a, b) = exp(a^T b) with keys and queries divided by d_head^(1/4), and D = sum_j
-K(k_j, q): these are its attention weights. For linear attention, K(a, b) = a^T b and D = 1. QED
+K(k_j, q), so K(k_j, q)/D are the attention weights of the head. For linear attention, K(a, b) = a^T b and D = 1. QED
 
-The first term of the loss is linear in W, so its gradient is the same everywhere. N steps on one demonstration each
-therefore end where one step on all demonstrations ends. The regulariser is applied in the first step only.
+The first term of the loss is linear in W, so its gradient is the same everywhere. N steps, each on one demonstration,
+therefore give the same weights as one step on all of them. The regulariser is applied in the first step only.
 
 Limits (discussed in `docs/dual_model.md`):
 
@@ -31,7 +32,8 @@ Limits (discussed in `docs/dual_model.md`):
     >>> dual = Dual(keys, values, query, is_demonstration, is_read, alpha=jnp.zeros(()), kernel="linear")
     >>> jax.jit(prediction)(dual).tolist()
     [2.0, 3.0, 4.0]
-    >>> jax.jit(trajectory)(dual).prediction.tolist()  # the third token is the start; the first two are learned
+    >>> # The third token gives the initial weights; each of the first two adds one step.
+    >>> jax.jit(trajectory)(dual).prediction.tolist()
     [[0.0, 0.0, 4.0], [2.0, 0.0, 4.0], [2.0, 3.0, 4.0], [2.0, 3.0, 4.0]]
 """
 
@@ -46,7 +48,7 @@ from jaxtyping import Bool, Float
 
 from icl_gd.types import Array
 
-# Maps inner products and the logarithm of a divisor to kernel values over this divisor.
+# Functions of inner products and the log of a divisor that return kernel values divided by the divisor.
 KERNELS: dict[str, Callable[[Array, Array], Array]] = {
     "softmax": lambda inner, log_divisor: jnp.exp(inner - log_divisor),
     "linear": lambda inner, log_divisor: inner,
@@ -64,8 +66,8 @@ class Dual:
 
     Attributes:
       keys, values: keys and values of all tokens; the values are not yet multiplied by the head's output weights `P`.
-      query: the query; keys and query of a softmax head are divided by the fourth root of the head's width (needed only
-        when constructing a `Dual` manually).
+      query: the query. If you construct a `Dual` yourself, divide keys and query of a softmax head by the fourth root of
+        d_head; `dual_of` already does so.
       is_demonstration: True for the training pairs; every demonstration is also attended to.
       is_read: True for the tokens to which the query attends. Those that are not demonstrations form the initial
         weights.
@@ -83,7 +85,7 @@ class Dual:
 
 
 class Trajectory(NamedTuple):
-    """A dual model before any step and after one step per token, in order; the last iterate is the head's output.
+    """The dual model before training and after each token, in order; its last prediction is the output of the head.
 
     A token that is not a demonstration takes no step: the iterate after it repeats the one before.
 
@@ -121,7 +123,7 @@ def coefficients(dual: Dual) -> Float[Array, "iterate t"]:
     t = len(dual.keys)
     others = dual.is_read & ~dual.is_demonstration
     processed = jnp.tri(t + 1, t, -1, dtype=bool) & dual.is_demonstration[None]  # [iterate t]
-    # Without demonstrations the only step is that of the regulariser; it is shown in the last iterate.
+    # If there are no demonstrations, only the regulariser acts, in the last iterate.
     last_without_demonstrations = (jnp.arange(t + 1) == t) & ~jnp.any(dual.is_demonstration)
     stepped = jnp.any(processed, axis=1) | last_without_demonstrations
     start = jnp.where(others[None], 1.0 - dual.alpha * stepped[:, None], 0.0)
@@ -129,10 +131,10 @@ def coefficients(dual: Dual) -> Float[Array, "iterate t"]:
 
 
 def trajectory(dual: Dual) -> Trajectory:
-    """Runs the dual model on one demonstration at a time, in the order of the tokens.
+    """Trains the dual model on one demonstration at a time, in the order of the tokens.
 
-    Loss and norm grow like the exponential of the squared length of the keys. In float32 they overflow to inf or nan
-    from lengths of about nine on; predictions do not.
+    Loss and norm grow like the exponential of the squared norm of the keys. In float32, loss and norm become inf or nan
+    for keys of norm about nine or more; predictions stay finite.
 
     Returns:
       The trajectory, with `t + 1` iterates.

@@ -1,7 +1,8 @@
-"""Imports published PyTorch checkpoints of Garg et al. (2208.01066): HuggingFace's GPT-2 between two linear maps.
+"""Imports published PyTorch checkpoints of Garg et al. (2208.01066).
 
-Files are read with PyTorch's loader for weights only, which executes no code. PyTorch is needed and imported for this
-alone; `of_state` converts arrays without it.
+The model is HuggingFace's GPT-2 with a linear read-in and a linear read-out. Files are read with PyTorch's loader for
+weights only, which executes no code. PyTorch is imported only to read these files; `of_state` converts arrays without
+PyTorch.
 
 | name in the checkpoint                 | name in `icl_gd`                                                        |
 |----------------------------------------|-------------------------------------------------------------------------|
@@ -44,7 +45,9 @@ FIRST = "_read_in.weight"
 
 @checked
 def from_garg(path: str | Path, n_heads: Size | None = None) -> Pretrained:
-    """Imports a published checkpoint, also of a network wrapped by `DataParallel`, `torch.compile` or both.
+    """Imports a published checkpoint.
+
+    The network may have been wrapped by `DataParallel`, `torch.compile` or both.
 
     Source: Garg et al. (2208.01066).
 
@@ -137,7 +140,7 @@ def of_state(state: Mapping[str, Any], n_heads: Size) -> Pretrained:
 
 
 def _without_prefix(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The state dict without the prefix that modules wrapped around the network add to every name."""
+    """The state dict without the prefix that wrappers such as `DataParallel` add to every name."""
     prefixes = {name.removesuffix(FIRST) for name in state if name.endswith(f".{FIRST}")}
     prefix = prefixes.pop() if len(prefixes) == 1 else ""
     if not all(name.startswith(prefix) for name in state):

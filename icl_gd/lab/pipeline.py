@@ -1,8 +1,8 @@
 """The pipeline of a run: train, evaluate, analyse, test claims, draw.
 
 A sweep over sizes trains one population after another. A sweep over rates trains one population whose members differ.
-Both write their metrics to `sweep`, one entry per combination of swept values. Then `metrics`, and the curves and
-arrays of single populations, stay empty: a mean over combinations has no meaning.
+Both write their metrics to `sweep`, one entry per combination of swept values. In a sweep, `metrics` and the curves and
+arrays of single populations stay empty: a mean over combinations has no meaning.
 """
 
 import json
@@ -40,7 +40,9 @@ Watch = Callable[[Any], Mapping[str, np.ndarray]]  # from parameters of all memb
 
 
 def carry_out(run: RunRequest, stop: monitor.Stop) -> Results:
-    """Runs an experiment from its start, or from its last checkpoint, to the report. Redraws a finished run.
+    """Runs an experiment and writes its report.
+
+    It resumes from the last checkpoint if there is one. If the run is finished, it only draws figures and report again.
 
     Args:
       run: a validated request; its workdir is locked by the caller.
@@ -95,7 +97,7 @@ def summary(done: Results, verbose: bool = False) -> str:
       verbose: whether the claims that hold are listed, too.
 
     Returns:
-      The lines, one claim each.
+      One line per claim, then the answer.
     """
     rows = sorted(done["claims"], key=lambda claim: claim["holds"])
     lines = [_claim_line(claim) for claim in rows if verbose or not claim["holds"]]
@@ -109,7 +111,7 @@ def _claim_line(claim: dict[str, Any]) -> str:
 
 
 def _sections(experiment: Experiment) -> list[report.Section]:
-    """The questions of a report: what the population is compared with, then the analyses."""
+    """The sections of the report: first the reference, then one per analysis."""
     reference = sys.modules[type(experiment.reference).__module__]
     sections = [_section("Training", reference, getattr(reference, "PICTURES", ()), experiment.reference.records)]
     for one in experiment.analyses:
@@ -143,11 +145,11 @@ def measure(
     """Trains one population and measures it.
 
     Args:
-      experiment: nothing in it is swept over except values in which members differ.
+      experiment: an experiment whose only sweeps are over fields that may differ between members.
       workdir: for checkpoints and metrics.
       stop: polled for signals.
-      label: of the population within a sweep; empty outside of one.
-      seconds: where the time of training is added. Default: a new record.
+      label: the name of the population in a sweep. Default: empty, no sweep.
+      seconds: the timer to which training time is added. Default: a new timer.
 
     Returns:
       Metrics, curves and arrays; or `sweep`, with the metrics of every combination.
@@ -184,7 +186,7 @@ def measure(
         print(_progress(one.name, i, len(experiment.analyses), time.monotonic() - began), flush=True)
         costs.stage(f"analysis: {one.name}")
         one.measure(evaluation, records)
-        if stop.signal is not None:  # Python may have ignored the exception of the signal handler
+        if stop.signal is not None:  # an exception raised in a signal handler can get lost
             raise Interrupted(settings.steps, stop.signal)
     if not any(points):
         reference.over_training(evaluation, records)
@@ -192,7 +194,7 @@ def measure(
 
 
 def _progress(name: str, done: int, of: int, seconds: float) -> str:
-    """The line before an analysis: its place, and the time left at the pace of those before it."""
+    """The line before an analysis: its number, and the remaining time, estimated from the analyses before it."""
     left = f", about {seconds / done * (of - done):.0f} s left" if done else ""
     return f"analysing {done + 1} of {of}: {name}{left}"
 
@@ -222,7 +224,7 @@ def _trainer(
     points: list[sweeps.Fields],
     seconds: Seconds,
 ) -> Callable[..., Population]:
-    """Returns a `train` that logs metrics, saves and resumes checkpoints, and stops at signals."""
+    """Returns a training function that logs metrics, saves and resumes checkpoints, and stops at signals."""
 
     def trained(
         task: Any, network: TransformerConfig, settings: TrainSettings, watch: Watch, name: str = "", **more: Any
@@ -245,7 +247,8 @@ def _trainer(
         def on_resume(step: int) -> None:
             if step:
                 print(f"resuming {shown or 'training'} from step {step}", flush=True)
-            screen.resume(step)  # at 0, too: a run may have crashed before its first checkpoint
+            # At step 0, too: an earlier process may have written metrics and crashed before its first checkpoint.
+            screen.resume(step)
 
         stop.saved = False
         try:
@@ -267,7 +270,7 @@ def _trainer(
                     on_resume=on_resume,
                     **more,
                 )
-            screen.warn(np.asarray(population.diverged_at))  # if no step was left to train
+            screen.warn(np.asarray(population.diverged_at))  # `on_chunk` is not called if no step is left to train
         finally:
             screen.close()
         stop.saved = True
@@ -301,7 +304,7 @@ def _results(records: Records, experiment: Experiment, label: str) -> Results:
 
 
 def _curves(sweep: list[dict]) -> Results:
-    """Every metric of a sweep over one field, as a curve over its values. A sweep over several fields has no curves."""
+    """For a sweep over one field, every metric as a curve over the values of the field. Other sweeps have no curves."""
     if not sweep or len(sweep[0]["fields"]) > 1:
         return {}
     (field,) = sweep[0]["fields"]

@@ -57,7 +57,7 @@ def gradient_descent_iterates(
 def layerwise_gradient_descent(
     step_sizes: Rates, w0: Array | None = None, preconditioner: Array | None = None
 ) -> Predictor:
-    """`gradient_descent` with the prediction of every iterate.
+    """Like `gradient_descent`, but returns the prediction after every step.
 
     Args:
       step_sizes: one per step.
@@ -65,7 +65,7 @@ def layerwise_gradient_descent(
       preconditioner: the matrix A `[d d]`. Default: the identity.
 
     Returns:
-      A Predictor with y_hat `[iterate m]`; the first iterate is before any step.
+      A Predictor with y_hat `[iterate m]`; the first iterate is the prediction before any step.
     """
     return Partial(_gradient_descent, step_sizes, w0, preconditioner)
 
@@ -99,7 +99,7 @@ def final_iterate(layerwise: Predictor) -> Predictor:
       layerwise: a Predictor with y_hat `[iterate m]`.
 
     Returns:
-      A Predictor with y_hat `[m]`, that of the last iterate.
+      A Predictor with y_hat `[m]`, the prediction of the last iterate.
     """
     return Partial(_final_iterate, as_partial(layerwise))
 
@@ -111,14 +111,14 @@ def _final_iterate(layerwise: Predictor, x: Array, y: Array, x_query: Array) -> 
 
 @checked
 def layerwise_gd_plus_plus(step_sizes: Rates, gammas: Rates, clip: Positive | None = None) -> Predictor:
-    """`gd_plus_plus` with the prediction of every iterate.
+    """Like `gd_plus_plus`, but returns the prediction after every step.
 
     Args:
       step_sizes, gammas: one of each per step.
       clip: bound on inputs, labels and prediction after every step. Default: no clip.
 
     Returns:
-      A Predictor with y_hat `[iterate m]`; the first iterate is before any step.
+      A Predictor with y_hat `[iterate m]`; the first iterate is the prediction before any step.
 
     Raises:
       ValueError: if the clip is not positive.
@@ -152,7 +152,7 @@ def _gd_plus_plus(
 
 @checked
 def gd_plus_plus(step_sizes: Rates, gammas: Rates, clip: Positive | None = None) -> Predictor:
-    """GD++ from zero: every step is a gradient step on the residual labels and a step that transforms the inputs.
+    """GD++ from zero: every step is a gradient step, which replaces the labels by residuals, and transforms the inputs.
 
     The inputs of context and query become `x_j <- x_j - gamma / n * sum_i x_i x_i^T x_j`. Both updates of a step use
     the inputs before the step. The transformation flattens the spectrum of the context, so that later steps may be
@@ -189,7 +189,7 @@ def predict_zero(x: Array, y: Array, x_query: Array) -> Array:
 
 @jax.jit
 def fit_step_size(prompts: Prompt, w0: Array | None = None) -> Float[Array, ""]:
-    """Step size of one gradient step with the least mean squared error on the queries of sampled prompts.
+    """The step size for which one gradient step has the smallest mean squared error on the given prompts' queries.
 
     y_hat = W_0 x_query + eta g is linear in eta, so eta = sum (y_query - W_0 x_query) . g / sum |g|^2. For several
     steps and for GD++ see `learners.spectral` and `learners.fit_on_prompts`.

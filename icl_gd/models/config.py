@@ -16,7 +16,7 @@ from icl_gd.models.initial import Initializers
 from icl_gd.models.modifications import Alpha, Fraction, Modification, Share, Values
 from icl_gd.schema import LARGEST, OneOf, Size, check
 
-MOST_LAYERS = 10**5  # `kinds` has one string per layer
+MOST_LAYERS = 10**5  # upper bound on n_layers, because `kinds` stores one string per layer
 DTYPES = ("float32", "bfloat16")
 
 
@@ -33,11 +33,11 @@ class TransformerConfig:
       shared: all layers share one set of weights (recurrent). Default: each layer has its own.
       clip: residuals are clipped to [-clip, clip] after every layer. Default: None, no clipping.
       init_scale: initial weights have variance `init_scale / n_layers / fan_in` with init="von_oswald"; with
-        init="gpt2", see `initial.gpt2`. Training sweeps over a tuple.
+        init="gpt2", see `initial.gpt2`. A tuple of values is a sweep; only training accepts it.
       attention: a kind in `attention.KINDS`, or a tuple with one kind per layer. "mixed" learns a combination of
         softmax and linear attention.
-      layer_norm: the input of attention is normalised, with learned scale and offset. As published, the first of
-        several layers with their own weights reads the tokens without normalisation.
+      layer_norm: the input of attention is normalised, with learned scale and offset. As in the published code, the
+        first layer is not normalised, unless all layers share weights.
       sum_normalised: keys and queries are divided by the sums of their entries.
       d_embed: width of a linear embedding before the first layer. Default: None, no embedding.
       input_mlp_width: hidden width of an MLP (GELU, skip connection) on every embedded token before the first layer.
@@ -49,12 +49,13 @@ class TransformerConfig:
       block_mlp_width: hidden width of an MLP (GELU, skip connection) after attention in every layer. Default: None, no
         MLP.
       biases: keys, queries, values, the attention output and the embedding have biases.
-      n_positions: number of learned position vectors, which are added to the tokens; the largest number of tokens.
-        Default: None, no positions.
-      d_read_out: width of the prediction of a learned linear read-out. Default: None, the layout's slots are read.
+      n_positions: number of learned position vectors, which are added to the tokens. A prompt cannot have more tokens
+        than this. Default: None, no positions.
+      d_read_out: width of the prediction of a learned linear read-out. Default: None, the prediction is read from the
+        slots that the layout defines.
       attend_to_query: all tokens attend to the query too.
-      alpha, beta, share, augment_keys, augment_values: attention modifications, see `models.Modification`. Training
-        sweeps over a tuple.
+      alpha, beta, share, augment_keys, augment_values: attention modifications, see `models.Modification`. A tuple of
+        values is a sweep; only training accepts it.
       dtype: type of the activations, "float32" or "bfloat16". Default: None, the type of the parameters. Softmax, the
         sums of LayerNorm and a learned read-out are computed in float32.
     """
@@ -99,20 +100,22 @@ class TransformerConfig:
             raise ValueError("pre_norm=True includes the normalisation of layer_norm=True; set only one of them")
         if self.layer_norm and self.n_layers == 1 and not self.shared:
             raise ValueError(
-                "layer_norm=True does not normalise the first of separate layers, so n_layers=1 needs shared=True"
+                "layer_norm=True has no effect on a single layer with its own weights; set shared=True or layer_norm=False"
             )
         if self.causal and self.attend_to_query:
             raise ValueError(
-                "attend_to_query=True: a causal token attends to itself already; set attend_to_query=False"
+                "attend_to_query=True is not accepted with causal=True: a causal query attends to itself already; set "
+                "attend_to_query=False"
             )
         if (self.beta is None) != (self.share is None):
-            raise ValueError(f"beta={self.beta}, share={self.share}: negative samples need both; set both or neither")
+            raise ValueError(f"beta={self.beta}, share={self.share}: negative samples need beta and share; set both or neither")
         has_own_token = self.causal or self.attend_to_query
         if self.modification.there and (self.sum_normalised or not has_own_token):
             name, value = next(iter(self.modification.there.items()))
             raise ValueError(
-                f"{name}={value} treats the query's own token and the demonstrations differently: it needs "
-                f"attend_to_query=True or causal=True, and sum_normalised=False; otherwise set {name}=None"
+                f"{name}={value} needs a query that attends to its own token, without sum normalisation, because the "
+                "modification treats this token and the demonstrations differently; set attend_to_query=True or "
+                f"causal=True, and sum_normalised=False, or set {name}=None"
             )
 
     @property
@@ -154,9 +157,10 @@ class TransformerConfig:
 
     @property
     def is_plain(self) -> bool:
-        """Whether blocks are attention only, in the type of the parameters, and all tokens attend to the same tokens.
+        """Whether every block is attention without an MLP, computed in the parameter dtype and not causal.
 
-        A normalised input, an embedding and a clip are allowed.
+        A plain model has no `pre_norm`, biases, positions or learned read-out. It may still have `layer_norm`, an
+        embedding or a clip.
         """
         if self.causal or self.pre_norm or self.biases or self.dtype:
             return False

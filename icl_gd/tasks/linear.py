@@ -58,7 +58,7 @@ INPUT_DISTRIBUTIONS: dict[str, InputDistribution] = {
 }
 
 
-TERMS_AT_ONCE = 32  # terms of a sum over input coordinates that are written out
+TERMS_AT_ONCE = 32  # number of terms of the sum over input coordinates that are unrolled
 DIRECT_FROM = 40  # context length from which it is cheaper to draw Gram matrices directly, as measured on a CPU
 
 
@@ -66,7 +66,7 @@ def _labels(x: Array, w: Array) -> Array:
     """`W x` for inputs `[n d *batch]` and weights `[m d *batch]`: `[n m *batch]`."""
     if x.ndim == 2:
         return x @ w.T
-    # Written out, the sum is one pass over the result. XLA's CPU code for the equivalent reduction takes twice as long.
+    # Unrolled, the sum needs one pass over the result. XLA's CPU code for the equivalent reduction takes twice as long.
     terms = (x[:, None, i] * w[None, :, i] for i in range(min(x.shape[1], TERMS_AT_ONCE)))
     rest = jnp.sum(x[:, None, TERMS_AT_ONCE:] * w[None, :, TERMS_AT_ONCE:], axis=2)
     return reduce(jnp.add, terms, rest)
@@ -89,8 +89,9 @@ class LinearRegression:
         unit second moment, so that `E x x^T = input_scale^2 C` for distributions with centred coordinates.
       weight_scale: standard deviation of every entry of `W`.
       noise_std: standard deviation of the Gaussian noise on context labels. `y_query` is noise-free.
-      corrupted_labels: number of context labels that are replaced by N(0, 1), whatever the scale of the others. They
-        are chosen without replacement (von Oswald et al., `size_distract` in the published code).
+      corrupted_labels: number of context labels overwritten with N(0, 1) draws, whose scale does not depend on that of
+        the other labels; distinct labels are chosen at random (von Oswald et al., `size_distract` in the published
+        code).
     """
 
     d_input: Size = 10
@@ -123,7 +124,7 @@ class LinearRegression:
 
     @property
     def fourth_moment(self) -> float:
-        """`E x_i^4` of one coordinate. Defined without a covariance only.
+        """`E x_i^4` of one coordinate. Defined only for tasks without a covariance.
 
         Raises:
           ValueError: if the task has a covariance.
@@ -191,19 +192,19 @@ class LinearRegression:
     def sample_gram(
         self, key: Array, n_prompts: int, direct: bool | None = None
     ) -> tuple[Gram, Float[Array, "m prompt"]]:
-        """Draws a batch of prompts in Gram form: second moments of the tokens (x, y), all that linear attention uses.
+        """Draws a batch of prompts in Gram form: only the second moments of the tokens (x, y), which linear attention uses.
 
         Args:
           key: a JAX random key.
           n_prompts: size of the batch.
-          direct: draw the second moments themselves, at a cost that does not depend on n_context, instead of summing
-            over a context. Same distribution, different samples per key. Default: chosen by cost.
+          direct: draw the second moments themselves instead of summing over a context. The cost then does not depend on
+            n_context. The distribution is the same, but the samples for a key differ. Default: the cheaper way.
 
         Returns:
           Gram with contexts `[e e prompt]` and queries `[e prompt]`, and labels of the queries `[m prompt]`.
 
         Raises:
-          ValueError: if `direct` is True, and inputs are not normal or labels are corrupted.
+          ValueError: if `direct` is True but the inputs are not normal, or some labels are corrupted.
         """
         if direct is None:
             direct = self.inputs == "normal" and self.n_context >= DIRECT_FROM and not self._corrupts
@@ -246,13 +247,13 @@ class LinearRegression:
 
     @property
     def _corrupts(self) -> bool:
-        # A traced number of labels may be above zero.
+        # The value of a traced number is unknown, so it is treated as if it were above zero.
         return isinstance(self.corrupted_labels, jax.Array) or self.corrupted_labels > 0
 
     def _corruption(self, key: Array, shape: tuple[int, ...]) -> tuple[Array, Array] | None:
         """Which labels are replaced, and the replacements, both `[n m *batch]`; None without corrupted labels.
 
-        For a fixed key, the labels that are replaced include those of every smaller `corrupted_labels`.
+        For a fixed key, increasing `corrupted_labels` only adds corrupted labels.
         """
         if not self._corrupts:
             return None
@@ -267,10 +268,9 @@ class LinearRegression:
 
         Tokens are e = B z with z ~ N(0, I). Without label noise, z has size k = d and B = [[R], [W R]]. With label
         noise, z has size k = d + m and B = [[R, 0], [W R, sigma I]]. The sum is B Z Z^T B^T, where the entries of
-        Z `[k n]` are standard normal. By Bartlett's decomposition of the Wishart distribution (for n < k, its first n
-        columns), Z = A Q, where Q has orthonormal rows and A is lower trapezoidal with independent entries:
-        A_ii ~ chi_(n-i), counting i from zero, and A_ij ~ N(0, 1) below the diagonal. Hence Z Z^T = A A^T, and A is
-        drawn instead of Z. QED
+        Z `[k n]` are standard normal. By Bartlett's decomposition, Z = A Q, where Q has orthonormal rows and A is lower
+        trapezoidal with independent entries: A_ii ~ chi_(n-i), counting i from zero, and A_ij ~ N(0, 1) below the
+        diagonal. If n < k, A has only n columns. Hence Z Z^T = A A^T, and A is drawn instead of Z.
         """
         n, d, m = self.n_context, self.d_input, self.d_output
         batch, k = w.shape[2:], d + (m if self.noise_std > 0.0 else 0)

@@ -1,6 +1,7 @@
 """Trains populations of Transformers on in-context tasks, and loads them from checkpoints.
 
-`train` combines a task, a token layout and a model with the population trainer, checkpoints and resume.
+`train` combines a task, a token layout and a model with the population trainer, and with checkpoints
+from which training can resume.
 """
 
 import contextlib
@@ -45,10 +46,10 @@ class Population:
       layout: converts prompts to tokens.
       params: parameters; every leaf has a leading member axis. Members are ordered by combination of swept values, then
         by seed.
-      diverged_at: `[member]`, the first of the consecutive non-finite steps after which the member was frozen; its
-        parameters are those before that step. -1: the member has not diverged.
-      skipped: `[member]`, the number of steps that were skipped because they would not have been finite.
-      swept: the swept values of every combination. Default: `({},)`, nothing was swept over.
+      diverged_at: `[member]`, the step at which the member diverged: the first of five consecutive non-finite steps. A
+        diverged member keeps the parameters from before that step. -1: the member has not diverged.
+      skipped: `[member]`, the number of steps that were skipped because the loss or the update was not finite.
+      swept: the swept values of every combination. Default: `({},)`, no sweep.
     """
 
     config: TransformerConfig
@@ -75,7 +76,7 @@ class Population:
           IndexError: if there is no such combination.
         """
         if not -len(self.swept) <= i < len(self.swept):
-            raise IndexError(f"combination {i}: there are {len(self.swept)}, counted from 0")
+            raise IndexError(f"combination {i} does not exist; give 0 to {len(self.swept) - 1}")
         i, seeds = i % len(self.swept), len(self) // len(self.swept)
 
         def part(leaf: Any) -> Any:
@@ -107,7 +108,7 @@ class Population:
         """The Predictor with the parameters of one member.
 
         Returns:
-          A Predictor that is a pytree of its parameters; vmap this method over `params` for all members.
+          A Predictor, as a pytree whose leaves are the parameters. To get all members, vmap this method over `params`.
         """
         return models.fastest_predictor(self.config, params, self.layout)
 
@@ -115,7 +116,7 @@ class Population:
         """The PrefixPredictor with the parameters of one member of a causal model.
 
         Returns:
-          A PrefixPredictor that is a pytree of its parameters.
+          A PrefixPredictor, as a pytree whose leaves are the parameters.
         """
         return models.prefix_predictor(self.config, params, self.layout)
 
@@ -178,7 +179,7 @@ def _stop_gradients(loss: population.Loss, blocks: tuple[str, ...]) -> populatio
 
 
 def _with_weights(state: PopulationState, weights: Mapping[str, Array], frozen: Frozen) -> PopulationState:
-    """The state with other weights by dotted name, except for those of frozen blocks."""
+    """The state in which the named weights are replaced, except in frozen blocks. Names are dotted."""
     leaves = by_name(state.member.params)
     leaves |= {name: leaf for name, leaf in weights.items() if name.split(".")[0] not in frozen}
     params = jax.tree.unflatten(jax.tree.structure(state.member.params), list(leaves.values()))
@@ -208,7 +209,7 @@ def train(
     """Trains a population of Transformers on a task. If `checkpoints` holds checkpoints, training resumes from them.
 
     Tuples in `settings`, or in the fields of `config` that may differ between members (`init_scale` and the attention
-    modifications), are swept over: the population has `seeds` members for every combination of their values.
+    modifications), are swept over: the population has `seeds` members for every combination of the swept values.
 
     If the weights or the loss of a member did not change, a warning gives the likely cause.
 
@@ -224,7 +225,8 @@ def train(
       settings: optimiser, batch size and number of steps.
       layout: a name in `tokens.LAYOUTS`, the conversion of prompts to tokens. Default: "concatenated".
       seeds: members per combination of swept values. Default: 1.
-      seed: the seed of the first member. Member i has seed `seed + i` and is the run of that seed alone. Default: 0.
+      seed: the seed of the first member. Within each combination, member i uses seed `seed + i`; its result equals that
+        of training with this seed alone. Default: 0.
       start: a `Population` or `Model` with the initial weights: one set for all members, one for each seed, or one for
         each member. The optimiser, the steps and the data start anew. Default: None, random weights.
       frozen: parameters of blocks by block name, for example those of a construction. All members have them, and they
@@ -234,10 +236,11 @@ def train(
         None, no checkpoints.
       checkpoint_every: steps from one checkpoint to the next. Default: 1000.
       keep_checkpoints: the checkpoints to keep: "last", the last two; "all", the initial weights included; or "log",
-        those at 0, 1, 2, 4, 8, ... steps. From `chunk_steps` on, "log" keeps the first end of a chunk after each power
-        of two. `load` reads a checkpoint by its step. Default: "last".
+        those at 0, 1, 2, 4, 8, ... steps. Beyond `chunk_steps` steps, "log" keeps the checkpoint of the first chunk that
+        ends at or after each power of two. `load` reads a checkpoint by its step. Default: "last".
       chunk_steps: steps per compiled chunk. Default: 100.
-      on_resume: with `checkpoints`, called with the step from which training continues; 0 if no checkpoint is intact.
+      on_resume: with `checkpoints`, called with the step from which training continues; 0 if there is no readable
+        checkpoint.
       on_chunk: called after each chunk, as `on_chunk(population, step, losses [step member])`, before its checkpoint is
         written.
       stop_requested: called after each chunk. If it returns a signal number, the state is saved and `Interrupted` is
@@ -248,7 +251,7 @@ def train(
 
     Raises:
       ValueError: if the token width does not fit the task, if `frozen`, `start` or `settings` do not fit the model, if
-        the checkpoints are of another population, or if population and batch cannot be divided among the devices.
+        the checkpoints belong to another population, or if population and batch cannot be divided among the devices.
       population.Interrupted: if a stop was requested.
       FloatingPointError: if every member has diverged; the last state is saved.
     """
@@ -260,7 +263,8 @@ def train(
     if frozen:
         _check_frozen(config, settings, frozen)
         loss = _stop_gradients(loss, tuple(sorted(frozen)))
-    # Below the last layer, the circuits of a member are applied to Gram matrices of its own, which is faster in cache.
+    # With several layers, each member has its own Gram matrices after the first layer. Running members one after another
+    # keeps these in cache.
     chunk = population.make_chunk(draw, loss, settings, placement, side_by_side=config.n_layers == 1)
 
     state = initialise(config, settings, seed, seeds, frozen)
@@ -279,7 +283,7 @@ def train(
         step, n_steps, diverged_at = int(state.step), len(losses), state.member.diverged_at
         mean_losses[1:] = [np.mean(losses, axis=0)]  # the first entry stays
         signal = mesh.any_signal(stop_requested())
-        # Before the checkpoint, so that everything up to it is recorded when a run resumes from it.
+        # Called before the checkpoint is saved, so that a run that resumes from it has already recorded all steps up to it.
         on_chunk(_population(config, tokens, state.member, swept), step, losses)
         all_diverged = bool(np.all(diverged_at >= 0))
         is_due = _is_checkpoint_due(step, n_steps, settings.steps, chunk_steps, checkpoint_every, keep_checkpoints)
@@ -313,7 +317,8 @@ def train(
 
 def _is_checkpoint_due(step: int, n_steps: int, last_step: int, chunk_steps: int, every: int, keep: str) -> bool:
     """Whether a checkpoint is due after a chunk of `n_steps` that ends at `step`."""
-    # At the end of training, and after the last whole chunk before it, from which a longer run continues.
+    # A checkpoint is due at the end of training and after the last full chunk before it; a longer run continues from
+    # the latter.
     is_last = last_step - step < chunk_steps
     is_first_after_power = keep == "log" and step.bit_length() > (step - n_steps).bit_length()
     return is_last or is_first_after_power or step % every < n_steps
@@ -325,7 +330,7 @@ def _population(config: TransformerConfig, layout: Layout, member: MemberState, 
 
 
 def _layout_of_width(layout: str, task: Task, d_token: int) -> Layout:
-    """The layout for the sizes of a task, whose tokens must have the width of the model."""
+    """The named layout for the sizes of a task. ValueError if its token width is not that of the model."""
     tokens = _layout(layout, task.d_input, task.d_output)
     if d_token != tokens.d_token:
         raise ValueError(
@@ -351,12 +356,12 @@ def _check_modification(config: TransformerConfig, settings: TrainSettings) -> N
 
 
 def _check_frozen(config: TransformerConfig, settings: TrainSettings, frozen: Frozen) -> None:
-    """Checks that frozen blocks have the names and shapes of the model's, and that there is no weight decay."""
+    """Checks that frozen blocks have names and shapes of blocks of the model, and that there is no weight decay."""
     shapes = partial(jax.tree.map, jnp.shape)
     expected = shapes(models.shapes(config))
     if wrong := [name for name, block in frozen.items() if expected.get(name) != shapes(block)]:
         raise ValueError(
-            f"frozen {', '.join(wrong)}: the model has no such block, or one of other shapes; it has the blocks "
+            f"frozen {', '.join(wrong)}: the model has no block with this name and these shapes; its blocks are "
             f"{', '.join(expected)} of {config}"
         )
     if settings.weight_decay != 0.0:
@@ -367,11 +372,12 @@ def _check_frozen(config: TransformerConfig, settings: TrainSettings, frozen: Fr
 
 
 def _about(task: Task, config: TransformerConfig, settings: TrainSettings, seed: int, seeds: int) -> dict[str, Any]:
-    """The description by which a checkpoint is matched to a run, in the form in which JSON returns it."""
+    """The description by which a checkpoint is matched to a run, after a round trip through JSON."""
     task_fields = asdict(task) if is_dataclass(task) and not isinstance(task, type) else {}
     trained = asdict(settings)
     if settings.schedule == "constant":
-        del trained["steps"]  # with a constant schedule a run can be extended, because steps do not depend on the last
+        # With a constant schedule a run can be extended, because no step depends on the total number of steps.
+        del trained["steps"]
     about = {
         "model": asdict(config),
         "d_input": task.d_input,
@@ -403,7 +409,7 @@ def _resumed(
     """The state of the newest intact checkpoint, or else `state`. Only the primary process has a store.
 
     Raises:
-      ValueError: if the checkpoints are of another population.
+      ValueError: if the checkpoints belong to another population.
     """
     if store is not None:
         if (restored := store.restore()) is not None:
@@ -411,7 +417,7 @@ def _resumed(
             differ = [key for key in about if not _matches(stored.get(key), about[key], defaults.get(key))]
             if differ:
                 raise ValueError(
-                    f"the checkpoints are of another population: {', '.join(differ)} differ; use another directory, or "
+                    f"the checkpoints belong to another population: {', '.join(differ)} differ; use another directory, or "
                     f"train with the values of the checkpoints"
                 )
             state = unflatten(state, leaves)
@@ -422,7 +428,7 @@ def _resumed(
 
 
 def _matches(stored: Any, expected: Any, default: Any) -> bool:
-    """Whether a stored value, or the default where it is missing, is the expected one; field by field for dicts."""
+    """Whether the stored value equals the expected one. A missing value, or a missing field of a dict, takes its default."""
     if isinstance(expected, dict) and isinstance(stored, dict):
         known_defaults = {name: default[name] for name in expected if name in default}
         return {**known_defaults, **stored} == expected

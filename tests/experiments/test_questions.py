@@ -226,8 +226,8 @@ def prepared(kind):
     """The setting, what the population is compared with, and the parameters of all members that are it."""
     experiment, build = KINDS[kind].experiment, KINDS[kind].build
 
-    def untrained(task, network, settings, watch, name="", given=None):
-        params = initialise(network, settings, experiment.seed, MEMBERS, given).member.params
+    def untrained(task, network, settings, watch, name="", frozen=None):
+        params = initialise(network, settings, experiment.seed, MEMBERS, frozen).member.params
         return Population(network, experiment.layout, params, *never_diverged())
 
     def sample(of):

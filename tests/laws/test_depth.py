@@ -9,7 +9,7 @@ import pytest
 
 from icl_gd import analysis, constructions, learners, models, tokens
 from icl_gd.analysis import losses
-from icl_gd.lab.evaluation.reference_learners import by_moments, by_prompts, reference_learners
+from icl_gd.lab.evaluation.reference_learners import by_gram, by_prompts, reference_learners
 from icl_gd.learners import Spectrum
 from icl_gd.models import TransformerConfig
 from icl_gd.tasks import LinearRegression
@@ -215,7 +215,7 @@ def test_published_rates_are_learned_on_the_learner(m, x64):
         prompts, labels = by_prompts(task, 1e6)[0](jax.random.key(1), 7)
         encoded = jax.vmap(tokens.concatenated(3, m).encode, out_axes=-1)(prompts.x, prompts.y, prompts.x_query)
         by_prompt, clipped = (by_prompts(task, clip)[1](in_x, in_y, prompts) for clip in (1e6, 0.1))
-        return labels, by_prompt, by_moments(task)[1](in_x, in_y, Gram.of(encoded)), clipped
+        return labels, by_prompt, by_gram(task)[1](in_x, in_y, Gram.of(encoded)), clipped
 
     labels, found, of_moments, clipped = map(np.asarray, of(-np.array([0.3, 0.2]) / 5, -np.array([1.0, 2.0]) / 5))
     assert found.shape == labels.shape == (m, 7)

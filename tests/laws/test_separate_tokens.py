@@ -85,7 +85,7 @@ def test_layouts_take_one_problem_of_their_sizes(name):
     assert jax.eval_shape(layout.encode, x, y, q).shape[1] == layout.d_token
     wider = np.concatenate([x, x], axis=1), y, np.concatenate([q, q])
     for wrong in ((x[:, 1:], y, q[1:]), (x, y[:, 1:], q), wider):
-        with pytest.raises(ValueError, match=r"not one prompt of d_input=5, d_output=2; give x \[n 5\]"):
+        with pytest.raises(ValueError, match=r"do not form a prompt with d_input=5, d_output=2; give x \[n 5\]"):
             layout.encode(*map(jnp.asarray, wrong))
 
 

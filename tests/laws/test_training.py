@@ -484,7 +484,7 @@ def test_training_is_an_axis_of_members(whole, tmp_path):
     assert icl_gd.load(tmp_path, [8, 4]).swept == ({"step": 8}, {"step": 4})
     assert icl_gd.load(tmp_path, np.int64(8)).swept == ({},)
     assert repr(over).startswith("Population(9 members, 3 combinations of step, TransformerConfig(")
-    with pytest.raises(IndexError, match="combination 3: there are 3, counted from 0"):
+    with pytest.raises(IndexError, match="combination 3 does not exist; give 0 to 2"):
         over.combination(3)
     with pytest.raises(
         FileNotFoundError, match=r"step=5: .* holds checkpoints of steps 0, 4, 8; give some of them, or 'all'"

@@ -235,7 +235,7 @@ def _published_rates(
         beta2=0.999,
         epsilon=1e-8,
     )
-    draw, predict = by_moments(task) if model.clip is None else by_prompts(task, model.clip)
+    draw, predict = by_gram(task) if model.clip is None else by_prompts(task, model.clip)
 
     def loss(params: dict[str, Array], batch: tuple[Any, Array]) -> Array:
         prompts, labels = batch
@@ -255,7 +255,7 @@ Draw = Callable[[Array, int], tuple[Any, Array]]
 Predict = Callable[[Array, Array, Any], Array]
 
 
-def by_moments(task: LinearRegression) -> tuple[Draw, Predict]:
+def by_gram(task: LinearRegression) -> tuple[Draw, Predict]:
     """GD++ on the Gram matrices of prompts: the fast form, without a clip.
 
     Args:

@@ -23,7 +23,7 @@ h1 {{ margin-bottom: 0; }} h2 {{ margin-top: 2.5rem; margin-bottom: .25rem; }}
 .answer {{ font-size: 1.25rem; line-height: 1.4; margin: .5rem 0; }} .about, .run {{ color: var(--quiet); margin: 0; }}
 table {{ border-collapse: collapse; width: 100%; font-size: .9rem; }} .wide {{ overflow-x: auto; margin: 1rem 0; }}
 th, td {{ text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #8886; }}
-td {{ min-width: 4rem; overflow-wrap: anywhere; }}
+td {{ min-width: 4rem; }} .claims td:first-child {{ white-space: nowrap; }}
 .number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 .holds {{ color: var(--holds); white-space: nowrap; }}
 .fails {{ color: var(--fails); font-weight: 600; white-space: nowrap; }}
@@ -154,24 +154,42 @@ def _without_number(stem: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """A measured number as tables print it."""
+    """A measured number, in five digits.
+
+    Returns:
+      A dash for None.
+    """
     return "–" if value is None else f"{value:.5g}"
 
 
+def _error(value: float | None) -> str:
+    """A standard error, in two digits."""
+    return "–" if value is None else f"{value:.2g}"
+
+
 def target(claim: Mapping[str, Any]) -> str:
-    """What a claim asks of its value; the tolerance is shown wherever it is part of the judgement."""
+    """The relation and target of a claim, with its tolerance where that decides.
+
+    Returns:
+      For example "≤ 1.01", or "= 0.2062 ± 0.002".
+    """
     tolerance = claim["tolerance"]
     shown = f" ± {number(tolerance)}" if claim["relation"] == "within" or tolerance else ""
     return f"{RELATIONS[claim['relation']]} {number(claim['target'])}{shown}"
 
 
 def trapped(results: Mapping[str, Any]) -> str:
-    """How many seeds are trapped, over all points of a sweep: claims about free seeds say nothing of those."""
+    """How many seeds are trapped, over all points of a sweep.
+
+    Returns:
+      For example "1 of 10"; a dash if no seed was trained.
+    """
     points = [results["metrics"], *(point["metrics"] for point in results["sweep"])]
-    trained = lambda metrics: metrics.get("loss_trained", metrics.get("normalised_error"))
-    points = [metrics for metrics in points if "seeds_trapped" in metrics and trained(metrics)]
-    seeds = sum(len(trained(metrics)["per_seed"]) for metrics in points)
-    return f"{sum(metrics['seeds_trapped']['mean'] for metrics in points):.0f} of {seeds}" if points else "–"
+    main = [metrics.get("loss_trained", metrics.get("normalised_error")) for metrics in points]
+    trained = [(metrics, one) for metrics, one in zip(points, main, strict=True) if one and "seeds_trapped" in metrics]
+    seeds = sum(len(one["per_seed"]) for _, one in trained)
+    stuck = sum(metrics["seeds_trapped"]["mean"] for metrics, _ in trained)
+    return f"{stuck:.0f} of {seeds}" if trained else "–"
 
 
 def _summary(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -180,7 +198,11 @@ def _summary(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 
 def wall_time(results: Mapping[str, Any]) -> str:
-    """How long a run took, over all of its processes; of the last one alone where no others were kept."""
+    """The time of a run in words: over all of its processes, or of the last one if the others were not recorded.
+
+    Returns:
+      For example "712 s in 3 processes, 600 s of them training".
+    """
     spent = results.get("seconds")
     shown = _seconds(results["wall_seconds"])
     if spent is not None and not spent["partial"]:
@@ -195,12 +217,14 @@ def _seconds(seconds: float) -> str:
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
+    noted = any(claim["note"] for claim in claims)
     rows = []
     for claim in claims:
         verdict = '<span class="holds">✓ holds</span>' if claim["holds"] else '<span class="fails">✗ fails</span>'
         stated = (claim["id"], claim["statement"], claim["source"], target(claim), number(claim["value"]))
-        rows.append([*map(escape, stated), verdict, escape(claim["note"])])
-    return _html_table(("id", "claim", "source", "target", "measured", "holds", "note"), rows)
+        rows.append([*map(escape, stated), verdict, *[escape(claim["note"])] * noted])
+    head = ("id", "claim", "source", "target", "measured", "holds", *["note"] * noted)
+    return f'<div class="claims">{_html_table(head, rows)}</div>'
 
 
 def _named_metrics(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -215,7 +239,7 @@ def _metrics(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
         at = ", ".join(f"{field} = {value}" for field, value in point["fields"].items())
         named += [(f"{name} ({at})", value) for name, value in point["metrics"].items()]
     return [
-        (name, f"{number(m['mean'])} ± {number(m['stderr'])}", number(m["std"]), str(len(m["per_seed"])))
+        (name, f"{number(m['mean'])} ± {_error(m['stderr'])}", number(m["std"]), str(len(m["per_seed"])))
         for name, m in named
     ]
 

@@ -1,4 +1,4 @@
-"""What a run leaves: metrics, curves and claims as data, written atomically."""
+"""The results of a run: metrics, curves and claims as data, written atomically."""
 
 import json
 import math
@@ -19,14 +19,19 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "icl-
 
 
 def metric(per_seed: Any, stderr: Any = None) -> Metric:
-    """A metric of the results: mean, std and values per seed.
+    """A metric of the results.
 
-    `stderr` is the sampling error where it is known (0 for what is exact), otherwise that over seeds; nan where there
-    are too few of them to tell.
+    Args:
+      per_seed: values `[seed]`, or one value.
+      stderr: the sampling error, if it is known; 0 for exact values. Default: the standard error over seeds, nan for
+        less than two.
+
+    Returns:
+      `mean`, `std`, `stderr` and `per_seed`.
     """
     values = np.atleast_1d(np.asarray(per_seed, np.float64))
     n = len(values)
-    with np.errstate(invalid="ignore"):  # of a diverged member, infinite
+    with np.errstate(invalid="ignore"):  # values of diverged members may be infinite
         std = float(values.std(ddof=1)) if n > 1 else math.nan
     known = std / math.sqrt(n) if stderr is None and n else stderr
     error = float(np.mean(known)) if n and known is not None else math.nan
@@ -35,7 +40,15 @@ def metric(per_seed: Any, stderr: Any = None) -> Metric:
 
 
 def curve(x: Sequence[Any], members: Any) -> dict[str, list]:
-    """A curve of the results from values `[x]` or `[x member]`; the band is the range over members."""
+    """A curve of the results.
+
+    Args:
+      x: values of the x axis.
+      members: values `[x]` or `[x member]`.
+
+    Returns:
+      `x`, `mean`, and `low` and `high`, the range over members.
+    """
     values = np.asarray(members, np.float64)
     values = values[:, None] if values.ndim == 1 else values
     return {
@@ -49,7 +62,16 @@ def curve(x: Sequence[Any], members: Any) -> dict[str, list]:
 def curves_by_step(
     history: Mapping[str, Mapping[int, Mapping[int, float]]], first_seed: int, members: Sequence[int] | np.ndarray
 ) -> dict[str, dict[str, list]]:
-    """What was measured over training (metric -> step -> seed -> value), as curves `METRIC_by_step` over members."""
+    """Metrics measured during training, as curves over steps.
+
+    Args:
+      history: metric -> step -> seed -> value.
+      first_seed: the seed of the first member.
+      members: indices of the members that the curves include.
+
+    Returns:
+      `METRIC_by_step` -> curve.
+    """
     return {
         f"{name}_by_step": curve(
             sorted(by_step), [[by_step[step][first_seed + i] for i in members] for step in sorted(by_step)]
@@ -59,35 +81,49 @@ def curves_by_step(
 
 
 def sweep_line(sweep: Sequence[Mapping[str, Any]], field: str, name: str) -> dict[str, list]:
-    """A metric at some points of a sweep, as a curve over a field; the band is the range over seeds."""
+    """A metric of a sweep, as a curve over one field.
+
+    Args:
+      sweep: entries of results.json's `sweep`.
+      field: the field of the x axis.
+      name: the metric.
+
+    Returns:
+      A curve; its band is the range over seeds, nan if a seed has no value.
+    """
     metrics = [point["metrics"][name] for point in sweep]
-    seeds = [[math.nan if value is None else value for value in found["per_seed"]] or [math.nan] for found in metrics]
+    seeds = [[math.nan if value is None else value for value in values["per_seed"]] or [math.nan] for values in metrics]
     return {
         "x": [point["fields"][field] for point in sweep],
-        "mean": [found["mean"] for found in metrics],
-        "low": [float(np.min(values)) for values in seeds],  # nan where one of them is
+        "mean": [values["mean"] for values in metrics],
+        "low": [float(np.min(values)) for values in seeds],
         "high": [float(np.max(values)) for values in seeds],
     }
 
 
 def lookup(results: Mapping[str, Any], name: str, reduce: str = "mean") -> float:
-    """The value a claim speaks of: a metric, or a curve at x as `curve[x]`; nan where there is none.
+    """The measured value of a claim.
 
-    A metric of one point of a sweep is named with all its fields, as `loss_gd[train.clip=1.0,model.init_scale=0.5]`.
-    `reduce` is "mean", "min" or "max": over seeds, for a curve the ends of its band; of a metric also "lower" or
-    "upper", the ends of the 95 % interval of the mean over seeds.
+    Args:
+      results: the content of results.json.
+      name: a metric, `CURVE[x]`, or `METRIC[field=value,...]` for one combination of a sweep, with all its fields.
+      reduce: how seeds become one value: "mean", "min" or "max" (for a curve, the ends of its band); for a metric also
+        "lower" or "upper", the ends of the 95 % interval of the mean over seeds.
+
+    Returns:
+      The value; nan if no seed has one.
 
     Raises:
       KeyError: if there is no metric or curve of that name, or no such x or point.
     """
     metrics = results["metrics"]
-    if (found := re.fullmatch(r"(\w+)\[(.+)\]", name)) and "=" in found[2]:
+    if (parts := re.fullmatch(r"(\w+)\[(.+)\]", name)) and "=" in parts[2]:
         points = {",".join(f"{f}={v}" for f, v in p["fields"].items()): p["metrics"] for p in results["sweep"]}
-        name, metrics = found[1], points[found[2]]
-    elif found:
-        line = results["curves"][found[1]]
+        name, metrics = parts[1], points[parts[2]]
+    elif parts:
+        line = results["curves"][parts[1]]
         part = {"mean": "mean", "min": "low", "max": "high"}[reduce]
-        return float(dict(zip(map(str, line["x"]), line[part], strict=True))[found[2]])
+        return float(dict(zip(map(str, line["x"]), line[part], strict=True))[parts[2]])
     values = metrics[name]
     if reduce == "mean":
         return float(values["mean"])
@@ -97,7 +133,11 @@ def lookup(results: Mapping[str, Any], name: str, reduce: str = "mean") -> float
 
 
 def half_interval(metric: Mapping[str, Any]) -> float:
-    """Half the 95 % interval of a metric's mean, by the spread of its seeds (Student's t); nan of less than two."""
+    """Half of the 95 % interval of the mean over seeds, by Student's t distribution.
+
+    Returns:
+      Half of the width; nan for less than two seeds.
+    """
     from scipy.stats import t  # a second of importing
 
     seeds = np.asarray([math.nan if value is None else value for value in metric["per_seed"]], float)
@@ -105,7 +145,16 @@ def half_interval(metric: Mapping[str, Any]) -> float:
 
 
 def check_claims(claims: Sequence[Claim], results: Mapping[str, Any], overridden: Sequence[str]) -> list:
-    """Claims with their value, whether they hold, and a note, which names settings that are not the config's."""
+    """Tests claims on the results.
+
+    Args:
+      claims: the claims of an experiment.
+      results: the content of results.json.
+      overridden: names of fields that differ from the config; the notes name them.
+
+    Returns:
+      The rows of `claims` in results.json.
+    """
     rows = []
     for claim in claims:
         try:
@@ -121,7 +170,11 @@ def check_claims(claims: Sequence[Claim], results: Mapping[str, Any], overridden
 
 
 def holds(claim: Mapping[str, Any]) -> bool:
-    """Whether a claim holds, from its relation, value, target and tolerance alone; without a value none does."""
+    """Whether a claim holds, by its relation, value, target and tolerance alone.
+
+    Returns:
+      False if it has no value.
+    """
     if claim["value"] is None or math.isnan(claim["value"]):
         return False
     over = claim["value"] - claim["target"]
@@ -133,7 +186,11 @@ def holds(claim: Mapping[str, Any]) -> bool:
 
 
 def provenance(precision: str) -> dict[str, Any]:
-    """Package versions, device, precision and git revision."""
+    """How results were made.
+
+    Returns:
+      Package versions, device, precision and git revision.
+    """
     import jax
 
     described = subprocess.run(

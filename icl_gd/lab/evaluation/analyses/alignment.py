@@ -79,10 +79,10 @@ ANALYSIS = Analysis(
             "alignment",
             ("sensitivity_cosine_gd_by_step", "sensitivity_difference_gd_by_step"),
             _draw,
-            "Alignment of the trained layers to gradient descent during training: cosine and distance of the "
-            "sensitivities to the query, and distance of the predictions. Lines are means over untrapped seeds, "
-            "bands their range. Horizontal lines are controls: untrained layers, and gradient descent with half its "
-            "step size.",
+            "Alignment of the trained layers to gradient descent during training: cosine and difference between the "
+            "input sensitivities (derivatives with respect to the query), and difference between the predictions. Lines "
+            "show means over untrapped seeds, bands show their range. Horizontal lines are controls: untrained layers, "
+            "and gradient descent with half its step size.",
             place=30,
         ),
         Picture(
@@ -90,8 +90,8 @@ ANALYSIS = Analysis(
             ("sensitivity_cosine_gd_plus_plus_by_step",),
             _draw_deep,
             "Alignment of deep networks to gradient descent and to variants of GD++ during training: cosine and "
-            "distance of the sensitivities to the query, and distance of the predictions. Lines are means over "
-            "untrapped seeds, bands their range. The axis of cosines starts at 0.8 if that of gradient descent ends "
+            "difference between the input sensitivities (derivatives with respect to the query), and difference between "
+            "the predictions. Lines show means over untrapped seeds, bands show their range. The axis of cosines starts at 0.8 if that of gradient descent ends "
             "above it.",
             place=110,
         ),

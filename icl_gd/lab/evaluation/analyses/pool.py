@@ -74,9 +74,9 @@ ANALYSIS = Analysis(
             ("loss_trained_on_pool_by_pool", "sensitivity_cosine_gd_by_pool"),
             _draw,
             "Layers trained on a finite set of prompts, over the size of the set. Left: their losses on fresh "
-            "prompts and on the training set, and the losses of gradient descent on fresh prompts. Right: cosine of "
-            "their sensitivities to the query with those of gradient descent. Lines are means over seeds, bands "
-            "their range.",
+            "prompts and on the training set, and the losses of gradient descent on fresh prompts. Right: cosine "
+            "between their input sensitivities (derivatives with respect to the query) and those of gradient descent. "
+            "Lines show means over seeds, bands show their range.",
             place=230,
         ),
     ),

@@ -29,12 +29,12 @@ def check(experiment: Any) -> None:
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
-    """Measures losses under every shift, of trained, constructed and interpolated weights and of gradient descent.
+    """For every shift, measures the losses of trained, constructed and interpolated weights and of gradient descent.
 
-    Linear attention takes a sum over the context, gradient descent a mean: its step is eta / n for the n examples of
-    the prompt. So they differ where n changes: the trained layer and the construction keep eta over the n of training,
-    and take too long a step on longer contexts. `rescaled` are the trained layers with their outputs multiplied by the
-    n of training over n, the convention of gradient descent. Softmax patterns sum to one and need no rescaling.
+    Linear attention sums over the context. Gradient descent takes the mean, so it uses eta / n, where n is the number
+    of examples of this prompt. So they differ if n differs from training: the trained layer and the construction still
+    use eta / n_train, which is too large a step for longer contexts. `rescaled` is the trained layer with its output
+    multiplied by n_train / n, as in gradient descent. Softmax patterns sum to one and need no rescaling.
     """
     losses_of = {
         "trained": losses_of_members(evaluation.trained.predictor(evaluation.trained.params)),
@@ -52,7 +52,8 @@ def measure(evaluation: Evaluation, records: Records) -> None:
                 shift.values, mean if mean.ndim == 1 else mean[:, records.shown]
             )
         if suite in ("input_scale", "corrupted_labels"):
-            standard = "gd" if evaluation.reference.constructed == "gd" else "construction"  # the construction is GD++
+            # If the construction implements GD++, compare with it; otherwise with gradient descent.
+            standard = "gd" if evaluation.reference.constructed == "gd" else "construction"
             trained, expected = (np.stack([risk[name].mean for risk in risks]) for name in ("trained", standard))
             with np.errstate(invalid="ignore"):  # inf / inf where both diverge
                 deviation = np.abs(trained / expected[:, None] - 1).max(0)
@@ -62,7 +63,7 @@ def measure(evaluation: Evaluation, records: Records) -> None:
 
 
 def _rescaled(evaluation: Evaluation, n_context: int) -> Callable[[Prompt], Array]:
-    """Losses of the trained layers with sums over the context rescaled to means over n_context examples."""
+    """Losses of the trained layers, with sums over the context rescaled to means over `n_context` examples."""
     ratio = evaluation.task.n_context / n_context
 
     def scale(path: tuple, leaf: Array) -> Array:
@@ -74,9 +75,10 @@ def _rescaled(evaluation: Evaluation, n_context: int) -> Callable[[Prompt], Arra
 
 
 def _n_prompts(evaluation: Evaluation, parts: int) -> int:
-    """The number of prompts that a shift is measured on: one part in `parts` for one layer, fewer for deeper networks.
+    """Number of prompts per value of a shift: n_prompts / (parts * n_layers).
 
-    It is at least one chunk, because smaller chunks would need programs of their own.
+    The number is at least one chunk (or all prompts, if there are fewer), because a smaller chunk would have to be
+    compiled separately.
     """
     return max(
         evaluation.n_prompts // (parts * evaluation.trained.config.n_layers), min(evaluation.n_prompts, analysis.CHUNK)
@@ -117,7 +119,11 @@ def _closed_form_under_scale(evaluation: Evaluation, records: Records) -> None:
 
 
 def _closed_form_under_corruption(evaluation: Evaluation, records: Records) -> None:
-    """Adds closed-form losses by the number of corrupted labels: of the task's step, and of the best step for each."""
+    """Adds the closed-form losses of one gradient step, by the number of corrupted labels.
+
+    They are computed for the step size that is optimal for the unshifted task, and for the step size that is optimal for
+    each number of corrupted labels.
+    """
     sizes, task = _sizes(evaluation), evaluation.task
     if sizes is None:
         return
@@ -188,7 +194,7 @@ ANALYSIS = Analysis(
             ("loss_by_input_scale_trained",),
             _draw,
             "Loss under shifts of the test distribution, without further training or fitting: other scales of the "
-            "inputs, other scales of the weights of the task, other distributions of the inputs. Bands and bars are "
+            "inputs, other scales of the weights of the task, other distributions of the inputs. Bands and bars show "
             f"the range over untrapped seeds. {plots.ARROWS}",
             place=60,
         ),
@@ -197,9 +203,9 @@ ANALYSIS = Analysis(
             ("loss_by_corrupted_labels_trained", "loss_by_context_length_trained"),
             _draw_noise_and_length,
             "Loss on contexts of other lengths (left) and with labels replaced by noise (right), without further "
-            "training. Linear attention sums over the context: the trained layer and the construction take a step of "
-            "eta over the n of training, gradient descent and the layer rescaled to a mean a step of eta over the n "
-            f"of the context. {plots.ARROWS}",
+            "training. Linear attention sums over the context, so the trained layer and the construction use the step "
+            "eta / n_train. Gradient descent and the rescaled layer use eta / n, where n is the length of the context. "
+            f"{plots.ARROWS}",
             place=200,
         ),
     ),

@@ -184,8 +184,9 @@ PICTURES = (
         "aligned_with_learners",
         ("loss_trained_by_step", "learners", "loss_zero_on_curve_prompts"),
         _draw_alignment,
-        "Alignment of the trained Transformers to each learner during training: the cosine and the distance of "
-        "sensitivities to the query, and the distance of predictions. Lines are means over seeds, bands their range.",
+        "Alignment of the trained Transformers to each learner during training: cosine and difference "
+        "between the input sensitivities (derivatives with respect to the query), and difference between the "
+        "predictions. Lines show means over seeds, bands show their range.",
         place=35,
     ),
 )
