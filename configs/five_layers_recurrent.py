@@ -27,8 +27,8 @@ WHY_NOT_PUBLISHED = (
     "the pair is 31.0 and 2.04."
 )
 WHY_SHORT = (
-    "Trained layers end 10 to 14 % above the best shared pair. At the constant learning "
-    "rate their loss is flat since step 4,000."
+    "The losses of the trained layers end 10 to 14 % above that of the best shared pair. At the constant learning "
+    "rate they have not changed since step 4,000."
 )
 WHY_NOT_THE_FOURTH = (
     "Four of five layers are most aligned with their own step. Steps of the shared pair "
@@ -86,7 +86,7 @@ AS_PUBLISHED = (
         source="found here",
         at_most=1.05,
         reduce="max",
-        note="Trained layers end 5.1 to 5.3 % above the best shared pair, at a constant learning rate.",
+        note="The losses of trained layers end 5.1 to 5.3 % above that of the best shared pair, at a constant rate.",
     ),
     claim(
         "VO.L5f.condition",

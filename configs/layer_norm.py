@@ -19,9 +19,9 @@ MODELS = {
     "H4": "one layer of four heads",
 }
 WHY_STANDARD = (
-    "LayerNorm removes a token's mean and length, and with it the scale of its label. The "
-    "best gradient step on standardised tokens has 1.26 times the loss of one on the "
-    "tokens themselves, and every seed is as good as that (VO.LN.standardised)."
+    "LayerNorm removes the mean and the norm of each token, and so also the scale of its label. The "
+    "best gradient step on standardised tokens has 1.26 times the loss of the best step on the "
+    "original tokens, and every seed is as good as the step on standardised tokens (VO.LN.standardised)."
 )
 WHY_CONSTANT = (
     "The learning rate is constant, and one training step moves four heads together. With "
@@ -30,7 +30,7 @@ WHY_CONSTANT = (
 WHY_SUMS = (
     "The sums of keys and queries change sign from token to token, and scores are "
     "unbounded where a sum is near zero (training losses of up to 12, averaged over 100 "
-    "steps). No seed becomes better than predicting zero."
+    "steps). No seed has a lower loss than predicting zero."
 )
 
 

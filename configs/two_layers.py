@@ -16,11 +16,11 @@ from icl_gd.lab.presets import OPTIMA, deep
 
 VARIANTS = ("heads", "layer_norm", "normalised", "smoke")
 WHY = {
-    "heads": "With four heads every seed has a lower loss than GD++ with the best pair of rates (0.1060 to 0.1073; GD++ "
-    "0.1105), so the layers do more than GD++.",
-    "layer_norm": "Before each layer LayerNorm removes the mean and the norm of each token, and so also the scale of its "
-    "label. The losses of all seeds end within 1e-4 of 0.1912 and have not changed since step 600. This is better than "
-    "GD++ on tokens that are standardised once (VO.L2.layer_norm.standardised).",
+    "heads": "With four heads every seed has a lower loss than GD++ with the best pair of rates (0.1060 to 0.1073; "
+    "GD++ 0.1105), so the layers do more than GD++.",
+    "layer_norm": "Before each layer LayerNorm removes the mean and the norm of each token, and so also the scale of "
+    "its label. The losses of all seeds end within 1e-4 of 0.1912 and have not changed since step 600. This is better "
+    "than GD++ on tokens that are standardised once (VO.L2.layer_norm.standardised).",
     "normalised": "As with one layer (VO.SN), the sums of keys and queries change sign from token to token, and scores "
     "are unbounded where a sum is near zero. No seed has a lower loss than predicting zero.",
 }

@@ -1,7 +1,7 @@
 """Draws results onto matplotlib Axes. This module only draws. All numbers come from results.json.
 
-A curve is a mapping with the sequences "x", "mean", "low" and "high". A role names what a curve shows (such as "gd") and
-determines its label, colour and line style.
+A curve is a mapping with the sequences "x", "mean", "low" and "high". A role names what a curve shows (such as "gd")
+and determines its label, colour and line style.
 
     >>> figure, ax = subplots(figsize=(COLUMN, 2.0))
     >>> curve = {"x": [0, 1], "mean": [1.0, 0.5], "low": [0.9, 0.4], "high": [1.1, 0.6]}
@@ -152,7 +152,9 @@ def points(
     colour: Any = None,
     join: bool = False,
 ) -> Axes:
-    """Draws a curve with few points as hollow markers with error bars. Hollow markers do not hide the curves behind them.
+    """Draws a curve with few points as hollow markers with error bars.
+
+    Hollow markers do not hide the curves behind them.
 
     Args:
       ax: the Axes.

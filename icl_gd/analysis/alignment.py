@@ -24,7 +24,8 @@ from icl_gd.types import Array, Predictor, Prompt, batched
 class Alignment(NamedTuple):
     """Three measures of agreement, averaged over prompts.
 
-    The cosine cannot detect a wrong step size, so report all three. A sensitivity is the derivative `d y_hat / d x_query [m d]`, flattened to `[md]`.
+    The cosine cannot detect a wrong step size, so report all three. A sensitivity is the derivative
+    `d y_hat / d x_query [m d]`, flattened to `[md]`.
 
     Attributes:
       sensitivity_cosine: cosine of the angle between the sensitivities.

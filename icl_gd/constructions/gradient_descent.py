@@ -21,9 +21,9 @@ By the invariant, the y slots of the context hold the residuals y_j - W_l x_j on
 
 Deep features. Suppose an embedding produces (phi_j, t_j) for token j and (phi_q, t_q) for the query. The same layers,
 built with W_0 = 0, perform gradient steps from W = 0 on a linear head W of the features phi with targets t. The
-prediction of the layers is W phi_q - t_q, where W is the head after the last step. Proof: the layers process (phi_j, t_j) as they process (x_j, y_j). The y
-slot of the query starts at t_q instead of 0, and every layer only adds to it. So the induction holds with
-t_q - W_l phi_q in place of -W_l x_q. QED
+prediction of the layers is W phi_q - t_q, where W is the head after the last step. Proof: the layers process
+(phi_j, t_j) as they process (x_j, y_j). The y slot of the query starts at t_q instead of 0, and every layer only adds
+to this slot. So the induction holds with t_q - W_l phi_q in place of -W_l x_q. QED
 
 The layers make the same prediction as gradient descent:
 

@@ -66,8 +66,8 @@ class Dual:
 
     Attributes:
       keys, values: keys and values of all tokens; the values are not yet multiplied by the head's output weights `P`.
-      query: the query. If you construct a `Dual` yourself, divide keys and query of a softmax head by the fourth root of
-        d_head; `dual_of` already does so.
+      query: the query. If you construct a `Dual` yourself, divide keys and query of a softmax head by the fourth root
+        of d_head; `dual_of` already does so.
       is_demonstration: True for the training pairs; every demonstration is also attended to.
       is_read: True for the tokens to which the query attends. Those that are not demonstrations form the initial
         weights.

@@ -100,7 +100,8 @@ class TransformerConfig:
             raise ValueError("pre_norm=True includes the normalisation of layer_norm=True; set only one of them")
         if self.layer_norm and self.n_layers == 1 and not self.shared:
             raise ValueError(
-                "layer_norm=True has no effect on a single layer with its own weights; set shared=True or layer_norm=False"
+                "layer_norm=True has no effect on a single layer with its own weights; set shared=True or "
+                "layer_norm=False"
             )
         if self.causal and self.attend_to_query:
             raise ValueError(
@@ -108,7 +109,9 @@ class TransformerConfig:
                 "attend_to_query=False"
             )
         if (self.beta is None) != (self.share is None):
-            raise ValueError(f"beta={self.beta}, share={self.share}: negative samples need beta and share; set both or neither")
+            raise ValueError(
+                f"beta={self.beta}, share={self.share}: negative samples need beta and share; set both or neither"
+            )
         has_own_token = self.causal or self.attend_to_query
         if self.modification.there and (self.sum_normalised or not has_own_token):
             name, value = next(iter(self.modification.there.items()))

@@ -192,7 +192,9 @@ class LinearRegression:
     def sample_gram(
         self, key: Array, n_prompts: int, direct: bool | None = None
     ) -> tuple[Gram, Float[Array, "m prompt"]]:
-        """Draws a batch of prompts in Gram form: only the second moments of the tokens (x, y), which linear attention uses.
+        """Draws a batch of prompts in Gram form.
+
+        Linear attention uses only the second moments of the tokens (x, y).
 
         Args:
           key: a JAX random key.

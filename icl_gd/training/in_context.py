@@ -236,8 +236,8 @@ def train(
         None, no checkpoints.
       checkpoint_every: steps from one checkpoint to the next. Default: 1000.
       keep_checkpoints: the checkpoints to keep: "last", the last two; "all", the initial weights included; or "log",
-        those at 0, 1, 2, 4, 8, ... steps. Beyond `chunk_steps` steps, "log" keeps the checkpoint of the first chunk that
-        ends at or after each power of two. `load` reads a checkpoint by its step. Default: "last".
+        those at 0, 1, 2, 4, 8, ... steps. Beyond `chunk_steps` steps, "log" keeps the checkpoint of the first chunk
+        that ends at or after each power of two. `load` reads a checkpoint by its step. Default: "last".
       chunk_steps: steps per compiled chunk. Default: 100.
       on_resume: with `checkpoints`, called with the step from which training continues; 0 if there is no readable
         checkpoint.
@@ -263,8 +263,8 @@ def train(
     if frozen:
         _check_frozen(config, settings, frozen)
         loss = _stop_gradients(loss, tuple(sorted(frozen)))
-    # With several layers, each member has its own Gram matrices after the first layer. Running members one after another
-    # keeps these in cache.
+    # With several layers, each member has its own Gram matrices after the first layer. Running members one after
+    # another keeps these in cache.
     chunk = population.make_chunk(draw, loss, settings, placement, side_by_side=config.n_layers == 1)
 
     state = initialise(config, settings, seed, seeds, frozen)
@@ -283,7 +283,8 @@ def train(
         step, n_steps, diverged_at = int(state.step), len(losses), state.member.diverged_at
         mean_losses[1:] = [np.mean(losses, axis=0)]  # the first entry stays
         signal = mesh.any_signal(stop_requested())
-        # Called before the checkpoint is saved, so that a run that resumes from it has already recorded all steps up to it.
+        # Called before the checkpoint is saved, so that a run that resumes from it has already recorded all steps up
+        # to it.
         on_chunk(_population(config, tokens, state.member, swept), step, losses)
         all_diverged = bool(np.all(diverged_at >= 0))
         is_due = _is_checkpoint_due(step, n_steps, settings.steps, chunk_steps, checkpoint_every, keep_checkpoints)
@@ -417,8 +418,8 @@ def _resumed(
             differ = [key for key in about if not _matches(stored.get(key), about[key], defaults.get(key))]
             if differ:
                 raise ValueError(
-                    f"the checkpoints belong to another population: {', '.join(differ)} differ; use another directory, or "
-                    f"train with the values of the checkpoints"
+                    f"the checkpoints belong to another population: {', '.join(differ)} differ; use another directory, "
+                    f"or train with the values of the checkpoints"
                 )
             state = unflatten(state, leaves)
         elif store.steps:
@@ -428,7 +429,10 @@ def _resumed(
 
 
 def _matches(stored: Any, expected: Any, default: Any) -> bool:
-    """Whether the stored value equals the expected one. A missing value, or a missing field of a dict, takes its default."""
+    """Whether the stored value equals the expected one.
+
+    A missing value, or a missing field of a dict, takes its default.
+    """
     if isinstance(expected, dict) and isinstance(stored, dict):
         known_defaults = {name: default[name] for name in expected if name in default}
         return {**known_defaults, **stored} == expected

@@ -380,8 +380,11 @@ BAD = {
         "share=0.0 must be a number above 0",
     ),
     "alone": (lambda p, x: replace(PLAIN, attend_to_query=True, beta=1.0), "set both or neither"),
-    "unread": (lambda p, x: replace(PLAIN, alpha=0.5), "needs attend_to_query=True or causal=True"),
-    "twice": (lambda p, x: replace(GPT2, attend_to_query=True), "attend_to_query=True: a causal token attends"),
+    "unread": (lambda p, x: replace(PLAIN, alpha=0.5), "set attend_to_query=True or causal=True"),
+    "twice": (
+        lambda p, x: replace(GPT2, attend_to_query=True),
+        "attend_to_query=True is not accepted with causal=True",
+    ),
 }
 
 

@@ -50,7 +50,9 @@ def _captions(done: Done, wanted: dict[str, Picture]) -> dict[str, str]:
         sentences = [picture.caption]
         sentences += [text.format(arrays[name]) for name, text in picture.remarks.items() if name in arrays]
         if "none_free" in arrays:
-            sentences.append("All seeds of this run are trapped, so this figure shows trapped seeds instead of untrapped ones.")
+            sentences.append(
+                "All seeds of this run are trapped, so this figure shows trapped seeds instead of untrapped ones."
+            )
         result[stem] = " ".join(sentences)
     return result
 

@@ -80,9 +80,9 @@ ANALYSIS = Analysis(
             ("sensitivity_cosine_gd_by_step", "sensitivity_difference_gd_by_step"),
             _draw,
             "Alignment of the trained layers to gradient descent during training: cosine and difference between the "
-            "input sensitivities (derivatives with respect to the query), and difference between the predictions. Lines "
-            "show means over untrapped seeds, bands show their range. Horizontal lines are controls: untrained layers, "
-            "and gradient descent with half its step size.",
+            "input sensitivities (derivatives with respect to the query), and difference between the predictions. "
+            "Lines show means over untrapped seeds, bands show their range. Horizontal lines are controls: untrained "
+            "layers, and gradient descent with half its step size.",
             place=30,
         ),
         Picture(
@@ -90,9 +90,9 @@ ANALYSIS = Analysis(
             ("sensitivity_cosine_gd_plus_plus_by_step",),
             _draw_deep,
             "Alignment of deep networks to gradient descent and to variants of GD++ during training: cosine and "
-            "difference between the input sensitivities (derivatives with respect to the query), and difference between "
-            "the predictions. Lines show means over untrapped seeds, bands show their range. The axis of cosines starts at 0.8 if that of gradient descent ends "
-            "above it.",
+            "difference between the input sensitivities (derivatives with respect to the query), and difference "
+            "between the predictions. Lines show means over untrapped seeds, bands show their range. The axis of "
+            "cosines starts at 0.8 if the cosine of gradient descent ends above 0.8.",
             place=110,
         ),
         Picture(

@@ -74,9 +74,9 @@ ANALYSIS = Analysis(
             ("map_sensitivity_cosine_gd_plus_plus",),
             _draw,
             "Similarity of the prediction after each trained layer (rows) to each step of a learner (columns): means "
-            "over untrapped seeds. Top: cosine between the input sensitivities (derivatives with respect to the query). "
-            "Bottom: difference between predictions, on a log colour scale. Brighter is more similar; if layer l implements step l, each row peaks on the "
-            "diagonal.",
+            "over untrapped seeds. Top: cosine between the input sensitivities (derivatives with respect to the "
+            "query). Bottom: difference between predictions, on a log colour scale. Brighter is more similar; if layer "
+            "l implements step l, each row peaks on the diagonal.",
             place=120,
         ),
     ),

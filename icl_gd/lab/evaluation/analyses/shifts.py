@@ -121,8 +121,8 @@ def _closed_form_under_scale(evaluation: Evaluation, records: Records) -> None:
 def _closed_form_under_corruption(evaluation: Evaluation, records: Records) -> None:
     """Adds the closed-form losses of one gradient step, by the number of corrupted labels.
 
-    They are computed for the step size that is optimal for the unshifted task, and for the step size that is optimal for
-    each number of corrupted labels.
+    They are computed for the step size that is optimal for the unshifted task, and for the step size that is optimal
+    for each number of corrupted labels.
     """
     sizes, task = _sizes(evaluation), evaluation.task
     if sizes is None:

@@ -274,9 +274,8 @@ PICTURES = (
         (f"sensitivity_cosine_{LEARNER}_by_step",),
         _draw_alignment,
         "Alignment of each Transformer to its fully trained learner during training: cosine and difference between "
-        "the input sensitivities (derivatives with respect to the query), and difference between the predictions. Lines "
-        "show means over seeds, bands show their range. "
-        "Horizontal lines are untrained Transformers.",
+        "the input sensitivities (derivatives with respect to the query), and difference between the predictions. "
+        "Lines show means over seeds, bands show their range. Horizontal lines are untrained Transformers.",
         place=260,
     ),
 )
