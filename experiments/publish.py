@@ -166,9 +166,12 @@ def _summary(found: Mapping[str, Results], again: Mapping[str, Results], root: P
         if names:
             rows.append((title, str(len(names)), str(len(claims)), str(sum(one.holds for one in claims))))
     table = _table(("paper", "experiments", "claims", "claims that hold"), rows)
-    twice = f" {len(found.keys() & again.keys())} of {len(found)} experiments were also run at a second base seed."
     said = "Every claim is stated in a config before the run that tests it."
-    said += twice if again else ""
+    if again:
+        count = len(found.keys() & again.keys())
+        verb = "was" if count == 1 else "were"
+        said += f" {count} of {len(found)} experiments {verb} repeated at a second base seed; "
+        said += "a claim counts if it holds at both."
     return f"{said} [docs/results.md](docs/results.md) lists each claim and explains each failure.\n\n{table}"
 
 

@@ -337,7 +337,7 @@ def test_a_claim_holds_if_it_does_at_both_seeds(repository):
     (repository / "results" / "one_layer" / publish.AGAIN).write_text(json.dumps(again))
     assert publish.main([], repository) == 0
     readme, docs = ((repository / name).read_text(encoding="utf-8") for name in ("README.md", "docs/results.md"))
-    assert "1 of 2 experiments were also run at a second base seed." in readme
+    assert "1 of 2 experiments was repeated at a second base seed; a claim counts if it holds at both." in readme
     assert "| 2 of 5 | by_luck, by_chance, fails | 1 of 2 |" in docs
     assert "At base seed 5000: 12.0 s in the last process on gpu, float32, revision abc." in docs
     found = {cells[0]: cells[4:7] for line in docs.splitlines() if len(cells := line.strip("| ").split(" | ")) > 6}
