@@ -82,7 +82,10 @@ def test_its_claim_and_its_figure_are_in_the_report(icl_gd, here):
     assert re.search(r"holds  grows +3 ", done.stdout)
     names = {path.name for path in (here / "runs" / "signs" / "figures").glob("*.png")}
     assert any(name.endswith("_length.png") for name in names)
-    assert "Mean absolute prediction as a function of the norm of the query;" in (here / "runs/signs/report.html").read_text()
+    assert (
+        "Mean absolute prediction as a function of the norm of the query;"
+        in (here / "runs/signs/report.html").read_text()
+    )
 
 
 def test_what_ships_runs_by_its_name_and_what_is_wrong_is_refused(icl_gd, here):
