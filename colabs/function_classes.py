@@ -23,6 +23,7 @@
 # On a GPU runtime install `'icl_gd[cuda12]'`. The notebook takes about ten minutes on two CPU cores.
 
 # %%
+# %matplotlib inline
 import os
 import tempfile
 

@@ -22,6 +22,7 @@
 # On a GPU runtime install `'icl_gd[cuda12]'`. The notebook takes about three minutes on two CPU cores.
 
 # %%
+# %matplotlib inline
 import os
 
 import jax

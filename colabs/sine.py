@@ -23,6 +23,7 @@
 # On a GPU runtime install `'icl_gd[cuda12]'`. The notebook takes about five minutes on two CPU cores.
 
 # %%
+# %matplotlib inline
 import os
 
 import jax
@@ -106,7 +107,7 @@ with plots.style():
         ax.plot(*zip(*losses, strict=True), dashes, color=colour, label=label)
     plots.level(ax, second / 2, "zero")
     ax.set(xlabel="training step", ylabel="training loss", yscale="log")
-    ax.legend()
+    ax.legend(loc="lower left")
 
 # %% [markdown]
 # ## Compare

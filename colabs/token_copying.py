@@ -23,6 +23,7 @@
 # On a GPU runtime install `'icl_gd[cuda12]'`. The notebook takes about half an hour on two CPU cores.
 
 # %%
+# %matplotlib inline
 import os
 from functools import partial
 

@@ -231,7 +231,7 @@ BAD = [
     ([VARIANTS, "--config.model.share=None"], ["model.beta=0.0", "share=None", "both"]),
     (
         [VARIANTS, "--config.model.attend_to_query=False"],
-        ["model.alpha=-1.0", "needs attend_to_query=True"],
+        ["model.alpha=-1.0", "set attend_to_query=True"],
     ),
     ([VARIANTS, "--config.train.weight_decay=0.1"], ["train.weight_decay=0.1", "model.alpha"]),
     ([f"{DUAL}:layer", "--config.model.beta=0.5"], ["model.beta=0.5", "both"]),
@@ -260,7 +260,7 @@ BAD = [
     ),
     ([DUAL, "--config.model.d_embed=33"], ["model.d_embed=33", "model.n_heads=2"]),
     ([DUAL, "--config.task.name=cubic"], ["task.name=cubic", "linear"]),
-    ([ONE, "--config.model.alpha=0.5"], ["model.alpha=0.5", "needs attend_to_query=True"]),
+    ([ONE, "--config.model.alpha=0.5"], ["model.alpha=0.5", "set attend_to_query=True"]),
     ([GAUSSIAN, "--config.task.d_input=(5,4)"], ["task.eigenvalues", "task.d_input=4"]),
     ([ONE, "--config.train.batch_size=(2,2000000000)"], ["GiB", "train.batch_size=2000000000"]),
     (
