@@ -23,7 +23,8 @@ h1 {{ margin-bottom: 0; }} h2 {{ margin-top: 2.5rem; margin-bottom: .25rem; }}
 .answer {{ font-size: 1.25rem; line-height: 1.4; margin: .5rem 0; }} .about, .run {{ color: var(--quiet); margin: 0; }}
 table {{ border-collapse: collapse; width: 100%; font-size: .9rem; }} .wide {{ overflow-x: auto; margin: 1rem 0; }}
 th, td {{ text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #8886; }}
-td {{ min-width: 4rem; }} .claims td:first-child {{ white-space: nowrap; }}
+td {{ min-width: 4rem; }} .claims td:nth-child(2) {{ min-width: 14rem; }}
+.claims td:first-child, .claims td:nth-child(5) {{ white-space: nowrap; }}
 .number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 .holds {{ color: var(--holds); white-space: nowrap; }}
 .fails {{ color: var(--fails); font-weight: 600; white-space: nowrap; }}
