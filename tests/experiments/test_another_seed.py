@@ -191,8 +191,16 @@ time.sleep(30)
 """
 
 
+@pytest.fixture
+def not_ignored():
+    """Ctrl-C as in a terminal: a shell ignores it in what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_stopped_saves_first(tmp_path, number):
+def test_a_run_that_is_stopped_saves_first(tmp_path, number, not_ignored):
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "__init__.py").touch()
     (tmp_path / "experiments" / "run.py").write_text(SAVES)
