@@ -29,8 +29,9 @@ AGAIN = "another_seed.json"  # beside results.json
 HEADER = ("claim", "source", "target", "measured", "at another seed", "holds", "note")
 TITLE = """# Results
 
-`python -m experiments.publish` generates this page from `results/*/results.json`. Every config states its claims, with
-their targets, before it is run, and a full run tests them. A claim that fails stays, with the reason in its note.
+`python -m experiments.publish` generates this page from `results/*/results.json`. Configs state
+claims with targets, and full runs test them. A claim that was added after a first run says so. A claim that fails stays,
+with the reason in its note.
 
 - *Measured*: the value of the run. A dash is a mean that is not finite, or a mean over free seeds where there are none.
 - *At another seed*: the value of a second run, all of whose members have other seeds
@@ -166,7 +167,7 @@ def _summary(found: Mapping[str, Results], again: Mapping[str, Results], root: P
         if names:
             rows.append((title, str(len(names)), str(len(claims)), str(sum(one.holds for one in claims))))
     table = _table(("paper", "experiments", "claims", "claims that hold"), rows)
-    said = "Every claim is stated in a config before the run that tests it."
+    said = "Configs state claims with targets; runs test them."
     if again:
         count = len(found.keys() & again.keys())
         verb = "was" if count == 1 else "were"
