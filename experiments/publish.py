@@ -30,8 +30,8 @@ HEADER = ("claim", "source", "target", "measured", "at another seed", "holds", "
 TITLE = """# Results
 
 `python -m experiments.publish` generates this page from `results/*/results.json`. Configs state
-claims with targets, and full runs test them. A claim that was added after a first run says so. A claim that fails stays,
-with the reason in its note.
+claims with targets, and full runs test them. A claim that was added after a first run says so. A claim that fails
+stays, with the reason in its note.
 
 - *Measured*: the value of the run. A dash is a mean that is not finite, or a mean over free seeds where there are none.
 - *At another seed*: the value of a second run, all of whose members have other seeds
