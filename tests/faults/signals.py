@@ -58,7 +58,7 @@ def stopped(workdir: Path, moment: str, number: signal.Signals, rng: random.Rand
     wrong = [f"exit code {process.returncode}"] * (process.returncode != 128 + number)
     wrong += ["a traceback"] * ("Traceback" in said)
     if moment in ("before the first chunk", "between chunks"):
-        step = re.search(r"stopped at step (\d+), saved", said)
+        step = re.search(r"stopped at step (\d+), which is saved", said)
         wrong += [] if step and (workdir / "checkpoints" / step[1]).is_dir() else ["nothing saved"]
         last = [json.loads(line)["step"] for line in metrics(workdir).splitlines()][-1]
         wrong += [] if step and int(step[1]) == last else [f"saved at {step and step[1]}, last chunk at {last}"]
