@@ -63,7 +63,7 @@ def test_an_interrupted_cell_is_saved_and_the_same_cell_goes_on(kernel, tmp_path
     checkpoints = sorted((int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()), reverse=True)
     # A shorter experiment is another one; it is refused, and the kernel lives on.
     status, printed = kernel(SET_UP.format(steps=10) + run)
-    assert (status, "it may be raised, to extend the run, not lowered" in printed) == ("error", True)
+    assert (status, "may be raised, to extend the run, but not lowered" in printed) == ("error", True)
     status, printed = kernel(
         SET_UP.format(steps=checkpoints[0] + 10) + "\nimport shutil, json\n" + _shortened(tmp_path) + run
     )
