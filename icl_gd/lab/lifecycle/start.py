@@ -1,5 +1,7 @@
 """Loads and checks the weights that training starts from, given by `train.start`."""
 
+from functools import cache
+
 from icl_gd import interop, training
 from icl_gd.lab.config.errors import ConfigError, one_line
 from icl_gd.lab.config.run_request import RunRequest
@@ -33,6 +35,7 @@ def check_start(run: RunRequest) -> None:
     Raises:
       ConfigError: if they do not exist, cannot be read, or do not fit.
     """
+    load_once = cache(weights_of)  # the populations of a sweep mostly start from the same weights
     for _, one in run.experiment.in_turn():
         if (start := one.train.start) is None or (run.workdir / "results.json").exists():
             continue
@@ -41,7 +44,7 @@ def check_start(run: RunRequest) -> None:
                 raise ValueError(
                     "is in the workdir of this run; to continue it raise train.steps, or give another path"
                 )
-            if (weights := weights_of(start)) is not None:
+            if (weights := load_once(start)) is not None:
                 weights_to_start(weights, one.network, one.seeds * len(one.together()), one.seeds)
         except (FileNotFoundError, ValueError) as error:
             why = one_line(error).removeprefix(f"{start} ").removeprefix(f"{start}: ").removeprefix("start: ")

@@ -154,18 +154,13 @@ def _without_number(stem: str) -> str:
     return stem.partition("_")[2]
 
 
-def number(value: float | None) -> str:
-    """A measured number, in five digits.
+def number(value: float | None, digits: int = 5) -> str:
+    """A measured number, in so many digits.
 
     Returns:
       A dash for None.
     """
-    return "–" if value is None else f"{value:.5g}"
-
-
-def _error(value: float | None) -> str:
-    """A standard error, in two digits."""
-    return "–" if value is None else f"{value:.2g}"
+    return "–" if value is None else f"{value:.{digits}g}"
 
 
 def target(claim: Mapping[str, Any]) -> str:
@@ -240,7 +235,7 @@ def _metrics(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
         at = ", ".join(f"{field} = {value}" for field, value in point["fields"].items())
         named += [(f"{name} ({at})", value) for name, value in point["metrics"].items()]
     return [
-        (name, f"{number(m['mean'])} ± {_error(m['stderr'])}", number(m["std"]), str(len(m["per_seed"])))
+        (name, f"{number(m['mean'])} ± {number(m['stderr'], digits=2)}", number(m["std"]), str(len(m["per_seed"])))
         for name, m in named
     ]
 
