@@ -1,14 +1,14 @@
-"""Times prefix learners against calls of scikit-learn and NumPy for each prompt and prefix.
+"""Compares the speed of prefix learners with that of scikit-learn and NumPy, called once per prompt and prefix.
 
     python benchmarks/baselines.py [--json] [--write | --smoke]
 
 The data are 1,280 prompts of 41 points with 20 inputs, labelled by sparse linear functions. The prefix learners of
-`icl_gd` process all of them in float64; compiling is not counted. The other libraries are called as in published code,
-once for every prompt and prefix, on a sample of the prompts, and their time is scaled to all prompts. Trees of
-scikit-learn and xgboost are timed in one process and on all cores, on fewer prompts.
+`icl_gd` predict at every length of all prompts, in float64; compilation is not counted. The other libraries are called
+as in published code, once for every prompt and prefix. Their calls are timed on a few prompts, and the time is scaled
+to all prompts. Trees of scikit-learn and xgboost are timed in one process and on all cores.
 
-pip install 'icl-gd[baselines]' installs both libraries; without xgboost, boosted trees are omitted. This takes about
-five minutes on two CPU cores, on which nothing else should run.
+pip install 'icl-gd[baselines]' installs scikit-learn and xgboost; without xgboost, boosted trees are omitted. This
+takes about five minutes on two CPU cores, on which nothing else should run.
 """
 
 import sys
@@ -41,9 +41,9 @@ class Sizes(NamedTuple):
 
     Attributes:
       prompts, n_context, d_input: sizes of the data.
-      sample: number of prompts on which other libraries are timed.
-      rounds: timings of each prefix learner, of which the minimum counts.
-      greedy, boosted: number of prompts for greedy and boosted trees. Boosted trees take longer, so there are fewer.
+      sample: number of prompts on which calls of other libraries are timed.
+      rounds: number of timings of each prefix learner; the minimum counts.
+      greedy, boosted: number of prompts for greedy and for boosted trees. Boosted trees are slower, so they get fewer.
     """
 
     prompts: int = 1280
@@ -55,9 +55,10 @@ class Sizes(NamedTuple):
     boosted: int = 64
 
 
-SMOKE = Sizes(prompts=12, n_context=6, d_input=4, sample=2, rounds=1, greedy=2, boosted=2)  # 12: for 1 to 4 devices
+# 12 prompts can be divided among 1, 2, 3 or 4 devices.
+SMOKE = Sizes(prompts=12, n_context=6, d_input=4, sample=2, rounds=1, greedy=2, boosted=2)
 ALPHAS = (1.0, 0.1, 0.01, 0.001, 0.0001)
-TARGET = 50  # times faster: all prefix learners together
+TARGET = 50  # speed-up of all prefix learners together
 NO_XGBOOST = pages.missing("baselines", "xgboost")
 
 OURS = {
@@ -109,27 +110,27 @@ def _min_seconds(run: Callable[[], Any], rounds: int) -> float:
 
 
 def compiled(name: str, batch: PrefixPrompt, rounds: int) -> tuple[float, np.ndarray]:
-    """Times a prefix learner on all prompts, which are distributed over the devices.
+    """Times a prefix learner on all prompts. The prompts are distributed over the devices.
 
     Args:
       name: a key of `OURS`.
-      batch: the prompts; their number must be a multiple of that of the devices.
+      batch: the prompts; their number must be a multiple of the number of devices.
       rounds: number of timings.
 
     Returns:
-      The seconds, and the predictions `[... prompt n m]`.
+      The minimum time in seconds, and the predictions `[... prompt n m]`. The Lassos have a first axis of penalties.
     """
     devices = jax.local_device_count()
     parts = jax.tree.map(lambda leaf: leaf.reshape(devices, -1, *leaf.shape[1:]), batch)
     run = jax.pmap(partial(analysis.prefix_predictions, OURS[name], in_order=True))
     y_hat = jax.block_until_ready(run(parts))
     seconds = _min_seconds(lambda: jax.block_until_ready(run(parts)), rounds)
-    by_device = list(np.asarray(y_hat))  # [... prompt n m] of each
+    by_device = list(np.asarray(y_hat))  # one array `[... prompt n m]` per device
     return seconds, np.concatenate(by_device, axis=-3)
 
 
 def called(name: str, batch: PrefixPrompt, sample: int) -> tuple[float, np.ndarray]:
-    """Times calls of another library for every prefix of the first prompts.
+    """Times calls of another library, one for every prefix of the first prompts.
 
     Args:
       name: a key of `CALLS`.
@@ -137,11 +138,11 @@ def called(name: str, batch: PrefixPrompt, sample: int) -> tuple[float, np.ndarr
       sample: number of prompts that are used.
 
     Returns:
-      The seconds, scaled to all prompts, and the predictions of the sample.
+      The time in seconds, scaled to all prompts, and the predictions for the sample.
     """
     x, y = (np.asarray(part[:sample]) for part in (batch.x, batch.y))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the Lasso, which does not converge
+        warnings.simplefilter("ignore")  # ignore warnings that the Lasso does not converge
         began = time.perf_counter()
         y_hat = [[CALLS[name](x[i, :k], y[i, :k], x[i, k]) for k in range(1, x.shape[1])] for i in range(sample)]
         seconds = time.perf_counter() - began
@@ -149,7 +150,7 @@ def called(name: str, batch: PrefixPrompt, sample: int) -> tuple[float, np.ndarr
 
 
 def measure(sizes: Sizes) -> list[dict]:
-    """Rows of the first table: every prefix learner beside calls, and all of them together."""
+    """Measures the rows of the first table: one per prefix learner, and a last one with the sums."""
     rows = []
     with jax.enable_x64(True):
         batch = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), float), prompts(sizes))
@@ -181,7 +182,7 @@ def measure(sizes: Sizes) -> list[dict]:
 
 
 def measure_hosts(sizes: Sizes) -> list[dict]:
-    """Rows of the second table: seconds of trees in one process and on all cores."""
+    """Measures the rows of the second table: seconds of trees in one process and on all cores."""
     x, y = (np.asarray(part, float) for part in prompts(sizes)[:2])
     cores = usable_cores()
     rows = []
@@ -214,7 +215,7 @@ def table(records: dict[str, Any]) -> str:
     reached = "yes" if records["learners"][-1]["faster"] >= TARGET else "no"
     lines = [
         f"Measured on {records['devices']} x cpu, JAX {jax.__version__}. "
-        f"Target: all of these together are {TARGET} times faster. Reached: {reached}.",
+        f"Target: all of these learners together are {TARGET} times faster than calls. Reached: {reached}.",
         "",
         "| learner | seconds | by calls | times faster | median difference |",
         "|---|---|---|---|---|",

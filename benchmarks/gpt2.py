@@ -7,8 +7,8 @@ backward, Adam. The JAX step is that of `configs/garg_linear.py`. The PyTorch st
 HuggingFace's GPT-2 between two linear maps, without dropout, with one thread per core. It is omitted if PyTorch or
 transformers is missing (pip install 'icl-gd[interop]').
 
-Both are timed alternately, and the minimum of several timings is printed. This takes about three minutes on two cores,
-on which nothing else should run.
+PyTorch is timed before and after JAX, and the minimum of several timings is printed for each. This takes about three
+minutes on two cores, on which nothing else should run.
 """
 
 import sys
@@ -25,7 +25,7 @@ from icl_gd import models
 from icl_gd.tasks import FunctionRegression, Linear
 from icl_gd.training import mesh
 
-TARGET = 2  # times PyTorch's steps per second, with 20 inputs
+TARGET = 2  # steps per second relative to PyTorch, with 20 inputs
 NO_PYTORCH = pages.missing("interop", "torch", "transformers")
 
 
@@ -33,10 +33,10 @@ class Sizes(NamedTuple):
     """Sizes of tasks, networks and timings.
 
     Attributes:
-      settings: numbers of inputs and points of each row.
+      settings: number of inputs and number of points, for each row of the table.
       network: width, layers and heads.
-      batch_size: prompts of a batch.
-      steps: steps of one timing.
+      batch_size: prompts per batch.
+      steps: steps per timing.
       rounds: number of timings.
     """
 
@@ -50,8 +50,8 @@ class Sizes(NamedTuple):
 SMOKE = Sizes(((20, 3),), (8, 1, 1), batch_size=4, steps=2, rounds=1)
 
 
-def ours(sizes: Sizes, d: int, points: int) -> float:
-    """Seconds of a step in JAX: the minimum of several chunks, without the first, which compiles.
+def jax_seconds(sizes: Sizes, d: int, points: int) -> float:
+    """Seconds per step in JAX: the minimum over several chunks of steps. The first chunk compiles and is not counted.
 
     Args:
       sizes: sizes of network and timings.
@@ -59,7 +59,7 @@ def ours(sizes: Sizes, d: int, points: int) -> float:
       points: number of points of a prompt.
 
     Returns:
-      The seconds of one step.
+      The seconds per step.
     """
     config = models.gpt2_config(d, 2 * points - 1, *sizes.network)
     steps = sizes.steps * (sizes.rounds + 1)
@@ -129,16 +129,16 @@ def pytorch(sizes: Sizes, d: int, points: int) -> Callable[[], float]:
 
 
 def measure(sizes: Sizes) -> list[dict]:
-    """Rows of the table."""
+    """Measures the rows of the table."""
     rows = []
     for d, points in sizes.settings:
         row: dict[str, float] = {"inputs": d, "points": points}
         if NO_PYTORCH:
-            row["step"] = ours(sizes, d, points)
+            row["step"] = jax_seconds(sizes, d, points)
         else:
             time_pytorch = pytorch(sizes, d, points)
             before = min(time_pytorch() for _ in range(sizes.rounds))
-            row["step"] = ours(sizes, d, points)
+            row["step"] = jax_seconds(sizes, d, points)
             row["pytorch"] = min(before, *(time_pytorch() for _ in range(sizes.rounds)))
             row["faster"] = row["pytorch"] / row["step"]
         rows.append(row)
@@ -147,14 +147,15 @@ def measure(sizes: Sizes) -> list[dict]:
 
 
 def table(records: list[dict]) -> str:
-    """The rows as a Markdown table, without the columns of PyTorch where it is missing."""
+    """The rows as a Markdown table. If PyTorch is missing, its columns are omitted."""
     measured = f"Measured on {jax.local_device_count()} x cpu, JAX {jax.__version__}."
     head = ["inputs", "points", "step / ms"]
     if NO_PYTORCH:
-        note = f"{measured} Without PyTorch's steps: {NO_PYTORCH}."
+        note = f"{measured} PyTorch is omitted: {NO_PYTORCH}."
     else:
         reached = "yes" if records[-1]["faster"] >= TARGET else "no"
-        note = f"{measured} Target: with 20 inputs, {TARGET} times as many steps as PyTorch. Reached: {reached}."
+        target = f"Target: with 20 inputs, {TARGET} times as many steps per second as PyTorch."
+        note = f"{measured} {target} Reached: {reached}."
         head += ["PyTorch's / ms", "times faster"]
     lines = [head, ["---"] * len(head)]
     for row in records:

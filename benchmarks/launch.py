@@ -1,10 +1,10 @@
-"""Measures the launch of `one_layer`: seconds to the first chunk, and of every stage of the run.
+"""Times a launch of `one_layer`: the seconds to the first chunk of training, and of every stage of the run.
 
     python benchmarks/launch.py [--json] [--write | --smoke]
 
-Two runs are started in new processes with a compilation cache of their own. The cache is empty for the first run
-(cold); the second run (warm) reuses the programs of the first. This takes about five minutes on two CPU cores, on which
-nothing else should run.
+Two runs are started, each in a new process. They share a new compilation cache. It is empty for the first run (cold);
+the second run (warm) reuses the programs of the first. This takes about five minutes on two CPU cores, on which nothing
+else should run.
 """
 
 import json
@@ -18,16 +18,16 @@ from typing import Any, NamedTuple
 
 import pages  # beside this script
 
-TARGETS = {"import icl_gd": 2.5, "first chunk, first launch": 20.0}
-COMPILING = ("tracing", "lowering", "xla")
+TARGETS = {"import icl_gd": 2.5, "first chunk, first launch": 20.0}  # seconds, at most
+COMPILING = ("tracing", "lowering", "xla")  # columns of profile.json
 
 
 class Launch(NamedTuple):
-    """What is run.
+    """The command that is timed.
 
     Attributes:
       settings: arguments of the command.
-      imports: how often the import is timed.
+      imports: number of timings of the import.
     """
 
     settings: tuple[str, ...] = ("--config=configs/one_layer.py",)
@@ -53,7 +53,7 @@ def run(settings: tuple[str, ...], workdir: Path, cache: Path) -> dict[str, Any]
       cache: directory of the compilation cache.
 
     Returns:
-      "first_chunk", the seconds until metrics of the first chunk are written; "cache", the run's message on its
+      "first_chunk", the seconds until metrics of the first chunk are written; "cache", the run's message about its
       compilation cache; and "profile", the cost of every stage.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Shared by all benchmarks: the command line, printing, and writing tables between markers of a page."""
+"""Functions that all benchmarks share: they parse the command line, print measurements, and write tables to a page."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ def put(name: str, text: str, page: Path = README) -> None:
 
 
 def parser(doc: str | None, page: Path = README) -> ArgumentParser:
-    """The options that all benchmarks have; a benchmark may add its own.
+    """A parser of the options that all benchmarks share. A benchmark may add its own options.
 
     Args:
       doc: description of the benchmark.
@@ -52,8 +52,8 @@ def parse(parser: ArgumentParser) -> Namespace:
     options = parser.parse_args()
     if options.smoke and options.write:
         parser.error("--smoke with --write: measurements of tiny sizes are not written; use one of the two options")
-    if options.smoke:  # compiling dominates: use cheap code, in this process and in the processes it starts
-        import jax  # takes a second; --help does not need it
+    if options.smoke:  # compilation dominates: optimise less, in this process and in those that it starts
+        import jax  # imported here, because it takes a second and --help does not need it
 
         jax.config.update("jax_disable_most_optimizations", True)
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
@@ -64,9 +64,9 @@ def report(options: Namespace, records: Any, tables: Mapping[str, str], page: Pa
     """Prints the measurements, and writes the tables to the page if --write is set.
 
     Args:
-      options: the options, of `parse`.
+      options: the result of `parse`.
       records: the measurements, for --json.
-      tables: Markdown text by name of its markers.
+      tables: Markdown text of each table, by the name of its markers.
       page: the page that --write changes. Default: benchmarks/README.md.
     """
     if options.json:

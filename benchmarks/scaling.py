@@ -1,10 +1,10 @@
-"""Plans a large population on many devices, from the measured cost of one device's share.
+"""Estimates the cost of a large population on many devices from the measured cost of one device's share.
 
     python benchmarks/scaling.py [--members=10000] [--devices=64] [--steps=5000] [--json] [--write | --smoke]
 
-The share of one device (its members and prompts under `train.parallel=auto`) is built and timed on one device of this
-machine. Everything else is computed from the sizes of its arrays. --write replaces the table in docs/scaling.md. On a
-machine with a GPU, the GPU is timed.
+The share of a device consists of the members and prompts that `train.parallel=auto` assigns to it. One share is trained
+on one device of this machine, a GPU if there is one, and its time and memory are measured. The other numbers are
+computed from the sizes of its arrays. --write replaces the table in docs/scaling.md.
 """
 
 import time
@@ -28,12 +28,13 @@ PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 
 
 class Sweep(NamedTuple):
-    """A population to plan, and how it is timed.
+    """A population, and how the share of one device is timed.
 
     Attributes:
-      members, devices, steps, batch_size: the population.
-      chunk: steps of one timing.
-      times: number of timings, of which the minimum counts.
+      members, devices: number of members, and of devices that train them.
+      steps, batch_size: training steps, and prompts per batch.
+      chunk: steps per timing.
+      times: number of timings; the minimum counts.
     """
 
     members: int = 10_000
@@ -48,20 +49,19 @@ SMOKE = Sweep(members=8, devices=4, steps=10, batch_size=8, chunk=2, times=1)
 
 
 def share_of_one_device(sweep: Sweep, members: int, batch_size: int, share_batches: bool) -> dict[str, float]:
-    """Milliseconds per step, and bytes, of the share of one device.
+    """Times the share of one device, and measures its memory.
 
     Args:
       sweep: the whole population.
-      members, batch_size: members, and prompts of a batch, on this device.
+      members, batch_size: number of members, and of prompts per batch, on this device.
       share_batches: whether all members train on the same batches.
 
     Returns:
-      Milliseconds per step, and the bytes of the device's arrays, of a checkpoint of its members, and of their
-      gradients.
+      Milliseconds per step, bytes of all arrays on the device, of a checkpoint of its members, and of their gradients.
     """
     settings = TrainSettings(batch_size=batch_size, share_batches=share_batches)
     layout = concatenated(TASK.d_input, TASK.d_output)
-    # Without shared batches every device draws the whole batch and keeps its part.
+    # Without shared batches, every device draws the whole batch and uses a part of it.
     drawn = settings if share_batches else replace(settings, batch_size=sweep.batch_size)
     draw_all, loss = learning_problem(TASK, MODEL, layout, drawn)
 
@@ -71,7 +71,7 @@ def share_of_one_device(sweep: Sweep, members: int, batch_size: int, share_batch
     chunk = population.make_chunk(draw, loss, settings, Placement())
     state, keys = (
         in_context.initialise(MODEL, settings, 0, members),
-        population.members_of(0, members, settings, MODEL.per_member),
+        population.member_specs(0, members, settings, MODEL.per_member),
     )
     compiled = chunk.lower(state, keys, n_steps=sweep.chunk).compile()
     memory = compiled.memory_analysis()
@@ -94,28 +94,28 @@ def share_of_one_device(sweep: Sweep, members: int, batch_size: int, share_batch
 
 
 def plan(sweep: Sweep, share_batches: bool) -> dict[str, Any]:
-    """Cost of the whole population, by column name of the table.
+    """The cost of the whole population, by row name of the table.
 
     Args:
       sweep: the population.
       share_batches: whether all members train on the same batches.
     """
     placement = mesh.place("auto", sweep.members, sweep.batch_size, share_batches, sweep.devices)
-    each, prompts = sweep.members // placement.member, sweep.batch_size // placement.data
-    share = share_of_one_device(sweep, each, prompts, share_batches)
+    members, prompts = sweep.members // placement.member, sweep.batch_size // placement.data
+    share = share_of_one_device(sweep, members, prompts, share_batches)
     # A ring all-reduce over k devices sends 2 (k - 1)/k times the gradients from every device.
     sent = 2 * (1 - 1 / placement.data) * share["gradient_bytes"]
     return {
         "share_batches": share_batches,
         "mesh": f"{placement.member} x {placement.data}",
         "devices used": placement.member * placement.data,
-        "members per device": each,
+        "members per device": members,
         "prompts per device and member": prompts,
         "memory per device / MiB": share["device_bytes"] / 2**20,
         "communication per device and step / MiB": sent / 2**20,
         "checkpoint / MiB": share["checkpoint_bytes"] * placement.member / 2**20,
         "milliseconds per step": share["milliseconds_per_step"],
-        "microseconds per step and member": 1e3 * share["milliseconds_per_step"] / each,
+        "microseconds per step and member": 1e3 * share["milliseconds_per_step"] / members,
         f"hours for {sweep.steps:,} steps, without communication": share["milliseconds_per_step"] * sweep.steps / 3.6e6,
     }
 

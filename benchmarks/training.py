@@ -1,13 +1,14 @@
-"""Times a training step against a plain token-by-token step and against a lower bound.
+"""Compares the time of a training step with that of a plain token-by-token step, and with a lower bound.
 
     python benchmarks/training.py [--json] [--rows=FIELD=VALUE,...] [--read=FILE] [--write | --smoke]
 
-Every row is timed alternately with the yardstick, which trains the same network as published implementations do: token
-by token, on prompts sampled one by one, one member and one step at a time. Compilation is not counted.
+The plain step is the yardstick: it trains the same network as published implementations do, token by token, on prompts
+sampled one by one, one member and one step at a time. Every row of the table is timed alternately with the yardstick.
+Compilation is not counted.
 
-By default a table with ratios is printed. --json prints the rows as one list and nothing else. --write replaces the
-table, and that of the targets, in benchmarks/README.md. --rows=n_layers=5,members=1 selects the rows that match.
---read=FILE uses the output of an earlier --json instead of measuring.
+By default, tables with ratios are printed. --json prints the rows as one list and nothing else. --write replaces the
+tables in benchmarks/README.md. --rows=n_layers=5,members=1 selects the rows with these settings. --read=FILE uses the
+output of an earlier --json instead of measuring.
 
 This also runs on a GPU. It takes about 15 minutes on two CPU cores, on which nothing else should run.
 """
@@ -34,9 +35,9 @@ from icl_gd.types import Array, Gram
 
 BATCH, D_INPUT = 2048, 10
 E = D_INPUT + 1
-# Time of a step of the published code over that of the yardstick, by (n_layers, n_context), on two CPU cores.
+# Time of a step of the published code divided by that of the yardstick, by (n_layers, n_context), on two CPU cores.
 PUBLISHED = {(1, 10): 0.93, (5, 10): 0.93, (5, 100): 0.84}
-DRAWS = 4  # batches of random numbers in one timing
+DRAWS = 4  # batches of random numbers per timing
 
 
 class Effort(NamedTuple):
@@ -44,7 +45,7 @@ class Effort(NamedTuple):
 
     Attributes:
       seconds_each: approximate length of one timing.
-      rounds: number of timings, of which the minimum counts.
+      rounds: number of timings; the minimum counts.
       matrix: size of the matrix product that measures peak throughput.
     """
 
@@ -60,14 +61,14 @@ class Row(NamedTuple):
     """One setting of a training step.
 
     Attributes:
-      n_layers: recurrent layers.
-      n_context: examples of a prompt.
-      members: models of the population.
+      n_layers: number of recurrent layers.
+      n_context: examples per prompt.
+      members: size of the population.
       share_batches: whether all members train on the same batches.
       form: "gram" or "tokens", the form in which the network is computed.
       inputs: distribution of the inputs.
       sampler: "tokens" draws the tokens; "gram" draws their second moments directly.
-      batch_size: prompts of a batch.
+      batch_size: prompts per batch.
     """
 
     n_layers: int
@@ -116,7 +117,7 @@ SMOKE_ROWS = [Row(1, 10, 32, True, batch_size=8), Row(5, 1000, 1, False, batch_s
 
 
 def problem(row: Row) -> tuple[Callable, Callable]:
-    """`draw` and `loss` of a row."""
+    """The functions `draw` and `loss` of a row, which `population.make_chunk` takes."""
     draw, loss = learning_problem(row.task, row.model, concatenated(D_INPUT, 1), row.settings)
 
     def draw_gram(key: Array, step: Array) -> tuple[Gram, Array]:
@@ -126,7 +127,7 @@ def problem(row: Row) -> tuple[Callable, Callable]:
 
 
 def only_drawing(batch_of: Callable) -> tuple[Callable, Callable]:
-    """A problem that draws the same batches and ignores them; its network has one weight and no gradient."""
+    """A `draw` and `loss` that only draw: the network has one weight, and its gradient is zero."""
 
     def touch(params: Array, batch: Any) -> Array:
         return 0 * params * sum(jnp.sum(leaf.reshape(-1)[0]) for leaf in jax.tree.leaves(batch))
@@ -141,11 +142,11 @@ def drawn_once(draw: Callable) -> Callable:
 
 
 def stepper(row: Row, draw: Callable, loss: Callable, init: Callable, steps: int) -> Callable[[], None]:
-    """A function that trains for `steps` steps at every call, and continues where the last call ended.
+    """Returns a function that trains for `steps` steps per call, from where the last call ended.
 
     Args:
       row: the setting.
-      draw, loss: the problem.
+      draw, loss: draw a batch, and compute the loss on it.
       init: initial parameters of a member, from a key and the member's hyperparameters.
       steps: steps per call.
 
@@ -154,7 +155,7 @@ def stepper(row: Row, draw: Callable, loss: Callable, init: Callable, steps: int
     """
     placement = mesh.place("auto", row.members, row.batch_size, row.share_batches)
     chunk = population.make_chunk(draw, loss, row.settings, placement, side_by_side=row.n_layers == 1)
-    members = population.members_of(0, row.members, row.settings, {})
+    members = population.member_specs(0, row.members, row.settings, {})
     state = population.start(init, row.settings, members)
     state = population.PopulationState(placement.device_put(state.member), placement.device_put(state.step, mesh.ALL))
     members = placement.device_put(members)
@@ -169,9 +170,9 @@ def stepper(row: Row, draw: Callable, loss: Callable, init: Callable, steps: int
 
 
 def yardstick(row: Row) -> Callable[[], None]:
-    """A function that takes one plain step per call.
+    """Returns a function that takes one plain step per call.
 
-    Prompts are sampled by `vmap` over keys, every token passes through every layer, and a step is one program.
+    Prompts are sampled by `vmap` over keys, every layer processes every token, and a step is one program.
     """
     optimizer = row.settings.transformation(population.MemberHyperparams(1e-3, 1e-3, 0.9, 0.98, 0.0, 0.0))
 
@@ -200,7 +201,7 @@ def yardstick(row: Row) -> Callable[[], None]:
 
 
 def seconds(run: Callable[[], None], times: int = 1) -> float:
-    """Mean seconds of a call."""
+    """Mean seconds per call."""
     began = time.perf_counter()
     for _ in range(times):
         run()
@@ -208,7 +209,7 @@ def seconds(run: Callable[[], None], times: int = 1) -> float:
 
 
 def drawing(row: Row) -> Callable[[], None]:
-    """A function that draws the random numbers of DRAWS batches per call, and does nothing else."""
+    """Returns a function that draws the random numbers of DRAWS batches per call, and does nothing else."""
     d, n = D_INPUT, row.n_context
     if row.sampler == "gram":  # a triangular Bartlett factor and the query
         rank = min(n, d)
@@ -238,21 +239,22 @@ def drawing(row: Row) -> Callable[[], None]:
 
 
 def multiplications(row: Row) -> float:
-    """Least number of multiplications of a step in the Gram form, without drawing; the backward pass counts twice.
+    """Minimum number of multiplications of a training step in Gram form, without drawing random numbers.
 
     * Per batch: the Gram matrix of every prompt, which is symmetric.
-    * Per member and prompt: four products of e x e matrices in every layer but the last; two products of a matrix and a
-      vector in the last layer, where only the query's output is needed.
+    * Per member and prompt, in the forward pass: four products of e x e matrices in every layer but the last; two
+      products of a matrix and a vector in the last layer, where only the output of the query is needed.
+    * The backward pass takes twice the multiplications of the forward pass.
     """
     forming = row.batch_size * row.n_context * E * (E + 1) / 2 if row.sampler == "tokens" else 0.0
-    # The data of a single layer need no gradient.
+    # If there is one layer, no gradient with respect to its input is needed.
     last_layer = (4 if row.n_layers == 1 else 6) * E**2
     network = 12 * (row.n_layers - 1) * E**3 + last_layer
     return row.batches * forming + row.members * row.batch_size * network
 
 
 def matrix_peak(size: int, rounds: int) -> float:
-    """Multiply-adds per second of one large float32 product."""
+    """Multiply-adds per second of one large float32 matrix product."""
     a = jnp.ones((size, size))
     product = jax.jit(lambda a: a @ a)
 
@@ -270,7 +272,7 @@ def measure(row: Row, effort: Effort, peak: float, plain: Callable[[], None] | N
       row: the setting.
       effort: lengths of the timings.
       peak: multiply-adds per second of the machine.
-      plain: the yardstick; None omits it.
+      plain: the yardstick. None: there is no yardstick for this row.
 
     Returns:
       The setting and the minimum of each timing, in milliseconds per step.
@@ -280,8 +282,9 @@ def measure(row: Row, effort: Effort, peak: float, plain: Callable[[], None] | N
     network = 1e-3 + row.members * ((row.n_layers - 1) * 4e-3 + 1e-4)
     guess = network + row.batches * (1e-3 + 2e-4 * row.n_context)
     steps = max(1, round(effort.seconds_each / guess))
-    # Independent of N, and at least 2: XLA unrolls a loop of one step and then fuses the batch into each of its uses.
-    alone = max(2, round(effort.seconds_each / network))
+    # Steps without sampling. Their time does not depend on N. At least 2, because XLA unrolls a loop of one step and
+    # then fuses the batch into each of its uses.
+    network_steps = max(2, round(effort.seconds_each / network))
 
     def init(key: Array, hyperparams: Any) -> Any:
         return models.init(row.model, key)
@@ -290,19 +293,19 @@ def measure(row: Row, effort: Effort, peak: float, plain: Callable[[], None] | N
     runs = {
         "milliseconds_per_step": (stepper(row, draw, loss, init, steps), steps),
         "sampling_milliseconds": (stepper(row, *only_drawing(draw), lambda key, scale: jnp.ones(()), steps), steps),
-        "without_sampling_milliseconds": (stepper(row, drawn_once(draw), loss, init, alone), alone),
-        # Members' own batches are drawn in parallel.
+        "without_sampling_milliseconds": (stepper(row, drawn_once(draw), loss, init, network_steps), network_steps),
+        # A step draws `row.batches` batches. If members have their own batches, devices draw in parallel.
         "drawing": (drawing(row), DRAWS * (placement.member if row.batches > 1 else 1) / row.batches),
     }
-    if row.n_context == 1000:  # compared with N = 100 by a target: the network's cost must not depend on N
+    if row.n_context == 1000:  # for the target that the cost of the network does not depend on N
         at_100 = drawn_once(problem(row._replace(n_context=100))[0])
-        runs["without_sampling_at_100_milliseconds"] = (stepper(row, at_100, loss, init, alone), alone)
+        runs["without_sampling_at_100_milliseconds"] = (stepper(row, at_100, loss, init, network_steps), network_steps)
     if plain is not None:
         runs["yardstick_milliseconds"] = (plain, 1)
     least = dict.fromkeys(runs, math.inf)
     for _ in range(effort.rounds if guess < 4 * effort.seconds_each else 1):
-        for name, (run, each) in runs.items():
-            least[name] = min(least[name], 1e3 * seconds(run) / each)
+        for name, (run, n_steps) in runs.items():
+            least[name] = min(least[name], 1e3 * seconds(run) / n_steps)
     work = multiplications(row)
     floor = least.pop("drawing") + 1e3 * work / peak
     record = {**row._asdict(), "yardstick_milliseconds": None, **least, "floor_milliseconds": floor}
@@ -311,7 +314,7 @@ def measure(row: Row, effort: Effort, peak: float, plain: Callable[[], None] | N
 
 
 def measured(chosen: list[Row], effort: Effort) -> Iterator[dict[str, Any]]:
-    """Measures rows one after another; those of equal sizes share a yardstick."""
+    """Measures rows one after another. Rows with equal n_layers and n_context share a yardstick."""
     peak, plain = matrix_peak(effort.matrix, effort.rounds), {}
     for row in chosen:
         size = row.n_layers, row.n_context
@@ -321,7 +324,7 @@ def measured(chosen: list[Row], effort: Effort) -> Iterator[dict[str, Any]]:
 
 
 def speedup(record: dict[str, Any]) -> float | None:
-    """Time of a step of the published code over that of a step per member; None if the former is unknown."""
+    """Time of a step of the published code divided by the time of a step per member; None if the former is unknown."""
     share, plain = PUBLISHED.get((record["n_layers"], record["n_context"])), record["yardstick_milliseconds"]
     if share is None or plain is None:
         return None
@@ -329,12 +332,12 @@ def speedup(record: dict[str, Any]) -> float | None:
 
 
 def times_the_floor(record: dict[str, Any]) -> float:
-    """Time of a step over its lower bound."""
+    """Time of a step divided by its lower bound."""
     return record["milliseconds_per_step"] / record["floor_milliseconds"]
 
 
 def growth(record: dict[str, Any]) -> float:
-    """Relative growth of the step without its sampling from N = 100 to N = 1000."""
+    """Relative growth of the time of a step without sampling, from N = 100 to N = 1000."""
     return record["without_sampling_milliseconds"] / record["without_sampling_at_100_milliseconds"] - 1
 
 
@@ -342,7 +345,7 @@ class Target(NamedTuple):
     """A target for one row.
 
     Attributes:
-      what: the target in words.
+      what: description of the target.
       row: the setting.
       figure: computes the value from the measured row.
       relation: "≥" if the value must be at least the bound, "≤" if at most.
@@ -356,7 +359,7 @@ class Target(NamedTuple):
     bound: float
 
     def line(self, record: dict[str, Any]) -> str:
-        """The target as a line of a Markdown table.
+        """The target and the measured value as a line of a Markdown table.
 
         Raises:
           ValueError: if the value was not measured.
@@ -369,7 +372,7 @@ class Target(NamedTuple):
         return f"| {' | '.join(cells)} |"
 
 
-# First the targets that do not depend on the processor.
+# The targets that do not depend on the processor come first.
 TARGETS = [
     Target("one layer, 32 members sharing batches: times the floor", Row(1, 10, 32, True), times_the_floor, "≤", 3.0),
     Target(
@@ -393,7 +396,7 @@ def row_of(record: dict[str, Any]) -> Row:
 
 
 def targets(records: list[dict[str, Any]]) -> list[str]:
-    """A list with a Markdown table of the targets of the measured rows; empty if these have no target."""
+    """A list with a Markdown table of the targets of the measured rows. Empty if the rows have no target."""
     by_row = {row_of(record)._replace(batch_size=BATCH): record for record in records}
     lines = [target.line(by_row[target.row]) for target in TARGETS if target.row in by_row]
     return ["\n".join(["| target | bound | measured | reached |", "|---|---|---|---|", *lines])] if lines else []
@@ -455,9 +458,11 @@ def main() -> None:
     if unknown := set(selection) - set(Row._fields):
         parser.error(f"--rows: unknown field {', '.join(sorted(unknown))}; use {', '.join(Row._fields)}")
     if selection and options.write:
-        parser.error("--rows with --write: the page has the table of all rows; use one of the two options")
+        parser.error(
+            "--rows with --write: the page shows all rows, so selected rows are not written; use one of the two options"
+        )
     if options.read and options.smoke:
-        parser.error("--read with --smoke: rows that were measured have their sizes; use one of the two options")
+        parser.error("--read with --smoke: rows of a file are not measured again; use one of the two options")
 
     def is_selected(row: Row) -> bool:
         return all(str(getattr(row, name)) == value for name, value in selection.items())
@@ -465,7 +470,9 @@ def main() -> None:
     if options.read:
         records = [record for record in json.loads(options.read.read_text()) if is_selected(row_of(record))]
         if options.write and any(row_of(record).batch_size != BATCH for record in records):
-            parser.error(f"--read={options.read} with --write: these are rows of --smoke; measure without --smoke")
+            parser.error(
+                f"--read={options.read} with --write: the file has rows of a smoke run; measure without --smoke"
+            )
     else:
         settings = [row for row in (SMOKE_ROWS if options.smoke else rows()) if is_selected(row)]
         mesh.use_cpu_cores()

@@ -93,20 +93,20 @@ def trajectory(prompt):
     encoded = layout.encode(prompt.x, prompt.y, prompt.x_query)
     heads = [dual.dual_of(config, params, 0, head)(encoded) for head in range(2)]
     path = jnp.stack([dual.trajectory(one).prediction[: task.n_context + 1] for one in heads], axis=1)
-    apart = jnp.linalg.norm(path - path[-1:], axis=-1) / jnp.linalg.norm(path[-1:], axis=-1)
+    distance = jnp.linalg.norm(path - path[-1:], axis=-1) / jnp.linalg.norm(path[-1:], axis=-1)
     written = jax.vmap(dual.block_of(config, params, 0, encoded))(path)
-    return apart.mean(1), jax.vmap(models.read_out(config, params, layout))(written)[:, 0]
+    return distance.mean(1), jax.vmap(models.read_out(config, params, layout))(written)[:, 0]
 
 
 def loss(y_hat):
     return 0.5 * jnp.mean((y_hat - prompts.y_query[:, :1]) ** 2, axis=0)
 
 
-apart, predicted = jax.jit(jax.vmap(trajectory))(prompts)
+distance, predicted = jax.jit(jax.vmap(trajectory))(prompts)
 loss_gd = float(loss(jax.vmap(gd)(prompts.x, prompts.y, prompts.x_query))[0])
 with plots.style():
     figure, (left, right) = plt.subplots(1, 2, figsize=(plots.PAGE, 2.4))
-    left.plot(apart.mean(0), color=plots.ROLES["trained"][1])
+    left.plot(distance.mean(0), color=plots.ROLES["trained"][1])
     left.set(xlabel="demonstrations processed", ylabel="distance to the layer's output", ylim=(0, None))
     right.plot(loss(predicted), color=plots.ROLES["trained"][1], label="prediction of the dual model")
     plots.level(right, loss_gd, "gd", "one least-squares gradient step")
@@ -149,9 +149,9 @@ with plots.style():
         ax.plot(theirs.ravel(), ours.ravel(), ".", color=plots.ROLES["trained"][1], markersize=2)
         ax.axline((0, 0), slope=1, color="black", linewidth=0.4)
         ax.set(xlabel="contribution in a least-squares step", ylabel="contribution in the dual models", title=name)
-        of_network = models.predictor(*network, layout)
+        network_predictor = models.predictor(*network, layout)
         print(name, "correlation:", float(jnp.corrcoef(ours.ravel(), theirs.ravel())[0, 1]))
-        print(name, analysis.alignment(of_network, gd, prompts))
+        print(name, analysis.alignment(network_predictor, gd, prompts))
 
 # %% [markdown]
 # Measurement shows what the dual model does not: how close a trained layer is to the least-squares step. Trained
@@ -160,10 +160,11 @@ with plots.style():
 #
 # ## Random features
 #
-# $\phi$ has infinitely many dimensions. Random features approximate it: for normal $w$, the mean product of $e^{w^\top
-# z - |z|^2/2}/\sqrt m$ is the exponential. Then $W$ is a matrix, and the gradient step can be computed by automatic
-# differentiation. The error falls as one over the square root of the number of features $m$. It is smaller if the
-# directions $w$ are orthogonal and come with their opposites.
+# $\phi$ has infinitely many dimensions. Random features approximate it: draw $m$ normal vectors $w_i$ and let
+# $\phi(z)_i = e^{w_i^\top z - |z|^2/2}/\sqrt m$. The mean of $\phi(a)^\top \phi(b)$ over $w$ is
+# $e^{a^\top b}$. Then $W$ is a matrix, and the gradient step can be computed by automatic differentiation. The error
+# falls as one over the square root of the number of features $m$. It is smaller if the directions $w$ are orthogonal
+# and come with their opposites.
 
 # %%
 one = dual.dual_of(config, params, 0, 0)(layout.encode(prompts.x[0], prompts.y[0], prompts.x_query[0]))
@@ -179,8 +180,8 @@ for name, kind in kinds.items():
     for m in numbers:
 
         def error(key, m=m, kind=kind):
-            of_key = dual.positive_features(key, len(short.query), m, **kind)
-            output = features.step(short, of_key) @ of_key(short.query)
+            feature_map = dual.positive_features(key, len(short.query), m, **kind)
+            output = features.step(short, feature_map) @ feature_map(short.query)
             return jnp.linalg.norm(output - exact) / jnp.linalg.norm(exact)
 
         draws = jax.random.split(jax.random.key(2), DRAWS)
@@ -197,18 +198,22 @@ with plots.style():
 # %% [markdown]
 # ## Modified attention from a modified loss
 #
-# Add $\frac{\alpha}{2} |W|^2$ to the loss of the dual model: the starting point shrinks, so the query's own token is
-# weighted by $1 - \alpha$. Subtract from every value a part $\beta$ of the mean of the least attended values: the loss
-# gets negative samples. Both are fields of the config, and both have exact dual models.
+# Add $\frac{\alpha}{2} |W|^2$ to the loss of the dual model. The gradient step then multiplies the initial weights by
+# $1 - \alpha$, and so the attention weight of the query's own token (`query_damping`). Or subtract from every value
+# $\beta$ times the mean of the least attended values (`negative_weight`): the loss gets negative samples. Both
+# modifications have exact dual models.
 
 # %%
-for changes in ({"alpha": 0.5}, {"beta": 0.5, "share": 0.25}, {"alpha": -1.0, "beta": 0.25, "share": 0.25}):
-    changed = replace(config, **changes)
+damped = models.Modification(query_damping=0.5)
+negative = models.Modification(negative_weight=0.5, negative_fraction=0.25)
+both = models.Modification(query_damping=-1.0, negative_weight=0.25, negative_fraction=0.25)
+for modification in (damped, negative, both):
+    changed = replace(config, modification=modification)
     params_changed = models.init(changed, jax.random.key(0))
     heads = [dual.dual_of(changed, params_changed, 0, head)(encoded) for head in range(2)]
     by_dual = dual.block_of(changed, params_changed, 0, encoded)(jnp.stack([dual.prediction(one) for one in heads]))
     computed = models.apply(changed, params_changed, encoded).residual[-1, -1]
-    print(changes, "largest difference:", float(jnp.abs(by_dual - computed).max()))
+    print(modification.enabled, "largest difference:", float(jnp.abs(by_dual - computed).max()))
 
 # %% [markdown]
 # ## What follows

@@ -78,12 +78,14 @@ with plots.style():
 #
 # As published, y shares a slot with the last coordinate of x, the prediction shares one with a positional encoding,
 # and only the first layer is softmax. During training we measure the loss, and the derivatives of the first layer's
-# output at a token by that token, by the next token, and by the other tokens.
+# output at a token with respect to that token, the next token and the other tokens.
 
 # %%
-apart = tokens.interleaved(10, 1)
-config = icl_gd.TransformerConfig(apart.d_token, n_layers=2, attention=("softmax", "linear"), init_scale=0.02)
-encoded = jax.vmap(apart.encode)(few.x, few.y, few.x_query)
+published_layout = tokens.interleaved(10, 1)
+config = icl_gd.TransformerConfig(
+    published_layout.d_token, n_layers=2, attention=("softmax", "linear"), init_scale=0.02
+)
+encoded = jax.vmap(published_layout.encode)(few.x, few.y, few.x_query)
 
 
 @jax.jit
@@ -92,7 +94,7 @@ def measure(params):
         return models.apply(config, params, one).residual[1]
 
     derivatives = jax.vmap(lambda one: analysis.derivatives(first, one, 10))(encoded)
-    loss = analysis.losses(models.predictor(config, params, apart), prompts).mean()
+    loss = analysis.losses(models.predictor(config, params, published_layout), prompts).mean()
     return loss, analysis.derivative_norms(derivatives, faithful=True)
 
 
@@ -125,8 +127,8 @@ print("loss ratio to one gradient step:", float(losses[-1]) / loss_gd)
 # ## Attention patterns
 #
 # In the first layer, the token of an input attends to the label after it (inputs are odd tokens, labels even ones, the
-# last is the query). A score is 1 for a head that attends to the neighbour only, and 1/20 for a head that attends
-# uniformly.
+# last is the query). The mean attention weight of the neighbour is 1 for a head that attends to it only,
+# and 1/20 for a head that attends uniformly.
 
 # %%
 patterns = jax.vmap(lambda one: models.apply(config, trained.member(0), one).pattern[:, 0])(encoded)

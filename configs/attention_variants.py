@@ -1,12 +1,13 @@
-"""Does attention that is modified as its dual model suggests learn better (Ren & Liu 2310.13220, section 5)?
+"""Does attention learn better with the modifications that its dual model suggests (Ren & Liu 2310.13220, section 5)?
 
     python -m experiments.run --config=configs/attention_variants.py
 
-The model is one layer of softmax attention that also attends to the query. The tasks are linear, trigonometric and
-exponential: y = W f(x) with x ~ U(-1, 1)^5 and 15 examples. The modifications are a regulariser (alpha), negative
-samples (beta; a quarter of the other demonstrations), keys and values augmented by small MLPs, and all combinations of
-these. There are five seeds for each combination: 300 members in one population per task. Every member is compared with
-the unmodified member of its seed. A run takes ten minutes on two CPU cores.
+The model is one layer of softmax attention in which all tokens also attend to the query. The tasks are linear,
+trigonometric and exponential: y = W f(x) with x ~ U(-1, 1)^5 and 15 examples. There are four modifications: a
+regulariser (strength alpha), negative samples (strength beta; a quarter of the other demonstrations are negative), and
+small MLPs that augment the keys or the values. All combinations are trained with five seeds each: 300 members in one
+population per task. Every member is compared with the unmodified member of the same seed. A run takes ten minutes on
+two CPU cores.
 
 Variants: `smoke`.
 """
@@ -22,7 +23,8 @@ TASKS = ("linear", "trigonometric", "exponential")
 
 WHY_KEYS = "With augmented keys every seed has the same loss as without them, or a loss up to 1 % larger."
 WHY_VALUES = (
-    "The loss is the same to three digits, except in seeds where unmodified attention is stuck; some of these escape."
+    "The loss is the same to three digits, except in seeds where unmodified attention is stuck; some of these seeds "
+    "escape."
 )
 WHY_BETA = (
     "The loss falls in every seed. One seed escapes where unmodified attention is stuck, so the interval is wide."
@@ -34,10 +36,11 @@ WHY = {
 }
 
 
-def helps(task: str) -> tuple[Claim, ...]:
+def claims_for(task: str) -> tuple[Claim, ...]:
     """Claims that each modification alone lowers the loss on one task."""
 
     def at(metric: str, alpha: float, beta: float, keys: float, values: float) -> str:
+        """The name of a metric at one combination of the modifications."""
         return (
             f"{metric}[task.name={task},model.alpha={alpha},model.beta={beta},model.augment_keys={keys},"
             f"model.augment_values={values}]"
@@ -45,7 +48,7 @@ def helps(task: str) -> tuple[Claim, ...]:
 
     name = f"AV.{task}"
     ratio = "ratio to unmodified attention, upper end of its 95 % interval over seeds"
-    less: dict[str, Any] = {"source": "RL section 5", "at_most": 1.0, "reduce": "upper"}
+    lower_loss: dict[str, Any] = {"source": "RL section 5", "at_most": 1.0, "reduce": "upper"}
     claims = (
         claim(
             f"{name}.plain",
@@ -59,25 +62,25 @@ def helps(task: str) -> tuple[Claim, ...]:
             f"{name}.keys",
             f"on the {task} task, keys augmented by an MLP lower the loss ({ratio})",
             metric=at("loss_ratio_plain", 0.0, 0.0, 1.0, 0.0),
-            **less,
+            **lower_loss,
         ),
         claim(
             f"{name}.values",
             f"on the {task} task, values augmented by an MLP lower the loss ({ratio})",
             metric=at("loss_ratio_plain", 0.0, 0.0, 0.0, 1.0),
-            **less,
+            **lower_loss,
         ),
         claim(
             f"{name}.alpha",
             f"on the {task} task, the regulariser with alpha = 0.5 lowers the loss ({ratio})",
             metric=at("loss_ratio_plain", 0.5, 0.0, 0.0, 0.0),
-            **less,
+            **lower_loss,
         ),
         claim(
             f"{name}.beta",
             f"on the {task} task, negative samples with beta = 0.25 lower the loss ({ratio})",
             metric=at("loss_ratio_plain", 0.0, 0.25, 0.0, 0.0),
-            **less,
+            **lower_loss,
         ),
         claim(
             f"{name}.beta_everywhere",
@@ -108,7 +111,7 @@ def get_config(variant: str = "") -> Experiment:
             "train.checkpoint_every": 2000,
             "eval.prompts": 8192,
             "eval.curve_prompts": 512,
-            "claims": tuple(each for task in TASKS for each in helps(task)),
+            "claims": tuple(each for task in TASKS for each in claims_for(task)),
         }
     )
     if variant == "smoke":

@@ -2,9 +2,9 @@
 
     python -m experiments.run --config=configs/context_sweep.py
 
-The context has N = 5, 10, 15, 20, 25 or 50 examples, with five seeds for each N; the sizes run in sequence. A run
-takes ten to twenty minutes on two CPU cores. Expected losses are those of the closed form: 0.27590, 0.20623, 0.16465,
-0.13702, 0.11734 and 0.06828.
+The context size N is 5, 10, 15, 20, 25 or 50 examples. Five seeds are trained for each N, one N after another. A run
+takes ten to twenty minutes on two CPU cores. Expected losses, in this order, from the closed form for the best gradient
+step: 0.27590, 0.20623, 0.16465, 0.13702, 0.11734 and 0.06828.
 
 Variants: `smoke`.
 """
@@ -16,7 +16,7 @@ EXACT = {5: 0.27590, 10: 0.206229, 15: 0.16465, 20: 0.13702, 25: 0.11734, 50: 0.
 
 
 def at_size(n: int, exact: float) -> tuple[Claim, ...]:
-    """Claims at a context size n, where `exact` is the closed-form loss of the best gradient step."""
+    """Claims about context size n; `exact` is the closed-form loss of the best gradient step."""
     return (
         claim(
             f"VO.N{n}.gd",

@@ -3,9 +3,9 @@
     python -m experiments.run --config=configs/dual_model.py
 
 A causal Transformer like GPT-2 (three layers, two heads, MLPs) learns linear functions y = W x, with x ~ U(-1, 1)^5
-and 15 examples, in double precision. Every head is then converted to its dual model. One gradient step of the dual
-model must equal the head's output. N steps on one demonstration each are recorded too. A run takes some twenty minutes
-on two CPU cores.
+and 15 examples, in double precision. Every head is then converted to its dual model. After one gradient step, the
+prediction of the dual model must equal the head's output. The same must hold after N steps on one demonstration each,
+where N is the number of demonstrations. A run takes about twenty minutes on two CPU cores.
 
 Variants: `layer` has one layer of two softmax heads on tokens (x, y), compared with gradient descent on the same
 prompts; `linear` has one layer of linear attention, as in von Oswald et al., compared with gradient descent on the
@@ -30,7 +30,7 @@ WHY_NEAR = (
 )
 
 
-def exact(prefix: str, why_not_learned: str = "") -> tuple:
+def about_dual_models(prefix: str, why_not_learned: str = "") -> tuple:
     """Claims about the dual models of any network."""
     return (
         claim(
@@ -63,10 +63,10 @@ def exact(prefix: str, why_not_learned: str = "") -> tuple:
     )
 
 
-def of_softmax() -> tuple:
+def about_softmax_layer() -> tuple:
     """Claims about one layer of softmax heads, compared with a least-squares gradient step."""
     return (
-        *exact("DM.layer", WHY_STUCK),
+        *about_dual_models("DM.layer", WHY_STUCK),
         claim(
             "DM.layer.pull",
             "the contributions of demonstrations to the prediction differ from those in a "
@@ -88,10 +88,10 @@ def of_softmax() -> tuple:
     )
 
 
-def of_linear() -> tuple:
+def about_linear_layer() -> tuple:
     """Claims about one linear layer, compared with a least-squares gradient step."""
     return (
-        *exact("DM.linear"),
+        *about_dual_models("DM.linear"),
         claim(
             "DM.linear.pull",
             "the contributions of demonstrations to the prediction are those in a least-squares "
@@ -115,9 +115,9 @@ def of_linear() -> tuple:
 def get_config(variant: str = "") -> Experiment:
     settings: dict[str, Any] = {"precision": "float64", "analyses": ("dual",)}
     if variant == "layer":
-        return dual_models(claims=of_softmax(), **settings)
+        return dual_models(claims=about_softmax_layer(), **settings)
     if variant == "linear":
-        return dual_models(claims=of_linear(), **settings).change(
+        return dual_models(claims=about_linear_layer(), **settings).change(
             {
                 "model.attention": "linear",
                 "model.n_heads": 1,
@@ -137,7 +137,7 @@ def get_config(variant: str = "") -> Experiment:
             active_inputs=(3, 1, 1500),  # without this curriculum one seed of five learns nothing
         ),
         eval=Eval(prompts=2048, curve_prompts=512),
-        claims=exact("DM"),
+        claims=about_dual_models("DM"),
         **settings,
     )
     if variant == "smoke":

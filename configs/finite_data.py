@@ -1,16 +1,16 @@
-"""From how many training prompts on does a layer learn gradient descent? (von Oswald et al., recycled data.)
+"""How many training prompts does a layer need to learn gradient descent (von Oswald et al., recycled data)?
 
     python -m experiments.run --config=configs/finite_data.py
 
-One layer is trained as in one_layer, on a pool of 64 to 65,536 prompts that recur. There are five seeds for each size;
-the sizes run in sequence. There is one pool per size and one order of its prompts, so seeds differ only in their
-initial weights. All metrics are measured on fresh prompts, except `loss_trained_on_pool`. Gradient descent tuned on
-the same pool is the comparison: it has one number to learn and needs few prompts. The published code recycles whole
-batches; its `cycle_data` batches are a pool of 2,048 times as many prompts. A run takes about eight minutes on two CPU
-cores.
+One layer is trained as in one_layer, but on a pool of 64 to 65,536 prompts that are used repeatedly. Five seeds are
+trained for each pool size, one size after another. All seeds of a size use the same pool in the same order, so they
+differ only in their initial weights. All metrics are measured on fresh prompts, except `loss_trained_on_pool`. For
+comparison, gradient descent is tuned on the same pool. Its step size is a single number, so it needs few prompts. The
+published code recycles whole batches; its setting `cycle_data` = k corresponds to a pool of 2,048 k prompts. A run
+takes about eight minutes on two CPU cores.
 
-Variants: `table` trains on fresh prompts and tests on prompts cut from a real table (scikit-learn's diabetes data, d =
-10; needs the extra `baselines`); `smoke`.
+Variants: `table` trains on fresh prompts and tests on prompts made of rows of a real table (scikit-learn's diabetes
+data, d = 10; needs the extra `baselines`); `smoke`.
 """
 
 from icl_gd.lab import Eval, Experiment, GradientDescent, Network, Regression, Train, claim, smoke
@@ -20,7 +20,7 @@ SIZES = (64, 256, 1024, 4096, 16_384, 65_536)
 
 
 def at(metric: str, size: int) -> str:
-    """The metric of the layers that are trained on `size` prompts."""
+    """The name of a metric of the layers that are trained on `size` prompts."""
     return f"{metric}_by_pool[{size}]"
 
 
@@ -44,7 +44,7 @@ def get_config(variant: str = "") -> Experiment:
                         "on prompts of a real table, every free seed's sensitivities are aligned with those of "
                         "gradient descent (smallest cosine)",
                         metric="sensitivity_cosine_gd_table_untrapped",
-                        source="found here",
+                        source="this project",
                         at_least=0.99,
                         reduce="min",
                     ),
@@ -53,7 +53,7 @@ def get_config(variant: str = "") -> Experiment:
                         "on prompts of a real table, every free seed is as good as gradient descent (largest "
                         "loss ratio)",
                         metric="loss_table_ratio_gd_untrapped",
-                        source="found here",
+                        source="this project",
                         at_most=1.05,
                         reduce="max",
                     ),
@@ -62,7 +62,7 @@ def get_config(variant: str = "") -> Experiment:
                         "on prompts of a real table, the step tuned for uniform inputs is too long: it is "
                         "worse than predicting zero, which has 0.417 (loss of gradient descent)",
                         metric="loss_table_gd",
-                        source="found here",
+                        source="this project",
                         at_least=0.42,
                     ),
                 ),
@@ -96,7 +96,7 @@ def get_config(variant: str = "") -> Experiment:
                     "trained on 16,384 prompts, every free seed's loss is within 5 % of that of one "
                     "gradient step (largest ratio on fresh prompts)",
                     metric=at("loss_ratio_gd_untrapped", 16_384),
-                    source="found here",
+                    source="this project",
                     at_most=1.05,
                     reduce="max",
                 ),
@@ -105,7 +105,7 @@ def get_config(variant: str = "") -> Experiment:
                     "trained on 1,024 prompts, every seed overfits: its loss on fresh prompts is at least "
                     "1.5 times that of one gradient step (smallest ratio)",
                     metric=at("loss_ratio_gd", 1024),
-                    source="found here",
+                    source="this project",
                     at_least=1.5,
                     reduce="min",
                     note="With 1,024 prompts the loss on fresh prompts is only a fifth larger. A pool of 256 "
@@ -116,7 +116,7 @@ def get_config(variant: str = "") -> Experiment:
                     "VO.finite.heart",
                     "trained on 64 prompts, every seed memorises them (largest loss on these prompts)",
                     metric=at("loss_trained_on_pool", 64),
-                    source="found here",
+                    source="this project",
                     at_most=0.1,
                     reduce="max",
                 ),

@@ -3,14 +3,14 @@
     python -m experiments.run --config=configs/garg_decision_tree.py:tiny
 
 Labels are the outputs of a full tree of depth 4 whose nodes test the signs of inputs. The trained model is compared
-with trees that are grown greedily on each prefix (to depth 4, or until leaves are pure), and with boosted trees. These
-use scikit-learn and xgboost on the host (pip install 'icl-gd[baselines]'). Expected of `tiny`: a mean normalised error
-over lengths of 0.64, where boosted trees have 1.05. The default is `standard`.
+with greedy trees that are grown on each prefix (to depth 4, or until leaves are pure), and with boosted trees. Both are
+grown outside JAX, by scikit-learn and xgboost (pip install 'icl-gd[baselines]'). Expected for `tiny`: a normalised
+error of 0.64, averaged over prompt lengths; boosted trees have 1.05. The default variant is `standard`.
 
-Variants: `tiny` (width 64, 3 layers, 2 heads) has eight inputs, 51 points and a curriculum, and takes an hour and a
-half on two CPU cores; `small` (width 128, 6 layers, 4 heads) has the published 20 inputs, 101 points, half a million
-steps and curriculum, and needs an accelerator; `standard` (width 256, 12 layers, 8 heads) has the task, steps and
-curriculum of `small`; `smoke` takes seconds.
+Variants: `tiny` (width 64, 3 layers, 2 heads) has 8 inputs, 51 points per prompt and a curriculum, and takes an hour
+and a half on two CPU cores; `small` (width 128, 6 layers, 4 heads) has the published settings (20 inputs, 101 points,
+half a million steps, curriculum) and needs an accelerator; `standard` (width 256, 12 layers, 8 heads) has the task,
+steps and curriculum of `small`; `smoke` takes seconds.
 """
 
 from icl_gd.lab import Experiment, PrefixLearners, claim

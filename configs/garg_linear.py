@@ -4,14 +4,14 @@
 
 A causal Transformer is trained to predict every label of a prompt from the examples before it. Its in-context learning
 curve is then measured on prompts of the training distribution and of other distributions, and compared with least
-squares, averaging and nearest neighbours. Expected of `toy`: the error of least squares with up to three examples, and
-0.04 after ten. The default is `standard`.
+squares, averaging and nearest neighbours. Expected for `toy`: with up to three examples the error of least squares, and
+after ten examples a normalised error of 0.04. The default variant is `standard`.
 
-Variants: `toy` has five inputs, 11 points and the size `tiny`, and takes 50,000 steps, a quarter of an hour on two CPU
-cores; `tiny` (width 64, 3 layers, 2 heads) has eight inputs, 25 points and a curriculum, and takes under an hour on
-two CPU cores; `small` (width 128, 6 layers, 4 heads) has the published 20 inputs, 41 points, half a million steps of
-batch 64 and curriculum, and needs an accelerator; `standard` (width 256, 12 layers, 8 heads) has the task, steps and
-curriculum of `small`; `sizes` sweeps over widths and steps of `toy`; `smoke` takes seconds.
+Variants: `toy` has the model of `tiny`, 5 inputs, 11 points per prompt and 50,000 steps, and takes a quarter of an hour
+on two CPU cores; `tiny` (width 64, 3 layers, 2 heads) has 8 inputs, 25 points per prompt and a curriculum, and takes
+under an hour on two CPU cores; `small` (width 128, 6 layers, 4 heads) has the published settings (20 inputs, 41 points,
+half a million steps of batch 64, curriculum) and needs an accelerator; `standard` (width 256, 12 layers, 8 heads) has
+the task, steps and curriculum of `small`; `sizes` sweeps over the width and the steps of `toy`; `smoke` takes seconds.
 """
 
 import math
@@ -20,7 +20,7 @@ from icl_gd.lab import Experiment, PrefixLearners, claim
 from icl_gd.lab.presets import function_class, untrained
 
 VARIANTS = ("toy", "sizes", "tiny", "small", "standard", "smoke")
-SMALL = (5, 10, 50_000)  # inputs, examples and steps of the toy
+TOY = (5, 10, 50_000)  # inputs, examples and steps
 SUITE = (
     *("standard", "random_quadrants", "opposite_quadrants", "orthogonal_query", "repeated_query", "half_subspace"),
     *("skewed", "noisy", "inputs_third", "inputs_half", "inputs_double", "inputs_triple"),
@@ -43,13 +43,13 @@ def why_quadrants(d: int) -> str:
     )
 
 
-def at(suite: str, k: int, role: str = "trained") -> str:
-    """The normalised error of a learner on a suite of prompts after k examples."""
-    return f"normalised_error_{suite}_{role}[{k}]"
+def at(distribution: str, k: int, role: str = "trained") -> str:
+    """The name of the metric for a learner's normalised error after k examples of a prompt distribution."""
+    return f"normalised_error_{distribution}_{role}[{k}]"
 
 
 def like_least_squares(prefix: str, d: int, n: int) -> tuple:
-    """The paper's claims for d inputs and n examples, on prompts of the training distribution and of others."""
+    """The paper's claims for d inputs and n examples, on the training distribution and on other distributions."""
     half = d // 2
     below = (
         f"with {half} examples of {d} inputs, the model's predictions change with the query as those of least "
@@ -163,8 +163,8 @@ def like_least_squares(prefix: str, d: int, n: int) -> tuple:
     )
 
 
-def falls() -> tuple:
-    """Claims about the width of the model and the steps of training."""
+def about_sizes() -> tuple:
+    """Claims about the width of the model and the number of training steps."""
 
     def error(width: int, steps: int) -> str:
         return f"normalised_error[model.d_embed={width},train.steps={steps}]"
@@ -201,13 +201,13 @@ def falls() -> tuple:
 def get_config(variant: str = "") -> Experiment:
     if variant == "sizes":
         reference = PrefixLearners(baselines=("least_squares",))
-        toy = function_class("linear", "toy", VARIANTS, small=SMALL, reference=reference, seeds=3)
-        return toy.change({"train.steps": (2000, 6000, 20_000), "model.d_embed": (16, 32, 64), "claims": falls()})
+        toy = function_class("linear", "toy", VARIANTS, small=TOY, reference=reference, seeds=3)
+        return toy.change({"train.steps": (2000, 6000, 20_000), "model.d_embed": (16, 32, 64), "claims": about_sizes()})
     experiment = function_class(
         "linear",
         variant,
         VARIANTS,
-        small=(8, 24, 60_000) if variant == "tiny" else SMALL,
+        small=(8, 24, 60_000) if variant == "tiny" else TOY,
         reference=PrefixLearners(suite=SUITE, baselines=("least_squares", "averaging", "nearest_3")),
     )
     if variant == "smoke":

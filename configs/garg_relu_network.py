@@ -3,14 +3,14 @@
     python -m experiments.run --config=configs/garg_relu_network.py:tiny
 
 Labels are the outputs of a network with one hidden layer of width 100, whose weights are drawn anew for every prompt.
-The trained model is compared with a network of that form, trained on each prefix by 100 steps of Adam, and with least
-squares, which can only learn the linear part. Expected of `tiny`: the error of the network that is trained on each
-prefix, a mean normalised error over lengths of 0.42. The default is `standard`.
+The trained model is compared with a network of the same form, trained on each prefix by 100 steps of Adam, and with
+least squares, which can only learn the linear part. Expected for `tiny`: the normalised error of this network, 0.42
+averaged over prompt lengths. The default variant is `standard`.
 
-Variants: `tiny` (width 64, 3 layers, 2 heads) has eight inputs, 25 points and a curriculum, and takes under an hour on
-two CPU cores; `small` (width 128, 6 layers, 4 heads) has the published 20 inputs, 101 points, half a million steps and
-curriculum, and needs an accelerator; `standard` (width 256, 12 layers, 8 heads) has the task, steps and curriculum of
-`small`; `smoke` takes seconds.
+Variants: `tiny` (width 64, 3 layers, 2 heads) has 8 inputs, 25 points per prompt and a curriculum, and takes under an
+hour on two CPU cores; `small` (width 128, 6 layers, 4 heads) has the published settings (20 inputs, 101 points, half a
+million steps, curriculum) and needs an accelerator; `standard` (width 256, 12 layers, 8 heads) has the task, steps and
+curriculum of `small`; `smoke` takes seconds.
 """
 
 from icl_gd.lab import Experiment, PrefixLearners, claim

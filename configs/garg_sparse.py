@@ -2,15 +2,15 @@
 
     python -m experiments.run --config=configs/garg_sparse.py:tiny
 
-Only three of the weights are nonzero. A learner that uses this needs fewer examples than least squares. The Lasso
-does; the paper finds that a Transformer trained on such functions does too. Expected of `tiny`: a normalised error of
-0.47 after four examples, where least squares has 0.5, and a mean over lengths 0.03 above that of the best Lasso. The
-default is `standard`.
+Only three of the weights are nonzero. A learner that uses sparsity needs fewer examples than least squares does. The
+Lasso uses it, and the paper finds that a Transformer trained on such functions does so too. Expected for `tiny`: a
+normalised error of 0.47 after four examples, where least squares has 0.5; averaged over prompt lengths, an error 0.03
+above that of the Lasso with the best penalty at each length. The default variant is `standard`.
 
-Variants: `tiny` (width 64, 3 layers, 2 heads) has eight inputs, 25 points and a curriculum, and takes under an hour on
-two CPU cores; `small` (width 128, 6 layers, 4 heads) has the published 20 inputs, 41 points, half a million steps and
-curriculum, and needs an accelerator; `standard` (width 256, 12 layers, 8 heads) has the task, steps and curriculum of
-`small`; `smoke` takes seconds.
+Variants: `tiny` (width 64, 3 layers, 2 heads) has 8 inputs, 25 points per prompt and a curriculum, and takes under an
+hour on two CPU cores; `small` (width 128, 6 layers, 4 heads) has the published settings (20 inputs, 41 points, half a
+million steps, curriculum) and needs an accelerator; `standard` (width 256, 12 layers, 8 heads) has the task, steps and
+curriculum of `small`; `smoke` takes seconds.
 """
 
 from icl_gd.lab import Experiment, PrefixLearners, claim

@@ -2,13 +2,13 @@
 
     python -m experiments.run --config=configs/gaussian_optimum.py
 
-The optimum is preconditioned gradient descent with the matrix Gamma^{-1} (Ahn et al. 2306.00297, Theorem 1; Zhang,
-Frei and Bartlett 2306.09927, Theorem 4.1). The task has d = 5, N = 20, a rotated covariance and noise of standard
+The optimum is one gradient step preconditioned by the matrix Gamma^{-1} (Ahn et al. 2306.00297, Theorem 1; Zhang, Frei
+and Bartlett 2306.09927, Theorem 4.1). The task has d = 5, N = 20, a rotated covariance and label noise of standard
 deviation 0.5. Ten seeds take about three minutes on two CPU cores. Expected: a trained loss within 0.5 % of the closed
 form, a learned matrix within 3 % of Gamma^{-1}, and the closed-form risk at test lengths from N/4 to 8N.
 
-Variants: `small_weights` starts from the small initial weights of one_layer, from which many seeds become trapped, in
-another way than in `one_layer:trapped`; `smoke`.
+Variants: `small_weights` starts from the small initial weights of one_layer, from which many seeds become trapped, but
+in another way than in `one_layer:trapped`; `smoke`.
 """
 
 from icl_gd.lab import Eval, Experiment, GradientDescent, Network, Regression, Train, claim, smoke
@@ -80,7 +80,7 @@ def get_config(variant: str = "") -> Experiment:
                     ),
                     claim(
                         "AH.1.rank",
-                        "the learned matrix of every trapped seed has an effective rank of one, of five "
+                        "the learned matrix of every trapped seed has effective rank 1 out of 5 "
                         "(largest participation ratio)",
                         metric="participation_ratio_trapped",
                         source="one_layer:trapped",
@@ -95,7 +95,7 @@ def get_config(variant: str = "") -> Experiment:
                         "every trapped seed has weights on the label-free path, with inputs as keys and values "
                         "(smallest share of that path)",
                         metric="share_label_free_trapped",
-                        source="found here",
+                        source="this project",
                         at_least=0.1,
                         reduce="min",
                     ),

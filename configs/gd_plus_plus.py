@@ -2,10 +2,10 @@
 
     python -m experiments.run --config=configs/gd_plus_plus.py
 
-Three recurrent layers are trained for five seeds, with d = n = 10, for 5,000 steps of batch 2048. A run takes about
-eight minutes on two CPU cores. With every gradient step, GD++ also updates the inputs, which flattens the spectrum of
-their covariance S. Expected: the trained layers change S in the same way, layer by layer, and leave the same share of
-the error along its eigenvectors.
+Three recurrent layers are trained with five seeds and d = n = 10, for 5,000 steps of batch 2048. A run takes about
+eight minutes on two CPU cores. At every gradient step, GD++ also transforms the inputs, which flattens the spectrum of
+their covariance S. Expected: after each trained layer, S has the same spectrum as after the corresponding step of GD++,
+and the same share of the error remains along each eigenvector of S.
 
 Variants: `smoke`.
 """
@@ -91,7 +91,7 @@ def get_config(variant: str = "") -> Experiment:
                 "in every free seed, layer l is closer to step l of the best GD++ than to any other step "
                 "(smallest share of such layers)",
                 metric="map_peaks_gd_plus_plus_untrapped",
-                source="found here",
+                source="this project",
                 at_least=1.0,
                 reduce="min",
             ),
@@ -109,7 +109,7 @@ def get_config(variant: str = "") -> Experiment:
                 "two steps of GD++ are better than ten of gradient descent with the best shared step "
                 "size (loss of GD++; the target is that of gradient descent)",
                 metric="loss_by_steps_gd_plus_plus[2]",
-                source="found here",
+                source="this project",
                 at_most=0.0827,
                 note="Two steps of GD++ are better than four of gradient descent (0.118); three are better than ten.",
             ),

@@ -2,11 +2,11 @@
 
     python -m experiments.run --config=configs/iterated_layer.py
 
-Five seeds are trained as in one_layer. The layer is then applied up to 50 times with its updates damped by 0.75, and
-compared with gradient descent with 0.75 of the step size. A run takes about two minutes on two CPU cores. Without
-damping both diverge, because the step tuned for one application is too long for many. The damped step is still too
-long on about one prompt in ten thousand, and the mean loss is infinite where such a prompt occurs. So the claims are
-about medians over prompts, and about the share of prompts that diverge.
+Five seeds are trained as in one_layer. The layer is then applied up to 50 times with its updates multiplied by 0.75
+(damping), and compared with gradient descent with 0.75 of the step size. A run takes about two minutes on two CPU
+cores. Without damping both diverge, because the step size tuned for one application is too large for many. The damped
+step is still too large on about one prompt in ten thousand, and one such prompt can make the mean loss infinite. So the
+claims are about medians over prompts, and about the share of prompts on which the iteration diverges.
 
 Variants: `smoke`.
 """
@@ -54,7 +54,7 @@ def get_config(variant: str = "") -> Experiment:
                 "damped gradient descent does (largest difference of shares; a prompt diverges above "
                 "100 times the mean loss of predicting zero)",
                 metric="rollout_diverging_excess_untrapped",
-                source="found here",
+                source="this project",
                 at_most=0.001,
                 reduce="max",
             ),

@@ -1,10 +1,10 @@
-"""Does one layer behind LayerNorm implement a gradient step (von Oswald et al. 2212.07677, appendix: other switches)?
+"""Does one layer with LayerNorm implement a gradient step (von Oswald et al. 2212.07677, appendix: variants)?
 
     python -m experiments.run --config=configs/layer_norm.py
 
-The settings are those of one_layer, with five seeds. The published code normalises tokens only in recurrent networks,
-before the first application; so model.shared is True. A run takes about ten minutes on two CPU cores. Expected: a loss
-of 0.260, that of the best gradient step on standardised tokens.
+The settings are those of one_layer, with five seeds. The published code applies LayerNorm only in recurrent networks,
+before the first application. The config therefore sets model.shared=True. A run takes about ten minutes on two CPU
+cores. Expected: a loss of 0.260, that of the best gradient step on standardised tokens.
 
 Variants: `normalised` divides keys and queries by the sums of their entries instead of applying LayerNorm; `heads` has
 four linear heads without LayerNorm; `smoke`.
@@ -34,8 +34,19 @@ WHY_SUMS = (
 )
 
 
-def beside_one_step(name: str, loss: float, cosine: float, why: str, why_cosine: str) -> tuple[Claim, ...]:
-    """The paper's claims for one layer, for a layer with another switch."""
+def compared_with_one_step(name: str, loss: float, cosine: float, why: str, why_cosine: str) -> tuple[Claim, ...]:
+    """The paper's claims about one layer, tested for a variant of the architecture.
+
+    Args:
+      name: a key of `MODELS`.
+      loss: largest accepted loss ratio to one gradient step.
+      cosine: smallest accepted sensitivity cosine to one gradient step.
+      why: note of the claims about trapped seeds and loss.
+      why_cosine: note of the claim about the cosine.
+
+    Returns:
+      Three claims.
+    """
     model = MODELS[name]
     return (
         claim(
@@ -50,7 +61,7 @@ def beside_one_step(name: str, loss: float, cosine: float, why: str, why_cosine:
             f"VO.{name}.loss",
             f"{model}: every free seed is nearly as good as one gradient step (largest loss ratio)",
             metric="loss_ratio_gd_untrapped",
-            source="VO, other switches",
+            source="VO, architecture variants",
             at_most=loss,
             reduce="max",
             note=why,
@@ -59,7 +70,7 @@ def beside_one_step(name: str, loss: float, cosine: float, why: str, why_cosine:
             f"VO.{name}.cosine",
             f"{model}: every free seed's sensitivities are aligned with those of one gradient step (smallest cosine)",
             metric="sensitivity_cosine_gd_untrapped",
-            source="VO, other switches",
+            source="VO, architecture variants",
             at_least=cosine,
             reduce="min",
             note=why_cosine,
@@ -77,13 +88,13 @@ def get_config(variant: str = "") -> Experiment:
         seeds=5,
         analyses=("alignment", "shifts", "standardised_tokens"),
         claims=(
-            *beside_one_step("LN", 1.05, 0.95, WHY_STANDARD, WHY_STANDARD),
+            *compared_with_one_step("LN", 1.05, 0.95, WHY_STANDARD, WHY_STANDARD),
             claim(
                 "VO.LN.standardised",
                 "one layer with LayerNorm: every seed is as good as a gradient step on standardised "
                 "tokens (largest loss ratio)",
                 metric="loss_ratio_gd_standardised",
-                source="found here",
+                source="this project",
                 at_most=1.01,
                 reduce="max",
             ),
@@ -92,7 +103,7 @@ def get_config(variant: str = "") -> Experiment:
                 "one layer with LayerNorm: every seed's sensitivities are those of a gradient step on "
                 "standardised tokens (smallest cosine)",
                 metric="sensitivity_cosine_gd_standardised",
-                source="found here",
+                source="this project",
                 at_least=0.99,
                 reduce="min",
             ),
@@ -100,7 +111,7 @@ def get_config(variant: str = "") -> Experiment:
     )
     plain = {"model.layer_norm": False, "model.shared": False}
     if variant == "normalised":
-        analyses, claims = ("alignment", "shifts"), beside_one_step("SN", 1.05, 0.95, WHY_SUMS, WHY_SUMS)
+        analyses, claims = ("alignment", "shifts"), compared_with_one_step("SN", 1.05, 0.95, WHY_SUMS, WHY_SUMS)
         return experiment.change(plain | {"model.sum_normalised": True, "analyses": analyses, "claims": claims})
     if variant == "heads":
         return experiment.change(
@@ -110,13 +121,13 @@ def get_config(variant: str = "") -> Experiment:
                 "eval.prompts": 2**20,
                 "analyses": ("alignment", "weights", "shifts"),
                 "claims": (
-                    *beside_one_step("H4", 1.01, 0.999, "", WHY_CONSTANT),
+                    *compared_with_one_step("H4", 1.01, 0.999, "", WHY_CONSTANT),
                     claim(
                         "VO.H4.gauge",
                         "one layer of four heads: the sum of all heads is the construction, up to gauge "
                         "(largest relative distance over free seeds)",
                         metric="gauge_distance_gd_untrapped",
-                        source="VO, other switches",
+                        source="VO, architecture variants",
                         at_most=0.1,
                         reduce="max",
                     ),

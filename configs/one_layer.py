@@ -2,19 +2,20 @@
 
     python -m experiments.run --config=configs/one_layer.py
 
-Ten seeds are trained with d = n = 10 and x ~ U(-1/2, 1/2) for 5,000 steps of batch 2048. Members share each step's
-batch, so they differ only in their initial weights. A run takes about two minutes on two CPU cores. Expected: a loss
-of 0.2062 for one gradient step, and a loss within 1 % of that for every free seed. A few seeds in a hundred are
-trapped for thousands of steps.
+Ten seeds are trained with d = n = 10 and x ~ U(-1/2, 1/2) for 5,000 steps of batch 2048. All members use the same
+batch in each step, so they differ only in their initial weights. A run takes about two minutes on two CPU cores.
+Expected: a loss of 0.2062 for one gradient step, and for every seed that is not trapped a loss at most 1 % higher. A
+few seeds in a hundred are trapped on a plateau for thousands of steps.
 
-Variants: `converged` decays the learning rate; `trapped` trains 128 seeds to count and show the trapped ones; `smoke`.
+Variants: `converged` decays the learning rate; `trapped` trains 128 seeds to count and analyse the trapped ones;
+`smoke`.
 """
 
 from icl_gd.lab import Experiment, GradientDescent, Network, Regression, Train, claim, smoke
 
 VARIANTS = ("converged", "trapped", "smoke")
 
-O2 = "closed form: best single gradient step, d = n = 10"
+CLOSED_FORM = "closed form: best single gradient step, d = n = 10"
 
 CONVERGED = (
     claim(
@@ -88,7 +89,7 @@ TRAPPED = (
     ),
     claim(
         "VO.trap.rank",
-        "the matrix of every trapped seed has an effective rank of one, of ten (largest participation ratio)",
+        "the matrix of every trapped seed has effective rank 1 out of 10 (largest participation ratio)",
         metric="participation_ratio_trapped",
         source="VO, published code",
         at_most=1.1,
@@ -118,14 +119,14 @@ def get_config(variant: str = "") -> Experiment:
                 "VO.F2.loss_gd",
                 "one gradient step with the best step size has the closed-form loss",
                 metric="loss_gd",
-                source=O2,
+                source=CLOSED_FORM,
                 within=(0.206229, 0.001),
             ),
             claim(
                 "VO.F2.step_size",
                 "the best step size of one gradient step is that of the closed form (step size over n)",
                 metric="step_size_gd",
-                source=O2,
+                source=CLOSED_FORM,
                 within=(0.606061, 0.006),
             ),
             claim(
@@ -171,8 +172,8 @@ def get_config(variant: str = "") -> Experiment:
             ),
             claim(
                 "VO.F2.wrong_step",
-                "a gradient step of half the size, which has the same sensitivity cosine, predicts "
-                "something else (mean absolute difference)",
+                "a gradient step of half the size, which has the same sensitivity cosine, makes "
+                "different predictions (mean absolute difference)",
                 metric="prediction_difference_gd_wrong_step",
                 source="control",
                 at_least=0.2,

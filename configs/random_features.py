@@ -1,11 +1,12 @@
-"""How many random features replace the softmax kernel of the dual model (Ren & Liu 2310.13220, section 3)?
+"""How many random features are needed for the softmax kernel of the dual model (Ren & Liu 2310.13220, section 3)?
 
     python -m experiments.run --config=configs/random_features.py
 
-One layer of two softmax heads is trained. Keys and queries are used as they are, and scaled until the longest of a
-prompt has length one. Patterns and outputs are computed with 16 to 4,096 positive random features, standard or
-hyperbolic, with independent or orthogonal directions, and compared with the exact ones. A run takes half a minute on
-two CPU cores. Expected: with scaled keys and queries, errors fall as one over the root of the number of features.
+One layer of two softmax heads is trained. Keys and queries are used as trained, and also scaled so that the longest of
+each prompt has norm one. Attention patterns and head outputs are approximated with 16 to 4,096 positive random
+features, and compared with the exact ones. The features are standard or hyperbolic, with independent or orthogonal
+directions. A run takes half a minute on two CPU cores. Expected: with scaled keys and queries, errors fall as
+1/sqrt(number of features).
 
 Variants: `smoke`.
 """
@@ -14,11 +15,11 @@ from icl_gd.lab import Experiment, claim
 from icl_gd.lab.presets import dual_models, smoke
 
 VARIANTS = ("smoke",)
-WHY_LONG = (
-    "Some keys and queries are twice as long as the scaled ones. The variance of a "
-    "feature's product grows like exp(|k + q|^2), so means over this many features may not "
-    "fall as 1/sqrt yet; with scaled keys and queries they do. More features were not "
-    "tried."
+WHY_TRAINED_SLOPE_FAILS = (
+    "Some keys and queries are twice as long as the scaled ones. The variance of "
+    "phi(k) phi(q) per feature grows like exp(|k + q|^2). With this many features, the error may "
+    "not yet fall as one over the square root of their number; with scaled keys and queries it does. "
+    "More features were not tried."
 )
 
 
@@ -49,7 +50,7 @@ def get_config(variant: str = "") -> Experiment:
             metric="random_features_slope_trained",
             source="RL section 3",
             within=(-0.5, 0.05),
-            note=WHY_LONG,
+            note=WHY_TRAINED_SLOPE_FAILS,
         ),
         claim(
             "RF.orthogonal",

@@ -5,7 +5,7 @@
 One set of weights is applied twice. Five seeds are trained with d = n = 10 for 5,000 steps of batch 2048, which takes
 about ten minutes on two CPU cores. Expected losses: 0.1567 for two gradient steps with the best shared step size,
 0.1414 with the best step size per step, 0.1106 for GD++ with the best shared pair of rates, and at most 0.1145 for the
-trained layers. The input sensitivities of the trained layers should match GD++ and not GD.
+trained layers. The input sensitivities of the trained layers should match those of GD++ and not those of GD.
 
 Variants: `heads` has four heads per layer; `layer_norm` applies LayerNorm to the input of attention; `normalised`
 divides keys and queries by the sums of their entries; `smoke`.
@@ -31,10 +31,10 @@ MODELS = {
 }
 
 
-def beside_gd_plus_plus(variant: str) -> tuple[Claim, ...]:
+def compared_with_gd_plus_plus(variant: str) -> tuple[Claim, ...]:
     """The paper's claims about two layers, tested for a variant of the architecture."""
     prefix, model, why = f"VO.L2.{variant}", MODELS[variant], WHY[variant]
-    unless_heads = "" if variant == "heads" else why
+    note_unless_heads = "" if variant == "heads" else why
     return (
         claim(
             f"{prefix}.free",
@@ -42,21 +42,21 @@ def beside_gd_plus_plus(variant: str) -> tuple[Claim, ...]:
             metric="seeds_trapped",
             source="VO, published code",
             at_most=1,
-            note=unless_heads,
+            note=note_unless_heads,
         ),
         claim(
             f"{prefix}.loss",
             f"{model}: trained layers are nearly as good as the best GD++ (mean loss over all seeds)",
             metric="loss_trained",
-            source="VO, other switches",
+            source="VO, architecture variants",
             at_most=0.1145,
-            note=unless_heads,
+            note=note_unless_heads,
         ),
         claim(
             f"{prefix}.cosine",
             f"{model}: the sensitivities of all seeds are those of the best GD++ (smallest cosine)",
             metric="sensitivity_cosine_gd_plus_plus",
-            source="VO, other switches",
+            source="VO, architecture variants",
             at_least=0.997,
             reduce="min",
             note=why,
@@ -65,7 +65,7 @@ def beside_gd_plus_plus(variant: str) -> tuple[Claim, ...]:
             f"{prefix}.cosine_gd",
             f"{model}: the sensitivities of all seeds differ clearly from those of gradient descent (largest cosine)",
             metric="sensitivity_cosine_gd",
-            source="VO, other switches",
+            source="VO, architecture variants",
             at_most=0.97,
             reduce="max",
         ),
@@ -144,7 +144,7 @@ def get_config(variant: str = "") -> Experiment:
                 "in every free seed, layer l is closer to step l of the best GD++ than to any other step "
                 "(smallest share of such layers)",
                 metric="map_peaks_gd_plus_plus_untrapped",
-                source="found here",
+                source="this project",
                 at_least=1.0,
                 reduce="min",
             ),
@@ -185,7 +185,7 @@ def get_config(variant: str = "") -> Experiment:
         ),
     )
     if variant == "heads":
-        analyses, claims = ("alignment", "layer_map", "curvature", "shifts"), beside_gd_plus_plus(variant)
+        analyses, claims = ("alignment", "layer_map", "curvature", "shifts"), compared_with_gd_plus_plus(variant)
         return experiment.change({"model.n_heads": 4, "analyses": analyses, "claims": claims})
     if variant == "layer_norm":
         return experiment.change(
@@ -193,13 +193,13 @@ def get_config(variant: str = "") -> Experiment:
                 "model.layer_norm": True,
                 "analyses": ("alignment", "layer_map", "shifts", "standardised_tokens"),
                 "claims": (
-                    *beside_gd_plus_plus(variant),
+                    *compared_with_gd_plus_plus(variant),
                     claim(
                         "VO.L2.layer_norm.standardised",
                         "two layers with LayerNorm: every seed is as good as GD++ with the best pair of rates "
                         "on standardised tokens (largest loss ratio)",
                         metric="loss_ratio_gd_plus_plus_standardised",
-                        source="found here",
+                        source="this project",
                         at_most=1.05,
                         reduce="max",
                     ),
@@ -207,7 +207,7 @@ def get_config(variant: str = "") -> Experiment:
             }
         )
     if variant == "normalised":
-        analyses, claims = ("alignment", "layer_map", "shifts"), beside_gd_plus_plus(variant)
+        analyses, claims = ("alignment", "layer_map", "shifts"), compared_with_gd_plus_plus(variant)
         return experiment.change({"model.sum_normalised": True, "analyses": analyses, "claims": claims})
     if variant == "smoke":
         return smoke(experiment)

@@ -1,17 +1,17 @@
-"""Repeats committed experiments at another base seed, and records whether their claims hold there too.
+"""Repeats committed experiments at another base seed, and records whether their claims hold at that seed, too.
 
     python -m experiments.another_seed [--seed=5000] [--minutes=15] [NAME ...]
 
-A claim that is judged at one base seed may hold by chance. This command therefore repeats the experiments of
-results/NAME/results.json: the given names, or all whose committed run took at most the given minutes. They run one
-after another, the shortest first, by `python -m experiments.run --config.seed=SEED` in runs/another_seed/SEED/NAME. The
-judged claims are written to results/NAME/another_seed.json, which `python -m experiments.publish` includes in its
-tables.
+A claim that is tested at one base seed may hold by chance. So this command repeats the experiments of
+results/NAME/results.json: the given names or, without names, all whose committed run took at most the given minutes.
+They run in sequence, the shortest first, by `python -m experiments.run --config.seed=SEED` in
+runs/another_seed/SEED/NAME. The tested claims are written to results/NAME/another_seed.json, which
+`python -m experiments.publish` includes in its tables.
 
-The same command again skips experiments whose claims are already written for this seed, and resumes an interrupted run.
+The same command again resumes an interrupted run, and skips experiments whose claims are already written for this seed.
 
-Exit codes: 0 finished; 1 an experiment failed or was refused, the others were run; 2 bad input, nothing was run; 129,
-130 and 143 stopped by a signal, the trained state is saved.
+Exit codes: 0 finished; 1 an experiment failed or was refused, and the others ran; 2 bad input, nothing ran; 129, 130
+and 143 stopped by a signal, the trained state is saved.
 """
 
 import argparse
@@ -37,8 +37,8 @@ FLAGS = ("--seed", "--minutes", "--help")
 FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 STOPPED = tuple(128 + number for number in FORWARDED)
 # Entries of results.json, and of each of its claims, that are copied unchanged.
-OF_THE_RUN = ("git", "device", "precision", "wall_seconds", "seconds", "resumed_at")
-OF_A_CLAIM = ("id", "statement", "relation", "target", "tolerance", "value", "holds")
+RUN_KEYS = ("git", "device", "precision", "wall_seconds", "seconds", "resumed_at")
+CLAIM_KEYS = ("id", "statement", "relation", "target", "tolerance", "value", "holds")
 
 Results = Mapping[str, Any]
 
@@ -51,13 +51,13 @@ class Repetition:
       name: the name of its folder in results/.
       config: the value of `--config`.
       seconds: the duration of the committed run.
-      stated: the claims of the config.
+      claims: the keys of the claims of the config.
     """
 
     name: str
     config: str
     seconds: float
-    stated: list[publish.Stated]
+    claims: list[publish.ClaimKey]
 
 
 def main(argv: Sequence[str], root: Path = publish.ROOT, start: Callable[[list[str], Path], int] | None = None) -> int:
@@ -66,8 +66,8 @@ def main(argv: Sequence[str], root: Path = publish.ROOT, start: Callable[[list[s
     Args:
       argv: the command line after the name of the program.
       root: the root of the repository.
-      start: runs an experiment: maps the arguments of `experiments.run` and the directory to start in to the exit code.
-        Default: a new process.
+      start: runs an experiment: a function of the arguments of `experiments.run` and the directory to run in that
+        returns the exit code. Default: `_start`, a new process.
 
     Returns:
       The exit code.
@@ -83,40 +83,40 @@ def main(argv: Sequence[str], root: Path = publish.ROOT, start: Callable[[list[s
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     began = time.monotonic()
-    for i, one in enumerate(planned, 1):
-        prefix, earlier = f"[{i}/{len(planned)}] {one.name}", written.get(one.name)
-        if changed := _changed(one.stated, list(map(publish.stated, chosen[one.name]["claims"]))):
+    for i, repetition in enumerate(planned, 1):
+        prefix, earlier = f"[{i}/{len(planned)}] {repetition.name}", written.get(repetition.name)
+        if changed := _changed(repetition.claims, list(map(publish.claim_key, chosen[repetition.name]["claims"]))):
             print(
                 f"{prefix}: claims {', '.join(changed)} of its config differ from those of its committed results; "
                 "repeat it at its own seed, too"
             )
-        if earlier is not None and earlier["seed"] == given.seed and _judges(earlier, one.stated):
+        if earlier is not None and earlier["seed"] == given.seed and _has_claims(earlier, repetition.claims):
             print(f"{prefix}: already written for this seed", flush=True)
             continue
         spent = _duration(time.monotonic() - began)
         print(
-            f"{prefix}: running at base seed {given.seed}; the committed run took {_duration(one.seconds)}; "
+            f"{prefix}: running at base seed {given.seed}; the committed run took {_duration(repetition.seconds)}; "
             f"{spent} spent so far",
             flush=True,
         )
-        workdir = Path("runs", "another_seed", str(given.seed), one.name)
-        words = [f"--config={one.config}", f"--config.seed={given.seed}", f"--workdir={workdir}"]
+        workdir = Path("runs", "another_seed", str(given.seed), repetition.name)
+        words = [f"--config={repetition.config}", f"--config.seed={given.seed}", f"--workdir={workdir}"]
         code = (start or _start)(words, root)
         if code in STOPPED:
             print("stopped; run the same command again to resume", file=sys.stderr)
             return code
         if code:
-            failed[one.name] = "the run was refused" if code == 2 else f"the run ended with exit code {code}"
+            failed[repetition.name] = "the run was refused" if code == 2 else f"the run ended with exit code {code}"
             continue
         try:
             done = json.loads((root / workdir / "results.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            failed[one.name] = f"its results cannot be read: {one_line(error)}"
+            failed[repetition.name] = f"its results cannot be read: {one_line(error)}"
             continue
-        if not _judges(done, one.stated):
-            failed[one.name] = f"{workdir} holds a finished run that judged other claims; remove that directory"
+        if not _has_claims(done, repetition.claims):
+            failed[repetition.name] = f"{workdir} holds a finished run that tested other claims; remove that directory"
             continue
-        path = root / "results" / one.name / publish.AGAIN
+        path = root / "results" / repetition.name / publish.AGAIN
         write_json(path, _record(done, given.seed))
         print(f"wrote {path.relative_to(root)}", flush=True)
     for name, why in failed.items():
@@ -125,7 +125,7 @@ def main(argv: Sequence[str], root: Path = publish.ROOT, start: Callable[[list[s
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises an error instead of printing the usage, so that the command prints one line like the others."""
+    """Raises an error instead of printing the usage, so that bad input is reported in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
@@ -174,7 +174,7 @@ def _chosen(names: Sequence[str], committed: Mapping[str, Results], minutes: flo
     """The committed results of the experiments to repeat, the shortest first.
 
     Raises:
-      ConfigError: if there are no committed results of a name, or their run took longer than `minutes`.
+      ConfigError: if there are no committed results for a name, or the committed run took longer than `minutes`.
     """
     for name in names:
         if name not in committed:
@@ -182,8 +182,9 @@ def _chosen(names: Sequence[str], committed: Mapping[str, Results], minutes: flo
     short = {name for name, results in committed.items() if results["wall_seconds"] <= 60 * minutes}
     for name in names:
         if name not in short:
-            took = committed[name]["wall_seconds"]
-            raise ConfigError(f"{name}: its committed run took {_duration(took)}; give --minutes={took // 60 + 1:.0f}")
+            seconds = committed[name]["wall_seconds"]
+            minutes_needed = f"--minutes={seconds // 60 + 1:.0f}"
+            raise ConfigError(f"{name}: its committed run took {_duration(seconds)}; give {minutes_needed}")
     long = [name for name in committed if name not in short]
     if long and not names:
         shown = ", ".join(f"{name} ({_duration(committed[name]['wall_seconds'])})" for name in long)
@@ -193,10 +194,10 @@ def _chosen(names: Sequence[str], committed: Mapping[str, Results], minutes: flo
 
 
 def _planned(chosen: Mapping[str, Results], seed: int, root: Path, failed: dict[str, str]) -> list[Repetition]:
-    """The experiments to repeat. If a config cannot be loaded any more, the reason is added to `failed`.
+    """The repetitions to run. If a config can no longer be loaded, the reason is added to `failed`, by name.
 
     Raises:
-      ConfigError: if an experiment does not accept the base seed, or its committed run has some of the same seeds.
+      ConfigError: if an experiment does not accept the base seed, or would repeat seeds of its committed run.
     """
     planned = []
     for name, results in chosen.items():
@@ -216,33 +217,33 @@ def _planned(chosen: Mapping[str, Results], seed: int, root: Path, failed: dict[
                 f"--seed={seed}: the committed run of {name} has the seeds {first} to {after - 1}; give a seed of at "
                 f"least {after}"
             )
-        stated = [publish.stated(vars(claim)) for claim in experiment.claims]
+        claims = [publish.claim_key(vars(claim)) for claim in experiment.claims]
         config = f"{file}:{variant}" if variant else file
-        planned.append(Repetition(name, config, results["wall_seconds"], stated))
+        planned.append(Repetition(name, config, results["wall_seconds"], claims))
     return planned
 
 
-def _changed(ones: list[publish.Stated], others: list[publish.Stated]) -> list[str]:
-    """The sorted ids of claims that are in only one of two lists."""
-    return sorted({claim.id for claim in {*ones} ^ {*others}})
+def _changed(first: list[publish.ClaimKey], second: list[publish.ClaimKey]) -> list[str]:
+    """The sorted ids of the claims that are in only one of two lists."""
+    return sorted({claim.id for claim in {*first} ^ {*second}})
 
 
-def _judges(results: Results, stated: list[publish.Stated]) -> bool:
-    """Whether results judge exactly these claims."""
-    return not _changed(list(map(publish.stated, results["claims"])), stated)
+def _has_claims(results: Results, claims: list[publish.ClaimKey]) -> bool:
+    """Whether results contain exactly these claims."""
+    return not _changed(list(map(publish.claim_key, results["claims"])), claims)
 
 
 def _record(done: Results, seed: int) -> dict[str, Any]:
-    """The content of another_seed.json: where and how long the run took, and its claims without their notes."""
-    judged = [{name: claim[name] for name in OF_A_CLAIM} for claim in done["claims"]]
-    return {"seed": seed, **{key: done[key] for key in OF_THE_RUN if key in done}, "claims": judged}
+    """The content of another_seed.json: device and duration of the run, and its claims without their notes."""
+    claims = [{name: claim[name] for name in CLAIM_KEYS} for claim in done["claims"]]
+    return {"seed": seed, **{key: done[key] for key in RUN_KEYS if key in done}, "claims": claims}
 
 
 def _start(words: list[str], root: Path) -> int:
     """Runs an experiment in a new process and returns its exit code.
 
-    The process is in its own group, and this process forwards signals to it: it gets every signal once, and saves its
-    state before it ends.
+    The new process has its own process group, and this process forwards signals to it. So the new process receives
+    every signal once, and saves its state before it ends.
     """
     process = subprocess.Popen([sys.executable, "-m", "experiments.run", *words], cwd=root, process_group=0)
 

@@ -1,10 +1,11 @@
-"""Executes the notebooks of colabs/ and writes them with their outputs.
+"""Executes the notebooks of colabs/, and writes them with their outputs.
 
     python -m experiments.notebooks [--check] [NAME ...]
 
-Each colabs/NAME.py is the source of colabs/NAME.ipynb. Without names all are executed, one after another; together they
-take about half an hour on two CPU cores. A notebook is written when it is complete. With --check nothing is executed;
-the exit code is 1, with one line, if the cells of a notebook are not those of its source, or an output is missing.
+Each colabs/NAME.py is the source of colabs/NAME.ipynb. Without names, all notebooks are executed in sequence. This
+takes about half an hour on two CPU cores. A notebook is written when all its cells have run. With --check nothing is
+executed; if the cells of a notebook differ from its source, or its figures are missing, one line is printed and the
+exit code is 1.
 """
 
 import os
@@ -15,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent.parent / "colabs"
-MOST_BYTES = 1_500_000  # of a notebook with its figures
+MOST_BYTES = 1_500_000  # largest size of a notebook with its figures
 
 
 def sources() -> dict[str, Path]:
-    """The sources of the notebooks, by name."""
+    """The paths of the sources, by name of the notebook."""
     return {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
 
 
 def from_source(path: Path) -> Any:
-    """The notebook of a source, without outputs.
+    """Makes a notebook without outputs from its source.
 
     Returns:
       An nbformat notebook. The ids of its cells are their positions, so that equal sources give equal files.
@@ -39,21 +40,22 @@ def from_source(path: Path) -> Any:
 
 
 def problem(name: str) -> str | None:
-    """What is wrong with a committed notebook; None if nothing is.
+    """The problem of a committed notebook; None if it is up to date.
 
     Returns:
-      One line that says what differs from the source, which output is missing, or that the file is too large.
+      One line: the file is missing or too large, has other cells than its source, or has no figure.
     """
     import nbformat
 
     path = FOLDER / f"{name}.ipynb"
     if not path.exists():
         return f"{path.name} is missing"
-    there, wanted = nbformat.read(path, as_version=4), from_source(sources()[name])
-    cells = [[(cell.cell_type, cell.source) for cell in one.cells] for one in (there, wanted)]
-    if cells[0] != cells[1]:
+    committed, source = nbformat.read(path, as_version=4), from_source(sources()[name])
+    committed_cells = [(cell.cell_type, cell.source) for cell in committed.cells]
+    if committed_cells != [(cell.cell_type, cell.source) for cell in source.cells]:
         return f"{path.name} has other cells than its source"
-    if not any("image/png" in output.get("data", {}) for cell in there.cells for output in cell.get("outputs", ())):
+    outputs = [output for cell in committed.cells for output in cell.get("outputs", ())]
+    if not any("image/png" in output.get("data", {}) for output in outputs):
         return f"{path.name} has no figure"
     if path.stat().st_size > MOST_BYTES:
         return f"{path.name} has {path.stat().st_size:,} bytes, at most {MOST_BYTES:,} are accepted"
@@ -61,10 +63,10 @@ def problem(name: str) -> str | None:
 
 
 def execute(name: str) -> None:
-    """Executes a notebook in a new kernel, and replaces the committed file when all cells have run.
+    """Executes a notebook in a new kernel. If all cells run, the result replaces the committed file.
 
     Raises:
-      nbclient.exceptions.CellExecutionError: if a cell fails. Nothing is written.
+      nbclient.exceptions.CellExecutionError: if a cell fails. Then nothing is written.
     """
     import nbformat
     from nbclient import NotebookClient
@@ -72,7 +74,7 @@ def execute(name: str) -> None:
     notebook = from_source(sources()[name])
     NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": FOLDER}}).execute()
     for cell in notebook.cells:
-        cell.get("metadata", {}).pop("execution", None)  # times, which change from run to run
+        cell.get("metadata", {}).pop("execution", None)  # times, which differ in every run
     partial = FOLDER / f"{name}.ipynb.partial"
     nbformat.write(notebook, partial)
     os.replace(partial, FOLDER / f"{name}.ipynb")
@@ -93,10 +95,10 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: {wrong[0]}: accepted are --check and {', '.join(sources())}", file=sys.stderr)
         return 2
     if "--check" in argv:
-        stale = [said for name in names or sources() if (said := problem(name)) is not None]
-        if stale:
-            print(f"stale: {'; '.join(stale)}; run python -m experiments.notebooks", file=sys.stderr)
-        return int(bool(stale))
+        problems = [message for name in names or sources() if (message := problem(name)) is not None]
+        if problems:
+            print(f"stale: {'; '.join(problems)}; run python -m experiments.notebooks", file=sys.stderr)
+        return int(bool(problems))
     for name in names or sources():
         began = time.monotonic()
         print(f"executing {name}", flush=True)

@@ -2,8 +2,9 @@
 
     python -m experiments.publish [--check]
 
-First the wording of claims (statement, source, note) is copied from the configs into results/NAME/results.json; their
-values and targets stay. With --check nothing is written, and the exit code is 1, with one line, if a page is stale.
+First, the wording of claims (statement, source, note) is copied from the configs to results/NAME/results.json; values
+and targets stay unchanged. With --check nothing is written; if a page is stale, one line is printed and the exit code
+is 1.
 """
 
 import ast
@@ -25,26 +26,27 @@ from icl_gd.lab.reporting.results import holds, write_json
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 NONE = "No results are committed."
-AGAIN = "another_seed.json"  # beside results.json
+AGAIN = "another_seed.json"  # in the directory of results.json
 HEADER = ("claim", "source", "target", "measured", "at another seed", "holds", "note")
 TITLE = """# Results
 
-`python -m experiments.publish` generates this page from `results/*/results.json`. Configs state
-claims with targets, and full runs test them. A claim that was added after a first run says so. A claim that fails
-stays, with the reason in its note.
+`python -m experiments.publish` generates this page from `results/*/results.json`. Configs state claims with targets,
+and full runs test them. If a claim was added after the first run, its note says so. A claim that fails stays on this
+page, and its note gives the reason.
 
-- *Measured*: the value of the run. A dash is a mean that is not finite, or a mean over free seeds where there are none.
-- *At another seed*: the value of a second run, all of whose members have other seeds
-  (`python -m experiments.another_seed`). It is bold where the claim fails, and empty where there was no second run.
-- *Holds*: "at one seed" means that the claim holds in one run and fails in the other. Such a claim is not counted.
-- *Trapped seeds* end above 1.2 times the loss of a reference: the best layer where its loss is known in closed form,
-  otherwise the learner of comparison (for function classes: nine tenths of the labels' variance). A trapped seed may be
-  on a plateau, converging slowly, overfitting a small training set, or limited by the architecture. Claims about free
-  seeds leave trapped ones out.
-- *Times* are those of all processes of a run, on machines that may have had other work, or of the last process where
-  earlier ones were not recorded.
+- *Measured*: the value in the run. A dash means that the mean is not finite, or is over free seeds and there are none.
+- *At another seed*: the value in a second run, whose members all have other seeds
+  (`python -m experiments.another_seed`). It is bold if the claim fails, and empty if there was no second run.
+- *Holds*: "at one seed" means that the claim holds in one run and fails in the other. Such a claim is not counted as
+  one that holds.
+- *Trapped seeds* have a final loss above 1.2 times a baseline: the loss of the best layer if it is known in closed
+  form, otherwise that of the reference learner. For function classes, their final error is above 0.9 times the variance
+  of the labels. A trapped seed may be on a plateau, converge slowly, overfit a small training set, or be limited by the
+  architecture. Claims about free seeds leave trapped seeds out.
+- *Times* are summed over all processes of a run, on machines that may have had other work. If earlier processes were
+  not recorded, the time is that of the last process.
 """
-# The papers of the experiments, by the arXiv number in the docstring of a config.
+# The authors of the papers, by arXiv number. The docstring of a config contains the number.
 PAPERS = {
     "2212.07677": "von Oswald et al.",
     "2208.01066": "Garg et al.",
@@ -55,8 +57,8 @@ BEYOND = "beyond the papers"
 Results = Mapping[str, Any]
 
 
-class Stated(NamedTuple):
-    """What identifies a claim: where one of these differs it is another claim, whatever its wording."""
+class ClaimKey(NamedTuple):
+    """The fields that identify a claim. Claims that differ only in wording have the same key."""
 
     id: str
     relation: str
@@ -64,120 +66,120 @@ class Stated(NamedTuple):
     tolerance: float
 
 
-def stated(claim: Mapping[str, Any]) -> Stated:
-    """What is stated by a claim of results, or of a config."""
-    return Stated(**{name: claim[name] for name in Stated._fields})
+def claim_key(claim: Mapping[str, Any]) -> ClaimKey:
+    """The key of a claim of results, or of a config."""
+    return ClaimKey(**{name: claim[name] for name in ClaimKey._fields})
 
 
 def committed(root: Path = ROOT) -> dict[str, Results]:
-    """Every results/NAME/results.json, by name.
+    """The content of every results/NAME/results.json, by name.
 
     Raises:
-      ValueError: if one of them is not JSON.
+      ValueError: if a file is not JSON.
     """
     return _read(root, "results.json")
 
 
 def at_another_seed(root: Path = ROOT) -> dict[str, Results]:
-    """Every results/NAME/another_seed.json, by name.
+    """The content of every results/NAME/another_seed.json, by name.
 
     Raises:
-      ValueError: if one of them is not JSON.
+      ValueError: if a file is not JSON.
     """
     return _read(root, AGAIN)
 
 
 def _read(root: Path, file: str) -> dict[str, Results]:
-    found = {}
+    contents = {}
     for path in sorted(root.glob(f"results/*/{file}")):
         try:
-            found[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
+            contents[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path.relative_to(root)} is unreadable: {error}") from error
-    return found
+    return contents
 
 
-class Judged(NamedTuple):
-    """A claim as it was judged at its own base seed, and at another where that was done."""
+class TestedClaim(NamedTuple):
+    """A claim tested in the committed run (`claim`), and in a run with other seeds (`again`) if there was one."""
 
     claim: Mapping[str, Any]
     again: Mapping[str, Any] | None
 
     @property
     def holds(self) -> bool:
-        """Whether it holds wherever it was judged."""
-        return all(holds(its) for its in self if its is not None)
+        """Whether the claim holds in every run that tested it."""
+        return all(holds(tested) for tested in self if tested is not None)
 
     @property
     def verdict(self) -> str:
-        """Whether it holds, as tables say it."""
+        """The entry in the column "holds" of the tables."""
         if self.holds:
             return "yes"
-        return "**at one seed**" if any(holds(its) for its in self if its is not None) else "**no**"
+        return "**at one seed**" if any(holds(tested) for tested in self if tested is not None) else "**no**"
 
     @property
-    def there(self) -> str:
-        """Its value at the other seed."""
+    def value_again(self) -> str:
+        """The entry in the column "at another seed" of the tables."""
         if self.again is None:
             return ""
         value = number(self.again["value"])
         return value if holds(self.again) else f"**{value}**"
 
 
-def judged(results: Results, again: Results | None) -> list[Judged]:
-    """The claims of results, each with what became of the same claim at another seed."""
-    there = {stated(claim): claim for claim in again["claims"]} if again else {}
-    return [Judged(claim, there.get(stated(claim))) for claim in results["claims"]]
+def tested_claims(results: Results, again: Results | None) -> list[TestedClaim]:
+    """The claims of `results`. Each is paired with the same claim in `again`, the results at another seed, if any."""
+    claims_again = {claim_key(claim): claim for claim in again["claims"]} if again else {}
+    return [TestedClaim(claim, claims_again.get(claim_key(claim))) for claim in results["claims"]]
 
 
 def pages(root: Path = ROOT) -> dict[Path, str]:
-    """The content that README.md and docs/results.md should have.
+    """The up-to-date content of README.md and docs/results.md, by path.
 
     Raises:
       ValueError: if README.md lacks its markers, or a result is unreadable.
     """
-    found, again = committed(root), at_another_seed(root)
+    all_results, again = committed(root), at_another_seed(root)
     readme = (root / "README.md").read_text(encoding="utf-8")
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"README.md needs the markers {BEGIN} and {END}, in this order")
-    sections = [_section(name, results, again.get(name)) for name, results in found.items()] or [f"{NONE}\n"]
-    if missing := _not_run(found, root):
+    sections = [_section(name, results, again.get(name)) for name, results in all_results.items()] or [f"{NONE}\n"]
+    if missing := _not_run(all_results, root):
         sections.append(f"## No full run yet\n\n{', '.join(missing)}\n")
-    overview = f"{_overview(found, again, root)}\n"
+    overview = f"{_overview(all_results, again, root)}\n"
     return {
-        root / "README.md": f"{before}{BEGIN}\n{_summary(found, again, root)}\n{END}{after}",
+        root / "README.md": f"{before}{BEGIN}\n{_summary(all_results, again, root)}\n{END}{after}",
         root / "docs" / "results.md": "\n".join([TITLE, overview, *sections]),
     }
 
 
-def _summary(found: Mapping[str, Results], again: Mapping[str, Results], root: Path) -> str:
-    """The README's table: a row for every paper."""
-    if not found:
+def _summary(all_results: Mapping[str, Results], again: Mapping[str, Results], root: Path) -> str:
+    """The summary in README.md: one sentence, and a table with one row per paper."""
+    if not all_results:
         return NONE
-    of_paper: dict[str, list[str]] = {}
-    for name, results in found.items():
-        of_paper.setdefault(_paper(root / "configs" / f"{results['experiment']}.py"), []).append(name)
+    names_by_paper: dict[str, list[str]] = {}
+    for name, results in all_results.items():
+        names_by_paper.setdefault(_paper(root / "configs" / f"{results['experiment']}.py"), []).append(name)
     rows = []
     for paper in (*PAPERS, BEYOND):
-        names = of_paper.get(paper, [])
-        claims = [one for name in names for one in judged(found[name], again.get(name))]
+        names = names_by_paper.get(paper, [])
+        claims = [claim for name in names for claim in tested_claims(all_results[name], again.get(name))]
         title = f"{PAPERS[paper]} ([{paper}](https://arxiv.org/abs/{paper}))" if paper in PAPERS else paper
         if names:
-            rows.append((title, str(len(names)), str(len(claims)), str(sum(one.holds for one in claims))))
+            rows.append((title, str(len(names)), str(len(claims)), str(sum(claim.holds for claim in claims))))
     table = _table(("paper", "experiments", "claims", "claims that hold"), rows)
-    said = "Configs state claims with targets; runs test them."
+    about = "Every config states claims with targets, and its run tests them."
     if again:
-        count = len(found.keys() & again.keys())
+        count = len(all_results.keys() & again.keys())
         verb = "was" if count == 1 else "were"
-        said += f" {count} of {len(found)} experiments {verb} repeated at a second base seed; "
-        said += "a claim counts if it holds at both."
-    return f"{said} [docs/results.md](docs/results.md) lists each claim and explains each failure.\n\n{table}"
+        about += f" {count} of {len(all_results)} experiments {verb} repeated with other seeds for all members. Their "
+        about += "claims count as holding only if they hold in both runs."
+    return f"{about} [docs/results.md](docs/results.md) lists each claim and explains each failure.\n\n{table}"
 
 
 def _paper(config: Path) -> str:
-    """The arXiv number of a config's paper: the first one in its docstring."""
+    """The paper of a config: the first arXiv number of `PAPERS` in its docstring, otherwise `BEYOND`."""
     numbers = re.findall(r"\d{4}\.\d{5}", _docstring(config))
     return next((number for number in numbers if number in PAPERS), BEYOND)
 
@@ -186,72 +188,72 @@ def _docstring(config: Path) -> str:
     return (ast.get_docstring(ast.parse(config.read_text(encoding="utf-8"))) if config.exists() else None) or ""
 
 
-def _not_run(found: Mapping[str, Results], root: Path) -> list[str]:
-    """Configs, and variants that are no smoke, without committed results."""
+def _not_run(all_results: Mapping[str, Results], root: Path) -> list[str]:
+    """The configs and variants without committed results, except the variant `smoke`."""
     missing = []
     for path in sorted(root.glob("configs/*.py")):
-        said = re.search(r"^VARIANTS = (\(.*?\))$", path.read_text(encoding="utf-8"), re.MULTILINE)
-        variants = ast.literal_eval(said[1]) if said else ()
-        names = {path.stem: path.stem, **{f"{path.stem}-{v}": f"{path.stem}:{v}" for v in variants if v != "smoke"}}
-        missing += [f"`{shown}`" for name, shown in names.items() if name not in found]
+        line = re.search(r"^VARIANTS = (\(.*?\))$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        variants = [name for name in (ast.literal_eval(line[1]) if line else ()) if name != "smoke"]
+        names = {path.stem: path.stem, **{f"{path.stem}-{variant}": f"{path.stem}:{variant}" for variant in variants}}
+        missing += [f"`{shown}`" for name, shown in names.items() if name not in all_results]
     return missing
 
 
-def _overview(found: Mapping[str, Results], again: Mapping[str, Results], root: Path) -> str:
-    """The first table of docs/results.md: a row for every experiment, with the claims that fail."""
+def _overview(all_results: Mapping[str, Results], again: Mapping[str, Results], root: Path) -> str:
+    """The first table of docs/results.md: one row per experiment, with the claims that fail."""
     rows = []
-    for name, results in found.items():
-        its = judged(results, again.get(name))
-        failing = ", ".join(one.claim["id"] for one in its if not one.holds) or "none"
-        count = f"{sum(one.holds for one in its)} of {len(its)}"
+    for name, results in all_results.items():
+        claims = tested_claims(results, again.get(name))
+        failing = ", ".join(tested.claim["id"] for tested in claims if not tested.holds) or "none"
+        count = f"{sum(tested.holds for tested in claims)} of {len(claims)}"
         about = _about(root / "configs" / f"{results['experiment']}.py", name.partition("-")[2])
         rows.append((name, about, count, failing, trapped(results)))
     return _table(("experiment", "question", "claims that hold", "that fail", "trapped seeds"), rows) if rows else NONE
 
 
 def _about(config: Path, variant: str) -> str:
-    """The first line of a config's docstring; of a variant, what its line of variants says of it."""
+    """The first line of a config's docstring. For a variant, its entry in the list "Variants: " of the docstring."""
     first, _, rest = _docstring(config).partition("\n")
     listed = " ".join(rest.partition("Variants: ")[2].partition("\n\n")[0].split())
-    of_it = (part for part in re.split(r";\s(?=`)", listed) if part.startswith(f"`{variant}` "))
-    return next(of_it, first)
+    entries = (entry for entry in re.split(r";\s(?=`)", listed) if entry.startswith(f"`{variant}` "))
+    return next(entries, first)
 
 
 def _section(name: str, results: Results, again: Results | None) -> str:
-    """One experiment of docs/results.md: how it ran, and its claims with their notes."""
-    ran = f"{_how(results)} Trapped seeds: {trapped(results)}."
+    """The section of an experiment in docs/results.md: a line about the run, its claims, and its figures."""
+    about_run = f"{_about_run(results)} Trapped seeds: {trapped(results)}."
     if again:
-        ran += f" At base seed {again['seed']}: {_how(again)}"
-    rows = [(one.claim["id"], *_row(one)) for one in judged(results, again)]
+        about_run += f" With seeds from {again['seed']} on: {_about_run(again)}"
+    rows = [(tested.claim["id"], *_row(tested)) for tested in tested_claims(results, again)]
     table = _table(("id", *HEADER), rows) if rows else "It states no claims."
     shown = [
         f"- [{stem}](../results/{name}/figures/{stem}.png): {words}" for stem, words in captions(dict(results)).items()
     ]
-    return "\n".join([f"## {name}", "", ran, "", table, "", *shown, *[""] * bool(shown)])
+    return "\n".join([f"## {name}", "", about_run, "", table, "", *shown, *[""] * bool(shown)])
 
 
-def _how(run: Results) -> str:
-    """How long a run took, where and of what."""
+def _about_run(run: Results) -> str:
+    """The duration, device, precision and git revision of a run."""
     precision = f", {run['precision']}" if "precision" in run else ""
     return f"{wall_time(run)} on {run['device']}{precision}, revision {run['git']}."
 
 
-def _row(one: Judged) -> tuple[str, ...]:
-    """What was stated, and what came out: the columns of HEADER."""
-    claim = one.claim
+def _row(tested: TestedClaim) -> tuple[str, ...]:
+    """The row of a claim, with the columns of HEADER after the id."""
+    claim = tested.claim
     return (
         claim["statement"],
         claim["source"],
         target(claim),
         number(claim["value"]),
-        one.there,
-        one.verdict,
+        tested.value_again,
+        tested.verdict,
         claim["note"],
     )
 
 
 def restate(root: Path = ROOT) -> list[Path]:
-    """Copies the wording of claims from the configs into committed results.
+    """Copies the wording of claims from the configs to the committed results.
 
     Returns:
       The files that were written.
@@ -264,8 +266,8 @@ def restate(root: Path = ROOT) -> list[Path]:
         config = root / "configs" / f"{results['experiment']}.py"
         if not config.exists():
             continue
-        wording = {stated(vars(claim)): claim for claim in load(config, results["variant"] or "").claims}
-        claims = [claim | _wording(wording.get(stated(claim))) for claim in results["claims"]]
+        wording = {claim_key(vars(claim)): claim for claim in load(config, results["variant"] or "").claims}
+        claims = [claim | _wording(wording.get(claim_key(claim))) for claim in results["claims"]]
         if claims != results["claims"]:
             path = root / "results" / name / "results.json"
             write_json(path, {**results, "claims": claims})
@@ -283,12 +285,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that ends neither its cell nor the table of the README."""
+    """Escapes characters that would end the cell of a table, or the marked part of README.md."""
     return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")
 
 
 def stale(root: Path = ROOT) -> list[str]:
-    """Pages that do not say what the results say, relative to the root."""
+    """The paths, relative to the root, of pages that are not up to date."""
     return [
         str(path.relative_to(root))
         for path, text in pages(root).items()
@@ -302,18 +304,18 @@ def main(argv: Sequence[str], root: Path = ROOT) -> int:
         print(f"error: {' '.join(argv)}: accepted is --check, or nothing", file=sys.stderr)
         return 2
     try:
-        found = stale(root)
+        stale_pages = stale(root)
         if argv:
-            if found:
-                print(f"stale: {', '.join(found)}; run python -m experiments.publish", file=sys.stderr)
-            return int(bool(found))
+            if stale_pages:
+                print(f"stale: {', '.join(stale_pages)}; run python -m experiments.publish", file=sys.stderr)
+            return int(bool(stale_pages))
         for path in restate(root):
             print(f"wrote {path.relative_to(root)}")
-        found, texts = stale(root), pages(root)
+        stale_pages, texts = stale(root), pages(root)
     except (ValueError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for name in found:
+    for name in stale_pages:
         partial = root / f"{name}.partial"
         partial.write_text(texts[root / name], encoding="utf-8")
         os.replace(partial, root / name)

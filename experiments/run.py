@@ -14,7 +14,7 @@ BEGAN = time.perf_counter()
 
 
 def _stop_before_the_run(number: int, frame: object) -> None:
-    """Ends the process at once: nothing is written yet, and an exception would crash half-imported extensions."""
+    """Ends the process immediately. Nothing is written yet, and an exception would crash half-imported extensions."""
     os.write(2, b"stopped before the run began; nothing was written\n")
     os._exit(128 + number)
 
@@ -22,6 +22,6 @@ def _stop_before_the_run(number: int, frame: object) -> None:
 if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop_before_the_run)
-    from icl_gd.lab import command  # takes a second or two, during which a signal may arrive
+    from icl_gd.lab import command  # takes a second or two; until then, the handlers above are in place
 
     command.start(sys.argv, BEGAN)

@@ -1,6 +1,6 @@
-"""icl_gd: find out which learning algorithm a Transformer runs in context, inside its forward pass.
+"""icl_gd finds out which learning algorithm a Transformer runs in context, inside its forward pass.
 
-The runner of experiments, `icl_gd.lab`, is imported separately.
+`import icl_gd` does not import the experiment runner, `icl_gd.lab`.
 """
 
 from icl_gd import (

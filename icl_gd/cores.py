@@ -13,7 +13,7 @@ def usable_cores() -> int:
     CPU affinity (`taskset`, containers, batch systems) may allow fewer cores than the machine has.
 
     Returns:
-      At least 1.
+      The number, at least 1.
     """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""Local paths as users type them.
+"""Expands and checks the local paths that users type.
 
     >>> local("~/runs") == Path.home() / "runs"
     True
@@ -23,7 +23,7 @@ def local(path: str | Path, name: str = "path") -> Path:
       The expanded path. It need not exist.
 
     Raises:
-      ValueError: if the path is the address of an object store (`gs://...`), or `~user` names no user.
+      ValueError: if the path is the address of an object store (`gs://...`), or the user of `~user` does not exist.
     """
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(path)):
         raise ValueError(
@@ -31,5 +31,5 @@ def local(path: str | Path, name: str = "path") -> Path:
         )
     try:
         return Path(path).expanduser()
-    except RuntimeError as error:  # ~user of an unknown user
+    except RuntimeError as error:  # the user of `~user` does not exist
         raise ValueError(f"{name}={path}: {error}; give a directory") from error

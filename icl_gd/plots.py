@@ -1,7 +1,7 @@
 """Draws results onto matplotlib Axes. This module only draws. All numbers come from results.json.
 
-A curve is a mapping with the sequences "x", "mean", "low" and "high". A role names what a curve shows (such as "gd")
-and determines its label, colour and line style.
+A curve is a mapping with the sequences "x", "mean", "low" and "high"; low and high are the edges of its band. The role
+of a curve (such as "gd") names the quantity that it shows, and determines its label, colour and line style.
 
     >>> figure, ax = subplots(figsize=(COLUMN, 2.0))
     >>> curve = {"x": [0, 1], "mean": [1.0, 0.5], "low": [0.9, 0.4], "high": [1.1, 0.6]}
@@ -14,11 +14,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-# Matplotlib's types. Matplotlib takes half a second to import, so functions import it when they draw.
+# Types of Matplotlib, which takes half a second to import. So each function imports it when it is called.
 Axes: TypeAlias = Any
 Figure: TypeAlias = Any
 
-COLUMN, PAGE = 3.25, 6.75  # widths in inches of a column and of a page
+COLUMN, PAGE = 3.25, 6.75  # widths of a column and of a page, in inches
 
 STYLE: Any = {
     "figure.constrained_layout.use": True,
@@ -83,8 +83,8 @@ def role_of(role: str) -> tuple[str, str, Any]:
     """Label, colour and line style of a role.
 
     Returns:
-      The entry of `ROLES`. A role without an entry is labelled with its own name, and gets a colour and a line style
-      derived from it.
+      The entry of `ROLES`. A role without an entry is labelled with its own name; its colour and line style are derived
+      from the name.
     """
     if role in ROLES:
         return ROLES[role]
@@ -93,10 +93,10 @@ def role_of(role: str) -> tuple[str, str, Any]:
 
 
 def style() -> Any:
-    """The project's matplotlib settings.
+    """A context manager that applies the Matplotlib settings of the project, `STYLE`.
 
     Returns:
-      A context manager that sets them.
+      The context manager.
     """
     import matplotlib
 
@@ -104,15 +104,15 @@ def style() -> Any:
 
 
 def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **more: Any) -> tuple[Figure, Any]:
-    """Creates a figure and its Axes like `pyplot.subplots`, without global state: no backend is chosen.
+    """Creates a figure and its Axes like `pyplot.subplots`, but changes no global state and chooses no backend.
 
     Args:
-      rows, columns: numbers of Axes. Default: 1.
+      rows, columns: numbers of rows and columns of Axes. Default: 1.
       figsize: width and height in inches.
       more: keyword arguments of `Figure.subplots`.
 
     Returns:
-      The figure, and its Axes: one, or an array of them.
+      The figure, and one Axes or an array of Axes.
     """
     from matplotlib.figure import Figure
 
@@ -121,14 +121,14 @@ def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], *
 
 
 def line(ax: Axes, curve: Mapping[str, Sequence], role: str, *, marker: str = "", label: str | None = None) -> Axes:
-    """Draws a curve as a line with its band, in a role's colour and line style.
+    """Draws a curve as a line with its band, in the colour and line style of a role.
 
     Args:
       ax: the Axes.
       curve: "x", "mean", "low" and "high", of equal length.
-      role: a key of `ROLES`.
-      marker: a marker of matplotlib. Default: none.
-      label: text of the legend. Default: the label of the role.
+      role: the role of the curve, such as a key of `ROLES`.
+      marker: a Matplotlib marker. Default: none.
+      label: text in the legend. Default: the label of the role.
 
     Returns:
       The same Axes.
@@ -159,10 +159,10 @@ def points(
     Args:
       ax: the Axes.
       curve: "x", "mean", "low" and "high", of equal length.
-      role: a key of `ROLES`, for the colour.
-      marker, size: marker of matplotlib, and its size in points.
-      label: text of the legend; None leaves the curve out of it.
-      colour: overrides the role's colour.
+      role: the role of the curve; it determines the colour.
+      marker, size: a Matplotlib marker, and its size in points.
+      label: text in the legend. None: no legend entry.
+      colour: a colour to use instead of the colour of the role.
       join: connect the markers by a line. Default: False.
 
     Returns:
@@ -170,11 +170,11 @@ def points(
     """
     colour = role_of(role)[1] if colour is None else colour
     mean = np.asarray(curve["mean"], float)
-    reach = np.abs(np.asarray([curve["low"], curve["high"]], float) - mean)
+    bar_lengths = np.abs(np.asarray([curve["low"], curve["high"]], float) - mean)
     ax.errorbar(
         curve["x"],
         mean,
-        reach,
+        bar_lengths,
         fmt=marker,
         linestyle="-" if join else "",
         linewidth=0.9,
@@ -204,8 +204,8 @@ def level(ax: Axes, value: float, role: str, label: str | None = None) -> Axes:
     Args:
       ax: the Axes.
       value: height of the line.
-      role: a key of `ROLES`, for colour and line style.
-      label: text of the legend. Default: the label of the role.
+      role: the role of the line, such as a key of `ROLES`.
+      label: text in the legend. Default: the label of the role.
 
     Returns:
       The same Axes.
@@ -216,7 +216,7 @@ def level(ax: Axes, value: float, role: str, label: str | None = None) -> Axes:
 
 
 def never_trained(ax: Axes, last: int) -> Axes:
-    """Shades prompt lengths above `last`, the longest length used in training. The x axis shows prompt lengths.
+    """Shades the prompt lengths above `last`, the longest length in training, on an x axis of prompt lengths.
 
     Returns:
       The same Axes.
@@ -235,8 +235,8 @@ ARROWS = "The loss axis ends at 100 times the loss of predicting zero; arrows ma
 def frame_losses(ax: Axes, zero: float) -> Axes:
     """Limits a loss axis to 100 times the loss of predicting zero, and marks larger or infinite losses by arrows.
 
-    Arrows are drawn at the upper edge in the colour of the curve: for a line, at the first x whose value is above the
-    limit; for points, at every such x.
+    Arrows are drawn at the upper edge, in the colour of the curve. A line has one arrow, at the first x whose value is
+    above the limit; points have an arrow at every such x.
 
     Args:
       ax: the Axes, with all curves drawn.
@@ -247,21 +247,22 @@ def frame_losses(ax: Axes, zero: float) -> Axes:
     """
     ax.set_ylim(top=min(ax.get_ylim()[1], 100 * zero))
     top = ax.get_ylim()[1]
-    arrows: dict[float, int] = {}  # number of arrows drawn so far, by x
+    n_arrows: dict[float, int] = {}  # number of arrows drawn so far, by x
     for curve in list(ax.lines):
         x, y = np.asarray(curve.get_xdata(), float), np.asarray(curve.get_ydata(), float)
-        beyond = x[~(y <= top)]  # also where y is nan
-        # A horizontal line drawn by `axhline`; its x values are axes fractions, not data.
+        beyond = x[~(y <= top)]  # includes the x at which y is nan
+        # A line drawn by `axhline` is skipped: its x values are fractions of the axes, not data.
         is_level = curve.get_transform() != ax.transData
         if is_level or len(beyond) == 0:
             continue
         is_line = curve.get_linestyle() != "None"
-        for at in beyond[:1] if is_line else beyond:
-            below = arrows.get(at, 0)  # arrows at the same x are stacked downwards
-            arrows[at] = below + 1
+        arrow_positions = beyond[:1] if is_line else beyond
+        for position in arrow_positions:
+            n_drawn = n_arrows.get(position, 0)  # arrows at the same x are stacked downwards
+            n_arrows[position] = n_drawn + 1
             ax.plot(
-                [at],
-                [0.98 - 0.05 * below],
+                [position],
+                [0.98 - 0.05 * n_drawn],
                 "^",
                 color=curve.get_color(),
                 markersize=3,
@@ -272,7 +273,9 @@ def frame_losses(ax: Axes, zero: float) -> Axes:
 
 
 def log_where_it_spikes(ax: Axes, curves: Iterable[Mapping[str, Sequence]]) -> Axes:
-    """Makes the y axis logarithmic if the maximum of any curve exceeds 100 times its median; curves must be positive.
+    """Makes the y axis logarithmic if the maximum of any curve exceeds 100 times the median of the same curve.
+
+    All values must be positive.
 
     Returns:
       The same Axes.
@@ -309,7 +312,7 @@ def seeds(metric: Mapping[str, Any]) -> list[float]:
 
 
 def band(metric: Mapping[str, Any]) -> dict[str, list[float]]:
-    """A metric as a curve of one point, whose band is the range over seeds.
+    """Converts a metric to a curve with one point. Its band is the range over seeds.
 
     Returns:
       The curve's "mean", "low" and "high"; the caller adds "x".
@@ -323,7 +326,7 @@ def by_name(ax: Axes, curves: Mapping[str, Mapping[str, Sequence]]) -> Axes:
 
     Args:
       ax: the Axes.
-      curves: role -> curve; "x" contains the names of the categories, the same for all curves.
+      curves: role -> curve. The "x" of every curve is the same list of category names.
 
     Returns:
       The same Axes.
@@ -333,8 +336,10 @@ def by_name(ax: Axes, curves: Mapping[str, Mapping[str, Sequence]]) -> Axes:
         offset = (i - (len(curves) - 1) / 2) * 0.7 / len(curves)  # a group is 0.7 wide
         x = np.arange(len(curve["x"])) + offset
         mean, low, high = (np.asarray(curve[part], float) for part in ("mean", "low", "high"))
-        reach = np.abs(np.stack([low, high]) - mean)
-        ax.errorbar(x, mean, reach, fmt="osDv^<>"[i % 7], color=colour, markersize=3.5, elinewidth=0.8, label=name)
+        bar_lengths = np.abs(np.stack([low, high]) - mean)
+        ax.errorbar(
+            x, mean, bar_lengths, fmt="osDv^<>"[i % 7], color=colour, markersize=3.5, elinewidth=0.8, label=name
+        )
         ax.set_xticks(np.arange(len(curve["x"])), curve["x"])
     return ax
 
@@ -342,17 +347,17 @@ def by_name(ax: Axes, curves: Mapping[str, Mapping[str, Sequence]]) -> Axes:
 def heat(
     ax: Axes, values: Sequence[Sequence[float]], title: str, limits: tuple[float, float], distance: bool = False
 ) -> Axes:
-    """Draws a heat map of layers (rows) by steps (columns) with its numbers; brighter is more similar.
+    """Draws a heat map whose rows are layers and whose columns are steps, with the value in every cell.
 
-    Rows and columns are numbered from 1.
+    Brighter cells are more similar. Rows and columns are numbered from 1.
 
     Args:
       ax: the Axes.
-      values: the numbers, `[layer step]`.
+      values: the values, `[layer step]`.
       title: title of the Axes.
       limits: the ends of the colour scale; use the same for maps that are compared.
-      distance: the values are distances, where smaller is more similar; the colour scale is logarithmic if they are
-        positive. Default: False.
+      distance: the values are distances: smaller is more similar. The colour scale is then logarithmic if the lower
+        limit is positive. Default: False.
 
     Returns:
       The same Axes.
@@ -360,7 +365,8 @@ def heat(
     from matplotlib.colors import LogNorm, Normalize
 
     entries = np.asarray(values, float)
-    norm = (LogNorm if distance and limits[0] > 0 else Normalize)(*limits)
+    is_log = distance and limits[0] > 0
+    norm = LogNorm(*limits) if is_log else Normalize(*limits)
     ax.imshow(entries, cmap="viridis_r" if distance else "viridis", norm=norm)
     ax.set_title(title)
     rows, columns = entries.shape
@@ -386,8 +392,8 @@ def matrix(ax: Axes, values: Sequence[Sequence[float]] | np.ndarray, title: str,
       The same Axes.
     """
     entries = np.asarray(values, float)
-    reach = np.abs(entries).max() or 1.0
-    image = ax.imshow(entries, cmap="PuOr_r", vmin=-reach, vmax=reach)
+    limit = np.abs(entries).max() or 1.0
+    image = ax.imshow(entries, cmap="PuOr_r", vmin=-limit, vmax=limit)
     ax.set_title(title)
     ax.set_xticks([])
     ax.set_yticks([])

@@ -1,6 +1,6 @@
-"""Shape checks for the prompts and examples that learners and models take.
+"""Shape checks for the arguments of learners and models.
 
-Shapes are static under `jax.jit`, so a compiled function has no cost for the checks.
+Shapes are static under `jax.jit`, so the checks add no cost to a compiled function.
 
     >>> @on_problem
     ... def nearest_label(x, y, x_query):
@@ -90,7 +90,7 @@ def examples(x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def check_shapes(x: Shape, y: Shape, x_query: Shape | None = None) -> None:
-    """Checks that shapes are those of a context and a query, or of a context alone.
+    """Checks the shapes of a context, and of a query if there is one.
 
     Args:
       x: shape of the inputs, (n, d).
@@ -98,22 +98,23 @@ def check_shapes(x: Shape, y: Shape, x_query: Shape | None = None) -> None:
       x_query: shape of the query, (d,). Default: no query.
 
     Raises:
-      ValueError: if they are not.
+      ValueError: if a shape has the wrong number of axes, or the shapes do not agree.
     """
     if len(x) != 2:
         raise ValueError(f"x has shape {x}: inputs are [n d]; apply jax.vmap for several prompts")
     if len(y) == 1:
         raise ValueError(f"y has shape {y}: labels are [n m]; give y[:, None]")
     if len(y) != 2 or y[0] != x[0]:
-        raise ValueError(f"y has shape {y}: labels are [n m], with n={x[0]} of x {x}")
+        raise ValueError(f"y has shape {y}: labels are [n m], with n={x[0]} as in x {x}")
     if x_query is not None and x_query != x[1:]:
         raise ValueError(
-            f"x_query has shape {x_query}: one query is [d], with d={x[1]} of x {x}; apply jax.vmap for several queries"
+            f"x_query has shape {x_query}: one query is [d], with d={x[1]} as in x {x}; apply jax.vmap for several "
+            "queries"
         )
 
 
 def _floating(name: str, value: Any) -> jax.Array:
-    """An array of floating type; JAX arrays that have one are returned as they are."""
+    """Converts an array to the default floating type. A JAX array of floating type is returned unchanged."""
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating):
         return value
     if not isinstance(value, jax.Array | np.ndarray):

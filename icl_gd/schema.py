@@ -15,8 +15,9 @@
     Traceback (most recent call last):
     ValueError: d=2.0 must be a whole number of at least 1
 
-Numbers of Python and NumPy are checked. JAX arrays and tracers pass unchecked, because their values may not be known
-yet. A bool is not a number, a float is not a whole number, and nan and infinity are refused.
+Python and NumPy numbers are checked. If the annotation accepts arrays, every JAX array or tracer is accepted, because
+its value may not be known yet. A bool is not accepted as a number, nor a float as a whole number. nan and infinity are
+refused.
 """
 
 import difflib
@@ -35,7 +36,7 @@ from annotated_types import Ge, Gt, Le, Lt
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LARGEST = 1e6  # largest scale that is accepted: sixth-order moments stay finite in float32
+LARGEST = 1e6  # largest accepted scale; with it, sixth-order moments are finite in float32
 Size = Annotated[int, Ge(1)]
 Count = Annotated[int, Ge(0)]
 Seed = Annotated[int, Ge(0), Le(2**31 - 1)]
@@ -46,10 +47,10 @@ _KIND_NAMES = {int: "a whole number", float: "a number", bool: "True or False", 
 
 @dataclass(frozen=True, eq=False)
 class OneOf:
-    """An annotation that accepts one of `words`.
+    """Metadata of an annotation that accepts one of `words`.
 
     Attributes:
-      words: the accepted strings. A dict is accepted as it is, so keys that are added to it later are accepted too.
+      words: the accepted strings. If this is a dict, keys that are added to it later are accepted too.
     """
 
     words: Collection[str]
@@ -59,7 +60,8 @@ def check(config: Any) -> None:
     """Checks every field of a dataclass against its annotation: type, bounds (of `annotated_types`) and `OneOf`.
 
     Raises:
-      ValueError: at the first invalid field; the message has its name, its value and what is accepted.
+      ValueError: if a field is invalid. The message has the name and value of the first invalid field, and says which
+        values are accepted.
     """
     for field, hint in hints(type(config)).items():
         check_value(field, getattr(config, field), hint)
@@ -77,12 +79,12 @@ def check_value(name: str, value: Any, hint: Any) -> None:
       ValueError: if the annotation does not accept the value.
     """
     if not accepts(hint, value):
-        raise ValueError(f"{name}={value!r} {wanted(hint, value)}")
+        raise ValueError(f"{name}={value!r} {requirement(hint, value)}")
 
 
 @cache
 def hints(dataclass_type: type) -> dict[str, Any]:
-    """The annotations of a dataclass's fields, with their bounds.
+    """The annotations of the fields of a dataclass, including their bounds.
 
     Returns:
       Annotations by field name, in the order of the fields.
@@ -100,12 +102,12 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         Traceback (most recent call last):
         ValueError: penalty=-1.0 must be a number of at least 0
 
-    Scalars are numbers, strings and bools. Other arguments (arrays, functions, configs) are not checked. Annotate
-    arguments that may be traced as `Scalar`. Place this decorator below `programs.kept`, so that arguments of cached
-    calls are not checked again.
+    Scalars are numbers, strings and bools. Other arguments (arrays, functions, configs) are not checked. Use the
+    annotation `types.Scalar` for numbers that may be traced. Place this decorator below `programs.cached_by_value`;
+    then a call whose result is cached is not checked again.
 
     Returns:
-      The function. It raises ValueError at the first invalid argument, before its body runs.
+      The function. It raises ValueError for the first invalid argument, before its body runs.
     """
     signature = inspect.signature(function)
 
@@ -113,7 +115,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             arguments = signature.bind(*args, **kwargs).arguments
-        except TypeError:  # the call below raises it again, with the function's name
+        except TypeError:  # the call below raises this error again, with the name of the function
             arguments = {}
         for name, hint in scalars(function).items():
             if name in arguments:
@@ -126,25 +128,27 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 @cache
 def scalars(function: Callable) -> dict[str, Any]:
-    """The annotations of a function's scalar arguments: numbers, strings, bools, or arrays in place of a number.
+    """The annotations of the scalar arguments of a function: numbers, strings and bools.
+
+    A scalar argument may also accept None, or an array in place of a number.
 
     Returns:
       Annotations by argument name.
     """
-    # Resolved at the first call and not at decoration, because an annotation may name what is defined further down.
+    # Resolved at the first call, because an annotation may name a class that is defined below the function.
     annotations = get_type_hints(function, include_extras=True)
     return {name: hint for name, hint in annotations.items() if name != "return" and _is_scalar(hint)}
 
 
 def _is_scalar(hint: Any) -> bool:
-    """Whether an annotation accepts scalars, and beside them nothing but None and arrays."""
+    """Whether an annotation accepts scalars, and otherwise only None and arrays."""
     accepted = kinds(hint)
     has_scalar = any(kind in _SCALARS for kind in accepted)
     return has_scalar and all(kind in _SCALARS or kind is type(None) or is_array(kind) for kind in accepted)
 
 
 def _parts(hint: Any) -> tuple[Any, tuple]:
-    """The type of an annotation and its metadata."""
+    """Splits an annotation into its type and its metadata."""
     if get_origin(hint) is Annotated:
         kind, *metadata = get_args(hint)
         return kind, tuple(metadata)
@@ -152,7 +156,7 @@ def _parts(hint: Any) -> tuple[Any, tuple]:
 
 
 def _alternatives(hint: Any) -> tuple:
-    """The types of a union, each annotated with the metadata of the whole union."""
+    """The types of a union, each annotated with the metadata of the union; a single type if there is no union."""
     kind, metadata = _parts(hint)
     if get_origin(kind) in (Union, types.UnionType):
         return tuple(_annotated(alternative, metadata) for alternative in get_args(kind))
@@ -167,7 +171,7 @@ def accepts(hint: Any, value: Any) -> bool:
     """Whether an annotation accepts a value.
 
     Returns:
-      True for a JAX array or tracer if the annotation accepts arrays, whatever the bounds.
+      True or False. For a JAX array or tracer, this is whether the annotation accepts arrays; bounds are not checked.
     """
     if isinstance(value, jax.Array):
         return any(is_array(kind) for kind in kinds(hint))
@@ -206,7 +210,7 @@ def _accepts_items(item_kinds: tuple, metadata: tuple, values: tuple) -> bool:
 
 
 def _satisfies(bound: Any, value: Any) -> bool:
-    """Whether a number satisfies a bound; metadata of another kind accepts every number."""
+    """Whether a number satisfies a bound. Metadata of other types accept every number."""
     match bound:
         case Ge(limit):
             return bool(value >= limit)
@@ -220,10 +224,10 @@ def _satisfies(bound: Any, value: Any) -> bool:
 
 
 def is_array(kind: Any) -> bool:
-    """Whether a type is `jax.Array` or one of jaxtyping's types of it.
+    """Whether a type is `jax.Array` or a jaxtyping annotation of `jax.Array`.
 
     Returns:
-      False for NumPy arrays.
+      False for the types of NumPy arrays.
     """
     return isinstance(kind, type) and (kind is jax.Array or getattr(kind, "array_type", None) is jax.Array)
 
@@ -232,7 +236,7 @@ def kinds(hint: Any) -> tuple:
     """The types that an annotation accepts.
 
     Returns:
-      One type, or the types of a union in their order.
+      One type, or the types of a union in order.
     """
     return tuple(_parts(alternative)[0] for alternative in _alternatives(hint))
 
@@ -241,18 +245,18 @@ def rules(hint: Any) -> tuple:
     """The metadata of an annotation: bounds and `OneOf`.
 
     Returns:
-      The rules without duplicates, in their order.
+      The metadata without duplicates, in order.
     """
     return tuple(dict.fromkeys(rule for alternative in _alternatives(hint) for rule in _parts(alternative)[1]))
 
 
-def wanted(hint: Any, value: Any) -> str:
-    """The part of an error message that says what to give instead of a value that is not accepted.
+def requirement(hint: Any, value: Any) -> str:
+    """For a refused value: the part of the error message that says which values are accepted.
 
     Returns:
-      For example "must be a number above 0, or None"; a misspelt word is followed by the nearest accepted one.
+      For example "must be a number above 0, or None". For a misspelt word, the nearest accepted word is added.
     """
-    accepted = said(hint)
+    accepted = description(hint)
     if isinstance(value, float | np.floating) and not math.isfinite(value):
         accepted = accepted.replace("a number", "a finite number")
     words = _accepted_words(rules(hint))
@@ -265,8 +269,8 @@ def wanted(hint: Any, value: Any) -> str:
     return f"must be {accepted}"
 
 
-def said(hint: Any) -> str:
-    """A description of what an annotation accepts.
+def description(hint: Any) -> str:
+    """A description of the values that an annotation accepts.
 
     Returns:
       For example "a whole number of at least 1, or None".
@@ -284,8 +288,8 @@ def said(hint: Any) -> str:
 
 
 def _described_tuple(item_kinds: tuple, metadata: tuple, before: list[str]) -> str:
-    """A description of a tuple; items that are accepted on their own too, as `before` says, are not repeated."""
-    item = said(_annotated(item_kinds[0], metadata))
+    """A description of a tuple. Items that `before` already describes are called "these"."""
+    item = description(_annotated(item_kinds[0], metadata))
     if item in before:
         return "a tuple of these"
     if ... in item_kinds:
@@ -300,10 +304,10 @@ def _described(kind: Any, metadata: tuple) -> str:
     if words := _accepted_words(metadata):
         return f"one of {', '.join(words)}"
     name = _KIND_NAMES.get(kind) or f"a {getattr(kind, '__name__', kind)}"
-    bounds = [description for rule in metadata if (description := _described_bound(rule))]
-    if not bounds:
+    bounds = [_described_bound(rule) for rule in metadata]
+    joined = " and ".join(bound for bound in bounds if bound is not None)
+    if not joined:
         return name
-    joined = " and ".join(bounds)
     return f"{name} of {joined}" if joined.startswith("at ") else f"{name} {joined}"
 
 

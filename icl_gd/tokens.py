@@ -1,4 +1,4 @@
-"""Token layouts: how a prompt is encoded as tokens and how the prediction is read back.
+"""Token layouts: how a prompt is encoded as tokens and where the prediction is read.
 
 >>> import jax.numpy as jnp
 >>> x, y, x_query = jnp.ones((4, 3)), jnp.ones((4, 1)), jnp.ones(3)
@@ -16,19 +16,19 @@ import numpy as np
 from annotated_types import Ge
 from jaxtyping import Float
 
-from icl_gd.programs import kept
+from icl_gd.programs import cached_by_value
 from icl_gd.schema import Count, Size, checked
 from icl_gd.types import Array, Layout
 
-PositionWidth = Annotated[int, Ge(2)]  # dimensions of a positional encoding: pairs of sine and cosine
+PositionWidth = Annotated[int, Ge(2)]  # width of a positional encoding: a sine and a cosine per frequency
 
 
-@kept
+@cached_by_value
 @checked
 def concatenated(d_input: Size, d_output: Size, w0: Array | np.ndarray | None = None) -> Layout:
-    """Tokens `e_j = (x_j, y_j)`, followed by the query `(x_query, -W_0 x_query)`.
+    """Layout with one token `(x_j, y_j)` per example, then the query token `(x_query, -W_0 x_query)`.
 
-    The prediction is minus the y slot of the query, so a network whose updates are zero predicts `W_0 x_query`.
+    The prediction is minus the y slot of the query token, so a network whose updates are zero predicts `W_0 x_query`.
 
     Args:
       d_input: width of x.
@@ -72,7 +72,7 @@ def _frequencies(d_positions: int) -> Float[np.ndarray, " pair"]:
 def positions(n_tokens: Count, d_positions: PositionWidth) -> Float[np.ndarray, "t d_positions"]:
     """Sinusoidal positional encodings of the positions 0, 1, ..., n_tokens - 1.
 
-    Sines and cosines alternate, with decreasing frequencies.
+    Sines and cosines alternate; frequencies decrease.
 
     Returns:
       The encodings `[t d_positions]`.
@@ -103,26 +103,26 @@ def shift(d_positions: PositionWidth, offset: int) -> Float[np.ndarray, "d_posit
     return rotation
 
 
-@kept
+@cached_by_value
 @checked
 def interleaved(d_input: Size, d_output: Size, d_positions: PositionWidth = 10, own_slots: bool = False) -> Layout:
-    """Separate tokens x_1, y_1, x_2, ..., x_query with positional encodings p.
+    """Layout with separate tokens x_1, y_1, x_2, ..., x_query and positional encodings p.
 
-    The tokens are `[x_j, p]`, `[0, ..., 0, y_j, p]` and `[x_query, p]`: y occupies the slots of the last coordinates
-    of x, and only the positional encoding distinguishes the two kinds of tokens. The prediction is minus the last
-    slots of the query token. These slots contain a part of the positional encoding, with values close to 1, so an
-    untrained network does not predict zero.
+    The tokens are `[x_j, p]`, `[0, ..., 0, y_j, p]` and `[x_query, p]`. The label y_j is stored in the slots of the
+    last coordinates of x, so only the positional encoding distinguishes tokens of x from tokens of y. The prediction
+    is minus the last slots of the query token. Before the first layer, these slots contain a part of the positional
+    encoding, with values close to 1, so an untrained network does not predict zero.
 
     Args:
       d_input: width of x.
       d_output: width of y.
       d_positions: width of the positional encoding, an even number. Default: 10.
-      own_slots: x, y and the prediction each get their own slots. The tokens are then `[x_j, 0, p, 0]`,
+      own_slots: x, y and the prediction have different slots. The tokens are then `[x_j, 0, p, 0]`,
         `[0, y_j, p, 0]` and `[x_query, 0, p, 0]`. The copying layer of `constructions.copying` needs this layout.
         Default: False.
 
     Returns:
-      The layout, with 2n + 1 tokens.
+      The layout, with 2n + 1 tokens of width `d_input + d_positions`, or `2 d_output` more with `own_slots`.
 
     Raises:
       ValueError: if y does not fit the slots of x, the prediction does not fit the slots of the positional encoding,
@@ -133,11 +133,11 @@ def interleaved(d_input: Size, d_output: Size, d_positions: PositionWidth = 10, 
     max_output = d_output if own_slots else min(d_input, d_positions)
     if d_output > max_output:
         raise ValueError(
-            f"d_output={d_output}: interleaved tokens hold y in the slots of x, and the prediction in the slots of "
+            f"d_output={d_output}: interleaved tokens store y in the slots of x, and the prediction in the slots of "
             f"the positional encoding; give at most {max_output} for d_input={d_input}, d_positions={d_positions}, "
             "or own_slots=True"
         )
-    _frequencies(d_positions)  # raises ValueError for an odd number
+    _frequencies(d_positions)  # raises ValueError if d_positions is odd
     n_own = d_output if own_slots else 0
 
     def encode(
@@ -151,16 +151,16 @@ def interleaved(d_input: Size, d_output: Size, d_positions: PositionWidth = 10, 
         encodings = jnp.broadcast_to(encodings, (*encodings.shape[:2], *batch))
         return jnp.concatenate([content, encodings], axis=1)
 
-    return Layout(encode, _minus_last(d_output), d_input + d_positions + 2 * n_own, apart=True)
+    return Layout(encode, _minus_last(d_output), d_input + d_positions + 2 * n_own, has_separate_tokens=True)
 
 
-@kept
+@cached_by_value
 @checked
 def alternating(d_input: Size, d_output: Size) -> Layout:
-    """Separate tokens `x_1`, `(y_1, 0)`, `x_2`, ..., `x_query` without positional encodings.
+    """Layout with separate tokens `x_1`, `(y_1, 0)`, `x_2`, ..., `x_query` without positional encodings.
 
-    The narrower of x and y is padded with zeros. Models add learned positions and usually have a learned read-out.
-    Without a learned read-out, the prediction is minus the last slots of the query token.
+    If x and y differ in width, the narrower one is padded with zeros. Models add learned positions and usually have a
+    learned read-out; without it, the prediction is minus the last slots of the query token.
 
     Returns:
       The layout, with 2n + 1 tokens of width `max(d_input, d_output)`.
@@ -175,24 +175,24 @@ def alternating(d_input: Size, d_output: Size) -> Layout:
         _check_widths(x, y, x_query, d_input, d_output)
         return _interleave(_pad_width(x, 0, width - d_input), _pad_width(y, 0, width - d_output), x_query)
 
-    return Layout(encode, _minus_last(d_output), width, apart=True)
+    return Layout(encode, _minus_last(d_output), width, has_separate_tokens=True)
 
 
 def _pad_width(rows: Float[Array, "n k *batch"], before: int, after: int) -> Float[Array, "n e *batch"]:
-    """Pads the second axis with zeros."""
+    """Pads the second axis with `before` zeros in front and `after` zeros at the end."""
     return jnp.pad(rows, ((0, 0), (before, after), *((0, 0),) * (rows.ndim - 2)))
 
 
 def _interleave(
     inputs: Float[Array, "n e *batch"], labels: Float[Array, "n e *batch"], x_query: Float[Array, " d *batch"]
 ) -> Float[Array, "2*n+1 e *batch"]:
-    """Alternates inputs and labels, and appends the query, padded with zeros."""
+    """Alternates inputs and labels, and appends the query, which is padded with zeros."""
     pairs = jnp.stack([inputs, labels], axis=1).reshape(2 * len(inputs), *inputs.shape[1:])
     return jnp.concatenate([pairs, _pad_width(x_query[None], 0, inputs.shape[1] - len(x_query))])
 
 
 def _check_widths(x: Array, y: Array, x_query: Array, d_input: int, d_output: int) -> None:
-    """Checks the shapes of a prompt. Without this check, padding would accept a prompt that is too narrow."""
+    """Checks the shapes of a prompt. Without this check, inputs that are too narrow would be padded silently."""
     n, batch = len(x) if x.ndim else 0, x.shape[2:]
     expected = (n, d_input, *batch), (n, d_output, *batch), (d_input, *batch)
     if (x.shape, y.shape, x_query.shape) != expected:
@@ -203,14 +203,16 @@ def _check_widths(x: Array, y: Array, x_query: Array, d_input: int, d_output: in
 
 
 def _minus_last(d_output: int) -> Callable[[Array], Array]:
+    """The read-out that returns minus the last `d_output` slots of a token."""
+
     def read_out(token: Float[Array, " e"]) -> Float[Array, " m"]:
-        # Counts from the end, so it also works after an embedding has changed the token width.
+        # The slots are counted from the end, so that an embedding may change the token width.
         return -token[-d_output:]
 
     return read_out
 
 
-# Constructors `(d_input, d_output) -> Layout`, by name.
+# Functions `(d_input, d_output) -> Layout`, by name.
 LAYOUTS: dict[str, Callable[[int, int], Layout]] = {
     "concatenated": concatenated,
     "interleaved": interleaved,

@@ -1,47 +1,47 @@
-"""A strict test world without hardware: two CPU devices, no silent rank promotion, warnings are errors (pyproject).
+"""Settings of all tests: two CPU devices, no implicit rank promotion; warnings are errors (pyproject.toml).
 
-Compiling is what the tests spend their time on, so it is made cheap: few optimisations, one thread a worker, and a
-compilation cache of the tests' own that lies among pytest's (`--cache-clear` empties it).
+Tests spend most of their time on compilation, so it is made cheap: few optimisations, one XLA thread per worker, and a
+separate compilation cache inside pytest's cache directory (`--cache-clear` empties it).
 """
 
 import os
 import shutil
 
-import typechecks  # noqa: F401 -- beside this file; first, as it checks what is imported from then on
+import typechecks  # noqa: F401 -- from this directory; first, because it only checks modules imported after it
 
 # isort: split
 import chex
 import hypothesis
 import jax
 import pytest
-from costs import Costs  # beside this file
+from costs import Costs  # from this directory
 
 from icl_gd.lab.lifecycle import compile_cache
 
-# Before the first use of a device, here and in the processes that tests start.
+# These settings must precede the first use of a device. Environment variables also reach the processes of tests.
 compile_cache.compile_quickly()
-os.environ.setdefault("NPROC", "1")  # XLA's threads: workers have a core each
-# JAX's LAPACK calls wait for parts of themselves in the pool of threads they run in. On two cores, three batched solves
-# that run at once wait for ever; one after another they do not.
+os.environ.setdefault("NPROC", "1")  # one XLA thread per worker, because every worker has one core
+# A batched LAPACK call of JAX runs in a thread pool and waits for tasks in the same pool. On two cores, three batched
+# solves at the same time therefore deadlock. Without this scheduler, XLA runs them one after another.
 os.environ["XLA_FLAGS"] += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_disable_most_optimizations", True)
 
-# For mutations.py: a failing example need not be made small.
+# For mutations.py: Hypothesis does not shrink failing examples.
 hypothesis.settings.register_profile("first_failure", phases=[hypothesis.Phase.generate])
 
-CACHE_BYTES = 2**30  # of programs; a larger cache is begun anew
+CACHE_BYTES = 2**30  # a larger compilation cache is deleted
 
 
 def pytest_addoption(parser):
-    parser.addoption("--costs", action="store_true", help="print what tests cost: seconds, and those of compiling")
+    parser.addoption("--costs", action="store_true", help="print the seconds of tests, and of their compilation")
 
 
 def pytest_configure(config):
     if config.getoption("--costs"):
         config.pluginmanager.register(Costs())
-    if not hasattr(config, "workerinput"):  # workers, and the processes that tests start, inherit it
+    if not hasattr(config, "workerinput"):  # not a worker: workers and the processes of tests inherit the variable
         directory = config.cache.mkdir("programs") / compile_cache.cache_directory().name
         if sum(path.stat().st_size for path in directory.glob("*")) > CACHE_BYTES:
             shutil.rmtree(directory)
@@ -51,7 +51,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
-    """A worker for every core that may be used, not for every core there is."""
+    """One worker per usable core, instead of one per core of the machine."""
     from icl_gd.cores import usable_cores
 
     return usable_cores()
@@ -59,27 +59,27 @@ def pytest_xdist_auto_num_workers():
 
 @pytest.fixture
 def x64():
-    """The test runs in double precision."""
+    """Runs the test in double precision."""
     with jax.enable_x64(True):
         yield
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs():
-    """Compiled programs go with the module that needed them.
+    """Drops the compiled programs of a module after its last test.
 
-    Each maps some tens of pieces of memory, and where a process has 65,530 of them (Linux's `vm.max_map_count`) XLA
-    dies of a segmentation fault in the middle of compiling.
+    Each program maps some tens of memory regions. A process can have 65,530 of them (Linux's `vm.max_map_count`); if it
+    needs more, XLA crashes with a segmentation fault during compilation.
     """
     from icl_gd import programs
 
     yield
-    programs.forget()
+    programs.clear_caches()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _quick_chunks(request):
-    """Chunks of training compile as quickly as all else, but where a law is about their bits."""
+    """Compiles training chunks with few optimisations, unless the tests of a module compare bits (TO_THE_BIT)."""
     from icl_gd.training import population
 
     with pytest.MonkeyPatch.context() as patch:
@@ -96,5 +96,5 @@ def _no_rank_promotion():
 
 @pytest.fixture(autouse=True)
 def _no_traces():
-    """`chex.assert_max_traces` counts by where a function is written: the traces of one test alone."""
+    """Resets the counts of `chex.assert_max_traces`, which otherwise include the traces of earlier tests."""
     chex.clear_trace_counter()

@@ -1,17 +1,17 @@
-"""What tests cost: `python -m pytest --costs` prints seconds and seconds of compiling, by file and of the worst tests.
+"""Prints the cost of tests: `python -m pytest --costs` lists seconds and compilation seconds of files and slow tests.
 
-A test is listed with what its fixtures cost where it is the first to use them. Workers of pytest-xdist are added up.
+The cost of a shared fixture is added to the first test that uses it. Costs are summed over workers of pytest-xdist.
 """
 
 import pytest
 
 from icl_gd.lab.lifecycle.costs import COLUMNS, Clock, minus, plus, table
 
-WORST = 40
+N_SLOWEST = 40
 
 
 class Costs:
-    """The plugin that `--costs` switches on."""
+    """The pytest plugin that `--costs` enables."""
 
     def __init__(self):
         self.clock = Clock()
@@ -39,10 +39,10 @@ class Costs:
         for test, cost in self.tests.items():
             file = test.split("::")[0]
             files[file] = plus(files.get(file, dict.fromkeys(COLUMNS, 0.0)), cost)
-        worst = sorted(self.tests.items(), key=lambda named: -named[1]["seconds"])[:WORST]
+        slowest = sorted(self.tests.items(), key=lambda named: -named[1]["seconds"])[:N_SLOWEST]
         for title, costs in (
-            ("costs of files", sorted(files.items(), key=lambda named: -named[1]["seconds"])),
-            (f"costs of the {len(worst)} worst tests", worst),
+            ("cost of files", sorted(files.items(), key=lambda named: -named[1]["seconds"])),
+            (f"cost of the {len(slowest)} slowest tests", slowest),
         ):
             terminalreporter.section(title)
             terminalreporter.write_line(table(costs))

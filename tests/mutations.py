@@ -1,11 +1,12 @@
-"""Does every law fail when what it guards is broken?
+"""Mutation tests: does a test fail if the code that it guards is broken?
 
     python tests/mutations.py [WORD ...]
 
-Each mutation changes one place of a copy of the tree, by which one law must fail; those whose description contains all
-of the WORDs are run, all without. Prints a line each, how many were caught, and exits with 1 if a law stands by a
-mutation, or a mutation no longer applies. Runs one on every core. Takes about twenty minutes on two, so it is run by
-hand when laws or what they guard change.
+A mutation changes one place in a copy of the repository. One test, here called its law, must then fail. WORDs select
+the mutations whose printed line contains all of them. Default: all mutations. The script prints one line per mutation
+and the number of mutations that were caught. The exit code is 1 if a law passes in spite of its mutation, or if a
+mutation no longer applies. One mutation runs per core; all of them take about twenty minutes on two cores. Run the
+script by hand after changing laws or the code that they guard.
 """
 
 import shutil
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Mutation(NamedTuple):
-    """`old` becomes `new` in `file` of the package, and one of the tests `law` selects (path, -k words) must fail."""
+    """Replaces `old` by `new` in `file` of the package. A test that `law` selects (path, -k words) must fail."""
 
     file: str
     old: str
@@ -128,7 +129,7 @@ MUTATIONS = [
     Mutation("tasks/pools.py", "jax.random.key(self.seed), POOL_KEY", "jax.random.key(0), POOL_KEY", f"{FINITE} pool"),
     Mutation("learners/prefix.py", "outside / jnp.where(is_new, square, 1.0)", "outside", f"{PREFIX} prefix_is"),
     Mutation("learners/prefix.py", "spread * jnp.outer(gain, gain)", "jnp.outer(gain, gain)", f"{PREFIX} prefix_is"),
-    Mutation("learners/prefix.py", "jnp.outer(outside, gain), 0.0", "0.0 * free, 0.0", f"{PREFIX} prefix_is"),
+    Mutation("learners/prefix.py", "jnp.outer(outside, gain), 0.0", "0.0 * projector, 0.0", f"{PREFIX} prefix_is"),
     Mutation("learners/prefix.py", "square > negligible**2 * (x @ x)", "square > 0.0", f"{PREFIX} prefix_is"),
     Mutation("learners/prefix.py", "dtype=x.dtype) / penalty", "dtype=x.dtype) * penalty", f"{PREFIX} prefix_is"),
     Mutation("learners/prefix.py", "before = jnp.tri(n, k=-1", "before = jnp.tri(n, k=0", f"{PREFIX} prefix_is"),
@@ -153,7 +154,8 @@ MUTATIONS = [
              "evaluation.reference.step_size",
              f"{SWITCHES} shifts"),
     Mutation("lab/evaluation/analyses/pool.py", "values - on_pool", "values", f"{SWITCHES} heart"),
-    Mutation("lab/config/parts.py", " FinitePool(self.law, self.pool, seed)", " FinitePool(self.law, self.pool, 0)",
+    Mutation("lab/config/parts.py", " FinitePool(self.library_task, self.pool, seed)",
+             " FinitePool(self.library_task, self.pool, 0)",
              f"{SWITCHES} seed"),
     Mutation("lab/evaluation/references/gradient_descent.py", "prompts, learned) | shares", "prompts, learned)",
              f"{SWITCHES} mix"),
@@ -265,7 +267,7 @@ MUTATIONS = [
     Mutation("migrations.py", "3: _checkpoint_3, 4", "3: dict, 4", "laws/test_migrations.py third_format"),
     Mutation("training/checkpoint.py", '"sha256": checksum(leaves, about)', '"sha256": checksum(leaves, {})',
              f"{TRAINING} resumed_is"),
-    Mutation("migrations.py", "PRETRAINED: Steps = {1: _model_renamed}", "PRETRAINED: Steps = {1: dict}",
+    Mutation("migrations.py", "PRETRAINED: Steps = {1: _model_renamed,", "PRETRAINED: Steps = {1: dict,",
              "experiments/test_stored.py models"),
     Mutation("migrations.py", 'rpartition(".head.")', 'rpartition(".heads.")', f"{MIGRATIONS} is_renamed"),
     Mutation("lab/config/fields.py", "{FIELDS.get(name, name): value for", "{name: value for",
@@ -279,7 +281,7 @@ MUTATIONS = [
     Mutation("learners/exact.py", "@checked\ndef ridge(", "def ridge(", f"{SCHEMA} every_function"),
     Mutation("training/population.py", "np.inf if point[name] is None", "0.0 if point[name] is None",
              f"{TRAINING} unclipped"),
-    Mutation("models/transformer.py", "return replace(config, **dict.fromkeys(config.per_member, 0.5))",
+    Mutation("models/transformer.py", "return config.with_values(dict.fromkeys(config.per_member, 0.5))",
              "return config",
              f"{PROGRAMS} same train"),
     Mutation("lab/config/experiment.py", 'field.per_member and field.path[0] == "model"', "field.per_member",
@@ -301,7 +303,7 @@ MUTATIONS = [
     Mutation("lab/lifecycle/workdirs.py", "if field.chooses is not None else default)",
              "if field.chooses is not None else None)",
              "experiments/test_bad_input.py older"),
-    Mutation("lab/config/resources.py", "return experiment.seeds * len(experiment.together())",
+    Mutation("lab/config/resources.py", "return experiment.seeds * len(experiment.combinations())",
              "return experiment.seeds",
              "experiments/test_sweeps.py order"),
     Mutation("lab/config/errors.py", "if name.startswith(f\"{field}.\")", "if False",
@@ -327,8 +329,8 @@ MUTATIONS = [
              f"{DEEP_FEATURES} given_is_not"),
     Mutation("training/in_context.py", "if settings.weight_decay != 0.0:", "if False:", f"{DEEP_FEATURES} refused"),
     Mutation("training/microbatch.py", "leaf / n_blocks", "leaf", f"{DEEP_FEATURES} blocks"),
-    Mutation("training/microbatch.py", "-(-n_prompts // -(-n_prompts // at_once))",
-             "-(-n_prompts // (n_prompts // at_once or 1))",
+    Mutation("training/microbatch.py", "-(-n_prompts // -(-n_prompts // max_prompts))",
+             "-(-n_prompts // (n_prompts // max_prompts or 1))",
              f"{DEEP_FEATURES} blocks"),
     Mutation("training/microbatch.py", "(block_size * full + n_left * rest) / n_prompts",
              "(full + rest) / (n_blocks + 1)",
@@ -373,7 +375,7 @@ MUTATIONS = [
     Mutation("models/attention.py", "n_keys - n_queries, dtype", "n_keys - n_queries + 1, dtype",
              f"{CAUSAL} after"),
     Mutation("models/attention.py", "scores = jnp.where(mask, scores, 0.0)", "pass", f"{CAUSAL} after"),
-    Mutation("models/attention.py", "jnp.where(mask, exact, -jnp.inf)", "jnp.where(mask, exact, 0.0)",
+    Mutation("models/attention.py", "jnp.where(mask, logits, -jnp.inf)", "jnp.where(mask, logits, 0.0)",
              f"{CAUSAL} after"),
     Mutation("models/attention.py", "projected = projected + self.biases", "projected = projected - self.biases",
              f"{PRETRAINED} published"),
@@ -463,7 +465,8 @@ MUTATIONS = [
     Mutation("lab/reporting/results.py", "len(seeds) - 1)", "len(seeds))", "experiments/test_sweeps.py interval"),
     Mutation("dual/layers.py", "    _check_model(config, params, layer)\n    _check_tokens", "    _check_tokens",
              f"{DUAL} clear_line negative"),
-    Mutation("dual/kernel.py", "jnp.where(dual.is_read, weights, 0.0)", "weights", f"{DUAL} without_demonstrations"),
+    Mutation("dual/kernel.py", "jnp.where(dual.is_attended, weights, 0.0)", "weights",
+             f"{DUAL} without_demonstrations"),
     Mutation("dual/kernel.py", "2 * log_divisor(dual))", "log_divisor(dual))", f"{DUAL} mean_loss"),
     Mutation("dual/kernel.py", "dual.is_demonstration, 1.0 - dual.alpha, 1.0)", "dual.is_demonstration, 1.0, 1.0)",
              f"{DUAL} is_the_layer 0-alpha"),
@@ -472,7 +475,7 @@ MUTATIONS = [
     Mutation("dual/kernel.py", "0.5 * dual.alpha * square", "dual.alpha * square", f"{DUAL} written_out"),
     Mutation("dual/kernel.py", "1.0 - dual.alpha * stepped[:, None]", "1.0 - dual.alpha", f"{DUAL} written_out"),
     Mutation("dual/layers.py", "config.head_width**-0.25", "config.head_width**-0.5", f"{DUAL} is_the_layer 0-plain"),
-    Mutation("dual/layers.py", "is_demonstration[:, None], attention", "is_read[:, None], attention",
+    Mutation("dual/layers.py", "is_demonstration[:, None], weight", "is_attended[:, None], weight",
              f"{DUAL} is_the_layer 0-causal_beta"),
     Mutation("dual/layers.py", "identity + through @ norm", "identity + through", f"{DUAL} is_the_layer 0-gpt2"),
     Mutation("dual/layers.py", "jnp.sign(out) * config.clip", "config.clip", f"{DUAL} is_the_layer clip"),
@@ -483,7 +486,7 @@ MUTATIONS = [
     Mutation("models/modifications.py", "jnp.inf)\n", "-jnp.inf)\n", f"{DUAL} negative_samples"),
     Mutation("models/modifications.py", "position[None] < position[:, None]).reshape",
              "position[None] > position[:, None]).reshape", f"{DUAL} negative_samples"),
-    Mutation("models/modifications.py", "(1.0 - jax.lax.stop_gradient(params", "(1.0 + jax.lax.stop_gradient(params",
+    Mutation("models/modifications.py", "factor = 1.0 - jax.lax", "factor = 1.0 + jax.lax",
              f"{DUAL} is_the_layer 0-alpha"),
     Mutation("models/attention.py", "scores_of(key_tokens) if query_only", "scores if query_only",
              f"{DUAL} alike beta"),
@@ -491,8 +494,8 @@ MUTATIONS = [
     Mutation("models/query.py", "_in_heads(attention[\"W_V\"], key_tokens))",
              "_in_heads(attention[\"W_K\"], key_tokens))",
              f"{QUERY} modified"),
-    Mutation("programs.py", "return cached(*args, **kwargs) if values else make", "return make", f"{PROGRAMS} same"),
-    Mutation("programs.py", "if values else make(*args, **kwargs)", "", f"{PROGRAMS} anew"),
+    Mutation("programs.py", "return cached(*args, **kwargs) if is_cached else make", "return make", f"{PROGRAMS} same"),
+    Mutation("programs.py", "if is_cached else make(*args, **kwargs)", "", f"{PROGRAMS} anew"),
     Mutation("programs.py", "inspect.isroutine(x) or inspect.isclass(x)", "True", f"{PROGRAMS} anew"),
     Mutation("programs.py", "Partial(lambda *args: f(*args))", "Partial(f)",
              f"{PROGRAMS} prompts"),
@@ -513,8 +516,8 @@ MUTATIONS = [
              "np.linalg.norm(matrices - 2 * exact", f"{QUESTIONS} optimum"),
     Mutation("lab/evaluation/analyses/shifts.py", "np.abs(trained / expected[:, None] - 1)",
              "np.abs(trained - expected[:, None] - 1)", f"{QUESTIONS} shifts-input"),
-    Mutation("lab/evaluation/analyses/layer_map.py", "cosine[:, own, own[: cosine.shape[2]]]",
-             "cosine[:, own, own[::-1]]",
+    Mutation("lab/evaluation/analyses/layer_map.py", "cosine[:, layers, layers[: cosine.shape[2]]]",
+             "cosine[:, layers, layers[::-1]]",
              f"{QUESTIONS} layer_map"),
     Mutation("lab/evaluation/analyses/curvature.py", "np.log(median[:, read]) /", "np.log(median[:, : n_layers - 1]) /",
              f"{QUESTIONS} curvature"),
@@ -573,7 +576,7 @@ MUTATIONS = [
     Mutation("training/in_context.py", 'about["start"] = checksum(flatten(start.params), {})', 'about["start"] = ""',
              f"{WARM} began_with"),
     Mutation("training/in_context.py", 'if name.split(".")[0] not in frozen', "", f"{WARM} given"),
-    Mutation("training/warm_start.py", "not in Modification._fields", "not in ()", f"{WARM} modifications"),
+    Mutation("training/warm_start.py", "not in strengths", "not in ()", f"{WARM} modifications"),
     Mutation("training/warm_start.py", "np.tile(leaf, (members // count, *[1] * (leaf.ndim - 1)))",
              "np.repeat(leaf, members // count, 0)", f"{WARM} who_starts"),
     Mutation("learners/momentum.py", "* (w - previous)", "* w", "laws/test_learners.py momentum"),
@@ -599,7 +602,7 @@ MUTATIONS = [
 
 
 def outcome(mutation: Mutation, tree: Path, cache: Path) -> str:
-    """What became of the law in a copy of the tree: "fails" is what is wanted."""
+    """The outcome of the law in a copy of the repository, after the mutation. "fails": the mutation is caught."""
     path = tree / ("" if mutation.file.startswith("experiments/") else "icl_gd") / mutation.file
     before = path.read_text()
     if before.count(mutation.old) != 1:
@@ -610,33 +613,33 @@ def outcome(mutation: Mutation, tree: Path, cache: Path) -> str:
     command += ["-k", " and ".join(words), "-m", "slow or not slow", "-o", f"cache_dir={cache}"]
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
     path.write_text(before)
-    return {0: "STANDS", 1: "fails"}.get(done.returncode, f"did not run: {done.stdout[-200:]}")
+    return {0: "PASSES", 1: "fails"}.get(done.returncode, f"did not run: {done.stdout[-200:]}")
 
 
 def main(words: list[str]) -> int:
-    """Runs the mutations named on the command line and returns the exit code."""
+    """Runs the mutations that the command line selects, and returns the exit code."""
     lines = {
         mutation: f"{mutation.law:<45} {mutation.file}: {mutation.old!r} -> {mutation.new!r}" for mutation in MUTATIONS
     }
-    asked = [mutation for mutation, line in lines.items() if all(word in line for word in words)]
+    selected = [mutation for mutation, line in lines.items() if all(word in line for word in words)]
     workers, trees = usable_cores(), Queue()
     with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(workers) as pool:
         ignored = shutil.ignore_patterns(".git", "runs", "results", "__pycache__", ".venv", ".pytest_cache")
         for i in range(workers):
             trees.put(shutil.copytree(ROOT, Path(directory) / str(i), ignore=ignored))
 
-        def tried(mutation: Mutation) -> str:
+        def run(mutation: Mutation) -> str:
             tree = trees.get()
             try:
-                found = outcome(mutation, tree, Path(directory) / "cache")
+                result = outcome(mutation, tree, Path(directory) / "cache")
             finally:
                 trees.put(tree)
-            print(f"{found:<8} {lines[mutation]}", flush=True)
-            return found
+            print(f"{result:<8} {lines[mutation]}", flush=True)
+            return result
 
-        caught = list(pool.map(tried, asked)).count("fails")
-    print(f"{caught} of {len(asked)} mutations caught")
-    return int(caught < len(asked))
+        caught = list(pool.map(run, selected)).count("fails")
+    print(f"{caught} of {len(selected)} mutations caught")
+    return int(caught < len(selected))
 
 
 if __name__ == "__main__":

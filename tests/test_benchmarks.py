@@ -1,4 +1,4 @@
-"""Benchmarks run: at tiny sizes, with every word of their command line, and without touching a page."""
+"""Every benchmark has a help text, and runs with --smoke at tiny sizes, which never changes a page."""
 
 import os
 import re

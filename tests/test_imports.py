@@ -1,4 +1,4 @@
-"""A package imports packages of lower rank only (docs/architecture.md)."""
+"""Packages import only packages of a lower layer (docs/architecture.md)."""
 
 import ast
 import subprocess
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import icl_gd
 
-# `training` and `constructions` may import these packages only, whatever the ranks allow.
+# `constructions` and `training` may import only these packages, although their layer would allow more.
 EXCEPTIONS = {
     "constructions": {"types", "schema", "models"},
     "training": {"types", "cores", "programs", "schema", "paths", "migrations", "models", "tokens"},
 }
-OUTSIDE = ("experiments", "configs", "absl")
+OUTSIDE = ("experiments", "configs", "absl")  # not imported by the package; only `lab` may import absl
 ROOT = Path(icl_gd.__file__).parent
-RANKS = {
+LAYERS = {
     "types": 0,
     "cores": 0,
     "programs": 0,
@@ -39,7 +39,7 @@ RANKS = {
 
 
 def imports_of(path: Path) -> set[str]:
-    """Dotted names that a file imports, `from icl_gd import models` counted as icl_gd.models."""
+    """The dotted names that a file imports. `from icl_gd import models` counts as icl_gd.models."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -62,15 +62,15 @@ def violations(files: list[Path]) -> list[str]:
             if not name.startswith("icl_gd."):
                 continue
             other = name.split(".")[1]
-            if other != package and RANKS[other] >= RANKS[package]:
-                result.append(f"{package} (rank {RANKS[package]}) imports {name} (rank {RANKS[other]})")
-            if other != package and other not in EXCEPTIONS.get(package, RANKS):
-                result.append(f"{package} imports {name}, which its list leaves out")
+            if other != package and LAYERS[other] >= LAYERS[package]:
+                result.append(f"{package} (layer {LAYERS[package]}) imports {name} (layer {LAYERS[other]})")
+            if other != package and other not in EXCEPTIONS.get(package, LAYERS):
+                result.append(f"{package} imports {name}, which is not in EXCEPTIONS")
     return result
 
 
-# Ranks within the runner. Nothing in it imports its entry points, `__init__` and the console command `cli`.
-LAB = {
+# Layers within the runner. None of its modules imports the entry points, which are `__init__` and the command `cli`.
+LAB_LAYERS = {
     "config": 0,
     "reporting": 1,
     "foreign": 1,
@@ -97,15 +97,17 @@ def test_packages_of_the_runner_import_lower_ranks():
             _, *parts = name.split(".")
             if parts[:1] != ["lab"] or parts[1:2] == [package := in_lab(path)]:
                 continue
-            if package not in ENTRY_POINTS and LAB.get("".join(parts[1:2]), len(LAB)) >= LAB[package]:
-                result.append(f"{path}: {name}")
+            if package not in ENTRY_POINTS:
+                layer = LAB_LAYERS.get("".join(parts[1:2]), len(LAB_LAYERS))  # unknown: above all others
+                if layer >= LAB_LAYERS[package]:
+                    result.append(f"{path}: {name}")
     assert result == []
-    assert {in_lab(path) for path in files} == {*LAB, *ENTRY_POINTS}
-    assert len(set(LAB.values())) <= 5
+    assert {in_lab(path) for path in files} == {*LAB_LAYERS, *ENTRY_POINTS}
+    assert len(set(LAB_LAYERS.values())) <= 5
 
 
 def imported_at_once(path: Path, modules: set[str]) -> set[str]:
-    """The modules among these that a file imports when it is imported itself, not in its functions."""
+    """The names in `modules` that a file imports at import time, that is, outside its functions."""
     result, left = set(), list(ast.parse(path.read_text()).body)
     while left:
         node = left.pop()
@@ -127,11 +129,11 @@ def test_modules_of_the_runner_have_no_import_cycle():
     }
     graph = {name: imported_at_once(path, set(files)) for name, path in files.items()}
     assert "icl_gd.lab.pipeline" in graph["icl_gd.lab.command"]
-    TopologicalSorter(graph).prepare()  # raises a CycleError that names the circle
+    TopologicalSorter(graph).prepare()  # raises a CycleError that names the cycle
 
 
 def test_what_is_imported_is_what_is_needed():
-    """The library does not import its runner, nor the runner what it draws and tests with."""
+    """Importing the library does not import the runner. Importing the runner imports neither Matplotlib nor SciPy."""
     code = """
 import sys, icl_gd
 assert not [name for name in sys.modules if name.startswith("icl_gd.lab")]
@@ -146,4 +148,4 @@ def test_packages_import_lower_ranks():
     files = sorted(ROOT.rglob("*.py"))
     assert len(files) > 15
     assert violations(files) == []
-    assert {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in files} <= set(RANKS)
+    assert {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in files} <= set(LAYERS)

@@ -1,6 +1,7 @@
-"""Shapes and types in the package's annotations are checked at every call of a function or method, not of closures.
+"""Checks shapes and types in the package's annotations at every call of a function or method, except of closures.
 
-A closure would have its checker made anew whenever it is made itself, in the midst of tracing.
+A closure is defined at every call of its outer function, possibly while JAX traces it. Its checker would be built again
+each time.
 """
 
 from pathlib import Path
@@ -19,7 +20,7 @@ class _Outermost(_import_hook.JaxtypingTransformer):
         return node
 
     def visit_ClassDef(self, node):
-        """Fields of a dataclass, but of those that check their own: it is their words that tests are about."""
+        """Checks the fields of a dataclass, unless it checks them itself: tests expect its own error messages."""
         decorators = list(node.decorator_list)
         super().visit_ClassDef(node)
         if node.bases or any(getattr(part, "name", "") == "__post_init__" for part in node.body):
@@ -27,13 +28,13 @@ class _Outermost(_import_hook.JaxtypingTransformer):
         return node
 
 
-# Before anything imports them: all rooms of the package but the runner's.
+# All packages except the runner. This must run before anything imports them.
 _import_hook.JaxtypingTransformer = _Outermost
-_ROOMS = {path.stem for path in (Path(__file__).parents[1] / "icl_gd").iterdir()} - {
+_PACKAGES = {path.stem for path in (Path(__file__).parents[1] / "icl_gd").iterdir()} - {
     "__init__",
     "__pycache__",
     "py",
     "lab",
 }
-# By a name of its own, and so apart from bytecode that checks closures too.
-install_import_hook([f"icl_gd.{room}" for room in sorted(_ROOMS)], f"{__name__}.beartype").__enter__()
+# The checker has a new name, so that cached bytecode that also checks closures is not used.
+install_import_hook([f"icl_gd.{package}" for package in sorted(_PACKAGES)], f"{__name__}.beartype").__enter__()

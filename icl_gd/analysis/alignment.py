@@ -22,10 +22,10 @@ from icl_gd.types import Array, Predictor, Prompt, batched
 
 
 class Alignment(NamedTuple):
-    """Three measures of agreement, averaged over prompts.
+    """Three measures of agreement of a Predictor with a reference, averaged over prompts.
 
-    The cosine cannot detect a wrong step size, so report all three. A sensitivity is the derivative
-    `d y_hat / d x_query [m d]`, flattened to `[md]`.
+    A sensitivity is the derivative `d y_hat / d x_query [m d]`, flattened to `[md]`. The cosine cannot detect a wrong
+    step size, so report all three measures.
 
     Attributes:
       sensitivity_cosine: cosine of the angle between the sensitivities.
@@ -41,7 +41,7 @@ class Alignment(NamedTuple):
 class Response(NamedTuple):
     """Predictions for a batch of prompts, and their derivatives with respect to the query.
 
-    If the Predictor returns one output per layer or step, this axis (`depth`) is the second axis.
+    If the Predictor returns one output per layer or step, the second axis (`depth`) is that of layers or steps.
 
     Attributes:
       y_hat: predictions.
@@ -53,9 +53,9 @@ class Response(NamedTuple):
 
 
 def response(predictor: Predictor, prompts: Prompt) -> Response:
-    """Predictions of a Predictor for a batch of prompts, and their sensitivities to the query.
+    """Predictions of a Predictor for a batch of prompts, and their derivatives with respect to the query.
 
-    If a Predictor is compared with several others, compute its Responses once.
+    To compare a Predictor with several others, compute its Response once and use `compare`.
 
     Returns:
       Response with `y_hat` `[prompt *depth m]` and `sensitivity` `[prompt *depth md]`.
@@ -67,8 +67,8 @@ def _response(predictor: Predictor, prompts: Prompt) -> Response:
     if (on_batch := batched(predictor)) is not None:
         x, y, x_query = batch_last(prompts)
         y_hat, pullback = jax.vjp(partial(on_batch, x, y), x_query)
-        # A prompt's prediction does not depend on other prompts' queries, so one backward pass per output, of the sum
-        # over prompts, gives the gradient for every prompt.
+        # A prediction does not depend on the queries of other prompts. So one backward pass for the sum over prompts
+        # gives the gradients of one output for all prompts.
         m = len(y_hat)
         cotangents = jnp.broadcast_to(jnp.eye(m, dtype=y_hat.dtype)[..., None], (m, *y_hat.shape))
         sensitivity = jnp.concatenate([pullback(cotangent)[0] for cotangent in cotangents])  # [md prompt]
@@ -86,8 +86,8 @@ def alignment(predictor: Predictor, reference: Predictor, prompts: Prompt) -> Al
 
     Args:
       predictor: a Predictor.
-      reference: the Predictor that it is compared with.
-      prompts: a batch, on the leading axis of every leaf.
+      reference: the Predictor with which it is compared.
+      prompts: a batch of Prompts (leading axis).
 
     Returns:
       An Alignment with three scalar fields.
@@ -103,8 +103,8 @@ def compare(actual: Response, reference: Response) -> Alignment:
     """Alignment of two Responses to the same prompts.
 
     Returns:
-      Alignment, averaged over prompts; the fields keep the axes (such as depth) between the prompt axis and the output
-      axis of the Responses.
+      Alignment, averaged over prompts. Axes of the Responses between the prompt axis and the output axis, such as
+      depth, remain.
     """
     cosine = jnp.sum(_unit(actual.sensitivity) * _unit(reference.sensitivity), axis=-1)
     return Alignment(
@@ -120,7 +120,7 @@ def alignment_map(layerwise: Predictor, reference: Predictor, prompts: Prompt) -
     Args:
       layerwise: Predictor with output `[depth m]`, such as `models.layerwise_predictor`.
       reference: Predictor with output `[iterate m]`, such as `learners.layerwise_gradient_descent`.
-      prompts: a batch, on the leading axis of every leaf.
+      prompts: a batch of Prompts (leading axis).
 
     Returns:
       Alignment whose fields are `[depth iterate]`. Index 0 of either axis is the state before any layer or step.
@@ -150,6 +150,6 @@ def _distance(u: Array, v: Array) -> Array:
 def _unit(v: Array) -> Array:
     """v `[... md]` divided by its norm. Zero stays zero: a predictor that ignores its query has cosine 0, not nan."""
     tiny = jnp.finfo(v.dtype).tiny
-    # Scaled first, because the squares of small sensitivities would underflow.
+    # v is first divided by its largest entry, because the squares of small sensitivities would underflow.
     v = v / jnp.maximum(jnp.abs(v).max(-1, keepdims=True), tiny)
     return v / jnp.maximum(jnp.linalg.norm(v, axis=-1, keepdims=True), tiny)

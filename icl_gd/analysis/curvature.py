@@ -1,6 +1,6 @@
-"""Transforms of the inputs: how layers change the covariance of the context, which is what GD++ does.
+"""Input transforms: how the layers of a Transformer change the covariance of the context inputs, as GD++ does.
 
-The inputs of a residual are the first d slots of its context tokens. Their covariance is `S = X^T X / n [d d]`.
+The inputs X `[n d]` are the first d slots of the context tokens of a residual. Their covariance is `S = X^T X / n`.
 
 Example:
   >>> from icl_gd import learners
@@ -23,7 +23,7 @@ from icl_gd.types import Array, Predictor, Prompt
 
 @checked
 def context_spectrum(residual: Float[Array, "depth t e"], d_input: Size) -> Float[Array, "depth d"]:
-    """Eigenvalues of S before the first layer and after every layer.
+    """Eigenvalues of the input covariance S before the first layer and after every layer.
 
     Returns:
       Eigenvalues `[depth d]` in ascending order.
@@ -34,11 +34,11 @@ def context_spectrum(residual: Float[Array, "depth t e"], d_input: Size) -> Floa
 
 @checked
 def condition_numbers(spectrum: Float[Array, "*batch d"], rank: Size) -> Float[Array, "*batch"]:
-    """Condition number of S on its range: the largest eigenvalue over the `rank`-th largest.
+    """Condition number of S on its range: the largest eigenvalue divided by the `rank`-th largest.
 
     Args:
       spectrum: eigenvalues in ascending order, as `context_spectrum` returns them.
-      rank: rank of S, which is at most n for a context of n < d examples.
+      rank: rank of S. It is at most n if the context has n < d examples.
 
     Returns:
       Ratios `[*batch]`.
@@ -47,11 +47,11 @@ def condition_numbers(spectrum: Float[Array, "*batch d"], rank: Size) -> Float[A
 
 
 class InputTransform(NamedTuple):
-    """The polynomial in S that best fits what a layer does to the inputs, over tokens and prompts.
+    """The polynomial in S that best fits the map of a layer from inputs x to inputs x', over all tokens and prompts.
 
     Attributes:
       coefficients: the c_k of `x' = sum_k c_k S^k x`.
-      explained: explained share of `|x' - x|^2`, at most 1.
+      explained: share of `|x' - x|^2` that the fit explains, at most 1.
     """
 
     coefficients: Float[Array, "layer degree+1"]
@@ -73,7 +73,7 @@ def input_transform(
       residuals: residuals of a batch of prompts.
       d_input: number of x slots of a token.
       degree: highest power of S. Default: 1, as in GD++.
-      identity: whether c_0 is fixed to one, as in GD++. Otherwise it is fitted.
+      identity: whether c_0 is fixed to one, as in GD++. If False, c_0 is fitted. Default: True.
 
     Returns:
       InputTransform with coefficients `[layer degree+1]`.
@@ -102,7 +102,7 @@ def input_transform(
     total = jnp.sum(update**2, axis=(0, 2, 3))
     unexplained = jnp.sum((update - jnp.einsum("lk,kplnd->plnd", solution, unit)) ** 2, axis=(0, 2, 3))
     coefficients = solution / jnp.maximum(length[:, 0, :, 0, 0].T, tiny)
-    # The fit is of the update x' - x, so c_0 is one more than its coefficient.
+    # The update x' - x was fitted, so c_0 is one plus the fitted coefficient.
     if identity:
         coefficients = jnp.concatenate([jnp.ones_like(coefficients[:, :1]), coefficients], axis=1)
     else:
@@ -111,11 +111,11 @@ def input_transform(
 
 
 def spectral_filter(predictor: Predictor, prompts: Prompt, edges: Float[Array, " edge"]) -> Float[Array, " bin"]:
-    """Spectral filter of a Predictor: the h of `y_hat = W h(S) x_query`, as a function of the eigenvalues of S.
+    """Spectral filter of a Predictor: the function h in `y_hat = W h(S) x_query`, for bins of eigenvalues of S.
 
-    For every bin of eigenvalues, h is the least-squares fit of `(d y_hat / d x_query) v = h W v` over prompts and
-    eigenvectors v. It is 0 where nothing is learned and 1 where W is recovered. The filter is defined for any
-    Predictor. Gradient descent and GD++ have `h = 1 - learners.residual_factors`.
+    For every bin, h is the least-squares fit of `(d y_hat / d x_query) v = h W v` over prompts and over eigenvectors v
+    whose eigenvalue is in the bin. h = 0 means that nothing is learned along v, h = 1 that W is recovered. The fit is
+    defined for any Predictor. For gradient descent and GD++, `h = 1 - learners.residual_factors`.
 
     Args:
       predictor: a Predictor.

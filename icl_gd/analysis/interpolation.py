@@ -21,14 +21,14 @@ def interpolate(circuits: Circuits, reference: Circuits, t: Scalar = 0.5) -> Cir
     Args:
       circuits: circuits of a single-head model, `[layer 1 e e]` each.
       reference: circuits of the same shapes.
-      t: weight of the reference, from 0 (the circuits) to 1 (the reference). Default: halfway.
+      t: weight of the reference, from 0 (the circuits) to 1 (the reference). Default: 0.5.
 
     Returns:
-      `(1 - t)` times the scaled circuits plus `t` times the reference.
+      `(1 - t)` times the rescaled circuits plus `t` times the reference.
 
     Raises:
-      ValueError: if the shapes differ, or there is more than one head. The order of heads is gauge, so heads of two
-        models cannot be paired.
+      ValueError: if the shapes differ, or there is more than one head. The order of heads does not affect the function,
+        so the heads of two models cannot be paired.
     """
     if circuits.W_KQ.shape != reference.W_KQ.shape or circuits.W_KQ.shape[-3] != 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Losses and risks of Predictors: `1/2 |y_hat - y_query|^2`, summed over outputs, and its mean over prompts.
+"""Losses of Predictors, `1/2 |y_hat - y_query|^2` summed over outputs, and risks, the mean losses over prompts.
 
 Example:
   >>> from icl_gd import learners
@@ -22,7 +22,7 @@ from annotated_types import Gt, Lt
 from jax.tree_util import Partial
 from jaxtyping import Float
 
-from icl_gd.programs import as_partial, brief, held, kept
+from icl_gd.programs import as_partial, cached_by_value, quick_jit, unwrapped
 from icl_gd.schema import Size, checked
 from icl_gd.tasks import draw_prompts
 from icl_gd.types import Array, Predictor, Prompt, batched
@@ -34,7 +34,7 @@ Level = Annotated[float, Gt(0), Lt(1)]
 
 
 class Risk(NamedTuple):
-    """A mean loss over prompts with its standard error; both keep the other axes of the losses.
+    """A mean loss over prompts with its standard error. Other axes of the losses, such as members, remain.
 
     Attributes:
       mean: mean over prompts.
@@ -56,7 +56,7 @@ class Risk(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """Tail statistics of losses; all fields keep the other axes of the losses.
+    """Tail statistics of losses over prompts. Other axes of the losses, such as members, remain.
 
     Attributes:
       diverging: share of prompts on which the predictor diverges.
@@ -70,7 +70,7 @@ class Tail(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A mean over prompts with a percentile-bootstrap interval; all fields keep the other axes of the values.
+    """A mean over prompts with a percentile-bootstrap interval. Other axes of the values remain.
 
     Attributes:
       mean: mean over prompts.
@@ -83,7 +83,7 @@ class Interval(NamedTuple):
 
 
 def losses(predictor: Predictor, prompts: Prompt) -> Array:
-    """Loss of every prompt, `1/2 |y_hat - y_query|^2`, summed over outputs.
+    """The loss `1/2 |y_hat - y_query|^2` of a Predictor on every prompt, summed over outputs.
 
     Returns:
       Losses `[prompt]`, or `[prompt depth]` for a layerwise Predictor.
@@ -99,7 +99,7 @@ def _losses(predictor: Predictor, prompts: Prompt) -> Array:
 
 
 def predictions(predictor: Predictor, prompts: Prompt) -> Float[Array, "prompt *depth m"]:
-    """Predictions for a batch of prompts, by the Predictor's batched form if it has one, otherwise by `vmap`.
+    """Predictions for a batch of prompts, by the batched form of the Predictor (`types.batched`) or else by `vmap`.
 
     Returns:
       Predictions `[prompt *depth m]`.
@@ -120,25 +120,25 @@ def batch_last(prompts: Prompt) -> tuple[Array, Array, Array]:
 
 
 def with_program(measure: Callable[..., Any], *args: Any) -> Any:
-    """Evaluates `measure(*args)` as one compiled program, which all Predictors that differ in arrays only share.
+    """Evaluates `measure(*args)` as one compiled program. Predictors that differ only in their arrays share it.
 
-    A Predictor that is an ordinary function (not a `Partial`, see `programs.as_partial`) is evaluated without
-    `jax.jit`. Otherwise, compiled programs of functions that no longer exist would fill the memory.
+    If a Predictor is an ordinary function (not a `Partial`, see `programs.as_partial`), `jax.jit` is not used, because
+    compiled programs would stay in memory after the function has been deleted.
 
     Args:
       measure: a function of Predictors and prompts.
-      *args: its arguments.
+      *args: the arguments of `measure`.
 
     Returns:
-      What `measure` returns.
+      The result of `measure`.
     """
-    args = tuple(map(held, args))
+    args = tuple(map(unwrapped, args))
     if any(callable(arg) and not isinstance(arg, Partial) for arg in args):
         return measure(*args)
     return _program(measure)(*args)
 
 
-@kept
+@cached_by_value
 def _program(measure: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(measure)
 
@@ -147,13 +147,13 @@ def _program(measure: Callable[..., Any]) -> Callable[..., Any]:
 def bootstrap_interval(values: Array, key: Array, level: Level = 0.9, resamples: Size = 1000) -> Interval:
     """Mean over prompts with a percentile-bootstrap interval (Efron 1979).
 
-    Resamples prompts. Resamples are processed one at a time, so memory holds one copy of the values.
+    Prompts are resampled. One resample is processed at a time, so only one copy of the values is in memory.
 
     Args:
       values: values `[prompt *more]`.
-      key: a JAX random key of the resamples.
-      level: coverage of the interval, between 0 and 1.
-      resamples: number of bootstrap resamples.
+      key: a JAX random key for the resamples.
+      level: coverage of the interval, between 0 and 1. Default: 0.9.
+      resamples: number of bootstrap resamples. Default: 1000.
 
     Returns:
       Interval with `[*more]` fields.
@@ -182,12 +182,12 @@ def risk(predictor: Predictor, prompts: Prompt, key: Array, level: Level = 0.9) 
 
     Args:
       predictor: a Predictor.
-      prompts: a batch, on the leading axis of every leaf.
-      key: a JAX random key of the bootstrap.
-      level: coverage of the interval, between 0 and 1.
+      prompts: a batch of Prompts (leading axis).
+      key: a JAX random key for the bootstrap.
+      level: coverage of the interval, between 0 and 1. Default: 0.9.
 
     Returns:
-      Interval of the mean of `losses`.
+      Interval for the mean of `losses`.
 
     Raises:
       ValueError: if the level is not between 0 and 1.
@@ -196,14 +196,14 @@ def risk(predictor: Predictor, prompts: Prompt, key: Array, level: Level = 0.9) 
 
 
 def over_members(f: Callable[[Any], Any], params: Any) -> Any:
-    """`jax.vmap` over members, 16 at a time, so that memory does not grow with the population.
+    """Like `jax.vmap` over members, but with 16 members at a time, so that memory does not grow with the population.
 
     Args:
       f: a function of one member's parameters.
       params: parameters with a leading member axis.
 
     Returns:
-      What `f` returns, with a leading member axis.
+      The results of `f`, with a leading member axis.
     """
     return jax.lax.map(f, params, batch_size=MEMBERS_AT_ONCE)
 
@@ -212,9 +212,10 @@ def member_losses(predictors: Predictor, prompts: Prompt) -> Array:
     """Loss of every member of a population on every prompt.
 
     Args:
-      predictors: one Predictor whose arrays have a leading member axis, as `population.predictor(population.params)`.
-        `jax.vmap` of a function from one member's parameters to a Predictor returns such a Predictor.
-      prompts: a batch, on the leading axis of every leaf.
+      predictors: one Predictor whose arrays have a leading member axis, such as
+        `population.predictor(population.params)`. If `f` maps the parameters of one member to a Predictor,
+        `jax.vmap(f)` returns such a Predictor.
+      prompts: a batch of Prompts (leading axis).
 
     Returns:
       Losses `[member prompt]`.
@@ -222,24 +223,24 @@ def member_losses(predictors: Predictor, prompts: Prompt) -> Array:
     return over_members(lambda member: losses(member, prompts), predictors)
 
 
-Losses = Callable[[Prompt], Mapping[str, Array]]
+Losses = Callable[[Prompt], Mapping[str, Array]]  # maps a batch of prompts to named losses [... prompt]
 
 
 @checked
 def streamed_risks(
     losses: Losses, sample: Callable[[Array], Prompt], key: Array, n_prompts: Size, chunk: Size = CHUNK
 ) -> dict[str, Risk]:
-    """Risks on many prompts, which are drawn chunk by chunk and not stored. All losses see the same prompts.
+    """Risks on many prompts, which are drawn chunk by chunk and not stored. All losses use the same prompts.
 
     Chunk means are averaged in float64.
 
     Args:
       losses: maps a batch of prompts to named losses, whose *last* axis is the prompt. Equal functions share one
-        compiled program; so do `jax.tree_util.Partial`s of one function that differ in arrays only.
-      sample: maps a key to one prompt. It is compiled once in the same way.
+        compiled program; so do `jax.tree_util.Partial`s of one function that differ only in their arrays.
+      sample: maps a key to one prompt. Equal functions share one compiled program here too.
       key: a JAX random key.
-      n_prompts: number of prompts, rounded up to whole chunks.
-      chunk: prompts drawn and processed together.
+      n_prompts: number of prompts, rounded up to full chunks.
+      chunk: number of prompts drawn and processed together. Default: 8192.
 
     Returns:
       The Risk of every named loss.
@@ -259,14 +260,16 @@ def streamed_risks_under(
     n_prompts: Size,
     chunk: Size = CHUNK,
 ) -> list[dict[str, Risk]]:
-    """`streamed_risks` under several conditions, such as label noise, with what the conditions share drawn once.
+    """Like `streamed_risks`, but under several conditions, such as levels of label noise.
+
+    `sample` draws the prompts of all conditions together, so random draws that conditions share are computed once.
 
     Args:
       losses: one function per condition, see `streamed_risks`.
       sample: maps a key to one prompt per condition.
       key: a JAX random key.
-      n_prompts: number of prompts, rounded up to whole chunks.
-      chunk: prompts drawn and processed together.
+      n_prompts: number of prompts, rounded up to full chunks.
+      chunk: number of prompts drawn and processed together. Default: 8192.
 
     Returns:
       For every condition, the Risk of every named loss.
@@ -294,14 +297,14 @@ def sampled_losses(
     n_prompts: Size,
     chunk: Size = CHUNK,
 ) -> list[dict[str, np.ndarray]]:
-    """The losses whose means `streamed_risks_under` returns, on the same prompts.
+    """The individual losses whose means `streamed_risks_under` returns, on the same prompts.
 
     Args:
       losses: one function per condition, see `streamed_risks`.
       sample: maps a key to one prompt per condition.
       key: a JAX random key.
-      n_prompts: number of prompts, rounded up to whole chunks.
-      chunk: prompts drawn and processed together.
+      n_prompts: number of prompts, rounded up to full chunks.
+      chunk: number of prompts drawn and processed together. Default: 8192.
 
     Returns:
       For every condition, every named loss `[... prompt]`.
@@ -314,11 +317,11 @@ def sampled_losses(
 
 
 def tail(losses: np.ndarray, beyond: float | np.ndarray) -> Tail:
-    """Tail statistics: share of diverging prompts, mean loss over the rest, and median.
+    """Tail statistics of losses: share of diverging prompts, mean loss over the other prompts, and median.
 
     Args:
       losses: losses `[... prompt]`, which may be infinite or nan.
-      beyond: the loss above which a predictor counts as diverging, a number or an array that broadcasts to them.
+      beyond: the loss above which a predictor counts as diverging; a number or an array that broadcasts to `losses`.
 
     Returns:
       Tail with `[...]` fields. If all prompts diverge, `bounded_mean` is nan.
@@ -340,15 +343,16 @@ def _in_chunks(
     n_prompts: int,
     chunk: int,
 ) -> Iterator[list[Any]]:
-    """Yields, for every chunk of prompts, the measurements under every condition as NumPy arrays."""
+    """Yields, for every chunk of prompts, a list with the measurements under every condition as NumPy arrays."""
     chunk = min(chunk, n_prompts)
-    partials = [as_partial(of_condition) for of_condition in losses]
+    partials = [as_partial(condition_losses) for condition_losses in losses]
     n_chunks = -(-n_prompts // chunk)
     for i in range(n_chunks):
         # A separate program draws the prompts. Otherwise, XLA would fuse the drawing into every loss and repeat it.
         batches = draw_prompts(sample, jax.random.fold_in(key, i), chunk)
+        program = quick_jit(measure)
         measured = [
-            brief(measure)(of_condition, prompts) for of_condition, prompts in zip(partials, batches, strict=True)
+            program(condition_losses, prompts) for condition_losses, prompts in zip(partials, batches, strict=True)
         ]
         yield jax.tree.map(np.asarray, measured)
 

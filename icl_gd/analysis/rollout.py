@@ -1,4 +1,4 @@
-"""Roll-out: one trained layer applied repeatedly (von Oswald et al., roll-out of a trained layer).
+"""Roll-out: one trained layer applied several times (von Oswald et al.).
 
 Example:
   >>> layer = Circuits(W_KQ=jnp.ones((1, 1, 3, 3)), W_PV=jnp.ones((1, 1, 3, 3)))
@@ -20,14 +20,14 @@ def roll_out(circuits: Circuits, d_input: Size, n_iterations: Size, damping: Sca
     """Stacks a one-layer model `n_iterations` times. Each copy writes to the y slots only, as gradient descent does.
 
     Compare the result with `n_iterations` steps of gradient descent with `damping` times the step size. Damping is
-    needed because the step size that is optimal for one step diverges after many: `step_size * lambda_max(X X^T / n)`
-    exceeds 2 on a substantial share of prompts.
+    needed because gradient descent with the step size that is optimal for one step diverges over many steps:
+    `step_size * lambda_max(X X^T / n)` exceeds 2 on a substantial share of prompts.
 
     Args:
       circuits: circuits of a one-layer model, `[1 head e e]` each.
-      d_input: number of x slots of a token. These are left unchanged.
+      d_input: number of x slots of a token. The x slots do not change.
       n_iterations: number of layers of the stack.
-      damping: factor of each update. Default: no damping.
+      damping: factor of each update. Default: 1, no damping.
 
     Returns:
       Circuits `[n_iterations head e e]`.

@@ -1,6 +1,7 @@
 """Softmax heads to first order in their scores: a mean of values plus a linear attention layer.
 
-Let s_j = e_j^T W_KQ q be the scores and k the width of a head. The attention pattern is
+Let e_j, j = 1..n, be the context tokens, q the query token, s_j = e_j^T W_KQ q the scores of a head, and k the width of
+a head. The attention pattern is
 
     softmax(s / sqrt(k))_j = 1/n + (s_j - mean s) / (n sqrt(k)) + O(s^2).
 
@@ -8,15 +9,16 @@ The layer's update of the query is therefore
 
     sum_h W_PV^h (1/n) sum_j e_j  +  1/(n sqrt(k)) sum_h W_PV^h sum_j (e_j - mean e) e_j^T W_KQ^h q  +  O(s^2).
 
-First term. It does not depend on the query, so heads must cancel it: sum_h W_PV^h = 0 in the y row. A single head can
-cancel it only by writing nothing.
+First term. It does not depend on the query. To perform linear attention, heads must cancel this term:
+sum_h W_PV^h = 0 in the y row. A single head can cancel it only if its W_PV is zero in the y row.
 
-Second term. Since sum_j (e_j - mean e) e_j^T = sum_j (e_j - mean e)(e_j - mean e)^T, it is the output of linear heads
-with circuits W_KQ^h and W_PV^h / (n sqrt(k)) on a context without its mean. Two heads with opposite W_PV contribute
-W_PV (W_KQ^1 - W_KQ^2): their common part, and so the sum of the W_KQ, is free.
+Second term. Since sum_j (e_j - mean e) e_j^T = sum_j (e_j - mean e)(e_j - mean e)^T, the second term is the output of
+linear heads with circuits W_KQ^h and W_PV^h / (n sqrt(k)) on the context minus its mean. Two heads with opposite W_PV
+act through W_PV (W_KQ^1 - W_KQ^2). Adding a matrix to both W_KQ does not change this difference, so the sum of the two
+W_KQ is not determined to first order.
 
-Second order. If the W_KQ are opposite too, the difference of the heads is odd in the scores and has no second-order
-term. QED
+Second order. If the two W_KQ are opposite too, the difference of the two patterns is an odd function of the scores, so
+the layer has no second-order term.
 
 Example:
   >>> heads = Circuits(W_KQ=jnp.ones((1, 2, 3, 3)), W_PV=jnp.stack([jnp.ones((3, 3)), -jnp.ones((3, 3))])[None])
@@ -50,7 +52,7 @@ def first_order(circuits: Circuits, d_head: Size, n_context: Size) -> Circuits:
 def mean_pattern_residue(circuits: Circuits, d_input: Size) -> Float[Array, " layer"]:
     """Relative size of the query-independent first term in the y rows: 0 if heads cancel it, 1 for a single head.
 
-    It is `|sum_h W_PV^h| / sum_h |W_PV^h|` over the y rows, in Frobenius norm.
+    The relative size is `|sum_h W_PV^h| / sum_h |W_PV^h|`, with the Frobenius norm of the y rows.
 
     Returns:
       The ratio of every layer.
@@ -65,10 +67,11 @@ def mean_pattern_residue(circuits: Circuits, d_input: Size) -> Float[Array, " la
 
 @checked
 def minimal_norm_qk(circuits: Circuits, d_input: Size) -> Circuits:
-    """The W_KQ of least norm with the same products W_PV[y, y] W_KQ: removes the part that is free to first order.
+    """Replaces W_KQ by the smallest W_KQ with the same first-order output: removes the part that is not determined.
 
-    Let B `[m m, head]` hold the y to y entries of W_PV. The products are B W_KQ, and the least W_KQ with the same
-    products is B^+ B W_KQ. For two heads with opposite W_PV it is half the difference of their W_KQ, with either sign.
+    Let column h of B `[m*m head]` be W_PV^h[y, y], flattened. The first-order output depends on the sums over heads
+    B W_KQ. The W_KQ of smallest norm with the same B W_KQ is B^+ B W_KQ. For two heads with opposite W_PV, this is half
+    the difference of their W_KQ, with opposite signs for the two heads.
 
     Returns:
       Circuits with the new W_KQ and the same W_PV.
@@ -84,7 +87,7 @@ def minimal_norm_qk(circuits: Circuits, d_input: Size) -> Circuits:
 
 
 def anisotropy(matrix: Float[Array, "d d"]) -> Array:
-    """Relative Frobenius distance of a matrix to the nearest multiple of the identity.
+    """Frobenius distance of a matrix to the nearest multiple of the identity, divided by the norm of the matrix.
 
     Returns:
       A scalar from 0 (a multiple of the identity) to 1.

@@ -4,13 +4,14 @@ The prediction of one layer from W_0 = 0 is
 
     y_hat_r = - sum_h sum_abc W_PV^h[r, a] G[a, b] W_KQ^h[b, c] x_c
 
-with the Gram matrix of the context G = sum_j e_j e_j^T. This is a linear function of G tensor x, and G ranges over
-symmetric matrices. Two layers are therefore the same function exactly when the tensors
+for output r and query input x, with the Gram matrix of the context G = sum_j e_j e_j^T. The prediction is linear in the
+products G[a, b] x_c, and G ranges over symmetric matrices. Two layers therefore compute the same function if and only
+if they have the same tensor
 
-    T[r, a, b, c] = sum_h W_PV^h[r, a] W_KQ^h[b, c],  symmetrised over (a, b),
+    T[r, a, b, c] = sum_h W_PV^h[r, a] W_KQ^h[b, c],  symmetrised over (a, b).
 
-agree. T is the canonical form. It is invariant under GL(d_head) changes of basis in a head, exchange of scale between
-the circuits, and permutation of heads.
+T is the canonical form. Three changes of the weights do not affect T: a change of basis in a head, by any matrix in
+GL(d_head); a factor that is moved from one circuit to the other; and a permutation of heads.
 
 Example:
   >>> circuits = Circuits(W_KQ=jnp.ones((1, 2, 3, 3)), W_PV=jnp.arange(18.0).reshape(1, 2, 3, 3))
@@ -34,7 +35,7 @@ def canonical_form(circuits: Circuits, d_input: Size, w0: Float[Array, "m d"] | 
 
     Args:
       circuits: circuits of a one-layer model, `[1 head e e]` each.
-      d_input: number of x slots of a token. The other slots are y slots, which are read out.
+      d_input: number of x slots of a token. The other slots are y slots, from which the prediction is read.
       w0: the W_0 of the layout, whose query token is `(x, -W_0 x)`. Default: zero.
 
     Returns:
@@ -53,15 +54,15 @@ def canonical_form(circuits: Circuits, d_input: Size, w0: Float[Array, "m d"] | 
 
 @checked
 def gauge_distance(circuits: Circuits, reference: Circuits, d_input: Size) -> Array:
-    """Relative distance of two one-layer models as functions: `|T - T_ref| / |T_ref|` in Frobenius norm.
+    """Relative distance between the functions of two one-layer models: `|T - T_ref| / |T_ref|` in Frobenius norm.
 
     Args:
       circuits: circuits of a one-layer model.
-      reference: circuits of the one-layer model that it is compared with.
+      reference: circuits of the one-layer model with which it is compared.
       d_input: number of x slots of a token.
 
     Returns:
-      A scalar, zero exactly if the functions are the same.
+      A scalar, zero if and only if the functions are the same.
 
     Raises:
       ValueError: if a model has more than one layer.
@@ -80,8 +81,8 @@ def _only_layer(circuits: Circuits) -> tuple[Float[Array, "head e e"], Float[Arr
 def effective_preconditioner(circuits: Circuits, d_input: Size, n_context: Size) -> Float[Array, "m d d"]:
     """The matrix A in `y_hat_r = x_query^T A_r^T (1/n) sum_i y_ir x_i`: the layer as preconditioned gradient descent.
 
-    The (y, x) and (x, y) entries of the symmetric G both hold sum_i y_i x_i, hence the factor 2. The minus sign is that
-    of the read-out.
+    The code has a factor 2, because the (y, x) and (x, y) entries of the symmetric G are both sum_i y_i x_i. It has a
+    minus sign, because the prediction is minus the y slot.
 
     Args:
       circuits: circuits of a one-layer model.
@@ -110,7 +111,7 @@ def participation_ratio(matrix: Float[Array, "d d"]) -> Array:
 
 
 class LabelPaths(NamedTuple):
-    """Shares of the four paths from the context to a layer's prediction; they add up to one. See `label_paths`.
+    """Shares of the four paths from the context to a layer's prediction; the shares add up to one. See `label_paths`.
 
     Attributes:
       direct: W_PV[y, y] W_KQ[x, x]: labels are values, inputs are keys, as in gradient descent.
@@ -129,11 +130,11 @@ class LabelPaths(NamedTuple):
 def label_paths(circuits: Circuits, d_input: Size) -> LabelPaths:
     """Paths by which the weights of a one-layer model use the context, as shares of squared Frobenius norms.
 
-    G contains sum_i y_i x_i twice, so there are two paths to it. The direct path can realise any matrix. The exchanged
-    path is an outer product, of rank one per head. A layer whose training starts on a path other than the direct one
-    can be trapped there.
+    The Gram matrix G contains sum_i y_i x_i twice, so two paths lead from it to the prediction. The direct path can
+    realise any matrix. The exchanged path is an outer product, of rank one per head. Training that starts on a path
+    other than the direct one can get stuck there.
 
-    These are shares of weights: the function alone does not distinguish the direct path from the exchanged one.
+    The shares depend on the weights: the function alone does not distinguish the direct path from the exchanged one.
 
     Returns:
       LabelPaths of scalars.
@@ -149,10 +150,11 @@ def label_paths(circuits: Circuits, d_input: Size) -> LabelPaths:
 
 
 def match_scale(circuits: Circuits, reference: Circuits) -> Circuits:
-    """Rescales W_KQ and W_PV of every head to the reference's scales, without changing the layer's function.
+    """Rescales W_KQ and W_PV of every head to the scales of the reference, without changing the layer's function.
 
-    `W_KQ / c` and `c W_PV` are the same layer for every c. Here c makes the ratio of their norms equal to the
-    reference's. Its sign makes the inner product of W_KQ with the reference's W_KQ positive.
+    For every c, `W_KQ / c` and `c W_PV` give the same layer. The size of c is chosen so that the ratio of the two norms
+    equals that of the reference. The sign of c is chosen so that W_KQ and the W_KQ of the reference have a positive
+    inner product.
 
     Returns:
       Rescaled circuits.

@@ -1,4 +1,4 @@
-"""Constructions: weights built by hand with which a Transformer performs a known learner."""
+"""Constructions: hand-built weights with which a Transformer computes the predictions of a known learner."""
 
 from icl_gd.constructions.copying import copying_config, copying_weights
 from icl_gd.constructions.gd_plus_plus import gd_plus_plus_weights

@@ -1,41 +1,43 @@
-"""Weights that first merge separate tokens x_1, y_1, x_2, ... and then perform gradient descent.
+"""Weights for separate tokens x_1, y_1, x_2, ...: the first layer merges x_j and y_j, the others run gradient descent.
 
-Claim. Let the tokens be those of the interleaved layout with slots of their own (x part, y part, positional encoding,
-prediction): (x_j, 0, p_i, 0) at the positions i = 2j - 1, (0, y_j, p_i, 0) at i = 2j, and last the query
-(x_q, 0, p_{2n+1}, 0). Let all positional encodings p have the same norm, let no two of them be equal, and let R be a
-matrix with R p_i = p_{i+1} for every position. In the limit of large s, the layer of softmax attention with
+Claim. A token has four parts: x, y, positional encoding p and prediction, each in separate slots (the interleaved
+layout with `own_slots=True`). The tokens are (x_j, 0, p_i, 0) at position i = 2j - 1, (0, y_j, p_i, 0) at i = 2j, and
+last the query (x_q, 0, p_{2n+1}, 0). Let all positional encodings have the same norm, let no two of them be equal, and
+let R be a matrix with R p_i = p_{i+1} for every position. In the limit of large s, the layer of softmax attention with
 
     W_K = [0, 0, I, 0]    W_Q = sqrt(d_head) s [0, 0, R, 0]    P W_V = diag(0, I_m, 0, 0)
 
-merges neighbours into (x_j, y_j, p, 0), and the layers of linear attention behind it, l = 1..K, with
+turns the token of x_j into (x_j, y_j, p, 0). The following layers of linear attention, l = 1..K, with
 
-    W_K = [I_d, 0, 0, 0]    W_Q = [A, 0, 0, 0]    W_V = [0, -I_m, 0, -I_m]    P = eta_l / n into the prediction slots
+    W_K = [I_d, 0, 0, 0]    W_Q = [A, 0, 0, 0]    W_V = [0, -I_m, 0, -I_m]    P = eta_l / n to the prediction slots
 
-perform gradient descent from zero with preconditioner A: they leave -W_l x_q in the prediction slots of the query. With
-A = I this is plain gradient descent.
+perform gradient descent from W_0 = 0 with preconditioner A: layer l leaves -W_l x_q in the prediction slots of the
+query, where W_l are the weights after l steps. With A = I this is plain gradient descent.
 
 Proof. First layer. The score of query token i on key token j, divided by sqrt(d_head), is s <p_{i+1}, p_j>. By
-Cauchy-Schwarz this is s |p|^2 for j = i + 1. For every other j it is smaller by at least s g, where g > 0 is the
-smallest of finitely many gaps. If the successor of a token is in the context, the pattern of the token is therefore one
-at its successor and zero elsewhere, up to 2n exp(-s g). The token receives the y part of its successor. Hence:
+Cauchy-Schwarz, it is largest for j = i + 1, where it is s |p|^2. For every other j it is smaller by at least s g, where
+g > 0 is the smallest of the finitely many gaps |p|^2 - <p_{i+1}, p_j>. If the next token is in the context, the
+attention pattern of a token is therefore one at the next token and zero elsewhere, up to 2n exp(-s g). So the token
+receives the y part of the next token. Hence:
 
 * The token of x_j receives y_j, and becomes (x_j, y_j, p, 0).
-* The token of y_j receives the y part of x_{j+1}, which is zero. The successor of the token of y_n is the query, which
-  is never a key, so this token receives some mean of y parts. All tokens of labels have an x part of zero.
+* The token of y_j with j < n receives the y part of the token of x_{j+1}, which is zero. After the token of y_n comes
+  the query, which is never a key, so the token of y_n receives some mean of y parts. In all label tokens, the x part
+  is zero.
 * The query receives some mean of y parts. Its prediction slots are zero.
 
-Layers behind it. They do not write into x parts and y parts. Tokens of labels have keys of zero, so their values do not
-matter. Assume that before layer l the prediction slots hold -W_{l-1} x_j for the tokens of inputs and -W_{l-1} x_q for
-the query; before the first of these layers this holds with W_0 = 0. The values are then W_{l-1} x_j - y_j, and the
-scores are x_j^T A x. Every token with x part x receives
-eta_l/n sum_j (W_{l-1} x_j - y_j) x_j^T A x = -(W_l - W_{l-1}) x. The y part of the query affects only its value, and
-the query is never a key. QED
+Following layers. They do not write into x parts and y parts. Label tokens have keys equal to zero, so their values do
+not matter. Assume that before layer l the prediction slots are -W_{l-1} x_j in the token of x_j, and -W_{l-1} x_q in
+the query. Before layer 1 this is true, because W_0 = 0. The value of the token of x_j is then W_{l-1} x_j - y_j, and
+the score of a query token with x part x on this key token is x_j^T A x. So every token with x part x receives
+eta_l/n sum_j (W_{l-1} x_j - y_j) x_j^T A x = -(W_l - W_{l-1}) x. The y part of the query affects only the value of the
+query, which is not used, because the query is never a key. QED
 
-The slots of their own are needed for two reasons. In the published layout y shares the slots of x, so that the tokens
-of labels have keys that are not zero. And without prediction slots, the prediction of the query would start at its
-positional encoding, which its softmax pattern needs although nothing follows the query.
+Separate slots are needed for two reasons. First, in the published layout y shares the slots of x, so the keys of label
+tokens are not zero. Second, without prediction slots, the prediction would start at the positional encoding of the
+query. This encoding is not zero, because all positional encodings have the same norm.
 
-The layers reproduce their learner:
+The layers make the same prediction as gradient descent:
 
     >>> import jax
     >>> from icl_gd import learners, models, tokens
@@ -70,7 +72,7 @@ def copying_config(d_input: Size, d_output: Size, d_positions: Size, n_steps: Co
       d_input: width of x.
       d_output: width of y.
       d_positions: width of the positional encodings.
-      n_steps: number of gradient steps; the Transformer has one layer more. Default: 1.
+      n_steps: number of gradient steps; the Transformer has `n_steps + 1` layers. Default: 1.
 
     Returns:
       The config, for `tokens.interleaved(d_input, d_output, d_positions, own_slots=True)`.
@@ -96,20 +98,20 @@ def copying_weights(
     scale: Positive,
     preconditioner: Array | np.ndarray | None = None,
 ) -> Params:
-    """Parameters of a Transformer whose first layer copies and whose other layers perform gradient descent.
+    """Parameters of a Transformer whose first layer copies labels and whose other layers perform gradient descent.
 
-    The first head of every layer is used; the outputs of the other heads are zero.
+    Only the first head of every layer is used; the outputs of the other heads are zero.
 
     Args:
       config: a Transformer with token width d + 2m + d_positions, a softmax layer followed by one linear layer per
-        step, no shared layers, and `d_head` at least max(d, m, d_positions). A clip must be above all entries of the
-        tokens.
+        step, `shared=False`, and `d_head` at least max(d, m, d_positions). If there is a clip, it must be larger than
+        all entries of the tokens.
       d_input: d, the width of x.
       n_context: number of examples n over which a step averages.
       step_sizes: eta of every step, not divided by n.
-      next_place: the matrix R `[d_positions d_positions]`, which maps the encoding of every position to the next
-        (`tokens.shift`).
-      scale: s, the scale of the scores. The copying error falls exponentially with it.
+      next_place: the matrix R `[d_positions d_positions]`, which maps the encoding of every position to that of the
+        next position (`tokens.shift`).
+      scale: s, the scale of the scores. The copying error decreases exponentially with s.
       preconditioner: the matrix A `[d d]`. Default: the identity.
 
     Returns:
@@ -134,7 +136,7 @@ def copying_weights(
     position = slice(d + m, d + m + d_positions)
 
     def rows(size: int) -> slice:
-        """The first rows of the head."""
+        """The first `size` rows of the head."""
         return slice(0, size)
 
     empty, write = jnp.zeros((heads, width, config.d_token)), jnp.zeros((heads, config.d_token, width))

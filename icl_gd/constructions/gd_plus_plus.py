@@ -1,17 +1,18 @@
 """Weights with which linear self-attention performs GD++ (von Oswald et al. 2212.07677, appendix A.10).
 
-Claim. Let the tokens be concatenated, e_j = (x_j, y_j), with the query (x_q, 0). The layer l = 1..K with
+Claim. Let the tokens be concatenated, e_j = (x_j, y_j), with the query (x_q, 0). Layer l = 1..K with
 
     W_K = W_Q = diag(I_d, 0)    W_V = diag(I_d, -I_m)    P = diag(-gamma_l / n I_d, eta_l / n I_m)
 
 performs step l of GD++ from zero on every token, and leaves minus the prediction in the y slot of the query.
 
-Proof. The score of query token j on key token i is x_i^T x_j, with the inputs as they are before the layer. The value
+Proof. Let (x_i, y_i) be token i before the layer. The score of query token j on key token i is x_i^T x_j, and the value
 of context token i is (x_i, -y_i). So token j receives (-gamma_l/n sum_i x_i x_i^T x_j, -eta_l/n sum_i y_i x_i^T x_j).
-The x slots of all tokens therefore take the step on the inputs, and the y slot of a context token takes the step on the
-residual labels. The y slot of the query starts at -0 and takes the step of minus the prediction. QED
+For every token, the first part is the GD++ update of the input. For a context token, the second part is the update of
+the residual label. For the query, the second part is minus the update of the prediction. The y slot of the query starts
+at zero, which is minus the first prediction. QED
 
-The layers reproduce their learner:
+The layers make the same prediction as GD++:
 
     >>> from icl_gd import constructions, learners, models, tokens
     >>> config = constructions.gradient_descent_config(d_input=2, d_output=1, n_steps=2)
@@ -41,11 +42,11 @@ def gd_plus_plus_weights(
 ) -> Params:
     """Parameters with which layer l of a Transformer performs step l of GD++ from zero.
 
-    The first head performs the step; the outputs of the other heads are zero.
+    Only the first head is used; the outputs of the other heads are zero.
 
     Args:
-      config: a Transformer with token width d + m, one layer per step, and `d_head` at least d + m. With shared layers
-        all pairs of rates must be equal.
+      config: a Transformer with token width d + m, one layer per step, and `d_head` at least d + m. If layers share
+        weights, all pairs of rates must be equal.
       d_input: d, the width of x; m is the rest of the token width.
       n_context: number of examples n over which a step averages.
       step_sizes, gammas: eta and gamma of every step, not divided by n.
@@ -70,13 +71,13 @@ def gd_plus_plus_weights(
 
 @partial(jax.jit, static_argnums=0)  # compiled once per shape
 def _with_inputs(shape: tuple[int, int], sizes: dict[str, Scalar], params: Params) -> Params:
-    """Adds the step on the inputs to the layers of gradient descent; `sizes` has -gamma / n for every layer."""
+    """Adds the GD++ update of the inputs to gradient-descent layers; `sizes` maps every layer to its -gamma / n."""
     d, m = shape
-    # The first m entries of the head hold labels, the next d hold inputs.
-    x, carried = slice(0, d), slice(m, m + d)
+    # The first m entries of the head are used for labels, the next d for inputs.
+    x, head_x = slice(0, d), slice(m, m + d)
     built = {}
     for name, size in sizes.items():
         layer = params[name]["attention"]
-        w_v = layer["W_V"].at[0, carried, x].set(jnp.eye(d))
-        built[name] = {"attention": {**layer, "W_V": w_v, "P": layer["P"].at[0, x, carried].set(size * jnp.eye(d))}}
+        w_v = layer["W_V"].at[0, head_x, x].set(jnp.eye(d))
+        built[name] = {"attention": {**layer, "W_V": w_v, "P": layer["P"].at[0, x, head_x].set(size * jnp.eye(d))}}
     return built

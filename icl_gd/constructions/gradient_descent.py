@@ -1,15 +1,14 @@
 """Weights with which linear self-attention performs gradient descent (von Oswald et al. 2212.07677, Proposition 1).
 
-Claim. Let the tokens be concatenated, e_j = (x_j, y_j), with the query (x_q, -W_0 x_q). The layers l = 1..K with
+Claim. Let the tokens be concatenated, e_j = (x_j, y_j), with the query (x_q, -W_0 x_q). Layers l = 1..K with
 
     W_K = diag(I_d, 0)    W_Q = diag(A, 0)    W_V = [[0, 0], [W_0, -I_m]]    P = (eta_l / n) I
 
-leave -W_l x_q in the y slot of the query, where W_l = W_{l-1} - eta_l/n sum_i (W_{l-1} x_i - y_i) x_i^T A. With A = I
-this is gradient descent.
+leave -W_l x_q in the y slot of the query, where W_l = W_{l-1} - eta_l/n sum_i (W_{l-1} x_i - y_i) x_i^T A. For A = I,
+this is plain gradient descent from W_0.
 
-Proof by induction over l. Invariant: before layer l, the x slots hold x_j, the y slot of a context token holds
-y_j - (W_{l-1} - W_0) x_j, and the y slot of the query holds -W_{l-1} x_q. Before layer 1 the invariant holds by
-the encoding.
+Proof by induction over l. Invariant: before layer l, the x slots are x_j, the y slot of a context token is
+y_j - (W_{l-1} - W_0) x_j, and the y slot of the query is -W_{l-1} x_q. Before layer 1 this is true by the encoding.
 
 The value of context token i is (0, W_0 x_i - [y_i - (W_{l-1} - W_0) x_i]) = (0, W_{l-1} x_i - y_i). The score of query
 token j on key token i is (W_K e_i)^T (W_Q e_j) = x_i^T A x_j. Token j therefore receives
@@ -17,7 +16,7 @@ token j on key token i is (W_K e_i)^T (W_Q e_j) = x_i^T A x_j. Token j therefore
 y_j - (W_l - W_0) x_j, and that of the query becomes -W_{l-1} x_q - (W_l - W_{l-1}) x_q = -W_l x_q. The x slots do not
 change. QED
 
-By the invariant, the y slots of the context hold the residuals y_j - W_l x_j only if W_0 = 0.
+By the invariant, the y slots of the context are the residuals y_j - W_l x_j only if W_0 = 0.
 
 Deep features. Suppose an embedding produces (phi_j, t_j) for token j and (phi_q, t_q) for the query. The same layers,
 built with W_0 = 0, perform gradient steps from W = 0 on a linear head W of the features phi with targets t. The
@@ -56,7 +55,7 @@ def gradient_descent_config(d_input: Size, d_output: Size, n_steps: Size, shared
       d_input: width of x.
       d_output: width of y.
       n_steps: number of steps and of layers.
-      shared: all layers share one set of weights, so all steps have one step size. Default: False.
+      shared: all layers share one set of weights, so all steps have the same step size. Default: False.
 
     Returns:
       The config, for concatenated tokens.
@@ -78,16 +77,16 @@ def gradient_descent_weights(
 ) -> Params:
     """Parameters with which layer l of a Transformer performs step l of gradient descent.
 
-    The first head performs the step; the outputs of the other heads are zero.
+    Only the first head is used; the outputs of the other heads are zero.
 
     Args:
-      config: a Transformer with residual width d + m, one layer per step, and `d_head` at least max(d, m). With shared
-        layers all step sizes must be equal. If the config embeds its tokens, d is the number of features, and the
-        result has the blocks but not the embedding.
+      config: a Transformer with residual width d + m, one layer per step, and `d_head` at least max(d, m). If layers
+        share weights, all step sizes must be equal. If the config embeds its tokens, d is the number of features, and
+        the returned parameters have no embedding.
       d_input: d, the width of x or of the features; m is the rest of the residual width.
       n_context: number of examples n over which a step averages.
       step_sizes: eta of every step, not divided by n.
-      w0: start `[m d]`, the same as in the layout (`tokens.concatenated`). Default: zero.
+      w0: start W_0 `[m d]`; pass the same to the layout (`tokens.concatenated`). Default: zero.
       preconditioner: the matrix A `[d d]`. Default: the identity.
 
     Returns:
@@ -116,11 +115,11 @@ def gradient_descent_weights(
 
 @partial(jax.jit, static_argnums=0)  # compiled once per shape
 def _build(shape: tuple[int, int, int, int], sizes: dict[str, Scalar], w0: Array, a: Array) -> Params:
-    """Layers of shape `(n_heads, d_head, d, m)`; `sizes` has step size / n for every layer."""
+    """Layers with the sizes `(n_heads, d_head, d, m)`; `sizes` maps every layer to its step size / n."""
     heads, width, d, m = shape
     x, y, label = slice(0, d), slice(d, d + m), slice(0, m)
     empty = jnp.zeros((heads, width, d + m))
-    # The first m entries of the head are the y part of a value. The rows of W_V that are zero are left out.
+    # The first m entries of the head are the y part of the value. The zero rows of W_V in the claim are omitted.
     w_v = empty.at[0, label, x].set(w0).at[0, label, y].set(-jnp.eye(m))
     layer = {"W_K": empty.at[0, x, x].set(jnp.eye(d)), "W_Q": empty.at[0, x, x].set(a), "W_V": w_v}
     write = jnp.zeros((heads, d + m, width)).at[0, y, label].set(jnp.eye(m))

@@ -1,4 +1,4 @@
-"""Dual models: linear learners for which one gradient step computes the output of an attention head."""
+"""Dual models: linear models whose output after one gradient step is the output of an attention head."""
 
 from icl_gd.dual import features
 from icl_gd.dual.features import positive_features

@@ -1,7 +1,7 @@
-"""The dual model with explicit weights: random features of the exponential kernel, and steps by automatic gradients.
+"""The dual model with explicit weights: it uses a feature map, such as random features, and `jax.grad` of the loss.
 
-The positive random features phi of Choromanski et al. (2009.14794) satisfy `E phi(a)^T phi(b) = exp(a^T b)`. Their
-error falls as one over the square root of the number of features.
+The positive random features phi of Choromanski et al. (2009.14794) satisfy `E phi(a)^T phi(b) = exp(a^T b)`, the kernel
+of softmax attention. Their error decreases as one over the square root of the number of features. With 4096 features:
 
     >>> def ratio(key, a, b):
     ...     phi = positive_features(key, d=2, m=4096)
@@ -25,20 +25,21 @@ FeatureMap = Callable[[Array], Array]  # [... d_head] -> [... m]
 
 
 def identity(z: Array) -> Array:
-    """The feature map of linear attention.
+    """The feature map of linear attention, which returns its input.
 
     Returns:
-      `z` itself.
+      `z`.
     """
     return z
 
 
 @checked
 def positive_features(key: Array, d: Size, m: Size, hyperbolic: bool = False, orthogonal: bool = False) -> FeatureMap:
-    """Draws m positive random features of the kernel `exp(a^T b)`.
+    """Draws m positive random features for the kernel `exp(a^T b)`.
 
-    A feature is `exp(w^T z - |z|^2/2) / sqrt(m)`, with a direction w of independent standard normal entries. The moment
-    generating function gives `E exp(w^T (a + b)) = exp(|a + b|^2/2)`, so the mean inner product is the kernel.
+    A feature is `exp(w^T z - |z|^2/2) / sqrt(m)`, where the direction w has independent standard normal entries. The
+    moment generating function gives `E exp(w^T (a + b)) = exp(|a + b|^2/2)`, so the expected inner product of two
+    feature vectors is the kernel.
 
     Source: Choromanski et al. (2009.14794), section 2.3 (positive features) and 2.4 (orthogonal directions).
 
@@ -46,7 +47,7 @@ def positive_features(key: Array, d: Size, m: Size, hyperbolic: bool = False, or
       key: a JAX random key.
       d: length of the vectors.
       m: number of features.
-      hyperbolic: draw half as many directions, and use each together with its opposite. Default: False.
+      hyperbolic: draw m/2 directions w, and use each w together with -w. Default: False.
       orthogonal: make the directions orthogonal in groups of d. Each direction keeps its standard normal distribution.
         Default: False, independent directions.
 
@@ -64,7 +65,7 @@ def positive_features(key: Array, d: Size, m: Size, hyperbolic: bool = False, or
         blocks = -(-n // d)
         normal = jax.random.normal(key_directions, (blocks, d, d))
         q, r = jnp.linalg.qr(normal)
-        q = q * jnp.sign(jnp.diagonal(r, axis1=1, axis2=2))[:, None]  # without this, rotations are not uniform
+        q = q * jnp.sign(jnp.diagonal(r, axis1=1, axis2=2))[:, None]  # makes the distribution of q uniform
         lengths = jnp.linalg.norm(jax.random.normal(key_lengths, (n, d)), axis=1)
         directions = q.swapaxes(1, 2).reshape(blocks * d, d)[:n] * lengths[:, None]
     else:
@@ -80,24 +81,24 @@ def positive_features(key: Array, d: Size, m: Size, hyperbolic: bool = False, or
 
 
 def start(dual: Dual, features: FeatureMap) -> Float[Array, "d_head m"]:
-    """Initial weights W_0, made of the tokens that are attended to and are not demonstrations.
+    """Initial weights W_0 of the dual model, from the attended tokens that are not demonstrations.
 
     Returns:
       The weights `[d_head m]`.
     """
-    others = (dual.is_read & ~dual.is_demonstration).astype(dual.values.dtype)
+    others = (dual.is_attended & ~dual.is_demonstration).astype(dual.values.dtype)
     return jnp.einsum("t,tv,tm->vm", others, dual.values, features(dual.keys)) / divisor(dual, features)
 
 
 @checked
 def loss(dual: Dual, features: FeatureMap, weights: Float[Array, "d_head m"], step_size: Positive = 1.0) -> Array:
-    """The dual model's loss, `-1/(step_size D) sum_i v_i^T W phi(k_i) + alpha/(2 step_size) |W|^2`.
+    """The loss of the dual model, `-1/(step_size D) sum_i v_i^T W phi(k_i) + alpha/(2 step_size) |W|^2`.
 
-    Source: Ren & Liu (2310.13220), section 3; the proof is in `dual.kernel`.
+    Source: Ren & Liu (2310.13220), section 3. `dual.kernel` defines the symbols and has the proof.
 
     Args:
       dual: the dual model.
-      features: a feature map of its kernel.
+      features: a feature map of the dual model's kernel.
       weights: the weights W at which the loss is evaluated.
       step_size: the step size by which the loss is divided. Default: 1.
 
@@ -114,12 +115,12 @@ def loss(dual: Dual, features: FeatureMap, weights: Float[Array, "d_head m"], st
 
 @checked
 def step(dual: Dual, features: FeatureMap, step_size: Positive = 1.0) -> Float[Array, "d_head m"]:
-    """Weights W_1 after one step of gradient descent on the loss, from `start`.
+    """Weights W_1 after one step of gradient descent on the loss, from the initial weights W_0.
 
     Args:
       dual: the dual model.
-      features: a feature map of its kernel.
-      step_size: the step size of loss and step; it cancels up to rounding. Default: 1.
+      features: a feature map of the dual model's kernel.
+      step_size: step size in the loss and in the step; the two cancel up to rounding. Default: 1.
 
     Returns:
       The weights `[d_head m]`. `W_1 @ features(dual.query)` is the output of the head, up to the error of the features.
@@ -132,21 +133,21 @@ def step(dual: Dual, features: FeatureMap, step_size: Positive = 1.0) -> Float[A
 
 
 def pattern(dual: Dual, features: FeatureMap) -> Float[Array, " t"]:
-    """Attention weights of the query by features, without alpha: `phi(k_j)^T phi(q) / D` for every token j.
+    """Attention weights of the query, computed from features for alpha = 0: `phi(k_j)^T phi(q) / D` for every token j.
 
     Returns:
       The weights `[t]`; zero for tokens to which the query does not attend.
     """
     kernel = features(dual.keys) @ features(dual.query)
-    return jnp.where(dual.is_read, kernel, 0.0) / divisor(dual, features)
+    return jnp.where(dual.is_attended, kernel, 0.0) / divisor(dual, features)
 
 
 def divisor(dual: Dual, features: FeatureMap) -> Float[Array, ""]:
-    """The normaliser D by features: it makes the attention weights of softmax sum to one.
+    """The normaliser D, computed from features; dividing by D makes the attention weights of softmax sum to one.
 
     Returns:
       D, a scalar; one for linear attention.
     """
     if dual.kernel == "linear":
         return jnp.ones((), dual.keys.dtype)
-    return jnp.sum(jnp.where(dual.is_read, features(dual.keys) @ features(dual.query), 0.0))
+    return jnp.sum(jnp.where(dual.is_attended, features(dual.keys) @ features(dual.query), 0.0))

@@ -1,8 +1,11 @@
 """Dual models of the attention heads of a Transformer layer (Ren & Liu 2310.13220, sections 3 and 4).
 
-Every head of every layer has one dual model for each query token. What follows attention in a block is affine in the
-heads' outputs once its data-dependent factors are held at their computed values. These factors are the gates gelu(z)/z
-of the MLP (Ren & Liu use the mask of a ReLU), the standard deviation of LayerNorm, and the set of clipped entries.
+Every head of every layer has one dual model for each query token (`dual_of`). The residual after the block is a
+function of the heads' outputs. This function is affine if its data-dependent factors are fixed at the values that the
+prompt gives (`block_of`). The factors are the gates gelu(z)/z of the MLP (Ren & Liu use the mask of a ReLU), the
+standard deviation of LayerNorm, and the set of clipped entries.
+
+Applied to the prediction of the dual model, the affine map gives the residual after the block:
 
     >>> from icl_gd import dual, models
     >>> config = TransformerConfig(d_token=3, attention="softmax", init_scale=1.0)
@@ -39,15 +42,15 @@ def dual_of(
 ) -> Callable[..., Dual]:
     """Builds the dual model of one attention head, as a function of the prompt and of the query token.
 
-    Softmax and linear attention have dual models. A mix of both has none, nor have keys and queries divided by their
-    sums. `prediction` of the dual model is the head's output: the values weighted by the attention pattern, before they
-    are multiplied by `P`.
+    Softmax attention and linear attention have dual models. Mixed attention and attention with `sum_normalised=True`
+    have none. `prediction` of the dual model is the output of the head before the multiplication by `P`: the values
+    weighted by the attention pattern.
 
-    The demonstrations are the context tokens; in a causal layer, those before the query token. At most one other token
-    is attended to, and it forms the initial weights: the query token itself in a causal layer, the last token with
-    `attend_to_query`.
+    The demonstrations are the context tokens; in a causal layer, the tokens before the query token. Besides the
+    demonstrations, the query token may attend to one token, which determines the initial weights: to itself in a causal
+    layer, and to the last token with `attend_to_query`.
 
-    Source: Ren & Liu (2310.13220), section 3, and section 4 for the modifications alpha, beta and augmentation.
+    Source: Ren & Liu (2310.13220), section 3, and section 4 for the modifications.
 
     Args:
       config: the model's config.
@@ -56,11 +59,12 @@ def dual_of(
       kernel: the kind of attention expected in this layer, "softmax" or "linear". Default: "softmax".
 
     Returns:
-      A function `(tokens [t e], reading=-1) -> Dual`, where `reading` is the index of the query token.
+      A function `(tokens [t e], query=-1) -> Dual`, where `query` is the index of the query token.
 
     Raises:
       ValueError: if the layer or the head does not exist, the layer is of another kind, or the parameters do not fit
-        the config. The returned function raises it if the tokens do not fit the model or `reading` is out of range.
+        the config. The returned function raises ValueError if the tokens do not fit the model or `query` is out of
+        range.
     """
     _check_model(config, params, layer)
     _check_index("head", head, config.n_heads)
@@ -70,37 +74,38 @@ def dual_of(
         raise ValueError(f"layer {layer} is {kind} attention, not {kernel}; {advice}")
     if config.sum_normalised:
         raise ValueError(
-            "sum_normalised=True: no dual model of keys and queries divided by their sums; "
+            "sum_normalised=True divides keys and queries by their sums, so there is no dual model; "
             "use a model with sum_normalised=False"
         )
     attention = params[config.blocks[layer]]["attention"]
 
-    def of_prompt(tokens: Float[Array, "t e"], reading: int = -1) -> Dual:
-        t = _check_tokens(config, tokens, reading)
+    def build_dual(tokens: Float[Array, "t e"], query: int = -1) -> Dual:
+        t = _check_tokens(config, tokens, query)
         inputs = _attention_inputs(config, params, layer, apply(config, params, tokens).residual[layer])
         keys, queries, values = (_project(attention, name, head, inputs) for name in "KQV")
         keys, values = _augment(attention, "keys", keys), _augment(attention, "values", values)
-        query = reading % t
-        is_demonstration = demonstrations(t, config.causal)[query]
-        other = query if config.causal else t - 1
+        position = query % t
+        is_demonstration = demonstrations(t, config.causal)[position]
+        other = position if config.causal else t - 1
         attends_to_other = config.causal or config.attend_to_query
-        is_read = is_demonstration | (attends_to_other & (jnp.arange(t) == other))
-        if "beta" in attention:
-            negative = negative_samples((queries @ keys.T)[None], attention["share"], config.causal)[0]
-            values = values - jnp.where(is_demonstration[:, None], attention["beta"] * (negative @ values), 0.0)
+        is_attended = is_demonstration | (attends_to_other & (jnp.arange(t) == other))
+        if "negative_weight" in attention:
+            fraction, weight = attention["negative_fraction"], attention["negative_weight"]
+            negative = negative_samples((queries @ keys.T)[None], fraction, config.causal)[0]
+            values = values - jnp.where(is_demonstration[:, None], weight * (negative @ values), 0.0)
         scale = config.head_width**-0.25 if kernel == "softmax" else 1.0
-        alpha = jnp.asarray(attention.get("alpha", 0.0), values.dtype)
-        return Dual(scale * keys, values, scale * queries[query], is_demonstration, is_read, alpha, kernel)
+        alpha = jnp.asarray(attention.get("query_damping", 0.0), values.dtype)
+        return Dual(scale * keys, values, scale * queries[position], is_demonstration, is_attended, alpha, kernel)
 
-    return of_prompt
+    return build_dual
 
 
 class Block(NamedTuple):
-    """A block as an affine map of its heads' outputs z, at the computed gates: `A sum_head P z + c`.
+    """A block as an affine map of its heads' outputs z: `A sum_head P z + c`. See `block_of`.
 
     Attributes:
       writes: the matrices A P.
-      rest: the offset c, which includes the residual that enters the block.
+      rest: the offset c, which includes the residual before the block.
     """
 
     writes: Float[Array, "head e d_head"]
@@ -113,21 +118,21 @@ class Block(NamedTuple):
 
 @checked
 def block_of(
-    config: TransformerConfig, params: Params, layer: Count, tokens: Float[Array, "t e"], reading: int = -1
+    config: TransformerConfig, params: Params, layer: Count, tokens: Float[Array, "t e"], query: int = -1
 ) -> Block:
-    """Maps the heads' outputs of a layer (for example, those of the dual models) to the residual after the block.
+    """The affine map from head outputs of a layer (such as those of the dual models) to the residual after the block.
 
-    Gates, standard deviations and clipped entries are those of this prompt, so the map is affine. It is exact at the
-    heads' own outputs.
+    Gates, standard deviations and the set of clipped entries are fixed at their values for this prompt. The map is
+    exact for the head outputs of this prompt.
 
-    Source: Ren & Liu (2310.13220), section 4, which has `W_2 M W_1` for the MLP with the mask M of a ReLU.
+    Source: Ren & Liu (2310.13220), section 4, where the MLP is `W_2 M W_1` with the mask M of a ReLU.
 
     Args:
       config: the model's config.
       params: the parameters of one model, as `models.init` returns them.
       layer: index of the layer, from 0.
       tokens: the prompt, as a layout's `encode` returns it.
-      reading: index of the query token. Default: -1, the last.
+      query: index of the query token. Default: -1, the last.
 
     Returns:
       The affine map, a `Block`: call it with the outputs `[head d_head]`.
@@ -136,16 +141,16 @@ def block_of(
       ValueError: if the layer or the token does not exist, or if tokens or parameters do not fit the config.
     """
     _check_model(config, params, layer)
-    _check_tokens(config, tokens, reading)
+    _check_tokens(config, tokens, query)
     block, activations = params[config.blocks[layer]], apply(config, params, tokens)
-    residual, pattern = activations.residual[layer], activations.pattern[layer, :, reading]
+    residual, pattern = activations.residual[layer], activations.pattern[layer, :, query]
     attention = block["attention"]
     inputs = _attention_inputs(config, params, layer, residual)
     values = [_augment(attention, "values", _project(attention, "V", head, inputs)) for head in range(config.n_heads)]
     z = jnp.einsum("ht,htk->hk", pattern, jnp.stack(values))
-    p, start = attention["P"], residual[reading] + attention.get("b_P", 0.0)
+    p, start = attention["P"], residual[query] + attention.get("b_P", 0.0)
     after = start + jnp.einsum("hek,hk->e", p, z)  # the residual after attention
-    # The rest of the block maps it to matrix @ after + offset.
+    # The rest of the block maps `after` to matrix @ after + offset.
     matrix, offset = jnp.eye(len(start), dtype=start.dtype), jnp.zeros(len(start), start.dtype)
     if config.block_mlp_width is not None:
         matrix, offset = _affine_mlp(config, block, after)
@@ -158,7 +163,7 @@ def block_of(
 
 
 def _affine_mlp(config: TransformerConfig, block: Params, residual: Float[Array, " e"]) -> tuple[Array, Array]:
-    """The MLP with its skip connection as a matrix and an offset, at the gates that this residual has."""
+    """The MLP with its skip connection as a matrix and an offset; gates are fixed at their values for this residual."""
     identity, zeros = jnp.eye(len(residual), dtype=residual.dtype), jnp.zeros(len(residual), residual.dtype)
     mlp = block["mlp"]
     norm, norm_offset = _affine_norm(block["mlp_norm"], residual) if config.pre_norm else (identity, zeros)
@@ -192,7 +197,7 @@ def _check_model(config: TransformerConfig, params: Params, layer: int) -> None:
         raise ValueError("dtype='bfloat16' rounds the layer's activations; use dtype=None for an exact dual model")
 
 
-def _check_tokens(config: TransformerConfig, tokens: Array, reading: int) -> int:
+def _check_tokens(config: TransformerConfig, tokens: Array, query: int) -> int:
     """Checks a prompt and the index of its query token, and returns the number of tokens."""
     if not hasattr(tokens, "shape") or len(tokens.shape) != 2 or tokens.shape[1] != config.d_token:
         actual = f"have shape {tokens.shape}" if hasattr(tokens, "shape") else f"are a {type(tokens).__name__}"
@@ -200,14 +205,14 @@ def _check_tokens(config: TransformerConfig, tokens: Array, reading: int) -> int
             f"tokens {actual}; the model takes an array [t {config.d_token}], as a layout's encode returns"
         )
     t = len(tokens)
-    if not isinstance(reading, int | np.integer) or not -t <= reading < t:
-        raise ValueError(f"reading={reading!r}: the prompt has {t} tokens; use a whole number from {-t} to {t - 1}")
+    if not isinstance(query, int | np.integer) or not -t <= query < t:
+        raise ValueError(f"query={query!r}: the prompt has {t} tokens; use a whole number from {-t} to {t - 1}")
     return t
 
 
 def _attention_inputs(config: TransformerConfig, params: Params, layer: int, residual: Array) -> Array:
-    """The input of a layer's attention: the residual, after LayerNorm where the layer has one."""
-    if not config.reads_normalised(layer):
+    """The input of a layer's attention: the residual, after LayerNorm if the layer has one."""
+    if not config.has_norm(layer):
         return residual
     norm = params[config.blocks[layer]]["norm"]
     centred = residual - residual.mean(-1, keepdims=True)
@@ -215,7 +220,7 @@ def _attention_inputs(config: TransformerConfig, params: Params, layer: int, res
 
 
 def _affine_norm(norm: Params, residual: Float[Array, " e"]) -> tuple[Array, Array]:
-    """LayerNorm as a matrix and an offset, with the standard deviation of this residual."""
+    """LayerNorm as a matrix and an offset, with the standard deviation fixed at its value for this residual."""
     e = len(residual)
     centre = jnp.eye(e, dtype=residual.dtype) - 1.0 / e
     return norm["scale"][:, None] / _deviation(centre @ residual) * centre, norm["bias"]
@@ -232,9 +237,9 @@ def _project(attention: Params, name: str, head: int, tokens: Array) -> Float[Ar
 
 
 def _augment(attention: Params, name: str, inner: Array) -> Array:
-    """Augments "keys" or "values" if the layer does.
+    """Augments "keys" or "values" (the argument `name`) if the layer has this augmentation.
 
-    The formula is written a second time here, apart from `models.modifications`, so that a test compares the two.
+    The formula is repeated here instead of imported from `models.modifications`, so that a test compares the two.
     """
     if f"augment_{name}" not in attention:
         return inner

@@ -1,4 +1,4 @@
-"""Importing and exporting weights: published checkpoints, Haiku parameters, safetensors. No file is ever unpickled."""
+"""Imports and exports weights: published checkpoints, Haiku parameters, safetensors. No code in a file is executed."""
 
 from icl_gd.interop.garg import from_garg
 from icl_gd.interop.pretrained import Pretrained, from_pretrained

@@ -1,18 +1,21 @@
 """Imports published PyTorch checkpoints of Garg et al. (2208.01066).
 
-The model is HuggingFace's GPT-2 with a linear read-in and a linear read-out. Files are read with PyTorch's loader for
-weights only, which executes no code. PyTorch is imported only to read these files; `of_state` converts arrays without
-PyTorch.
+The model is HuggingFace's GPT-2 with a linear read-in and a linear read-out. Files are read by `torch.load` in its
+weights-only mode, which executes no code. Only `from_garg` needs PyTorch; `of_state` converts arrays without PyTorch.
+
+In the table, l is the index of a layer, and `h.l` is short for `_backbone.h.l`.
 
 | name in the checkpoint                 | name in `icl_gd`                                                        |
 |----------------------------------------|-------------------------------------------------------------------------|
 | `_read_in`, `_read_out`                | `embedding.{W_E, b_E}`, `unembed.{W_U, b_U}`                            |
 | `_backbone.wpe`, `_backbone.ln_f`      | `positions`, `unembed.norm`                                             |
-| `_backbone.h.l.ln_1`, `ln_2`           | `block_l.norm`, `mlp_norm`                                              |
-| `h.l.attn.c_attn` [e 3e], acts on rows | `attention.{W_Q, W_K, W_V}` [head d_head e] and their biases            |
-| `h.l.attn.c_proj`                      | `attention.{P, b_P}`                                                    |
-| `h.l.mlp.c_fc`, `c_proj`               | `mlp.{W_1, b_1, W_2, b_2}`                                              |
+| `h.l.ln_1`, `h.l.ln_2`                 | `block_l.norm`, `block_l.mlp_norm`                                      |
+| `h.l.attn.c_attn` [e 3e], acts on rows | `block_l.attention.{W_Q, W_K, W_V}` [head d_head e] and their biases    |
+| `h.l.attn.c_proj`                      | `block_l.attention.{P, b_P}`                                            |
+| `h.l.mlp.c_fc`, `h.l.mlp.c_proj`       | `block_l.mlp.{W_1, b_1, W_2, b_2}`                                      |
 | `wte`, `attn.bias`, `attn.masked_bias` | ignored: the unused embedding of words, and the causal masks            |
+
+An incomplete state dict is refused:
 
     >>> d, e, tokens = 5, 8, 21
     >>> state = {"_read_in.weight": np.zeros((e, d)), "_read_in.bias": np.zeros(e)}
@@ -45,16 +48,16 @@ FIRST = "_read_in.weight"
 
 @checked
 def from_garg(path: str | Path, n_heads: Size | None = None) -> Pretrained:
-    """Imports a published checkpoint.
+    """Imports a published checkpoint of Garg et al. from a file.
 
     The network may have been wrapped by `DataParallel`, `torch.compile` or both.
 
     Source: Garg et al. (2208.01066).
 
     Args:
-      path: a run's directory with a state.pt, or a file: state.pt or model_STEP.pt; `~` is the home directory.
-      n_heads: number of heads, which cannot be inferred from the weights. Default: read from the config.yaml beside the
-        file.
+      path: the directory of a run with a state.pt, or a file state.pt or model_STEP.pt; `~` is the home directory.
+      n_heads: number of heads, which cannot be inferred from the weights. Default: read from config.yaml in the
+        directory of the file.
 
     Returns:
       The model, with its config and parameters.
@@ -62,7 +65,7 @@ def from_garg(path: str | Path, n_heads: Size | None = None) -> Pretrained:
     Raises:
       FileNotFoundError: if the file does not exist.
       ModuleNotFoundError: if PyTorch is not installed.
-      ValueError: if the file is not such a checkpoint or holds more than weights, or if the number of heads is unknown.
+      ValueError: if the file is not such a checkpoint, contains more than weights, or the number of heads is unknown.
     """
     path = local(path)
     file = path / "state.pt" if path.is_dir() else path
@@ -75,7 +78,7 @@ def from_garg(path: str | Path, n_heads: Size | None = None) -> Pretrained:
 
 @checked
 def of_state(state: Mapping[str, Any], n_heads: Size) -> Pretrained:
-    """Converts a published state dict, as arrays by name, into a model.
+    """Converts a published state dict, a mapping from names to arrays, into a model.
 
     A prefix that all names share is removed: `DataParallel` adds "module.", `torch.compile` adds "_orig_mod.".
 
@@ -86,24 +89,24 @@ def of_state(state: Mapping[str, Any], n_heads: Size) -> Pretrained:
       ValueError: if names or shapes are not those of such a model.
     """
     state = _without_prefix(state)
-    left = {name: np.asarray(value) for name, value in state.items() if not IGNORED.match(name)}
+    remaining = {name: np.asarray(value) for name, value in state.items() if not IGNORED.match(name)}
 
     def take(name: str) -> np.ndarray:
-        if name not in left:
+        if name not in remaining:
             raise ValueError(f"{name} is missing: this is not a checkpoint of Garg et al.")
-        return left.pop(name)
+        return remaining.pop(name)
 
     def norm(name: str) -> dict[str, np.ndarray]:
         return {"scale": take(f"{name}.weight"), "bias": take(f"{name}.bias")}
 
     w_e = take(FIRST)
     e, d = w_e.shape
-    layers = sum(name.endswith("ln_1.weight") for name in left)
+    layers = sum(name.endswith("ln_1.weight") for name in remaining)
     if e % n_heads:
         raise ValueError(f"n_heads={n_heads} does not divide the width {e}; pass the number of heads of the checkpoint")
 
     def by_head(matrix: np.ndarray) -> np.ndarray:
-        """[in, head * d_head] as [head d_head in]."""
+        """Reshapes [in, head * d_head] to [head d_head in]."""
         return np.moveaxis(matrix.reshape(e, n_heads, -1), 0, 2)
 
     params: dict[str, Any] = {"embedding": {"W_E": w_e, "b_E": take("_read_in.bias")}}
@@ -130,8 +133,9 @@ def of_state(state: Mapping[str, Any], n_heads: Size) -> Pretrained:
             "mlp_norm": norm(f"{block}.ln_2"),
         }
     params["unembed"] = {"norm": norm("_backbone.ln_f"), "W_U": take("_read_out.weight"), "b_U": take("_read_out.bias")}
-    if left:
-        raise ValueError(f"unsupported parameters: {', '.join(sorted(left))}; this is not a checkpoint of Garg et al.")
+    if remaining:
+        names = ", ".join(sorted(remaining))
+        raise ValueError(f"unsupported parameters: {names}; this is not a checkpoint of Garg et al.")
     config = gpt2_config(d, len(params["positions"]), e, layers, n_heads, len(params["unembed"]["W_U"]))
     config = replace(config, block_mlp_width=len(params["block_0"]["mlp"]["b_1"]) if layers else None)
     model = Pretrained(config, jax.tree.map(jnp.asarray, params), "alternating", d)
@@ -149,14 +153,14 @@ def _without_prefix(state: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _heads_of(config: Path) -> int:
-    """`model.n_head` of a run's config.yaml."""
+    """The number of heads: `model.n_head` in the config.yaml of a run."""
     if not config.is_file():
         raise ValueError(f"the weights do not determine the number of heads, and {config} does not exist; give n_heads")
     try:
         return int(yaml.safe_load(config.read_text())["model"]["n_head"])
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        why = " ".join(str(error).split())
-        raise ValueError(f"{config} has no valid model.n_head ({why}); give n_heads") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{config} has no valid model.n_head ({reason}); give n_heads") from error
 
 
 def _weights(file: Path) -> dict[str, np.ndarray]:
@@ -168,9 +172,11 @@ def _weights(file: Path) -> dict[str, np.ndarray]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{file} is refused: it is not a PyTorch file, or holds more than weights ({why})") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{file} is refused: it is not a PyTorch file, or contains more than weights ({reason})"
+        ) from error
     state = content.get("model_state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"{file} holds no state dict; pass a state.pt or model_STEP.pt of Garg et al.")
+        raise ValueError(f"{file} contains no state dict; pass a state.pt or model_STEP.pt of Garg et al.")
     return {name: value.detach().to(torch.float32).numpy() for name, value in state.items()}

@@ -12,7 +12,7 @@ True
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import jax
@@ -27,7 +27,7 @@ from icl_gd.models import TransformerConfig
 from icl_gd.models.transformer import Params
 from icl_gd.paths import local
 from icl_gd.tokens import LAYOUTS
-from icl_gd.training.checkpoint import by_name, flatten, nested, tuples
+from icl_gd.training.checkpoint import by_name, flatten, nested
 from icl_gd.types import Layout, Predictor, PrefixPredictor
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -35,7 +35,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model together with all that is needed to use it.
+    """A model: its config, its parameters and its token layout.
 
     Attributes:
       config: the architecture.
@@ -57,16 +57,16 @@ class Pretrained:
 
     @property
     def predictor(self) -> Predictor:
-        """The model as a Predictor; `params` must be those of one model."""
+        """The model as a Predictor. `params` must not have a member axis."""
         return models.predictor(self.config, self.params, self.tokens)
 
     @property
     def prefix_predictor(self) -> PrefixPredictor:
-        """The model as a PrefixPredictor; it must be causal, with x and y in separate tokens, and one model."""
+        """The model as a PrefixPredictor. It must be causal, with separate tokens for x and y, and no member axis."""
         return models.prefix_predictor(self.config, self.params, self.tokens)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Writes model.safetensors, then config.json. Each file is replaced atomically; leaves have dotted names.
+        """Writes model.safetensors, then config.json. Each file is replaced atomically; arrays have dotted names.
 
         Args:
           directory: created if missing; `~` is the home directory.
@@ -77,7 +77,7 @@ class Pretrained:
         directory = local(directory, "directory")
         directory.mkdir(parents=True, exist_ok=True)
         leaves = {name: np.asarray(leaf, order="C") for name, leaf in flatten(self.params).items()}
-        about = {
+        contents = {
             "format": newest_of(PRETRAINED),
             "model": asdict(self.config),
             "layout": self.layout,
@@ -88,7 +88,7 @@ class Pretrained:
         save_file(leaves, part, metadata={"format": "np"})
         os.replace(part, directory / WEIGHTS)
         part = directory / f"{CONFIG}.part"
-        part.write_text(json.dumps(about, indent=2) + "\n")
+        part.write_text(json.dumps(contents, indent=2) + "\n")
         os.replace(part, directory / CONFIG)
 
 
@@ -111,24 +111,22 @@ def from_pretrained(directory: str | Path) -> Pretrained:
         if not (directory / name).is_file():
             raise FileNotFoundError(f"{directory} has no {name}; pass a directory written by save_pretrained")
     try:
-        about = json.loads((directory / CONFIG).read_text())
-        about = migrated({**about, LEAVES: load_file(directory / WEIGHTS)}, about["format"], PRETRAINED)
-        if unknown := sorted(set(about["model"]) - {field.name for field in fields(TransformerConfig)}):
-            raise ValueError(f"unknown model fields {', '.join(unknown)}; a newer version of icl_gd wrote them")
-        config = TransformerConfig(**tuples(about["model"]))
-        params = jax.tree.map(jnp.asarray, nested(about[LEAVES]))
-        model = Pretrained(config, params, about["layout"], about["d_input"], about["d_output"])
+        contents = json.loads((directory / CONFIG).read_text())
+        contents = migrated({**contents, LEAVES: load_file(directory / WEIGHTS)}, contents["format"], PRETRAINED)
+        config = TransformerConfig.from_json(contents["model"])
+        params = jax.tree.map(jnp.asarray, nested(contents[LEAVES]))
+        model = Pretrained(config, params, contents["layout"], contents["d_input"], contents["d_output"])
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{directory} holds no model that can be read: {type(error).__name__} {error}") from error
+        raise ValueError(f"{directory} contains no readable model: {type(error).__name__} {error}") from error
     check(model)
     return model
 
 
 def check(model: Pretrained) -> None:
-    """Checks that layout and parameters fit the config, for one member or for several.
+    """Checks that the layout and the parameters fit the config. A leading member axis is allowed.
 
     Raises:
-      ValueError: if they do not.
+      ValueError: if the layout or the parameters do not fit the config.
     """
     if model.layout not in LAYOUTS:
         raise ValueError(f"layout={model.layout!r} must be one of {', '.join(LAYOUTS)}")

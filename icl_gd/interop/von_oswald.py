@@ -1,16 +1,17 @@
 """Imports and exports parameters of the implementation of von Oswald et al. (2212.07677), which uses Haiku.
 
-Haiku stores parameters as a mapping from module names to arrays: `{"transformer/multi_head_attention/query": {"w": [e,
-head * d_head]}, ...}`. Matrices act on rows from the right, and heads are concatenated. Arrays may be NumPy's or JAX's,
-or the entries `module/leaf` of an .npz file; no file is ever unpickled. Parameters of several members (a `vmap` over
-seeds) have a leading member axis on every array.
+Haiku stores parameters as a mapping from module names to arrays, such as
+`{"transformer/multi_head_attention/query": {"w": [e, head * d_head]}, ...}` for the network named "transformer".
+Matrices act on rows from the right, and heads are concatenated. Arrays may be NumPy or JAX arrays, or the entries
+`module/leaf` of an .npz file. Pickled files are refused. Parameters of several members (a `vmap` over seeds) have a
+leading member axis on every array.
 
 | module, below the name of the network                      | parameters in `icl_gd`              |
 |------------------------------------------------------------|-------------------------------------|
 | `multi_head_attention/{query, key, value, linear}`         | `block_0`, shared by all layers     |
 | `~trans_block/layer_l/{query, key, value, linear}`         | `block_l`                           |
 | `.../non_lin_mix`, in the shared block or the first layer  | `attention.mix`, kind "mixed"       |
-| `l_norm/layer_norm`, or `~trans_block/norm_l` from l = 1   | `norm`                              |
+| `l_norm/layer_norm`, or `~trans_block/norm_l` from l = 1   | `norm` of the block                 |
 | `emb`, `input_mlp/linear`, `input_mlp/linear_1`            | `embedding`                         |
 
     >>> modules = {f"multi_head_attention/{name}": {"w": np.eye(3)} for name in ("query", "key", "value", "linear")}
@@ -41,19 +42,18 @@ from icl_gd.schema import Size, checked
 Modules = Mapping[str, Mapping[str, Any]]
 SHARED, SEPARATE = "multi_head_attention", "~trans_block/layer_"
 QKV = {"query": "W_Q", "key": "W_K", "value": "W_V"}
-# Unsupported parts of the published network, by a part of their module names.
-UNSUPPORTED = {
+UNSUPPORTED = {  # parts of the published network, by a substring of their module names
     "/mlp": "dense layers after attention",
     "token_vocab": "a vocabulary",
     "l_norm_1": "LayerNorm of dense layers",
 }
-AXES = {"w": 2, "b": 1, "scale": 1, "offset": 1}  # number of axes of one member's arrays
+AXES = {"w": 2, "b": 1, "scale": 1, "offset": 1}  # number of axes of each leaf without a member axis
 NPY_MAGIC = b"\x93NUMPY"
 ZIP_MAGIC = b"PK"  # of an .npz file
 
 
 class _Reader:
-    """Takes arrays by module name, without the network's own name, and reports those that nobody took."""
+    """Reads arrays by module name, without the network name, and reports arrays that were not read."""
 
     def __init__(self, modules: Modules):
         names = {name.split("/")[0] for name in modules}
@@ -62,26 +62,28 @@ class _Reader:
                 f"parameters must be those of one network, not of {', '.join(sorted(names)) or 'none'}; "
                 "pass the modules whose names begin with the same network name"
             )
-        self._top = names.pop()
-        self._left = {
+        self._network = names.pop()
+        self._remaining = {
             f"{module}.{leaf}": np.asarray(value)
             for module, leaves in modules.items()
             for leaf, value in leaves.items()
         }
-        for name in self._left:
-            for part, what in UNSUPPORTED.items():
+        for name in self._remaining:
+            for part, description in UNSUPPORTED.items():
                 if part in name:
-                    raise ValueError(f"{name}: {what} cannot be imported, because icl_gd.models has no such part")
+                    raise ValueError(
+                        f"{name}: {description} cannot be imported, because icl_gd.models has no such part"
+                    )
 
     def __contains__(self, module: str) -> bool:
-        return any(name.startswith(f"{self._top}/{module}.") for name in self._left)
+        return any(name.startswith(f"{self._network}/{module}.") for name in self._remaining)
 
     def take(self, module: str, leaf: str, *shape: int | None) -> np.ndarray:
-        """Takes one array; None in `shape` accepts any size."""
-        name = f"{self._top}/{module}.{leaf}"
-        if name not in self._left:
-            raise ValueError(f"{name} is missing; the remaining parameters are {', '.join(sorted(self._left))}")
-        value = self._left.pop(name)
+        """Returns one array and removes it from the remaining ones; None in `shape` accepts any size."""
+        name = f"{self._network}/{module}.{leaf}"
+        if name not in self._remaining:
+            raise ValueError(f"{name} is missing; the remaining parameters are {', '.join(sorted(self._remaining))}")
+        value = self._remaining.pop(name)
         fits = len(value.shape) == len(shape) and all(
             size in (None, actual) for size, actual in zip(shape, value.shape, strict=True)
         )
@@ -91,12 +93,12 @@ class _Reader:
         return value
 
     def finish(self) -> None:
-        """Refuses parameters that were not taken."""
-        if self._left:
-            has_bias = any(".b" in name for name in self._left)
+        """Raises ValueError if an array was not read."""
+        if self._remaining:
+            has_bias = any(".b" in name for name in self._remaining)
             example = "biases of attention" if has_bias else "a linear map of the output"
             raise ValueError(
-                f"unsupported parameters: {', '.join(sorted(self._left))}; "
+                f"unsupported parameters: {', '.join(sorted(self._remaining))}; "
                 f"icl_gd.models has no such part (for example, {example})"
             )
 
@@ -115,23 +117,24 @@ def from_von_oswald(
 ) -> tuple[TransformerConfig, Params]:
     """Converts published parameters into a config and parameters of `icl_gd.models`.
 
-    Recurrent or separate layers, LayerNorm, the embedding, the input MLP, and the mix of linear and softmax attention
-    are inferred from the module names. The arguments give what cannot be inferred; the switch's name in the published
-    code is in parentheses.
+    The module names show whether layers share weights, and whether the network has LayerNorm, an embedding, an input
+    MLP, or a mix of linear and softmax attention. The arguments describe the other properties. In parentheses is the
+    name of the corresponding switch in the published code.
 
     Source: von Oswald et al. (2212.07677) and its published code.
 
     Args:
       params: the mapping, or the path of an .npz file with arrays named `module/leaf`; `~` is the home directory. Every
         array may have a leading member axis.
-      n_layers: number of layers of a recurrent network (`num_layers`). Default: 1; separate layers are counted.
+      n_layers: number of layers of a network whose layers share weights (`num_layers`). Default: 1. If layers have
+        separate weights, omit it: they are counted.
       n_heads: number of heads (`num_heads`).
       attention: "linear", "softmax" (`use_softmax`), or a tuple with the kind of each layer, such as ("softmax",
         "linear") for `first_layer_sm`. Mixed attention is inferred.
-      clip: bound of the activations. Default: None, no clip; so is 0, as published.
+      clip: bound of the activations. Default: None, no clip. 0 also means no clip, as in the published code.
       sum_normalised: divide keys and queries by their sums (`sum_norm`).
-      y_update: layers update the y slot only; folded into `P`.
-      dampening: factor of every layer's update; folded into `P`.
+      y_update: layers update only the y slot. The other rows of `P` are set to zero.
+      dampening: factor of the update of every layer. `P` is multiplied by it. Default: 1.
 
     Returns:
       The config and the parameters, with a leading member axis on every leaf if `params` has one.
@@ -174,10 +177,12 @@ def _convert(
     """The config and the parameters of one member."""
     reader = _Reader(modules)
     shared = f"{SHARED}/query" in reader
-    separate = next(layer for layer in count() if f"{SEPARATE}{layer}/query" not in reader)
-    if not shared and n_layers not in (None, separate or None):
-        raise ValueError(f"n_layers={n_layers}, but the parameters have {separate} separate layers; leave n_layers out")
-    names = [SHARED] if shared else [f"{SEPARATE}{layer}" for layer in range(max(separate, 1))]
+    n_separate = next(layer for layer in count() if f"{SEPARATE}{layer}/query" not in reader)
+    if not shared and n_layers not in (None, n_separate or None):
+        raise ValueError(
+            f"n_layers={n_layers}, but the parameters have {n_separate} separate layers; leave n_layers out"
+        )
+    names = [SHARED] if shared else [f"{SEPARATE}{layer}" for layer in range(max(n_separate, 1))]
     layers = (n_layers or 1) if shared else len(names)
     embedding = _embedding(reader)
     kinds = [attention] * layers if isinstance(attention, str) else list(attention)
@@ -194,7 +199,7 @@ def _convert(
             norms.add(layer)
         blocks[f"block_{layer}"] = block
     reader.finish()
-    expected_norms = set(range(0 if shared else 1, len(names)))
+    expected_norms = set(range(0 if shared else 1, len(names)))  # the first of separate layers has no LayerNorm
     if norms and norms != expected_norms:
         raise ValueError(f"parameters have LayerNorm in layers {sorted(norms)}, expected {sorted(expected_norms)}")
     _, d_head, width = blocks["block_0"]["attention"]["W_K"].shape
@@ -229,7 +234,7 @@ def to_von_oswald(
     Args:
       config: the model's config.
       params: the parameters of one model.
-      name: the network's name, with which module names begin. Default: "transformer".
+      name: name of the network, the first part of every module name. Default: "transformer".
 
     Returns:
       Arrays by module and leaf name, as Haiku stores them.
@@ -243,8 +248,8 @@ def to_von_oswald(
     for layer, block in enumerate(dict.fromkeys(config.blocks)):
         module = SHARED if config.shared else f"{SEPARATE}{layer}"
         attention = params[block]["attention"]
-        for published, own in QKV.items():
-            modules[f"{module}/{published}"] = {"w": attention[own].reshape(-1, config.width).T}
+        for projection, matrix in QKV.items():
+            modules[f"{module}/{projection}"] = {"w": attention[matrix].reshape(-1, config.width).T}
         modules[f"{module}/linear"] = {"w": jnp.swapaxes(attention["P"], 1, 2).reshape(-1, config.width)}
         if "mix" in attention:
             modules[f"{module}/non_lin_mix"] = {"w": attention["mix"].reshape(1, 1)}
@@ -265,11 +270,11 @@ def _norm_name(shared: bool, layer: int) -> str:
 def _attention(reader: _Reader, module: str, n_heads: int, y_update: bool, dampening: float) -> dict[str, Any]:
     """The attention parameters of a layer; `y_update` and `dampening` are folded into P."""
     attention: dict[str, Any] = {}
-    for published, own in QKV.items():
-        w = reader.take(f"{module}/{published}", "w", None, None)
+    for projection, matrix in QKV.items():
+        w = reader.take(f"{module}/{projection}", "w", None, None)
         if w.shape[1] % n_heads:
-            raise ValueError(f"n_heads={n_heads} does not divide {w.shape[1]}, the width of {module}/{published}")
-        attention[own] = w.T.reshape(n_heads, -1, w.shape[0])
+            raise ValueError(f"n_heads={n_heads} does not divide {w.shape[1]}, the width of {module}/{projection}")
+        attention[matrix] = w.T.reshape(n_heads, -1, w.shape[0])
     _, d_head, width = attention["W_K"].shape
     p = reader.take(f"{module}/linear", "w", n_heads * d_head, width)
     p = dampening * np.swapaxes(p.reshape(n_heads, d_head, width), 1, 2)
@@ -305,7 +310,7 @@ def _modules(params: Any) -> Modules:
 
 
 def _members(modules: Modules) -> list[Modules]:
-    """The modules of each member if every array has the same one leading axis; otherwise none."""
+    """The modules of every member if all arrays have one leading axis of the same size; otherwise an empty list."""
     arrays = {module: {leaf: np.asarray(value) for leaf, value in leaves.items()} for module, leaves in modules.items()}
     leading_shapes = set()
     for leaves in arrays.values():
@@ -337,8 +342,8 @@ def _from_npz(path: Path) -> Modules:
             try:
                 value = arrays[name]
             except ValueError as error:  # a pickled object: all parameters, or those of one module
-                is_whole = len(arrays.files) == 1 and "/" not in name
-                access = f"[{name!r}].item()" if is_whole else ".items()"
+                has_all_modules = len(arrays.files) == 1 and "/" not in name
+                access = f"[{name!r}].item()" if has_all_modules else ".items()"
                 raise ValueError(_how_to_convert(path, access)) from error
             module, _, leaf = name.rpartition("/")
             modules.setdefault(module, {})[leaf] = value
@@ -346,11 +351,11 @@ def _from_npz(path: Path) -> Modules:
 
 
 def _how_to_convert(path: Path, access: str) -> str:
-    """Message for a pickled file: three lines of Python that convert it, for a user who trusts it.
+    """Error message for a pickled file, with three lines of Python that convert it, for users who trust the file.
 
     Args:
       path: the file.
-      access: the expression that follows `np.load(...)` to reach the parameters.
+      access: the expression after `np.load(...)` that returns the parameters.
     """
     loaded = f"np.load({str(path)!r}, allow_pickle=True){access}"
     params = f"{{module: leaves.item() for module, leaves in {loaded}}}" if access == ".items()" else loaded

@@ -1,4 +1,4 @@
-"""The experiment runner: trains, evaluates and analyses an experiment, judges its claims and writes a report.
+"""The experiment runner: trains, evaluates and analyses a population, tests claims and writes a report.
 
     from icl_gd import lab
 

@@ -9,7 +9,7 @@ The same command again resumes an interrupted run, and redraws the figures and r
 `train.steps` it continues the training of a finished run. A workdir that holds a run with other settings is refused.
 
 Every built-in config has the variant `smoke`, which takes seconds. `--profile` prints the seconds of every stage of the
-run and writes them to profile.json. `--verbose` prints all claims at the end, and not only those that fail.
+run and writes them to profile.json. `--verbose` prints all claims at the end instead of only those that fail.
 `--config=NAME --help` lists all fields of a config.
 
 Exit codes: 0 finished; 1 the run failed, its last good checkpoint is kept; 2 bad input, nothing was written;
@@ -40,7 +40,7 @@ from icl_gd.lab.pipeline import carry_out
 from icl_gd.lab.reporting import results
 from icl_gd.training import Interrupted, mesh
 
-# Temporary names of files that are renamed when they are complete.
+# Patterns of temporary files, which are renamed when they are complete.
 UNFINISHED = ("*.json*.partial", "report.html.partial", "**/checkpoints/**/*.orbax-checkpoint-tmp*", "figures/.[0-9]*")
 
 
@@ -86,8 +86,9 @@ def main(argv: list[str], began: float | None = None) -> int:
 
 
 def _execute(run: RunRequest) -> int:
+    """Carries out a validated request, and returns the exit code."""
     stop = Stop()
-    with settings.set_for(run.experiment.precision, quickly=run.variant == "smoke") as cache:
+    with settings.jax_settings(run.experiment.precision, quickly=run.variant == "smoke") as cache:
         return _exit_code(run, stop, cache)
 
 
@@ -127,7 +128,7 @@ def _exit_code(run: RunRequest, stop: Stop, cache: compile_cache.Cache) -> int:
 
 
 def _clean_up(workdir: Path, trace: str) -> None:
-    """After a failure, removes incomplete files and writes the traceback to error.log, if the disk has room for it."""
+    """After a failure, removes incomplete files and, if the disk has room, writes the traceback to error.log."""
     for pattern in UNFINISHED:
         for path in workdir.glob(pattern):
             with contextlib.suppress(OSError):
@@ -149,8 +150,8 @@ def start(argv: list[str], began: float) -> NoReturn:
     """
     code = main(argv, began)
     if code > 128 or (code and jax.distributed.is_initialized()):
-        # JAX's threads may still run the interrupted computation, and crash if the interpreter is finalised meanwhile.
-        # A failed process of several must not wait for the others either, because they wait for it.
+        # `sys.exit` finalises the interpreter. JAX's threads may still run the interrupted computation, and then crash.
+        # In a run with several processes, `sys.exit` would also wait for the others, which wait for this process.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -1,4 +1,7 @@
-"""Parses a command line to a validated `RunRequest`. Errors are one line, before anything is compiled or written."""
+"""Parses a command line to a validated `RunRequest`.
+
+An error is one line, and is raised before anything is compiled or written.
+"""
 
 import difflib
 import inspect
@@ -13,7 +16,7 @@ import absl.logging  # defines the logging flags
 from absl import flags
 
 import icl_gd.lab.foreign as foreign
-from icl_gd.lab.config import fields as names
+from icl_gd.lab.config import fields as config_fields
 from icl_gd.lab.config.errors import ConfigError, nearest, one_line
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.questions import Unfit
@@ -22,10 +25,10 @@ from icl_gd.lab.config.run_request import Processes, RunRequest
 from icl_gd.lab.lifecycle import processes
 from icl_gd.lab.lifecycle.workdirs import check_workdir
 from icl_gd.paths import local
-from icl_gd.schema import said
+from icl_gd.schema import description
 
 PACKAGE = Path(__file__).parents[1]
-SHIPPED = PACKAGE / "configs"  # where a wheel has the built-in configs; a clone has them beside the package
+SHIPPED = PACKAGE / "configs"  # the built-in configs in a wheel; in a clone, `configs` is a sibling of the package
 CONFIGS = SHIPPED if SHIPPED.is_dir() else PACKAGE.parent / "configs"
 FLAGS = (
     "--config",
@@ -38,7 +41,7 @@ FLAGS = (
     "--flagfile",
 )
 OF_LOGGING = tuple(flag for flag in flags.FLAGS if flags.FLAGS.find_module_defining_flag(flag) == absl.logging.__name__)
-# Fields whose values in the smoke variant of a foreign config are at most those of the built-in config's smoke variant.
+# Fields that the smoke variant of a foreign config limits to the values of the built-in config's smoke variant.
 SMALL = (
     *("model.n_layers", "train.steps", "train.batch_size", "train.warmup", "train.log_every", "train.checkpoint_every"),
     *("eval.prompts", "seeds", "reference.published_steps"),
@@ -46,7 +49,7 @@ SMALL = (
 
 
 def parse(argv: list[str]) -> RunRequest:
-    """Parses a command line, checks the run that it requests, and prints notes about it.
+    """Parses a command line, checks the requested run, and prints notes about it.
 
     Args:
       argv: the command line, including the name of the program.
@@ -57,7 +60,7 @@ def parse(argv: list[str]) -> RunRequest:
     Raises:
       ConfigError: if the command line is invalid, or the run cannot start on this machine.
     """
-    several, words = _processes(_logging(_joined(_with_files(argv[1:]))))
+    run_processes, words = _processes(_logging(_joined(_with_files(argv[1:]))))
     profile, words = _switch(words, "profile")
     verbose, words = _switch(words, "verbose")
     path, variant, words = _config_path(words)
@@ -71,8 +74,8 @@ def parse(argv: list[str]) -> RunRequest:
     before, after = base.flat(), experiment.flat()
     free = {name for name, field in experiment.fields.items() if field.is_free}
     overridden = tuple(name for name in after if after[name] != before.get(name) and name not in free)
-    request = RunRequest(experiment, path.stem, variant or None, workdir, overridden, several, profile, verbose)
-    if several is None:  # of several processes, only the first one checks the workdir, after they have connected
+    request = RunRequest(experiment, path.stem, variant or None, workdir, overridden, run_processes, profile, verbose)
+    if run_processes is None:  # otherwise the first process checks the workdir, after the processes have connected
         check_workdir(request)
     for note in notes:
         print(f"note: {note}", flush=True)
@@ -80,11 +83,11 @@ def parse(argv: list[str]) -> RunRequest:
 
 
 def changed(experiment: Experiment, given: Mapping[str, str], notes: list[str]) -> Experiment:
-    """Changes fields of an experiment to values given as text. Claims that are no longer measured are removed.
+    """Changes fields of an experiment to values given as text. Claims about unmeasured metrics are removed.
 
     Args:
       experiment: the experiment.
-      given: text by name of the field, as on a command line.
+      given: text by field name, as on a command line.
       notes: messages to the user are appended to this list.
 
     Returns:
@@ -93,9 +96,9 @@ def changed(experiment: Experiment, given: Mapping[str, str], notes: list[str]) 
     Raises:
       ConfigError: if a field does not exist or does not accept its value, or the parts are inconsistent.
     """
-    given = names.with_current_names(given, notes.append)
+    given = config_fields.with_current_names(given, notes.append)
     values = _parsed(given, experiment)
-    # A curriculum with an increase of 0 is accepted if it starts where it ends. It is then no curriculum.
+    # A curriculum with an increase of 0 is accepted only if it starts at its end value. It then has no effect, like ().
     constant = {name: stage for name in STAGES if len(stage := values.get(name) or ()) == 3 and stage[1] == 0}
     values |= dict.fromkeys(constant, ())
     keeps_claims = "claims" not in given and bool(experiment.claims)
@@ -110,17 +113,17 @@ def changed(experiment: Experiment, given: Mapping[str, str], notes: list[str]) 
 
 
 def _parsed(given: Mapping[str, str], experiment: Experiment) -> dict[str, Any]:
-    """The values that the text of fields stands for; the text itself for unknown fields.
+    """Converts the text of every field to a value. For unknown fields the text is unchanged.
 
     Raises:
-      ConfigError: if a text is no value of its field, or an unknown field has a hint.
+      ConfigError: if a field does not accept its text, or if there is a hint for an unknown field.
     """
     classes = {
         field.path: field.chooses[given[name]]
         for name, field in experiment.fields.items()
         if field.chooses is not None and given.get(name) in field.chooses
     }
-    table = names.fields_of(names.classes_of(experiment, classes))
+    table = config_fields.fields_of(config_fields.classes_of(experiment, classes))
     for name in given:
         if name not in table and (hint := _hint(name, table)):
             raise ConfigError(f"--config.{name}: unknown field; {hint}")
@@ -135,7 +138,7 @@ def _parsed(given: Mapping[str, str], experiment: Experiment) -> dict[str, Any]:
     return {name: values[f"config.{name}"].value if name in table else text for name, text in given.items()}
 
 
-# Where curricula end: the expression, for messages, and its value for a task.
+# The end value of each curriculum: as an expression, for messages, and as a function of the task.
 STAGES: Mapping[str, tuple[str, Callable[[Any], int]]] = {
     "train.active_inputs": ("task.d_input", lambda task: task.d_input),
     "train.active_points": ("task.n_context + 1", lambda task: task.n_context + 1),
@@ -143,15 +146,15 @@ STAGES: Mapping[str, tuple[str, Callable[[Any], int]]] = {
 
 
 def _check_constant(experiment: Experiment, constant: Mapping[str, tuple]) -> None:
-    """Checks that curricula with an increase of 0 start where they end, in every population.
+    """Checks that curricula with an increase of 0 start at their end value, in every population.
 
     Raises:
-      ConfigError: if one does not.
+      ConfigError: if a curriculum starts at another value.
     """
     for name, stage in constant.items():
         expression, end_of = STAGES[name]
-        for _, one in experiment.in_turn():
-            end = end_of(one.law_of_training)
+        for _, one in experiment.populations():
+            end = end_of(one.train_task)
             if stage[0] != end:
                 raise ConfigError(
                     f"{name}={stage}: with an increase of 0 it never ends at {expression}={end}; give an increase of "
@@ -160,7 +163,7 @@ def _check_constant(experiment: Experiment, constant: Mapping[str, tuple]) -> No
 
 
 def _hint(name: str, known: Collection[str]) -> str | None:
-    """A hint for a name from another codebase; None if the name is not known."""
+    """A hint for a name from another codebase; None if no known codebase uses the name."""
     if advice := foreign.advice(name):
         return advice
     field = foreign.equivalent_field(name, known)
@@ -170,25 +173,25 @@ def _hint(name: str, known: Collection[str]) -> str | None:
 class _Parser(flags.ArgumentParser):
     """Parses the text of one field."""
 
-    def __init__(self, name: str, field: names.Field):
-        self._name, self._field, self.syntactic_help = name, field, said(field.hint)
+    def __init__(self, name: str, field: config_fields.Field):
+        self._name, self._field, self.syntactic_help = name, field, description(field.hint)
 
     def parse(self, argument: Any) -> Any:
-        """The value of a text. absl also calls this with None and with parsed values, which are returned unchanged."""
-        return names.read(self._name, self._field, argument) if isinstance(argument, str) else argument
+        """Converts text to a value. absl also passes None and parsed values, which are returned unchanged."""
+        return config_fields.read(self._name, self._field, argument) if isinstance(argument, str) else argument
 
     def flag_type(self) -> str:
-        return said(self._field.hint)
+        return description(self._field.hint)
 
 
 def help_of(argv: list[str]) -> str:
-    """The help text for the config of a command line: its fields, with value, accepted values and documentation.
+    """The help text for the config of a command line: every field with value, accepted values and documentation.
 
     Args:
       argv: the command line, including the name of the program.
 
     Returns:
-      The text; a hint if the command line names no config.
+      The help text. If the command line names no config, a hint instead.
     """
     try:
         path, variant, _ = _config_path(
@@ -202,7 +205,7 @@ def help_of(argv: list[str]) -> str:
         value = experiment[name] if name != "claims" else f"... ({len(experiment.claims)}; () for none)"
         lines.append(f"  --config.{name}={_shown(value)}")
         about = field.about[:1].upper() + field.about[1:]
-        text = f"{said(field.hint)}. {about}".rstrip()
+        text = f"{description(field.hint)}. {about}".rstrip()
         lines.append(f"      {text}" if text.endswith(".") else f"      {text}.")
     return "\n".join(lines) + "\n"
 
@@ -216,10 +219,10 @@ def _shown(value: Any) -> str:
 
 
 def _with_files(words: list[str]) -> list[str]:
-    """The words, with every `--flagfile=FILE` replaced by the flags in that file.
+    """Replaces every `--flagfile=FILE` by the flags in this file.
 
     Raises:
-      ConfigError: if a file does not exist or cannot be read.
+      ConfigError: if a file cannot be read.
     """
     try:
         return flags.FlagValues().read_flags_from_files(words)
@@ -236,22 +239,22 @@ def _logging(words: list[str]) -> list[str]:
     Raises:
       ConfigError: if absl does not accept a value.
     """
-    own, others = [], []
+    logging_words, others = [], []
     for word in words:
         name = word.removeprefix("--").partition("=")[0].removeprefix("no")
-        (own if name in OF_LOGGING else others).append(word)
+        (logging_words if name in OF_LOGGING else others).append(word)
     values = flags.FlagValues()
     for flag in {flags.FLAGS[name] for name in OF_LOGGING}:
         values[flag.name] = flag
     try:
-        values(["run", *own])
+        values(["run", *logging_words])
     except (flags.Error, ValueError) as error:
         raise ConfigError(one_line(error)) from error
     return others
 
 
 def _take(words: list[str], *flags_: str) -> tuple[dict[str, str], list[str]]:
-    """The values of some flags, by name, and the other words. If a flag is given several times, the last one counts."""
+    """Returns the values of some flags, by name, and the other words. The last value of a repeated flag counts."""
     given, others = {}, []
     for word in words:
         flag, _, value = word.removeprefix("--").partition("=")
@@ -263,13 +266,13 @@ def _take(words: list[str], *flags_: str) -> tuple[dict[str, str], list[str]]:
 
 
 def _processes(words: list[str]) -> tuple[Processes | None, list[str]]:
-    """The processes that a command line gives, and the other words."""
+    """Returns the processes of the run, None for a single process, and the other words."""
     given, others = _take(words, *processes.FLAGS)
     return processes.processes_of(given), others
 
 
 def _switch(words: list[str], flag: str) -> tuple[bool, list[str]]:
-    """Whether a boolean flag is given, and the other words."""
+    """Returns the value of a boolean flag, and the other words."""
     given, others = _take(words, flag)
     value = given.get(flag, "false").lower()
     if value not in ("", "true", "false"):
@@ -278,7 +281,7 @@ def _switch(words: list[str], flag: str) -> tuple[bool, list[str]]:
 
 
 def _workdir(words: list[str]) -> Path | None:
-    """The workdir that a command line gives, or None."""
+    """The value of `--workdir`; None if the flag is missing."""
     given, _ = _take(words, "workdir")
     if "workdir" not in given:
         return None
@@ -288,7 +291,7 @@ def _workdir(words: list[str]) -> Path | None:
 
 
 def _local(path: str, name: str) -> Path:
-    """The path of a local file or directory; `name` is the flag, for error messages."""
+    """The path of a local file or directory. `name` is the flag, for error messages."""
     try:
         return local(path, name)
     except ValueError as error:
@@ -296,14 +299,14 @@ def _local(path: str, name: str) -> Path:
 
 
 def _joined(words: list[str]) -> list[str]:
-    """Every flag as one word `--FLAG=VALUE`, whether it was written with one dash or two, and with or without `=`."""
+    """Rewrites every flag as one word `--FLAG=VALUE`. One dash, and a space instead of `=`, are accepted, too."""
     joined, words = [], list(words)
     while words:
         word = words.pop(0)
         if not re.match(r"--?\w", word):
             raise ConfigError(f"stray argument {word!r}: give settings as --config.FIELD=VALUE")
         word = "--" + word.lstrip("-")
-        # A value may start with one dash (-5); a word with two dashes is the next flag. A boolean flag needs no value.
+        # The next word is the value, unless it is a flag (-5 is a value). A boolean flag needs no value.
         if "=" not in word and words and not re.match(r"--\w|-[a-z]", words[0]) and not word.startswith("--noconfig."):
             word += "=" + words.pop(0)
         joined.append(word)
@@ -311,7 +314,7 @@ def _joined(words: list[str]) -> list[str]:
 
 
 def _config_path(words: list[str]) -> tuple[Path, str, list[str]]:
-    """The config file and the variant that a command line names, and the other words."""
+    """Returns the path of the config file, the variant, and the other words."""
     given, others = _take(words, "config")
     shipped = sorted(path.stem for path in CONFIGS.glob("*.py") if not path.stem.startswith("_"))
     if not given.get("config"):
@@ -336,12 +339,12 @@ def _config_path(words: list[str]) -> tuple[Path, str, list[str]]:
 
 
 def load(path: Path, variant: str = "", given: Collection[str] = (), notes: list[str] | None = None) -> Experiment:
-    """Loads the experiment of a config file by executing the file. A foreign config is converted, see `foreign`.
+    """Executes a config file, and returns its experiment. Configs of other codebases are converted, see `foreign`.
 
     Args:
       path: a Python file, or a YAML file of Garg et al.
       variant: the variant of the config; empty for the config itself.
-      given: fields that the command line sets, so that a foreign config needs no convertible value for them.
+      given: names of fields that the command line sets. A foreign config needs no convertible value for these fields.
       notes: messages to the user are appended to this list. Default: they are dropped.
 
     Returns:
@@ -355,11 +358,11 @@ def load(path: Path, variant: str = "", given: Collection[str] = (), notes: list
         return _converted(path, variant, foreign.from_yaml(path), given, notes)
     module = types.ModuleType(f"icl_gd_config_{path.stem}")
     module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # type hints of dataclasses in the file are resolved there
+    sys.modules[module.__name__] = module  # dataclasses in the file resolve their type hints there
     sys.path.insert(0, str(path.parent.absolute()))  # the file may import modules of its directory, like a script
     try:
         exec(compile(path.read_text(), str(path), "exec"), vars(module))  # unlike an import, leaves no __pycache__
-        settings = getattr(module, "config", None)  # von Oswald et al. have a variable instead of a function
+        settings = getattr(module, "config", None)  # configs of von Oswald et al. have a variable, no function
         if not hasattr(module, "get_config") and foreign.is_mapping(settings):
             return _converted(path, variant, foreign.flat(settings), given, notes)
         get_config = module.get_config
@@ -399,7 +402,7 @@ def load(path: Path, variant: str = "", given: Collection[str] = (), notes: list
 def _converted(
     path: Path, variant: str, settings: foreign.Settings, given: Collection[str], notes: list[str]
 ) -> Experiment:
-    """The experiment of a foreign config. Its smoke variant is as small as that of the built-in config it is based on.
+    """The experiment of a foreign config. Its smoke variant is as small as that of the underlying built-in config.
 
     Raises:
       ConfigError: if the config cannot be converted.
@@ -417,10 +420,10 @@ def _converted(
         bare = changed(base, {**words, "analyses": "()", "claims": "()"}, notes)
     except ConfigError as error:
         raise ConfigError(f"--config={path}: {error}") from error
-    fit = tuple(analysis.name for analysis in base.analyses if _is_fit(analysis, bare))
-    if unfit := [name for name in base.asked if name not in fit]:
+    fitting = tuple(analysis.name for analysis in base.analyses if _is_fit(analysis, bare))
+    if unfit := [name for name in base.analysis_names if name not in fitting]:
         notes.append(f"analyses {', '.join(unfit)} are left out: they do not apply to these settings")
-    return bare.change({"analyses": fit})
+    return bare.change({"analyses": fitting})
 
 
 def _is_fit(analysis: Any, experiment: Experiment) -> bool:
@@ -432,12 +435,12 @@ def _is_fit(analysis: Any, experiment: Experiment) -> bool:
 
 
 def _overrides(words: list[str], experiment: Experiment) -> tuple[dict[str, str], list[str]]:
-    """The text of every field that a command line gives, by name, and the other words.
+    """Returns the text of every field on a command line, by name, and the other words.
 
-    If a field is given several times, the last one counts.
+    The last text of a repeated field counts.
 
     Raises:
-      ConfigError: if there is an unknown flag, or a field without a value.
+      ConfigError: if a flag is unknown, or a field has no value.
     """
     given: dict[str, str] = {}
     others = []
@@ -459,7 +462,7 @@ def _overrides(words: list[str], experiment: Experiment) -> tuple[dict[str, str]
 
 
 def _hint_for_flag(flag: str, known: Collection[str]) -> str:
-    """A hint for an unknown flag: a field without `--config.`, a name from another codebase, or a similar flag."""
+    """A hint for an unknown flag. It may be a field without `--config.`, a name from another codebase, or misspelt."""
     if flag in known:
         return f"did you mean --config.{flag}?"
     if advice := foreign.advice(flag):

@@ -2,7 +2,7 @@
 
     python -m experiments.doctor
 
-Prints one line per check, which starts with "ok" or "FAILS". Exit codes: 0 all checks passed; 1 a check failed; 2 bad
+Prints one line per check, beginning with "ok" or "FAILS". Exit codes: 0 all checks passed; 1 a check failed; 2 bad
 input.
 """
 
@@ -22,7 +22,7 @@ from icl_gd.lab.reporting.results import PACKAGES
 
 
 class CheckFailed(Exception):
-    """A check failed. The message says what is wrong and how to fix it."""
+    """A check failed. The message describes the problem and how to solve it."""
 
 
 def system() -> str:
@@ -41,7 +41,7 @@ def memory() -> str:
 
 
 def versions() -> str:
-    """The versions of Python and of the packages; fails if one is not installed."""
+    """The versions of Python and of the required packages; fails if a package is not installed."""
     missing = []
     installed = [f"python {platform.python_version()}"]
     for name in PACKAGES:
@@ -71,7 +71,7 @@ def devices() -> str:
 
 
 def precision() -> str:
-    """The default precision with the error of a matrix product, and whether float64 is available."""
+    """The default precision, the error of a matrix product with it, and whether float64 is available."""
     import jax
     import jax.numpy as jnp
 
@@ -105,7 +105,7 @@ def paths() -> str:
 
 
 def step() -> str:
-    """The time of one training step with saving and loading; fails if its loss is not finite."""
+    """The seconds for one training step, saving and loading; fails if the loss is not finite."""
     import jax.numpy as jnp
 
     import icl_gd
@@ -140,7 +140,7 @@ CHECKS: dict[str, Callable[[], str]] = {
 
 
 def main(words: Sequence[str] = ()) -> int:
-    """Runs all checks and prints their results. Checks that need a device are skipped if there is none.
+    """Runs all checks and prints their results. If there is no device, checks that need one are skipped.
 
     Args:
       words: the command line after the name of the program: nothing, or --help.

@@ -1,12 +1,12 @@
-"""Reads configs of other codebases, and translates their names to fields of an experiment.
+"""Reads configs of other codebases (foreign configs), and translates their names to fields of an experiment.
 
-There is one table per codebase, from its names to fields. The tables serve three purposes: they convert configs, they
-give the hints for unknown names on the command line, and docs/coming_from.md lists them. A foreign config is converted
-to a built-in config with changed fields. The codebases are:
+Each codebase has a table from its names to fields. The tables serve three purposes: they convert configs, they provide
+hints for unknown names on the command line, and docs/coming_from.md lists them. A foreign config becomes a built-in
+config with changed fields. The codebases are:
 
 * Garg et al. (2208.01066), github.com/dtsip/in-context-learning: a YAML file, with `inherit`;
 * von Oswald et al. (2212.07677), github.com/google-research/self-organising-systems, transformers_learn_icl_by_gd: the
-  ConfigDict of `src/config.py`, as their notebooks change it;
+  ConfigDict of `src/config.py`, with the changes that their notebooks make;
 * Raventos et al. (2306.15063), github.com/mansheej/icl-task-diversity: the ConfigDict that `get_config` returns.
 
 Example:
@@ -26,12 +26,12 @@ import yaml
 
 from icl_gd.lab.config.errors import ConfigError, one_line
 
-Settings = Mapping[str, Any]  # values of a foreign config by dotted names, with the defaults of its code
-NOTHING = object()  # instead of a value: no equivalent, or no value given
-SAME = object()  # instead of a function: the value is taken over unchanged
+Settings = Mapping[str, Any]  # values of a foreign config by dotted name, including the defaults of the foreign code
+NOTHING = object()  # in place of a value: there is no value, or it has no equivalent
+SAME = object()  # in place of a conversion function: the value is copied
 RESUME = "the same command again resumes an interrupted run; remove this flag"
 OUTPUT = "give the directory for results by --workdir=DIR"
-# Names that have no equivalent field, and the hint that is given instead.
+# Hints for names without an equivalent field.
 ADVICE = {
     **dict.fromkeys(("resume", "resume_id", "resume_from", "resume_from_checkpoint"), RESUME),
     "test_run": "the variant smoke of a config takes seconds: --config=FILE:smoke",
@@ -42,14 +42,15 @@ ADVICE = {
 
 
 class Row(NamedTuple):
-    """How one name of a foreign config is converted.
+    """The conversion of one name of a foreign config.
 
     Attributes:
       field: the equivalent field; empty if there is none.
-      value: the value of the field: a function of all foreign settings, or SAME; NOTHING if the name sets no field.
-      default: the default in the foreign code; NOTHING if it has none.
-      only: the values that are supported without a field; any other value has no equivalent.
-      hint: the field with a value (`model.attention=softmax`), for hints that need more than the field.
+      value: a function from all foreign settings to the value of the field, or SAME; NOTHING if this name does not set
+        the field.
+      default: the default in the foreign code; NOTHING if there is none.
+      only: for a name without a field, the supported values.
+      hint: for the hint about this name, the field with a value (`model.attention=softmax`). Default: the field.
     """
 
     field: str = ""
@@ -68,12 +69,12 @@ def _maps_to(field: str, value: Any = SAME, default: Any = NOTHING, hint: str = 
 
 
 def _used_by(field: str, default: Any = NOTHING, hint: str = "") -> Row:
-    """A name whose value is used by the row of another name that sets the field, or that must be consistent with it."""
+    """A name that does not set the field itself. The row that sets it uses the value, or must be consistent with it."""
     return Row(field, default=default, hint=hint)
 
 
 def _only(*values: Any) -> Row:
-    """A name without a field, of which only these values are supported. The first is the foreign default."""
+    """A name without a field. Only these values are supported; the first one is the default in the foreign code."""
     return Row(default=values[0], only=values)
 
 
@@ -81,16 +82,16 @@ IGNORED = Row()  # a name that does not affect training
 
 
 class Codebase(NamedTuple):
-    """How the configs of one codebase are converted.
+    """The conversion of the configs of one codebase.
 
     Attributes:
       title: the authors or the name of the codebase.
       table: the rows by name.
-      more: rows that depend on the settings; they are added to the table or replace rows of it.
-      base: the built-in config that is changed, depending on the settings.
-      always: values of fields that the foreign code fixes, depending on the settings.
-      agree: pairs of names, each with a condition that their two values must satisfy.
-      remark: a known difference to the foreign code, printed as a note.
+      more: maps the settings to rows that are added to the table, or replace rows of it.
+      base: maps the settings to the built-in config whose fields are changed.
+      always: maps the settings to values of fields that the foreign code fixes.
+      agree: pairs of names, each with a condition that their values must satisfy.
+      remark: a known difference from the foreign code, printed as a note.
     """
 
     title: str
@@ -148,12 +149,12 @@ SCALE: Table = {f"{KWARGS}scale": _maps_to("task.weight_scale", default=1.0)}
 
 
 class GargTask(NamedTuple):
-    """How one task of Garg et al. is converted.
+    """The conversion of one task of Garg et al.
 
     Attributes:
       name: the equivalent `task.name`; NOTHING if there is none.
       base: the built-in config.
-      kwargs: rows for its `task_kwargs`.
+      kwargs: the rows for `task_kwargs`.
     """
 
     name: Any
@@ -168,7 +169,7 @@ GARG_TASKS: dict[str, GargTask] = {
         "garg_linear",
         {
             **SCALE,
-            # `task.noise_std` applies to labels before they are scaled.
+            # `task.noise_std` is the noise of labels before they are multiplied by the weight scale.
             f"{KWARGS}noise_std": _maps_to(
                 "task.noise_std", lambda settings: settings[f"{KWARGS}noise_std"] / settings[f"{KWARGS}scale"], 0.0
             ),
@@ -193,6 +194,7 @@ PLAIN_ADAM = {
     **{"train.schedule": "constant", "train.warmup": 0, "train.clip": None, "train.weight_decay": 0.0},
     **{"train.beta1": 0.9, "train.beta2": 0.999, "train.epsilon": 1e-8},
 }
+# The evaluation for tasks to which most suites and baselines do not apply.
 FEW = {"eval.suite": ("standard",), "eval.baselines": ("averaging", "nearest_3")}
 
 
@@ -201,7 +203,7 @@ def _garg_task(settings: Settings) -> GargTask:
 
 
 def _garg_always(settings: Settings) -> dict[str, Any]:
-    """Their optimiser; a reduced evaluation for tasks to which the suite and baselines of garg_linear do not apply."""
+    """The optimiser of Garg et al., and FEW for tasks to which the suite and baselines of garg_linear do not apply."""
     return PLAIN_ADAM | (FEW if _garg_task(settings).name in ("signs", "quadratic") else {})
 
 
@@ -218,7 +220,7 @@ def _width(settings: Settings) -> int:
 
 
 def _attention(settings: Settings) -> Any:
-    """The kind of attention: one for shared layers; of separate layers, only the first may be mixed or softmax."""
+    """The kind of attention: one kind for all layers or, if only the first layer is not linear, one kind per layer."""
     if settings["use_softmax"]:
         return "softmax"
     mixed = "mixed" if settings["use_non_lin_mix"] else "linear"
@@ -229,7 +231,7 @@ def _attention(settings: Settings) -> Any:
 
 
 def _learner(settings: Settings) -> str:
-    """Their reference learner: gradient descent for one layer; GD++ for several layers with `train_gd_whitening`."""
+    """The reference learner: GD++ for several layers with `train_gd_whitening`, otherwise gradient descent."""
     if settings["num_layers"] == 1 or settings["classic_token_const"] or not settings["train_gd_whitening"]:
         return "gd"
     return "gd_plus_plus" if settings["gd_deq"] else "gd_plus_plus_published"
@@ -258,7 +260,7 @@ VON_OSWALD: Table = {
         "model.d_head",
         lambda settings: None if settings.get("key_size") in (None, _width(settings)) else settings["key_size"],
     ),
-    # A single layer is the same function with or without sharing, except that its LayerNorm needs sharing here.
+    # Sharing does not matter for a single layer, except that LayerNorm has no effect on it here without sharing.
     "deq": _maps_to(
         "model.shared",
         lambda settings: bool(settings["deq"]) and (settings["num_layers"] > 1 or settings["layer_norm"]),
@@ -294,14 +296,14 @@ VON_OSWALD: Table = {
     "train_gd_whitening": _maps_to("reference.learner", _learner, True, "reference.learner=gd_plus_plus"),
     "gd_deq": _used_by("reference.learner", True),
     "training_steps_gd": _maps_to("reference.published_steps", default=10_000),
-    # Features without an equivalent, with the values that disable them.
+    # Settings without an equivalent, with the only value that is supported.
     **{name: _only(False) for name in ("use_bias", "out_proj", "y_update", "flip", "zero_pos_enc", "pos_enc")},
     **{name: _only(True) for name in ("att_only_trans", "adam")},
     "concat_pos_enc": _only(False, True),
     "dropout_rate": _only(0.0),
     "dampening": _only(1.0),
     "output_size": _only(1),
-    # Plots, settings of the compared learners (which have optimal rates here), and settings that regression never uses.
+    # Plots, rates of the reference learners (here they are optimal), and settings that regression does not use.
     **dict.fromkeys(
         (
             *("create_plots", "tensorboard_dir", "local_usage", "analyse", "ana_copy", "pre_train_gd", "train_gd_lr"),
@@ -322,7 +324,7 @@ VON_OSWALD: Table = {
 }
 INTERLEAVED: Table = {
     **{"pos_enc": _only(True), "concat_pos_enc": _only(True), "pos_enc_size": _only(10)},
-    "size_distract": _only(0),  # their corrupted labels fill the whole token
+    "size_distract": _only(0),  # in the foreign code, corruption replaces the whole token
 }
 SINE: Table = {
     "non_linear_reg_task": Row(default=False),
@@ -366,7 +368,7 @@ RAVENTOS: Table = {
     "task.batch_size": _maps_to("train.batch_size"),
     "task.data_scale": _maps_to("task.input_scale", default=1.0),
     "task.task_scale": _maps_to("task.weight_scale", default=1.0),
-    # `task.noise_std` applies to labels before they are scaled.
+    # `task.noise_std` is the noise of labels before they are multiplied by the weight scale.
     "task.noise_scale": _maps_to(
         "task.noise_std", lambda settings: settings["task.noise_scale"] / settings["task.task_scale"]
     ),
@@ -438,7 +440,7 @@ CODEBASES = (
         remark="x and y tokens share the same input slots here, and the embedding and read-out have biases",
     ),
 )
-# Names from libraries whose configs are not converted: TransformerLens, transformers and common training scripts.
+# Names from codebases whose configs are not converted: TransformerLens, transformers and common training scripts.
 OTHERS: Table = {
     **dict.fromkeys(("d_model", "hidden_size", "embed_dim", "embedding_size"), _maps_to("model.d_embed")),
     **dict.fromkeys(("num_hidden_layers", "layers"), _maps_to("model.n_layers")),
@@ -468,10 +470,10 @@ OTHERS: Table = {
 
 @cache
 def equivalent_fields() -> Mapping[str, str]:
-    """The equivalent of every foreign name, and of every ending of a dotted name (`dims.start`, `n_embd`).
+    """The equivalent field of every foreign name, and of every suffix of a dotted name (`dims.start`, `n_embd`).
 
     Returns:
-      A field, or `field=value`, by name; without names that are ambiguous.
+      A field, or `field=value`, by name. Ambiguous names are left out.
     """
     candidates: dict[str, set[str]] = {}
     tables = [codebase.table for codebase in CODEBASES]
@@ -492,7 +494,7 @@ def equivalent_field(name: str, known: Collection[str]) -> str | None:
       known: the fields of the experiment.
 
     Returns:
-      A known field, or `field=value`; None if there is none, or if the name ends like a known field.
+      A known field, or `field=value`; None if there is no equivalent, or a known field has the same last name.
     """
     parts = name.split(".")
     if parts[-1] in {field.split(".")[-1] for field in known}:
@@ -517,7 +519,7 @@ class Conversion(NamedTuple):
 
     Attributes:
       base: the name of the built-in config that is changed.
-      values: new values by name of the field.
+      values: new values by field name.
       notes: messages to print, one sentence each.
     """
 
@@ -532,12 +534,12 @@ def is_mapping(value: Any) -> bool:
 
 
 def flat(config: Any) -> dict[str, Any]:
-    """The values of nested mappings by dotted names. NumPy numbers become Python numbers, lists become tuples."""
+    """Flattens nested mappings to values by dotted name. NumPy numbers become Python numbers, lists become tuples."""
     values: dict[str, Any] = {}
     config = config.to_dict() if hasattr(config, "to_dict") else config
     for name, value in config.items():
         if is_mapping(value):
-            values |= {f"{name}.{below}": nested for below, nested in flat(value).items()}
+            values |= {f"{name}.{inner}": nested for inner, nested in flat(value).items()}
         else:
             value = value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
             values[str(name)] = tuple(value) if isinstance(value, list) else value
@@ -545,10 +547,10 @@ def flat(config: Any) -> dict[str, Any]:
 
 
 def from_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML file and the files that it inherits from, whose paths are relative to it.
+    """Reads a YAML file and the files in its `inherit`, whose paths are relative to the file.
 
     Returns:
-      Values by dotted names; those of the file itself override inherited ones.
+      Values by dotted name. Values of the file itself override inherited values.
 
     Raises:
       ConfigError: if a file is missing, is not a mapping in YAML, or inherits from itself.
@@ -580,10 +582,7 @@ def _inherited(path: Path, heirs: tuple[Path, ...]) -> dict[str, Any]:
 
 
 class _Plain(yaml.SafeLoader):
-    """Reads values with tags as plain mappings, lists and text. The config.yaml of a run may have tags.
-
-    Nothing in the file is executed.
-    """
+    """A YAML loader that ignores tags, which the config.yaml of a run may have. It never executes anything."""
 
 
 def _untagged(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Any:
@@ -608,22 +607,22 @@ def read(given: Settings, where: str, overridden: Collection[str] = ()) -> Conve
     """Converts a foreign config to changes of a built-in config.
 
     Args:
-      given: values of the config by dotted names.
-      where: the config, as messages name it.
-      overridden: fields that the command line sets, so that the config needs no convertible value for them.
+      given: values of the config by dotted name.
+      where: the flag and path of the config, for messages.
+      overridden: names of fields that the command line sets. The config needs no convertible value for these fields.
 
     Returns:
       The conversion.
 
     Raises:
-      ConfigError: if the config is of no known codebase, lacks a value, contradicts itself, or has a setting without an
-        equivalent.
+      ConfigError: if the config belongs to no known codebase, lacks a value, contradicts itself, or has a setting
+        without an equivalent.
     """
     codebase = max(CODEBASES, key=lambda each: _count_known(given, each.table))
     if not _count_known(given, codebase.table):
         titles = ", ".join(each.title for each in CODEBASES)
         raise ConfigError(
-            f"{where}: the settings {', '.join(list(given)[:5]) or '(none)'} are of no known config; accepted: an "
+            f"{where}: the settings {', '.join(list(given)[:5]) or '(none)'} belong to no known config; accepted: an "
             f"Experiment, or a config of {titles}"
         )
     where = f"{where} is read as a config of {codebase.title}"
@@ -642,9 +641,7 @@ def read(given: Settings, where: str, overridden: Collection[str] = ()) -> Conve
     except KeyError as error:
         raise ConfigError(f"{where}, but lacks {error.args[0]}; add it") from error
     except (TypeError, ArithmeticError) as error:
-        raise ConfigError(
-            f"{where}, but a value is not a number where a number is needed: {one_line(error)}"
-        ) from error
+        raise ConfigError(f"{where}, but a value that must be a number is not: {one_line(error)}") from error
     if unsupported:
         verb = "have" if len(unsupported) > 1 else "has"
         instead = [f"give --config.{field} instead of {name}" for name, field in settable.items()]
@@ -663,7 +660,7 @@ def read(given: Settings, where: str, overridden: Collection[str] = ()) -> Conve
 
 
 def _count_known(given: Settings, table: Table) -> int:
-    """The number of settings that a table knows."""
+    """The number of settings that have a row in a table."""
     return sum(_row(name, table) is not None for name in given)
 
 
@@ -675,11 +672,11 @@ def _defaults(table: Table) -> dict[str, Any]:
 def _convert(
     table: Table, settings: Settings, given: Settings, values: dict[str, Any], overridden: Collection[str]
 ) -> tuple[list[str], dict[str, str], dict[str, str]]:
-    """Adds the values of fields to `values`.
+    """Adds the converted values to `values`, by field name.
 
     Returns:
-      The ignored names; the unsupported names, as `name=value`; and those of the unsupported names that have a field,
-      with that field.
+      Three collections: the ignored names; `name=value` for every unsupported name; and the field for every unsupported
+      name that has one.
     """
     ignored: list[str] = []
     unsupported: dict[str, str] = {}
@@ -699,5 +696,5 @@ def _convert(
 
 
 def _row(name: str, table: Table) -> Row | None:
-    """The row of a name, or of its section; None if the table has neither."""
+    """The row of a name or, if there is none, of its section. None if the table has neither."""
     return table.get(name) or (table.get(name.partition(".")[0]) if "." in name else None)

@@ -1,4 +1,4 @@
-"""Runs an experiment from Python, for example in a notebook, and restores the settings of the process afterwards."""
+"""Runs an experiment from Python, for example in a notebook."""
 
 import tempfile
 from pathlib import Path
@@ -11,19 +11,19 @@ from icl_gd.lab.lifecycle import settings
 from icl_gd.lab.lifecycle.devices import check_device, check_placement, check_system
 from icl_gd.lab.lifecycle.monitor import Stop, check_wandb
 from icl_gd.lab.lifecycle.start import check_start
-from icl_gd.lab.lifecycle.workdirs import check_workdir, held
+from icl_gd.lab.lifecycle.workdirs import check_workdir, locked
 from icl_gd.lab.pipeline import carry_out
 from icl_gd.paths import local
 
 
 def run(experiment: Experiment, workdir: str | Path | None = None, *, name: str = "experiment") -> dict[str, Any]:
-    """Runs an experiment and returns its results. An interrupted run is resumed by the same call.
+    """Runs an experiment and returns its results. The same call resumes an interrupted run.
 
-    JAX's precision, warnings and logging are restored afterwards.
+    After the run, JAX's precision, warnings and logging are restored.
 
     Args:
       experiment: the experiment.
-      workdir: the directory for all outputs of the run. Default: a temporary directory, removed afterwards.
+      workdir: the directory for all outputs of the run. Default: a temporary directory, which is removed after the run.
       name: the name of the experiment in results.json.
 
     Returns:
@@ -49,5 +49,5 @@ def _run(request: RunRequest) -> dict[str, Any]:
     check_placement(experiment)
     check_start(request)
     check_workdir(request)
-    with held(request.workdir), settings.set_for(experiment.precision, quickly=False), Stop() as stop:
+    with locked(request.workdir), settings.jax_settings(experiment.precision, quickly=False), Stop() as stop:
         return carry_out(request, stop)

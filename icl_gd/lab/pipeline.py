@@ -1,8 +1,9 @@
 """The pipeline of a run: train, evaluate, analyse, test claims, draw.
 
-A sweep over sizes trains one population after another. A sweep over rates trains one population whose members differ.
-Both write their metrics to `sweep`, one entry per combination of swept values. In a sweep, `metrics` and the curves and
-arrays of single populations stay empty: a mean over combinations has no meaning.
+A sweep over sizes trains several populations in sequence. A sweep over rates trains one population, whose members have
+different rates. In both cases, the entry `sweep` of the results has the metrics of every combination of swept values.
+In a sweep, `metrics` and `arrays` are empty, because a mean over combinations has no meaning, and `curves` has only
+curves over a swept field.
 """
 
 import json
@@ -30,7 +31,7 @@ from icl_gd.lab.lifecycle.start import weights_of
 from icl_gd.lab.reporting import report, results
 from icl_gd.lab.reporting.answer import answer
 from icl_gd.models import TransformerConfig
-from icl_gd.programs import brief
+from icl_gd.programs import quick_jit
 from icl_gd.tasks import draw_prompts
 from icl_gd.training import Interrupted, Population, TrainSettings, initialise, mesh, train
 from icl_gd.training.checkpoint import nested
@@ -42,17 +43,18 @@ Watch = Callable[[Any], Mapping[str, np.ndarray]]  # from parameters of all memb
 def carry_out(run: RunRequest, stop: monitor.Stop) -> Results:
     """Runs an experiment and writes its report.
 
-    It resumes from the last checkpoint if there is one. If the run is finished, it only draws figures and report again.
+    If there is a checkpoint, the run resumes from the last one. If the run is finished, only its figures and report are
+    drawn again.
 
     Args:
-      run: a validated request; its workdir is locked by the caller.
-      stop: polled for signals.
+      run: a validated request. The caller has locked the workdir.
+      stop: the signal handler.
 
     Returns:
       The content of results.json.
 
     Raises:
-      Interrupted: if a signal stopped the run. The state is saved.
+      Interrupted: if a signal stopped the run. Its state is saved.
     """
     workdir, stored = run.workdir, nested(run.experiment.flat())
     done = resume.finished(workdir, stored)
@@ -66,7 +68,7 @@ def carry_out(run: RunRequest, stop: monitor.Stop) -> Results:
     about = {"experiment": run.name, "variant": run.variant, **results.provenance(run.experiment.precision)}
     resume.store(workdir, {**about, "resolved": run.experiment.resolved()}, stored)
     costs.stage("references")
-    measured = _in_turn(run, stop, seconds)
+    measured = _measure_populations(run, stop, seconds)
     spent = seconds.read()
     seconds.keep()
     done = {**about, "steps": stored["train"]["steps"], "wall_seconds": spent["training"] + spent["rest"], **measured}
@@ -81,8 +83,9 @@ def carry_out(run: RunRequest, stop: monitor.Stop) -> Results:
 def present(run: RunRequest, done: Results) -> None:
     """Draws the figures and the report from the results alone, and prints the summary."""
     costs.stage("drawing")
-    own = [figure for one in run.experiment.analyses if one.name not in shipped() for figure in one.figures]
-    captions = pictures.draw(done, run.workdir / "figures", own)
+    custom = [one for one in run.experiment.analyses if one.name not in shipped()]
+    figures = [figure for one in custom for figure in one.figures]
+    captions = pictures.draw(done, run.workdir / "figures", figures)
     page = report.write_report(run.workdir, done, nested(run.experiment.flat()), captions, _sections(run.experiment))
     print(summary(done, run.verbose))
     if not run.temporary:
@@ -94,7 +97,7 @@ def summary(done: Results, verbose: bool = False) -> str:
 
     Args:
       done: the content of results.json.
-      verbose: whether the claims that hold are listed, too.
+      verbose: whether claims that hold are listed, too. Default: False.
 
     Returns:
       One line per claim, then the answer.
@@ -111,7 +114,7 @@ def _claim_line(claim: dict[str, Any]) -> str:
 
 
 def _sections(experiment: Experiment) -> list[report.Section]:
-    """The sections of the report: first the reference, then one per analysis."""
+    """The sections of the report: the training with its reference, then one section per analysis."""
     reference = sys.modules[type(experiment.reference).__module__]
     sections = [_section("Training", reference, getattr(reference, "PICTURES", ()), experiment.reference.records)]
     for one in experiment.analyses:
@@ -125,12 +128,12 @@ def _section(title: str, module: ModuleType, figures: Sequence[Picture], names: 
     return report.Section(title, about, tuple(one.name for one in figures), partial(is_recorded, patterns=names))
 
 
-def _in_turn(run: RunRequest, stop: monitor.Stop, seconds: Seconds) -> Results:
+def _measure_populations(run: RunRequest, stop: monitor.Stop, seconds: Seconds) -> Results:
     """Trains and measures the populations of a run in sequence, and merges their results."""
     merged: Results = {"metrics": {}, "curves": {}, "arrays": {}, "sweep": []}
     if swept := sweeps.describe(run.experiment):
         print(swept, flush=True)
-    for fields, one in run.experiment.in_turn():
+    for fields, one in run.experiment.populations():
         part = measure(one, run.workdir, stop, sweeps.label(fields), seconds)
         merged["sweep"] += [point | {"fields": fields | point["fields"]} for point in part.pop("sweep")]
         if not swept:
@@ -146,31 +149,33 @@ def measure(
 
     Args:
       experiment: an experiment whose only sweeps are over fields that may differ between members.
-      workdir: for checkpoints and metrics.
-      stop: polled for signals.
-      label: the name of the population in a sweep. Default: empty, no sweep.
+      workdir: the directory for checkpoints and metrics.
+      stop: the signal handler.
+      label: the name of the population in a sweep. Default: empty, for no sweep.
       seconds: the timer to which training time is added. Default: a new timer.
 
     Returns:
-      Metrics, curves and arrays; or `sweep`, with the metrics of every combination.
+      `metrics`, `curves` and `arrays`. If values differ by member, `sweep` alone: the metrics of every combination.
 
     Raises:
       Interrupted: if a signal stopped the run.
     """
     seconds = Seconds(workdir, has_begun=False) if seconds is None else seconds
-    task, points = experiment.law, experiment.together()
+    task, combinations = experiment.eval_task, experiment.combinations()
     draw = task.sample_prefixes if experiment.reference.on_prefixes else task.sample
     setting = Setting(
         experiment,
         draw_prompts(draw, held_out_key(experiment.seed, CURVES), experiment.eval.curve_prompts),
-        points,
-        _trainer(experiment, workdir, stop, label, points, seconds),
+        combinations,
+        _trainer(experiment, workdir, stop, label, combinations, seconds),
         lambda name: monitor.read_history(workdir, _labelled(label, name)),
     )
     reference = experiment.reference.prepare(setting)
     watch = _watch(setting, reference.watch)
     network, settings = experiment.network, experiment.settings
-    trained = setting.train(experiment.trained_on, network, settings, watch, start=weights_of(experiment.train.start))
+    trained = setting.train(
+        experiment.training_source, network, settings, watch, start=weights_of(experiment.train.start)
+    )
     untrained = initialise(network, settings, experiment.seed, experiment.seeds).member.params
     evaluation = Evaluation(
         **vars(setting),
@@ -186,30 +191,30 @@ def measure(
         print(_progress(one.name, i, len(experiment.analyses), time.monotonic() - began), flush=True)
         costs.stage(f"analysis: {one.name}")
         one.measure(evaluation, records)
-        if stop.signal is not None:  # an exception raised in a signal handler can get lost
+        if stop.signal is not None:  # the KeyboardInterrupt of the signal handler can get lost
             raise Interrupted(settings.steps, stop.signal)
-    if not any(points):
+    if not any(combinations):
         reference.over_training(evaluation, records)
     return _results(records, experiment, label)
 
 
 def _progress(name: str, done: int, of: int, seconds: float) -> str:
-    """The line before an analysis: its number, and the remaining time, estimated from the analyses before it."""
+    """The line printed before an analysis: its number, and the remaining time estimated from the earlier analyses."""
     left = f", about {seconds / done * (of - done):.0f} s left" if done else ""
     return f"analysing {done + 1} of {of}: {name}{left}"
 
 
-def _watch(setting: Setting, beside: Watch) -> Watch:
-    """The metrics measured during training: those of the reference and of the analyses."""
+def _watch(setting: Setting, reference_watch: Watch) -> Watch:
+    """Returns the function that measures metrics during training: those of the reference and of the analyses."""
     watches = [one.watch(setting) for one in setting.experiment.analyses if one.watch is not None]
     if not watches:
-        return beside
+        return reference_watch
 
-    def of_member(params: Any) -> dict[str, Any]:
+    def member_metrics(params: Any) -> dict[str, Any]:
         return {name: value for watch in watches for name, value in watch(params).items()}
 
-    compiled = brief(lambda params: analysis.over_members(of_member, params))
-    return lambda params: {**beside(params), **jax.tree.map(np.asarray, compiled(params))}
+    compiled = quick_jit(lambda params: analysis.over_members(member_metrics, params))
+    return lambda params: {**reference_watch(params), **jax.tree.map(np.asarray, compiled(params))}
 
 
 def _labelled(label: str, name: str) -> str:
@@ -221,33 +226,37 @@ def _trainer(
     workdir: Path,
     stop: monitor.Stop,
     label: str,
-    points: list[sweeps.Fields],
+    combinations: list[sweeps.Fields],
     seconds: Seconds,
 ) -> Callable[..., Population]:
     """Returns a training function that logs metrics, saves and resumes checkpoints, and stops at signals."""
 
-    def trained(
+    def train_population(
         task: Any, network: TransformerConfig, settings: TrainSettings, watch: Watch, name: str = "", **more: Any
     ) -> Population:
-        """Trains the seeds of the experiment, or resumes them. `more` is passed to `icl_gd.train`.
+        """Trains the population, or resumes its training. `more` is passed to `icl_gd.train`.
 
         Raises:
-          Interrupted: if a signal stopped it.
+          Interrupted: if a signal stopped the training.
         """
         costs.stage("training")
-        shown = _labelled(label, name)
+        title = _labelled(label, name)
         project = experiment.train.wandb if mesh.is_primary() else None
-        screen = monitor.Monitor(workdir, settings.steps, experiment.seed, shown, points, project, experiment.flat())
+        screen = monitor.Monitor(
+            workdir, settings.steps, experiment.seed, title, combinations, project, experiment.flat()
+        )
 
         def on_chunk(trained: Population, step: int, loss: jax.Array) -> None:
             screen.warn(np.asarray(trained.diverged_at))
             seconds.keep()
-            screen.write(step, {"training_loss": _mean_of_taken(np.asarray(loss))} | dict(watch(trained.params)))
+            screen.write(
+                step, {"training_loss": _mean_over_taken_steps(np.asarray(loss))} | dict(watch(trained.params))
+            )
 
         def on_resume(step: int) -> None:
             if step:
-                print(f"resuming {shown or 'training'} from step {step}", flush=True)
-            # At step 0, too: an earlier process may have written metrics and crashed before its first checkpoint.
+                print(f"resuming {title or 'training'} from step {step}", flush=True)
+            # Needed at step 0, too: an earlier process may have written metrics, but no checkpoint.
             screen.resume(step)
 
         stop.saved = False
@@ -279,23 +288,24 @@ def _trainer(
             raise Interrupted(settings.steps, signal)
         return population
 
-    return trained
+    return train_population
 
 
-def _mean_of_taken(loss: np.ndarray) -> np.ndarray:
-    """The mean `[member]` of losses `[step member]` over the steps that were not skipped; nan if all were."""
+def _mean_over_taken_steps(loss: np.ndarray) -> np.ndarray:
+    """The mean `[member]` of losses `[step member]` over steps that were not skipped; nan if all were skipped."""
     taken = ~np.isnan(loss)
     with np.errstate(invalid="ignore"):
         return np.where(taken, loss, 0.0).sum(0) / taken.sum(0)
 
 
 def _results(records: Records, experiment: Experiment, label: str) -> Results:
-    """The results of one population, or of every combination in it."""
-    points, seeds = experiment.together(), experiment.seeds
-    if any(points):
-        members = [slice(i * seeds, (i + 1) * seeds) for i in range(len(points))]
+    """The results of one population; if a field is swept within it, only the metrics of every combination."""
+    combinations, seeds = experiment.combinations(), experiment.seeds
+    if any(combinations):
+        members = [slice(i * seeds, (i + 1) * seeds) for i in range(len(combinations))]
         sweep = [
-            {"fields": fields, "metrics": records.metrics(its)} for fields, its in zip(points, members, strict=True)
+            {"fields": fields, "metrics": records.metrics(subset)}
+            for fields, subset in zip(combinations, members, strict=True)
         ]
         return {"sweep": sweep}
     metrics = records.metrics()
@@ -304,7 +314,7 @@ def _results(records: Records, experiment: Experiment, label: str) -> Results:
 
 
 def _curves(sweep: list[dict]) -> Results:
-    """For a sweep over one field, every metric as a curve over the values of the field. Other sweeps have no curves."""
+    """For a sweep over one field: every metric as a curve over the field's values. Other sweeps have no curves."""
     if not sweep or len(sweep[0]["fields"]) > 1:
         return {}
     (field,) = sweep[0]["fields"]

@@ -1,4 +1,4 @@
-"""Experiments that several configs start from, their smoke variants, and claims that several configs share."""
+"""Base experiments and claims that several configs share, and the smoke variant of an experiment."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,12 +17,12 @@ BOUND = "a bound of the optimum, from an earlier search"
 
 
 def deep(n_layers: int, shared: bool, **more: Any) -> Experiment:
-    """Several linear layers with the settings of von Oswald et al. (2212.07677), compared with GD++.
+    """An experiment on several linear layers, compared with GD++, with the settings of von Oswald et al. (2212.07677).
 
     Args:
       n_layers: number of layers.
       shared: one set of weights for all layers instead of one per layer.
-      more: arguments of `Experiment` that differ.
+      more: arguments of `Experiment`, which take precedence over the settings here.
 
     Returns:
       The experiment.
@@ -49,10 +49,12 @@ def deep(n_layers: int, shared: bool, **more: Any) -> Experiment:
 
 
 def dual_models(**more: Any) -> Experiment:
-    """One layer with two softmax heads that also attend to the query, on linear functions. It trains within a minute.
+    """An experiment on linear functions: one layer with two softmax heads, which attend to the query, too.
+
+    Training takes less than a minute.
 
     Args:
-      more: arguments of `Experiment` that differ.
+      more: arguments of `Experiment`, which take precedence over the settings here.
 
     Returns:
       The experiment.
@@ -73,7 +75,7 @@ def dual_models(**more: Any) -> Experiment:
 
 
 def about_tails(prefix: str) -> tuple[Claim, ...]:
-    """Claims about the prompts on which five layers without clipping, and their learners, diverge."""
+    """Claims about prompts on which five layers without clipping, or GD++, diverge. Ids start with `prefix`."""
     return (
         claim(
             f"{prefix}.bounded",
@@ -87,14 +89,14 @@ def about_tails(prefix: str) -> tuple[Claim, ...]:
             f"{prefix}.diverging",
             "GD++ with the best pair of rates per layer diverges on almost no prompts (share of prompts)",
             metric="diverging_share_gd_plus_plus_free_steps",
-            source="found here",
+            source="this project",
             at_most=1e-4,
         ),
         claim(
             f"{prefix}.diverging_trained",
             "trained layers diverge on almost no prompts (share of prompts, largest over free seeds)",
             metric="diverging_share_trained_untrapped",
-            source="found here",
+            source="this project",
             at_most=1e-4,
             reduce="max",
         ),
@@ -102,13 +104,13 @@ def about_tails(prefix: str) -> tuple[Claim, ...]:
 
 
 def smoke(experiment: Experiment, changes: Mapping[str, Any] | None = None) -> Experiment:
-    """A small variant of an experiment that exercises the same code within seconds.
+    """A small variant of an experiment, which runs the same code within seconds.
 
     It has few steps and prompts, at most two layers and no claims, and does not sweep over steps or batch sizes.
 
     Args:
       experiment: the experiment.
-      changes: fields with other values, by name.
+      changes: values of more fields, by name.
 
     Returns:
       The small experiment.
@@ -144,16 +146,16 @@ def function_class(
     small: tuple[int, int, int] = (8, 24, 60_000),
     **more: Any,
 ) -> Experiment:
-    """A causal Transformer on a class of functions, with the settings of Garg et al. (2208.01066).
+    """An experiment on a class of functions with a causal Transformer and the settings of Garg et al. (2208.01066).
 
     Args:
       name: the class of functions, in `tasks.FUNCTIONS`.
-      variant: selects the size of the model and the task; empty for `standard`.
-      variants: the variants that the config has.
-      n_context: published number of examples per prompt. The curriculum depends on it. Default: 40.
-      small: number of inputs, examples and steps for the variants `toy`, `tiny` and `smoke`, which use the model size
-        `tiny`; chosen so that `tiny` learns the task within two hours on two CPU cores.
-      more: arguments of `Experiment` that differ.
+      variant: selects the sizes of the model and of the task; empty for `standard`.
+      variants: the variants of the config.
+      n_context: the published number of examples per prompt, which also determines the curriculum. Default: 40.
+      small: (inputs, examples, steps) for the variants `toy`, `tiny` and `smoke`, which have a model of size `tiny`.
+        Chosen so that `tiny` learns the task within two hours on two CPU cores. Default: (8, 24, 60_000).
+      more: arguments of `Experiment`, which take precedence over the settings here.
 
     Returns:
       The experiment.
@@ -168,8 +170,9 @@ def function_class(
     d_embed, n_layers, n_heads = GPT2_SIZES["tiny" if is_small else variant or "standard"]
     curriculum: dict[str, Any] = {}
     if variant not in ("toy", "smoke"):
-        # With eight inputs from the start, `tiny` still predicts zero after 29,000 steps; with five at the start, its
-        # error is 0.89 of the variance after 18,000 steps. Three are learned within the 2000 steps of the first stage.
+        # The curriculum of `tiny` must start with few inputs. With eight at the start, the model still predicts zero
+        # after 29,000 steps. With five, its error is 0.89 of the label variance after 18,000 steps. With three, it
+        # learns within the 2000 steps of the first stage.
         curriculum["active_inputs"] = (3 if is_small else 5, 1, 2000)
         curriculum["active_points"] = (11, 2, 2000) if examples <= 40 else (26, 5, 2000)
     rates = {"learning_rate": 1e-3, "schedule": "cosine"} if is_small else {"learning_rate": 1e-4}
@@ -191,7 +194,7 @@ def function_class(
 
 
 def untrained(prefix: str) -> Claim:
-    """The claim that an untrained model does not predict a function class, which is a control."""
+    """A control: the claim that an untrained model is no better than predicting zero."""
     return claim(
         f"{prefix}.untrained",
         "an untrained model is no better than predicting zero (smallest normalised error)",

@@ -1,7 +1,7 @@
 """Learners: the algorithms that a Transformer is compared with.
 
-A learner is a `Predictor` (one problem, one query), a `PrefixPredictor` (a prediction after every number of examples),
-or, for models of other libraries, a `HostPredictor`.
+A learner has one of three types. A `Predictor` predicts one query from one context. A `PrefixPredictor` predicts every
+input of a prompt from the examples before it. A `HostPredictor` wraps a model of another library.
 """
 
 from icl_gd.learners.closed_form import (

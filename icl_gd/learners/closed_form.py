@@ -1,10 +1,11 @@
 """Risks and optimal learners in closed form: expectations over the distribution of prompts, without sampling.
 
-Notation. Inputs have covariance Lambda, or independent centred coordinates of second moment s and fourth moment m4.
-Weights are drawn from N(0, psi^2 I). Context labels carry noise of variance sigma^2; query labels are noise-free. Every
-risk is `1/2 E |y_hat - y_query|^2` of one output dimension; multiply it by m for m output dimensions.
+Notation. Inputs x are normal with covariance Lambda, or have independent centred coordinates with second moment s and
+fourth moment m4. Labels are inner products w.x with weights w from N(0, psi^2 I). Context labels also have noise of
+variance sigma^2; query labels have none. Every risk is `1/2 E |y_hat - y_query|^2` for one output dimension; multiply
+it by m for m output dimensions.
 
-For isotropic Gaussian inputs the optimal linear-attention layer is one gradient step with the optimal step size:
+For isotropic Gaussian inputs, the optimal linear-attention layer is one gradient step with the optimal step size:
 
     >>> eta = optimal_step_size(d_input=2, n_context=4, second=1.0, fourth=3.0)
     >>> round(eta, 3)
@@ -36,15 +37,14 @@ def optimal_step_size(
     corrupted: Count = 0,
     corrupted_to_weight: Ratio = 1.0,
 ) -> float:
-    """Step size with the least risk for one gradient step from zero, for independent centred input coordinates.
+    """The step size with the smallest risk for one gradient step from W = 0, for independent centred input coordinates.
 
-    The risk (`one_step_risk`) is quadratic in the step size. Its minimum is at `c s / (Q + R)`, in the notation of the
-    proof there.
+    The risk is quadratic in the step size, with its minimum at `c s / (Q + R)`. `one_step_risk` defines c, Q and R.
 
     Args:
       d_input: input dimension d.
       n_context: number of context examples n.
-      second, fourth: moments s and m4 of one input coordinate.
+      second, fourth: second moment s and fourth moment m4 of one input coordinate.
       noise_to_weight: sigma^2 / psi^2. Default: noise-free labels.
       corrupted: number k of the n context labels that are replaced by noise of variance tau^2. Default: 0.
       corrupted_to_weight: tau^2 / psi^2; used only if `corrupted` is positive.
@@ -73,29 +73,30 @@ def one_step_risk(
     corrupted: Count = 0,
     corrupted_to_weight: Ratio = 1.0,
 ) -> float:
-    """Risk of one gradient step from zero, for independent centred input coordinates.
+    """Risk of one gradient step from W = 0, for independent centred input coordinates.
 
-    At test time inputs may be scaled by alpha = `input_scale`. With c = 1 - k/n, the fraction of clean labels, the risk
-    is `psi^2 d/2 (alpha^2 s - 2 eta c alpha^4 s^2 + eta^2 s (alpha^6 Q + alpha^4 R))`.
+    At test time, inputs may be scaled by alpha = `input_scale`. Let c = 1 - k/n be the fraction of clean labels. With Q
+    and R from the proof, the risk is `psi^2 d/2 (alpha^2 s - 2 eta c alpha^4 s^2 + eta^2 s (alpha^6 Q + alpha^4 R))`.
 
-    Proof. The prediction is y_hat = (eta/n) sum_i y_i x_i.x_q. In n - k examples y_i = w.x_i + noise; in the other k,
-    y_i = z_i of variance tau^2. Given the inputs, the noise and z_i are centred and independent of w. Only clean labels
-    therefore correlate with the target: E y_hat w.x_q = (eta/n)(n - k) E (w.x)(x.x_q)(w.x_q) = eta c psi^2 d s^2.
+    Proof. The prediction is y_hat = (eta/n) sum_i y_i x_i.x_q. In n - k examples the label is y_i = w.x_i + noise. In
+    the other k examples it is replaced by y_i = z_i of variance tau^2. Given the inputs, the noise and z_i are centred
+    and independent of w. So only the clean labels correlate with the target w.x_q:
+    E y_hat w.x_q = (eta/n)(n - k) E (w.x)(x.x_q)(w.x_q) = eta c psi^2 d s^2.
 
-    E y_hat^2 has two parts. The part from w is (eta/n)^2 psi^2 s E |sum_clean x x^T|_F^2 = eta^2 psi^2 d s Q, where
-    n - k diagonal and (n - k)(n - k - 1) off-diagonal pairs of examples give
-    Q = c (m4 + (d-1) s^2)/n + c (c - 1/n) s^2. The part from noise and from replaced labels is
+    E y_hat^2 has two parts. The part from w is (eta/n)^2 psi^2 s E |sum_i x_i x_i^T|_F^2 = eta^2 psi^2 d s Q, with a
+    sum over the clean examples. The squared norm has n - k diagonal and (n - k)(n - k - 1) off-diagonal pairs of
+    examples, hence Q = c (m4 + (d-1) s^2)/n + c (c - 1/n) s^2. The part from noise and from replaced labels is
     (eta/n)^2 ((n - k) sigma^2 + k tau^2) E (x.x_q)^2 = eta^2 psi^2 d s R with
     R = s (c sigma^2 + (1 - c) tau^2) / (n psi^2).
 
-    Scaling the inputs multiplies these three terms by alpha^4, alpha^6 and alpha^4, and E (w.x_q)^2 = psi^2 d s by
-    alpha^2. QED
+    Scaling the inputs by alpha multiplies E y_hat w.x_q by alpha^4, the term of Q by alpha^6, the term of R by alpha^4,
+    and E (w.x_q)^2 = psi^2 d s by alpha^2. QED
 
     Args:
       step_size: eta (not divided by n).
       d_input: input dimension d.
       n_context: number of context examples n.
-      second, fourth: moments s and m4 of one input coordinate.
+      second, fourth: second moment s and fourth moment m4 of one input coordinate.
       noise_to_weight: sigma^2 / psi^2. Default: noise-free labels.
       weight_scale: psi. Default: 1.
       input_scale: alpha. Default: 1.
@@ -118,7 +119,7 @@ def one_step_risk(
 def _mean_squares(
     d: int, n: int, second: float, fourth: float, noise_to_weight: float, corrupted: int, corrupted_to_weight: float
 ) -> tuple[float, float]:
-    """Q and R in the proof of `one_step_risk`."""
+    """The terms Q and R in the proof of `one_step_risk`."""
     clean = 1 - corrupted / n
     signal = clean * (fourth + (d - 1) * second**2) / n + clean * (clean - 1 / n) * second**2
     return signal, second * (clean * noise_to_weight + (1 - clean) * corrupted_to_weight) / n
@@ -136,7 +137,7 @@ def gaussian_optimum_matrix(covariance: np.ndarray, n_context: Size, noise_to_we
 
     Args:
       covariance: Lambda `[d d]`.
-      n_context: number of context examples n in training.
+      n_context: number n of context examples, for which the layer is optimal.
       noise_to_weight: sigma^2 / psi^2. Default: noise-free labels.
 
     Returns:
@@ -160,15 +161,15 @@ def gaussian_optimum_risk(
 ) -> float:
     """Risk of the optimal linear self-attention layer (`gaussian_optimum_matrix`) on contexts of any length.
 
-    With L = Lambda, G = Gamma^{-1}, M = `n_test` and r = sigma^2/psi^2 the risk is
+    With L = Lambda, G = Gamma^{-1}, M = `n_test` and r = sigma^2/psi^2, the risk is
     `psi^2/2 (tr L - 2 tr(L^2 G) + tr(G^2 L ((1 + 1/M) L^2 + (tr L + r)/M L)))`.
 
     Args:
       covariance: Lambda `[d d]`.
-      n_context: number of context examples in training, for which the layer is optimal.
+      n_context: number of context examples for which the layer is optimal.
       noise_to_weight: sigma^2 / psi^2. Default: noise-free labels.
       weight_scale: psi. Default: 1.
-      n_test: number of context examples in testing. Default: `n_context`.
+      n_test: number of context examples at test time. Default: `n_context`.
 
     Returns:
       The risk of one output dimension, with the factor 1/2.

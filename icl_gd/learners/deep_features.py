@@ -1,23 +1,24 @@
 """Gradient descent on the linear head of a network with fixed features (non-linear tasks of von Oswald et al.).
 
-The published network (2212.07677) embeds whole tokens (x, y). Features and target of an example may therefore depend on
-both x and y. The query is embedded as the token (x_query, 0). With `embed(x, y) = (phi, t)` the learner minimises
+The published network (2212.07677) embeds each token (x, y) as features phi(x, y) and a target t(x, y); both may depend
+on x and on y. The query is embedded as the token (x_query, 0). From W = 0, the learner takes gradient steps on the loss
 
-    1/(2n) sum_i |W phi(x_i, y_i) - t(x_i, y_i)|^2    from W = 0, and predicts    W phi(x_query, 0) - t(x_query, 0).
+    1/(2n) sum_i |W phi(x_i, y_i) - t(x_i, y_i)|^2    and predicts    W phi(x_query, 0) - t(x_query, 0).
 
-Special case. Ordinary gradient descent on the head of y_hat = f_0(x) + W phi(x) has features that do not depend on the
-labels, and residuals as targets: t(x, y) = y - f_0(x). Then -t(x_query, 0) = f_0(x_query) is the prediction before the
-first step. The experiment `sine` measures how much trained features depend on the labels.
+Special case. Consider ordinary gradient descent on the head W of y_hat = f_0(x) + W phi(x). The features do not depend
+on the labels, and the targets are residuals: t(x, y) = y - f_0(x). Then -t(x_query, 0) = f_0(x_query) is the prediction
+before the first step. The experiment `sine` measures how much trained features depend on the labels.
 
-Relation to linear attention. Every linear layer behind an embedding is one preconditioned step of this kind. With
-embedded tokens h, and v the y row of W_PV, the layer predicts -h_q[y] - sum_i (v . h_i) (h_i^T W_KQ h_q). This is one
-step of size n with features h, targets t_i = -v . h_i and the matrix A = W_KQ (see `gradient_descent_iterates`). The
-open question about a trained layer is whether its targets and its matrix are those of plain gradient descent.
+Relation to linear attention. Every linear layer after an embedding is one preconditioned step of this kind. Let h_i be
+the embedded tokens, h_q the embedded query, and v the y row of W_PV. The layer predicts
+-h_q[y] - sum_i (v . h_i) (h_i^T W_KQ h_q). This is one step with step size n, features h, targets t_i = -v . h_i,
+t_q = h_q[y], and preconditioner A = W_KQ (see `gradient_descent_iterates`). Whether the targets and the preconditioner
+of a trained layer are those of plain gradient descent is a question for experiments.
 
-The step size is a gauge freedom: features multiplied by c and a step size eta / c^2 give the same learner. The step
-size may therefore be fixed while the features are learned.
+The step size is a gauge freedom: multiplying the features by c and dividing the step size by c^2 gives the same
+learner. The step size may therefore be fixed while the features are learned.
 
-Two features, x and x^2, fit y = 2 x^2:
+With the features x and x^2, the learner fits y = 2 x^2:
 
     >>> def embed(x, y):
     ...     return jnp.concatenate([x, x**2]), y
@@ -40,18 +41,18 @@ from icl_gd.programs import as_partial
 from icl_gd.types import Array, Predictor, Rates
 
 Embed = Callable[[Array, Array], tuple[Array, Array]]
-"""`(x [d], y [m]) -> (features [k], target [m])` of one example. The query is embedded with y = 0."""
+"""`(x [d], y [m]) -> (features [k], target [m])` for one example. The query is embedded with y = 0."""
 
 
 def layerwise_deep_gradient_descent(embed: Embed, step_sizes: Rates) -> Predictor:
-    """`deep_gradient_descent` with the prediction of every iterate.
+    """Like `deep_gradient_descent`, but returns the prediction after every step.
 
     Args:
-      embed: features and target of one example.
-      step_sizes: one per step.
+      embed: maps an example to its features and target, see `Embed`.
+      step_sizes: eta of every step, not divided by n.
 
     Returns:
-      A Predictor with y_hat `[iterate m]`; the first iterate is before any step.
+      A Predictor with y_hat `[iterate m]`; the first iterate is the prediction before any step.
     """
     return Partial(_deep_gradient_descent, as_partial(embed), step_sizes)
 
@@ -67,8 +68,8 @@ def deep_gradient_descent(embed: Embed, step_sizes: Rates) -> Predictor:
     """Gradient descent on a linear head of deep features.
 
     Args:
-      embed: features and target of one example.
-      step_sizes: one per step; their number is the number of steps.
+      embed: maps an example to its features and target, see `Embed`.
+      step_sizes: eta of every step, not divided by n; one step is taken per entry.
 
     Returns:
       A Predictor with y_hat `[m]`.

@@ -1,6 +1,7 @@
 """Learners that solve the in-context regression problem exactly: least squares and ridge regression.
 
-For x = I and y = (1, 2), least squares predicts the sum of the labels at (1, 1), and ridge regression half of it:
+For x = I, y = (1, 2) and the query (1, 1), least squares predicts the sum of the labels. Ridge regression with penalty
+1 predicts half of this sum:
 
     >>> x, y = jnp.eye(2), jnp.array([[1.0], [2.0]])
     >>> round(least_squares(x, y, jnp.ones(2)).item(), 3)
@@ -19,10 +20,10 @@ from icl_gd.types import Array, Positive, Predictor
 
 @on_problem
 def least_squares(x: Array, y: Array, x_query: Array) -> Array:
-    """Least squares on the context; the solution of minimum norm if there are fewer examples than dimensions.
+    """Least squares on the context. With fewer examples than input dimensions, it is the solution of minimum norm.
 
     Args:
-      x, y, x_query: one problem, `[n d]`, `[n m]`, `[d]`.
+      x, y, x_query: context `[n d]` and `[n m]`, and query `[d]`.
 
     Returns:
       y_hat `[m]`.
@@ -38,17 +39,17 @@ ols = least_squares  # alias (ordinary least squares), as in the metric `loss_ol
 def ridge(penalty: Positive) -> Predictor:
     """Ridge regression: minimises `sum_i |W x_i - y_i|^2 + penalty |W|^2` (a sum over examples, no factor 1/2 or 1/n).
 
-    With `penalty = noise_std^2 / weight_scale^2` the prediction is the Bayes posterior mean of the linear-regression
-    task.
+    With `penalty = noise_std^2 / weight_scale^2`, the prediction is the Bayesian posterior mean for
+    `tasks.LinearRegression`.
 
     Args:
-      penalty: positive.
+      penalty: positive factor of `|W|^2`.
 
     Returns:
       A Predictor with y_hat `[m]`.
 
     Raises:
-      ValueError: if the penalty is not positive. Use `least_squares` for no penalty.
+      ValueError: if the penalty is not positive. Without a penalty, use `least_squares`.
     """
     return Partial(_ridge, penalty)
 

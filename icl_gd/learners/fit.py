@@ -1,9 +1,9 @@
-"""Minimise a risk over the rates (step sizes and gammas) of gradient descent or GD++.
+"""Minimises a risk over the rates (step sizes and gammas) of gradient descent or GD++.
 
-Two risks are minimised with this function: the spectral formula (`learners.spectral.fit_step_sizes` and
+`minimise_risk` is used for two risks: the spectral formula (`learners.spectral.fit_step_sizes` and
 `fit_gd_plus_plus`), and the risk on sampled prompts (`learners.fit_on_prompts.fit_gd_plus_plus_on`).
 
-A risk that depends on one step size only:
+Here the risk depends on a single step size only, and is smallest at the mean of the targets:
 
     >>> def risk(targets, rates):
     ...     step_sizes, gammas = rates
@@ -25,7 +25,7 @@ from jaxtyping import Float
 
 from icl_gd.types import Array
 
-SEARCH_PROMPTS = 4096  # prompts used to choose among the starting points
+SEARCH_PROMPTS = 4096  # number of prompts used to compare random starting points
 STARTS = 6  # number of random starting points
 
 
@@ -43,19 +43,19 @@ def minimise_risk(
     Step sizes and gammas are linear functions of the p parameters. BFGS optimises the ratios of the parameters to their
     start values, because the rates of one learner differ by orders of magnitude.
 
-    If `spread` is positive, the search has several random starting points. Each is optimised on the first
-    `SEARCH_PROMPTS` prompts, and the best of these minima is refined on all prompts.
+    If `spread` is positive, BFGS runs from several random starting points on the first `SEARCH_PROMPTS` prompts. The
+    best of these minima is then refined on all prompts.
 
     Args:
       risk: `(data, rates [2 step]) -> risk`, where the two rows of `rates` are step sizes and gammas. It is compiled
         once per function object, so pass the same function in every call.
-      data: a tree of arrays with a leading prompt axis, and of scalars.
+      data: a pytree of scalars and of arrays with a leading prompt axis.
       to_step_sizes, to_gammas: matrices `[step p]` that map the parameters to the rates.
-      start: start values of the parameters; none may be zero, unless it is to stay zero.
+      start: start values of the parameters. A parameter that starts at zero stays zero.
       spread: standard deviation of the logarithms of the random starting points around `start`. Default: 0, a single
         search from `start`.
-      tolerance: BFGS stops when no entry of the gradient of the log risk by the ratios exceeds it. A risk that is not
-        smooth (clipping) needs a larger one.
+      tolerance: BFGS stops when every entry of the gradient of the log risk with respect to the ratios is at most this.
+        A risk that is not smooth (because of clipping) needs a larger tolerance. Default: 1e-7.
 
     Returns:
       The fitted parameters `[p]`.
@@ -71,7 +71,7 @@ def minimise_risk(
         def value_and_gradient(ratio: np.ndarray) -> tuple[float, np.ndarray]:
             value, gradient = _log_and_gradient(risk, on_device, jnp.asarray(maps @ (ratio * origin)))
             if not np.isfinite(value):
-                return 1e9, np.zeros(len(ratio))
+                return 1e9, np.zeros(len(ratio))  # so high that the line search of BFGS takes a shorter step
             return float(value), np.einsum("rs,rsp->p", gradient, maps) * origin
 
         ratios = np.ones(len(origin))
@@ -89,7 +89,7 @@ def minimise_risk(
 
 @partial(jax.jit, static_argnums=0)
 def _log_and_gradient(risk: Callable[[Any, Array], Array], data: Any, rates: Array) -> tuple[Array, Array]:
-    """Log risk of the rates `[2 step]` and its gradient; compiled once per risk and number of steps."""
+    """The log risk of the rates `[2 step]`, and its gradient. Compiled once per risk function and number of steps."""
 
     def log_risk(rates: Array) -> Array:
         return jnp.log(risk(data, rates))

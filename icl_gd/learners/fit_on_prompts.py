@@ -1,13 +1,13 @@
-"""Fit the rates of GD++ by minimising the empirical risk on sampled prompts.
+"""Fits the rates of GD++ by minimising the empirical risk on sampled prompts.
 
-Use it where the spectral formula (`learners.spectral`) does not apply:
+Use this module if the spectral formula (`learners.spectral`) does not apply:
 
-* Clipped activations. The published code clips activations to [-10, 10] in networks of more than two layers, and learns
-  GD++ with this clip. The rates that are optimal without a clip make rare inputs large in the first steps, so they are
-  no longer optimal.
-* Transformed prompts (`learners.transformed`), whose labels are not a linear function of the inputs.
+* Clipped activations. For networks of more than two layers, the published code of von Oswald et al. clips activations
+  to [-10, 10], and fits GD++ with the same clip. The rates that are optimal without a clip make rare inputs large in
+  the first steps. The clip cuts these inputs off, so other rates are optimal.
+* Transformed prompts (`learners.transformed`), in which labels are not a linear function of the inputs.
 
-With one step and no clip the result is the closed form of `fit_step_size`:
+With one step and no clip, the fitted step size is the closed form `fit_step_size`:
 
     >>> from icl_gd.learners import fit_step_size
     >>> x, ones = jnp.array([[[1.0], [2.0]], [[1.0], [-1.0]]]), jnp.ones((2, 1))
@@ -29,11 +29,11 @@ from icl_gd.learners.spectral import GDPlusPlusRates
 from icl_gd.schema import checked
 from icl_gd.types import Array, Positive, Prompt
 
-TOLERANCE = 1e-4  # of the gradient of the log risk; a clipped risk is not smooth
+TOLERANCE = 1e-4  # for the gradient of the log risk; larger than in `fit`, because a clipped risk is not smooth
 
 
 class _Sample(NamedTuple):
-    """The data of `minimise_risk`."""
+    """The `data` argument of `minimise_risk`."""
 
     prompts: Prompt
     clip: float | Array | None
@@ -49,30 +49,30 @@ def _risk(sample: _Sample, rates: Array) -> Array:
 def fit_gd_plus_plus_on(
     prompts: Prompt, start: GDPlusPlusRates, clip: Positive | None = None, free: bool = False
 ) -> GDPlusPlusRates:
-    """Fits the rates of GD++ (step size and gamma) to the queries of a sample of prompts.
+    """Fits the rates of GD++ (step size and gamma) by minimising the mean squared error on the given prompts' queries.
 
-    A prompt costs n times as much as in `fit_gd_plus_plus`. Rates per step are therefore only the local minimum
-    that is reached from `start`. Shared rates are the best of several local minima.
+    A prompt costs n times as much as in `fit_gd_plus_plus`. The search for one pair of rates per step therefore starts
+    from `start` only, and returns the local minimum that it reaches. Shared rates are the best of several local minima.
 
     Args:
-      prompts: a batch of Prompts (leading axis); the mean squared error on their queries is minimised.
-      start: start values, one pair per step; their number is the number of steps. Shared rates start around the first
-        pair.
+      prompts: a batch of Prompts (leading axis).
+      start: start values, one pair per step; the number of pairs is the number of steps. The search for shared rates
+        starts around the first pair.
       clip: inputs, labels and predictions are clipped to [-clip, clip] after every step. Default: no clip.
       free: fit one pair of rates per step. Default: one pair shared by all steps.
 
     Returns:
-      The fitted rates, one pair per step.
+      The fitted rates, one pair per step, not divided by n.
 
     Raises:
       ValueError: if the clip is not positive.
     """
     n_steps = len(start.step_sizes)
-    every = np.eye(n_steps) if free else np.ones((n_steps, 1))
-    none = np.zeros_like(every)
+    to_steps = np.eye(n_steps) if free else np.ones((n_steps, 1))  # maps parameters to rates of all steps
+    zeros = np.zeros_like(to_steps)
     rates = np.concatenate(start) if free else np.array([start.step_sizes[0], start.gammas[0]])
     sample = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), _Sample(prompts, clip))
-    to_step_sizes, to_gammas = np.hstack([every, none]), np.hstack([none, every])
+    to_step_sizes, to_gammas = np.hstack([to_steps, zeros]), np.hstack([zeros, to_steps])
     spread = 0.0 if free else 0.3
     fitted = minimise_risk(_risk, sample, to_step_sizes, to_gammas, rates, spread, TOLERANCE)
     if not free:

@@ -1,9 +1,9 @@
-"""Learners of other libraries: greedy and boosted decision trees. They run on the host, one problem at a time.
+"""Learners from other libraries, such as decision trees. They run on the host (CPU), one problem at a time.
 
-They take and return NumPy arrays and cannot be used inside `vmap`, `grad` or `jit`. They are therefore
-`HostPredictor`s and not `Predictor`s. `host_predictions` evaluates one on many prompts, in several processes.
+These learners take and return NumPy arrays, and cannot be used inside `vmap`, `grad` or `jit`. Their type is therefore
+`HostPredictor`, not `Predictor`. `host_predictions` evaluates a HostPredictor on many prompts, in several processes.
 
-Any estimator with the `fit` and `predict` of scikit-learn can be used:
+Any estimator with scikit-learn's methods `fit` and `predict` can be used. This one predicts the mean label:
 
     >>> class Mean:
     ...     def fit(self, x, y):
@@ -39,14 +39,14 @@ PROMPTS_PER_CHUNK = 16  # prompts sent to a worker process at a time
 
 @dataclass(frozen=True)
 class HostPredictor:
-    """`(x [n d], y [n m], x_query [d]) -> y_hat [m]`, computed on the host. Without examples y_hat is zero.
+    """A learner `(x [n d], y [n m], x_query [d]) -> y_hat [m]` that runs on the host. Without examples y_hat is zero.
 
     Attributes:
-      make: returns a new estimator with the `fit` and `predict` of scikit-learn. It must be picklable if
-        `host_predictions` uses several processes.
+      make: function without arguments that returns a new estimator with scikit-learn's methods `fit` and `predict`. It
+        must be picklable if `host_predictions` uses several processes.
 
     Raises:
-      TypeError: if it is called inside jit, vmap or grad.
+      TypeError: if the HostPredictor is called inside jit, vmap or grad.
       ValueError: if the shapes of a problem do not agree.
     """
 
@@ -106,16 +106,18 @@ def host_predictions(
 ) -> np.ndarray:
     """Predictions of a HostPredictor for every prefix of many prompts, in parallel.
 
-    Worker processes import the calling script. Call this function under `if __name__ == "__main__":` there.
+    Worker processes import the calling script. A script must therefore call this function under
+    `if __name__ == "__main__":`.
 
     Args:
-      predictor: fitted anew for every prefix.
+      predictor: a HostPredictor; it is fitted again for every prefix.
       x, y: examples, `[prompt n d]` and `[prompt n m]`.
-      x_query: queries `[prompt n d]`; the k-th (from zero) is predicted from the first k examples. The prediction for a
-        query that is not finite is nan.
-      processes: number of worker processes. Default: the number of usable cores. With 1 the calling process does the
-        work.
-      progress: wraps the iterable of the prompts' predictions; `partial(tqdm, total=len(x))` shows a progress bar.
+      x_query: queries `[prompt n d]`. The k-th query, counted from zero, is predicted from the first k examples. If a
+        query is not finite, its prediction is nan.
+      processes: number of worker processes. Default: the number of usable cores. With 1, the calling process computes
+        everything.
+      progress: wraps the iterable over the predictions of each prompt; `partial(tqdm, total=len(x))` shows a progress
+        bar. Default: no progress bar.
 
     Returns:
       y_hat `[prompt n m]`.
@@ -135,7 +137,7 @@ def host_predictions(
     predict, prompts = partial(_predict_prompt, predictor), list(zip(x, y, x_query, strict=True))
     if processes == 1:
         return np.array(list(progress(map(predict, prompts)))).reshape(y.shape)
-    # Forked processes would inherit locks that the compiler's threads hold.
+    # Workers are spawned: forked processes would inherit locks that threads of the XLA compiler hold.
     context = multiprocessing.get_context("spawn")
     try:
         with _one_thread_each(), ProcessPoolExecutor(processes, context) as pool:
@@ -149,11 +151,11 @@ def host_predictions(
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Limits OpenMP to one thread in every process that starts inside, unless `OMP_NUM_THREADS` is already set.
+    """Limits OpenMP to one thread in every process started in this context, unless `OMP_NUM_THREADS` is already set.
 
-    OpenMP starts one thread per core even if xgboost asks for one thread. With one process per core these threads wait
-    for each other, and all processes together are slower than one. The variable is read when the library is loaded, so
-    a process cannot set it for itself.
+    OpenMP starts one thread per core even if xgboost requests one thread. With one process per core these threads wait
+    for each other, and all processes together are slower than a single one. OpenMP reads the variable when the library
+    is loaded, so the parent process must set it.
     """
     if "OMP_NUM_THREADS" in os.environ:
         yield
@@ -166,7 +168,7 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _predict_prompt(predictor: HostPredictor, prompt: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
-    """y_hat `[n m]` of one prompt, as in `host_predictions`."""
+    """The predictions `[n m]` of `host_predictions` for one prompt."""
     x, y, x_query = prompt
     y_hat = np.full(y.shape, np.nan)
     for k in np.flatnonzero(np.isfinite(x_query).all(axis=1)):

@@ -1,6 +1,6 @@
 """Gradient descent and GD++ on the in-context loss `1/(2n) sum_i |W x_i - y_i|^2`.
 
-One example, x = y = 1, and a query at 1:
+With one example x = y = 1 and the query 1, each step of size 1/2 halves the error:
 
     >>> x, y, x_query = jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.ones(1)
     >>> layerwise_gradient_descent([0.5, 0.5])(x, y, x_query).ravel().tolist()
@@ -35,12 +35,12 @@ def gradient_descent_iterates(
 
     Args:
       x, y: the examples, `[n d]` and `[n m]`.
-      step_sizes: one per step; their number is the number of steps.
+      step_sizes: eta of every step, not divided by n; one step is taken per entry.
       w0: start `[m d]`. Default: zero.
       preconditioner: the matrix A `[d d]`. Default: the identity (plain gradient descent).
 
     Returns:
-      W `[iterate m d]`; the first iterate is the start.
+      The weights W `[iterate m d]`; the first iterate is the start.
     """
     n, d = x.shape
     start = jnp.zeros((y.shape[-1], d), x.dtype) if w0 is None else jnp.asarray(w0, x.dtype)
@@ -60,7 +60,7 @@ def layerwise_gradient_descent(
     """Like `gradient_descent`, but returns the prediction after every step.
 
     Args:
-      step_sizes: one per step.
+      step_sizes: eta of every step, not divided by n.
       w0: start `[m d]`. Default: zero.
       preconditioner: the matrix A `[d d]`. Default: the identity.
 
@@ -78,10 +78,10 @@ def _gradient_descent(
 
 
 def gradient_descent(step_sizes: Rates, w0: Array | None = None, preconditioner: Array | None = None) -> Predictor:
-    """Gradient descent on the context, with one step per entry of `step_sizes`.
+    """Gradient descent on the examples of the context.
 
     Args:
-      step_sizes: one per step; their number is the number of steps.
+      step_sizes: eta of every step, not divided by n; one step is taken per entry.
       w0: start `[m d]`. Default: zero.
       preconditioner: the matrix A `[d d]` that multiplies the gradient, see `gradient_descent_iterates`. Default: the
         identity (plain gradient descent).
@@ -93,7 +93,7 @@ def gradient_descent(step_sizes: Rates, w0: Array | None = None, preconditioner:
 
 
 def final_iterate(layerwise: Predictor) -> Predictor:
-    """The final prediction of a learner that predicts after every step.
+    """Keeps only the last prediction of a learner that predicts after every step.
 
     Args:
       layerwise: a Predictor with y_hat `[iterate m]`.
@@ -114,8 +114,8 @@ def layerwise_gd_plus_plus(step_sizes: Rates, gammas: Rates, clip: Positive | No
     """Like `gd_plus_plus`, but returns the prediction after every step.
 
     Args:
-      step_sizes, gammas: one of each per step.
-      clip: bound on inputs, labels and prediction after every step. Default: no clip.
+      step_sizes, gammas: eta and gamma of every step, not divided by n.
+      clip: inputs, labels and prediction are clipped to [-clip, clip] after every step. Default: no clip.
 
     Returns:
       A Predictor with y_hat `[iterate m]`; the first iterate is the prediction before any step.
@@ -152,16 +152,17 @@ def _gd_plus_plus(
 
 @checked
 def gd_plus_plus(step_sizes: Rates, gammas: Rates, clip: Positive | None = None) -> Predictor:
-    """GD++ from zero: every step is a gradient step, which replaces the labels by residuals, and transforms the inputs.
+    """GD++ from W = 0: every step replaces the labels by the residuals of a gradient step, and transforms the inputs.
 
-    The inputs of context and query become `x_j <- x_j - gamma / n * sum_i x_i x_i^T x_j`. Both updates of a step use
-    the inputs before the step. The transformation flattens the spectrum of the context, so that later steps may be
-    larger. Only W_0 = 0 is supported: with W_0 != 0 the residuals would depend on the transformed inputs.
+    The transformation replaces every input x_j of context and query by `x_j - gamma / n * sum_i x_i x_i^T x_j`. The
+    gradient step uses the inputs before the transformation. The transformation flattens the spectrum of the context
+    covariance, so later steps may be larger. Only W_0 = 0 is supported: with W_0 != 0, the residuals would depend on
+    the transformed inputs.
 
     Source: von Oswald et al. 2212.07677, appendix A.10.
 
     Args:
-      step_sizes, gammas: one of each per step; the last gamma does not affect the prediction.
+      step_sizes, gammas: eta and gamma of every step, not divided by n. The last gamma does not affect the prediction.
       clip: inputs, labels and prediction are clipped to [-clip, clip] after every step, like the activations of a
         Transformer. Default: no clip.
 
@@ -179,7 +180,7 @@ def predict_zero(x: Array, y: Array, x_query: Array) -> Array:
     """Predicts zero for every query: the baseline that learns nothing.
 
     Args:
-      x, y, x_query: one problem, `[n d]`, `[n m]`, `[d]`.
+      x, y, x_query: context `[n d]` and `[n m]`, and query `[d]`.
 
     Returns:
       Zeros `[m]`.
@@ -191,8 +192,9 @@ def predict_zero(x: Array, y: Array, x_query: Array) -> Array:
 def fit_step_size(prompts: Prompt, w0: Array | None = None) -> Float[Array, ""]:
     """The step size for which one gradient step has the smallest mean squared error on the given prompts' queries.
 
-    y_hat = W_0 x_query + eta g is linear in eta, so eta = sum (y_query - W_0 x_query) . g / sum |g|^2. For several
-    steps and for GD++ see `learners.spectral` and `learners.fit_on_prompts`.
+    One step predicts y_hat = W_0 x_query + eta g, which is linear in eta. With sums over prompts, the minimum is at
+    eta = sum (y_query - W_0 x_query) . g / sum |g|^2. For several steps, and for GD++, see `learners.spectral` and
+    `learners.fit_on_prompts`.
 
     Args:
       prompts: a batch of Prompts (leading axis).

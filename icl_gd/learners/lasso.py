@@ -1,32 +1,35 @@
-"""The Lasso for many penalties at once, exactly: the piecewise linear solution path is followed piece by piece.
+"""Exact Lasso solutions for many penalties, from one pass over the piecewise linear solution path.
 
-With G = X^T X / k and c = X^T y / k the Lasso minimises `w^T G w / 2 - c^T w + alpha |w|_1`. Up to a constant this is
-the objective of scikit-learn, `1/(2k) |y - X w|^2 + alpha |w|_1`. Solutions are piecewise linear in alpha (Osborne et
-al. 2000; Efron et al. 2004). On a piece with active inputs A of signs s, stationarity is `G_AA w_A = c_A - alpha s`,
-and `|c_j - G_jA w_A| <= alpha` for every inactive j.
+Let G = X^T X / k and c = X^T y / k for k examples. With penalty alpha, the Lasso minimises
+`w^T G w / 2 - c^T w + alpha |w|_1`. Up to a constant, this is scikit-learn's objective,
+`1/(2k) |y - X w|^2 + alpha |w|_1`. The solution w is piecewise linear in alpha (Osborne et al. 2000; Efron et al.
+2004). On each piece, the active inputs A (those with w_j != 0) have weights with fixed signs s. Optimality means
+`G_AA w_A = c_A - alpha s`, and `|c_j - G_jA w_A| <= alpha` for every inactive j.
 
-Claim. The next piece of the path is one pivot away.
+Claim. As alpha decreases, one pivot leads from each piece of the path to the next.
 
 Proof. Let N be the inactive inputs, and let M be [G | c] after a principal pivot on A:
 
     rows A:  G_AA^-1, G_AA^-1 G_AN, G_AA^-1 c_A
     rows N:  -G_NA G_AA^-1, G_NN - G_NA G_AA^-1 G_AN, c_N - G_NA G_AA^-1 c_A
 
-Let m be the last column of M, and v = M_.A s. The vector
+Let m be the last column of M, and let v = M_.A s, where M_.A are the columns A of M. The vector
 
     u(alpha) = m - alpha v
 
-contains w_j for every active j, and the correlation c_j - G_jA w_A for every inactive j. A piece therefore ends at the
-largest smaller alpha at which u_j = 0 for an active j (j leaves), or u_j = alpha or u_j = -alpha for an inactive j (j
-joins with that sign). In both cases the M of the next piece is one pivot on j away, because a pivot is its own inverse.
+contains w_j for every active j, and the correlation c_j - G_jA w_A for every inactive j. As alpha decreases, a piece
+therefore ends at the first alpha for which one of two things happens: u_j = 0 for an active j, which leaves A; or
+u_j = alpha or u_j = -alpha for an inactive j, which joins A with this sign. A pivot on j adds j to A. It also removes j
+from A, because a pivot is its own inverse. So in both cases one pivot on j turns M into the matrix of the next piece.
 No step is iterated to convergence. QED
 
-Ties. Only one j changes at a time if the design is in general position. Signs, one-hot and integer inputs are not in
-general position, and the order in which tied inputs change matters. The ends of pieces are therefore computed for a
-slightly perturbed c, with another perturbation of every entry. The weights w are computed from c itself. The optimality
-conditions then hold up to the size of the perturbation if there are ties, and up to rounding if there are none.
+Ties. If the design is in general position, only one j changes at a time. Inputs that are signs, one-hot vectors or
+integers are not in general position: several j can change at the same alpha, and their order matters. The ends of
+pieces are therefore computed for a slightly perturbed c, with a different perturbation of every entry. The weights w
+are computed from the exact c. The optimality conditions then hold up to the size of the perturbation if there are ties,
+and up to rounding if there are none.
 
-On an orthonormal design, G = I, the Lasso is soft thresholding; here c = (2, 1):
+For an orthonormal design, G = I, the Lasso is soft thresholding. Here c = (2, 1) and alpha = 1.5:
 
     >>> x, y = jnp.array([[1.0, 1.0], [1.0, -1.0]]), jnp.array([[3.0], [1.0]])
     >>> predict = jax.jit(jax.vmap(lasso(alpha=1.5), in_axes=(None, None, 0)))
@@ -47,7 +50,7 @@ from icl_gd.problems import on_prefixes, on_problem
 from icl_gd.schema import checked
 from icl_gd.types import Array, Predictor, PrefixPredictor
 
-PIECES = 12  # most pieces per input; solutions beyond them are nan. Random designs need one or two per input.
+PIECES = 12  # maximum number of pieces per input; penalties below the last piece get nan. Random designs need 1 or 2.
 
 
 @checked
@@ -55,13 +58,13 @@ def lasso(alpha: Annotated[float, Gt(0)]) -> Predictor:
     """The Lasso: minimises `1/(2n) |y - X w|^2 + alpha |w|_1` for every output. Without examples it predicts zero.
 
     Args:
-      alpha: penalty, positive, as in scikit-learn.
+      alpha: positive penalty, scaled as in scikit-learn.
 
     Returns:
       A Predictor with y_hat `[m]`.
 
     Raises:
-      ValueError: if alpha is not positive. Use `least_squares` for no penalty.
+      ValueError: if alpha is not positive. Without a penalty, use `least_squares`.
     """
     path = _path([alpha])
 
@@ -82,13 +85,13 @@ def prefix_lasso(alpha: Annotated[float, Gt(0)]) -> PrefixPredictor:
     """`learners.lasso(alpha)` for every prefix.
 
     Args:
-      alpha: penalty, positive, as in scikit-learn.
+      alpha: positive penalty, scaled as in scikit-learn.
 
     Returns:
       A PrefixPredictor with y_hat `[n m]`.
 
     Raises:
-      ValueError: if alpha is not positive. Use `prefix_least_squares` for no penalty.
+      ValueError: if alpha is not positive. Without a penalty, use `prefix_least_squares`.
     """
     path = prefix_lasso_path([alpha])
 
@@ -99,19 +102,19 @@ def prefix_lasso(alpha: Annotated[float, Gt(0)]) -> PrefixPredictor:
 
 
 def prefix_lasso_path(alphas: Sequence[float]) -> Callable[[Array, Array], Float[Array, "alpha n m"]]:
-    """`prefix_lasso` for several penalties, at the cost of the smallest one.
+    """Like `prefix_lasso`, but for several penalties, at the cost of the smallest one.
 
-    Under `vmap` all prompts take as many iterations as the longest path among them. Map it over a few prompts at a
-    time.
+    Under `vmap`, all prompts take as many iterations as the prompt with the longest path. So map over a few prompts at
+    a time.
 
     Args:
-      alphas: penalties, positive, in any order.
+      alphas: positive penalties, in any order.
 
     Returns:
       A function `(x [n d], y [n m]) -> y_hat [alpha n m]`.
 
     Raises:
-      ValueError: if there is no alpha, or one is not positive.
+      ValueError: if `alphas` is empty or has an entry that is not positive.
     """
     path = _path(alphas)
 
@@ -132,7 +135,7 @@ def prefix_lasso_path(alphas: Sequence[float]) -> Callable[[Array, Array], Float
 
 
 def _path(alphas: Sequence[float]) -> Callable[[Array, Array], Float[Array, "alpha d"]]:
-    """The solver `(G [d d], c [d]) -> w [alpha d]`."""
+    """A function `(G [d d], c [d]) -> w [alpha d]` that solves the Lasso for all penalties."""
     if not len(alphas) or not all(alpha > 0.0 for alpha in alphas):
         raise ValueError(f"alphas={tuple(alphas)}: give one or more positive penalties, or use least_squares")
     smallest = float(min(alphas))
@@ -141,48 +144,50 @@ def _path(alphas: Sequence[float]) -> Callable[[Array, Array], Float[Array, "alp
         d, dtype = len(moment), moment.dtype
         penalties = jnp.asarray(np.asarray(alphas), dtype)[:, None]
         negligible = d * jnp.finfo(dtype).eps * jnp.diagonal(gram)
-        amounts = jnp.asarray(np.random.default_rng(0).uniform(1.0, 2.0, d), dtype)  # generic, so they break every tie
+        amounts = jnp.asarray(np.random.default_rng(0).uniform(1.0, 2.0, d), dtype)  # random, so they break every tie
         perturbed = moment + jnp.finfo(dtype).eps ** (2 / 3) * jnp.max(jnp.abs(moment)) * amounts
 
         def is_unfinished(state: tuple) -> Bool[Array, ""]:
-            *_, above, count = state
-            return (above > smallest) & (count < PIECES * d)
+            *_, upper, count = state
+            return (upper > smallest) & (count < PIECES * d)
 
         def next_piece(state: tuple) -> tuple:
-            # The columns of the tableau are the d of the pivoted G, then those of c and of the perturbed c.
-            tableau, sign, last_sign, solution, known, above, count = state
+            # `tableau` is M [d d+2], with one column for c and a last one for the perturbed c. `upper` and `lower` are
+            # the ends of this piece.
+            tableau, sign, last_sign, solution, known, upper, count = state
             m, v, active = tableau[:, -1], tableau[:, :d] @ sign, sign != 0
-            # The input that changed last starts this piece at its threshold. Crossing it back is excluded, because
-            # rounding alone could cause that.
+            # This piece starts at the threshold of the input that changed last. This input may not cross the threshold
+            # back, because rounding alone could cause that.
             free = ~active & (jnp.diagonal(tableau[:, :d]) > negligible)
             leaves = jnp.where(active & (last_sign == 0), _ratio(m, v), -1.0)
-            rises = jnp.where(free & (last_sign <= 0), _ratio(m, 1 + v), -1.0)
-            falls = jnp.where(free & (last_sign >= 0), _ratio(m, v - 1), -1.0)
-            ends = jnp.stack([leaves, rises, falls])
-            ends = jnp.where(ends < above, ends, -1.0)
-            at = jnp.argmax(ends)
-            below, kind, j = ends.ravel()[at], at // d, at % d
+            joins_positive = jnp.where(free & (last_sign <= 0), _ratio(m, 1 + v), -1.0)
+            joins_negative = jnp.where(free & (last_sign >= 0), _ratio(m, v - 1), -1.0)
+            ends = jnp.stack([leaves, joins_positive, joins_negative])
+            ends = jnp.where(ends < upper, ends, -1.0)
+            index = jnp.argmax(ends)
+            lower, kind, j = ends.ravel()[index], index // d, index % d
 
-            inside = (penalties < above) & (penalties >= below)
+            inside = (penalties < upper) & (penalties >= lower)
             w = jnp.where(active, tableau[:, -2], 0.0)[None] - penalties * jnp.where(active, v, 0.0)[None]
             solution, known = jnp.where(inside, w, solution), known | inside
 
-            # A pivot on j as a single rank-one update: entry j of row and column is set so that row and column j of the
-            # result are correct too.
+            # The pivot on j is one rank-one update. Entry j of `row` and of `column` is chosen so that row j and column
+            # j of the result are correct too.
             is_j, pivot = jnp.arange(d) == j, tableau[j, j]
-            pivot = jnp.where(pivot != 0, pivot, 1.0)  # zero only after the last piece, whose result is unused
+            pivot = jnp.where(pivot != 0, pivot, 1.0)  # zero only after the last piece; the result is then unused
             row = jnp.where(jnp.arange(d + 2) == j, pivot + 1, tableau[j])
             column = jnp.where(is_j, pivot - 1, tableau[:, j])
             new_sign = jnp.stack([jnp.zeros((), dtype), jnp.ones((), dtype), -jnp.ones((), dtype)])[kind]
-            last_sign = jnp.where(is_j, jnp.where(kind == 0, sign, new_sign), 0.0)  # with which j left or joined
+            last_sign = jnp.where(is_j, jnp.where(kind == 0, sign, new_sign), 0.0)  # sign with which j left or joined
             tableau = tableau - column[:, None] * row[None, :] / pivot
-            return tableau, jnp.where(is_j, new_sign, sign), last_sign, solution, known, below, count + 1
+            return tableau, jnp.where(is_j, new_sign, sign), last_sign, solution, known, lower, count + 1
 
-        tableau, none = jnp.concatenate([gram, moment[:, None], perturbed[:, None]], axis=1), jnp.zeros(d, dtype)
+        tableau, zeros = jnp.concatenate([gram, moment[:, None], perturbed[:, None]], axis=1), jnp.zeros(d, dtype)
         solution, known = jnp.zeros((len(alphas), d), dtype), jnp.zeros((len(alphas), 1), bool)
-        start = tableau, none, none, solution, known, jnp.asarray(jnp.inf, dtype), jnp.zeros((), int)
+        start = tableau, zeros, zeros, solution, known, jnp.asarray(jnp.inf, dtype), jnp.zeros((), int)
         *_, solution, known, _, _ = jax.lax.while_loop(is_unfinished, next_piece, start)
-        return jnp.where(known, solution, jnp.nan)  # not initialised to nan: jax_debug_nans would stop inside the loop
+        # `solution` is initialised to zero instead of nan, because jax_debug_nans would stop the loop at a nan.
+        return jnp.where(known, solution, jnp.nan)
 
     return solve
 

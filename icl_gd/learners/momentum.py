@@ -1,6 +1,6 @@
 """Gradient descent with momentum (Polyak's heavy ball) on the in-context loss `1/(2n) sum_i |W x_i - y_i|^2`.
 
-One example, x = y = 1, and a query at 1:
+With one example x = y = 1 and the query 1, the second step adds half of the first update to the gradient step:
 
     >>> x, y, x_query = jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.ones(1)
     >>> layerwise_momentum(step_sizes=[0.5, 0.5], momentum=0.5)(x, y, x_query).ravel().tolist()
@@ -25,14 +25,14 @@ Momentum = Annotated[Scalar, Ge(0), Lt(1)]
 
 @checked
 def layerwise_momentum(step_sizes: Rates, momentum: Momentum) -> Predictor:
-    """`momentum` with the prediction of every iterate.
+    """Like `momentum`, but returns the prediction after every step.
 
     Args:
-      step_sizes: one per step.
-      momentum: in [0, 1).
+      step_sizes: eta of every step, not divided by n.
+      momentum: fraction of the previous update that is added to the next, in [0, 1).
 
     Returns:
-      A Predictor with y_hat `[iterate m]`; the first iterate is before any step.
+      A Predictor with y_hat `[iterate m]`; the first iterate is the prediction before any step.
 
     Raises:
       ValueError: if the momentum is not in [0, 1).
@@ -44,10 +44,10 @@ def layerwise_momentum(step_sizes: Rates, momentum: Momentum) -> Predictor:
 def momentum(step_sizes: Rates, momentum: Momentum) -> Predictor:
     """Gradient descent with momentum on the context.
 
-    `W_{k+1} = W_k - step_size_k * gradient(W_k) + momentum * (W_k - W_{k-1})`, from `W_0 = W_{-1} = 0`.
+    A step is `W_{k+1} = W_k - step_size_k * gradient(W_k) + momentum * (W_k - W_{k-1})`, with `W_0 = W_{-1} = 0`.
 
     Args:
-      step_sizes: one per step; their number is the number of steps.
+      step_sizes: eta of every step, not divided by n; one step is taken per entry.
       momentum: fraction of the previous update that is added to the next, in [0, 1). 0 is gradient descent.
 
     Returns:

@@ -1,6 +1,6 @@
 """Nearest neighbours: the mean label of the context examples that are closest to the query.
 
-The first two examples are the nearest to a query at 0.4:
+For the query 0.4, the first two examples are the nearest:
 
     >>> x, y = jnp.array([[0.0], [1.0], [5.0]]), jnp.array([[0.0], [2.0], [9.0]])
     >>> nearest_neighbours(neighbours=2)(x, y, jnp.array([0.4])).tolist()
@@ -20,7 +20,7 @@ from icl_gd.types import Array, Predictor
 
 Weights = Annotated[str, OneOf(("uniform", "distance"))]
 
-# (squared distances, mask of the examples that count, labels) -> y_hat
+# (squared distances to the query, mask of the examples that may count, labels) -> y_hat
 Vote = Callable[[Float[Array, " n"], Bool[Array, " n"], Float[Array, "n m"]], Float[Array, " m"]]
 
 
@@ -28,12 +28,12 @@ Vote = Callable[[Float[Array, " n"], Bool[Array, " n"], Float[Array, "n m"]], Fl
 def nearest_neighbours(neighbours: Size, weights: Weights = "uniform") -> Predictor:
     """Mean label of the nearest examples in Euclidean distance. Without examples it predicts zero.
 
-    Among examples at equal distance those that come first in the context are taken.
+    If distances are equal, earlier examples are preferred.
 
     Args:
       neighbours: number of examples in the mean; all examples if the context has fewer.
-      weights: "uniform", or "distance" to weight every label by the inverse of its distance. With "distance", if any
-        neighbours coincide with the query, only those count. Default: "uniform".
+      weights: "uniform", or "distance" to weight every label by the inverse of its distance to the query. With
+        "distance", if some neighbours equal the query, only their labels count. Default: "uniform".
 
     Returns:
       A Predictor with y_hat `[m]`.
@@ -53,14 +53,14 @@ def nearest_neighbours(neighbours: Size, weights: Weights = "uniform") -> Predic
 
 @checked
 def vote_of_nearest(neighbours: Size, weights: Weights) -> Vote:
-    """The vote of `nearest_neighbours`, as a function of squared distances and a mask.
+    """The mean of `nearest_neighbours`, as a function of squared distances, a mask and labels.
 
     Args:
       neighbours: number of examples in the mean.
       weights: "uniform" or "distance".
 
     Returns:
-      A function `(squared distances [n], mask of the examples that count [n], labels [n m]) -> y_hat [m]`.
+      A function `(squared distances [n], mask of the examples that may count [n], labels [n m]) -> y_hat [m]`.
 
     Raises:
       ValueError: if `neighbours` is not positive or `weights` is unknown.

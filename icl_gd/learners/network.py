@@ -1,6 +1,6 @@
 """A network with one hidden layer, trained from scratch on every context (Garg et al. 2208.01066, section 4).
 
-The network fits y = |x|:
+Here the network learns y = |x|:
 
     >>> x = jnp.linspace(-1.0, 1.0, 9)[:, None]
     >>> predict = jax.jit(two_layer_network(hidden=16, steps=100, learning_rate=0.1, optimizer="gd"))
@@ -30,17 +30,17 @@ Optimizer = Annotated[str, OneOf(OPTIMIZERS)]
 def two_layer_network(
     seed: Seed = 0, hidden: Size = 100, steps: Size = 100, learning_rate: Rate = 5e-3, optimizer: Optimizer = "adam"
 ) -> Predictor:
-    """The network `W_2 relu(W_1 x + b_1) + b_2`, trained on the mean squared error of the whole context.
+    """Trains the network `W_2 relu(W_1 x + b_1) + b_2` on the mean squared error over the context.
 
     The default optimiser and number of steps are those of Garg et al. Initial weights and biases are uniform in
-    `[-1, 1] / sqrt(fan_in)` and the same for every problem. Without examples it predicts zero, as in the paper.
+    `[-1, 1] / sqrt(fan_in)`, and the same for every problem. Without examples the prediction is zero, as in the paper.
 
     Args:
-      seed: of the initial weights.
+      seed: random seed of the initial weights.
       hidden: width of the hidden layer.
       steps: number of training steps.
-      learning_rate: of the optimiser.
-      optimizer: "adam", or "gd" for plain gradient descent.
+      learning_rate: learning rate of the optimiser.
+      optimizer: "adam", or "gd" for plain gradient descent. Default: "adam".
 
     Returns:
       A Predictor with y_hat `[m]`.
@@ -64,11 +64,11 @@ def prefix_two_layer_network(
     """`two_layer_network` for every prefix: one network per prefix, all trained in parallel.
 
     Args:
-      seed: of the initial weights.
+      seed: random seed of the initial weights.
       hidden: width of the hidden layer.
       steps: number of training steps.
-      learning_rate: of the optimiser.
-      optimizer: "adam", or "gd" for plain gradient descent.
+      learning_rate: learning rate of the optimiser.
+      optimizer: "adam", or "gd" for plain gradient descent. Default: "adam".
 
     Returns:
       A PrefixPredictor with y_hat `[n m]`.
@@ -89,7 +89,7 @@ def prefix_two_layer_network(
 def _fit_and_predict(
     seed: int, hidden: int, steps: int, learning_rate: float, optimizer: str
 ) -> Callable[[Array, Array, Array, Array], Array]:
-    """`(x [n d], y [n m], mask of the examples [n], x_query [d]) -> y_hat [m]`."""
+    """A function `(x [n d], y [n m], mask [n], x_query [d]) -> y_hat [m]` that trains on the unmasked examples."""
     transform = OPTIMIZERS[optimizer](learning_rate)
 
     def network(params: dict[str, Array], x: Array) -> Array:

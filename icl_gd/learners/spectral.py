@@ -1,23 +1,25 @@
-"""The risk of gradient descent and GD++ as a function of the eigenvalues of the context covariance, and its minimisers.
+"""The risk of gradient descent and GD++ from the eigenvalues of the context covariance, and rates that minimise it.
 
-Derivation. Let S = (1/n) sum_i x_i x_i^T and labels y_i = W x_i. After any number of steps of GD++ an input x has
-become a(S) x, and the residual labels are W r(S) x_i. The polynomials a and r act on each eigenvalue lambda of S
-separately:
+Derivation. Let S = (1/n) sum_i x_i x_i^T, and let the labels be y_i = W x_i. After any number of steps of GD++, the
+input x has become a(S) x, and the residual label of x_i is W r(S) x_i, with polynomials a and r. For an eigenvalue
+lambda of S, a step updates a = a(lambda) and r = r(lambda) as follows. Here x and y are transformed inputs and residual
+labels before the step:
 
-* The step y <- y - eta/n sum_i y_i x_i^T x of a residual label gives r <- r (1 - eta a^2 lambda). The prediction takes
-  the same step with the opposite sign.
-* The step x <- (I - gamma/n sum_i x_i x_i^T) x of an input gives a <- a (1 - gamma a^2 lambda).
+* The gradient step replaces the label y of x by y - eta/n sum_i y_i x_i^T x. This gives r <- r (1 - eta a^2 lambda).
+  The prediction changes by the same amount with the opposite sign.
+* The transformation replaces x by (I - gamma/n sum_i x_i x_i^T) x. This gives a <- a (1 - gamma a^2 lambda).
 
-The prediction is W (I - r(S)) x_query = (1/n) sum_i y_i x_i^T q(S) x_query with 1 - r = lambda q. Now let W have
-independent entries of variance psi^2, the labels noise of variance sigma^2, and let the queries be independent of the
-context with second moment Lambda. The risk of one output is
+The prediction is W (I - r(S)) x_query = (1/n) sum_i y_i x_i^T q(S) x_query, where q is defined by 1 - r = lambda q. Now
+let the entries of W be independent with variance psi^2, let the label noise have variance sigma^2, and let the query be
+independent of the context, with second moment Lambda. The risk of one output is
 
     psi^2 / 2  E sum_k [ r(lambda_k)^2 + (sigma^2/psi^2) / n * lambda_k q(lambda_k)^2 ]  v_k^T Lambda v_k
 
-with a sum over the eigenpairs (lambda_k, v_k) of S. Weights, noise and queries are integrated exactly, and a step costs
-d numbers per prompt. Gradient descent is the case gamma = 0.
+with a sum over the eigenpairs (lambda_k, v_k) of S. E is the expectation over contexts, computed as a mean over sampled
+prompts. The expectations over weights, noise and queries are exact. A step updates 2 d numbers per prompt. With
+gamma = 0, GD++ is gradient descent.
 
-The fitted step size minimises the risk:
+The fitted step sizes minimise the risk:
 
     >>> x = np.random.default_rng(0).normal(size=(50, 8, 2))
     >>> spectrum = Spectrum.of(x, second_moment=np.eye(2))
@@ -40,7 +42,7 @@ from icl_gd.types import Array, Rates
 class Spectrum(NamedTuple):
     """Eigenvalues of the context covariances: a sufficient statistic for the risk of gradient descent and GD++."""
 
-    eigenvalues: Float[np.ndarray, "prompt d"] | Float[Array, "prompt d"]  # of S
+    eigenvalues: Float[np.ndarray, "prompt d"] | Float[Array, "prompt d"]  # lambda_k
     weights: Float[np.ndarray, "prompt d"] | Float[Array, "prompt d"]  # v_k^T Lambda v_k
     noise: float | Array  # sigma^2 / psi^2 / n
 
@@ -68,7 +70,7 @@ class Spectrum(NamedTuple):
 
 
 class GDPlusPlusRates(NamedTuple):
-    """The two rates of every step of GD++; the last gamma does not affect the prediction."""
+    """The two rates of every step of GD++, not divided by n. The last gamma does not affect the prediction."""
 
     step_sizes: Float[np.ndarray | Array, " step"]
     gammas: Float[np.ndarray | Array, " step"]
@@ -80,8 +82,8 @@ def residual_factors(
     """The polynomial r after every step: the factor by which the error along an eigenvector of S has been multiplied.
 
     Args:
-      step_sizes, gammas: one of each per step.
-      eigenvalues: of S, of any shape `[*any]`.
+      step_sizes, gammas: eta and gamma of every step, not divided by n.
+      eigenvalues: eigenvalues of S, of any shape `[*any]`.
 
     Returns:
       r `[iterate *any]`; the first iterate, before any step, is one.
@@ -97,8 +99,8 @@ def input_factors(
     The covariance of the transformed inputs has the eigenvalues a^2 lambda.
 
     Args:
-      step_sizes, gammas: one of each per step.
-      eigenvalues: of S, of any shape `[*any]`.
+      step_sizes, gammas: eta and gamma of every step, not divided by n.
+      eigenvalues: eigenvalues of S, of any shape `[*any]`.
 
     Returns:
       a `[iterate *any]`; the first iterate, before any step, is one.
@@ -107,7 +109,7 @@ def input_factors(
 
 
 def _polynomials(step_sizes: Rates, gammas: Rates, eigenvalues: Array) -> list[tuple[Array, Array]]:
-    """The pairs (a, q) before the first step and after every step."""
+    """The pairs (a, q) of the module docstring, before the first step and after every step."""
     a, q = jnp.ones_like(eigenvalues), jnp.zeros_like(eigenvalues)
     pairs = [(a, q)]
     for eta, gamma in zip(step_sizes, gammas, strict=True):
@@ -121,9 +123,9 @@ def spectral_risk(spectrum: Spectrum, step_sizes: Rates, gammas: Rates | None = 
     """The risk of GD++ or, without gammas, of gradient descent, for weights of variance psi^2 = 1.
 
     Args:
-      spectrum: of the contexts of the prompts over which the risk is averaged.
-      step_sizes: one per step, not divided by n.
-      gammas: one per step. Default: zero (gradient descent).
+      spectrum: spectrum of the contexts over which the risk is averaged.
+      step_sizes: eta of every step, not divided by n.
+      gammas: gamma of every step, not divided by n. Default: zero (gradient descent).
 
     Returns:
       The risk of one output, with the factor 1/2; a scalar.
@@ -145,25 +147,25 @@ def fit_step_sizes(spectrum: Spectrum, n_steps: Size, free: bool = False) -> Flo
     """Fits the step sizes of gradient descent by minimising its risk.
 
     Args:
-      spectrum: of the contexts of the prompts over which the risk is averaged.
+      spectrum: spectrum of the contexts over which the risk is averaged.
       n_steps: number of steps.
       free: fit one step size per step. Default: one step size shared by all steps.
 
     Returns:
-      Step sizes `[step]`, not divided by n, in increasing order. (Their order does not affect gradient descent.)
+      Step sizes `[step]`, not divided by n, in increasing order. The order does not affect the final prediction.
 
     Raises:
       ValueError: if `n_steps` is not positive.
     """
-    every, none = np.ones((n_steps, 1)), np.zeros((n_steps, 1))
+    to_steps, zeros = np.ones((n_steps, 1)), np.zeros((n_steps, 1))  # map parameters to rates of all steps
     # The search starts at the closed form for one step; the optimum for several steps is not far from it.
     first = float(np.mean(spectrum.weights * spectrum.eigenvalues))
     second = float(np.mean(spectrum.weights * spectrum.eigenvalues**2))
     one_step = first / (second + spectrum.noise * first)
-    shared = minimise_risk(_risk, spectrum, every, none, np.array([one_step]))
-    if free and n_steps > 1:  # equal step sizes are a saddle point, so the random starts are needed
-        every, none = np.eye(n_steps), np.zeros((n_steps, n_steps))
-        return np.sort(minimise_risk(_risk, spectrum, every, none, np.repeat(shared, n_steps), spread=1.0))
+    shared = minimise_risk(_risk, spectrum, to_steps, zeros, np.array([one_step]))
+    if free and n_steps > 1:  # equal step sizes are a saddle point, so random starting points are needed
+        to_steps, zeros = np.eye(n_steps), np.zeros((n_steps, n_steps))
+        return np.sort(minimise_risk(_risk, spectrum, to_steps, zeros, np.repeat(shared, n_steps), spread=1.0))
     return np.repeat(shared, n_steps)
 
 
@@ -172,7 +174,7 @@ def fit_gd_plus_plus(spectrum: Spectrum, n_steps: Size, free: bool = False) -> G
     """Fits the rates of GD++ (step size and gamma) by minimising its risk; returns the best of several local minima.
 
     Args:
-      spectrum: of the contexts of the prompts over which the risk is averaged.
+      spectrum: spectrum of the contexts over which the risk is averaged.
       n_steps: number of steps.
       free: fit one pair of rates per step. Default: one pair shared by all steps.
 
@@ -182,26 +184,28 @@ def fit_gd_plus_plus(spectrum: Spectrum, n_steps: Size, free: bool = False) -> G
     Raises:
       ValueError: if `n_steps` is not positive.
     """
-    every, none = np.ones((n_steps, 1)), np.zeros((n_steps, 1))
-    # 1 - gamma a^2 lambda must not become negative, so the search starts below the inverse of the largest eigenvalues.
+    to_steps, zeros = np.ones((n_steps, 1)), np.zeros((n_steps, 1))
+    # 1 - gamma a^2 lambda must not become negative, so gamma starts below the inverse of the largest eigenvalues.
     gamma = 0.5 / float(np.quantile(spectrum.eigenvalues[:, -1], 0.9))
     start = np.array([fit_step_sizes(spectrum, n_steps)[0], gamma])
-    shared = minimise_risk(_risk, spectrum, np.hstack([every, none]), np.hstack([none, every]), start, spread=0.3)
+    to_step_sizes, to_gammas = np.hstack([to_steps, zeros]), np.hstack([zeros, to_steps])
+    shared = minimise_risk(_risk, spectrum, to_step_sizes, to_gammas, start, spread=0.3)
     fitted = np.repeat(shared, n_steps)
     if free and n_steps > 1:
-        every, none = np.eye(n_steps), np.zeros((n_steps, n_steps))
-        fitted = minimise_risk(_risk, spectrum, np.hstack([every, none]), np.hstack([none, every]), fitted, spread=0.2)
+        to_steps, zeros = np.eye(n_steps), np.zeros((n_steps, n_steps))
+        to_step_sizes, to_gammas = np.hstack([to_steps, zeros]), np.hstack([zeros, to_steps])
+        fitted = minimise_risk(_risk, spectrum, to_step_sizes, to_gammas, fitted, spread=0.2)
     return GDPlusPlusRates(fitted[:n_steps], fitted[n_steps:])
 
 
 @checked
 def tied_step_size(spectrum: Spectrum, n_steps: Size, n_context: Size) -> float:
-    """Fits the step size of GD++ with `gamma = step_size / n`, shared by all steps.
+    """Fits the step size of GD++ under the constraint `gamma = step_size / n`, shared by all steps.
 
-    The published code of von Oswald et al. starts from these tied rates when it learns the pair.
+    The published code of von Oswald et al. starts from these tied rates when it fits step size and gamma.
 
     Args:
-      spectrum: of the contexts of the prompts over which the risk is averaged.
+      spectrum: spectrum of the contexts over which the risk is averaged.
       n_steps: number of steps.
       n_context: number n of context examples.
 
@@ -211,6 +215,6 @@ def tied_step_size(spectrum: Spectrum, n_steps: Size, n_context: Size) -> float:
     Raises:
       ValueError: if a size is not positive.
     """
-    every = np.ones((n_steps, 1))
+    to_steps = np.ones((n_steps, 1))
     start = fit_step_sizes(spectrum, n_steps)[:1]
-    return float(minimise_risk(_risk, spectrum, every, every / n_context, start)[0])
+    return float(minimise_risk(_risk, spectrum, to_steps, to_steps / n_context, start)[0])

@@ -1,7 +1,7 @@
-"""Learners on transformed prompts (centred, or standardised as by LayerNorm), and the transformed prompts themselves.
+"""Learners on transformed prompts: centred, or standardised as by LayerNorm.
 
-`centred` and `standardised` turn a learner into one that transforms its prompt first. `centre` and `standardise`
-transform a batch of prompts in the same way, for example to fit rates on them.
+`centred` and `standardised` return a learner that transforms its prompt first. `centre` and `standardise` transform a
+batch of prompts in the same way, for example to fit rates on them. One gradient step before and after centring:
 
     >>> from icl_gd.learners import gradient_descent
     >>> x, y, x_query = jnp.array([[1.0], [3.0]]), jnp.array([[2.0], [8.0]]), jnp.ones(1)
@@ -19,7 +19,7 @@ from icl_gd.types import Array, Predictor, Prompt
 
 
 def centred(learner: Predictor) -> Predictor:
-    """The learner on the context `x - mean x`, `y - mean y`; the query is not changed.
+    """Applies a learner to the centred context `x - mean x`, `y - mean y`; the query is not changed.
 
     One step of gradient descent then has the update `step_size / n sum_i (y_i - mean y) (x_i - mean x)^T`. Softmax
     heads can compute this update to first order, because their patterns sum to one (`analysis.softmax`).
@@ -39,22 +39,22 @@ def _centred(learner: Predictor, x: Array, y: Array, x_query: Array) -> Array:
 
 
 def centre(prompts: Prompt) -> Prompt:
-    """Prompts as `centred` presents them to its learner: the means of every context are subtracted.
+    """Centres prompts as `centred` does: subtracts the mean input and the mean label of every context.
 
     Args:
       prompts: a batch of Prompts (leading axis).
 
     Returns:
-      The prompts with other `x` and `y`.
+      The prompts with centred `x` and `y`.
     """
     return prompts._replace(x=_without_mean(prompts.x, 1), y=_without_mean(prompts.y, 1))
 
 
 def standardised(learner: Predictor) -> Predictor:
-    """The learner on standardised tokens: every token (x, y) has mean zero and standard deviation one over its entries.
+    """Applies a learner to standardised tokens: the entries of each token (x, y) have mean 0 and standard deviation 1.
 
     The query is standardised as the token (x_query, 0). LayerNorm without scale and offset has the same output. It
-    removes the mean and the length of a token, and with them the scale of the label.
+    removes the mean and the norm of each token, and so also the scale of its label.
 
     Args:
       learner: any Predictor.
@@ -73,13 +73,13 @@ def _standardised(learner: Predictor, x: Array, y: Array, x_query: Array) -> Arr
 
 
 def standardise(prompts: Prompt) -> Prompt:
-    """Prompts as `standardised` presents them to its learner.
+    """Standardises prompts as `standardised` does.
 
     Args:
       prompts: a batch of Prompts (leading axis).
 
     Returns:
-      The prompts with other `x`, `y` and `x_query`; `y_query` is not changed.
+      The prompts with standardised `x`, `y` and `x_query`; `y_query` is not changed.
     """
     x, y = _standard(prompts.x, prompts.y)
     x_query, _ = _standard(prompts.x_query, jnp.zeros_like(prompts.y_query))

@@ -1,4 +1,4 @@
-"""Transformers: plain functions of a config, a dict of parameters and tokens. No other package imports Flax."""
+"""Transformers as functions of a config, a dict of parameters, and tokens. No other package imports Flax."""
 
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.gpt2 import gpt2_config
@@ -23,10 +23,10 @@ from icl_gd.models.transformer import (
     features,
     has_gram_form,
     init,
+    program_config,
     read_out,
     shapes,
     softmax_share,
-    weighted,
 )
 
 __all__ = [
@@ -49,11 +49,11 @@ __all__ = [
     "layerwise_predictor",
     "predictor",
     "prefix_predictor",
+    "program_config",
     "query_predictor",
     "read_gram",
     "read_out",
     "read_query",
     "shapes",
     "softmax_share",
-    "weighted",
 ]

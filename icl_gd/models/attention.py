@@ -20,13 +20,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from icl_gd.models.initial import Initializers
-from icl_gd.models.modifications import AUGMENTED, Modification, augmented, modified
+from icl_gd.models.modifications import AUGMENTED, UNMODIFIED, Modification, augmented, modified
 from icl_gd.types import Array
 
-TINY = 1e-6  # added to the sums that divide keys and queries, as in the published code
-MIX_SLOPE = 10  # slope of the sigmoid of the learned mix, as in the published code
+TINY = 1e-6  # added to the sums by which keys and queries are divided, as in the code of von Oswald et al.
+MIX_SLOPE = 10  # slope of the sigmoid of the learned mix, as in the code of von Oswald et al.
 
-Mask = Bool[Array, "query key"] | None  # True where the query token attends to the key token; None: everywhere
+Mask = Bool[Array, "query key"] | None  # True where the query token attends to the key token; None: True everywhere
 
 
 def _linear(scores: Array, d_head: int, mix: Array, mask: Mask, axis: int) -> Array:
@@ -34,10 +34,10 @@ def _linear(scores: Array, d_head: int, mix: Array, mask: Mask, axis: int) -> Ar
 
 
 def _softmax(scores: Array, d_head: int, mix: Array, mask: Mask, axis: int) -> Array:
-    """Softmax of `scores / sqrt(d_head)`, computed in float32 at least."""
-    exact = scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) / d_head**0.5
-    exact = exact if mask is None else jnp.where(mask, exact, -jnp.inf)
-    return jax.nn.softmax(exact, axis=axis).astype(scores.dtype)
+    """Softmax of `scores / sqrt(d_head)`, computed in float32 or a wider type."""
+    logits = scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) / d_head**0.5
+    logits = logits if mask is None else jnp.where(mask, logits, -jnp.inf)
+    return jax.nn.softmax(logits, axis=axis).astype(scores.dtype)
 
 
 def _relu(scores: Array, d_head: int, mix: Array, mask: Mask, axis: int) -> Array:
@@ -54,8 +54,8 @@ def _mixed(scores: Array, d_head: int, mix: Array, mask: Mask, axis: int) -> Arr
     return mix * _softmax(scores, d_head, mix, mask, axis) + (1 - mix) * scores
 
 
-# Functions `(scores, d_head, mix, mask, axis) -> pattern`, by the kind of attention. Masked scores are zero, and `axis`
-# is the axis of key tokens. Only softmax divides the scores by sqrt(d_head).
+# Functions `(scores, d_head, mix, mask, axis) -> pattern`, by the kind of attention. `mix` is the softmax fraction of
+# mixed attention, and `axis` is the axis of key tokens. Masked scores are zero. Only softmax divides by sqrt(d_head).
 KINDS: dict[str, Callable[[Array, int, Array, Mask, int], Array]] = {
     "linear": _linear,
     "softmax": _softmax,
@@ -76,7 +76,7 @@ class _Weights(NamedTuple):
     modification: dict[str, Array]
 
     def project(self, name: str, weights: Array | np.ndarray, tokens: Array) -> Array:
-        """Keys, queries or values `[head t d_head]`; `name` is "K", "Q" or "V"."""
+        """Projects tokens `[t e]` to keys (`name` "K"), queries ("Q") or values ("V"): `[head t d_head]`."""
         projected = jnp.einsum("hke,te->htk", weights, tokens)
         if self.biases:
             projected = projected + self.biases[name]
@@ -86,21 +86,22 @@ class _Weights(NamedTuple):
 
 
 class SelfAttention(nn.Module):
-    """The update of one layer, `e_i <- sum_heads P W_V sum_j e_j pattern(W_K e_j, W_Q e_i)`.
+    """One attention layer. The update of token i is `sum_heads P W_V sum_j e_j pattern(W_K e_j, W_Q e_i)`.
 
-    By default all tokens attend to the context: all tokens but the last, which is the query. With `attend_to_query`
-    they attend to the query too. In causal attention a token attends to itself and the tokens before it.
+    By default, every token attends to the context: all tokens except the last, which is the query. With
+    `attend_to_query`, every token attends to the query too. In causal attention, a token attends to itself and to the
+    tokens before it.
 
     Attributes:
       n_heads: number of heads.
       d_head: width of a head.
-      initial: initializers of the weights.
+      initial: initialisers of the weights.
       kind: a name in `KINDS`; "mixed" learns a combination of softmax and linear attention.
       sum_normalised: divide keys and queries by the sums of their entries (Schlag et al. 2102.11174).
       causal: mask the tokens after each query token.
       biases: add biases to keys, queries, values and the output.
       attend_to_query: include the last token among the keys of every token.
-      modification: strengths of the attention modifications.
+      modification: strengths of the modifications.
     """
 
     n_heads: int
@@ -111,7 +112,7 @@ class SelfAttention(nn.Module):
     causal: bool = False
     biases: bool = False
     attend_to_query: bool = False
-    modification: Modification = Modification()
+    modification: Modification = UNMODIFIED
 
     @nn.compact
     def __call__(self, tokens: Array, query_only: bool = False) -> tuple[Array, Array, Array]:
@@ -119,12 +120,12 @@ class SelfAttention(nn.Module):
 
         Args:
           tokens: `[t e]`, the query last.
-          query_only: compute the row of the last token only. Default: False.
+          query_only: compute the update of the last token only. Default: False.
 
         Returns:
           `(update [t e], scores [head t t], pattern [head t t])`, where scores and pattern are
-          [query token, key token] and zero where the key is masked. With `query_only` the first axis of the update,
-          and the axis of query tokens, has length one.
+          [query token, key token] and zero where the key is masked. With `query_only`, the shapes are `[1 e]` and
+          `[head 1 t]`.
         """
         all_attended = self.causal or self.attend_to_query
         query_tokens = tokens[-1:] if query_only else tokens
@@ -145,11 +146,12 @@ class SelfAttention(nn.Module):
             scores = jnp.where(mask, scores, 0.0)
 
         pattern = KINDS[self.kind](scores, self.d_head, weights.mix, mask, -1)
-        if self.modification.there:
-            own_scores = None
-            if "beta" in weights.modification:  # negative samples of a demonstration depend on its own query's scores
-                own_scores = scores_of(key_tokens) if query_only else scores
-            pattern = modified(weights.modification, pattern, own_scores, self.causal)
+        if self.modification.enabled:
+            all_scores = None
+            if "negative_weight" in weights.modification:
+                # The negative samples of a demonstration depend on its scores as query token.
+                all_scores = scores_of(key_tokens) if query_only else scores
+            pattern = modified(weights.modification, pattern, all_scores, self.causal)
 
         update = _merged_update(weights, key_tokens, pattern) if merged else _update(weights, key_tokens, pattern)
         if self.biases:
@@ -159,14 +161,14 @@ class SelfAttention(nn.Module):
         return update, _pad_query(scores), _pad_query(pattern)
 
     def _weights(self, e: int) -> _Weights:
-        """Creates or reads the parameters; their order determines their initial values."""
+        """Creates or reads the parameters. The order in which they are created determines their initial values."""
         shape = (self.n_heads, self.d_head, e)
         w_k, w_q, w_v = (self.param(f"W_{name}", self.initial.inputs, shape) for name in "KQV")
         # P acts on the concatenated heads, so its fan-in is n_heads * d_head.
         p = self.param("P", self.initial.outputs(self.n_heads), (self.n_heads, e, self.d_head))
         mix = jnp.zeros(())
         if self.kind == "mixed":
-            # As in the published code: one weight of fan-in one, behind a steep sigmoid.
+            # As in the code of von Oswald et al., the mix is a steep sigmoid of one weight, with fan-in 1.
             mix = jax.nn.sigmoid(MIX_SLOPE * self.param("mix", self.initial.inputs, (1, 1, 1))[0, 0, 0])
         biases = {}
         if self.biases:
@@ -177,11 +179,10 @@ class SelfAttention(nn.Module):
         return self.param(f"b_{name}", nn.initializers.zeros, shape)
 
     def _modification(self) -> dict[str, Array]:
-        """The fixed modification strengths and the trained augmentation MLPs, which all heads share."""
-        strengths = self.modification.there.items()
-        params = {
-            name: self.param(name, lambda key, value=value: jnp.asarray(value, float)) for name, value in strengths
-        }
+        """The untrained modification strengths, and the trained augmentation MLPs, which all heads share."""
+        params: dict[str, Array] = {}
+        for name, value in self.modification.enabled.items():
+            params[name] = self.param(name, lambda key, value=value: jnp.asarray(value, float))
         shape = (self.d_head, self.d_head)
         for name, strength in AUGMENTED.items():
             if strength in params:
@@ -192,44 +193,45 @@ class SelfAttention(nn.Module):
     def _merges_weights(self, e: int, weights: _Weights) -> bool:
         """Whether to multiply weights with weights before tokens, as `_merged_scores` and `_merged_update` do.
 
-        For heads at least as wide as a token this takes fewer products per token, and in the first layer the gradient
-        needs half as many products over pairs of tokens. It is exact if keys and values are linear in the tokens.
+        If heads are at least as wide as a token, this order takes fewer products per token, and the gradient of the
+        first layer needs half as many products over pairs of tokens. This order is exact if keys and values are linear
+        in the tokens.
         """
         augments = "augment_keys" in weights.modification or "augment_values" in weights.modification
         return self.d_head >= e and not self.biases and not augments
 
 
 def _scores(weights: _Weights, keys: Array, query_tokens: Array) -> Array:
-    """Scores `[head query key]` of keys `[head key d_head]`."""
+    """Scores `[head query key]`, computed from keys `[head key d_head]`."""
     return jnp.einsum("hik,hjk->hij", weights.project("Q", weights.q, query_tokens), keys)
 
 
 def _merged_scores(weights: _Weights, key_tokens: Array, query_tokens: Array) -> Array:
-    """Scores `[head query key]`, through `W_K^T W_Q`."""
+    """Scores `[head query key]`, computed from the QK circuit `W_K^T W_Q`."""
     return jnp.einsum("hic,jc->hij", jnp.einsum("hkc,hke,ie->hic", weights.k, weights.q, query_tokens), key_tokens)
 
 
 def _sums(weights: Array, tokens: Array) -> Array:
-    """Sums `[head t]` over the entries of keys or queries."""
+    """Sums `[head t]` over the entries of each key or query; `weights` are W_K or W_Q."""
     return jnp.einsum("hke,te->ht", weights, tokens) + TINY
 
 
 def _causal_mask(n_queries: int, n_keys: int) -> Bool[Array, "query key"]:
-    """Mask of the last `n_queries` of `n_keys` tokens."""
+    """The causal mask, for the last `n_queries` of `n_keys` tokens as query tokens."""
     return jnp.tri(n_queries, n_keys, n_keys - n_queries, dtype=bool)
 
 
 def _update(weights: _Weights, key_tokens: Array, pattern: Array) -> Array:
-    """The update `[query e]`: values are weighted by the pattern and projected by P."""
+    """The update `[query e]`: the pattern weights the values, and P projects the result."""
     heads = jnp.einsum("hij,hjk->hik", pattern, weights.project("V", weights.v, key_tokens))
     return jnp.einsum("hek,hik->ie", weights.p, heads)
 
 
 def _merged_update(weights: _Weights, key_tokens: Array, pattern: Array) -> Array:
-    """The update `[query e]`, through `P W_V`."""
+    """The update `[query e]`, computed from the OV circuit `P W_V`."""
     return jnp.einsum("hek,hkc,hic->ie", weights.p, weights.v, jnp.einsum("hij,jc->hic", pattern, key_tokens))
 
 
-def _pad_query(of_context: Array) -> Array:
-    """Appends a zero for the query, which is not a key, to the last axis."""
-    return jnp.pad(of_context, ((0, 0), (0, 0), (0, 1)))
+def _pad_query(weights: Array) -> Array:
+    """Appends a zero to the key axis, for the query: no token attends to it."""
+    return jnp.pad(weights, ((0, 0), (0, 0), (0, 1)))

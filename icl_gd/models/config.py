@@ -5,16 +5,17 @@
 (('linear', 'softmax'), 11, ('block_0', 'block_1'))
 """
 
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le
 
 from icl_gd.models import initial
 from icl_gd.models.attention import KINDS
 from icl_gd.models.initial import Initializers
-from icl_gd.models.modifications import Alpha, Fraction, Modification, Share, Values
-from icl_gd.schema import LARGEST, OneOf, Size, check
+from icl_gd.models.modifications import UNMODIFIED, Modification, Values
+from icl_gd.schema import LARGEST, OneOf, Size, check, hints
 
 MOST_LAYERS = 10**5  # upper bound on n_layers, because `kinds` stores one string per layer
 DTYPES = ("float32", "bfloat16")
@@ -31,21 +32,21 @@ class TransformerConfig:
       n_layers, n_heads: number of layers, and of heads per layer.
       d_head: width of a head. Default: the width of the residual, as in von Oswald et al.
       shared: all layers share one set of weights (recurrent). Default: each layer has its own.
-      clip: residuals are clipped to [-clip, clip] after every layer. Default: None, no clipping.
-      init_scale: initial weights have variance `init_scale / n_layers / fan_in` with init="von_oswald"; with
+      clip: residuals are clipped to [-clip, clip] after every layer. Default: None, no clip.
+      init_scale: with init="von_oswald", initial weights have variance `init_scale / n_layers / fan_in`. For
         init="gpt2", see `initial.gpt2`. A tuple of values is a sweep; only training accepts it.
       attention: a kind in `attention.KINDS`, or a tuple with one kind per layer. "mixed" learns a combination of
         softmax and linear attention.
-      layer_norm: the input of attention is normalised, with learned scale and offset. As in the published code, the
-        first layer is not normalised, unless all layers share weights.
-      sum_normalised: keys and queries are divided by the sums of their entries.
+      layer_norm: the input of attention is normalised by LayerNorm, with learned scale and bias. If each layer has its
+        own weights, the first layer is not normalised, as in the code of von Oswald et al.
+      sum_normalised: each key and each query is divided by the sum of its entries.
       d_embed: width of a linear embedding before the first layer. Default: None, no embedding.
       input_mlp_width: hidden width of an MLP (GELU, skip connection) on every embedded token before the first layer.
         Default: None, no MLP.
       init: the distribution of initial weights, a name in `initial.KINDS`.
-      causal: every token attends to itself and the tokens before it. If the layout has separate tokens for x and y, a
-        prediction is read at every x. Default: all tokens attend to the context, which is all tokens but the last.
-      pre_norm: the inputs of attention, of the block MLP and of the learned read-out are normalised.
+      causal: every token attends to itself and to the tokens before it. If x and y have separate tokens, a prediction
+        is read at every x. Default: every token attends to the context, that is, to all tokens except the last.
+      pre_norm: the inputs of attention, of the block MLP and of the learned read-out are normalised by LayerNorm.
       block_mlp_width: hidden width of an MLP (GELU, skip connection) after attention in every layer. Default: None, no
         MLP.
       biases: keys, queries, values, the attention output and the embedding have biases.
@@ -53,9 +54,8 @@ class TransformerConfig:
         than this. Default: None, no positions.
       d_read_out: width of the prediction of a learned linear read-out. Default: None, the prediction is read from the
         slots that the layout defines.
-      attend_to_query: all tokens attend to the query too.
-      alpha, beta, share, augment_keys, augment_values: attention modifications, see `models.Modification`. A tuple of
-        values is a sweep; only training accepts it.
+      attend_to_query: every token attends to the query too. Default: False.
+      modification: strengths of the attention modifications of Ren & Liu. Default: none is enabled.
       dtype: type of the activations, "float32" or "bfloat16". Default: None, the type of the parameters. Softmax, the
         sums of LayerNorm and a learned read-out are computed in float32.
     """
@@ -81,11 +81,7 @@ class TransformerConfig:
     d_read_out: Size | None = None
     dtype: Annotated[str, OneOf(DTYPES)] | None = None
     attend_to_query: bool = False
-    alpha: Alpha = None
-    beta: Fraction = None
-    share: Share = None
-    augment_keys: Fraction = None
-    augment_values: Fraction = None
+    modification: Modification = UNMODIFIED
 
     def __post_init__(self):
         check(self)
@@ -108,18 +104,32 @@ class TransformerConfig:
                 "attend_to_query=True is not accepted with causal=True: a causal query attends to itself already; set "
                 "attend_to_query=False"
             )
-        if (self.beta is None) != (self.share is None):
+        attends_to_itself = self.causal or self.attend_to_query
+        enabled = self.modification.enabled
+        if enabled and (self.sum_normalised or not attends_to_itself):
+            name, value = next(iter(enabled.items()))
             raise ValueError(
-                f"beta={self.beta}, share={self.share}: negative samples need beta and share; set both or neither"
+                f"{name}={value} needs sum_normalised=False and a query that attends to itself, because it treats the "
+                "query and the demonstrations differently; set attend_to_query=True or causal=True, or set "
+                f"{name}=None"
             )
-        has_own_token = self.causal or self.attend_to_query
-        if self.modification.there and (self.sum_normalised or not has_own_token):
-            name, value = next(iter(self.modification.there.items()))
-            raise ValueError(
-                f"{name}={value} needs a query that attends to its own token, without sum normalisation, because the "
-                "modification treats this token and the demonstrations differently; set attend_to_query=True or "
-                f"causal=True, and sum_normalised=False, or set {name}=None"
-            )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "TransformerConfig":
+        """The inverse of `dataclasses.asdict`, for values that were written to JSON and read again.
+
+        Returns:
+          The config. Lists become tuples, and missing fields have their defaults.
+
+        Raises:
+          ValueError: if a field is unknown or does not accept its value.
+        """
+        modification = {name: _from_json(value) for name, value in values.get("modification", {}).items()}
+        unknown = sorted({*values, *modification} - {*hints(cls), *hints(Modification)})
+        if unknown:
+            raise ValueError(f"unknown model fields {', '.join(unknown)}; a newer version of icl_gd wrote them")
+        fields = {name: _from_json(value) for name, value in values.items()}
+        return cls(**{**fields, "modification": Modification(**modification)})
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -137,18 +147,23 @@ class TransformerConfig:
         return self.width if self.d_head is None else self.d_head
 
     @property
-    def modification(self) -> Modification:
-        """The strengths of the attention modifications."""
-        return Modification(*(getattr(self, name) for name in Modification._fields))
-
-    @property
     def per_member(self) -> dict[str, Values]:
-        """The fields in which members of a population may differ; training sweeps over tuples in them."""
-        return {"init_scale": self.init_scale, **self.modification.there}
+        """The fields in which members of a population may differ, with their values. A tuple of values is a sweep."""
+        return {"init_scale": self.init_scale, **self.modification.enabled}
+
+    def with_values(self, values: Mapping[str, Any]) -> "TransformerConfig":
+        """A copy with other values of some fields of `per_member`.
+
+        Returns:
+          A config of the same class.
+        """
+        strengths = {name: value for name, value in values.items() if name != "init_scale"}
+        modification = replace(self.modification, **strengths)
+        return replace(self, init_scale=values.get("init_scale", self.init_scale), modification=modification)
 
     @property
     def initial(self) -> Initializers:
-        """The initializers of the weights.
+        """The initialisers of the weights.
 
         Raises:
           ValueError: if a field is a tuple of values to sweep over.
@@ -160,10 +175,10 @@ class TransformerConfig:
 
     @property
     def is_plain(self) -> bool:
-        """Whether every block is attention without an MLP, computed in the parameter dtype and not causal.
+        """Whether every block is attention without a causal mask or an MLP, computed in the dtype of the parameters.
 
-        A plain model has no `pre_norm`, biases, positions or learned read-out. It may still have `layer_norm`, an
-        embedding or a clip.
+        A plain model also has no `pre_norm`, biases, positions or learned read-out. It may have `layer_norm`, an
+        embedding, an input MLP or a clip.
         """
         if self.causal or self.pre_norm or self.biases or self.dtype:
             return False
@@ -171,14 +186,14 @@ class TransformerConfig:
 
     @property
     def is_embedded(self) -> bool:
-        """Whether there is an embedding or an MLP before the first layer."""
+        """Whether there is an embedding or an input MLP before the first layer."""
         return self.d_embed is not None or self.input_mlp_width is not None
 
-    def reads_normalised(self, layer: int) -> bool:
-        """Whether the input of attention is normalised in a layer, counted from zero.
+    def has_norm(self, layer: int) -> bool:
+        """Whether LayerNorm is applied to the input of attention in a layer.
 
         Returns:
-          True if the parameter block of the layer has a `norm`.
+          True if the parameter block of the layer has a `norm`. Layers are counted from zero.
         """
         return self.pre_norm or (self.layer_norm and (self.shared or layer > 0))
 
@@ -186,3 +201,7 @@ class TransformerConfig:
     def blocks(self) -> tuple[str, ...]:
         """The name of each layer's parameter block, in order."""
         return tuple(f"block_{0 if self.shared else layer}" for layer in range(self.n_layers))
+
+
+def _from_json(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

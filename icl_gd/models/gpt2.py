@@ -17,15 +17,15 @@ def gpt2_config(
     The published sizes `(d_embed, n_layers, n_heads)` are (64, 3, 2), (128, 6, 4) and (256, 12, 8).
 
     Args:
-      d_token: width of the tokens: the width of x, or of y if that is larger.
-      n_positions: largest number of tokens. A prompt of n points has 2n tokens; the last, its label, may be left out.
+      d_token: width of the tokens, the larger of the widths of x and y.
+      n_positions: largest number of tokens in a prompt. n pairs (x, y) have 2n tokens; the last y may be omitted.
       d_embed: width of the residual. Heads have width `d_embed / n_heads`, and MLPs `4 d_embed` hidden units.
       n_layers: number of layers.
       n_heads: heads per layer; must divide `d_embed`.
       d_read_out: width of the prediction. Default: 1.
 
     Returns:
-      The config, with the initialisation "gpt2".
+      The config, with `init="gpt2"`.
 
     Raises:
       ValueError: if a size is not positive, or `n_heads` does not divide `d_embed`.

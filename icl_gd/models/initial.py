@@ -1,4 +1,4 @@
-"""Initialisation of weights, by what a matrix reads and where it writes.
+"""Initialisers of weights. They depend on whether a matrix reads the residual or writes to it.
 
 >>> initializers = gpt2(init_scale=4e-4, n_layers=2)
 >>> initializers.inputs(jax.random.key(0), (8, 4)).shape  # matrices are [out in]
@@ -15,14 +15,15 @@ from icl_gd.types import Array, Scalar
 
 
 class Initializers(NamedTuple):
-    """Initializers of matrices `[... out in]` and of the biases at both ends of the network. Other biases are zero.
+    """Initialisers of matrices `[... out in]`, and of the biases of embedding and read-out. Other biases are zero.
 
     Attributes:
-      inputs: of matrices that read the residual.
-      outputs: of matrices that write to the residual, by the number of them whose outputs are summed (the heads).
-      embed: of the embedding before the first layer and of the read-out after the last.
-      embed_bias: of the biases of embedding and read-out, by the fan-in of their matrix.
-      positions: of the learned positions.
+      inputs: for matrices that read the residual.
+      outputs: for matrices that write to the residual: maps the number of matrices whose outputs are summed (one per
+        head) to their initialiser.
+      embed: for the matrices of the embedding and of the learned read-out.
+      embed_bias: maps the fan-in of such a matrix to the initialiser of its bias.
+      positions: for the learned positions.
     """
 
     inputs: Initializer
@@ -33,7 +34,7 @@ class Initializers(NamedTuple):
 
 
 def _fan_in(variance: Scalar) -> Initializer:
-    """Truncated normal of variance `variance / fan_in`, corrected for the truncation; leading axes are a batch."""
+    """Truncated normal whose variance after truncation is `variance / fan_in`. Axes before `[out in]` are a batch."""
 
     def init(key: Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike = float) -> Array:
         axes = {"in_axis": -1, "out_axis": -2, "batch_axis": tuple(range(len(shape) - 2))}
@@ -43,7 +44,7 @@ def _fan_in(variance: Scalar) -> Initializer:
 
 
 def _uniform_fan_in(fan_in: int | None = None) -> Initializer:
-    """Uniform in `[-1 / sqrt(fan_in), 1 / sqrt(fan_in)]`; by default the fan-in is that of the matrix itself."""
+    """Uniform in `[-1 / sqrt(fan_in), 1 / sqrt(fan_in)]`. Default: the fan-in of the matrix that is drawn."""
 
     def init(key: Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike = float) -> Array:
         bound = (shape[-1] if fan_in is None else fan_in) ** -0.5
@@ -53,10 +54,10 @@ def _uniform_fan_in(fan_in: int | None = None) -> Initializer:
 
 
 def von_oswald(init_scale: Scalar, n_layers: int) -> Initializers:
-    """Truncated normal of variance `init_scale / n_layers / fan_in` for every matrix; biases are zero.
+    """Truncated normal with variance `init_scale / n_layers / fan_in` for every matrix; biases are zero.
 
     Returns:
-      The initializers. The fan-in of a matrix that writes to the residual counts all heads.
+      The initialisers. The fan-in of a matrix that writes to the residual is summed over heads.
 
     Source: the published code of von Oswald et al. (2212.07677).
     """
@@ -68,25 +69,25 @@ def von_oswald(init_scale: Scalar, n_layers: int) -> Initializers:
     def embed_bias(fan_in: int) -> Initializer:
         return zeros
 
-    every = _fan_in(variance)
-    return Initializers(every, outputs, every, embed_bias, every)
+    default = _fan_in(variance)
+    return Initializers(default, outputs, default, embed_bias, default)
 
 
 def gpt2(init_scale: Scalar, n_layers: int) -> Initializers:
-    """Normal of variance `init_scale`, and of `init_scale / (2 n_layers)` where a matrix writes to the residual.
+    """Normal with variance `init_scale`; for matrices that write to the residual, `init_scale / (2 n_layers)`.
 
-    GPT-2 has `init_scale` 0.0004. Embedding and read-out are PyTorch linear layers in the code of Garg et al.
-    (2208.01066): matrix and bias are uniform within `1 / sqrt(fan_in)`.
+    GPT-2 has `init_scale` 0.0004. The matrices and biases of embedding and read-out are uniform in
+    `[-1 / sqrt(fan_in), 1 / sqrt(fan_in)]`, the default of PyTorch linear layers, which Garg et al. (2208.01066) use.
 
     Returns:
-      The initializers.
+      The initialisers.
     """
 
     def outputs(n_summed: int) -> Initializer:
         return normal((init_scale / (2 * n_layers)) ** 0.5)
 
-    every = normal(init_scale**0.5)
-    return Initializers(every, outputs, _uniform_fan_in(), _uniform_fan_in, every)
+    default = normal(init_scale**0.5)
+    return Initializers(default, outputs, _uniform_fan_in(), _uniform_fan_in, default)
 
 
 KINDS: dict[str, Callable[[Scalar, int], Initializers]] = {"von_oswald": von_oswald, "gpt2": gpt2}

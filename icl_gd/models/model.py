@@ -1,4 +1,4 @@
-"""A Transformer with its parameters and layout: all that is needed to predict.
+"""A Transformer with its parameters and layout, in one callable object.
 
 >>> import jax, jax.numpy as jnp
 >>> from icl_gd import models, tokens
@@ -33,7 +33,7 @@ class Model:
 
     @on_problem
     def __call__(self, x: Array, y: Array, x_query: Array) -> Array:
-        """Predicts the label of the query, in the fastest form that is exact.
+        """Predicts the label of the query, in the fastest exact form (see `models.predictors`).
 
         Args:
           x: inputs `[n d]`.
@@ -47,7 +47,7 @@ class Model:
 
     @on_problem
     def layerwise(self, x: Array, y: Array, x_query: Array) -> Array:
-        """Predicts from the residual before the first layer and after every layer.
+        """Predicts the label of the query from the residual before the first layer and after every layer.
 
         Args:
           x: inputs `[n d]`.
@@ -61,13 +61,13 @@ class Model:
 
     @on_prefixes
     def prefix(self, x: Array, y: Array) -> Array:
-        """Predicts every input from the examples before it: the in-context learning curve of a causal model.
+        """Predicts the label of every input from the examples before it, with one pass of a causal model.
 
         Returns:
           y_hat `[n m]`: the k-th output is the prediction for `x[k]` given the first k examples.
 
         Raises:
-          ValueError: if the model is not causal, or its tokens hold x and y together.
+          ValueError: if the model is not causal, or x and y share a token.
         """
         return self.prefix_predictor(x, y)
 

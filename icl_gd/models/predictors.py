@@ -1,14 +1,14 @@
 """Transformers as Predictors: pytrees whose leaves are the parameters.
 
-Every Predictor here is a `jax.tree_util.Partial` of a hashable function and parameters. Programs compiled for one
-member therefore serve all members, and every population of equal config and layout. Stack the leaves of many members
-along a leading axis to `vmap` over them.
+Each Predictor of this module is a `jax.tree_util.Partial` of a hashable function and parameters. So a program that is
+compiled for one member serves all members, and all populations with the same config and layout. To `vmap` over members,
+stack their leaves along a leading axis.
 
 A prediction can be computed in three forms:
 
-    token form   every token in every layer: exact for all models
-    query form   one layer, computed for the query only (`models.query`)
-    Gram form    linear layers, computed from the second moment of the context (`models.gram`)
+    token form   computes every token in every layer; exact for all models
+    query form   computes one layer for the query only; exact for most one-layer models (`models.query`)
+    Gram form    computes layers from the second moment of the context; exact for linear layers (`models.gram`)
 
     >>> from icl_gd import models, tokens
     >>> config, layout = TransformerConfig(d_token=4, init_scale=1.0), tokens.concatenated(3, 1)
@@ -36,8 +36,8 @@ from icl_gd.models.transformer import (
     circuits,
     has_gram_form,
     prefix_residuals,
+    program_config,
     read_out,
-    weighted,
 )
 from icl_gd.problems import on_prefixes, on_problem
 from icl_gd.types import Array, Circuits, Gram, Layout, Predictor, PrefixPredictor
@@ -45,7 +45,7 @@ from icl_gd.types import Array, Circuits, Gram, Layout, Predictor, PrefixPredict
 
 @dataclass(frozen=True)
 class _TokenForm:
-    """The token form."""
+    """A Predictor in the token form."""
 
     config: TransformerConfig
     layout: Layout
@@ -58,7 +58,7 @@ class _TokenForm:
 
 @dataclass(frozen=True)
 class _LayerwiseTokenForm(_TokenForm):
-    """The token form, read out after every layer."""
+    """The token form, with a prediction before the first layer and after every layer."""
 
     @on_problem
     def __call__(self, params: Params, x: Array, y: Array, x_query: Array) -> Array:
@@ -68,7 +68,7 @@ class _LayerwiseTokenForm(_TokenForm):
 
 @dataclass(frozen=True)
 class _PrefixTokenForm(_TokenForm):
-    """The token form of a causal model, read out at every x after one pass."""
+    """The token form of a causal model, with a prediction at every x."""
 
     @on_prefixes
     def __call__(self, params: Params, x: Array, y: Array) -> Array:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -77,7 +77,7 @@ class _PrefixTokenForm(_TokenForm):
 
 
 class _BatchedForm:
-    """A form that accepts a batch in trailing axes, at less cost than `vmap`. Without a batch, it takes one prompt."""
+    """A form with a method for batches in trailing axes, `apply_batch`, which is cheaper than `vmap`."""
 
     layout: Layout
 
@@ -87,8 +87,8 @@ class _BatchedForm:
 
     def apply_batch(self, params: Any, x: Array, y: Array, x_query: Array) -> Array:
         """Predictions `[m *batch]` from `x [n d *batch]`, `y [n m *batch]` and `x_query [d *batch]`."""
-        # The context tokens do not depend on the query. Without stop_gradient, the query's gradient would be computed
-        # through all of them.
+        # The context tokens do not depend on the query. Without stop_gradient, the gradient with respect to the query
+        # would still be computed through all of them.
         context = self.layout.encode(x, y, jax.lax.stop_gradient(x_query))[:-1]
         return self.read(params, context, self.layout.encode(x, y, x_query)[-1], y.shape[1])
 
@@ -99,7 +99,7 @@ class _BatchedForm:
 
 @dataclass(frozen=True)
 class _CircuitForm(_BatchedForm):
-    """The Gram form of circuits."""
+    """The Gram form, with circuits as parameters."""
 
     layout: Layout
 
@@ -109,7 +109,7 @@ class _CircuitForm(_BatchedForm):
 
 @dataclass(frozen=True)
 class _GramForm(_BatchedForm):
-    """The Gram form of parameters."""
+    """The Gram form, with the parameters of a Transformer."""
 
     config: TransformerConfig
     layout: Layout
@@ -120,7 +120,7 @@ class _GramForm(_BatchedForm):
 
 @dataclass(frozen=True)
 class _QueryForm(_BatchedForm):
-    """The query form."""
+    """A Predictor in the query form."""
 
     config: TransformerConfig
     layout: Layout
@@ -131,7 +131,7 @@ class _QueryForm(_BatchedForm):
 
 @dataclass(frozen=True)
 class _LayerwiseCircuitForm:
-    """The Gram form of circuits, read out after every layer."""
+    """The Gram form of circuits, with a prediction before the first layer and after every layer."""
 
     layout: Layout
 
@@ -152,11 +152,11 @@ def predictor(config: TransformerConfig, params: Params, layout: Layout) -> Pred
     Returns:
       `(x [n d], y [n m], x_query [d]) -> y_hat [m]`.
     """
-    return Partial(_TokenForm(weighted(config), layout), params)
+    return Partial(_TokenForm(program_config(config), layout), params)
 
 
 def layerwise_predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:
-    """A Transformer read out before the first layer and after every layer, in the token form.
+    """A Transformer as a Predictor with one output before the first layer and one after every layer, in the token form.
 
     Args:
       config: the architecture.
@@ -166,11 +166,11 @@ def layerwise_predictor(config: TransformerConfig, params: Params, layout: Layou
     Returns:
       `(x [n d], y [n m], x_query [d]) -> y_hat [depth m]`.
     """
-    return Partial(_LayerwiseTokenForm(weighted(config), layout), params)
+    return Partial(_LayerwiseTokenForm(program_config(config), layout), params)
 
 
 def prefix_predictor(config: TransformerConfig, params: Params, layout: Layout) -> PrefixPredictor:
-    """A causal Transformer as a PrefixPredictor: one pass, read out at every x.
+    """A causal Transformer as a PrefixPredictor: one pass gives the predictions at every x.
 
     Args:
       config: the architecture, with `causal=True`.
@@ -181,19 +181,19 @@ def prefix_predictor(config: TransformerConfig, params: Params, layout: Layout) 
       `(x [n d], y [n m]) -> y_hat [n m]`.
 
     Raises:
-      ValueError: if the model is not causal, or the layout's tokens hold x and y together.
+      ValueError: if the model is not causal, or x and y share a token in the layout.
     """
     if not config.causal or layout.inputs is None:
+        tokens_of_layout = "share a token" if layout.inputs is None else "have separate tokens"
         raise ValueError(
-            f"causal={config.causal}, and the layout's tokens hold x and y "
-            f"{'together' if layout.inputs is None else 'apart'}: predictions at every x need causal=True and a layout "
-            "such as tokens.alternating, which holds them apart"
+            f"causal={config.causal}, and x and y {tokens_of_layout}: predictions at every x need causal=True and "
+            "separate tokens for x and y; use a layout such as tokens.alternating"
         )
-    return Partial(_PrefixTokenForm(weighted(config), layout), params)
+    return Partial(_PrefixTokenForm(program_config(config), layout), params)
 
 
 def query_predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:
-    """A one-layer Transformer as a Predictor, in the query form. It is exact if `has_query_form(config)`.
+    """A one-layer Transformer as a Predictor, in the query form, which is exact if `has_query_form(config)`.
 
     Args:
       config: the architecture, with one layer.
@@ -203,11 +203,11 @@ def query_predictor(config: TransformerConfig, params: Params, layout: Layout) -
     Returns:
       `(x [n d], y [n m], x_query [d]) -> y_hat [m]`.
     """
-    return Partial(_QueryForm(weighted(config), layout), params)
+    return Partial(_QueryForm(program_config(config), layout), params)
 
 
 def circuit_predictor(circuits: Circuits, layout: Layout) -> Predictor:
-    """A linear Transformer as a Predictor, from its QK and OV circuits only.
+    """A linear Transformer as a Predictor, computed from its QK and OV circuits only.
 
     Returns:
       `(x [n d], y [n m], x_query [d]) -> y_hat [m]`.
@@ -216,7 +216,7 @@ def circuit_predictor(circuits: Circuits, layout: Layout) -> Predictor:
 
 
 def layerwise_circuit_predictor(circuits: Circuits, layout: Layout) -> Predictor:
-    """A linear Transformer read out before the first layer and after every layer, from its QK and OV circuits only.
+    """Like `layerwise_predictor`, for a linear Transformer that is computed from its QK and OV circuits only.
 
     Returns:
       `(x [n d], y [n m], x_query [d]) -> y_hat [depth m]`.
@@ -225,9 +225,10 @@ def layerwise_circuit_predictor(circuits: Circuits, layout: Layout) -> Predictor
 
 
 def fastest_predictor(config: TransformerConfig, params: Params, layout: Layout) -> Predictor:
-    """A Transformer as a Predictor, in the fastest form that is exact for it.
+    """A Transformer as a Predictor, in the fastest exact form.
 
-    That is the Gram form for linear layers, the query form for other one-layer networks, and the token form otherwise.
+    This is the Gram form if `has_gram_form(config)`, else the query form if `has_query_form(config)`, else the token
+    form.
 
     Args:
       config: the architecture.
@@ -238,7 +239,7 @@ def fastest_predictor(config: TransformerConfig, params: Params, layout: Layout)
       `(x [n d], y [n m], x_query [d]) -> y_hat [m]`.
     """
     if has_gram_form(config):
-        return Partial(_GramForm(weighted(config), layout), params)
+        return Partial(_GramForm(program_config(config), layout), params)
     if has_query_form(config):
         return query_predictor(config, params, layout)
     return predictor(config, params, layout)

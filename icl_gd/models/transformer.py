@@ -1,4 +1,4 @@
-"""The Transformer: plain functions of a config, a dict of parameters and tokens.
+"""The Transformer: functions of a config, a dict of parameters, and tokens.
 
 >>> config = TransformerConfig(d_token=4, n_layers=2, n_heads=3)
 >>> params = init(config, jax.random.key(0))
@@ -9,7 +9,7 @@
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from jaxtyping import Float
 from icl_gd.models.attention import MIX_SLOPE, SelfAttention
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.initial import Initializers
-from icl_gd.programs import kept
+from icl_gd.programs import cached_by_value
 from icl_gd.schema import Size, checked
 from icl_gd.types import Activations, Array, Circuits, Layout
 
@@ -31,7 +31,7 @@ LAYER_NORM_EPSILON = 1e-5
 
 
 class _Embedding(nn.Module):
-    """The embedding `W_E e + b_E`, then the input MLP `e + W_2 gelu(W_1 e + b_1) + b_2`, or one of the two."""
+    """The embedding `W_E e + b_E`, then the input MLP `e + W_2 gelu(W_1 e + b_1) + b_2`. Either may be absent."""
 
     config: TransformerConfig
     initial: Initializers
@@ -49,7 +49,7 @@ class _Embedding(nn.Module):
 
 
 def _row(bias: Array, tokens: Array) -> Array:
-    """Reshapes a bias `[e]` to broadcast with tokens `[... e]`, because implicit rank promotion may be disabled."""
+    """Reshapes a bias `[e]` to the rank of tokens `[... e]`: JAX may refuse to broadcast different ranks."""
     return bias.reshape((1,) * (tokens.ndim - 1) + bias.shape)
 
 
@@ -84,16 +84,16 @@ def _identity(residual: Array) -> Array:
 
 
 def _compute_once(residual: Array) -> Array:
-    """Keeps XLA from recomputing a residual, and its gradient, for each use.
+    """Makes XLA compute a residual and its gradient once, instead of at each use.
 
     The gradient is a sum over all later layers, so recomputing it is expensive. On CPU, training disables the compiler
-    pass that would remove the barrier too early (`population.KEEP_BARRIERS`).
+    pass that would remove the barrier too early (`training.population.KEEP_BARRIERS`).
     """
     return jax.lax.optimization_barrier(residual)
 
 
 class _Block(nn.Module):
-    """One layer: attention, then the MLP if there is one, each with a skip connection, then the clip."""
+    """One layer: attention and an optional MLP, each with a skip connection, then an optional clip."""
 
     config: TransformerConfig
     initial: Initializers
@@ -130,7 +130,7 @@ class _Block(nn.Module):
 
 
 class _Unembedding(nn.Module):
-    """The learned read-out `W_U e + b_U` `[... m]` of a residual `[... e]`, which `pre_norm` normalises first."""
+    """The learned read-out `W_U e + b_U` `[... m]` of residuals e `[... e]`. With `pre_norm`, LayerNorm comes first."""
 
     config: TransformerConfig
     initial: Initializers
@@ -145,7 +145,7 @@ class _Unembedding(nn.Module):
 
 
 class _Transformer(nn.Module):
-    """Residuals, scores and patterns by layer. With `query_only`, those of the last layer have the query's row only."""
+    """Residuals, scores and patterns by layer. With `query_only`, the last layer is computed for the query only."""
 
     config: TransformerConfig
 
@@ -156,7 +156,7 @@ class _Transformer(nn.Module):
         blocks: dict[str, _Block] = {}
         for layer, name in enumerate(config.blocks):
             if name not in blocks:
-                is_normalised = config.reads_normalised(layer)
+                is_normalised = config.has_norm(layer)
                 blocks[name] = _Block(config, initial, config.kinds[layer], is_normalised, name=name)
         if config.is_embedded:
             tokens = _Embedding(config, initial, name="embedding")(tokens)
@@ -180,7 +180,7 @@ class _Transformer(nn.Module):
 
 
 def softmax_share(params: Params) -> dict[str, Array]:
-    """The learned softmax fraction of the pattern, for every block with mixed attention.
+    """The learned softmax fraction of the pattern in every block with mixed attention.
 
     Returns:
       Scalars in (0, 1) by the name of the block.
@@ -191,14 +191,14 @@ def softmax_share(params: Params) -> dict[str, Array]:
 
 
 def has_gram_form(config: TransformerConfig) -> bool:
-    """Whether the network depends on its context through second moments only, so that the Gram form is exact.
+    """Whether the Gram form is exact: the prediction depends on the context through its second moment only.
 
     Returns:
-      True for plain linear attention layers on tokens that are not embedded.
+      True for linear attention over the context without further parts (clip, normalisation, embedding, MLP, ...).
     """
     if config.clip is not None or config.layer_norm or config.sum_normalised or config.is_embedded:
         return False
-    if config.attend_to_query or config.modification.there:
+    if config.attend_to_query or config.modification.enabled:
         return False
     return config.is_plain and set(config.kinds) == {"linear"}
 
@@ -211,7 +211,7 @@ def init(config: TransformerConfig, key: Array) -> Params:
       for each layer l, or `block_0` only if the layers are shared. Options of the config add to these:
 
       * to a block's `attention`: `mix`; `b_K, b_Q, b_V [head d_head]` and `b_P [e]`; the modification strengths
-        `alpha`, ..., which are not trained, and the augmentation MLPs `g_{K, V}_{1, 2} [d_head d_head]`;
+        `query_damping`, ..., which are not trained, and the augmentation MLPs `g_{K, V}_{1, 2} [d_head d_head]`;
       * to a block: `norm: {scale, bias}`, `mlp: {W_1, b_1, W_2, b_2}` and `mlp_norm: {scale, bias}`;
       * to the model: `embedding: {W_E, b_E, W_1, b_1, W_2, b_2}`, `positions [n_positions e]` and
         `unembed: {norm, W_U, b_U}`.
@@ -222,7 +222,7 @@ def init(config: TransformerConfig, key: Array) -> Params:
     return _initialiser(config)(key)
 
 
-@kept
+@cached_by_value
 def _initialiser(config: TransformerConfig) -> Callable[[Array], Params]:
     return jax.jit(lambda key: _Transformer(config).init(key, jnp.zeros((2, config.d_token)))["params"])
 
@@ -233,7 +233,7 @@ def shapes(config: TransformerConfig) -> Params:
     Returns:
       A `jax.ShapeDtypeStruct` for every parameter, in the nested dicts of `init`.
     """
-    return jax.eval_shape(partial(init, weighted(config)), jax.random.key(0))
+    return jax.eval_shape(partial(init, program_config(config)), jax.random.key(0))
 
 
 def apply(config: TransformerConfig, params: Params, tokens: Array) -> Activations:
@@ -254,7 +254,7 @@ def apply(config: TransformerConfig, params: Params, tokens: Array) -> Activatio
 
 
 def apply_to_query(config: TransformerConfig, params: Params, tokens: Array) -> Float[Array, " e"]:
-    """The final residual of the query, `apply(...).residual[-1, -1]`, without the last layer's other updates.
+    """The final residual of the query, `apply(...).residual[-1, -1]`. The last layer is computed for the query only.
 
     Args:
       config: the architecture.
@@ -283,27 +283,27 @@ def prefix_residuals(config: TransformerConfig, params: Params, tokens: Array) -
     return residuals[-1]
 
 
-def weighted(config: TransformerConfig) -> TransformerConfig:
-    """Replaces the config fields that do not affect compiled programs by a fixed value.
+def program_config(config: TransformerConfig) -> TransformerConfig:
+    """A config in which the fields that do not affect compiled programs have a fixed value.
 
-    These are the initial scale and the modification strengths. Members of a population may differ in them: the
-    strengths are stored among the parameters, and the initial scale affects the initial parameters only.
+    These fields are the initial scale, which affects the initial parameters only, and the modification strengths, which
+    are stored among the parameters.
 
     Returns:
-      A config that is equal for all such members, so that they share one compiled program.
+      The config. It is equal for all members of a population, so that they share one compiled program.
     """
-    return replace(config, **dict.fromkeys(config.per_member, 0.5))
+    return config.with_values(dict.fromkeys(config.per_member, 0.5))
 
 
 def _run(config: TransformerConfig, params: Params, tokens: Array, query_only: bool = False) -> Any:
-    config = weighted(config)
+    config = program_config(config)
     if config.dtype is not None:
         params, tokens = jax.tree.map(lambda leaf: leaf.astype(config.dtype), (params, tokens))
     return _Transformer(config).apply({"params": params}, tokens, query_only)
 
 
 def read_out(config: TransformerConfig, params: Params, layout: Layout) -> Callable[[Array], Array]:
-    """The read-out of a model: the learned one if `d_read_out` is set, otherwise that of the layout.
+    """The read-out of a model: learned if `d_read_out` is set, otherwise defined by the layout.
 
     Args:
       config: the architecture.
@@ -315,7 +315,7 @@ def read_out(config: TransformerConfig, params: Params, layout: Layout) -> Calla
     """
     if config.d_read_out is None:
         return layout.read_out
-    unembedding = _Unembedding(weighted(config), weighted(config).initial)
+    unembedding = _Unembedding(program_config(config), program_config(config).initial)
 
     def read(residual: Array) -> Array:
         residual = residual.astype(params["unembed"]["W_U"].dtype)
@@ -333,11 +333,11 @@ def embed(config: TransformerConfig, params: Params, tokens: Array) -> Array:
       tokens: `[... d_token]`.
 
     Returns:
-      `[... width]`; the tokens themselves if the model has neither.
+      `[... width]`. The tokens are returned unchanged if the model has no embedding and no input MLP.
     """
     if not config.is_embedded:
         return tokens
-    config = weighted(config)
+    config = program_config(config)
     return _Embedding(config, config.initial).apply({"params": params["embedding"]}, tokens)  # pyright: ignore[reportReturnType]
 
 
@@ -353,9 +353,10 @@ def features(
       d_output: width m of y.
 
     Returns:
-      A function `(x [d], y [m]) -> (features [width - m], target [m])`; the target is the y slots of the embedding.
+      A function `(x [d], y [m]) -> (features [width - m], target [m])`. The target is the last m entries of the
+      embedded token.
     """
-    return Partial(_Features(weighted(config), d_output), params)
+    return Partial(_Features(program_config(config), d_output), params)
 
 
 @dataclass(frozen=True)
@@ -372,7 +373,7 @@ def circuits(config: TransformerConfig, params: Params) -> Circuits:
     """The QK circuits `W_KQ = W_K^T W_Q` and the OV circuits `W_PV = P W_V` of every layer and head.
 
     Returns:
-      `W_KQ [layer head e e]` and `W_PV [layer head e e]`; shared weights are repeated for every layer.
+      `W_KQ [layer head e e]` and `W_PV [layer head e e]`. Shared weights are repeated for every layer.
     """
     layers = [params[name]["attention"] for name in config.blocks]
     return Circuits(

@@ -1,4 +1,4 @@
-"""Tasks: distributions of in-context problems. `task.sample(key)` draws one Prompt; batch it with `jax.vmap`."""
+"""Tasks: distributions of prompts. `task.sample(key)` draws one `Prompt`; `jax.vmap` over keys draws a batch."""
 
 from icl_gd.tasks.elementwise import ELEMENTWISE, ElementwiseRegression
 from icl_gd.tasks.families import PROMPT_DISTRIBUTIONS, PromptDistribution

@@ -1,4 +1,4 @@
-"""Regression on elementwise features: labels are linear in f(x) (Ren & Liu 2310.13220).
+"""Regression on elementwise features: `y = W f(x)`, where f acts on every coordinate of x (Ren & Liu 2310.13220).
 
 Example:
   >>> task = ElementwiseRegression("exponential", d_input=2, n_context=3)
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from icl_gd.schema import OneOf, Size, check
 from icl_gd.types import Array, PrefixPrompt, Prompt
 
-# The elementwise function f and its mean square E f(x)^2 for x ~ U(-1, 1).
+# By name: the function f and its mean square E f(x)^2 for x ~ U(-1, 1).
 ELEMENTWISE: dict[str, tuple[Callable[[Array], Array], float]] = {
     "linear": (lambda x: x, 1 / 3),
     "trigonometric": (lambda x: jnp.sin(jnp.pi * x), 1 / 2),
@@ -29,13 +29,13 @@ ELEMENTWISE: dict[str, tuple[Callable[[Array], Array], float]] = {
 
 @dataclass(frozen=True)
 class ElementwiseRegression:
-    """`y = W f(x)`: f acts on every entry of `x ~ U(-1, 1)`, and every prompt has a new `W [m d]`.
+    """The task `y = W f(x)`: f acts on every coordinate of x, and every prompt has a new `W [m d]`.
 
-    The entries of W are normal. Their variance is chosen such that labels have variance one:
-    `E y^2 = Var(W_ij) d E f(x)^2 = 1`.
+    The coordinates of x are drawn from U(-1, 1). The entries of W are normal with mean zero. Their variance is chosen
+    such that labels have variance one: `E y^2 = Var(W_ij) d E f(x_i)^2 = 1`.
 
     Attributes:
-      function: name of f in `ELEMENTWISE`: x itself ("linear"), sin(pi x) ("trigonometric") or exp(x) ("exponential").
+      function: name of f, a key of `ELEMENTWISE`: x ("linear"), sin(pi x) ("trigonometric") or exp(x) ("exponential").
       d_input, d_output, n_context: sizes d, m and n of a prompt.
     """
 
@@ -48,28 +48,29 @@ class ElementwiseRegression:
         check(self)
 
     def sample(self, key: Array) -> Prompt:
-        """Draws one prompt. For a fixed key, a longer context extends a shorter one.
+        """Draws one prompt. For a fixed key, the first k examples are the same for every `n_context >= k`.
 
         Returns:
-          Prompt with the weights `[m d]` as `w`.
+          A Prompt; its `w` are the weights `[m d]`.
         """
         x, y, *_, w = self.sample_prefixes(key)
         return Prompt(x[:-1], y[:-1], x[-1], y[-1], w)
 
     def sample_prefixes(self, key: Array, active: Array | int | None = None) -> PrefixPrompt:
-        """Draws the prompt of `sample` with a query for every prefix: the next input, and at the end the query.
+        """Draws the prompt of `sample` with a query after every prefix: query k, counted from zero, is input k.
 
         Args:
           key: a JAX random key.
-          active: number of leading input coordinates that are not set to zero (a stage of a curriculum).
-            Default: all.
+          active: the first `active` input coordinates are kept, the others are set to zero (in a curriculum).
+            Default: None, all are active.
 
         Returns:
-          PrefixPrompt of `n_context + 1` points with the weights `[m d]` as `w`.
+          A PrefixPrompt of `n_context + 1` points, the last of which is the query of `sample`. Its `w` are the weights
+          `[m d]`.
         """
         key_x, key_w = jax.random.split(key)
         apply, mean_square = ELEMENTWISE[self.function]
-        # The query is drawn first: the first k examples are then the same for every n_context >= k.
+        # The query is drawn first, then moved to the end: the first k examples are the same for every n_context >= k.
         x = jax.random.uniform(key_x, (self.n_context + 1, self.d_input), minval=-1.0, maxval=1.0)
         x = jnp.roll(x, -1, axis=0)
         if active is not None:

@@ -1,21 +1,22 @@
-"""Prompt distributions: how inputs, and the query after each prefix, are drawn (Garg et al. 2208.01066, section 4).
+"""Prompt distributions: how the inputs and the query after each prefix are drawn (Garg et al. 2208.01066, section 4).
 
-A prompt distribution is a function `(key, n, d, inputs) -> (x [n d], x_query [n d])`, as in the paper's code. Query k,
-counted from zero, comes after the first k inputs. In most distributions, as in training, it is the next input: then `x`
-and `x_query` are the same array. `inputs(key, (n, d))` draws the underlying inputs; it is the `draw` of an entry of
-`INPUTS`. Default: normal.
+As in the paper's code, a prompt distribution draws `(x [n d], x_query [n d])`: n inputs and n queries. Query k, counted
+from zero, comes after the first k inputs. In the distributions "standard", "half_subspace" and "skewed", query k is
+the next input `x[k]`, as in training; then `x` and `x_query` are the same array.
 
-The entries of `INPUTS`, with the moments of a coordinate x:
+A prompt distribution is based on a distribution of inputs, an entry of `INPUTS` (default: "normal"). In the list of
+these entries, x is one coordinate of an input. Where only even k are listed, moments of odd order are zero.
 
     normal       N(0, I). E x^k = (k - 1)!! for even k.
     uniform      U(-sqrt(3), sqrt(3)) in every coordinate. E x^k = 3^(k/2) / (k + 1) for even k.
-    sphere       uniform on the sphere |x|^2 = d. E x^k = d^(k/2) (k - 1)!! / (d (d + 2) ... (d + k - 2)) for even k.
+    sphere       uniform on the sphere of radius sqrt(d).
+                 E x^k = d^(k/2) (k - 1)!! / (d (d + 2) ... (d + k - 2)) for even k.
     exponential  Exp(1) / sqrt(2) in every coordinate. E x^k = k! / 2^(k/2): the mean is 1/sqrt(2) and the variance 1/2.
-                 This is the only distribution that is not centred.
-    laplace      density exp(-2 |x| / b) / b in every coordinate, with b = sqrt(2). E x^k = k! / 2^(k/2) for even k.
-    ar1          a first-order autoregressive process over the examples: x_1 = z_1 and
-                 x_j = a x_(j-1) + sqrt(1 - a^2) z_j with z ~ N(0, I) and a = `CORRELATION`. Every x_j is from N(0, I);
-                 its correlation with the input k examples later is a^k.
+                 No other entry has a mean different from zero.
+    laplace      density exp(-sqrt(2) |x|) / sqrt(2) in every coordinate. E x^k = k! / 2^(k/2) for even k.
+    ar1          a first-order autoregressive process over the input vectors x_j: x_1 = z_1 and
+                 x_j = a x_(j-1) + sqrt(1 - a^2) z_j with z_j ~ N(0, I) and a = `CORRELATION`. The marginal distribution
+                 of every x_j is N(0, I). In every coordinate, the correlation of x_j and x_(j+k) is a^k.
 
 Example:
   >>> x, x_query = PROMPT_DISTRIBUTIONS["opposite_quadrants"].draw(jax.random.key(0), 4, 2)
@@ -34,8 +35,8 @@ from jaxtyping import Float
 
 from icl_gd.types import Array
 
-Inputs = tuple[Float[Array, "n d"], Float[Array, "n d"]]
-Draw = Callable[[Array, tuple[int, ...]], Array]
+Inputs = tuple[Float[Array, "n d"], Float[Array, "n d"]]  # inputs and queries
+Draw = Callable[[Array, tuple[int, ...]], Array]  # (key, shape) -> array of this shape
 CORRELATION = 0.9  # between the same coordinate of two successive inputs, for inputs="ar1"
 
 
@@ -44,8 +45,8 @@ class InputDistribution(NamedTuple):
 
     Attributes:
       draw: `draw(key, (n, d))` returns n inputs `[n d]`.
-      moment: `moment(k, d)` is the moment `E x^k` of a coordinate.
-      is_normal: whether each input, taken alone, is distributed as N(0, I).
+      moment: `moment(k, d)` is `E x_i^k` for one coordinate of an input of dimension d.
+      is_normal: whether the marginal distribution of each input is N(0, I).
     """
 
     draw: Draw
@@ -69,7 +70,7 @@ def _autoregressive(key: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _symmetric(even_moment: Callable[[int, int], float]) -> Callable[[int, int], float]:
-    """Moments of a symmetric distribution: those of even order are `even_moment`, the others are zero."""
+    """The moments of a symmetric distribution: `even_moment(k, d)` for even k, zero for odd k."""
     return lambda k, d: 0.0 if k % 2 else even_moment(k, d)
 
 
@@ -101,8 +102,9 @@ class PromptDistribution(NamedTuple):
     """A distribution of the inputs and queries of a prompt.
 
     Attributes:
-      draw: `draw(key, n, d, inputs)` returns inputs and queries, both `[n d]`.
-      in_order: whether the k-th query is the next input `x[k]`.
+      draw: `draw(key, n, d, inputs)` returns inputs and queries, both `[n d]`. `inputs` is the `draw` of an entry of
+        `INPUTS`.
+      in_order: whether query k is the next input `x[k]`.
     """
 
     draw: Callable[..., Inputs]
@@ -115,7 +117,7 @@ def _standard(key: Array, n: int, d: int, inputs: Draw = jax.random.normal) -> I
 
 
 def _quadrant(key: Array, n: int, d: int, inputs: Draw = jax.random.normal) -> Inputs:
-    """Inputs in one random quadrant, and queries from the unrestricted distribution."""
+    """Inputs reflected into one random quadrant; query k is input k before its reflection."""
     key_x, key_quadrant = jax.random.split(key)
     x = inputs(key_x, (n, d))
     return jnp.abs(x) * jax.random.rademacher(key_quadrant, (1, d), x.dtype), x
@@ -127,9 +129,9 @@ def _opposite_quadrant(key: Array, n: int, d: int, inputs: Draw = jax.random.nor
 
 
 def _orthogonal_query(key: Array, n: int, d: int, inputs: Draw = jax.random.normal) -> Inputs:
-    """Queries with the norm of the next input, orthogonal to all inputs before them.
+    """Query k is input k, projected to be orthogonal to the first k inputs and rescaled to its original norm.
 
-    Queries after d or more inputs do not exist. They are nan on purpose: with `jax_debug_nans`, use n <= d.
+    After d or more inputs no such query exists; the query is then nan on purpose. With `jax_debug_nans`, use n <= d.
     """
     x, _ = _standard(key, n, d, inputs)
 
@@ -143,18 +145,19 @@ def _orthogonal_query(key: Array, n: int, d: int, inputs: Draw = jax.random.norm
 
 
 def _repeated_query(key: Array, n: int, d: int, inputs: Draw = jax.random.normal) -> Inputs:
-    """Queries that repeat one of the inputs before them, chosen uniformly. The first query is the first input."""
-    key_x, key_which = jax.random.split(key)
+    """Query k repeats one of the first k inputs, chosen uniformly; query 0 is input 0."""
+    key_x, key_index = jax.random.split(key)
     x, _ = _standard(key_x, n, d, inputs)
-    which = jnp.floor(jax.random.uniform(key_which, (n,)) * jnp.arange(n)).astype(int)
-    return x, x[which]
+    index = jnp.floor(jax.random.uniform(key_index, (n,)) * jnp.arange(n)).astype(int)
+    return x, x[index]
 
 
 def _transformed(spectrum: Callable[[int], np.ndarray]) -> Callable[..., Inputs]:
-    """Inputs `T z` with a symmetric matrix T of a fixed spectrum, scaled to Frobenius norm `|T|^2 = d`.
+    """A `draw` of inputs `T z`, where z is drawn from an entry of `INPUTS` and T is a random symmetric matrix.
 
-    The eigenvectors of T are drawn anew for every prompt. If the coordinates of z are uncorrelated with variance c, the
-    covariance of the inputs is `c T^2`.
+    The eigenvalues of T are `spectrum(d)`, rescaled so that the squared Frobenius norm of T is d. The eigenvectors are
+    drawn anew for every prompt. If the coordinates of z are uncorrelated with variance c, the covariance of the inputs
+    is `c T^2`.
     """
 
     def draw(key: Array, n: int, d: int, inputs: Draw = jax.random.normal) -> Inputs:
@@ -168,12 +171,12 @@ def _transformed(spectrum: Callable[[int], np.ndarray]) -> Callable[..., Inputs]
 
 
 def _half_spectrum(d: int) -> np.ndarray:
-    """Ones in the first half of the dimensions, but at least in one, and zeros in the rest."""
+    """Eigenvalue 1 in the first `d // 2` dimensions, at least one, and 0 in the others."""
     return (np.arange(d) < max(d // 2, 1)).astype(float)
 
 
 def _harmonic_spectrum(d: int) -> np.ndarray:
-    """1, 1/2, ..., 1/d."""
+    """The eigenvalues 1, 1/2, ..., 1/d."""
     return 1 / np.arange(1.0, d + 1)
 
 

@@ -1,15 +1,17 @@
 """Function classes: the functions that generate labels (Garg et al. 2208.01066, sections 3 and 4, and their code).
 
-A class draws one of its functions as a pytree, `draw(key) -> w`, and evaluates it, `apply(w, x [n d]) -> y [n 1]`. The
-entries of w are drawn from one of `ENTRIES`. All of these are symmetric and have variance one:
+A function class has two methods: `draw(key) -> w` draws the parameters w of a function, a pytree, and
+`apply(w, x [n d]) -> y [n 1]` evaluates this function. The entries of w are drawn from one of the distributions in
+`ENTRIES`, which are symmetric and have variance one:
 
     normal   N(0, 1).
     laplace  density exp(-sqrt(2) |w|) / sqrt(2).
     mixture  N(0.8, 0.36) or N(-0.8, 0.36) with equal probability: s (0.8 + 0.6 z) with a random sign s and z ~ N(0, 1).
-    student  sqrt(3/5) t with t from Student's t-distribution with 5 degrees of freedom:
-             sqrt(3) z_0 / |(z_1, ..., z_5)|.
+    student  sqrt(3/5) t with t from Student's t-distribution with 5 degrees of freedom, drawn as
+             sqrt(3) z_0 / |(z_1, ..., z_5)| with z_i ~ N(0, 1).
 
-As in the paper, errors are divided by the variance of labels, `variance_of`: then predicting zero has error one.
+As in the paper, reported errors are divided by the label variance, so that predicting zero has error one.
+`variance_of` computes the label variance.
 
 Example:
   >>> functions = Linear(d_input=3)
@@ -33,21 +35,21 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 from jaxtyping import Float, Int
 
-from icl_gd.programs import brief, kept
+from icl_gd.programs import cached_by_value, quick_jit
 from icl_gd.schema import LARGEST, OneOf, PoolSize, Seed, Size, check, checked
 from icl_gd.tasks.families import INPUTS, Draw
 from icl_gd.types import Array
 
-FUNCTION_POOL_KEY = 2**31 - 3  # folded into the key of a pool of functions
-VARIANCE_KEY = 2**31 - 4  # folded into the key of Monte Carlo estimates of a variance
+FUNCTION_POOL_KEY = 2**31 - 3  # folded into `jax.random.key(seed)` of a `FunctionPool`
+VARIANCE_KEY = 2**31 - 4  # folded into the key of Monte Carlo estimates of the label variance
 
-# Monte Carlo estimates of the variance of labels:
+# Monte Carlo estimates of the label variance:
 POINTS = 64  # inputs per function
-FUNCTIONS_AT_ONCE = 1024  # functions per step
+FUNCTIONS_AT_ONCE = 1024  # functions per step of the estimate
 MIN_STEPS, MAX_STEPS = 4, 256
 MAX_ERROR = 0.003  # stop when the standard error is at most this fraction of the estimate
 
-Moment = Callable[[int], float]
+Moment = Callable[[int], float]  # k -> E x_i^k, the moment of one input coordinate
 
 
 def _mixture(key: Array, shape: tuple[int, ...]) -> Array:
@@ -71,19 +73,19 @@ ENTRIES: dict[str, Draw] = {
 
 @runtime_checkable
 class FunctionClass(Protocol):
-    """A class of functions: `d_input`, `draw` and `apply` are required.
+    """The protocol of a function class: `d_input`, `draw` and `apply` are required.
 
-    Optional attributes:
+    Optional members:
 
-      * A third argument `entries` of `draw`: `draw(key, active, entries)` draws the entries of w with
-        `entries(key, shape)`. A task's `weights` may then differ from "normal".
-      * `variance_at(scale)`: the variance of labels, `E f(scale x)^2`, for x from N(0, I) and normal entries. If it is
-        `variance_at(scale, moment)`, it must hold for all `ENTRIES` and for all inputs that have independent
-        coordinates or are uniform on a sphere, with `moment(k) = E x_i^k`.
-      * Instead of `variance_at`: `variance`, its value at scale one, and `degree`, the k of `f(a x) = a^k f(x)` for
-        positive a.
+      * A third argument `entries` of `draw`: the entries of w are then drawn by `entries(key, shape)`. Without this
+        argument, the `weights` of a task must be "normal".
+      * `variance_at(scale)`: the label variance `E f(scale x)^2` for x from N(0, I) and normal entries of w. If the
+        method has a second argument `moment`, its result must be exact for all `ENTRIES`, and for all inputs that have
+        independent coordinates or are uniform on a sphere. `moment(k)` is `E x_i^k`.
+      * Instead of `variance_at`: `variance`, the label variance at scale one, and `degree`, the k for which
+        `f(a x) = a^k f(x)` for all positive a.
 
-    If the variance of labels does not follow from these, `variance_of` estimates it by Monte Carlo.
+    If these members do not determine the label variance, `variance_of` estimates it by Monte Carlo.
     """
 
     @property
@@ -96,16 +98,16 @@ class FunctionClass(Protocol):
 
         Args:
           key: a JAX random key.
-          active: number of leading input coordinates that are not zero (a stage of a curriculum). A class may draw
-            functions that depend on these only. Default: all.
+          active: number of active input coordinates, the first ones; the others are zero (in a curriculum). A class
+            may draw functions that depend only on the active coordinates. Default: None, all are active.
 
         Returns:
-          The function w, a pytree of arrays.
+          The parameters w of the function, a pytree of arrays.
         """
         ...
 
     def apply(self, w: Any, x: Float[Array, "n d"]) -> Float[Array, "n 1"]:
-        """Evaluates the function w on inputs.
+        """Evaluates the function with parameters w.
 
         Returns:
           Labels `[n 1]`.
@@ -118,10 +120,10 @@ def _normal_moment(k: int) -> float:
 
 
 class _ClosedFormVariance:
-    """A class whose variance of labels has a closed form at every scale, for all `INPUTS` and `ENTRIES`."""
+    """A function class whose label variance has a closed form, for every input scale and all `INPUTS` and `ENTRIES`."""
 
     def variance_at(self, scale: float = 1.0, moment: Moment = _normal_moment) -> float:
-        """Variance of labels, `E f(scale x)^2`, where a coordinate of x has moments `E x^k = moment(k)`.
+        """Label variance `E f(scale x)^2`, where every coordinate x_i has the moments `E x_i^k = moment(k)`.
 
         Returns:
           The variance.
@@ -130,13 +132,13 @@ class _ClosedFormVariance:
 
     @property
     def variance(self) -> float:
-        """Variance of labels, `E f(x)^2`, for x from N(0, I)."""
+        """Label variance `E f(x)^2` for x from N(0, I)."""
         return self.variance_at()
 
 
 @dataclass(frozen=True)
 class Linear(_ClosedFormVariance):
-    """Linear functions `y = w x` with `w ~ N(0, I)` `[1 d]`.
+    """Linear functions `y = w x`. By default, the entries of w `[1 d]` are from N(0, 1).
 
     Attributes:
       d_input: input dimension d.
@@ -148,7 +150,7 @@ class Linear(_ClosedFormVariance):
         check(self)
 
     def variance_at(self, scale: float = 1.0, moment: Moment = _normal_moment) -> float:
-        """Variance of labels: `scale^2 d E x^2`.
+        """Label variance: `scale^2 d E x_i^2`.
 
         Returns:
           The variance.
@@ -186,7 +188,7 @@ class Linear(_ClosedFormVariance):
 
 @dataclass(frozen=True)
 class Sparse(Linear):
-    """Linear functions of `non_zeros` of the inputs. Which ones is drawn uniformly for every function.
+    """Linear functions that depend on `non_zeros` input coordinates, chosen uniformly for every function.
 
     Attributes:
       non_zeros: number of weights that are not zero.
@@ -200,7 +202,7 @@ class Sparse(Linear):
             raise ValueError(f"non_zeros={self.non_zeros} must be at most d_input={self.d_input}")
 
     def variance_at(self, scale: float = 1.0, moment: Moment = _normal_moment) -> float:
-        """Variance of labels: `scale^2 non_zeros E x^2`.
+        """Label variance: `scale^2 non_zeros E x_i^2`.
 
         Returns:
           The variance.
@@ -214,7 +216,7 @@ class Sparse(Linear):
 
         Args:
           key: a JAX random key.
-          active: number of leading inputs among which these are chosen. Default: all.
+          active: only the first `active` weights can be non-zero. Default: None, all can.
           entries: `entries(key, shape)` draws the entries of w. Default: normal.
 
         Returns:
@@ -223,20 +225,20 @@ class Sparse(Linear):
         key_w, key_which = jax.random.split(key)
         order = jax.random.uniform(key_which, (self.d_input,))
         if active is not None:
-            order = jnp.where(jnp.arange(self.d_input) < active, order, 2.0)
-        chosen = jnp.argsort(jnp.argsort(order)) < self.non_zeros
-        return jnp.where(chosen, super().draw(key_w, entries=entries), 0.0)
+            order = jnp.where(jnp.arange(self.d_input) < active, order, 2.0)  # larger than all uniform draws
+        rank = jnp.argsort(jnp.argsort(order))
+        return jnp.where(rank < self.non_zeros, super().draw(key_w, entries=entries), 0.0)
 
 
 @dataclass(frozen=True)
 class Quadratic(Linear):
     """Quadratic functions `y = sum_i w_i x_i^2 / sqrt(3)`.
 
-    For normal inputs, their variance equals that of linear functions, because `E x^4 = 3`.
+    For normal inputs, the label variance equals that of linear functions, because `E x_i^4 = 3`.
     """
 
     def variance_at(self, scale: float = 1.0, moment: Moment = _normal_moment) -> float:
-        """Variance of labels: `scale^4 d E x^4 / 3`.
+        """Label variance: `scale^4 d E x_i^4 / 3`.
 
         Returns:
           The variance.
@@ -261,7 +263,7 @@ class Quadratic(Linear):
 class Polynomial(Linear):
     """Powers of the inputs, `y = sum_i w_i x_i^k / sqrt((2k - 1)!!)`.
 
-    For normal inputs, their variance equals that of linear functions, because `E x^(2k) = (2k - 1)!!`.
+    For normal inputs, the label variance equals that of linear functions, because `E x_i^(2k) = (2k - 1)!!`.
 
     Attributes:
       degree: the power k.
@@ -270,7 +272,7 @@ class Polynomial(Linear):
     degree: Annotated[int, Ge(1), Le(10)] = 3  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def variance_at(self, scale: float = 1.0, moment: Moment = _normal_moment) -> float:
-        """Variance of labels: `scale^(2k) d E x^(2k) / (2k - 1)!!`.
+        """Label variance: `scale^(2k) d E x_i^(2k) / (2k - 1)!!`.
 
         Returns:
           The variance.
@@ -289,7 +291,7 @@ class Polynomial(Linear):
 
 @dataclass(frozen=True)
 class Affine(_ClosedFormVariance):
-    """Affine functions `y = w x + b` with `w ~ N(0, I)` `[1 d]` and `b ~ N(0, 1)` `[1 1]`.
+    """Affine functions `y = w x + b`. By default, the entries of w `[1 d]` and b `[1 1]` are from N(0, 1).
 
     For normal inputs, `E y^2 = d + 1`.
 
@@ -303,7 +305,7 @@ class Affine(_ClosedFormVariance):
         check(self)
 
     def variance_at(self, scale: float = 1.0, moment: Moment = _normal_moment) -> float:
-        """Variance of labels: `scale^2 d E x^2 + 1`.
+        """Label variance: `scale^2 d E x_i^2 + 1`.
 
         Returns:
           The variance.
@@ -337,15 +339,15 @@ class Affine(_ClosedFormVariance):
 
 @dataclass(frozen=True)
 class Chebyshev(_ClosedFormVariance):
-    """Chebyshev polynomials of the inputs, `y = sum_i w_i T_p(x_i) / sqrt(E T_p(z)^2)`, with `w ~ N(0, I)` `[1 d]`.
+    """Chebyshev polynomials of the inputs, `y = sum_i w_i T_p(x_i) / sqrt(E T_p(z)^2)` with z from N(0, 1).
 
-    The mean `E T_p(z)^2` is over z from N(0, 1). `T_p` is the Chebyshev polynomial of the first kind,
-    `T_p(cos u) = cos(p u)`; for example, `T_3(x) = 4 x^3 - 3 x`. For normal inputs, the variance equals that of linear
-    functions. For other inputs and scales it follows from moments up to order 2p, because `T_p^2 = (1 + T_2p) / 2`.
+    `T_p` is the Chebyshev polynomial of the first kind, `T_p(cos u) = cos(p u)`; for example, `T_3(x) = 4 x^3 - 3 x`.
+    By default, the entries of w `[1 d]` are from N(0, 1). For normal inputs, the label variance equals that of linear
+    functions. For other inputs and scales, it follows from moments up to order 2p, because `T_p^2 = (1 + T_2p) / 2`.
 
     Attributes:
       d_input: input dimension d.
-      degree: degree p of the polynomial. Unlike `Polynomial`, it has terms below the power p.
+      degree: degree p of the polynomial. Unlike in `Polynomial`, terms of lower degree occur too.
     """
 
     d_input: Size = 20
@@ -355,7 +357,7 @@ class Chebyshev(_ClosedFormVariance):
         check(self)
 
     def variance_at(self, scale: float = 1.0, moment: Moment = _normal_moment) -> float:
-        """Variance of labels: `d E T_p(scale x)^2 / E T_p(z)^2` with z from N(0, 1).
+        """Label variance: `d E T_p(scale x_i)^2 / E T_p(z)^2` with z from N(0, 1).
 
         Returns:
           The variance.
@@ -363,7 +365,7 @@ class Chebyshev(_ClosedFormVariance):
         return self.d_input * (self._mean_square(scale, moment) / self._mean_square(1.0, _normal_moment))
 
     def _mean_square(self, scale: float, moment: Moment) -> float:
-        """`E T_p(scale x)^2` of one coordinate x."""
+        """`E T_p(scale x_i)^2`, computed as `(1 + E T_2p(scale x_i)) / 2`."""
         coefficients = np.polynomial.chebyshev.cheb2poly([0] * (2 * self.degree) + [1])
         return (1 + sum(float(a) * scale**k * moment(k) for k, a in enumerate(coefficients))) / 2
 
@@ -388,18 +390,18 @@ class Chebyshev(_ClosedFormVariance):
         Returns:
           Labels `[n 1]`.
         """
-        before, t = jnp.ones_like(x), x
+        previous, current = jnp.ones_like(x), x  # T_0 and T_1
         for _ in range(self.degree - 1):
-            before, t = t, 2 * x * t - before
-        return t @ w.T / self._mean_square(1.0, _normal_moment) ** 0.5
+            previous, current = current, 2 * x * current - previous
+        return current @ w.T / self._mean_square(1.0, _normal_moment) ** 0.5
 
 
 @dataclass(frozen=True)
 class Signs(Linear):
-    """Classification: the sign of a linear function, 1 or -1. As in the paper's code, the loss is logistic."""
+    """Classes 1 and -1, the sign of a linear function. As in the paper's code, the training loss is logistic."""
 
     def variance_at(self, scale: float = 1.0, moment: Moment = _normal_moment) -> float:
-        """Variance of labels: 1 at every scale.
+        """Label variance: 1 at every scale.
 
         Returns:
           The variance.
@@ -422,7 +424,9 @@ class Signs(Linear):
 
 @dataclass(frozen=True)
 class ReLUNetwork(_ClosedFormVariance):
-    """Two-layer networks `y = sqrt(2 / hidden) w_2 relu(W_1 x)` with normal `W_1 [hidden d]` and `w_2 [1 hidden]`.
+    """Two-layer networks `y = sqrt(2 / hidden) w_2 relu(W_1 x)`.
+
+    By default, the entries of `W_1 [hidden d]` and `w_2 [1 hidden]` are from N(0, 1).
 
     Attributes:
       d_input: input dimension d.
@@ -436,7 +440,7 @@ class ReLUNetwork(_ClosedFormVariance):
         check(self)
 
     def variance_at(self, scale: float = 1.0, moment: Moment = _normal_moment) -> float:
-        """Variance of labels: `scale^2 d E x^2`.
+        """Label variance: `scale^2 d E x_i^2`.
 
         Returns:
           The variance.
@@ -479,9 +483,10 @@ class ReLUNetwork(_ClosedFormVariance):
 
 @dataclass(frozen=True)
 class DecisionTree(_ClosedFormVariance):
-    """Full binary decision trees: inner nodes test the sign of one input, leaves have labels from N(0, 1).
+    """Full binary decision trees: an inner node tests the sign of one input coordinate, a leaf has a label.
 
-    The nodes are stored in one array. Node i continues at node 2i + 2 if its input is positive, and at 2i + 1 if not.
+    By default, the labels of the leaves are from N(0, 1). The root is node 0. Node i is followed by node 2i + 2 if
+    the tested coordinate is positive, otherwise by node 2i + 1.
 
     Attributes:
       d_input: input dimension d.
@@ -495,7 +500,7 @@ class DecisionTree(_ClosedFormVariance):
         check(self)
 
     def variance_at(self, scale: float = 1.0, moment: Moment = _normal_moment) -> float:
-        """Variance of labels: 1 at every scale.
+        """Label variance: 1 at every scale.
 
         Returns:
           The variance.
@@ -510,11 +515,11 @@ class DecisionTree(_ClosedFormVariance):
     def draw(
         self, key: Array, active: Array | int | None = None, entries: Draw = jax.random.normal
     ) -> dict[str, Array]:
-        """Draws the input that every inner node tests, and the labels of the leaves.
+        """Draws the input coordinate that every inner node tests, and the label of every leaf.
 
         Args:
           key: a JAX random key.
-          active: not used; nodes test any of the inputs.
+          active: not used; a node can test any input coordinate.
           entries: `entries(key, shape)` draws the labels. Default: normal.
 
         Returns:
@@ -527,7 +532,7 @@ class DecisionTree(_ClosedFormVariance):
         }
 
     def apply(self, w: dict[str, Array], x: Float[Array, "n d"]) -> Float[Array, "n 1"]:
-        """Follows every input from the root to a leaf.
+        """Evaluates the tree: follows every input from the root to a leaf and returns the labels of these leaves.
 
         Returns:
           Labels `[n 1]`.
@@ -541,14 +546,14 @@ class DecisionTree(_ClosedFormVariance):
 
 @dataclass(frozen=True)
 class FunctionPool:
-    """A pool of `size` functions of a class, drawn uniformly with replacement: a finite set of tasks to train on.
+    """A finite pool of `size` functions of a class, from which functions are drawn uniformly with replacement.
 
-    Nothing is stored: a function is drawn again from its key whenever its index comes up.
+    No function is stored: function i is recomputed from its key whenever index i is drawn.
 
     Attributes:
-      functions: the class that the functions are drawn from.
+      functions: the class from which the functions of the pool are drawn.
       size: number of functions in the pool.
-      seed: seed of the pool's functions. It does not affect which of them are drawn.
+      seed: seed from which the functions of the pool are drawn. It does not affect the order in which prompts use them.
     """
 
     functions: FunctionClass
@@ -565,7 +570,7 @@ class FunctionPool:
 
     @property
     def variance(self) -> float:
-        """Variance of labels of the whole class, for x from N(0, I)."""
+        """Label variance over all functions of the class, not only those of the pool, for x from N(0, I)."""
         return variance_of(self.functions)
 
     def draw(self, key: Array, active: Array | int | None = None, entries: Draw = jax.random.normal) -> Any:
@@ -573,18 +578,18 @@ class FunctionPool:
 
         Args:
           key: a JAX random key.
-          active: number of leading input coordinates that are not zero, which is passed to the class. Default: all.
+          active: number of active input coordinates, passed to the `draw` of the class. Default: None, all are active.
           entries: `entries(key, shape)` draws the entries of w. Default: normal.
 
         Returns:
-          The function w of the class.
+          The parameters w of the function.
         """
         root = jax.random.fold_in(jax.random.key(self.seed), FUNCTION_POOL_KEY)
         draw = draw_by(self.functions, entries)
         return draw(jax.random.fold_in(root, jax.random.randint(key, (), 0, self.size)), active)
 
     def apply(self, w: Any, x: Float[Array, "n d"]) -> Float[Array, "n 1"]:
-        """Evaluates the function w of the class.
+        """Evaluates the function with parameters w.
 
         Returns:
           Labels `[n 1]`.
@@ -603,23 +608,23 @@ FUNCTIONS: dict[str, Callable[..., FunctionClass]] = {
     "relu_network": ReLUNetwork,
     "decision_tree": DecisionTree,
 }
-_SHIPPED = frozenset(FUNCTIONS.values())  # a test checks their form, so constructing a task does not trace them
+_SHIPPED = frozenset(FUNCTIONS.values())  # these classes are checked by a test, so `check_form` skips them
 
 
-def of_pool(functions: Any) -> Any:
-    """The class that a `FunctionPool` draws its functions from; any other class is returned unchanged.
+def base_functions(functions: Any) -> Any:
+    """The class from which the functions of a `FunctionPool` are drawn; any other class is returned unchanged.
 
     Returns:
       A function class that is not a pool.
     """
-    return of_pool(functions.functions) if isinstance(functions, FunctionPool) else functions
+    return base_functions(functions.functions) if isinstance(functions, FunctionPool) else functions
 
 
 def takes(function: Callable, name: str) -> bool:
     """Whether a function has a parameter with this name.
 
     Returns:
-      True if it has.
+      True if the parameter exists.
     """
     return name in inspect.signature(function).parameters
 
@@ -634,25 +639,26 @@ def draw_by(functions: FunctionClass, entries: Draw) -> Callable[..., Any]:
     return draw if entries is jax.random.normal else partial(draw, entries=entries)
 
 
-# --- the required form of a class ---
+# --- checks that an object is a FunctionClass ---
 
 
 def check_form(functions: Any) -> None:
     """Checks that an object is a `FunctionClass`, by abstract evaluation of its `draw` and `apply`.
 
     Raises:
-      ValueError: if an attribute is missing, `draw` or `apply` fails, or `apply` returns another shape than `[n 1]`.
+      ValueError: if an attribute is missing, if `draw` or `apply` raises an exception, or if the result of `apply` does
+        not have shape `[n 1]`.
     """
-    functions = of_pool(functions)
+    functions = base_functions(functions)
     if type(functions) in _SHIPPED:
         return
-    if wrong := _wrong_form(functions):
-        raise ValueError(f"functions={functions!r} must be {' '.join(wrong.split())}")
+    if requirement := _wrong_form(functions):
+        raise ValueError(f"functions={functions!r} must be {' '.join(requirement.split())}")
 
 
-@kept
+@cached_by_value
 def _wrong_form(functions: Any) -> str:
-    """How an object differs from a `FunctionClass`, to follow "must be"; an empty string if it does not."""
+    """The end of the error message "functions=... must be ..."; an empty string if the object is a `FunctionClass`."""
     missing = [name for name in ("d_input", "draw", "apply") if not hasattr(functions, name)]
     if missing:
         return f"a FunctionClass, with d_input, draw(key, active) and apply(w, x [n d]); it has no {', '.join(missing)}"
@@ -684,7 +690,7 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {line}"
 
 
-# --- the variance of labels ---
+# --- the label variance ---
 
 
 @checked
@@ -694,20 +700,20 @@ def variance_of(
     inputs: Annotated[str, OneOf(INPUTS)] = "normal",
     weights: Annotated[str, OneOf(ENTRIES)] = "normal",
 ) -> float:
-    """Variance of labels, `E f(scale x)^2`, over the functions of a class and over inputs.
+    """Label variance `E f(scale x)^2`, over the functions f of a class and over inputs x.
 
-    The value is that of the class (see `FunctionClass`), if it covers these inputs and weights. Otherwise it is a Monte
-    Carlo estimate with a fixed key, which is cached: over 64 inputs of each of 4,096 functions, or of more functions
-    (at most 262,144) until the standard error is 0.3 per cent.
+    If the class defines the label variance for these inputs and weights (see `FunctionClass`), this value is returned.
+    Otherwise the result is a Monte Carlo estimate with a fixed key, and is cached. The estimate uses 64 inputs for each
+    of at least 4,096 functions. Functions are added, up to 262,144, until the standard error is at most 0.3 per cent of
+    the estimate.
 
-    A class's `degree` is used only if it passes a test: for some functions and inputs, three times the inputs must
-    give `3^degree` times the labels.
+    The `degree` of a class is used only if `f(3 x) = 3^degree f(x)` holds for a sample of functions and inputs.
 
     Args:
       functions: the class. For a pool, the variance is over all functions of its class.
       scale: factor of the inputs.
-      inputs: distribution of the inputs at scale one, in `INPUTS`.
-      weights: distribution of the entries of w, in `ENTRIES`.
+      inputs: distribution of the inputs at scale one, a key of `INPUTS`.
+      weights: distribution of the entries of w, a key of `ENTRIES`.
 
     Returns:
       The variance.
@@ -715,7 +721,7 @@ def variance_of(
     Raises:
       ValueError: if the Monte Carlo estimate is zero or not finite.
     """
-    functions = of_pool(functions)
+    functions = base_functions(functions)
     distribution = INPUTS[inputs]
     is_normal = distribution.is_normal and weights == "normal"
     if (variance_at := _variance_at(functions)) is not None:
@@ -732,7 +738,10 @@ def variance_of(
 
 
 def _variance_at(functions: Any) -> Callable[..., Any] | None:
-    """The `variance_at` of a class. None if it is missing, or if a subclass of its owner changes the functions."""
+    """The `variance_at` of a class, or None if the class has none.
+
+    None also if a subclass inherits `variance_at`, but overrides `draw`, `apply`, `variance` or `degree`.
+    """
     for cls in type(functions).__mro__:
         if "variance_at" in vars(cls):
             break
@@ -741,9 +750,9 @@ def _variance_at(functions: Any) -> Callable[..., Any] | None:
     return getattr(functions, "variance_at", None)
 
 
-@kept
+@cached_by_value
 def _is_homogeneous(functions: Any) -> bool:
-    """Whether `f(3 x) = 3^degree f(x)` holds for 16 functions at 8 inputs each."""
+    """Whether `f(3 x) = 3^degree f(x)` holds for 16 functions at 8 inputs each, up to 0.1 per cent."""
 
     def holds(key: Array) -> Array:
         key_w, key_x = jax.random.split(key)
@@ -758,8 +767,9 @@ def _is_homogeneous(functions: Any) -> bool:
     return bool(_evaluated_now(all_hold)(0))
 
 
-@kept
+@cached_by_value
 def _estimated_variance(functions: Any, scale: float, inputs: str, weights: str) -> float:
+    """The Monte Carlo estimate of `variance_of`."""
     draw = draw_by(functions, ENTRIES[weights])
 
     def mean_square(key: Array) -> Array:
@@ -781,15 +791,18 @@ def _estimated_variance(functions: Any, scale: float, inputs: str, weights: str)
     mean = mean_squares.mean()
     if not 0.0 < mean < np.inf:
         raise ValueError(
-            f"functions={functions!r} must have labels of a finite mean square above 0; at inputs={inputs!r} and "
-            f"input_scale={scale:g} it is {mean:g}"
+            f"functions={functions!r} must have labels whose mean square is finite and above 0; with "
+            f"inputs={inputs!r} and input_scale={scale:g} the mean square is {mean:g}"
         )
     return float(mean)
 
 
 def _evaluated_now(function: Callable) -> Callable[..., np.ndarray]:
-    """A function that returns NumPy values in single precision, even while JAX traces another function."""
-    program = brief(function)
+    """Wraps a function so that it is evaluated immediately, in single precision, even while JAX traces another one.
+
+    The wrapped function returns NumPy arrays.
+    """
+    program = quick_jit(function)
 
     def call(*args: Any) -> np.ndarray:
         with jax.ensure_compile_time_eval(), jax.enable_x64(False):

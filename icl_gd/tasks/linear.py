@@ -58,8 +58,8 @@ INPUT_DISTRIBUTIONS: dict[str, InputDistribution] = {
 }
 
 
-TERMS_AT_ONCE = 32  # number of terms of the sum over input coordinates that are unrolled
-DIRECT_FROM = 40  # context length from which it is cheaper to draw Gram matrices directly, as measured on a CPU
+TERMS_AT_ONCE = 32  # number of terms that `_labels` unrolls in the sum over input coordinates
+DIRECT_FROM = 40  # smallest context length for which drawing Gram matrices directly is cheaper (measured on a CPU)
 
 
 def _labels(x: Array, w: Array) -> Array:
@@ -79,19 +79,18 @@ Corrupted = Annotated[int | Float[Array, ""] | Int[Array, ""], Ge(0)]
 
 @dataclass(frozen=True)
 class LinearRegression:
-    """Dense linear regression (von Oswald et al., section 3; Garg et al. "linear", "noisy", "skewed").
+    """Linear regression with Gaussian weights (von Oswald et al., section 3; Garg et al. "linear", "noisy", "skewed").
 
     Attributes:
       d_input, d_output, n_context: sizes d, m and n of a prompt.
       inputs: distribution of the inputs, a key of `INPUT_DISTRIBUTIONS`.
       input_scale: factor of all inputs.
-      covariance: optional matrix C `[d d]` as a nested tuple. Inputs are then `input_scale * C^(1/2) z`, where z has
-        unit second moment, so that `E x x^T = input_scale^2 C` for distributions with centred coordinates.
+      covariance: optional matrix C `[d d]` as a nested tuple. Inputs are then `x = input_scale * C^(1/2) z`, where the
+        coordinates of z have second moment 1. If their mean is zero, `E x x^T = input_scale^2 C`.
       weight_scale: standard deviation of every entry of `W`.
       noise_std: standard deviation of the Gaussian noise on context labels. `y_query` is noise-free.
-      corrupted_labels: number of context labels overwritten with N(0, 1) draws, whose scale does not depend on that of
-        the other labels; distinct labels are chosen at random (von Oswald et al., `size_distract` in the published
-        code).
+      corrupted_labels: number of context labels, chosen at random, that are replaced by N(0, 1) draws. The scale of
+        these draws is always 1 (`size_distract` in the published code of von Oswald et al.).
     """
 
     d_input: Size = 10
@@ -116,7 +115,7 @@ class LinearRegression:
 
     @property
     def second_moment(self) -> np.ndarray:
-        """`E x x^T [d d]`, exact for centred inputs that are rotation-invariant or have independent coordinates."""
+        """`E x x^T [d d]`, exact for inputs with mean zero: all distributions except "exponential"."""
         if self.covariance is not None:
             return float(self.input_scale) ** 2 * np.asarray(self.covariance)
         second, _ = INPUT_DISTRIBUTIONS[self.inputs].moments(self.d_input)
@@ -142,7 +141,7 @@ class LinearRegression:
         Args:
           key: a JAX random key.
           n: number of vectors per prompt.
-          batch: shape of the batch. Default: one prompt.
+          batch: shape of the batch. Default: (), one prompt.
 
         Returns:
           Inputs `[n d *batch]`.
@@ -165,22 +164,22 @@ class LinearRegression:
     def sample(self, key: Array, batch: tuple[int, ...] = ()) -> Prompt:
         """Draws one prompt, or a batch of prompts from one key.
 
-        The result depends on the key only, not on surrounding `vmap` or `jit`. For a fixed key, a longer context
-        extends a shorter one.
+        The result depends only on the key, not on a surrounding `vmap` or `jit`. For a fixed key, the first k examples
+        are the same for every `n_context >= k`.
 
         Args:
           key: a JAX random key.
-          batch: shape of a batch, in the trailing axes of every leaf. This is cheaper than `jax.vmap` over keys.
-            Default: one prompt.
+          batch: shape of the batch axes, the last axes of every leaf. A batch from one key is cheaper than `jax.vmap`
+            over keys. Default: (), one prompt.
 
         Returns:
-          Prompt with noisy labels `y`, noise-free `y_query`, and the weights `[m d *batch]` as `w`.
+          A Prompt with noisy labels `y` and a noise-free `y_query`; its `w` are the weights `[m d *batch]`.
         """
         key_x, key_w, key_noise, key_corrupted = jax.random.split(key, 4)
         x = self.sample_inputs(key_x, self.n_context + 1, batch)
         w = self.weight_scale * jax.random.normal(key_w, (self.d_output, self.d_input, *batch))
         y = _labels(x, w)
-        # The query comes first: the first k examples are then the same for every n_context >= k.
+        # The query is drawn first: the first k examples are then the same for every n_context >= k.
         x_query, x, y_query, y = x[0], x[1:], y[0], y[1:]
         if (noise := self._noise(key_noise, y.shape)) is not None:
             y = y + noise
@@ -194,16 +193,18 @@ class LinearRegression:
     ) -> tuple[Gram, Float[Array, "m prompt"]]:
         """Draws a batch of prompts in Gram form.
 
-        Linear attention uses only the second moments of the tokens (x, y).
+        Linear attention depends on the context only through the second moment `sum_j e_j e_j^T` of the tokens
+        `e_j = (x_j, y_j)`.
 
         Args:
           key: a JAX random key.
           n_prompts: size of the batch.
-          direct: draw the second moments themselves instead of summing over a context. The cost then does not depend on
-            n_context. The distribution is the same, but the samples for a key differ. Default: the cheaper way.
+          direct: draw the second moment itself instead of summing over a drawn context. The cost then does not depend
+            on n_context. The distribution is the same, but the samples for a key differ. Default: None, the cheaper
+            method.
 
         Returns:
-          Gram with contexts `[e e prompt]` and queries `[e prompt]`, and labels of the queries `[m prompt]`.
+          `(gram, y_query [m prompt])` with `gram.context [e e prompt]` and `gram.query [e prompt]`.
 
         Raises:
           ValueError: if `direct` is True but the inputs are not normal, or some labels are corrupted.
@@ -212,12 +213,12 @@ class LinearRegression:
             direct = self.inputs == "normal" and self.n_context >= DIRECT_FROM and not self._corrupts
         if direct and self.inputs != "normal":
             raise ValueError(
-                f"inputs={self.inputs!r}: direct=True needs inputs='normal'; use direct=False or leave it out"
+                f"inputs={self.inputs!r}: direct=True needs inputs='normal'; use direct=False or omit direct"
             )
         if direct and self._corrupts:
             raise ValueError(
                 f"corrupted_labels={self.corrupted_labels}: direct=True needs corrupted_labels=0; use direct=False or "
-                "leave it out"
+                "omit direct"
             )
         key_x, key_w, key_noise, key_corrupted = jax.random.split(key, 4)
         w = self.weight_scale * jax.random.normal(key_w, (self.d_output, self.d_input, n_prompts))
@@ -230,6 +231,8 @@ class LinearRegression:
         corruption = self._corruption(key_corrupted, (self.n_context, self.d_output, n_prompts))
 
         def tokens(start: Array | int, size: int) -> Array:
+            """The context tokens `[size e prompt]` from index `start` on."""
+
             def block(values: Array, offset: int = 0) -> Array:
                 return jax.lax.dynamic_slice_in_dim(values, offset + start, size)
 
@@ -253,7 +256,7 @@ class LinearRegression:
         return isinstance(self.corrupted_labels, jax.Array) or self.corrupted_labels > 0
 
     def _corruption(self, key: Array, shape: tuple[int, ...]) -> tuple[Array, Array] | None:
-        """Which labels are replaced, and the replacements, both `[n m *batch]`; None without corrupted labels.
+        """The mask of corrupted labels and their replacements, both `[n m *batch]`; None without corrupted labels.
 
         For a fixed key, increasing `corrupted_labels` only adds corrupted labels.
         """
@@ -261,18 +264,18 @@ class LinearRegression:
             return None
         key_which, key_noise = jax.random.split(key)
         n, _, *batch = shape
-        order = jnp.argsort(jax.random.uniform(key_which, (n, *batch)), axis=0)  # uniform over permutations
+        order = jnp.argsort(jax.random.uniform(key_which, (n, *batch)), axis=0)  # a random permutation
         is_corrupted = jnp.broadcast_to((order < self.corrupted_labels)[:, None], shape)
         return is_corrupted, jax.random.normal(key_noise, shape)
 
     def _sample_second_moment(self, key: Array, w: Float[Array, "m d *batch"]) -> Float[Array, "e e *batch"]:
         """Draws `sum_j e_j e_j^T` over a context of normal inputs, for fixed weights, without drawing the context.
 
-        Tokens are e = B z with z ~ N(0, I). Without label noise, z has size k = d and B = [[R], [W R]]. With label
-        noise, z has size k = d + m and B = [[R, 0], [W R, sigma I]]. The sum is B Z Z^T B^T, where the entries of
-        Z `[k n]` are standard normal. By Bartlett's decomposition, Z = A Q, where Q has orthonormal rows and A is lower
-        trapezoidal with independent entries: A_ii ~ chi_(n-i), counting i from zero, and A_ij ~ N(0, 1) below the
-        diagonal. If n < k, A has only n columns. Hence Z Z^T = A A^T, and A is drawn instead of Z.
+        Tokens are e = B z with z ~ N(0, I). Let R = `_root` and sigma = `noise_std`. Without label noise, z has size
+        k = d and B = [[R], [W R]]. With label noise, z has size k = d + m and B = [[R, 0], [W R, sigma I]]. The sum is
+        B Z Z^T B^T, where the entries of Z `[k n]` are standard normal. By Bartlett's decomposition, Z = A Q, where Q
+        has orthonormal rows and A `[k min(n, k)]` is lower trapezoidal with independent entries: A_ii ~ chi_(n-i),
+        counting i from zero, and A_ij ~ N(0, 1) below the diagonal. Hence Z Z^T = A A^T, and A is drawn instead of Z.
         """
         n, d, m = self.n_context, self.d_input, self.d_output
         batch, k = w.shape[2:], d + (m if self.noise_std > 0.0 else 0)
@@ -289,7 +292,7 @@ class LinearRegression:
         labels = jnp.sum(w[:, :, None] * inputs[None], axis=1)
         if self.noise_std > 0.0:
             labels = labels + self.noise_std * a[d:]
-        factor = jnp.concatenate([inputs, labels])
-        # B A A^T B^T is the second moment of the columns of B A, as if these were tokens.
-        columns = factor.swapaxes(0, 1)
+        product = jnp.concatenate([inputs, labels])  # B A
+        # B A A^T B^T is computed as the second moment of the columns of B A.
+        columns = product.swapaxes(0, 1)
         return second_moment(partial(jax.lax.dynamic_slice_in_dim, columns), rank)

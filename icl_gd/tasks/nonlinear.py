@@ -21,13 +21,13 @@ from icl_gd.types import Array, Prompt
 class SineRegression:
     """`y = amplitude * sin(x + phase)` with `x ~ U(-5, 5)`. A Prompt's `w` is `[[amplitude, phase]]`.
 
-    The amplitude is uniform on [.1, .5], the phase on [0, pi]. In the paper they are independent: a sine wave has two
-    free parameters. The published code draws both from one key, so that a sine wave has one free parameter:
-    `amplitude = .1 + .4 u` and `phase = pi u` with the same `u ~ U(0, 1)`.
+    The amplitude is uniform on [.1, .5], the phase on [0, pi]. In the paper, amplitude and phase are independent, so
+    a sine wave has two free parameters. The published code draws both from one key, so a sine wave has one free
+    parameter: `amplitude = .1 + .4 u` and `phase = pi u` with the same `u ~ U(0, 1)`.
 
-    Label moments. With L = 5 and k = 2L, averages over x are `E sin(x + phase) = sin(phase) sin(L)/L` and
-    `E sin^2(x + phase) = (1 - cos(2 phase) sin(k)/k) / 2`. Over prompts, the amplitude a has `E a = .3` and
-    `E a^2 = .31/3`, and therefore
+    Label moments. Let L = 5, k = 2L, and let a be the amplitude. The averages over x are
+    `E sin(x + phase) = sin(phase) sin(L)/L` and `E sin^2(x + phase) = (1 - cos(2 phase) sin(k)/k) / 2`. The averages
+    over prompts are `E a = .3` and `E a^2 = .31/3`. Therefore
 
         E y   = .6/pi sin(L)/L, because E a sin(phase) = .6/pi for one and for two free parameters;
         E y^2 = (.31/3 - c sin(k)/k) / 2 with c = E a^2 cos(2 phase). For two free parameters c = 0. For one,
@@ -35,7 +35,7 @@ class SineRegression:
 
     Attributes:
       n_context: examples per prompt.
-      faithful: draw amplitude and phase from one key, as the published code does. Default: independent.
+      faithful: draw amplitude and phase from one key, as the published code does. Otherwise they are independent.
     """
 
     n_context: Size = 10
@@ -62,10 +62,10 @@ class SineRegression:
         return float(mean), float(0.31 / 3 - c * np.sin(10.0) / 10.0) / 2
 
     def sample(self, key: Array) -> Prompt:
-        """Draws one prompt. For a fixed key, a longer context extends a shorter one.
+        """Draws one prompt. For a fixed key, the first k examples are the same for every `n_context >= k`.
 
         Returns:
-          Prompt with `[[amplitude, phase]]` as `w`.
+          A Prompt; its `w` is `[[amplitude, phase]]`.
         """
         key_x, key_amplitude, key_phase = jax.random.split(key, 3)
         # The query is drawn first: the first k examples are then the same for every n_context >= k.

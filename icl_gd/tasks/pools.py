@@ -1,4 +1,4 @@
-"""Finite training sets: a fixed number of prompts of a task (von Oswald et al., recycled training data).
+"""Finite training sets: a fixed number of prompts of a task, drawn repeatedly (von Oswald et al.).
 
 Example:
   >>> from icl_gd.tasks import LinearRegression
@@ -17,13 +17,14 @@ from icl_gd.schema import PoolSize, Seed, check
 from icl_gd.tasks.regression import FunctionRegression
 from icl_gd.types import Array, PrefixPrompt, Prompt
 
-# Folded into a key whose first children are the keys of a population's members; a large number avoids collisions.
+# Folded into `jax.random.key(seed)`. Training derives the keys of members from the same key; this number is so large
+# that the keys of a pool differ from them.
 POOL_KEY = 2**31 - 2
 
 
 @runtime_checkable
 class Sampled(Protocol):
-    """What a pool requires of its task: two sizes and `sample`."""
+    """The protocol that the task of a pool must satisfy."""
 
     @property
     def d_input(self) -> int:
@@ -48,13 +49,13 @@ class Sampled(Protocol):
 class FinitePool:
     """A pool of `size` prompts of a task, from which prompts are drawn uniformly with replacement.
 
-    Nothing is stored: a prompt is drawn again from its key whenever its index comes up. The published code resets the
-    key of its batches every `cycle_data` steps, which is a pool of that many batches in a fixed order.
+    No prompt is stored: prompt i is recomputed from its key whenever index i is drawn. The published code instead
+    repeats the same `cycle_data` batches in a fixed order: it resets the key of the batches every `cycle_data` steps.
 
     Attributes:
-      task: the task that the prompts are drawn from.
+      task: the task from which the prompts of the pool are drawn.
       size: number of prompts in the pool.
-      seed: seed of the pool's prompts. It does not affect which of them are drawn.
+      seed: seed from which the prompts of the pool are drawn. It does not affect the order in which they are used.
     """
 
     task: Sampled
@@ -99,17 +100,17 @@ class FinitePool:
 
 @dataclass(frozen=True)
 class FinitePrefixPool(FinitePool):
-    """A `FinitePool` of prompts with a query for every prefix.
+    """A `FinitePool` of prompts with a query after every prefix.
 
     Attributes:
-      task: the task that the prompts are drawn from.
+      task: the task from which the prompts of the pool are drawn.
     """
 
     task: FunctionRegression
 
     @property
     def n_context(self) -> int:
-        """Examples before the last query."""
+        """Number of examples before the last query."""
         return self.task.n_context
 
     @property
@@ -119,17 +120,18 @@ class FinitePrefixPool(FinitePool):
 
     @property
     def in_order(self) -> bool:
-        """Whether the k-th query is the next input `x[k]`."""
+        """Whether query k, counted from zero, is the next input `x[k]`."""
         return self.task.in_order
 
     def sample_prefixes(self, key: Array, active: Array | int | None = None) -> PrefixPrompt:
-        """Draws one of the pool's prompts, uniformly, with a query for every prefix.
+        """Draws one of the pool's prompts, uniformly, with a query after every prefix.
 
         Args:
           key: a JAX random key.
-          active: number of leading input coordinates that are not set to zero. Default: all.
+          active: number of active input coordinates, the first ones; the others are set to zero. Default: None, all
+            are active.
 
         Returns:
-          PrefixPrompt of `n_context + 1` points.
+          A PrefixPrompt of `n_context + 1` points.
         """
         return self.task.sample_prefixes(self._draw_prompt_key(key), active)

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from icl_gd.programs import as_partial, brief
+from icl_gd.programs import as_partial, quick_jit
 from icl_gd.schema import Size, checked
 from icl_gd.types import Array
 
@@ -22,15 +22,15 @@ def draw_prompts(sample: Callable[[Array], Any], key: Array, n_prompts: Size) ->
     """Draws a batch of prompts in one compiled program.
 
     Args:
-      sample: maps a key to one prompt, as a task's `sample` and `sample_prefixes` do. Equal tasks share one compiled
-        program.
+      sample: a function from a key to one prompt, such as `task.sample` or `task.sample_prefixes`. Equal tasks share
+        one compiled program.
       key: a JAX random key. Prompt i is drawn with `jax.random.split(key, n_prompts)[i]`.
       n_prompts: size of the batch.
 
     Returns:
-      What `sample` returns, with the batch on the leading axis of every leaf.
+      The prompts: the pytree that `sample` returns, with the batch on the leading axis of every leaf.
     """
-    return brief(_batch, (2,))(as_partial(sample), key, n_prompts)
+    return quick_jit(_batch, (2,))(as_partial(sample), key, n_prompts)
 
 
 def _batch(sample: Callable[[Array], Any], key: Array, n_prompts: int) -> Any:

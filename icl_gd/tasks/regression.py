@@ -20,26 +20,37 @@ from annotated_types import Ge, Gt, Le
 
 from icl_gd.schema import LARGEST, OneOf, check
 from icl_gd.tasks.families import INPUTS, PROMPT_DISTRIBUTIONS
-from icl_gd.tasks.functions import ENTRIES, FunctionClass, Signs, check_form, draw_by, of_pool, takes, variance_of
+from icl_gd.tasks.functions import (
+    ENTRIES,
+    FunctionClass,
+    Signs,
+    base_functions,
+    check_form,
+    draw_by,
+    takes,
+    variance_of,
+)
 from icl_gd.types import Array, PrefixPrompt, Prompt
 
 
 @dataclass(frozen=True)
 class FunctionRegression:
-    """Prompts whose labels are those of a function class, with a query for every prefix.
+    """A task with labels from a function class and a query after every prefix.
 
     Attributes:
       functions: the function class.
-      n_context: examples before the last query. A prompt has `n_context + 1` points.
-      family: prompt distribution, which draws inputs and queries: a key of `PROMPT_DISTRIBUTIONS`.
-      input_scale: factor of all inputs. Labels are those of the scaled inputs.
-      label_scale: factor of all labels.
-      noise_std: standard deviation of the noise of context labels, at label scale 1. Must be 0 for `Signs`.
-      renormalised: scale all labels such that noisy labels have the variance of noise-free ones.
-      inputs: distribution of the underlying inputs, a key of `INPUTS`. Coordinates have second moment one.
+      n_context: number of examples before the last query. A prompt has `n_context + 1` points.
+      family: the prompt distribution, which draws inputs and queries; a key of `PROMPT_DISTRIBUTIONS`.
+      input_scale: factor of all inputs. Labels are computed from the scaled inputs.
+      label_scale: factor of all labels, noise included.
+      noise_std: standard deviation of the noise on context labels, at label scale 1. Must be 0 for `Signs`.
+      renormalised: divide all labels by a constant, so that noisy context labels have the variance that labels have at
+        `noise_std=0`.
+      inputs: distribution of the inputs before `family` transforms them, a key of `INPUTS`. Coordinates have second
+        moment one.
       weights: distribution of the entries of a function's w, a key of `ENTRIES`: symmetric, with variance one.
       noise: distribution of the label noise at `noise_std=1`, a key of `ENTRIES`. The "noisy" entry of `EVAL_SUITE`
-        uses it too.
+        uses the same distribution.
     """
 
     functions: FunctionClass
@@ -64,7 +75,7 @@ class FunctionRegression:
             raise ValueError(
                 f"noise={self.noise!r}: labels of signs are the classes 1 and -1, without noise; leave it out"
             )
-        if self.weights != "normal" and not takes(of_pool(self.functions).draw, "entries"):
+        if self.weights != "normal" and not takes(base_functions(self.functions).draw, "entries"):
             raise ValueError(
                 f"weights={self.weights!r}: the draw of functions={self.functions!r} has no argument entries; "
                 "set weights='normal'"
@@ -94,14 +105,15 @@ class FunctionRegression:
     def label_variance(self) -> float:
         """`E y_query^2` for the "standard" prompt distribution.
 
-        Reported errors are divided by it, so that predicting zero has error one.
+        Reported errors are divided by this variance, so that predicting zero has error one.
 
-        The other prompt distributions have the same `E |x|^2`. The label variance is therefore the same where it
-        depends on second moments only. That of `Quadratic`, `Polynomial` and `Chebyshev` depends on higher moments,
-        which differ for `half_subspace` and `skewed`, and for `orthogonal_query` with inputs that are not normal.
+        All prompt distributions have the same `E |x|^2`. A label variance that depends only on second moments is
+        therefore the same for all of them. The label variances of `Quadratic`, `Polynomial` and `Chebyshev` depend on
+        higher moments, which differ for "half_subspace" and "skewed", and for "orthogonal_query" if inputs are not
+        normal.
 
         Raises:
-          ValueError: if the variance has to be estimated and the estimate is zero or not finite, see `variance_of`.
+          ValueError: if the variance is estimated (see `variance_of`) and the estimate is zero or not finite.
         """
         return self._label_scale**2 * self._variance
 
@@ -112,25 +124,28 @@ class FunctionRegression:
 
     @property
     def _label_scale(self) -> float:
-        """`label_scale`. If `renormalised`, divided by the factor by which noise increases the standard deviation."""
+        """The factor of all labels: `label_scale`, which `renormalised` divides by a constant.
+
+        The constant is the factor by which noise increases the standard deviation of context labels.
+        """
         noise = self.noise_std**2 / self._variance if self.renormalised else 0.0
         return self.label_scale / (1 + noise) ** 0.5
 
     @property
     def in_order(self) -> bool:
-        """Whether the k-th query is the next input `x[k]`."""
+        """Whether query k, counted from zero, is the next input `x[k]`."""
         return PROMPT_DISTRIBUTIONS[self.family].in_order
 
     def sample_prefixes(self, key: Array, active: Array | int | None = None) -> PrefixPrompt:
-        """Draws one prompt of `n_context + 1` points, with a query for every prefix.
+        """Draws one prompt of `n_context + 1` points, with a query after every prefix.
 
         Args:
           key: a JAX random key.
-          active: number of leading input coordinates that are not set to zero (a stage of a curriculum).
-            Default: all.
+          active: number of active input coordinates, the first ones; the others are set to zero (in a curriculum).
+            Default: None, all are active.
 
         Returns:
-          PrefixPrompt with noisy labels `y`, noise-free `y_query`, and the function as `w`.
+          A PrefixPrompt with noisy labels `y` and noise-free `y_query`; its `w` are the parameters of the function.
         """
         key_x, key_w, key_noise = jax.random.split(key, 3)
         inputs = () if self.inputs == "normal" else (INPUTS[self.inputs].draw,)
@@ -150,7 +165,7 @@ class FunctionRegression:
         """Draws the prompt of `sample_prefixes` with its last query only.
 
         Returns:
-          Prompt of `n_context` examples.
+          A Prompt of `n_context` examples.
 
         Raises:
           ValueError: for `family="orthogonal_query"` if `n_context >= d_input`: no such query exists.

@@ -1,4 +1,4 @@
-"""Distribution shifts of linear regression (von Oswald et al.): each returns the shifted task.
+"""Distribution shifts for linear regression (von Oswald et al.): functions that map a task to the shifted task.
 
 Example:
   >>> task = LinearRegression(d_input=3, n_context=4)
@@ -43,13 +43,13 @@ def scale_weights(task: LinearRegression, beta: Positive) -> LinearRegression:
 
 @checked
 def change_family(task: LinearRegression, family: Annotated[str, OneOf(INPUT_DISTRIBUTIONS)]) -> LinearRegression:
-    """Changes the input distribution and keeps `E |x|^2`.
+    """Changes the input distribution without changing `E |x|^2`.
 
     Returns:
       The shifted task.
     """
     if task.covariance is not None:
-        return replace(task, inputs=family)  # the covariance is the second moment for every distribution
+        return replace(task, inputs=family)  # a task with a covariance rescales inputs to the same second moment
     old, _ = INPUT_DISTRIBUTIONS[task.inputs].moments(task.d_input)
     new, _ = INPUT_DISTRIBUTIONS[family].moments(task.d_input)
     return replace(task, inputs=family, input_scale=task.input_scale * float(np.sqrt(old / new)))

@@ -33,7 +33,7 @@ def _add_noise(task: FunctionRegression) -> FunctionRegression:
     return replace(task, noise_std=1.0, renormalised=True)
 
 
-# Each entry maps a task to the task to evaluate on.
+# Each entry maps the training task to the evaluation task.
 EVAL_SUITE: dict[str, Callable[[FunctionRegression], FunctionRegression]] = {
     **{name: partial(_with_family, name) for name in PROMPT_DISTRIBUTIONS},
     **{f"inputs_{name}": partial(_scale_inputs, scale) for name, scale in SCALES.items()},

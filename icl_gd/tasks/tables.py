@@ -23,10 +23,10 @@ from icl_gd.types import Array, Prompt
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A task whose prompts are rows of a table: n + 1 rows, drawn without replacement, one of which is the query.
+    """A task whose prompts are n + 1 rows of a table, drawn without replacement; one of the rows is the query.
 
-    A prompt's `w` are the least-squares weights of the whole table, the same for every prompt. They did not generate
-    the labels: context labels and `y_query` scatter around `w x`.
+    The `w` of every prompt are the least-squares weights of the whole table. These weights did not generate the labels:
+    context labels and `y_query` scatter around `w x`.
 
     Attributes:
       x: inputs of the table `[row d]`.
@@ -67,7 +67,7 @@ class Table:
         """Draws one prompt.
 
         Returns:
-          Prompt with the least-squares weights of the whole table as `w`.
+          A Prompt; its `w` are the least-squares weights of the whole table.
         """
         rows = jax.random.choice(key, len(self.x), (self.n_context + 1,), replace=False)
         x, y = jnp.asarray(self.x)[rows], jnp.asarray(self.y)[rows]

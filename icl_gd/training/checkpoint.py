@@ -1,4 +1,4 @@
-"""Checkpoints: an Orbax store with checksums, which falls back to the newest step that is intact.
+"""Checkpoints: an Orbax store with checksums. If the newest checkpoint is corrupt, the newest intact one is read.
 
 A stored state is a flat mapping from dotted names (`member.params.block_0.attention.W_K`) to arrays. It can be read
 without the code that wrote it, and its checksum does not depend on container types.
@@ -32,7 +32,7 @@ Leaves = dict[str, np.ndarray]
 
 
 def by_name(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by dotted name, unconverted.
+    """The leaves of a pytree, keyed by dotted name.
 
     Returns:
       A flat dict, in the order of the leaves.
@@ -42,7 +42,7 @@ def by_name(tree: Any) -> dict[str, Any]:
 
 
 def flatten(tree: Any) -> Leaves:
-    """The leaves of a pytree by dotted name, as NumPy arrays.
+    """The leaves of a pytree as NumPy arrays, keyed by dotted name.
 
     Returns:
       A flat dict, in the order of the leaves.
@@ -51,10 +51,10 @@ def flatten(tree: Any) -> Leaves:
 
 
 def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Nests leaves by dotted name: the inverse of `by_name` for nested dicts.
+    """Builds a nested dict from leaves keyed by dotted name: the inverse of `by_name`.
 
     Returns:
-      A tree of dicts.
+      The nested dict.
     """
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
@@ -67,10 +67,10 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unflatten(template: Any, leaves: Mapping[str, np.ndarray]) -> Any:
-    """Puts leaves by dotted name into the structure of a template.
+    """Builds a pytree with the structure of `template` from leaves keyed by dotted name.
 
     Returns:
-      A pytree like the template, with the given leaves.
+      The pytree.
 
     Raises:
       ValueError: if the names, shapes or types of the leaves differ from those of the template.
@@ -81,7 +81,8 @@ def unflatten(template: Any, leaves: Mapping[str, np.ndarray]) -> Any:
         name = next(name for name in {**expected, **stored} if expected.get(name) != stored.get(name))
         raise ValueError(
             f"the checkpoint belongs to another model: {name} is {_shape_and_type(stored.get(name))} in the "
-            f"checkpoint, {_shape_and_type(expected.get(name))} in the model; give another directory, or that model"
+            f"checkpoint, {_shape_and_type(expected.get(name))} in the model; give another directory, or the model of "
+            f"the checkpoint"
         )
     return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in expected])
 
@@ -91,19 +92,19 @@ def _shape_and_type(leaf: tuple[tuple[int, ...], np.dtype] | None) -> str:
 
 
 def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts lists to tuples, which JSON stores as lists.
+    """Converts lists back to tuples: JSON stores tuples as lists.
 
     Returns:
-      The fields, as a new dict; only the values themselves are converted, not what they contain.
+      A new dict, in which every value that is a list is a tuple. Lists inside a value are not converted.
     """
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def checksum(leaves: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
-    """SHA-256 of the names, types, shapes and values of leaves, and of a description that JSON can hold.
+    """SHA-256 of a checkpoint: the names, types, shapes and values of its leaves, and its description `about`.
 
     Returns:
-      The digest in hexadecimal. It does not depend on the order of the leaves.
+      The digest in hexadecimal, which does not depend on the order of the leaves.
     """
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(leaves):
@@ -117,9 +118,9 @@ def checksum(leaves: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
 def _suppress_closed_loop_tracebacks() -> Iterator[None]:
     """Suppresses the "Event loop is closed" tracebacks that Orbax's pending tasks print after a failed read or write.
 
-    They would appear beside the exception that is raised, at any time until the process ends. So after a failure, and
-    only then, the filtering hooks stay installed. Python reports such a task to one hook, TensorStore's threads to the
-    other.
+    These tracebacks can appear at any time until the process ends, in addition to the exception that is raised. So the
+    filtering hooks stay installed after a failure, and only then. Python reports pending tasks to `unraisablehook`,
+    TensorStore's threads report to `excepthook`.
     """
     unraisablehook, excepthook = sys.unraisablehook, sys.excepthook
 
@@ -133,13 +134,13 @@ def _suppress_closed_loop_tracebacks() -> Iterator[None]:
 
     if getattr(unraisablehook, "__name__", "") != unraisable_without_closed_loops.__name__:
         sys.unraisablehook, sys.excepthook = unraisable_without_closed_loops, exception_without_closed_loops
-    # Not in a `finally`: the previous hooks return only after a success.
+    # Not in a `finally`: the previous hooks are restored only after a success.
     yield
     sys.unraisablehook, sys.excepthook = unraisablehook, excepthook
 
 
 def _migrated(leaves: Leaves, about: dict[str, Any]) -> tuple[Leaves, dict[str, Any]]:
-    """The content of a checkpoint of any readable format, in the newest format."""
+    """Converts the content of a checkpoint from an older format to the newest one."""
     content = migrated({**about, LEAVES: leaves}, about["format"], CHECKPOINTS)
     del content["format"]
     return content.pop(LEAVES), content
@@ -147,18 +148,18 @@ def _migrated(leaves: Leaves, about: dict[str, Any]) -> tuple[Leaves, dict[str, 
 
 CLOSED_LOOP = "Event loop is closed"
 KEEP = ("last", "log", "all")  # which checkpoints are kept, see `Checkpoints`
-LAST = 2  # this many are always kept, so that a run can resume from the second if the newest is corrupt
+LAST = 2  # number of newest checkpoints that are always kept: if the newest is corrupt, the one before is used
 
 
 @dataclass(frozen=True)
 class _Preservation:
-    """The preservation policy of an Orbax manager: the last steps, and those that `keep` selects."""
+    """The preservation policy of an Orbax manager: preserves the last steps, and the steps that `keep` selects."""
 
     keep: str
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [checkpoint.step for checkpoint in checkpoints]
-        # The first step of each range [2^(k-1), 2^k), by k; steps are in ascending order.
+        # Maps k to the first step in the range [2^(k-1), 2^k). `steps` are in ascending order.
         first = {step.bit_length(): step for step in reversed(steps)}
 
         def is_selected(step: int) -> bool:
@@ -170,14 +171,14 @@ class _Preservation:
 
 
 class Checkpoints:
-    """The checkpoints of one run in one directory. Each is written atomically.
+    """The checkpoints of one run in one directory. Each checkpoint is written atomically.
 
-    A checkpoint holds a state (a pytree of arrays) and `about`, a description that JSON can hold.
+    A checkpoint contains a state (a pytree of arrays) and `about`, a JSON-serialisable description.
 
     Args:
       directory: the directory of the checkpoints.
-      keep: the checkpoints to keep: "last", the last two; "all"; or "log", the last two and the first at or after 0, 1,
-        2, 4, 8, ... steps. Default: "last".
+      keep: the checkpoints to keep: "last", the last two; "all"; or "log", the last two and the first one at or after
+        each of 0, 1, 2, 4, 8, ... steps. Default: "last".
       create: whether to create the directory if it is missing. Default: True.
     """
 
@@ -191,22 +192,23 @@ class Checkpoints:
 
     @cached_property
     def _ocp(self) -> Any:
-        import orbax.checkpoint  # takes a quarter of a second, so a run imports it after it has shown its first chunk
+        # This import takes a quarter of a second, so it is delayed until a run has displayed its first chunk.
+        import orbax.checkpoint
 
         return orbax.checkpoint
 
     @cached_property
     def _manager(self) -> Any:
         ocp = self._ocp
-        # If there are several processes, only this one uses the store and must not wait for the others.
-        alone = ocp.options.MultiprocessingOptions(
+        # If there are several processes, only this one uses the store; Orbax must not wait for the others.
+        this_process = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="alone"
         )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Preservation(self._keep),
             create=self._create and jax.process_count() == 1,
             enable_async_checkpointing=False,
-            multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
+            multiprocessing_options=this_process if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
         )
         return ocp.CheckpointManager(self._directory, options=options)
 
@@ -216,7 +218,7 @@ class Checkpoints:
         Args:
           step: the training step of the state.
           state: a pytree of arrays.
-          about: a description that JSON can hold.
+          about: a JSON-serialisable description.
 
         Raises:
           OSError: if the checkpoint was not written.
@@ -231,7 +233,7 @@ class Checkpoints:
         with _suppress_closed_loop_tracebacks():
             # Orbax does not raise if the step is before the latest one; it returns False.
             if not self._manager.save(step, args=items):
-                raise OSError(f"checkpoint {step} was not written: {self._directory} holds a later one")
+                raise OSError(f"checkpoint {step} was not written: {self._directory} has a later checkpoint")
             self._manager.wait_until_finished()
 
     @property
@@ -256,19 +258,19 @@ class Checkpoints:
             raise ValueError(f"checkpoint {step} is unreadable: {error}") from error
 
     def restore(self) -> tuple[int, Leaves, dict[str, Any]] | None:
-        """Reads the newest checkpoint that is intact. Warns about every corrupt one that is newer.
+        """Reads the newest intact checkpoint. Warns about every newer checkpoint that is corrupt.
 
         Returns:
           `(step, leaves, about)`, or None if no checkpoint is intact.
 
         Raises:
-          ValueError: if that checkpoint has a format that this version does not read.
+          ValueError: if the newest intact checkpoint has a format that this version does not read.
         """
         for step in reversed(self.steps):
             try:
                 leaves, about = self._read(step)
             except Exception as error:
-                # Whatever is wrong with this step (a missing file, a flipped byte), an older one may be intact.
+                # Any exception counts (a missing file, a flipped byte): an older checkpoint may be intact.
                 warnings.warn(f"checkpoint {step} is unreadable, trying an older one: {error}", stacklevel=2)
                 self._corrupt.add(step)
                 continue

@@ -1,6 +1,6 @@
-"""Curriculum: training begins with few inputs and short prompts (Garg et al. 2208.01066, appendix A).
+"""Curriculum: training begins with few active inputs and short prompts (Garg et al. 2208.01066, appendix A).
 
-The inputs beyond the active ones are zero, and the points beyond the current length have weight zero in the loss. The
+Inputs that are not active are set to zero. Points beyond the current prompt length have weight zero in the loss. The
 shapes stay the same, so a single compiled program serves all stages.
 
 >>> ramp = Ramp(start=5, end=20, increase=1, every=2000)
@@ -62,8 +62,8 @@ class Curriculum:
     """The number of active inputs and of points per prompt, by training step.
 
     Attributes:
-      inputs: the number of inputs that are not zero.
-      points: the number of points, the query included, whose predictions enter the loss.
+      inputs: the number of input coordinates, from the first, that are not set to zero.
+      points: the number of points of a prompt, from the first, whose predictions enter the loss.
     """
 
     inputs: Ramp

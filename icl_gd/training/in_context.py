@@ -1,7 +1,7 @@
 """Trains populations of Transformers on in-context tasks, and loads them from checkpoints.
 
-`train` combines a task, a token layout and a model with the population trainer, and with checkpoints
-from which training can resume.
+`train` combines a task, a token layout and a model with the population trainer, and with checkpoints from which
+training can resume.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ import numpy as np
 from icl_gd import models
 from icl_gd.models import Model, TransformerConfig
 from icl_gd.paths import local
-from icl_gd.programs import kept
+from icl_gd.programs import cached_by_value
 from icl_gd.schema import OneOf, Seed, Size, checked
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training import mesh, population
 from icl_gd.training.checkpoint import KEEP, Checkpoints, by_name, checksum, flatten, nested, tuples, unflatten
-from icl_gd.training.idle import why_nothing
+from icl_gd.training.idle import idle_warning
 from icl_gd.training.population import MemberState, PopulationState, TrainSettings
 from icl_gd.training.problem import Task, learning_problem
-from icl_gd.training.warm_start import Trained, weights_to_start
+from icl_gd.training.warm_start import Trained, start_weights
 from icl_gd.types import Array, Layout, Predictor, PrefixPredictor
 
 Frozen = Mapping[str, Any]  # parameters of blocks, by block name
@@ -37,9 +37,9 @@ Tokens = Annotated[str, OneOf(LAYOUTS)]
 
 @dataclass(frozen=True)
 class Population:
-    """The trained members of a population, with everything needed to use them.
+    """The trained members of a population, with their architecture and token layout.
 
-    `population[i]` is the `Model` of member i, and iteration is over the models of all members.
+    `population[i]` is the `Model` of member i. Iteration yields the models of all members.
 
     Attributes:
       config: the architecture, common to all members.
@@ -49,7 +49,7 @@ class Population:
       diverged_at: `[member]`, the step at which the member diverged: the first of five consecutive non-finite steps. A
         diverged member keeps the parameters from before that step. -1: the member has not diverged.
       skipped: `[member]`, the number of steps that were skipped because the loss or the update was not finite.
-      swept: the swept values of every combination. Default: `({},)`, no sweep.
+      swept: the swept values of each combination, by field name. Default: `({},)`, no sweep.
     """
 
     config: TransformerConfig
@@ -70,7 +70,7 @@ class Population:
         """The members of one combination of swept values.
 
         Returns:
-          A population with one member per seed.
+          A population that contains only these members, one per seed.
 
         Raises:
           IndexError: if there is no such combination.
@@ -137,28 +137,28 @@ def initialise(
       settings: the optimiser, and swept values.
       seed: the seed of the first member.
       seeds: members per combination of swept values.
-      frozen: parameters of blocks that replace the random ones in every member. Default: None.
+      frozen: parameters by block name, which replace the random ones in every member. Default: None.
 
     Returns:
       The state; the leaves of `member` are `[member ...]`.
     """
-    members = population.members_of(seed, seeds, settings, config.per_member)
-    init = _init(models.weighted(config))
+    members = population.member_specs(seed, seeds, settings, config.per_member)
+    init = _init(models.program_config(config))
     if frozen:
         init = _with_frozen_blocks(init, frozen)
     return population.start(init, settings, members)
 
 
-@kept
+@cached_by_value
 def _init(config: TransformerConfig) -> population.Init:
     def init(key: Array, model_values: Mapping[str, Array]) -> Any:
-        return models.init(replace(config, **model_values), key)
+        return models.init(config.with_values(model_values), key)
 
     return init
 
 
 def _with_frozen_blocks(init: population.Init, frozen: Frozen) -> population.Init:
-    """An initialisation with frozen blocks in the place of random ones."""
+    """An `init` that replaces the random parameters of the frozen blocks."""
     frozen = dict(frozen)
 
     def init_with_frozen(key: Array, model_values: Mapping[str, Array]) -> Any:
@@ -167,9 +167,9 @@ def _with_frozen_blocks(init: population.Init, frozen: Frozen) -> population.Ini
     return init_with_frozen
 
 
-@kept
+@cached_by_value
 def _stop_gradients(loss: population.Loss, blocks: tuple[str, ...]) -> population.Loss:
-    """The loss with zero gradients for the named blocks, so that Adam's and SGD's steps leave them unchanged."""
+    """The loss with zero gradients for the named blocks, so that AdamW and SGD do not change these blocks."""
 
     def stopped(params: Any, batch: Any) -> Array:
         frozen = {name: jax.lax.stop_gradient(params[name]) for name in blocks}
@@ -223,14 +223,14 @@ def train(
       task: draws prompts.
       config: the model; `d_token` must be the width of the layout's tokens.
       settings: optimiser, batch size and number of steps.
-      layout: a name in `tokens.LAYOUTS`, the conversion of prompts to tokens. Default: "concatenated".
+      layout: the conversion of prompts to tokens, a key of `tokens.LAYOUTS`. Default: "concatenated".
       seeds: members per combination of swept values. Default: 1.
-      seed: the seed of the first member. Within each combination, member i uses seed `seed + i`; its result equals that
-        of training with this seed alone. Default: 0.
+      seed: the seed of the first member. Within each combination, member i uses seed `seed + i`; training with only
+        this seed gives the same member. Default: 0.
       start: a `Population` or `Model` with the initial weights: one set for all members, one for each seed, or one for
-        each member. The optimiser, the steps and the data start anew. Default: None, random weights.
-      frozen: parameters of blocks by block name, for example those of a construction. All members have them, and they
-        are not trained. Default: None.
+        each member. The optimiser state and the step count start anew. Default: None, random weights.
+      frozen: parameters by block name, for example those of a construction. These blocks are the same in all members
+        and are not trained. Default: None.
       parallel: the distribution of members and prompts over devices, see `mesh.place`. Default: "auto".
       checkpoints: the directory of the checkpoints. If there are several processes, only the first one writes. Default:
         None, no checkpoints.
@@ -256,7 +256,7 @@ def train(
       FloatingPointError: if every member has diverged; the last state is saved.
     """
     tokens = _layout_of_width(layout, task, config.d_token)
-    members = population.members_of(seed, seeds, settings, config.per_member)
+    members = population.member_specs(seed, seeds, settings, config.per_member)
     placement = mesh.place(parallel, len(members.data), settings.batch_size, settings.share_batches)
     draw, loss = learning_problem(task, config, tokens, settings, layout == "concatenated")
     _check_modification(config, settings)
@@ -269,7 +269,7 @@ def train(
 
     state = initialise(config, settings, seed, seeds, frozen)
     if start is not None:
-        state = _with_weights(state, weights_to_start(start, config, len(members.data), seeds), frozen or {})
+        state = _with_weights(state, start_weights(start, config, len(members.data), seeds), frozen or {})
     about = {**_about(task, config, settings, seed, seeds), "layout": layout}
     about["frozen"] = checksum(flatten(frozen), {}) if frozen else None
     about["start"] = checksum(flatten(start.params), {}) if start is not None else None
@@ -281,10 +281,9 @@ def train(
     def after_chunk(state: PopulationState, losses: Array) -> None:
         state, losses = mesh.on_host((state, losses))
         step, n_steps, diverged_at = int(state.step), len(losses), state.member.diverged_at
-        mean_losses[1:] = [np.mean(losses, axis=0)]  # the first entry stays
+        mean_losses[1:] = [np.mean(losses, axis=0)]  # entry 0 is kept, entry 1 is replaced
         signal = mesh.any_signal(stop_requested())
-        # Called before the checkpoint is saved, so that a run that resumes from it has already recorded all steps up
-        # to it.
+        # `on_chunk` precedes the checkpoint, so a run that resumes from it has recorded all steps up to the checkpoint.
         on_chunk(_population(config, tokens, state.member, swept), step, losses)
         all_diverged = bool(np.all(diverged_at >= 0))
         is_due = _is_checkpoint_due(step, n_steps, settings.steps, chunk_steps, checkpoint_every, keep_checkpoints)
@@ -311,15 +310,14 @@ def train(
             store.close()
 
     member = mesh.on_host(state.member)
-    if warning := why_nothing(before, member, settings.steps - first_step, settings, mean_losses):
+    if warning := idle_warning(before, member, settings.steps - first_step, settings, mean_losses):
         warnings.warn(warning, stacklevel=2)
     return _population(config, tokens, member, swept)
 
 
 def _is_checkpoint_due(step: int, n_steps: int, last_step: int, chunk_steps: int, every: int, keep: str) -> bool:
     """Whether a checkpoint is due after a chunk of `n_steps` that ends at `step`."""
-    # A checkpoint is due at the end of training and after the last full chunk before it; a longer run continues from
-    # the latter.
+    # At the end of training, and after the last full chunk before the end: a longer run continues from that chunk.
     is_last = last_step - step < chunk_steps
     is_first_after_power = keep == "log" and step.bit_length() > (step - n_steps).bit_length()
     return is_last or is_first_after_power or step % every < n_steps
@@ -348,8 +346,8 @@ def _layout(layout: Tokens, d_input: Size, d_output: Size) -> Layout:
 
 def _check_modification(config: TransformerConfig, settings: TrainSettings) -> None:
     """Checks that weight decay does not change the strengths of attention modifications, which are parameters."""
-    if config.modification.there and settings.weight_decay != 0.0:
-        names = ", ".join(config.modification.there)
+    if config.modification.enabled and settings.weight_decay != 0.0:
+        names = ", ".join(config.modification.enabled)
         raise ValueError(
             f"weight_decay={settings.weight_decay} would shrink the attention modifications ({names}), which are not "
             f"trained; set weight_decay=0"
@@ -375,10 +373,10 @@ def _check_frozen(config: TransformerConfig, settings: TrainSettings, frozen: Fr
 def _about(task: Task, config: TransformerConfig, settings: TrainSettings, seed: int, seeds: int) -> dict[str, Any]:
     """The description by which a checkpoint is matched to a run, after a round trip through JSON."""
     task_fields = asdict(task) if is_dataclass(task) and not isinstance(task, type) else {}
-    trained = asdict(settings)
+    settings_fields = asdict(settings)
     if settings.schedule == "constant":
         # With a constant schedule a run can be extended, because no step depends on the total number of steps.
-        del trained["steps"]
+        del settings_fields["steps"]
     about = {
         "model": asdict(config),
         "d_input": task.d_input,
@@ -386,13 +384,13 @@ def _about(task: Task, config: TransformerConfig, settings: TrainSettings, seed:
         "seed": seed,
         "seeds": seeds,
         "task": {"type": type(task).__qualname__, **task_fields},
-        "settings": trained,
+        "settings": settings_fields,
     }
     return json.loads(json.dumps(about, default=str))
 
 
 def _defaults(task: Task, config: TransformerConfig, settings: TrainSettings) -> dict[str, Any]:
-    """The values of fields that a checkpoint lacks, because it was written before they existed."""
+    """The defaults of all fields, for checkpoints that were written before a field existed."""
     parts = {"task": task, "model": config, "settings": settings}
     defaults = {name: _field_defaults(part) for name, part in parts.items()}
     return json.loads(json.dumps({**defaults, "layout": "concatenated"}))
@@ -401,7 +399,8 @@ def _defaults(task: Task, config: TransformerConfig, settings: TrainSettings) ->
 def _field_defaults(part: Any) -> dict[str, Any]:
     if not is_dataclass(part):
         return {}
-    return {field.name: field.default for field in fields(part) if field.default is not MISSING}
+    defaults = {field.name: field.default for field in fields(part) if field.default is not MISSING}
+    return {name: value for name, value in defaults.items() if not is_dataclass(value)}
 
 
 def _resumed(
@@ -451,20 +450,20 @@ def load(workdir: str | Path, step: int | np.integer | Sequence[int] | np.ndarra
     Args:
       workdir: the workdir of a run, its directory of checkpoints, or one checkpoint.
       step: the step of the checkpoint. With several steps, or "all", the population contains the members at every step:
-        `swept` gives the steps, and `combination(i)` the members of one of them. Default: None, the newest intact
+        `swept` gives the steps, and `combination(i)` the members at one of these. Default: None, the newest intact
         checkpoint.
 
     Returns:
-      The population; with several steps, all members at the first step, then all at the next.
+      The population. With several steps, it contains all members at the first step, then all members at the next.
 
     Raises:
-      FileNotFoundError: if there is no readable checkpoint, or none of the requested step.
+      FileNotFoundError: if there is no readable checkpoint, or no checkpoint of the requested step.
       ValueError: if the checkpoint of the requested step is unreadable.
     """
     directory = local(workdir, "workdir")
     if (directory / "checkpoints").is_dir():
         directory = directory / "checkpoints"
-    if step is None and directory.name.isdecimal() and (directory / "state").is_dir():  # one checkpoint
+    if step is None and directory.name.isdecimal() and (directory / "state").is_dir():  # a single checkpoint
         directory, step = directory.parent, int(directory.name)
     _check_has_checkpoints(directory, workdir)
     with contextlib.closing(Checkpoints(directory, create=False)) as store:
@@ -484,7 +483,7 @@ def load(workdir: str | Path, step: int | np.integer | Sequence[int] | np.ndarra
 
 
 def _check_has_checkpoints(directory: Path, workdir: str | Path) -> None:
-    """Checks that a directory contains checkpoints; if it contains a sweep, the error names its points."""
+    """Checks that a directory contains checkpoints. If it contains a sweep, the error lists the runs of the sweep."""
     inside = sorted(path for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
     if any(map(_is_step, inside)):
         return
@@ -508,7 +507,7 @@ def _stored(leaves: Mapping[str, Any], about: Mapping[str, Any]) -> Population:
     prefix = "member.params."
     stored_params = {name.removeprefix(prefix): leaf for name, leaf in leaves.items() if name.startswith(prefix)}
     params = jax.tree.map(jnp.asarray, nested(stored_params))
-    config = TransformerConfig(**tuples(about["model"]))
+    config = TransformerConfig.from_json(about["model"])
     settings = tuples(about["settings"])
     rates = {name: value for name, value in settings.items() if name in population.MemberHyperparams._fields}
     swept = _only_swept(population.combinations(TrainSettings(**rates), config.per_member))

@@ -1,8 +1,8 @@
 """Devices and processes: how a population is distributed over them.
 
 The mesh has two axes: the members of the population, and data (the prompts of a batch). Neither the size of the
-population nor the batch size depends on the number of devices. All processes run the same program; only the first one,
-the primary process, writes.
+population nor the batch size depends on the number of devices. All processes run the same program, but only the first
+one, the primary process, writes files.
 
 >>> place("auto", members=10, batch_size=2048, share_batches=False, n_devices=2)
 Placement(mode='jit', member=2, data=1)
@@ -26,11 +26,11 @@ from icl_gd.cores import usable_cores
 from icl_gd.schema import OneOf, Size, checked
 
 MEMBER, DATA = "member", "data"
-# Members that share batches: with fewer of them per device, it is faster to split the prompts (measured on CPU cores).
+# If members share batches and a device has fewer members than this, splitting the prompts is faster (measured on CPU).
 MIN_MEMBERS_PER_DEVICE = 64
 MODES = ("auto", "none", "jit", "pmap")
 Parallel = Annotated[str, OneOf(MODES)]
-# Layouts of an array on the mesh: the axis of the array that is split, if any.
+# Layouts of an array on the mesh, named by the array axis that is split over devices, if any.
 ALL, MEMBERS, LOSSES, PROMPTS = "replicated", "members on axis 0", "members on axis 1", "prompts on the last axis"
 
 
@@ -50,12 +50,12 @@ class Placement:
 
     @property
     def mesh(self) -> Mesh:
-        """The devices `[member data]`, those of all processes."""
+        """The mesh of devices `[member data]`, which includes the devices of all processes."""
         devices = np.asarray(jax.devices()[: self.member * self.data]).reshape(self.member, self.data)
         return Mesh(devices, (MEMBER, DATA), axis_types=(AxisType.Auto,) * 2)
 
     def sharding(self, layout: str) -> NamedSharding | None:
-        """The sharding of arrays with a layout: ALL, MEMBERS or LOSSES.
+        """The sharding of an array with the layout ALL, MEMBERS or LOSSES.
 
         Returns:
           A sharding on the mesh, or None if the mode is not "jit".
@@ -63,7 +63,7 @@ class Placement:
         return NamedSharding(self.mesh, _spec(layout, 0)) if self.mode == "jit" else None
 
     def device_put(self, tree: Any, layout: str = MEMBERS) -> Any:
-        """Distributes arrays over the devices. Every process must hold the whole arrays.
+        """Distributes arrays over the devices. Every process must pass the complete arrays.
 
         Args:
           tree: a pytree of arrays; PRNG keys are allowed.
@@ -79,25 +79,25 @@ class Placement:
         def distribute(leaf: Any) -> Any:
             if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 return jax.random.wrap_key_data(distribute(jax.random.key_data(leaf)))
-            whole = np.asarray(leaf)
-            return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+            array = np.asarray(leaf)
+            return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
         return jax.tree.map(distribute, tree)
 
     def shard_map(self, f: Callable, arguments: Sequence[str], results: Sequence[str]) -> Callable:
-        """`jax.shard_map` of a function of one device's parts of its arguments.
+        """Applies `jax.shard_map` to a function that runs on the shards of one device.
 
         Args:
-          f: a function of one device's parts, which returns a tuple.
-          arguments: the layout of every argument, a pytree of arrays.
-          results: the layout of every result.
+          f: a function of the shards of its arguments; it returns a tuple.
+          arguments: the layout of each argument. An argument is a pytree of arrays.
+          results: the layout of each result.
 
         Returns:
-          The function of the whole arrays.
+          A function of the complete arrays.
         """
         mesh = self.mesh
 
-        def whole(*args: Any) -> Any:
+        def on_global_arrays(*args: Any) -> Any:
             in_specs = tuple(
                 jax.tree.map(lambda leaf, layout=layout: _spec(layout, leaf.ndim), arg)
                 for layout, arg in zip(arguments, args, strict=True)
@@ -105,10 +105,10 @@ class Placement:
             out_specs = tuple(_spec(layout, 2) for layout in results)
             return jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*args)
 
-        return whole
+        return on_global_arrays
 
     def constrain(self, batch: Any) -> Any:
-        """Constrains a batch to be split over the data axis, so that the compiler draws every prompt where it is used.
+        """Constrains a batch to be split over the data axis, so that each device draws only its own prompts.
 
         Returns:
           The batch, with sharding constraints.
@@ -120,33 +120,35 @@ class Placement:
         return jax.tree.map(constrain_leaf, batch)
 
     def local_shard(self, batch: Any) -> Any:
-        """This device's prompts from a batch that every device of the data axis has drawn whole.
+        """Selects the prompts of this device from a batch that every device of the data axis has drawn completely.
 
         Returns:
-          The batch with the last axis of every leaf divided by the number of devices of the data axis.
+          The batch of this device. The last axis of every leaf is shorter by the factor `data`.
         """
         if self.data == 1:
             return batch
         index = jax.lax.axis_index(DATA)
 
-        def own_part(leaf: Any) -> Any:
+        def select(leaf: Any) -> Any:
             parts = leaf.reshape(*leaf.shape[:-1], self.data, -1)
             return jax.lax.dynamic_index_in_dim(parts, index, -2, keepdims=False)
 
-        return jax.tree.map(own_part, batch)
+        return jax.tree.map(select, batch)
 
     def pmapped(self, f: Callable) -> Callable:
-        """`jax.pmap` of a loop over training steps along the member axis or the data axis; pmap has only one axis.
+        """Applies `jax.pmap` to a loop over training steps.
+
+        pmap has only one axis: the data axis if `data` is more than 1, otherwise the member axis.
 
         Args:
-          f: `(member, members, steps) -> (member, losses [step member])`, of one device.
+          f: the loop on one device, `(member, members, steps) -> (member, losses [step member])`.
 
         Returns:
-          The function of the whole population.
+          The loop for the whole population, with the same signature.
         """
         devices = jax.devices()[: self.member * self.data]
         if self.data > 1:
-            # All arguments of f are replicated, but pmap needs one that is split over the devices: their indices.
+            # All arguments of f are replicated. But pmap needs one argument that is split: the index of the device.
             on_each = jax.pmap(
                 lambda i, *args: f(*args), DATA, in_axes=(0, None, None, None), out_axes=None, devices=devices
             )  # pyright: ignore
@@ -159,18 +161,18 @@ class Placement:
         def join(leaf: Any) -> Any:
             return leaf.reshape(-1, *leaf.shape[2:])
 
-        def whole(member: Any, members: Any, steps: Any) -> Any:
+        def on_population(member: Any, members: Any, steps: Any) -> Any:
             member, losses = mapped(jax.tree.map(split, member), jax.tree.map(split, members), steps)
             return jax.tree.map(join, member), losses.reshape(len(steps), -1)
 
-        return whole
+        return on_population
 
 
 def use_cpu_cores(at_most: int = 4) -> None:
-    """Makes every CPU core a JAX device, up to `at_most`. Call it before JAX is used.
+    """Makes up to `at_most` CPU cores JAX devices. Call this function before JAX is used.
 
-    A small operation runs on one core, so two devices run two of them at a time. An earlier setting by
-    JAX_NUM_CPU_DEVICES, XLA_FLAGS or `jax.config` is left unchanged. If JAX is already in use, nothing happens.
+    A small operation runs on one core, so two devices run two such operations at a time. An earlier setting by
+    JAX_NUM_CPU_DEVICES, XLA_FLAGS or `jax.config` is left unchanged. If JAX has been used, nothing happens.
     """
     is_set = jax.config.jax_num_cpu_devices != -1  # pyright: ignore[reportAttributeAccessIssue]
     if not is_set and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -179,7 +181,7 @@ def use_cpu_cores(at_most: int = 4) -> None:
 
 
 def _spec(layout: str, ndim: int) -> PartitionSpec:
-    """The partition of an array of `ndim` axes; trailing axes that it does not name are not split."""
+    """The PartitionSpec of an array with `ndim` axes. Trailing axes that the spec does not name are not split."""
     if layout == PROMPTS:
         return PartitionSpec(*(None,) * (ndim - 1), DATA)
     return {ALL: PartitionSpec(), MEMBERS: PartitionSpec(MEMBER), LOSSES: PartitionSpec(None, MEMBER)}[layout]
@@ -193,19 +195,19 @@ def place(
 
     Args:
       parallel: "none": one device. "jit": all devices, on a mesh of members and data. "pmap": all devices, along one of
-        the two axes. "auto": by jit, on as many devices as divide the population and the batch.
+        the two axes. "auto": like "jit", but on the largest number of devices that can divide population and batch.
       members: the size of the population.
       batch_size: prompts per member and step.
       share_batches: whether all members are trained on the same batches.
       n_devices: the number of devices. Default: None, all of them.
 
     Returns:
-      The placement on the most devices. If there are several, members that share batches and would be fewer than
-      `MIN_MEMBERS_PER_DEVICE` on a device are not split; otherwise as many devices as possible split the members.
+      The placement that uses the most devices. If several do, the members are split among as many devices as possible.
+      But members that share batches are split only if every device has at least `MIN_MEMBERS_PER_DEVICE` of them.
 
     Raises:
-      ValueError: if all devices are requested and the sizes do not divide among them; the message gives the nearest
-        sizes that do. If there are several processes and `parallel` is "none" or "pmap".
+      ValueError: if all devices must be used but population and batch cannot be divided among them; the message gives
+        the nearest sizes that can be divided. Also if there are several processes and `parallel` is "none" or "pmap".
     """
     n = jax.device_count() if n_devices is None else n_devices
     if parallel in ("none", "pmap") and jax.process_count() > 1:
@@ -216,8 +218,8 @@ def place(
         return Placement()
 
     def preference(split: tuple[int, int]) -> tuple[int, int]:
-        # Separate members need no communication. But if members share batches and a device has few of them, it spends
-        # its time on drawing batches that all the others draw too.
+        # Devices with different members need no communication. But if these members share batches, each device draws
+        # the same batches, which takes most of its time if it has few members.
         member, data = split
         is_shared = share_batches or members == 1
         split_prompts = is_shared and members // member < MIN_MEMBERS_PER_DEVICE
@@ -243,7 +245,7 @@ def _divisors(size: int, at_most: int) -> list[int]:
 
 
 def _multiples_near(size: int, n: int) -> str:
-    """The multiples of n on both sides of a size, in words, without zero: "8 or 16" for 9 and 8."""
+    """The multiples of n just below and above `size`, without zero, as text: "8 or 16" for size 9 and n = 8."""
     return " or ".join(str(k * n) for k in (size // n, size // n + 1) if k)
 
 
@@ -260,7 +262,7 @@ def on_host(tree: Any) -> Any:
     """Gathers arrays that may be distributed over devices and processes.
 
     Returns:
-      The pytree with whole NumPy arrays.
+      The pytree with complete NumPy arrays.
     """
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(tree, tiled=True)
@@ -268,13 +270,13 @@ def on_host(tree: Any) -> Any:
 
 
 def any_signal(signal: int | None) -> int | None:
-    """The signal that any process has received, so that all processes stop at the same step.
+    """The signal that any process has received, so that all processes can stop at the same step.
 
     Args:
       signal: the number of the signal that this process has received, or None.
 
     Returns:
-      The largest number of all processes, or None if no process has received a signal.
+      The largest signal number in all processes, or None if no process has received a signal.
     """
     if jax.process_count() == 1:
         return signal
@@ -285,6 +287,6 @@ def broadcast_from_primary(tree: Any) -> Any:
     """Broadcasts a pytree of arrays and numbers from the primary process.
 
     Returns:
-      The primary process's values, on every process.
+      The values of the primary process, in every process.
     """
     return multihost_utils.broadcast_one_to_all(tree) if jax.process_count() > 1 else tree

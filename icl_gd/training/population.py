@@ -5,7 +5,7 @@ Training batches have their prompts in the *last* axis of every leaf.
 >>> settings = TrainSettings(learning_rate=(1e-3, 1e-2))
 >>> [point["learning_rate"] for point in combinations(settings, {"init_scale": 0.5})]
 [0.001, 0.01]
->>> members = members_of(seed=0, seeds=3, settings=settings, per_member={"init_scale": 0.5})
+>>> members = member_specs(seed=0, seeds=3, settings=settings, per_member={"init_scale": 0.5})
 >>> members.rates.learning_rate.shape, members.data.shape
 ((6,), (6,))
 """
@@ -23,7 +23,7 @@ import optax
 from annotated_types import Ge, Gt, Le, Lt
 from jax.flatten_util import ravel_pytree
 
-from icl_gd.programs import brief, kept
+from icl_gd.programs import cached_by_value, quick_jit
 from icl_gd.schema import Count, OneOf, Size, check, checked
 from icl_gd.training.curriculum import Curriculum
 from icl_gd.training.mesh import ALL, DATA, LOSSES, MEMBERS, PROMPTS, Placement
@@ -35,11 +35,11 @@ Draw = Callable[[Array, Array], Batch]  # (key, step) -> batch
 Loss = Callable[[Params, Batch], Array]  # (params, batch) -> scalar
 Init = Callable[[Array, Mapping[str, Array]], Params]  # (key, values of the model's fields) -> params
 Update = Callable[[Any, Batch, Array], tuple[Any, Array]]  # (member, batch, step) -> (member, loss)
-Chunk = Callable[["PopulationState", "MemberSpecs", int], tuple["PopulationState", Array]]
-Values = Scalar | tuple[float, ...]
+Chunk = Callable[["PopulationState", "MemberSpecs", int], tuple["PopulationState", Array]]  # see `make_chunk`
+Values = Scalar | tuple[float, ...]  # one value, or values to sweep over
 
 FORMS = ("auto", "tokens", "gram", "query")
-PATIENCE = 5  # a member has diverged after this many non-finite steps in a row
+PATIENCE = 5  # a member has diverged after this many consecutive non-finite steps
 SCHEDULES: dict[str, Callable[[Any, int], optax.Schedule]] = {
     "constant": lambda rate, steps: optax.constant_schedule(rate),
     "cosine": optax.cosine_decay_schedule,
@@ -53,23 +53,23 @@ SGD_FIELDS = ("momentum",)
 class TrainSettings:
     """The settings of population training. The defaults are those of von Oswald et al. for one layer.
 
-    The fields of `MemberHyperparams` also accept a tuple, which is swept over: see `combinations`.
+    The fields of `MemberHyperparams` also accept a tuple of values to sweep over (see `combinations`).
 
     Attributes:
       steps: number of training steps.
       batch_size: prompts per step and member.
       optimizer: "adamw", or "sgd" with `momentum`.
       learning_rate: learning rate of the optimiser.
-      schedule: the learning rate is "constant", or decays to zero at the last step, by a "cosine" or "linear" schedule.
-      warmup: steps in which the learning rate rises from zero, before the schedule begins. Default: 0, no warmup.
-      clip: the global norm of the gradient is clipped to this value, before the optimiser. None: no clipping.
+      schedule: schedule of the learning rate: "constant", or a "cosine" or "linear" decay to zero at the last step.
+      warmup: steps in which the learning rate rises linearly from zero, before the schedule. Default: 0, no warmup.
+      clip: the global norm to which gradients are clipped before the optimiser uses them. None: no clipping.
       beta1, beta2, epsilon, weight_decay: parameters of AdamW.
       momentum: momentum of SGD: the fraction of the last update that is added to the next.
-      share_batches: all members are trained on the same batch in each step (common random numbers). Default: each
-        member has its own batches.
-      form: form in which the loss is computed: on all "tokens", on their "gram" matrix, or on the "query" alone. "auto"
-        takes the fastest form that is exact.
-      curriculum: numbers of active inputs and points in each step, for training on all prefixes. Default: None, all.
+      share_batches: train all members on the same batch in each step (common random numbers). Otherwise each member
+        has separate batches.
+      form: how the loss is computed: from all "tokens", from their "gram" matrix, or only at the "query" token. "auto"
+        chooses the fastest exact form.
+      curriculum: numbers of active inputs and of points in each step, for training on all prefixes. Default: None, all.
     """
 
     steps: Annotated[int, Ge(1), Le(2**31 - 1)] = 5000
@@ -101,8 +101,8 @@ class TrainSettings:
                 )
 
     @property
-    def of_program(self) -> "TrainSettings":
-        """These settings with defaults for the fields that do not change the compiled step.
+    def program_settings(self) -> "TrainSettings":
+        """These settings, with every field that does not affect the compiled step reset to its default.
 
         The hyperparameters of members are arguments of the program. A constant schedule does not depend on `steps`.
         """
@@ -111,10 +111,10 @@ class TrainSettings:
         return replace(self, **{name: getattr(TrainSettings, name) for name in unused})
 
     def transformation(self, rates: "MemberHyperparams") -> optax.GradientTransformation:
-        """The gradient transformation of one member: the clip, then the optimiser.
+        """The gradient transformation of one member: clipping, then the optimiser.
 
         Args:
-          rates: hyperparameters of the member, scalars; those of `self` are not used.
+          rates: scalar hyperparameters of the member, used instead of the same fields of `self`.
 
         Returns:
           An optax transformation.
@@ -131,7 +131,7 @@ class TrainSettings:
 
 
 class MemberHyperparams(NamedTuple):
-    """The settings that may differ between the members of a population, `[member]`."""
+    """The settings that may differ between members; each field is `[member]`."""
 
     learning_rate: Array
     clip: Array
@@ -142,7 +142,7 @@ class MemberHyperparams(NamedTuple):
 
 
 def combinations(settings: TrainSettings, per_member: Mapping[str, Values]) -> list[dict[str, float]]:
-    """The combinations of a sweep: the product of all tuples, the last field fastest.
+    """The combinations of a sweep: the Cartesian product of all tuples, in which the last field varies fastest.
 
     Args:
       settings: tuples in the fields of `MemberHyperparams` are swept over.
@@ -150,7 +150,7 @@ def combinations(settings: TrainSettings, per_member: Mapping[str, Values]) -> l
         swept over.
 
     Returns:
-      The value of every field, for each combination; one combination if there is no tuple.
+      A dict for each combination, with the value of every field. Without tuples there is one combination.
     """
     fields: dict[str, Any] = {name: getattr(settings, name) for name in MemberHyperparams._fields} | dict(per_member)
     values = [value if isinstance(value, tuple) else (value,) for value in fields.values()]
@@ -158,24 +158,27 @@ def combinations(settings: TrainSettings, per_member: Mapping[str, Values]) -> l
 
 
 class MemberState(NamedTuple):
-    """The state of one member that training changes. In a population every leaf has a leading member axis."""
+    """The state of one member, updated by training. In a population, every leaf has a leading member axis."""
 
     params: Params
     opt_state: Any
-    skipped: Array  # number of skipped steps, whose loss or weights would not have been finite
-    in_a_row: Array  # number of skipped steps since the last step that was taken
-    diverged_at: Array  # first of `PATIENCE` skipped steps in a row, from which the member is frozen; -1: not diverged
+    skipped: Array  # number of steps that were skipped because the loss or the new weights were not finite
+    in_a_row: Array  # number of consecutive skipped steps up to now
+    diverged_at: Array  # first of `PATIENCE` consecutive skipped steps; the member is then frozen. -1: not diverged
 
 
 class PopulationState(NamedTuple):
-    """A population at a training step. It carries no key, because a batch is a function of (key, step)."""
+    """A population at a training step. No random key is stored: the step and `MemberSpecs.data` determine the batch."""
 
     member: MemberState
     step: Array
 
 
 class MemberSpecs(NamedTuple):
-    """The differences between the members of a population, `[member]`. Keys depend only on the member's own seed."""
+    """The keys, hyperparameters and model values of members; every leaf is `[member]`.
+
+    The keys of a member depend only on its seed, unless members share batches.
+    """
 
     init: Array  # keys of the initial weights
     data: Array  # keys of the batches
@@ -183,36 +186,36 @@ class MemberSpecs(NamedTuple):
     model_values: dict[str, Array]  # values of the model's fields that may differ
 
 
-def members_of(seed: int, seeds: int, settings: TrainSettings, per_member: Mapping[str, Values]) -> MemberSpecs:
+def member_specs(seed: int, seeds: int, settings: TrainSettings, per_member: Mapping[str, Values]) -> MemberSpecs:
     """The members of a population: for every combination of swept values, the seeds `seed, seed + 1, ...`.
 
-    Keys are the children of `jax.random.key(seed + i)`, so draw test prompts from another key.
+    The keys of a member are split from `jax.random.key` of its seed, so draw test prompts from another key.
 
     Args:
       seed: the first seed.
       seeds: members per combination.
-      settings: hyperparameters, and whether members share batches; then all have the first member's data key.
+      settings: hyperparameters, and whether members share batches. If so, all have the data key of the first member.
       per_member: fields of the model that may differ between members, as `TransformerConfig.per_member`.
 
     Returns:
-      Specs with `seeds` times the number of combinations members. `clip=None` becomes infinity.
+      The specs of all members, `seeds` for each combination. `clip=None` becomes infinity.
     """
     points = combinations(settings, per_member)
     init, data = _keys(np.arange(seed, seed + seeds, dtype=np.uint32), settings.share_batches, len(points))
 
-    def of_members(name: str) -> Array:
+    def member_values(name: str) -> Array:
         """The values of a field `[member]`."""
         numbers = [np.inf if point[name] is None else point[name] for point in points]
         return jnp.asarray(np.repeat(numbers, seeds), float)
 
-    values = {name: of_members(name) for name in points[0]}
+    values = {name: member_values(name) for name in points[0]}
     rates = MemberHyperparams(*(values.pop(name) for name in MemberHyperparams._fields))
     return MemberSpecs(init, data, rates, values)
 
 
 @partial(jax.jit, static_argnums=(1, 2))
 def _keys(seeds: Array, share_batches: bool, n_points: int) -> tuple[Array, Array]:
-    """Keys of initial weights and of data `[member]`."""
+    """The keys of initial weights and of data, both `[member]`."""
     init, data = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
     data = jnp.broadcast_to(data[0], data.shape) if share_batches else data
     return jnp.tile(init, n_points), jnp.tile(data, n_points)
@@ -223,44 +226,45 @@ def start(init: Init, settings: TrainSettings, members: MemberSpecs) -> Populati
 
     Args:
       init: `(key, model_values) -> params` of one member.
-      settings: choose the optimiser.
+      settings: the optimiser.
       members: keys and hyperparameters of the members.
 
     Returns:
       The state; the leaves of `member` are `[member ...]`.
     """
-    params, opt_state = _starter(init, settings.of_program)(members.init, members.rates, members.model_values)
+    params, opt_state = _starter(init, settings.program_settings)(members.init, members.rates, members.model_values)
 
     def filled(value: int) -> Array:
-        # Chunks donate their state, so every leaf needs a buffer of its own.
+        # The state is donated to the compiled chunk, so no two leaves may share a buffer.
         return jnp.full(len(members.data), value, jnp.int32)
 
     member = MemberState(params, opt_state, skipped=filled(0), in_a_row=filled(0), diverged_at=filled(-1))
     return PopulationState(member, jnp.zeros((), jnp.int32))
 
 
-@kept
+@cached_by_value
 def _starter(init: Init, settings: TrainSettings) -> Callable[..., tuple[Params, Any]]:
     """The compiled initialisation of all members."""
 
-    def fresh(key: Array, rates: MemberHyperparams, model_values: Mapping[str, Array]) -> tuple[Params, Any]:
+    def init_member(key: Array, rates: MemberHyperparams, model_values: Mapping[str, Array]) -> tuple[Params, Any]:
         params = init(key, model_values)
         return params, settings.transformation(rates).init(params)
 
-    return brief(jax.vmap(fresh))
+    return quick_jit(jax.vmap(init_member))
 
 
-# On CPU, XLA removes optimisation barriers before the passes from which they protect (see `models.transformer`).
+# On CPU, XLA removes optimisation barriers too early, before the passes that they are to restrain (see
+# `models.transformer`). This option keeps the barriers.
 KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
-# Runs with fast compilation switch the fusion emitters off. But without them, a loop of few steps rounds differently
-# from a long one: the result would depend on how steps are divided into chunks.
+# Runs with fast compilation switch off the fusion emitters of XLA; for chunks, this option switches them on. Without
+# fusion emitters, a short loop rounds differently from a long one: results would depend on the lengths of chunks.
 TO_THE_BIT = {"xla_cpu_use_fusion_emitters": True}
 
 
 def _mean_over_data(tree: Any) -> Any:
-    """The mean over the devices of the data axis, of all leaves in one sum.
+    """The mean of all leaves over the devices of the data axis, by one collective operation.
 
-    Devices wait for each other at every sum, which takes longer than summing small leaves.
+    Devices wait for each other at every collective operation. For small leaves, waiting takes longer than summing.
     """
     flat, unflatten = ravel_pytree(tree)
     return unflatten(jax.lax.pmean(flat, DATA))
@@ -271,8 +275,8 @@ def _make_update(
 ) -> Callable[[MemberState, MemberHyperparams, Batch, Array], tuple[MemberState, Array]]:
     """The training step of one member: `(member, rates, batch, step) -> (member, loss)`.
 
-    A step that is not finite is skipped: the weights do not change, and the loss is nan. With `over_data`, the batch is
-    one device's part of the whole batch.
+    A step that is not finite is skipped: the weights do not change, and the reported loss is nan. With `over_data`, the
+    batch is split over devices, and loss and gradient are averaged over the data axis.
     """
 
     def update(member: MemberState, rates: MemberHyperparams, batch: Batch, step: Array) -> tuple[MemberState, Array]:
@@ -280,11 +284,11 @@ def _make_update(
         value, gradient = _mean_over_data(local) if over_data else local
         updates, opt_state = settings.transformation(rates).update(gradient, member.opt_state, member.params)
         params = optax.apply_updates(member.params, updates)
-        # The squared norm is checked too: if it overflows, the clip makes the gradient zero, so that the weights stay
-        # finite but do not learn.
-        square = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))
-        watched = [value, square, *jax.tree.leaves(params)]
-        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in watched]))
+        # The squared gradient norm is checked too: if it overflows, clipping makes the gradient zero. The weights would
+        # then stay finite, but the member would not learn.
+        squared_norm = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))
+        must_be_finite = [value, squared_norm, *jax.tree.leaves(params)]
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in must_be_finite]))
         active = member.diverged_at < 0
         new, old = (params, opt_state), (member.params, member.opt_state)
         params, opt_state = jax.tree.map(partial(jnp.where, active & finite), new, old)
@@ -301,10 +305,10 @@ def _make_update(
 def _scan(
     update: Update, draw_at: Callable[[Array], Batch], member: MemberState, steps: Array
 ) -> tuple[MemberState, Array]:
-    """Trains a member, or several at once, for the given steps; `draw_at(step)` draws a batch.
+    """Trains one member, or several together, for the given steps; `draw_at(step)` draws a batch.
 
-    The batch of the next step is drawn in the step before and carried. What XLA can fuse into a step it computes again
-    for each use, which on CPU doubled the time of a step; a carried array is computed once.
+    Each step draws the batch for the next step and passes it on in the carry. If a step used the batch that it draws,
+    XLA would fuse the drawing into every use of the batch and repeat it, which doubled the time of a step on CPU.
     """
 
     def body(carry: tuple[MemberState, Batch], step: Array) -> tuple[tuple[MemberState, Batch], Array]:
@@ -321,51 +325,54 @@ def make_chunk(
 ) -> Chunk:
     """Compiles a chunk of training: a scan over `n_steps` steps of all members.
 
-    A step that would make a member's loss or weights infinite or nan is skipped: its loss is nan, the member does not
-    change, and the other members are unaffected. So a run does not end if a deep network overflows on one prompt in
-    many millions. After `PATIENCE` skipped steps in a row a member has diverged and is frozen.
+    If a step makes a member's loss or weights infinite or nan, the member skips this step: its reported loss is nan,
+    and it does not change. The other members are unaffected. So a run continues if a deep network overflows on one
+    prompt in many millions. After `PATIENCE` consecutive skipped steps, a member has diverged and is frozen.
 
     Args:
       draw: `(key, step) -> batch`, a pytree with the prompts in the last axis of every leaf; steps count from 0.
       loss: `(params, batch) -> scalar` of one member, a mean over prompts.
       settings: the optimiser, and whether members share batches.
       placement: the distribution of members and prompts over devices.
-      side_by_side: whether members with a shared batch are computed together by `vmap`. Default: True. False: on CPU
-        they are computed one after another, each in cache; on other devices by `vmap` too.
+      side_by_side: for members that share batches, whether a step is computed for all of them together, by `vmap`.
+        Default: True. False: on CPU one after another, so that each stays in cache; on other devices by `vmap` too.
 
     Returns:
       `(state, members, n_steps) -> (state, losses [step member])`. The argument `state` is donated.
     """
-    return _chunk(draw, loss, settings.of_program, placement, side_by_side)
+    return _chunk(draw, loss, settings.program_settings, placement, side_by_side)
 
 
-Loop = Callable[[MemberState, MemberSpecs, Array], tuple[MemberState, Array]]  # losses are [step member]
+# (member, members, steps) -> (member, losses [step member])
+Loop = Callable[[MemberState, MemberSpecs, Array], tuple[MemberState, Array]]
 
 
-@kept
+@cached_by_value
 def _chunk(draw: Draw, loss: Loss, settings: TrainSettings, placement: Placement, side_by_side: bool) -> Chunk:
+    """`make_chunk`, cached by value."""
     on_cpu = jax.default_backend() == "cpu"
     update = _make_update(loss, settings, placement.data > 1)
-    own = _loop_with_own_batches(draw, update, placement, one_by_one=on_cpu)
-    shared = _loop_with_shared_batches(draw, update, placement, one_by_one=on_cpu and not side_by_side)
+    own_loop = _loop_with_own_batches(draw, update, placement, one_by_one=on_cpu)
+    shared_loop = _loop_with_shared_batches(draw, update, placement, one_by_one=on_cpu and not side_by_side)
 
-    @cache  # `jax.pmap` compiles once for each function object
-    def loop(shares_batches: bool) -> Loop:
+    @cache  # because `jax.pmap` compiles again for every new function object
+    def make_loop(shares_batches: bool) -> Loop:
+        loop = shared_loop if shares_batches else own_loop
         if placement.mode == "pmap":
-            return placement.pmapped(shared if shares_batches else own)
+            return placement.pmapped(loop)
         if placement.mode == "none" or shares_batches:
-            return shared if shares_batches else own
-        return placement.shard_map(own, (MEMBERS, MEMBERS, ALL), (MEMBERS, LOSSES))
+            return loop
+        return placement.shard_map(loop, (MEMBERS, MEMBERS, ALL), (MEMBERS, LOSSES))
 
     def chunk(state: PopulationState, members: MemberSpecs, n_steps: int) -> tuple[PopulationState, Array]:
         steps = state.step + jnp.arange(n_steps, dtype=state.step.dtype)
         shares_batches = settings.share_batches or len(members.data) == 1
-        member, losses = loop(shares_batches)(state.member, members, steps)
+        member, losses = make_loop(shares_batches)(state.member, members, steps)
         return PopulationState(member, state.step + n_steps), losses
 
     if placement.mode == "pmap":
         return chunk
-    # The state returns with the sharding it came with; otherwise the second call would compile again.
+    # The result has the same sharding as the argument; otherwise the second call would compile again.
     state_shardings = PopulationState._make((placement.sharding(MEMBERS), placement.sharding(ALL)))
     return jax.jit(
         chunk,
@@ -377,9 +384,9 @@ def _chunk(draw: Draw, loss: Loss, settings: TrainSettings, placement: Placement
 
 
 def _loop_with_own_batches(draw: Draw, update: Callable, placement: Placement, one_by_one: bool) -> Loop:
-    """Trains members that each have their own batches, on one device.
+    """The training loop of members that have separate batches, on one device.
 
-    With `one_by_one`, a member takes all steps before the next member begins, so that it stays in cache.
+    With `one_by_one`, each member runs all steps before the next member begins, so that it stays in cache.
     """
 
     def own(member: MemberState, members: MemberSpecs, steps: Array) -> tuple[MemberState, Array]:
@@ -402,9 +409,11 @@ def _loop_with_own_batches(draw: Draw, update: Callable, placement: Placement, o
 
 
 def _loop_with_shared_batches(draw: Draw, update: Callable, placement: Placement, one_by_one: bool) -> Loop:
-    """Trains members that all see the batches of the first one's data key."""
+    """The training loop of members that share batches, which are drawn with the data key of the first member."""
 
-    def every(member: MemberState, rates: MemberHyperparams, batch: Batch, step: Array) -> tuple[MemberState, Array]:
+    def update_each(
+        member: MemberState, rates: MemberHyperparams, batch: Batch, step: Array
+    ) -> tuple[MemberState, Array]:
         def update_one(state_and_rates: tuple[MemberState, MemberHyperparams]) -> tuple[MemberState, Array]:
             member, rates = state_and_rates
             return update(member, rates, batch, step)
@@ -412,15 +421,15 @@ def _loop_with_shared_batches(draw: Draw, update: Callable, placement: Placement
         return jax.lax.map(update_one, (member, rates)) if one_by_one else jax.vmap(update_one)((member, rates))
 
     def shared(member: MemberState, members: MemberSpecs, steps: Array) -> tuple[MemberState, Array]:
-        update_all, take_part = every, placement.local_shard
+        update_all, select = update_each, placement.local_shard
         if placement.mode == "jit":
-            # The batch is drawn outside of the shard_map: the compiler distributes the drawing, so that each prompt is
-            # drawn once.
-            update_all = placement.shard_map(every, (MEMBERS, MEMBERS, PROMPTS, ALL), (MEMBERS, MEMBERS))
-            take_part = placement.constrain
+            # The batch is drawn outside of the shard_map, so that the compiler distributes the drawing: each device of
+            # the data axis draws only its own prompts.
+            update_all = placement.shard_map(update_each, (MEMBERS, MEMBERS, PROMPTS, ALL), (MEMBERS, MEMBERS))
+            select = placement.constrain
 
         def draw_at(step: Array) -> Batch:
-            return take_part(draw(jax.random.fold_in(members.data[0], step), step))
+            return select(draw(jax.random.fold_in(members.data[0], step), step))
 
         def update_at(member: MemberState, batch: Batch, step: Array) -> tuple[MemberState, Array]:
             return update_all(member, members.rates, batch, step)
@@ -461,10 +470,10 @@ def run_chunks(
       chunk: the compiled chunk, from `make_chunk`.
       state: the population; it is donated.
       members: the specs of the members.
-      steps: the step to train up to; nothing is done if the state is already there.
-      chunk_steps: the number of steps of a whole chunk.
+      steps: the step at which training ends. If the state is at this step or a later one, nothing is done.
+      chunk_steps: the number of steps of a full chunk.
       on_chunk: called after each chunk, as `on_chunk(state, loss [step member])`.
-      at_powers: whether the first chunk is also cut at 1, 2, 4, 8, ... steps. Default: False.
+      at_powers: whether the first chunk is also divided at 1, 2, 4, 8, ... steps. Default: False.
 
     Returns:
       The population at the last step.
@@ -476,6 +485,6 @@ def run_chunks(
             n_steps = min(n_steps, 2 ** done.bit_length() - done)
         state, loss = chunk(state, members, n_steps)
         done += n_steps
-        jax.block_until_ready(loss)  # queued programs with collectives deadlock on CPU devices
+        jax.block_until_ready(loss)  # on CPU devices, queued programs with collective operations deadlock
         on_chunk(state, loss)
     return state

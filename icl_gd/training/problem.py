@@ -1,4 +1,4 @@
-"""Training problems: combines a task, a layout and a model into the `draw` and `loss` functions of training.
+"""Training problems: the functions `draw` and `loss` that train a Transformer on a task.
 
 >>> from icl_gd.tasks import LinearRegression
 >>> from icl_gd.tokens import concatenated
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from icl_gd import models
 from icl_gd.models import TransformerConfig
-from icl_gd.programs import kept
+from icl_gd.programs import cached_by_value
 from icl_gd.training import population
 from icl_gd.training.microbatch import microbatched
 from icl_gd.training.population import TrainSettings
@@ -52,19 +52,20 @@ class Task(Protocol):
 
 @runtime_checkable
 class PrefixTask(Protocol):
-    """A task whose prompts are problems at every prefix, for causal models."""
+    """A task whose prompts have a query after every prefix, for the training of causal models."""
 
     @property
     def n_context(self) -> int:
-        """The number of context examples; a prompt has one point more, the last query."""
+        """The number of context examples; a prompt has one more point, the last query."""
         ...
 
     def sample_prefixes(self, key: Array, active: Array | int | None = None) -> PrefixPrompt:
         """Draws one prompt.
 
         Args:
-          key: a PRNG key.
-          active: inputs after the first `active` are zero. Default: None, all inputs are active.
+          key: a JAX random key.
+          active: number of active input coordinates, the first ones; the others are set to zero. Default: None, all
+            are active.
 
         Returns:
           A prompt of `n_context + 1` points, without batch axis.
@@ -85,28 +86,29 @@ class GramTask(Protocol):
         ...
 
 
-Problem = tuple[Callable[[Array, Array], Any], Callable[[Any, Any], Array]]
+Problem = tuple[Callable[[Array, Array], Any], Callable[[Any, Any], Array]]  # (draw, loss)
 
 
 def learning_problem(
     task: Task, config: TransformerConfig, layout: Layout, settings: TrainSettings, concatenated: bool = True
 ) -> Problem:
-    """The functions that the population trainer needs to train a Transformer on a task.
+    """The functions `draw` and `loss` with which the population trainer trains a Transformer on a task.
 
     The loss is `1/2 |y_hat - y_query|^2`, summed over outputs and averaged over the batch.
 
-    A causal network on a layout with separate tokens is trained on all prefixes of a prompt, if the task provides them.
-    The loss is then also averaged over the points of a prompt, and it is the logistic loss if `task.logistic`.
+    A causal network on a layout with separate tokens is trained on all prefixes of a prompt, if the task is a
+    `PrefixTask`. The loss is then also averaged over the points of a prompt. If `task.logistic`, it is the logistic
+    loss.
 
-    For equal tasks, models and settings the same functions are returned, so that training is compiled once.
+    Equal arguments return the same function objects, so training is compiled once.
 
     Args:
       task: draws prompts.
       config: the model.
       layout: converts prompts to tokens of the model's width.
       settings: batch size, curriculum, and `form`, the form in which the loss is computed.
-      concatenated: whether the layout's tokens are (x, y), so that the task may draw their Gram matrices itself.
-        Default: True.
+      concatenated: whether the tokens of the layout are (x, y). Only then can `task.sample_gram` be used. Default:
+        True.
 
     Returns:
       `(draw, loss)`, with `draw(key, step) -> batch` and `loss(params, batch) -> scalar`. Batches have the prompts in
@@ -114,18 +116,18 @@ def learning_problem(
 
     Raises:
       ValueError: if `settings.form` is not exact for the model, if a curriculum is set but training is not on prefixes,
-        or if the queries of a prefix task are not its next inputs.
+        or if the query after a prefix is not the next input.
     """
-    program = models.weighted(config), layout, settings.of_program
+    arguments = models.program_config(config), layout, settings.program_settings
     if config.causal and layout.inputs is not None and isinstance(task, PrefixTask):
         if not getattr(task, "in_order", True):
             raise ValueError(
                 f"training on all prefixes needs a task with in_order=True, whose k-th query is the next input x[k], "
                 f"but in_order=False for {task}"
             )
-        return _prefix_problem(task, *program)
+        return _prefix_problem(task, *arguments)
     _check_query_settings(config, settings)
-    return _query_problem(task, *program, concatenated)
+    return _query_problem(task, *arguments, concatenated)
 
 
 def _check_query_settings(config: TransformerConfig, settings: TrainSettings) -> None:
@@ -141,7 +143,7 @@ def _check_query_settings(config: TransformerConfig, settings: TrainSettings) ->
         raise ValueError(f"form='query' is exact only for one layer of attention; use 'auto' or 'tokens' for {config}")
 
 
-@kept
+@cached_by_value
 def _query_problem(
     task: Task, config: TransformerConfig, layout: Layout, settings: TrainSettings, concatenated: bool
 ) -> Problem:
@@ -156,7 +158,7 @@ def _query_problem(
 
 
 def _exact_form(config: TransformerConfig, form: str) -> str:
-    """The requested form; for "auto" the fastest one that is exact."""
+    """The requested form of the loss; for "auto", the fastest form that is exact."""
     if form != "auto":
         return form
     if models.has_gram_form(config):
@@ -165,7 +167,7 @@ def _exact_form(config: TransformerConfig, form: str) -> str:
 
 
 def _prompt_draw(task: Task, batch_size: int) -> population.Draw:
-    """Draws batches of prompts."""
+    """A function that draws batches of prompts."""
 
     def draw(key: Array, step: Array | int) -> Prompt:
         return jax.vmap(task.sample, out_axes=-1)(jax.random.split(key, batch_size))
@@ -176,7 +178,7 @@ def _prompt_draw(task: Task, batch_size: int) -> population.Draw:
 def _gram_problem(
     task: Task, config: TransformerConfig, layout: Layout, batch_size: int, concatenated: bool
 ) -> Problem:
-    """Draws batches in Gram form; the loss applies the circuits to them."""
+    """`_query_problem` in Gram form: `loss` applies the circuits of the model to the Gram matrices from `draw`."""
     draw_prompts = _prompt_draw(task, batch_size)
 
     def draw(key: Array, step: Array) -> tuple[Gram, Array]:
@@ -194,7 +196,7 @@ def _gram_problem(
 
 
 def _query_loss(config: TransformerConfig, layout: Layout, d_output: int) -> population.Loss:
-    """The loss of a single layer, computed for the query alone."""
+    """The loss of a single layer, computed at the query token only."""
 
     def loss(params: Any, batch: Prompt) -> Array:
         tokens = jax.vmap(layout.encode, -1, -1)(batch.x, batch.y, batch.x_query)
@@ -218,19 +220,19 @@ def _mean_risk(y_hat: Array, y_query: Array) -> Array:
     return 0.5 * jnp.mean(jnp.sum((y_hat - y_query) ** 2, axis=0))
 
 
-@kept
+@cached_by_value
 def _prefix_problem(task: PrefixTask, config: TransformerConfig, layout: Layout, settings: TrainSettings) -> Problem:
-    """`learning_problem` for all prefixes at once: each point is predicted from the points before it.
+    """`learning_problem` for all prefixes of a prompt: each point is predicted from the points before it.
 
-    The loss is averaged over the points of a prompt, up to the curriculum's number. It is `1/2 |y_hat - y|^2`, or the
-    logistic loss `log(1 + exp(-y y_hat))` if `task.logistic`. The targets are the labels of the context with their
-    noise, as in Garg et al.; the noise does not change the minimiser.
+    The loss is averaged over the points of a prompt; a curriculum limits their number. It is `1/2 |y_hat - y|^2`, or
+    the logistic loss `log(1 + exp(-y y_hat))` if `task.logistic`. As in Garg et al., the targets y are the noisy
+    context labels; the noise does not change the minimiser.
     """
     n_points = task.n_context + 1
     is_logistic = getattr(task, "logistic", False)
 
     def draw(key: Array, step: Array | int) -> tuple[Array, Array, Array]:
-        """`(x [point d prompt], y [point m prompt], weight [point prompt])`."""
+        """Draws a batch `(x [point d prompt], y [point m prompt], weight [point prompt])`."""
         curriculum = settings.curriculum
         active = None if curriculum is None else curriculum.inputs.at(step)
         points = n_points if curriculum is None else curriculum.points.at(step)
@@ -250,7 +252,7 @@ def _prefix_problem(task: PrefixTask, config: TransformerConfig, layout: Layout,
 
 
 def _microbatched_on_cpu(loss: population.Loss, config: TransformerConfig, n_tokens: int) -> population.Loss:
-    """On CPU, evaluates a network with MLPs on as many prompts at a time as fit in cache; elsewhere on all of them."""
+    """The loss; for a network with MLPs on CPU, evaluated in microbatches that fit in cache."""
     width = max(config.input_mlp_width or 0, config.block_mlp_width or 0)
     if not width or jax.default_backend() != "cpu":
         return loss

@@ -4,7 +4,7 @@
 >>> from icl_gd.tokens import concatenated
 >>> config = TransformerConfig(3)
 >>> params = {"block_0": {"attention": {name: np.ones((1, 3, 3)) for name in ("W_K", "W_Q", "W_V", "P")}}}
->>> weights = weights_to_start(Model(config, params, concatenated(2, 1)), config, members=4, seeds=2)
+>>> weights = start_weights(Model(config, params, concatenated(2, 1)), config, members=4, seeds=2)
 >>> {name: leaf.shape for name, leaf in weights.items() if name.endswith("W_K")}
 {'block_0.attention.W_K': (4, 1, 3, 3)}
 """
@@ -18,6 +18,7 @@ import numpy as np
 from icl_gd import models
 from icl_gd.models import TransformerConfig
 from icl_gd.models.modifications import Modification
+from icl_gd.schema import hints
 from icl_gd.training.checkpoint import by_name
 from icl_gd.types import Array
 
@@ -32,10 +33,10 @@ class Trained(Protocol):
         ...
 
 
-def weights_to_start(start: Trained, config: TransformerConfig, members: int, seeds: int) -> dict[str, Array]:
+def start_weights(start: Trained, config: TransformerConfig, members: int, seeds: int) -> dict[str, Array]:
     """The parameters of `start`, copied for every member of a new population.
 
-    Attention modifications are left out, because they are settings of the new population, which are not trained.
+    The strengths of attention modifications are left out: they are not trained, but settings of the new population.
 
     Args:
       start: one set of weights for all members, or a population with one set for each seed or for each member.
@@ -47,8 +48,8 @@ def weights_to_start(start: Trained, config: TransformerConfig, members: int, se
       The parameters by dotted name, every leaf `[member ...]`.
 
     Raises:
-      ValueError: if the weights have other layers or shapes than the model, or `start` has another number of members
-        than 1, `seeds` or `members`.
+      ValueError: if the layers or shapes of the weights differ from those of the model, or if the number of members of
+        `start` is not 1, `seeds` or `members`.
     """
     stored = _without_modifications(start.params)
     shapes = _without_modifications(models.shapes(config))
@@ -74,7 +75,7 @@ def weights_to_start(start: Trained, config: TransformerConfig, members: int, se
         accepted = " or ".join(map(str, sorted({1, seeds, members})))
         raise ValueError(
             f"start: weights of {count} members cannot start a population of {members}; give weights of {accepted} "
-            f"members, such as population[i], which is one"
+            f"members; population[i] gives the weights of one member"
         )
 
     def repeat(name: str, dtype: Any) -> Array:
@@ -87,4 +88,5 @@ def weights_to_start(start: Trained, config: TransformerConfig, members: int, se
 def _without_modifications(params: Any) -> Mapping[str, Any]:
     """Parameters by dotted name, without those of the attention modifications."""
     leaves = by_name(params)
-    return {name: leaf for name, leaf in leaves.items() if name.rpartition(".")[2] not in Modification._fields}
+    strengths = hints(Modification)
+    return {name: leaf for name, leaf in leaves.items() if name.rpartition(".")[2] not in strengths}

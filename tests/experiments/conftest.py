@@ -1,11 +1,11 @@
-"""A whole run of every kind of experiment, as small as it may be, which all tests look at that only look.
+"""Fixtures for tests of whole runs: one small run per kind of experiment, shared by all tests that only read it.
 
-A worker makes each once, so those who look at the same run lie in the same file. Figures are drawn coarsely, and what
-may be spread over processes is done in this one.
+Each pytest worker makes a run once, so tests that read the same run are in the same file. Figures have a low
+resolution, and learners that could use several processes use one.
 """
 
 import pytest
-from whole import FAMILIES, FUNCTIONS, ONE_LAYER, RATES, SINE, complete, kept_settings  # beside this file
+from whole import FAMILIES, FUNCTIONS, ONE_LAYER, RATES, SINE, complete, kept_settings  # from this directory
 
 from icl_gd import plots
 from icl_gd.learners import host
@@ -30,7 +30,7 @@ def _settings_of_jax():
 
 @pytest.fixture(scope="session")
 def one_layer(tmp_path_factory):
-    """Two seeds of linear attention that may become softmax."""
+    """Two seeds of a learned mixture of softmax and linear attention."""
     return complete(
         "softmax_heads",
         tmp_path_factory.mktemp("one_layer"),
@@ -44,14 +44,14 @@ def one_layer(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def swept(tmp_path_factory):
-    """Two learning rates of linear attention in one population."""
+    """A sweep over two learning rates of linear attention, in one population."""
     rates = f"--config.train.learning_rate={','.join(map(str, RATES))}"
     return complete("one_layer", tmp_path_factory.mktemp("swept"), *ONE_LAYER, rates)
 
 
 @pytest.fixture(scope="session")
 def sine(tmp_path_factory):
-    """Transformers and learners on sine waves."""
+    """Transformers on sine waves, and gradient descent on deep features."""
     return complete("sine", tmp_path_factory.mktemp("sine"), *SINE)
 
 
@@ -63,7 +63,7 @@ def functions(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def dual_models(tmp_path_factory):
-    """A causal layer of softmax heads beside its dual models."""
+    """A causal layer of softmax heads, and its dual models."""
     return complete(
         "dual_model",
         tmp_path_factory.mktemp("dual_models"),

@@ -1,4 +1,4 @@
-"""Committed experiments are carried out at another base seed, and what becomes of their claims is kept beside them."""
+"""Repeating committed experiments at another base seed: the values of the claims are written beside the results."""
 
 import json
 import os
@@ -34,7 +34,7 @@ RUN = {"git": "abc", "device": "cpu", "precision": "float32", "wall_seconds": 61
 
 
 def done(name, seconds=61.0):
-    """What a run of a name leaves."""
+    """The results.json of a run called `name`."""
     experiment, _, variant = name.partition("-")
     judged = [
         {**its, "value": value, "holds": value <= 1, "source": "control", "note": "at length"}
@@ -65,7 +65,7 @@ def repository(tmp_path):
 
 
 class Runs:
-    """Runs that leave results, but for those that end with another exit code."""
+    """Replaces the function that starts runs: writes results, or returns the exit code given for a name."""
 
     def __init__(self, **codes):
         self.codes, self.started = codes, []
@@ -133,7 +133,7 @@ def test_a_signal_stops_at_once(repository, capsys):
 
 
 def test_claims_that_are_others_are_said(repository, capsys):
-    """Those of the config count: what was kept of others is not passed over, nor is a finished run of them kept."""
+    """If a claim of a config has changed, neither its old values nor a finished run with the old claim are accepted."""
     assert another_seed.main(["quick"], repository, Runs()) == 0
     before = kept(repository, "quick")
     (repository / "configs" / "quick.py").write_text(CONFIG.replace("TARGET", "0"))
@@ -142,7 +142,7 @@ def test_claims_that_are_others_are_said(repository, capsys):
     assert runs.names == ["quick"]
     printed = capsys.readouterr()
     assert "quick: claims A.trapped of its config differ from those of its committed results" in printed.out
-    assert printed.err.startswith("failed: quick: runs/another_seed/5000/quick holds a finished run that judged other")
+    assert printed.err.startswith("failed: quick: runs/another_seed/5000/quick holds a finished run that tested other")
     assert kept(repository, "quick") == before
 
 
@@ -193,7 +193,7 @@ time.sleep(30)
 
 @pytest.fixture
 def not_ignored():
-    """Ctrl-C as in a terminal: a shell ignores it in what it starts in the background."""
+    """Handles SIGINT as in a terminal. Processes that a shell starts in the background ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -213,7 +213,8 @@ def test_a_run_that_is_stopped_saves_first(tmp_path, number, not_ignored):
     before = signal.getsignal(number)
     threading.Thread(target=stop, daemon=True).start()
     assert another_seed._start([], tmp_path) == 128 + number
-    assert (tmp_path / "saved").read_text() == f"{number.value} True"  # and Ctrl-C of a terminal reaches it once
+    # True: the run is in another process group, so Ctrl-C in a terminal reaches it once.
+    assert (tmp_path / "saved").read_text() == f"{number.value} True"
     assert signal.getsignal(number) is before
 
 

@@ -1,4 +1,4 @@
-"""Bad input ends with exit code 2 and one line that says what was wrong and what would do; nothing is written."""
+"""Bad input: exit code 2, and one line that says what was wrong and what is accepted; nothing is written."""
 
 import fcntl
 import json
@@ -14,7 +14,7 @@ import pytest
 from icl_gd.lab import command
 from icl_gd.lab.command_line import parse
 from icl_gd.lab.config.errors import ConfigError
-from icl_gd.lab.lifecycle.workdirs import held
+from icl_gd.lab.lifecycle.workdirs import locked
 from icl_gd.migrations import CONFIGS as FORMATS
 from icl_gd.migrations import newest_of
 from icl_gd.training.checkpoint import nested
@@ -27,7 +27,7 @@ TWO, SOFTMAX = f"--config={CONFIGS}/two_layers.py", f"--config={CONFIGS}/softmax
 SINE = f"--config={CONFIGS}/sine.py"
 APART = f"--config={CONFIGS}/token_copying.py"
 DUAL, VARIANTS = f"--config={CONFIGS}/dual_model.py", f"--config={CONFIGS}/attention_variants.py"
-NO_CLAIMS = "--config.claims=()"  # where other analyses leave those of the config unmeasured
+NO_CLAIMS = "--config.claims=()"  # other analyses do not measure the claims of the config
 
 BAD = [
     ([], ["--config", "one_layer"]),
@@ -272,7 +272,7 @@ BAD = [
 
 @pytest.fixture(autouse=True)
 def _no_run(monkeypatch):
-    """Input that is wrongly accepted fails its test instead of training."""
+    """Replaces the run, so that wrongly accepted input fails the test instead of training."""
     monkeypatch.setattr(command, "_execute", lambda asked: 0)
 
 
@@ -286,9 +286,10 @@ def test_a_workdir_is_held_by_one_run(tmp_path, monkeypatch, capsys):
 
 def test_a_refused_run_leaves_the_directory_to_the_one_that_holds_it(tmp_path, monkeypatch):
     workdir = tmp_path / "run"
-    with held(workdir):
-        monkeypatch.setattr(Path, "exists", lambda path: False)  # both looked before either had made it
-        with pytest.raises(ConfigError, match="in use by another run"), held(workdir):
+    with locked(workdir):
+        # As if both runs had looked for the directory before one of them created it.
+        monkeypatch.setattr(Path, "exists", lambda path: False)
+        with pytest.raises(ConfigError, match="in use by another run"), locked(workdir):
             pass
         monkeypatch.undo()
         assert workdir.is_dir()
@@ -298,7 +299,7 @@ def test_a_refused_run_leaves_the_directory_to_the_one_that_holds_it(tmp_path, m
 def test_a_directory_taken_away_before_it_is_locked_is_not_held(tmp_path, monkeypatch):
     workdir, lock = tmp_path / "run", fcntl.flock
     monkeypatch.setattr(fcntl, "flock", lambda *args: (workdir.rmdir(), lock(*args)))
-    with pytest.raises(ConfigError, match="in use by another run"), held(workdir):
+    with pytest.raises(ConfigError, match="in use by another run"), locked(workdir):
         pass
 
 
@@ -311,7 +312,7 @@ def test_a_workdir_of_another_experiment_is_refused(tmp_path, capsys):
 
 
 def stored(experiment):
-    """What config.json holds of a run of it."""
+    """The config.json of a run of this experiment."""
     return {"format": newest_of(FORMATS), "config": nested(experiment.flat())}
 
 
@@ -372,7 +373,7 @@ BAD_CLAIMS = {
 
 
 def stating(directory, name, *claims):
-    """A config that states claims, given by their arguments, and the command line that asks for it."""
+    """Writes a config with the given claims (as keyword arguments). Returns the command line that runs it."""
     stated = ", ".join(f"claim('A', 'it is small', **{of!r})" for of in claims)
     (directory / f"{name}.py").write_text(
         "from icl_gd.lab import Experiment, GradientDescent, Network, Regression, claim\nnan = float('nan')\n"
@@ -428,7 +429,7 @@ def test_good_input_in_every_spelling(tmp_path):
     found = parse(["run", *words])
     its, train, model = found.experiment, found.experiment.train, found.experiment.model
     assert (its.seeds, train.share_batches, model.clip, model.d_head) == (3, False, 2.0, 4)
-    assert its.asked == ("alignment", "shifts")
+    assert its.analysis_names == ("alignment", "shifts")
     assert set(found.overridden) == {"seeds", "train.share_batches", "model.clip", "model.d_head", "analyses"}
     assert (found.name, found.variant, found.workdir) == ("one_layer", None, tmp_path)
     assert parse(["run", GAUSSIAN, "--config.task.rotation_seed=None"]).experiment.task.rotation_seed is None
@@ -464,10 +465,10 @@ def test_a_field_that_an_older_version_lacked_was_at_its_default(tmp_path):
 def test_covariance_of_a_config():
     experiment = parse(["run", GAUSSIAN]).experiment
     eigenvalues = experiment["task.eigenvalues"]
-    rotated = np.asarray(experiment.law.covariance)
+    rotated = np.asarray(experiment.eval_task.covariance)
     np.testing.assert_allclose(sorted(np.linalg.eigvalsh(rotated)), sorted(eigenvalues), rtol=1e-12)
     assert np.abs(rotated - np.diag(np.diag(rotated))).max() > 0.1
-    along_axes = experiment.change({"task.rotation_seed": None}).law
+    along_axes = experiment.change({"task.rotation_seed": None}).eval_task
     np.testing.assert_array_equal(along_axes.covariance, np.diag(eigenvalues))
 
 

@@ -1,4 +1,4 @@
-"""What is recorded of free and trapped seeds, and metrics.jsonl over a crash and a resume."""
+"""Records of free and trapped seeds, and metrics.jsonl after a crash and a resume."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from icl_gd.lab.evaluation.measured import EVERY, Records, clip_losses, free_members
+from icl_gd.lab.evaluation.measured import GROUPS, Records, clip_losses, free_members
 from icl_gd.lab.lifecycle import monitor
 
 
@@ -28,7 +28,7 @@ def test_a_seed_is_not_trapped_by_rare_prompts_on_which_it_diverges():
 def test_metrics_of_all_seeds_and_of_the_free_ones():
     found = Records(np.array([True, False, True]), np.array([False, True, True]))
     found.add("loss", [1.0, 9.0, 2.0], [0.1, 7.0, 0.3])
-    found.add("share", [1.0, 9.0, 2.0], over=EVERY)
+    found.add("share", [1.0, 9.0, 2.0], over=GROUPS)
     found.add_one("gd", 0.2)
     metrics = found.metrics()
     assert metrics["loss"]["mean"] == 4.0

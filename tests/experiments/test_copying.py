@@ -1,4 +1,4 @@
-"""When copying starts, and that separate tokens are refused or compared as they should be."""
+"""The analysis of copying: when copying starts, and which analyses accept separate tokens."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 APART = f"--config={CONFIGS}/token_copying.py"
 TASK = LinearRegression(d_input=3, n_context=5)
 OF_ONE_LAYER = ("weights", "rollout", "optimum")
-READ_PAIRS = (*OF_ONE_LAYER, "interpolation", "layer_map", "curvature")  # inputs and labels, of one token
+READ_PAIRS = (*OF_ONE_LAYER, "interpolation", "layer_map", "curvature")  # these read inputs and labels from one token
 
 
 def test_the_step_from_which_something_lasts():
@@ -29,7 +29,7 @@ def test_the_step_from_which_something_lasts():
 def test_what_reads_inputs_and_labels_in_one_token_refuses_separate_ones(analysis):
     file = "gaussian_optimum" if analysis in OF_ONE_LAYER else "two_layers"
     words = ["run", f"--config={CONFIGS}/{file}.py", f"--config.analyses=('{analysis}',)", "--config.claims=()"]
-    assert parse(words).experiment.asked == (analysis,)
+    assert parse(words).experiment.analysis_names == (analysis,)
     said = rf"model\.layout=interleaved: contradicts analyses={analysis}, which needs concatenated"
     with pytest.raises(ConfigError, match=said):
         parse([*words, "--config.model.layout=interleaved"])
@@ -48,7 +48,7 @@ def prompts():
 
 
 def test_every_coordinate_has_a_step_of_its_own(prompts):
-    """Of learners that are gradient descent, with a rate for each coordinate: those rates come out."""
+    """For gradient descent with one step size per coordinate, the analysis returns these step sizes."""
     rates = np.array([[0.1, 0.1, 0.1], [0.2, 0.4, 0.15]], np.float32)
     trained = SimpleNamespace(params=rates, predictor=lambda rate: lambda x, y, x_query: y.T @ (x @ (rate * x_query)))
     found = Records(np.full(2, True), np.full(2, False))
@@ -58,7 +58,7 @@ def test_every_coordinate_has_a_step_of_its_own(prompts):
 
 
 def test_when_copying_starts_and_when_the_loss_falls(prompts):
-    """Two seeds: one copies two steps before its loss is halfway down; the other, whose loss falls too, never does."""
+    """One seed copies 20 steps before its loss is halfway down. The loss of the other falls, but it never copies."""
     plateau = float(0.5 * np.mean(np.sum(np.square(prompts.y_query), -1)))
     by_seed = {
         "loss_trained": [[1.0, 1.0, 0.8, 0.2, 0.0], [1.0, 0.4, 0.2, 0.0, 0.0]],

@@ -1,4 +1,4 @@
-"""The same run on one device, on eight, by jit and by pmap, and in two processes: really started, the same losses."""
+"""The same run on one device, on eight devices by jit and by pmap, and in two processes has the same losses."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def finish(*started, code=0):
 
 
 def start_two(workdir, *more, of_the_second=()):
-    """One run in two processes of two devices each."""
+    """Starts one run as two processes with two devices each."""
     met = (f"--coordinator=localhost:{free_port()}", "--process_count=2")
     return [start(workdir, 2, *met, f"--process_index={i}", *more, *(of_the_second if i else ())) for i in range(2)]
 
@@ -77,7 +77,7 @@ def test_losses_do_not_depend_on_devices_or_processes(share, tmp_path):
         np.testing.assert_allclose(losses(tmp_path / mode), expected, rtol=1e-5, err_msg=mode)
     _, second = finish(*start_two(tmp_path / "two", share))
     np.testing.assert_allclose(losses(tmp_path / "two"), expected, rtol=1e-5)
-    assert "step" not in second  # the first alone speaks
+    assert "step" not in second  # only the first process prints progress
     assert (tmp_path / "two" / "results.json").exists()
     first, _ = finish(*start_two(tmp_path / "two", share, f"--config.train.steps={STEPS + 50}"))
     assert f"resuming training from step {STEPS}\n" in first
@@ -95,7 +95,7 @@ def test_processes_with_different_settings_end(tmp_path):
 
 @pytest.mark.slow
 def test_what_only_the_first_process_can_see_ends_all(tmp_path):
-    """Its workdir is in use; the others do not wait for it."""
+    """The first process cannot write to the workdir. The other process must not wait for it."""
     (tmp_path / "two").write_text("")
     two = start_two(tmp_path / "two")
     said = [process.communicate(timeout=120)[0] for process in two]

@@ -1,4 +1,4 @@
-"""Injected faults, a smaller count of each of the scripts in tests/faults, and what can be said of them at once."""
+"""Injected faults: a small count of every script in tests/faults, and tests of faults that need no process."""
 
 import ast
 import importlib.util
@@ -54,7 +54,7 @@ def test_generated_bad_input_is_distinct(monkeypatch):
 
 
 def unpickles(tree):
-    """The places of a syntax tree that could run code which a file holds; what is only said in a string cannot."""
+    """The lines of a syntax tree that could unpickle a file, and so run code from it. Strings are ignored."""
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
@@ -68,7 +68,7 @@ def unpickles(tree):
 
 
 def test_no_pickle():
-    """Neither in the package nor in what it runs: nothing that is read can run code."""
+    """No file that the package, the commands or the configs read can run code."""
     for code in (
         "import pickle",
         "from joblib import load",
@@ -118,8 +118,9 @@ def test_results_of_fewer_steps_are_not_those_of_the_extended_run(tmp_path, caps
     config["train"]["steps"] = 40
     resume.store(tmp_path, {}, config)
     assert "extending the run from step 25 to 40" in capsys.readouterr().out
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["20"]  # 25 cut a chunk of ten short
-    assert resume.finished(tmp_path, config) is None  # also after a kill before it goes on
+    # Checkpoint 25 is deleted, because it is within a chunk of ten steps.
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["20"]
+    assert resume.finished(tmp_path, config) is None  # also if the run was killed before it continued
     resume.store(tmp_path, {}, config)
     assert json.loads((tmp_path / "config.json").read_text())["extended_from"] == [25]
     assert capsys.readouterr().out == ""

@@ -1,4 +1,4 @@
-"""Configs and names of other codebases lead to ours, as docs/coming_from.md lists them."""
+"""Configs and names of other codebases are translated to ours, as docs/coming_from.md lists them."""
 
 import os
 import re
@@ -23,7 +23,7 @@ ROWS = [
     for line in text.splitlines()
     if line.startswith("| ") and "`" in line
 ]
-# As Garg et al. write them: what all have, a model, and a task.
+# Config files as Garg et al. write them: a base, a model, and a task that inherits both.
 YAML = {
     "base.yaml": """
 inherit: [models/tiny.yaml, wandb.yaml]
@@ -46,17 +46,17 @@ out_dir: ../models/linear_regression
 wandb: {name: linear_regression_toy}
 """,
 }
-VON_OSWALD = {  # as their notebook changes the config for five separate layers
+VON_OSWALD = {  # the settings in the notebook of von Oswald et al. for five separate layers
     **{"seed": 3, "local_usage": True, "deq": False, "gd_deq": False, "att_only_trans": True, "use_bias": False},
     **{"training_steps": 50_000, "training_steps_gd": 30_000, "use_softmax": False, "num_layers": 5, "num_heads": 1},
     **{"grad_clip_value": 10, "lr": 5e-4, "wd": 0.0, "init_scale": 0.002 / 5, "bs": 2048, "clip": 10, "cycle_data": 0},
     **{"dataset_size": 10, "input_size": 10, "key_size": 11, "train_gd_whitening": True, "num_seeds": 2},
 }
-SEPARATE = {  # and for tokens that hold x and y apart
+SEPARATE = {  # their settings for separate tokens for x and y
     **{"classic_token_const": True, "first_layer_sm": True, "deq": False, "num_layers": 2, "grad_clip_value": 10},
     **{"init_scale": 0.02 / 2, "bs": 2048, "pos_enc": True, "pos_enc_size": 10, "concat_pos_enc": True, "key_size": 20},
 }
-WAVES = {  # and for sine waves
+WAVES = {  # their settings for sine waves
     **{"non_linear_reg_task": True, "training_steps": 20_000, "input_size": 39, "key_size": 40, "grad_clip_value": 100},
     **{"bs": 2048, "gd_lr": 3e-4, "input_range": 10, "input_mlp": True, "input_mlp_out_dim": 40, "in_proj": True},
     **{"emb_size": 40, "widening_factor": 4, "train_gd_whitening": False},
@@ -72,18 +72,18 @@ RAVENTOS = {
     "training": {"optimizer": "adam", "lr": 1e-3, "schedule": "triangle", "warmup_steps": 500, "total_steps": 1000},
     "eval": {"n_samples": 4096, "every": 100},
 }
-OF_CODE = "class Config(dict):\n    to_dict = dict.copy\n"  # what a ConfigDict is asked for
+OF_CODE = "class Config(dict):\n    to_dict = dict.copy\n"  # stands in for ml_collections.ConfigDict
 
 
 @pytest.fixture(autouse=True)
 def _no_run(monkeypatch):
-    """Input that is wrongly accepted fails its test instead of training."""
+    """Replaces the run, so that wrongly accepted input fails the test instead of training."""
     monkeypatch.setattr(command, "_execute", lambda asked: 0)
 
 
 @pytest.fixture
 def conf(tmp_path, monkeypatch):
-    """The files of Garg et al. in the current directory."""
+    """Writes the config files of Garg et al. to the current directory. Returns their directory."""
     monkeypatch.chdir(tmp_path)
     for name, text in YAML.items():
         (tmp_path / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -169,14 +169,14 @@ BAD_YAML = {
     "training: {task: cubic}": ["training.task=cubic has no counterpart", "give --config.task.name"],
     "training: {task_kwargs: {sparsity: 3}}": ["training.task_kwargs.sparsity=3 has no counterpart"],
     "training: {dropout: 0.1, seed: 3}": ["training.dropout=0.1, training.seed=3 have no counterpart"],
-    "training: {curriculum: {points: {end: eleven}}}": ["not a number where a number is needed"],
+    "training: {curriculum: {points: {end: eleven}}}": ["a value that must be a number is not"],
     "training: {curriculum: {points: {inc: 0}}}": ["train.active_points=(3, 0, 500)", "never ends"],
-    "training: {num_tasks: 3, num_training_examples: 100}": ["function_pool=3", "one of both"],
+    "training: {num_tasks: 3, num_training_examples: 100}": ["function_pool=3", "one of the two"],
     "inherit: mine.yaml": ["inherits from itself"],
     "inherit: [toy.yaml, nowhere.yaml]": ["nowhere.yaml cannot be read", "relative"],
     "- 3": ["mine.yaml holds list"],
     "a: [": ["mine.yaml is not YAML"],
-    "a: 3": ["the settings a are of no known config", "Garg et al., von Oswald et al., icl-task-diversity"],
+    "a: 3": ["the settings a belong to no known config", "Garg et al., von Oswald et al., icl-task-diversity"],
     "": ["mine.yaml holds NoneType"],
     "model: {n_dims: 5}": ["lacks training.task; add it"],
 }
@@ -227,7 +227,7 @@ def test_analyses_that_cannot_be_asked_are_left_out(tmp_path, capsys):
 
 
 def test_their_other_notebooks_are_the_configs_that_ship(tmp_path):
-    """But for what those say otherwise: batches, seeds, and how long things take."""
+    """The other two notebooks equal our configs, except for seeds, batch size, evaluation, intervals and claims."""
     free = ("seeds", "eval.prompts", "train.checkpoint_every", "train.log_every", "train.batch_size", "claims")
     for values, name, variant in ((SEPARATE, "token_copying", ""), (WAVES, "sine", "faithful")):
         found = load(Path(python(tmp_path / "config.py", values).removeprefix("--config=")))
@@ -295,7 +295,7 @@ HINTS = [
         ONE,
         "--config.sparsity=3",
         "--config.sparsity: unknown field; accepted: ",
-    ),  # which no linear task of one_layer has
+    ),  # one_layer has no sparse task
 ]
 
 
@@ -410,7 +410,7 @@ def test_fields_of_the_page_are_fields(there, here):
     assert any(field in load_once(name).fields for name in names)
     assert foreign.equivalent_fields()[there] == here
     of_theirs = {row.field for its in foreign.CODEBASES for row in its.table.values()}
-    assert there not in of_theirs or there == here  # a name means one thing
+    assert there not in of_theirs or there == here  # every name of another codebase has one meaning
 
 
 def load_once(name, cache={}):  # noqa: B006
@@ -427,7 +427,7 @@ def test_calls_of_the_page_run(conf, monkeypatch):
     namespace["theirs"] = interop.to_von_oswald(config, params)
     pretrained = interop.Pretrained(config, params, "concatenated", d_input=4)
     pretrained.save_pretrained("runs/my_model")
-    monkeypatch.setattr(interop, "from_garg", lambda path: pretrained)  # whose law is test_pretrained's
+    monkeypatch.setattr(interop, "from_garg", lambda path: pretrained)  # test_pretrained.py tests from_garg
     calls = [here for _, _, here, is_field in ROWS if not is_field]
     assert len(calls) > 15
     for (here,) in calls:
@@ -439,6 +439,6 @@ def test_calls_of_the_page_run(conf, monkeypatch):
             def call(here=here, found=found):
                 found.append(eval(here, namespace))
 
-            # Tracing checks every shape and compiles nothing.
+            # Tracing checks every shape, and compiles nothing.
             call() if here.startswith("interop") else jax.eval_shape(call)
             assert found[0] is not None, here

@@ -1,4 +1,4 @@
-"""A run of a function class records errors at every length, of its model and of the learners it was asked for."""
+"""Runs on function classes record the errors of the model and of the chosen learners at every prompt length."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from whole import FAMILIES, FUNCTIONS, check_what_it_leaves, read  # beside this file
+from whole import FAMILIES, FUNCTIONS, check_what_it_leaves, read  # from this directory
 
 import icl_gd
 from icl_gd import learners, plots
@@ -59,8 +59,8 @@ def test_it_records_every_family_and_learner(functions):
         *("in_context_error", "prompt_families", "predicted_functions", "in_context_error_by_step")
     ]
     cosine = np.array(done["curves"]["sensitivity_cosine_function_least_squares"]["mean"][1:], float)
-    np.testing.assert_allclose(cosine[1:], 1.0, atol=1e-9)  # of two inputs two examples tell all
-    assert 0.4 < cosine[0] < 0.85  # one, its projection: 2 / pi in the mean
+    np.testing.assert_allclose(cosine[1:], 1.0, atol=1e-9)  # for d = 2, two examples determine the function
+    assert 0.4 < cosine[0] < 0.85  # one example determines a projection, with mean cosine 2/pi
     line = done["arrays"]["along_the_function"]
     assert line["examples"] == [1, 2, 4]
     np.testing.assert_allclose(line["least_squares"][1:], [line["function"]] * 2, atol=1e-9)
@@ -68,7 +68,7 @@ def test_it_records_every_family_and_learner(functions):
     assert "normalised_error_by_step" in done["curves"]
     means = {role: done["metrics"][f"normalised_error_{role}"]["mean"] for role in roles[1:]}
     _, labels = DRAWN["in_context_error_by_step"](done).axes[0].get_legend_handles_labels()
-    assert labels[2] == plots.ROLES[min(means, key=means.__getitem__)][0]  # the best learner
+    assert labels[2] == plots.ROLES[min(means, key=means.__getitem__)][0]  # label of the best learner
 
 
 def test_a_learner_without_a_colour_of_its_own_is_drawn_too(functions):
@@ -87,12 +87,12 @@ def test_a_learner_without_a_colour_of_its_own_is_drawn_too(functions):
 
 @pytest.mark.slow
 def test_a_point_of_a_sweep_is_a_run_of_its_own(tmp_path):
-    """Widths in turn, and rates within one population."""
+    """A sweep over widths (one population each) and learning rates (within a population) equals single runs."""
 
     def of(name, *asked):
         (tmp_path / name).mkdir()
         words = (f"{LINEAR}:smoke", *FUNCTIONS, "--config.eval.suite=standard", *asked)
-        words = (*words, "--config.eval.baselines=tree_4")  # learners are the same in both
+        words = (*words, "--config.eval.baselines=tree_4")  # the learner is the same in the sweep and in the single run
         pipeline.carry_out(parse(["run", *words, f"--workdir={tmp_path / name}"]), monitor.Stop())
         return read(tmp_path / name)
 
@@ -105,8 +105,8 @@ def test_a_point_of_a_sweep_is_a_run_of_its_own(tmp_path):
 
 
 def test_classes_of_fewer_examples_than_inputs():
-    """Signs are asked for the share of wrong ones, of models and learners alike: here a model is the best learner, and
-    another says the opposite of it."""
+    """On signs, the error of models and learners is the share of wrong signs. Here one model is the best learner
+    (least squares), and the other predicts the opposite."""
     words = (
         "--config.task.name=signs",
         "--config.task.d_input=5",
@@ -137,7 +137,7 @@ def test_classes_of_fewer_examples_than_inputs():
     for family in ("standard", "labels_double"):
         for role in ("trained", "least_squares", "tree_4", "lasso_0.1"):
             curve = np.array(found.curves[f"normalised_error_{family}_{role}"]["mean"])
-            # Twice the share of wrong ones among 64; right and wrong make one.
+            # The error is twice the share of wrong signs among 64 prompts. Opposite models have a mean error of 1.
             np.testing.assert_allclose(32 * curve, np.round(32 * curve), atol=1e-4, err_msg=f"{family} {role}")
             if role == "trained":
                 np.testing.assert_allclose(curve, 1.0, rtol=1e-6)
@@ -166,7 +166,7 @@ def test_always_zero_has_error_one_whatever_inputs_weights_noise_and_scale_are()
         "--config.eval.suite=standard,inputs_third,noisy",
     )
     experiment = parse(["run", f"{LINEAR}:smoke", *FUNCTIONS, *words]).experiment
-    law = experiment.law
+    law = experiment.eval_task
     assert (law.inputs, law.weights, law.noise, law.functions.d_input) == ("exponential", "laplace", "student", 2)
     assert law.label_variance == 9 * 2 + 1
     params = np.ones(2, np.float32)
@@ -203,9 +203,9 @@ def test_its_members_are_loaded_as_predictors_of_prefixes(functions):
 
 
 def test_errors_are_those_of_the_members_over_the_variance_of_labels(functions):
-    """Measured again, one prompt at a time, from the loaded weights."""
+    """Recomputes the errors from the loaded weights, one prompt at a time."""
     experiment = parse(["run", f"{LINEAR}:smoke", *FUNCTIONS, *FAMILIES]).experiment
-    task, trained = EVAL_SUITE["labels_double"](experiment.law), icl_gd.load(functions)
+    task, trained = EVAL_SUITE["labels_double"](experiment.eval_task), icl_gd.load(functions)
 
     @jax.jit
     def measure(key_eval):
@@ -230,14 +230,14 @@ def test_what_a_run_leaves(functions):
 def test_a_config_says_what_is_built():
     words = ("--config.task.function_pool=7", "--config.model.dtype=bfloat16")
     small = parse(["run", f"{TREE}:small", *words]).experiment
-    model, task = small.network, small.trained_on
+    model, task = small.network, small.training_source
     assert (model.d_embed, model.n_layers, model.n_heads, model.d_head) == (128, 6, 4, 32)
     assert (model.block_mlp_width, model.n_positions, model.dtype, model.causal) == (512, 201, "bfloat16", True)
     assert (task.functions.size, task.functions.functions.depth, task.n_context) == (7, 4, 100)
     assert small.settings.curriculum == Curriculum(Ramp(5, 20, 1, 2000), Ramp(26, 101, 5, 2000))
     toy = parse(["run", f"{LINEAR}:toy", "--config.train.active_points=(3,1,100)", "--config.task.pool=9"]).experiment
     assert toy.settings.curriculum == Curriculum(Ramp(5, 5), Ramp(3, 11, 1, 100))
-    assert toy.trained_on.size == 9
+    assert toy.training_source.size == 9
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch, capsys):
@@ -263,7 +263,7 @@ def test_a_library_that_is_missing_is_named(monkeypatch, capsys):
         ([LINEAR, "--config.task.name=sparse", "--config.task.non_zeros=21"], ["task.non_zeros=21", "d_input=20"]),
         ([LINEAR, "--config.task.d_output=2"], ["task.d_output: not a field", "but of task=Regression(...)"]),
         ([LINEAR, "--config.model.layout=interleaved"], ["model.layout: not a field", "but of model.style=von_oswald"]),
-        ([f"{LINEAR}:toy", "--config.model.style=von_oswald"], ["model.style=von_oswald", "takes gpt2"]),
+        ([f"{LINEAR}:toy", "--config.model.style=von_oswald"], ["model.style=von_oswald", "needs gpt2"]),
         ([LINEAR, "--config.model.n_heads=3"], ["model.d_embed=256", "model.n_heads=3"]),
         ([LINEAR, "--config.model.dtype=float16"], ["model.dtype=float16", "did you mean bfloat16?"]),
         ([LINEAR, "--config.model.d_embed=(64, 30)"], ["model.d_embed=30", "model.n_heads=8"]),
@@ -283,10 +283,10 @@ def test_a_library_that_is_missing_is_named(monkeypatch, capsys):
         ([LINEAR, "--config.task.family=orthogonal_query"], ["task.family=orthogonal_query", "one of standard"]),
         ([LINEAR, "--config.task.name=signs"], ["eval.suite=noisy", "task.name=signs"]),
         ([TREE, "--config.task.name=signs", "--config.task.noise_std=1"], ["task.noise_std=1", "signs"]),
-        ([LINEAR, "--config.task.pool=3", "--config.task.function_pool=3"], ["task.function_pool=3", "one of both"]),
+        ([LINEAR, "--config.task.pool=3", "--config.task.function_pool=3"], ["task.function_pool=3", "one of the two"]),
         ([LINEAR, "--config.train.batch_size=10000000"], ["this run needs", "GiB", "train.batch_size=10000000"]),
         ([LINEAR, "--config.reference.steps=2"], ["reference.steps: unknown field"]),
-        ([f"--config={CONFIGS}/one_layer.py", "--config.model.style=gpt2"], ["model.style=gpt2", "takes von_oswald"]),
+        ([f"--config={CONFIGS}/one_layer.py", "--config.model.style=gpt2"], ["model.style=gpt2", "needs von_oswald"]),
     ],
 )
 def test_bad_input_is_named_with_what_would_do(words, said):

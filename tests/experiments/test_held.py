@@ -1,4 +1,4 @@
-"""A workdir is held by one run, on file systems with locks and without; what a crash left is taken over."""
+"""A workdir is locked by one run, on file systems with and without locks; a lock left by a crash is taken over."""
 
 import contextlib
 import errno
@@ -13,13 +13,13 @@ import pytest
 
 from icl_gd.lab.config.errors import ConfigError
 from icl_gd.lab.lifecycle import workdirs
-from icl_gd.lab.lifecycle.workdirs import HOLDER, held
+from icl_gd.lab.lifecycle.workdirs import HOLDER, locked
 
-NO_PROCESS = 2**22 + 1  # beyond the largest that Linux gives
+NO_PROCESS = 2**22 + 1  # above the largest process id of Linux
 
 
 def left(workdir, **its):
-    """What a run left that was killed."""
+    """Writes the lock file that a killed run leaves; `its` are fields with other values."""
     workdir.mkdir(exist_ok=True)
     sign = {"host": socket.gethostname(), "process": NO_PROCESS, "since": time.time(), **its}
     (workdir / HOLDER).write_text(json.dumps(sign))
@@ -28,7 +28,7 @@ def left(workdir, **its):
 
 @pytest.fixture(params=[None, errno.EBADF, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 def locks(request, monkeypatch):
-    """File systems that have locks, and that have none."""
+    """A file system with locks (None), and without locks (the error that `flock` raises)."""
     if request.param is not None:
 
         def none(*args):
@@ -41,12 +41,12 @@ def locks(request, monkeypatch):
 
 @contextlib.contextmanager
 def hold(workdir, locks):
-    """A workdir that is held, with the warning if there are no locks."""
+    """Locks a workdir, and expects a warning if the file system has no locks."""
     said = pytest.warns(UserWarning, match="only held.json protects it")
     warned = contextlib.nullcontext() if locks is None else said
     with contextlib.ExitStack() as stack:
         with warned:
-            stack.enter_context(held(workdir))
+            stack.enter_context(locked(workdir))
         yield
 
 
@@ -85,7 +85,7 @@ def test_a_run_on_another_machine_holds_while_it_gives_signs_of_life(locks, tmp_
 
 def test_a_run_gives_signs_of_life(tmp_path, monkeypatch):
     monkeypatch.setattr(workdirs, "SIGN_EVERY", 0.01)
-    with held(tmp_path):
+    with locked(tmp_path):
         os.utime(tmp_path / HOLDER, (1.0, 1.0))
         deadline = time.monotonic() + 10
         while (tmp_path / HOLDER).stat().st_mtime < 2 and time.monotonic() < deadline:
@@ -98,7 +98,7 @@ def test_a_full_disk_takes_no_sign(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(workdirs, "open", full, raising=False)
-    with held(tmp_path):
+    with locked(tmp_path):
         assert os.listdir(tmp_path) == []
 
 
@@ -106,7 +106,7 @@ def _try(workdir, start, results):
     fcntl.flock = _no_locks
     start.wait()
     try:
-        with held(workdir):
+        with locked(workdir):
             results.put("held")
             time.sleep(3)
     except ConfigError:

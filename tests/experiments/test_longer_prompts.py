@@ -1,4 +1,4 @@
-"""Prompts of evaluation that have more examples than those of training, or fewer (`eval.n_context`)."""
+"""Evaluation on prompts that are longer or shorter than those of training (`eval.n_context`)."""
 
 import json
 import warnings
@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.legend import Legend
-from whole import FUNCTIONS, complete, read  # beside this file
+from whole import FUNCTIONS, complete, read  # from this directory
 
 import icl_gd
 from icl_gd import learners
@@ -47,30 +47,30 @@ def test_training_and_evaluation_have_their_own_lengths():
     words = ("--config.train.active_points=(2,1,10)", "--config.task.pool=3")
     for n, longest in ((7, 7), (2, 4), (None, 4)):
         one = asked(*words, f"--config.eval.n_context={n}")
-        assert one.law.n_context == (n or 4)
-        assert (one.law_of_training.n_context, one.trained_on.n_context) == (4, 4)
+        assert one.eval_task.n_context == (n or 4)
+        assert (one.train_task.n_context, one.training_source.n_context) == (4, 4)
         assert one.network.n_positions == 2 * longest + 1
         assert one.settings.curriculum == Curriculum(Ramp(2, 2), Ramp(2, 5, 1, 10))
         assert one.resolved()[0]["task"]["n_context"] == 4
         assert list(one.never_trained) == list(range(5, longest + 1))
-    # A curriculum that starts at its end is none, and it ends at the length of training.
+    # A curriculum that starts at its end is replaced by (). The end is the length of training prompts.
     assert asked("--config.train.active_points=(5,0,10)", "--config.eval.n_context=7").train.active_points == ()
     with pytest.raises(ConfigError, match=r"task\.n_context \+ 1=5"):
         asked("--config.train.active_points=(6,1,10)", "--config.eval.n_context=7")
     swept = asked("--config.task.n_context=(4,9)", "--config.eval.n_context=7")
-    assert [one.network.n_positions for _, one in swept.in_turn()] == [15, 19]
-    assert [one.law.n_context for _, one in swept.in_turn()] == [7, 7]
+    assert [one.network.n_positions for _, one in swept.populations()] == [15, 19]
+    assert [one.eval_task.n_context for _, one in swept.populations()] == [7, 7]
 
 
 def test_memory_is_that_of_both_lengths():
     many = "--config.train.batch_size=100000"
     step, longer = (memory_needed(asked(many, *more)) for more in ((), ("--config.eval.n_context=8",)))
-    assert step < longer < 1.01 * step  # a training step is no longer
+    assert step < longer < 1.01 * step  # training steps do not become longer
     few, measured = (memory_needed(asked(*more)) for more in ((), ("--config.eval.n_context=400",)))
-    assert measured > 30 * few  # that of attention on some prompts at once
+    assert measured > 30 * few  # memory for attention on a few prompts at a time
     many = "--config.eval.prompts=10000000"
     few, measured = (memory_needed(asked(many, *more)) for more in ((), ("--config.eval.n_context=8",)))
-    assert 1.8 < measured / few < 1.9  # of 17 tokens, not 9
+    assert 1.8 < measured / few < 1.9  # prompts have 17 tokens instead of 9
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_what_is_refused_is_said(config, value, said):
 
 @dataclass(frozen=True)
 class Fixed:
-    """A task of prefixes whose length is no field."""
+    """A task with a fixed prompt length, which is not a field."""
 
     name: ClassVar[str] = "fixed"
     n_context: ClassVar[int] = 4
@@ -130,13 +130,16 @@ def test_what_is_never_trained_is_said_once_before_training():
         prepare("--config.eval.n_context=7")
     with pytest.warns(UserWarning, match="eval.n_context=5: .* after 5 examples are never trained"):
         prepare("--config.eval.n_context=5")
-    prepare("--config.eval.n_context=3")  # warnings are errors here
+    prepare("--config.eval.n_context=3")  # no warning: the tests turn warnings into errors
     prepare()
 
 
 @pytest.fixture(scope="module")
 def found():
-    """Of two members that are least squares, or minus it, for up to 4 examples, those of training, and off beyond."""
+    """Records of two members that predict plus and minus least squares up to 4 examples (as in training).
+
+    After more examples their predictions are off by 100.
+    """
 
     def predictor_of(sign):
         def predict(x, y):
@@ -166,11 +169,11 @@ def test_members_are_judged_by_what_they_were_trained_on(found):
     assert all(curve["x"] == list(range(8)) for curve in curves.values())
     assert min(curves["trained"]["mean"][5:]) > 100
     assert found.is_free.tolist() == [True, False]
-    assert min(found.metrics()["normalised_error"]["per_seed"]) > 100  # over all lengths that are measured
+    assert min(found.metrics()["normalised_error"]["per_seed"]) > 100  # a mean over all measured lengths
 
 
 def test_figures_over_places_show_where_training_ended(found):
-    """From the results alone, in figures and captions; where nothing is longer, nothing is said."""
+    """Figures and captions mark the lengths beyond training, if there are any, using results.json alone."""
     of = "normalised_error_{}_{}".format
     also = {of("labels_half", role): found.curves[of("standard", role)] for role in ("trained", "least_squares")}
     also |= {f"sensitivity_cosine_{name}": found.curves[of("standard", "trained")] for name in COSINES}
@@ -190,19 +193,19 @@ def test_figures_over_places_show_where_training_ended(found):
                 np.testing.assert_allclose((box.x0, box.x1), (4, ax.get_xlim()[1]))
             legends = [text.get_text() for its in figure.findobj(Legend) for text in its.get_texts()]
             assert ("longer than in training" in legends) == is_longer, name
-            assert ("training have 4 examples" in captions[name]) == is_longer, name
+            assert ("Training prompts have 4 examples" in captions[name]) == is_longer, name
             plt.close(figure)
         done["arrays"].pop("trained_n_context", None)
 
 
 @pytest.mark.slow
 def test_a_run_on_longer_prompts_trains_as_one_without_them(tmp_path, capsys):
-    """The same weights to the bit where both have them, and positions beyond training as they were at step 0."""
+    """Shared weights are equal bit for bit. Position vectors beyond the training length keep their initial values."""
     beside = (*FEW, "--config.analyses=()")
     plain = complete("garg_linear", tmp_path / "plain", *beside)
     capsys.readouterr()
     with warnings.catch_warnings():
-        warnings.simplefilter("default")  # or it ends the run here
+        warnings.simplefilter("default")  # as an error, the warning would end the run
         longer = complete("garg_linear", tmp_path / "longer", *beside, "--config.eval.n_context=7")
     said = capsys.readouterr()
     assert (said.out + said.err).count("after 5 to 7 examples are never trained, because task.n_context=4") == 1
@@ -223,10 +226,10 @@ def test_a_run_on_longer_prompts_trains_as_one_without_them(tmp_path, capsys):
     stored = [json.loads((workdir / "config.json").read_text())["config"]["eval"] for workdir in (longer, plain)]
     assert [its["n_context"] for its in stored] == [7, None]
 
-    asked(*beside, f"--workdir={plain}")  # the same again
+    asked(*beside, f"--workdir={plain}")  # the same settings again are accepted
     with pytest.raises(ConfigError, match=r"eval.n_context \(stored None, requested 7\)"):
         asked(*beside, "--config.eval.n_context=7", f"--workdir={plain}")
     config = json.loads((plain / "config.json").read_text())
-    del config["config"]["eval"]["n_context"]  # as a version without the field left it
+    del config["config"]["eval"]["n_context"]  # as written by a version without this field
     (plain / "config.json").write_text(json.dumps(config))
     asked(*beside, f"--workdir={plain}")

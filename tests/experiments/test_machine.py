@@ -1,4 +1,4 @@
-"""What a run may use of a machine: memory of containers and jobs, GPUs that JAX leaves alone, systems."""
+"""Limits of the machine: memory of containers and Slurm jobs, GPUs that JAX does not use, unsupported systems."""
 
 import platform
 import subprocess
@@ -12,7 +12,7 @@ from icl_gd.lab.config.resources import available_memory
 from icl_gd.lab.lifecycle import devices
 
 MIB = 2**20
-# What /proc/self/cgroup says, the limits by their file, and the least in MiB; None for the machine's own memory.
+# The text of /proc/self/cgroup, limit files with their content, and the smallest limit in MiB (None: no limit).
 GROUPS = {
     "none": ("", {}, None),
     "v2": ("0::/job/step\n", {"job/step/memory.max": f"{64 * MIB}"}, 64),
@@ -46,7 +46,7 @@ def test_a_container_has_the_least_of_its_limits(name, tmp_path):
     [
         ({"SLURM_MEM_PER_NODE": "512"}, 512),
         ({"SLURM_MEM_PER_CPU": "64", "SLURM_CPUS_ON_NODE": "2"}, 128),
-        ({"SLURM_MEM_PER_NODE": "0"}, None),  # which stands for all of it
+        ({"SLURM_MEM_PER_NODE": "0"}, None),  # 0 means all memory of the node
     ],
 )
 def test_a_slurm_job_has_what_it_asked_for(environment, expected, tmp_path):
@@ -64,7 +64,7 @@ def test_a_run_that_does_not_fit_says_whose_memory_it_is(monkeypatch, capsys, tm
 
 @pytest.fixture
 def nvidia_smi(monkeypatch, tmp_path):
-    """A command `nvidia-smi` that lists a GPU, of a driver of so high a CUDA version."""
+    """Writes a fake command `nvidia-smi` that reports a GPU and the CUDA version of the driver."""
 
     def made(version, gpus="GPU 0: NVIDIA A100 (UUID: GPU-1)"):
         path = tmp_path / "nvidia-smi"

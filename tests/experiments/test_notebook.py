@@ -1,4 +1,4 @@
-"""A run in a notebook: a bar that redraws, an interrupted cell that is saved and goes on, settings left alone."""
+"""A run in a notebook: a progress bar that is redrawn, interrupted cells that save and resume, unchanged settings."""
 
 import sys
 
@@ -28,7 +28,7 @@ def test_a_bar_is_redrawn_below_a_cell(monkeypatch):
 
 @pytest.fixture
 def kernel():
-    """Runs code in a kernel; what `said` finds in the output so far interrupts it."""
+    """A function that runs code in a kernel, and interrupts it as soon as the output contains `said`."""
     manager = pytest.importorskip("jupyter_client").manager
     pytest.importorskip("ipykernel")
     manager, client = manager.start_new_kernel(kernel_name="python3", startup_timeout=120)
@@ -61,7 +61,7 @@ def test_an_interrupted_cell_is_saved_and_the_same_cell_goes_on(kernel, tmp_path
     assert any((tmp_path / "run" / "checkpoints").iterdir())
     assert not (tmp_path / "run" / "held.json").exists()
     checkpoints = sorted((int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()), reverse=True)
-    # A shorter experiment is another one; it is refused, and the kernel lives on.
+    # Fewer steps are refused, and the kernel keeps running.
     status, printed = kernel(SET_UP.format(steps=10) + run)
     assert (status, "may be raised, to extend the run, but not lowered" in printed) == ("error", True)
     status, printed = kernel(
@@ -70,7 +70,7 @@ def test_an_interrupted_cell_is_saved_and_the_same_cell_goes_on(kernel, tmp_path
     assert status == "ok", printed
     assert "resuming training from step" in printed
     assert "loss True" in printed
-    assert "\r" in printed  # a bar, drawn again
+    assert "\r" in printed  # the progress bar is redrawn
     status, printed = kernel(run + "\nprint(jax.config.jax_enable_x64, jax.numpy.ones(()).dtype)")
     assert status == "ok", printed
     assert "holds a finished run" in printed
@@ -78,7 +78,7 @@ def test_an_interrupted_cell_is_saved_and_the_same_cell_goes_on(kernel, tmp_path
 
 
 def _shortened(directory):
-    """As if the run had been asked for fewer steps to begin with."""
+    """Code that changes the stored settings, as if the run had been started with one step."""
     return (
         f"path = {str(directory / 'run' / 'config.json')!r}\n"
         "stored = json.loads(open(path).read())\n"

@@ -1,4 +1,4 @@
-"""An experiment of one's own, from a file outside the tree and the package as a wheel; the file is that of the docs."""
+"""The experiment of docs/own_experiment.md runs outside the repository, with the package installed from a wheel."""
 
 import json
 import os
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def icl_gd(tmp_path_factory):
-    """The command `icl-gd` of an environment in which the wheel is installed, and what it needs from this one."""
+    """The command `icl-gd` of a new environment with the wheel. Dependencies come from the current environment."""
     directory = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", directory, ROOT], check=True)
@@ -36,14 +36,14 @@ def icl_gd(tmp_path_factory):
     (wheel,) = directory.glob("*.whl")
     subprocess.run([*pip, "--python", python, "install", "--no-deps", wheel], check=True)
     (site,) = (directory / "venv").glob("lib/python*/site-packages")
-    # Not a directory of sites: the .pth files in it, by which the package of this tree would be found, are not read.
+    # Adds this path only. Its own .pth files, by which the package of this repository would be found, are ignored.
     (site / "needed.pth").write_text(sysconfig.get_paths()["purelib"])
     return directory / "venv" / "bin" / "icl-gd"
 
 
 @pytest.fixture
 def here(tmp_path):
-    """An empty directory but for the file of the docs."""
+    """A directory that contains only the file from the docs."""
     page = (ROOT / "docs" / "own_experiment.md").read_text()
     code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
     assert code.count("\n") <= 80

@@ -1,7 +1,8 @@
-"""Law 8: of a population that is what it is compared with every question says so, and of an untrained one none does.
+"""Law 8: every analysis recognises a population that equals its reference, and does not recognise an untrained one.
 
-Each question declares its evidence, and metrics that are zero whatever the weights (`lab.config.questions`); of those
-that only set two records side by side the pairs are here, and the reasons of those that nothing can be said of.
+An analysis declares evidence: metrics with bounds that hold for such a population only. It may also declare identities:
+metrics that are zero for any weights (`lab.config.questions`). Some analyses only record two curves for comparison;
+these pairs are listed here (`PAIRS`). `WITHOUT` gives the reasons for analyses without any such test.
 """
 
 import copy
@@ -42,7 +43,8 @@ from icl_gd.training import Population, initialise
 MEMBERS = 2
 EVAL = Eval(prompts=512, curve_prompts=128, suite_values=3)
 SMALL, STEP = {"d_input": 3, "n_context": 8}, 2.0
-POSITIONS, SHARP, FLAT = 10, 96.0, 0.01  # of separate tokens, and scales of the scores that copy, and that are linear
+POSITIONS = 10  # width of the positional encodings of separate tokens
+SHARP, FLAT = 96.0, 0.01  # scales of scores: large enough to copy, and small enough for softmax to be nearly linear
 LEARNER = "gd_deep_features"
 
 
@@ -51,7 +53,7 @@ def constructed(setting, beside):
 
 
 def steps(setting, step_size, **more):
-    """Layers, of the network of the population, that are one step of gradient descent."""
+    """Weights with which the population's network takes one step of gradient descent."""
     task = setting.task
     return constructions.gradient_descent_weights(setting.network, task.d_input, task.n_context, [step_size], **more)
 
@@ -63,7 +65,8 @@ def preconditioned(setting, beside):
 
 
 def copying(setting, beside):
-    """Tokens of a layout that no config asks for: what is built writes labels into slots of their own."""
+    """Weights that copy, then take a gradient step. They need a layout in which labels have separate slots; no config
+    uses it, so the layout of the setting is replaced."""
     task, config = setting.task, constructions.copying_config(setting.task.d_input, 1, POSITIONS)
     layout = tokens.interleaved(task.d_input, 1, POSITIONS, own_slots=True)
     vars(setting.experiment).update(network=config, layout=layout)
@@ -72,14 +75,14 @@ def copying(setting, beside):
 
 
 def behind_layer_norm(setting, beside):
-    """A step on standardised tokens; inputs and labels are so large that LayerNorm's epsilon is nothing beside them."""
+    """A gradient step on standardised tokens. The inputs are so large that the epsilon of LayerNorm is negligible."""
     of_layer = steps(setting, float(learners.fit_step_size(learners.standardise(setting.prompts))))["block_0"]
     width = setting.network.width
     return {"block_0": {**of_layer, "norm": {"scale": jnp.ones(width), "bias": jnp.zeros(width)}}}
 
 
 def opposed_heads(setting, beside):
-    """Two heads of softmax, one the negative of the other: of small scores their patterns differ by linear scores."""
+    """Two softmax heads with opposite scores and outputs. For small scores, the sum of their outputs is linear."""
     step_size = float(learners.fit_step_size(learners.centre(setting.prompts)))
     one = constructions.gradient_descent_weights(
         replace(setting.network, n_heads=1), setting.task.d_input, setting.task.n_context, [step_size]
@@ -96,13 +99,13 @@ def opposed_heads(setting, beside):
 
 
 class Kind(NamedTuple):
-    """A population that is what it is compared with.
+    """A population that equals its reference.
 
     Attributes:
-      experiment: it could be of, with the analyses that are asked of it.
-      build: from the setting and what it is compared with to parameters, of one member or, `[member ...]`, of all.
-      records: what its reference says, by the same rule as what analyses do; None if it is better than its reference.
-      init_scale: of the untrained.
+      experiment: an experiment with such a population, and its analyses.
+      build: function from the setting and the prepared reference to parameters, of one member or `[member ...]` of all.
+      records: evidence that the reference records. None: there is none, because the population is better than it.
+      init_scale: initial scale of the untrained population.
     """
 
     experiment: Experiment
@@ -117,14 +120,14 @@ def beside(task, reference, analyses=(), model=None):
 
 
 def same(metric):
-    """A ratio that is one."""
+    """Evidence that a ratio is one."""
     return Evidence(metric, at_least=0.9999, at_most=1.0001)
 
 
 KINDS = {
     "one_layer": Kind(
         beside(
-            Regression(10, 1, 12, pool=64),  # of as many inputs as the table of real data has
+            Regression(10, 1, 12, pool=64),  # 10 inputs, like the table of real data
             GradientDescent(),
             ("alignment", "weights", "interpolation", "shifts", "rollout", "table", "pool"),
         ),
@@ -199,15 +202,15 @@ KINDS = {
         ),
     ),
 }
-KIND_OF = {name: kind for kind, its in KINDS.items() for name in its.experiment.asked}
-# Of what is found, two records that are the same of a population that is what it is compared with, and of no other.
+KIND_OF = {name: kind for kind, its in KINDS.items() for name in its.experiment.analysis_names}
+# Two records of an analysis that are equal if, and only if, the population equals its reference.
 PAIRS = {
     "shifts": lambda found: [found.curves[f"loss_by_context_length_{of}"]["mean"] for of in ("rescaled", "gd")],
     "pool": lambda found: [found.measured[f"loss_{of}_on_pool"].values for of in ("trained", "gd")],
     "features": lambda found: [found.measured[f"waves_in_features_{of}"].values for of in ("trained", LEARNER)],
     "functions": lambda found: [[drawn[of] for drawn in found.arrays["functions"]] for of in ("trained", LEARNER)],
 }
-# What nothing is said of, and why.
+# Analyses without evidence, and the reasons.
 WITHOUT = {
     "random_features": "tells what draws cost that stand in place of a kernel: slopes of means over them, the same of "
     "any weights, and known in the limit of many features alone",
@@ -223,7 +226,7 @@ REFERENCES_WITHOUT = {
 
 @functools.cache
 def prepared(kind):
-    """The setting, what the population is compared with, and the parameters of all members that are it."""
+    """The setting, the prepared reference, and the parameters `[member ...]` of a population that equals it."""
     experiment, build = KINDS[kind].experiment, KINDS[kind].build
 
     def untrained(task, network, settings, watch, name="", frozen=None):
@@ -231,7 +234,7 @@ def prepared(kind):
         return Population(network, experiment.layout, params, *never_diverged())
 
     def sample(of):
-        return draw_prompts(experiment.law.sample, held_out_key(experiment.seed, of), EVAL.curve_prompts)
+        return draw_prompts(experiment.eval_task.sample, held_out_key(experiment.seed, of), EVAL.curve_prompts)
 
     setting = Setting(experiment, sample(CURVES), [{}], untrained, lambda name: {})
     beside = experiment.reference.prepare(setting)
@@ -248,11 +251,12 @@ def never_diverged():
 
 @functools.cache
 def evaluated(kind, is_built):
-    """What is looked at, and what its reference alone says of it."""
+    """The evaluation that analyses receive, and the records of the reference."""
     setting, beside, built = prepared(kind)
     network, settings = setting.network, setting.experiment.settings
     start = replace(network, init_scale=KINDS[kind].init_scale)
-    untrained = initialise(start, settings, MEMBERS, MEMBERS).member.params  # of other seeds than those of learners
+    # Other seeds than those of the reference learners.
+    untrained = initialise(start, settings, MEMBERS, MEMBERS).member.params
     trained = Population(network, setting.layout, built if is_built else untrained, *never_diverged())
     study = Evaluation(
         **vars(setting),
@@ -267,7 +271,7 @@ def evaluated(kind, is_built):
 
 @functools.cache
 def found_of(name, is_built):
-    """What an analysis adds."""
+    """The records of the reference, with those that an analysis adds."""
     study, found = evaluated(KIND_OF[name], is_built)
     found = copy.deepcopy(found)
     find(name).measure(study, found)
@@ -314,7 +318,7 @@ def test_a_reference_tells_the_built_from_the_untrained(kind, evidence):
 @pytest.mark.parametrize("kind", [kind for kind, its in KINDS.items() if its.records and kind != "sine"])
 @pytest.mark.slow
 def test_the_built_is_free_and_the_untrained_is_trapped(kind):
-    """On sine waves learners, of which that is told, have learned nothing here either."""
+    """Sine waves are left out: the learner that defines trapped seeds is not trained here either."""
     assert evaluated(kind, True)[1].is_free.all()
     assert not evaluated(kind, False)[1].is_free.any()
 
@@ -330,7 +334,7 @@ def test_two_records_are_one_of_the_built_alone(name):
 
 @pytest.mark.slow
 def test_layers_that_sum_are_gradient_descent_at_the_length_of_training_alone():
-    """Gradient descent takes a mean; the built layers, which do not, are rescaled to be it."""
+    """Gradient descent takes a mean over the context, the constructed layers a sum; they differ at other lengths."""
     curves = found_of("shifts", True).curves
     ours, theirs = (curves[f"loss_by_context_length_{name}"]["mean"] for name in ("trained", "gd"))
     assert not np.allclose(ours, theirs, rtol=1e-2)
@@ -346,9 +350,10 @@ def test_a_prompt_diverges_beyond_a_hundred_times_the_mean_loss_of_zero():
 
 @pytest.mark.slow
 def test_medians_and_shares_of_a_roll_out_bear_prompts_that_diverge():
-    """Layers, and steps beside them, that are too long for a good part of prompts."""
+    """Layers and gradient steps whose step size is too large for many prompts."""
     study, found = evaluated("one_layer", True)
-    longer = jax.tree.map(lambda leaf: leaf * 1.8**0.25, study.trained.params)  # four matrices, in a product
+    # The step is a product of four matrices, so it becomes 1.8 times as large.
+    longer = jax.tree.map(lambda leaf: leaf * 1.8**0.25, study.trained.params)
     study = replace(
         study,
         trained=replace(study.trained, params=longer),

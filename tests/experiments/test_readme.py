@@ -1,4 +1,4 @@
-"""What the README promises: its code runs, its commands stand alone, its tables are those of the results."""
+"""Tests of the README: its code and commands run, and its tables match the results."""
 
 import re
 from pathlib import Path
@@ -15,13 +15,13 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def fenced(page):
-    """The blocks of a page, as (language, text)."""
+    """The code blocks of a page, as (language, text)."""
     text = (ROOT / page).read_text(encoding="utf-8")
     return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
 def run(page, directory, monkeypatch):
-    """Runs the Python code of a page, in order, and gives its names."""
+    """Runs the Python blocks of a page in order. Returns their namespace."""
     monkeypatch.chdir(directory)
     namespace: dict = {"__name__": "page"}
     for language, block in fenced(page):

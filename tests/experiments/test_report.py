@@ -1,4 +1,4 @@
-"""The report is one self-contained page that says what the results say; the tables of README and docs are theirs."""
+"""The report is one self-contained page that shows the results; README and docs/results.md show the same results."""
 
 import json
 import re
@@ -60,7 +60,7 @@ SETTINGS = {
 
 
 class Page(HTMLParser):
-    """Checks that tags are balanced, and collects rows of text, attributes and texts."""
+    """Parses a page: checks that tags are balanced, and collects tags, attributes and the texts of table rows."""
 
     VOID = ("meta", "img", "!doctype")
 
@@ -141,7 +141,7 @@ def test_the_page_shows_everything_and_needs_nothing(tmp_path):
 
 
 def population(**values):
-    """Results of a population of two, one value a seed."""
+    """Results of a population of two seeds; each argument is a metric with one value per seed."""
     metrics = {name: results.metric(per_seed) for name, per_seed in values.items()}
     return {"metrics": metrics, "sweep": [], "arrays": {"n_layers": 1}, "claims": []}
 
@@ -153,9 +153,11 @@ def test_the_answer_says_what_was_learned():
         "2 of 2 seeds learned 1 step of gradient descent: loss within 0.2 %, sensitivity cosine at least 0.9994."
     )
     far = population(**trapped, sensitivity_cosine_gd=[0.9, 1.0], loss_ratio_gd=[1.0, 1.0])
-    assert answer(far).startswith("2 of 2 seeds are free; closest to them is 1 step of gradient descent (loss ratio 1,")
+    assert answer(far).startswith(
+        "2 of 2 seeds are free; the closest algorithm is 1 step of gradient descent (loss ratio 1,"
+    )
     beyond = population(**trapped, sensitivity_cosine_gd=[1.0, 1.0], loss_ratio_gd=[1.0, 1.06])
-    assert "closest to them" in answer(beyond)
+    assert "the closest algorithm is" in answer(beyond)
     both = population(
         **trapped,
         sensitivity_cosine_gd=[0.9, 0.9],
@@ -172,7 +174,7 @@ def test_the_answer_says_what_was_learned():
         normalised_error_least_squares=0.1,
         excess_over_least_squares=[0.1, 0.3],
     )
-    assert answer(prefixes) == ("2 of 2 seeds learned the task: mean normalised error 0.3, that of least squares 0.1.")
+    assert answer(prefixes) == ("2 of 2 seeds learned the task: mean normalised error 0.3 (least squares: 0.1).")
     swept = {
         "metrics": {},
         "sweep": [{"fields": {"train.clip": 1.0}, "metrics": {}}] * 3,
@@ -189,7 +191,7 @@ def test_claims_in_words():
 
 
 def test_every_question_has_its_figure_numbers_and_claims(tmp_path):
-    """What fits none of them comes last; the figure of the answer stands before them all."""
+    """The figure of the answer comes first. Figures and claims that belong to no section come last."""
     done = finished(claims=[claim(metric="loss_trained"), claim(id="other", metric="elsewhere", holds=False)])
     sections = [report.Section("Training", "Is it trained?", ("b",), lambda name: name.startswith("loss"))]
     (tmp_path / "figures").mkdir()
@@ -248,7 +250,7 @@ def test_a_failed_write_leaves_the_last_report(tmp_path, monkeypatch):
 
 @pytest.fixture
 def repository(tmp_path):
-    """A README with its markers, docs, and no results."""
+    """A directory with a README with markers, docs, and no results."""
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text(f"before\n{publish.BEGIN}\n{publish.END}\nafter\n", encoding="utf-8")
     return tmp_path
@@ -307,7 +309,7 @@ def test_tables_follow_the_results(repository, capsys):
     assert "| VO.F2.loss | in other words | Fig. 2 | = 0.2062 ± 0.002 | 0.20631 |  | yes |  |" in docs
     assert "Trapped seeds: 1 of 2." in docs
     assert "## No full run yet" not in docs
-    assert "second base seed" not in readme
+    assert "other seeds for all members" not in readme
     assert "## one_layer-trapped\n" in docs
     for text, columns in ((readme, {4}), (docs, {5, 8})):
         bars = {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")}
@@ -325,7 +327,7 @@ def test_tables_follow_the_results(repository, capsys):
 
 
 def test_a_claim_holds_if_it_does_at_both_seeds(repository):
-    """Beside: one that fails at the other seed alone, one at its own alone, one at both, and one that was another."""
+    """Other claims fail at the second seed, at the first, or at both; the last one had another target at the second."""
     ids = ("holds", "by_luck", "by_chance", "fails", "restated")
     at_most = {"relation": "at_most", "target": 1.0, "tolerance": 0.0}
     rows = [claim(id=name, **at_most, value=value) for name, value in zip(ids, (0.5, 0.5, 2.0, 2.0, 0.5), strict=True)]
@@ -337,9 +339,10 @@ def test_a_claim_holds_if_it_does_at_both_seeds(repository):
     (repository / "results" / "one_layer" / publish.AGAIN).write_text(json.dumps(again))
     assert publish.main([], repository) == 0
     readme, docs = ((repository / name).read_text(encoding="utf-8") for name in ("README.md", "docs/results.md"))
-    assert "1 of 2 experiments was repeated at a second base seed; a claim counts if it holds at both." in readme
+    repeated = "1 of 2 experiments was repeated with other seeds for all members. Their claims count as holding only"
+    assert repeated in readme
     assert "| 2 of 5 | by_luck, by_chance, fails | 1 of 2 |" in docs
-    assert "At base seed 5000: 12.0 s in the last process on gpu, float32, revision abc." in docs
+    assert "With seeds from 5000 on: 12.0 s in the last process on gpu, float32, revision abc." in docs
     found = {cells[0]: cells[4:7] for line in docs.splitlines() if len(cells := line.strip("| ").split(" | ")) > 6}
     assert {name: found[name] for name in ids} == {
         "holds": ["0.5", "0.6", "yes"],

@@ -1,4 +1,4 @@
-"""What a run leaves, and how it ends."""
+"""The files that a run leaves, its exit codes, and its settings of the process."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from pathlib import Path
 import absl.logging
 import jax
 import pytest
-from whole import check_redrawn, check_what_it_leaves  # beside this file
+from whole import check_redrawn, check_what_it_leaves  # from this directory
 
 from icl_gd import lab
 from icl_gd.lab import cli, command, command_line, notebook
@@ -21,7 +21,7 @@ from icl_gd.lab.lifecycle import monitor
 from icl_gd.lab.lifecycle import settings as settings_of_a_run
 from icl_gd.lab.reporting import results
 from icl_gd.models.attention import KINDS
-from icl_gd.schema import said
+from icl_gd.schema import description
 from icl_gd.training import Interrupted
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ MINE = lab.Experiment(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["one_layer", "learning_rate_sweep", "sine", "garg_linear", "dual_model"])
 def test_smoke_as_a_program(name, tmp_path):
-    """One of every kind and a sweep as processes of their own, twice; test_smokes.py has all configs."""
+    """Runs one config of every kind and a sweep in new processes, twice. test_smokes.py runs all configs."""
     command = [sys.executable, "-m", "experiments.run", f"--config=configs/{name}.py:smoke", f"--workdir={tmp_path}"]
 
     def program():
@@ -99,7 +99,7 @@ def test_help(capsys):
 
 @pytest.mark.parametrize("config", ["one_layer", "dual_model:smoke", "garg_linear:tiny", "sine"])
 def test_help_lists_every_field_with_its_value_and_what_it_accepts(config):
-    """In the order of the fields, those that belong to this task and model, as this variant has them."""
+    """The help lists the fields of this task and model, in order, with the values of this variant."""
     lines = iter(command_line.help_of(["run", f"--config={config}"]).splitlines()[2:])
     name, _, variant = config.partition(":")
     experiment = command_line.load(ROOT / "configs" / f"{name}.py", variant)
@@ -108,7 +108,7 @@ def test_help_lists_every_field_with_its_value_and_what_it_accepts(config):
         quote = "'" * isinstance(value, tuple)
         shown, about = next(lines), next(lines)
         assert shown == f"  --config.{field}={quote}{value}{quote}"
-        assert about.startswith(f"      {said(its.hint)}."), field
+        assert about.startswith(f"      {description(its.hint)}."), field
     assert list(lines) == []
 
 
@@ -148,7 +148,7 @@ def test_the_console_command(words, code, out, err, monkeypatch, capsys, tmp_pat
 
 
 def of_the_process():
-    """What a run sets for itself."""
+    """The settings of the process that a run changes."""
     values = {name: jax.config.values[name] for name in settings_of_a_run.OF_JAX}
     level = logging.getLogger("asyncio").level
     return values | {"absl": absl.logging.get_verbosity(), "asyncio": level, "warnings": warnings.showwarning}
@@ -193,7 +193,7 @@ def test_a_run_that_is_interrupted_goes_on_when_called_again(tmp_path, monkeypat
     assert signal.getsignal(signal.SIGINT) is handler
     assert "resuming" not in capsys.readouterr().out
     step = lab.run(longer, tmp_path)["resumed_at"]
-    assert 2 <= step < 8  # the chunk that was computed beside it is kept
+    assert 2 <= step < 8  # the next chunk may already have been computed, and is saved too
     assert f"resuming training from step {step}\n" in capsys.readouterr().out
 
 
@@ -216,7 +216,7 @@ def test_a_run_sets_the_process_and_leaves_it_as_it_was_when_it_fails(tmp_path, 
 
 
 def test_a_signal_that_python_ignores_is_heard_and_leaves_no_trace(monkeypatch, capsys):
-    """As in a callback of the garbage collector: what is raised there cannot go on, but the signal is known."""
+    """Python ignores exceptions in `__del__` (as in callbacks of the garbage collector), but the signal is recorded."""
 
     class Dying:
         def __init__(self, raised):

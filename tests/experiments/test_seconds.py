@@ -1,11 +1,11 @@
-"""Seconds of a run are those of all of its processes, and say so where earlier ones are not known."""
+"""The seconds of a run are summed over all of its processes; it is reported if those of earlier ones are unknown."""
 
 import json
 import signal
 import time
 
 import pytest
-from whole import ONE_LAYER, ROOT, read  # beside this file
+from whole import ONE_LAYER, ROOT, read  # from this directory
 
 from icl_gd.lab.command_line import parse
 from icl_gd.lab.lifecycle import monitor, seconds
@@ -16,7 +16,7 @@ from icl_gd.training import Interrupted
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time as it is set."""
+    """The value of time.monotonic, which a test sets."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
@@ -28,7 +28,7 @@ def test_seconds_of_processes_add_up(clock, tmp_path):
     with first.training():
         clock[0] += 10.0
         first.keep()
-        clock[0] += 3.0  # which a kill -9 would lose
+        clock[0] += 3.0  # kill -9 would lose these seconds
     clock[0] += 4.0
     assert first.read() == {"training": 13.0, "rest": 6.0, "processes": 1, "partial": False}
     first.keep()

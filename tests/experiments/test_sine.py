@@ -1,11 +1,11 @@
-"""A run of sine waves has two populations: it goes on in either, and records how far they are apart."""
+"""A run on sine waves trains two populations: it resumes in either of them, and records their differences."""
 
 import signal
 
 import jax
 import numpy as np
 import pytest
-from whole import ROOT, SINE, check_what_it_leaves, read  # beside this file
+from whole import ROOT, SINE, check_what_it_leaves, read  # from this directory
 
 import icl_gd
 from icl_gd import constructions
@@ -31,10 +31,10 @@ def stopped():
 
 
 def stop_twice_and_go_on(workdir, capsys):
-    """Stopped while the learner is trained, then once it is."""
+    """Runs until stopped while the learner is trained, then until stopped after that, then to the end."""
 
     class After(monitor.Stop):
-        """Stops once the learner is trained."""
+        """Stops as soon as the learner is trained."""
 
         @property
         def signal(self):
@@ -60,7 +60,7 @@ def lines(workdir):
 
 @pytest.mark.slow
 def test_it_goes_on_in_either_population(sine, tmp_path, capsys, monkeypatch):
-    """All members and what was watched of them, without what is measured of them afterwards."""
+    """A stopped and resumed run has the same members and the same metrics during training. Evaluation is skipped."""
     monkeypatch.setattr(deep_features, "evaluate", lambda study: Records(np.full(2, True), np.full(2, False)))
     monkeypatch.setattr(pipeline, "present", lambda *_: None)
     stop_twice_and_go_on(tmp_path, capsys)

@@ -1,10 +1,10 @@
-"""Every config's smoke variant runs, from command line to report: half of them, the others in test_smokes_others.py.
+"""Every config's smoke variant runs, from command line to report: the first half; test_smokes_others.py has the rest.
 
-Two files, as tests are spread over the cores by file.
+There are two files because tests are distributed over cores by file.
 """
 
 import pytest
-from whole import CONFIGS, check_smoke  # beside this file
+from whole import CONFIGS, check_smoke  # from this directory
 
 
 @pytest.mark.slow

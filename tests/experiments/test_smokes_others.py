@@ -1,7 +1,7 @@
-"""Every config's smoke variant runs, from command line to report: the other half of them, see test_smokes.py."""
+"""Every config's smoke variant runs, from command line to report: the second half; test_smokes.py has the first."""
 
 import pytest
-from whole import CONFIGS, check_smoke  # beside this file
+from whole import CONFIGS, check_smoke  # from this directory
 
 
 @pytest.mark.slow

@@ -1,10 +1,10 @@
-"""A run starts from the weights of another, which are refused before it begins where they do not fit."""
+"""A run can start from the weights of another run. Weights that do not fit are refused before the run begins."""
 
 import tarfile
 
 import chex
 import pytest
-from whole import ONE_LAYER, ROOT, complete, kept_settings  # beside this file
+from whole import ONE_LAYER, ROOT, complete, kept_settings  # from this directory
 
 import icl_gd
 from icl_gd.lab import command
@@ -14,7 +14,7 @@ SMOKE = f"--config={ROOT}/configs/one_layer.py:smoke"
 
 @pytest.fixture
 def finished(tmp_path):
-    """The workdir of a run of one_layer:smoke."""
+    """The workdir of a finished run of one_layer:smoke."""
     with tarfile.open(ROOT / "tests" / "stored" / "finished.tar.gz") as archive:
         archive.extractall(tmp_path / "finished", filter="data")
     return tmp_path / "finished"
@@ -30,8 +30,8 @@ def test_weights_that_do_not_fit_are_refused(finished, tmp_path, capsys):
     start, workdir, small = f"--config.train.start={finished}", f"--workdir={tmp_path}/run", "--config.task.d_input=2"
     said = refused(capsys, SMOKE, small, start, workdir, "--config.seeds=3")
     assert said == (
-        f"train.start={finished}: weights of 2 members cannot start a population of 3; give weights of 1 or 3 members, "
-        f"such as population[i], which is one"
+        f"train.start={finished}: weights of 2 members cannot start a population of 3; give weights of 1 or 3 members; "
+        f"population[i] gives the weights of one member"
     )
     said = refused(capsys, SMOKE, small, start, workdir, "--config.model.n_layers=2", "--config.analyses=()")
     assert "the layers differ, only the new model has block_1" in said
@@ -51,7 +51,7 @@ def test_weights_that_do_not_fit_are_refused(finished, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_another(tmp_path):
-    """From a workdir, from one of its checkpoints, and from a model that was saved; on another task."""
+    """Starts on another task, from a workdir, from one of its checkpoints, and from a saved model."""
     first = complete("one_layer", tmp_path / "first", *ONE_LAYER, "--config.train.keep_checkpoints=all")
     trained = icl_gd.load(first)
     model = icl_gd.interop.Pretrained(trained.config, trained.params, "concatenated", d_input=2, d_output=1)

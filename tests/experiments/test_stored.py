@@ -1,4 +1,4 @@
-"""Runs and models that an earlier version left are read, drawn again and gone on with; see `tests/stored/write.py`."""
+"""Runs and models that an earlier version wrote are read, drawn again and continued (see `tests/stored/write.py`)."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from whole import ROOT, kept_settings, read  # beside this file
+from whole import ROOT, kept_settings, read  # from this directory
 
 from icl_gd import interop
 from icl_gd.lab import command, command_line
@@ -23,7 +23,7 @@ RUNS = [name for name in NAMES if name not in MODELS]
 
 
 def unpacked(name, directory):
-    """A directory as it was left, and what was asked of it."""
+    """Unpacks a stored run or model into a directory. Returns its asked.json: config, arguments and predictions."""
     with tarfile.open(STORED / f"{name}.tar.gz") as archive:
         archive.extractall(directory, filter="data")
     return json.loads((directory / "asked.json").read_text())
@@ -53,7 +53,7 @@ def test_trained_members_are_read(name, tmp_path):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_configs_are_read_as_this_version_has_them(name, tmp_path):
-    """Every field that an experiment has now is what was asked for then; what it stored beside them did nothing."""
+    """Stored fields that still exist have the requested values. Those that no longer exist had no effect."""
     asked = unpacked(name, tmp_path)
     found = stored_fields(json.loads((tmp_path / "config.json").read_text()))
     words = [f"--config.{word.replace('model.mlp_width', 'model.input_mlp_width')}" for word in asked["words"]]

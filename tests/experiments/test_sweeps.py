@@ -1,4 +1,4 @@
-"""A sweep is its runs: order, records, resume, and what is said of it."""
+"""A sweep equals its single runs: order, records, resume, messages."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from whole import ONE_LAYER, RATES, check_what_it_leaves, read  # beside this file
+from whole import ONE_LAYER, RATES, check_what_it_leaves, read  # from this directory
 
 import icl_gd
 from icl_gd.lab import pipeline
@@ -23,10 +23,10 @@ from icl_gd.training import Interrupted, population
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 WORDS = ("run", f"--config={CONFIGS}/one_layer.py:smoke", *ONE_LAYER)
-# A network whose attention is modified, by one value each.
+# A network with modified attention; each modification has one value.
 MODIFIED = [f"model.{name}" for name in ("alpha", "beta", "share", "augment_keys", "augment_values")]
 MODELS = ["run", f"--config={CONFIGS}/generalisation_gap.py:smoke", *(f"--config.{name}=0.5" for name in MODIFIED)]
-# Words by which the others agree with the values that a field is swept over.
+# Arguments that a sweep over a field needs to be consistent.
 BESIDE = {
     "task.rotation_seed": ("--config.task.eigenvalues=(1,2)",),
     "model.layer_norm": ("--config.model.shared=true",),
@@ -90,14 +90,14 @@ def test_what_a_run_leaves(swept):
 
 
 def test_sizes_and_rates_multiply(tmp_path, capsys):
-    """Without training: every population is asked for with its own sizes, and all rates."""
+    """Without training: there is one population per combination of sizes, and each has all values of the clip."""
     run = asked(tmp_path, "--config.train.clip=1,0.1", "--config.task.n_context=2,3", "--config.train.batch_size=(8,)")
     found = []
 
     def one(its, workdir, stop, label, seconds):
         found.append((label, *(its[name] for name in ("task.n_context", "train.batch_size", "train.clip"))))
         value = {"loss_trained": results.metric([its.task.n_context, 1.0]), "loss_gd": results.metric(1.0)}
-        return {"sweep": [{"fields": fields, "metrics": value} for fields in its.together()]}
+        return {"sweep": [{"fields": fields, "metrics": value} for fields in its.combinations()]}
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(pipeline, "measure", one)
@@ -119,7 +119,7 @@ def test_sizes_and_rates_multiply(tmp_path, capsys):
 
 
 def test_a_claim_may_be_about_the_interval_of_a_mean():
-    """Student's t with four degrees of freedom, 2.776, as in tables."""
+    """The interval uses Student's t, which is 2.776 for four degrees of freedom."""
     seeds = [1.0, 2.0, 3.0, 4.0, 5.0]
     done = {"metrics": {"loss": {"mean": 3.0, "per_seed": seeds}, "one": {"mean": 3.0, "per_seed": [3.0]}}}
     reach = 2.776 * (2.5 / 5) ** 0.5
@@ -132,22 +132,25 @@ def test_a_claim_may_be_about_the_interval_of_a_mean():
 def test_combinations_stand_in_the_order_of_members(changed):
     together = [name for name, its in parse([*MODELS]).experiment.fields.items() if its.per_member]
     fields = [name for name in together if name not in ([] if changed else MODIFIED)]
-    others = {"train.momentum", *(["train.weight_decay"] if changed else [])}  # which other settings exclude
+    others = {"train.momentum", *(["train.weight_decay"] if changed else [])}  # fields that other settings exclude
     fields = [name for name in fields if name not in others]
     base = [*MODELS, "--config.train.weight_decay=0"] if changed else WORDS
     experiment = parse([*base, *(f"--config.{field}=0.1,0.2" for field in reversed(fields))]).experiment
     theirs = population.combinations(experiment.settings, experiment.network.per_member)
-    ours = [{sweeps.leaf(name): value for name, value in point.items()} for point in experiment.together()]
+    ours = [
+        {experiment.fields[name].path[-1]: value for name, value in point.items()}
+        for point in experiment.combinations()
+    ]
     assert [{name: value for name, value in point.items() if name in ours[0]} for point in theirs] == ours
     assert len(theirs) == 2 ** len(fields)
     single = parse([*WORDS]).experiment
     assert memory_needed(experiment) > memory_needed(single)
-    assert (single.together(), sweeps.describe(single)) == ([{}], "")
-    assert [fields for fields, _ in single.in_turn()] == [{}]
+    assert (single.combinations(), sweeps.describe(single)) == ([{}], "")
+    assert [fields for fields, _ in single.populations()] == [{}]
 
 
 def two_values(name, its):
-    """Two that a field accepts."""
+    """Two values that a field accepts."""
     words = [word for rule in rules(its.hint) if isinstance(rule, OneOf) for word in rule.words]
     within_one = name in MODIFIED or name in ("train.beta1", "train.beta2", "train.momentum")
     of_kind = {bool: (False, True), str: tuple(words[:2]) or ("runs/a", "runs/b")}
@@ -167,14 +170,14 @@ def test_every_field_of_one_value_is_swept_over_in_any_spelling(tmp_path):
         words, experiment = (MODELS, modified) if name in of_models else (WORDS, linear)
         its = experiment.fields[name]
         values = two_values(name, its)
-        bare = [",".join(map(str, values))] * (name != "train.start")  # a path may have commas of its own
+        bare = [",".join(map(str, values))] * (name != "train.start")  # a path may contain commas
         for spelt in (str(values), *bare):
             beside = ("--config.analyses=()", *BESIDE.get(name, ()))
             swept = parse([*words, *beside, f"--config.{name}={spelt}"]).experiment
             assert swept[name] == values, name
-            assert (len(swept.together()), len(swept.in_turn())) == ((2, 1) if its.per_member else (1, 2)), name
-            assert its.per_member or [one[name] for _, one in swept.in_turn()] == list(values)
-            assert "/" not in sweeps.label(swept.in_turn()[0][0])  # which names a directory
+            assert (len(swept.combinations()), len(swept.populations())) == ((2, 1) if its.per_member else (1, 2)), name
+            assert its.per_member or [one[name] for _, one in swept.populations()] == list(values)
+            assert "/" not in sweeps.label(swept.populations()[0][0])  # the label is a directory name
 
 
 def test_the_last_one_given_counts():
@@ -185,8 +188,8 @@ def test_the_last_one_given_counts():
     assert parse([*WORDS, *words]).experiment["train.clip"] == 0.5
     assert parse([*WORDS, *reversed(words)]).experiment["train.clip"] == (1, 2)
     lists = ["--config.analyses=weights", "--config.analyses=alignment,weights"]
-    assert parse([*WORDS, *lists]).experiment.asked == ("alignment", "weights")
-    assert parse([*WORDS, *reversed(lists)]).experiment.asked == ("weights",)
+    assert parse([*WORDS, *lists]).experiment.analysis_names == ("alignment", "weights")
+    assert parse([*WORDS, *reversed(lists)]).experiment.analysis_names == ("weights",)
     with pytest.raises(ConfigError, match=r"train.clip=a must be a number above 0, or None"):
         parse([*WORDS, "--config.train.clip=(1,2)", "--config.train.clip=a"])
 
@@ -207,7 +210,7 @@ def test_a_figure_of_any_sweep(swept, tmp_path):
     metrics |= {"loss_optimal": results.metric(0.1)} if "task.inputs" not in swept else {}
     sweep = [{"fields": dict(zip(names, point, strict=True)), "metrics": metrics} for point in points]
     (tmp_path / "figures").mkdir()
-    for name in ("07_sweep.png", "07_mine.png"):  # as an older version numbered it; and what is no figure of ours
+    for name in ("07_sweep.png", "07_mine.png"):  # a figure numbered by an older version, and a file of the user
         (tmp_path / "figures" / name).touch()
     pictures.draw({"curves": {}, "arrays": {}, "metrics": {}, "sweep": sweep}, tmp_path / "figures")
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"01_sweep.png", "01_sweep.pdf", "07_mine.png"}

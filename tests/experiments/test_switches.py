@@ -1,4 +1,4 @@
-"""Analyses of softmax heads, finite training sets and a real table, on populations that show what is measured."""
+"""Analyses of softmax heads, finite training sets and a real table, on populations with known results."""
 
 import json
 from functools import partial
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes
-from whole import check_what_it_leaves, read  # beside this file
+from whole import check_what_it_leaves, read  # from this directory
 
 import icl_gd
 from icl_gd import learners, models
@@ -18,7 +18,7 @@ from icl_gd.lab import command_line, pipeline
 from icl_gd.lab.command_line import parse
 from icl_gd.lab.config.errors import ConfigError
 from icl_gd.lab.evaluation.analyses import table
-from icl_gd.lab.evaluation.comparing import looked_at
+from icl_gd.lab.evaluation.comparing import evaluated_values
 from icl_gd.lab.evaluation.measured import subsample
 from icl_gd.lab.lifecycle import monitor
 from icl_gd.tasks import FinitePool, LinearRegression
@@ -34,7 +34,7 @@ SMALL = (
 
 def run(workdir, *words):
     workdir.mkdir(exist_ok=True)
-    with pytest.MonkeyPatch.context() as patched:  # figures are looked at elsewhere
+    with pytest.MonkeyPatch.context() as patched:  # other tests check the figures
         patched.setattr(pipeline, "present", lambda *_: None)
         _run(workdir, *words)
     return json.loads((workdir / "results.json").read_text())
@@ -46,7 +46,7 @@ def _run(workdir, *words):
 
 @pytest.fixture(scope="module")
 def overfitted(tmp_path_factory):
-    """Three prompts of a table's size, learned by heart."""
+    """A run that memorises three prompts; they have the size of the table's prompts."""
     return run(
         tmp_path_factory.mktemp("pool"),
         f"--config={CONFIGS}/finite_data.py:smoke",
@@ -75,14 +75,14 @@ def test_a_pool_is_learned_by_heart_and_fresh_prompts_are_not(overfitted):
 def test_the_pool_of_a_config_is_that_of_its_seed():
     words = ["run", f"--config={CONFIGS}/finite_data.py:smoke", "--config.task.pool=5", "--config.seed=4"]
     experiment = parse(words).experiment
-    assert experiment.trained_on == FinitePool(experiment.law, 5, 4)
+    assert experiment.training_source == FinitePool(experiment.eval_task, 5, 4)
     fresh = parse([*words, "--config.task.pool=None", "--config.analyses=()"]).experiment
-    assert fresh.trained_on == fresh.law == experiment.law
+    assert fresh.training_source == fresh.eval_task == experiment.eval_task
 
 
 @pytest.mark.slow
 def test_the_table(overfitted):
-    """On the scales of training; the penalty found is the best of those tried; what needs no context predicts best."""
+    """The table has the scales of the training data, and its learners have the expected order of losses."""
     assert value(overfitted, "loss_table_zero") == pytest.approx(0.5 * 10 / 12, rel=0.3)
     whole, ridge, tuned, zero = (
         value(overfitted, f"loss_table_{n}") for n in ("whole_table", "ridge", "gd_tuned", "zero")
@@ -93,7 +93,7 @@ def test_the_table(overfitted):
 
 def test_the_table_is_scikit_learns():
     class Asked:
-        task = parse(["run", f"--config={CONFIGS}/one_layer.py"]).experiment.law
+        task = parse(["run", f"--config={CONFIGS}/one_layer.py"]).experiment.eval_task
 
     cut = table.diabetes(Asked)
     x, y = load_diabetes(return_X_y=True)
@@ -105,13 +105,13 @@ def test_the_table_is_scikit_learns():
 @pytest.mark.slow
 def test_softmax_heads_are_measured(tmp_path):
     done = run(tmp_path, f"--config={CONFIGS}/softmax_heads.py:smoke")
-    assert value(done, "loss_gd_centred") > value(done, "loss_gd")  # one example fewer to learn from
+    assert value(done, "loss_gd_centred") > value(done, "loss_gd")  # centring removes one degree of freedom
     assert np.shape(done["arrays"]["W_KQ_heads"]) == (2, 11, 11)
     np.testing.assert_allclose(np.sum(done["arrays"]["W_PV_heads"], 0), done["arrays"]["W_PV_summed"])
     assert 0 < value(done, "mean_pattern_left") <= 1
     both = (value(done, f"sensitivity_cosine_gd_centred{ending}") for ending in ("", "_without_common"))
     assert next(both) != next(both)
-    prompts = jax.vmap(parse(["run", f"--config={CONFIGS}/one_layer.py"]).experiment.law.sample)(
+    prompts = jax.vmap(parse(["run", f"--config={CONFIGS}/one_layer.py"]).experiment.eval_task.sample)(
         jax.random.split(jax.random.key(0), 4000)
     )
     centred = learners.centre(prompts)
@@ -120,7 +120,7 @@ def test_softmax_heads_are_measured(tmp_path):
 
 
 def test_the_learned_mix_is_watched(one_layer):
-    """It is that of the members, which training has moved from where they began."""
+    """The recorded softmax share is that of the members, and training has changed it."""
     done, trained = read(one_layer), icl_gd.load(one_layer)
     shares = [float(models.softmax_share(trained.member(i))["block_0"]) for i in range(2)]
     metrics, by_step = done["metrics"], done["curves"]["softmax_share_by_step"]
@@ -138,7 +138,7 @@ def test_what_a_run_leaves(one_layer):
 def test_of_few_shifts_the_ends_are_among_them():
     def of(asked, suite):
         study = SimpleNamespace(task=LinearRegression(n_context=4), subsample=partial(subsample, at_most=asked))
-        return looked_at(study, suite)
+        return evaluated_values(study, suite)
 
     assert of(2, "input_scale") == (0.5, 2.0)
     assert of(3, "weight_scale") == (0.5, 2.0, 5.0)
@@ -148,7 +148,7 @@ def test_of_few_shifts_the_ends_are_among_them():
 
 @pytest.mark.slow
 def test_shifts_of_length_and_corruption(tmp_path):
-    """A layer with four examples: as a mean it meets what it is at its own length, and sums elsewhere."""
+    """A layer trained with four examples equals its rescaled version at this length, and at no other."""
     done = run(
         tmp_path,
         f"--config={CONFIGS}/noisy_labels.py:smoke",
@@ -169,7 +169,7 @@ def test_shifts_of_length_and_corruption(tmp_path):
     assert curves["loss_by_corrupted_labels_trained"]["x"] == [0, 2, 4]
     kept, anew = (curves[f"loss_by_corrupted_labels_{name}"]["mean"] for name in ("closed_form", "gd_tuned"))
     assert kept[1] > anew[1]
-    assert anew[2] == pytest.approx(0.5 * 2 / 12)  # nothing is left to learn from: the best step is none
+    assert anew[2] == pytest.approx(0.5 * 2 / 12)  # all labels are noise, so the best step size is 0
 
 
 def test_old_names_of_fields_are_taken_and_told_of():

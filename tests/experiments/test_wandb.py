@@ -1,9 +1,9 @@
-"""Metrics go to Weights & Biases where a project is named, offline too; without the package the run is refused."""
+"""If `train.wandb` names a project, metrics are logged to Weights & Biases; without the package the run is refused."""
 
 import importlib.util
 
 import pytest
-from whole import ONE_LAYER, complete, kept_settings  # beside this file
+from whole import ONE_LAYER, complete, kept_settings  # from this directory
 
 from icl_gd.lab import command
 from icl_gd.lab.lifecycle import monitor

@@ -1,4 +1,4 @@
-"""Whole runs in the tests' process, from command line to report, and what every one of them leaves."""
+"""Runs experiments in the process of the tests, from command line to report, and checks the files that a run leaves."""
 
 import ast
 import base64
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 OF_FUNCTIONS = {"normalised_error", "normalised_error_untrained"}
 OF_OTHERS = {"loss_trained", "loss_untrained", "loss_gd", "loss_zero", "step_size_gd"}
-# The words of runs whose tests ask for them again, beside a config's smoke variant.
+# Arguments of runs that several tests use, in addition to a config's smoke variant.
 SINE = (
     "--config.task.n_context=3",
     "--config.train.steps=4",
@@ -67,7 +67,7 @@ SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_disable_most_
 
 @contextlib.contextmanager
 def kept_settings():
-    """A run sets JAX for its process, which is the tests' own."""
+    """Restores the JAX settings that a run changes, because it shares the process with the tests."""
     before = {name: jax.config.values[name] for name in SETTINGS}
     try:
         yield
@@ -77,7 +77,7 @@ def kept_settings():
 
 
 def complete(name, workdir, *more):
-    """Runs a config's smoke variant; what fails is raised where it fails."""
+    """Runs the smoke variant of a config, and raises exceptions where they occur. Returns the workdir."""
     words = ["run", f"--config={ROOT}/configs/{name}.py:smoke", f"--workdir={workdir}", *more]
     with kept_settings(), mock.patch.dict(os.environ, ICL_GD_TRACEBACK="1"):
         assert command.main(words) == 0
@@ -89,7 +89,7 @@ def read(workdir):
 
 
 def check_what_it_leaves(workdir):
-    """Metrics of every seed, watched to the last step; every figure twice, and in a page that stands alone."""
+    """Checks the metrics of every seed up to the last step, both files of every figure, and a self-contained report."""
     done, config = read(workdir), json.loads((workdir / "config.json").read_text())["config"]
     assert done["claims"] == []
     of_reference = OF_FUNCTIONS if config["reference"]["name"] == "prefix_learners" else OF_OTHERS
@@ -104,7 +104,7 @@ def check_what_it_leaves(workdir):
         assert 0 <= metrics["seeds_trapped"]["mean"] <= config["seeds"]
         assert metrics["seeds_diverged"]["mean"] == 0
         trained = metrics["normalised_error" if of_reference is OF_FUNCTIONS else "loss_trained"]["per_seed"]
-        assert len(set(trained)) == config["seeds"]  # each trained by itself
+        assert len(set(trained)) == config["seeds"]  # the seeds differ
         if of_reference is OF_OTHERS:
             assert metrics["loss_gd"]["mean"] < metrics["loss_zero"]["mean"]
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -125,7 +125,7 @@ def check_what_it_leaves(workdir):
 
 
 def check_redrawn(workdir, again):
-    """A finished run is not measured again; what is drawn of it is drawn anew, as it was."""
+    """Checks that repeating a finished run measures nothing, and redraws figures and report identically."""
     results, report = workdir / "results.json", workdir / "report.html"
     pngs = {path: path.read_bytes() for path in (workdir / "figures").glob("*.png")}
     before, page = results.read_bytes(), report.read_text()
@@ -138,9 +138,10 @@ def check_redrawn(workdir, again):
 
 
 def check_what_is_claimed(name, done):
-    """What the claims of a config's full runs speak of, smoke runs measure: metrics and curves, not their points.
+    """Checks that the smoke run measures all metrics and curves that claims of the full runs are about.
 
-    Of full runs that ask for no more than the smoke run does: the same kind of model, families, baselines and sweep.
+    Only those full runs are checked that have the model, distributions, baselines and sweep of the smoke run, and no
+    further analyses.
     """
     sections = [done["metrics"], done["curves"], *(point["metrics"] for point in done["sweep"])]
     measured, smoke = set().union(*sections), loaded(name, "smoke")
@@ -159,7 +160,7 @@ def check_what_is_claimed(name, done):
 
     for variant in full_variants(name):
         experiment = loaded(name, variant)
-        if asked(experiment) == asked(smoke) and set(experiment.asked) <= set(smoke.asked):
+        if asked(experiment) == asked(smoke) and set(experiment.analysis_names) <= set(smoke.analysis_names):
             missing = {claim.measured for claim in experiment.claims} - measured
             assert not missing, (variant, missing)
     assert all(map(smoke.is_measured, measured)), [name for name in measured if not smoke.is_measured(name)]
@@ -177,7 +178,7 @@ def full_variants(name):
 
 
 def check_smoke(name, workdir, capsys):
-    """A smoke run, and its figures drawn again; its programs are forgotten, of which a process has room for some."""
+    """Runs, checks and redraws a smoke variant. Drops its programs, because a process can hold only so many."""
     try:
         complete(name, workdir)
         check_what_it_leaves(workdir)
@@ -186,11 +187,11 @@ def check_smoke(name, workdir, capsys):
         check_redrawn(workdir, lambda: complete(name, workdir))
         assert "holds a finished run; drawing" in capsys.readouterr().out
     finally:
-        programs.forget()
+        programs.clear_caches()
 
 
 class Links(HTMLParser):
-    """All that a page refers to."""
+    """The links of a page, and its text."""
 
     def __init__(self, text):
         super().__init__()

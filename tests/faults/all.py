@@ -1,9 +1,9 @@
-"""Runs the fault scripts of this directory at full count, and writes their counts to docs/reliability.md.
+"""Runs the fault scripts of this directory with their default counts, and writes the results to docs/reliability.md.
 
     python tests/faults/all.py [NAME ...] [--write]
 
-Without names, all scripts run; this takes about twenty minutes on two CPU cores. --write replaces the table rows of the
-scripts that ran, and keeps the rest of the page.
+Default: all scripts; this takes about twenty minutes on two CPU cores. --write replaces the table rows of the scripts
+that ran, and leaves the rest of the page unchanged.
 """
 
 import json
@@ -21,9 +21,9 @@ HEAD = ["| script | fault | passed | cases | measured with |", "| --- | --- | --
 
 
 def records(name: str, count: int | None = None) -> list[Record]:
-    """Runs a script in a new process and returns its records."""
-    counted = [] if count is None else [f"--count={count}"]
-    done = harness.process([sys.executable, f"tests/faults/{name}.py", "--json", *counted], timeout=None)
+    """Runs a script in a new process, and returns its records. Default: its own count."""
+    options = [] if count is None else [f"--count={count}"]
+    done = harness.process([sys.executable, f"tests/faults/{name}.py", "--json", *options], timeout=None)
     if not done.stdout:
         raise RuntimeError(f"tests/faults/{name}.py failed before it printed records: {done.stderr[-2000:]}")
     return [Record(**record) for record in json.loads(done.stdout)]
@@ -41,7 +41,7 @@ def rows(name: str, cases: list[Record]) -> list[str]:
 
 
 def write(measured: dict[str, list[str]]) -> None:
-    """Replaces the table rows of the scripts that ran."""
+    """Replaces the table rows of the scripts in `measured`."""
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     table, _, after = rest.partition(END)
     lines = []

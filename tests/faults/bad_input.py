@@ -1,10 +1,11 @@
-"""Generated invalid command lines: exit code 2, a one-line error (field, value, accepted values), no files created.
+"""Runs generated invalid command lines. Each must exit with code 2 and a one-line error, and create no files.
 
     python tests/faults/bad_input.py [--count N] [--json]
 
-Rules generate the cases from the fields of every config's experiment and their accepted values (`experiment.fields`).
-So a new field is covered automatically. Every case calls the command's `main` in this process. One in fifteen also runs
-as a new process. Every case must end within five seconds.
+The error must name the field, the value and the accepted values. Rules generate the cases from the fields of every
+config's experiment and their accepted values (`experiment.fields`). So a new field is covered automatically. Every case
+calls the command's `main` in this process. One in fifteen also runs as a new process. Every case must end within five
+seconds.
 """
 
 import contextlib
@@ -33,14 +34,14 @@ from icl_gd.lab.config.resources import SIZES
 from icl_gd.schema import OneOf, accepts, kinds, rules
 
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
-SECONDS, ONE_IN = 5.0, 15
-NO_WHOLE_NUMBERS = ("abc", "ten", "true", "0x", "1.2.3", "-", "3 4")
-NO_TUPLES = ("(1,", "(1 2)", "((1,2)", "(,)", "(a,b")
-ALONE = ("--config.analyses=()", "--config.claims=()")  # so that nothing else can be refused
+SECONDS, ONE_IN = 5.0, 15  # time limit of a case; one case in so many also runs as a process
+NOT_NUMBERS = ("abc", "ten", "true", "0x", "1.2.3", "-", "3 4")
+NOT_TUPLES = ("(1,", "(1 2)", "((1,2)", "(,)", "(a,b")
+ALONE = ("--config.analyses=()", "--config.claims=()")  # so that no analysis or claim is refused first
 
 
 class Case(NamedTuple):
-    """An invalid command line, and what its error must mention."""
+    """An invalid command line, and the texts that its error must contain."""
 
     kind: str
     words: tuple[str, ...]
@@ -48,22 +49,22 @@ class Case(NamedTuple):
 
 
 class Bad(NamedTuple):
-    """A value that a field does not accept, and how the error describes the accepted values."""
+    """A value that a field does not accept, and the text by which the error describes the accepted values."""
 
     kind: str
     value: Any
     says: str
 
 
-class Asked(NamedTuple):
-    """A config on a command line, and its experiment."""
+class Base(NamedTuple):
+    """A valid command line (the flag of a config) and its experiment. A rule adds arguments that make it invalid."""
 
     flag: str
     experiment: Experiment
-    elsewhere: Mapping[str, tuple[Field, str]]  # fields of other experiments, and the error for each
+    elsewhere: Mapping[str, tuple[Field, str]]  # fields of other experiments only, and the error for each
 
 
-# --- what a field accepts, and what it does not ---
+# --- values that a field accepts or refuses ---
 
 
 def words_of(hint: Any) -> list[str]:
@@ -76,49 +77,49 @@ def good(hint: Any) -> list[Any]:
 
 
 def item_of(hint: Any) -> tuple[Any, int] | None:
-    """The annotation of an item, and the length of a tuple (0: any), if the field accepts tuples."""
+    """If the field accepts tuples: the annotation of an item, and the length (0: any length). Otherwise None."""
     for kind in kinds(hint):
         if get_origin(kind) is tuple and get_args(kind):
-            its = get_args(kind)
-            return (Annotated[its[0], *rules(hint)] if rules(hint) else its[0]), 0 if ... in its else len(its)
+            items = get_args(kind)
+            return (Annotated[items[0], *rules(hint)] if rules(hint) else items[0]), 0 if ... in items else len(items)
     return None
 
 
 def bad_values(hint: Any, rng: random.Random) -> list[Bad]:
-    """Values that an annotation of one value does not accept."""
-    its, words = kinds(hint), words_of(hint)
-    number = float if float in its else int if int in its else None
-    found = [Bad("of a wrong type", "None", "must be")] if type(None) not in its else []
+    """Values that an annotation does not accept; the field takes one value, not a tuple."""
+    accepted_kinds, words = kinds(hint), words_of(hint)
+    number = float if float in accepted_kinds else int if int in accepted_kinds else None
+    bad = [Bad("of a wrong type", "None", "must be")] if type(None) not in accepted_kinds else []
     if number is not None:
-        found += [Bad("of a wrong type", value, "number") for value in NO_WHOLE_NUMBERS]
+        bad += [Bad("of a wrong type", value, "number") for value in NOT_NUMBERS]
         steps, more = rng.choice([1, 2, 10, 1000]), rng.randrange(5)
         for rule in rules(hint):
             match rule:
                 case Ge(low):
-                    found.append(Bad("out of range", number(low - steps), f"at least {low:.10g}"))
+                    bad.append(Bad("out of range", number(low - steps), f"at least {low:.10g}"))
                 case Gt(low):
-                    found += [Bad("out of range", number(value), f"above {low:.10g}") for value in (low, low - steps)]
+                    bad += [Bad("out of range", number(value), f"above {low:.10g}") for value in (low, low - steps)]
                 case Le(high):
-                    found.append(Bad("out of range", number(2 * high + more), f"at most {high:.10g}"))
+                    bad.append(Bad("out of range", number(2 * high + more), f"at most {high:.10g}"))
                 case Lt(high):
-                    found += [Bad("out of range", number(high + by), f"below {high:.10g}") for by in (0, more)]
+                    bad += [Bad("out of range", number(high + by), f"below {high:.10g}") for by in (0, more)]
     if number is int:
-        found += [Bad("of a wrong type", value, "whole number") for value in ("1.5", "1e-3", "nan", "inf")]
+        bad += [Bad("of a wrong type", value, "whole number") for value in ("1.5", "1e-3", "nan", "inf")]
     if number is float:
-        found += [Bad("not finite", value, "must be a finite number") for value in (math.nan, math.inf, -math.inf)]
-    if bool in its:
-        found += [Bad("of a wrong type", value, "True or False") for value in ("maybe", "2", "-1", "on", "nope", "1.0")]
+        bad += [Bad("not finite", value, "must be a finite number") for value in (math.nan, math.inf, -math.inf)]
+    if bool in accepted_kinds:
+        bad += [Bad("of a wrong type", value, "True or False") for value in ("maybe", "2", "-1", "on", "nope", "1.0")]
     if words:
         word = rng.choice(words)
         slip = misspelt(word, rng)
-        found += [Bad("a misspelt word", slip, word)] * (slip not in words) + [Bad("of a wrong type", "3", "one of")]
-    return found
+        bad += [Bad("a misspelt word", slip, word)] * (slip not in words) + [Bad("of a wrong type", "3", "one of")]
+    return bad
 
 
 def one_of(bad: list[Bad], rng: random.Random) -> Bad:
-    """A random value; every kind is equally likely."""
-    kind = rng.choice(sorted({its.kind for its in bad}))
-    return rng.choice([its for its in bad if its.kind == kind])
+    """A random value of a random kind; every kind is equally likely."""
+    kind = rng.choice(sorted({one.kind for one in bad}))
+    return rng.choice([one for one in bad if one.kind == kind])
 
 
 def misspelt(word: str, rng: random.Random) -> str:
@@ -129,31 +130,32 @@ def misspelt(word: str, rng: random.Random) -> str:
         i = rng.randrange(1, len(word) - 1)
         before, letter, after = word[:i], word[i], word[i + 1 :]
         slips = (before + after, before + letter + word[i:], before + after[0] + letter + after[1:])
-        found = rng.choice([*slips, before + rng.choice("aeioubdgkz") + after])
-        if found != word:
-            return found
+        slip = rng.choice([*slips, before + rng.choice("aeioubdgkz") + after])
+        if slip != word:
+            return slip
 
 
 def in_tuple(value: Any, rng: random.Random) -> str:
-    """The text of a value in a tuple."""
+    """The text of a value inside a tuple, as a number or as a string."""
     finite = isinstance(value, int | float) and math.isfinite(value)
     return repr(value) if finite and rng.random() < 0.5 else repr(str(value))
 
 
-# --- rules: what can be wrong with a command line ---
+# --- rules: each makes a command line invalid in one way ---
 
 
-def one_value(asked: Asked, rng: random.Random) -> Iterator[Case]:
-    name, its = rng.choice(list(asked.experiment.fields.items()))
-    if takes_one_value(its) and (bad := bad_values(its.hint, rng)):
+def one_value(base: Base, rng: random.Random) -> Iterator[Case]:
+    name, field = rng.choice(list(base.experiment.fields.items()))
+    if takes_one_value(field) and (bad := bad_values(field.hint, rng)):
         kind, value, says = one_of(bad, rng)
         yield Case(kind, (f"--config.{name}={value}",), (f"{name}={value}", says))
 
 
-def tuples(asked: Asked, rng: random.Random) -> Iterator[Case]:
-    every = {name: item_of(its.hint) for name, its in asked.experiment.fields.items() if name != "analyses"}
-    name, (item, length) = rng.choice([(name, its) for name, its in every.items() if its is not None])
-    text = rng.choice([text for text in NO_TUPLES if "a" not in text or not words_of(item)])
+def tuples(base: Base, rng: random.Random) -> Iterator[Case]:
+    fields = base.experiment.fields
+    every = {name: item_of(field.hint) for name, field in fields.items() if name != "analyses"}
+    name, (item, length) = rng.choice([(name, accepted) for name, accepted in every.items() if accepted is not None])
+    text = rng.choice([text for text in NOT_TUPLES if "a" not in text or not words_of(item)])
     yield Case("no tuple", (f"--config.{name}={text}",), (f"{name}=", "a tuple"))
     if bad := bad_values(item, rng):
         kind, value, says = one_of(bad, rng)
@@ -167,51 +169,51 @@ def tuples(asked: Asked, rng: random.Random) -> Iterator[Case]:
         yield Case("of a wrong length", (f"--config.{name}={items}",), (f"{name}={items}", f"a tuple of {length}"))
 
 
-def sweeps(asked: Asked, rng: random.Random) -> Iterator[Case]:
-    experiment = asked.experiment
+def sweeps(base: Base, rng: random.Random) -> Iterator[Case]:
+    experiment = base.experiment
     name = rng.choice([name for name in experiment.sweepable if good(experiment.fields[name].hint)])
-    its = experiment.fields[name]
-    bad = bad_values(its.hint, rng) + [Bad("", "None", "must be")] * (type(None) in kinds(its.hint))
+    field = experiment.fields[name]
+    bad = bad_values(field.hint, rng) + [Bad("", "None", "must be")] * (type(None) in kinds(field.hint))
     value, says = one_of(bad, rng)[1:]
-    texts = [repr(value) for value in rng.sample(good(its.hint), 1)]
+    texts = [repr(value) for value in rng.sample(good(field.hint), 1)]
     texts.insert(rng.randrange(2), "None" if value == "None" else in_tuple(value, rng))
     yield Case("a bad value in a sweep", (f"--config.{name}=({','.join(texts)})",), (f"{name}={value}", says))
-    twice = (rng.choice(good(its.hint)),) * rng.randrange(2, 4)
+    twice = (rng.choice(good(field.hint)),) * rng.randrange(2, 4)
     yield Case("a value twice in a sweep", (f"--config.{name}={twice}",), (f"{name}={twice}", "once"))
     yield Case("a sweep over nothing", (f"--config.{name}=()",), (f"{name}=()", "at least one value"))
 
 
-def no_sweep(asked: Asked, rng: random.Random) -> Iterator[Case]:
-    fields = asked.experiment.fields.items()
-    name, its = rng.choice([(name, its) for name, its in fields if name not in asked.experiment.sweepable])
-    if takes_one_value(its) and good(its.hint):
-        values = tuple(rng.choices(good(its.hint), k=rng.randrange(2, 5)))
+def no_sweep(base: Base, rng: random.Random) -> Iterator[Case]:
+    fields = base.experiment.fields.items()
+    name, field = rng.choice([(name, field) for name, field in fields if name not in base.experiment.sweepable])
+    if takes_one_value(field) and good(field.hint):
+        values = tuple(rng.choices(good(field.hint), k=rng.randrange(2, 5)))
         says = (f"{name}={values}", "takes one value", "train.learning_rate")
         yield Case("a sweep over a field that takes none", (f"--config.{name}={values}",), says)
 
 
-def misspelt_field(asked: Asked, rng: random.Random) -> Iterator[Case]:
-    fields = asked.experiment.fields
+def misspelt_field(base: Base, rng: random.Random) -> Iterator[Case]:
+    fields = base.experiment.fields
     field = rng.choice(list(fields))
     section, _, leaf = field.rpartition(".")
     wrong = f"{section}.{misspelt(leaf, rng)}".lstrip(".")
     twin = any(other != field and (other.startswith(field) or field.startswith(other)) for other in fields)
     # A typing error in one of two similar names can be closer to the other name.
-    if wrong not in fields and wrong not in asked.elsewhere and len(leaf) > 4 and not twin:
+    if wrong not in fields and wrong not in base.elsewhere and len(leaf) > 4 and not twin:
         yield Case("a misspelt field", (f"--config.{wrong}=1",), (wrong, f"did you mean {field}?"))
 
 
-def unknown_field(asked: Asked, rng: random.Random) -> Iterator[Case]:
+def unknown_field(base: Base, rng: random.Random) -> Iterator[Case]:
     wrong = "".join(rng.choices("qxzjvwk", k=rng.randrange(3, 9)))
     yield Case("an unknown field", (f"--config.{wrong}={rng.randrange(9)}",), (wrong, "accepted: ", "seeds"))
 
 
-def field_of_another(asked: Asked, rng: random.Random) -> Iterator[Case]:
-    name = rng.choice(list(asked.elsewhere))
-    its, says = asked.elsewhere[name]
-    value = rng.choice(good(its.hint) or ["()"])
+def field_of_another(base: Base, rng: random.Random) -> Iterator[Case]:
+    name = rng.choice(list(base.elsewhere))
+    field, says = base.elsewhere[name]
+    value = rng.choice(good(field.hint) or ["()"])
     yield Case("a field of another class", (f"--config.{name}={value}",), (name, says))
-    chosen = {name: its for name, its in asked.experiment.fields.items() if its.chooses is not None}
+    chosen = {name: field for name, field in base.experiment.fields.items() if field.chooses is not None}
     name = rng.choice(list(chosen))
     others = {word for one in known(name) for word in one.chooses or {}} - set(chosen[name].chooses or {})
     if others:
@@ -219,26 +221,26 @@ def field_of_another(asked: Asked, rng: random.Random) -> Iterator[Case]:
         yield Case("another class", (f"--config.{name}={word}",), (f"{name}={word}", "one of"))
 
 
-def analyses(asked: Asked, rng: random.Random) -> Iterator[Case]:
-    """Analyses: their annotation accepts any word."""
-    word, there = rng.choice(questions.shipped()), asked.experiment.asked
+def analyses(base: Base, rng: random.Random) -> Iterator[Case]:
+    """Invalid analyses. They have their own rule, because the annotation of `analyses` accepts any word."""
+    word, used = rng.choice(questions.shipped()), base.experiment.analysis_names
     if (wrong := misspelt(word, rng)) not in questions.shipped():
-        given = rng.choice([wrong, f"('{wrong}',)", ",".join([*there[:1], wrong])])
+        given = rng.choice([wrong, f"('{wrong}',)", ",".join([*used[:1], wrong])])
         yield Case("a misspelt analysis", (f"--config.analyses={given}",), (f"analyses={wrong}", word))
     try:
-        questions.find(word).check(asked.experiment)
+        questions.find(word).check(base.experiment)
     except questions.Unfit as unfit:
-        stands = unfit.field if asked.experiment.sweep else f"{unfit.field}={unfit.value}"
+        mention = unfit.field if base.experiment.sweep else f"{unfit.field}={unfit.value}"
         yield Case(
-            "an analysis of another model", (f"--config.analyses={word}", ALONE[1]), (stands, f"analyses={word}")
+            "an analysis of another model", (f"--config.analyses={word}", ALONE[1]), (mention, f"analyses={word}")
         )
-    if there:
-        twice = f"--config.analyses={there[0]},{there[0]}"
-        yield Case("an analysis twice", (twice, ALONE[1]), (f"analyses={there[0]}", "once"))
+    if used:
+        twice = f"--config.analyses={used[0]},{used[0]}"
+        yield Case("an analysis twice", (twice, ALONE[1]), (f"analyses={used[0]}", "once"))
 
 
-def flags(asked: Asked, rng: random.Random) -> Iterator[Case]:
-    field = rng.choice(list(asked.experiment.fields))
+def flags(base: Base, rng: random.Random) -> Iterator[Case]:
+    field = rng.choice(list(base.experiment.fields))
     wrong = misspelt("workdir", rng)
     stray = "".join(rng.choices("abcdefgh", k=rng.randrange(2, 9)))
     yield rng.choice(
@@ -251,71 +253,75 @@ def flags(asked: Asked, rng: random.Random) -> Iterator[Case]:
     )
 
 
-def no_value(asked: Asked, rng: random.Random) -> Iterator[Case]:
-    name, its = rng.choice(list(asked.experiment.fields.items()))
-    if bool not in kinds(its.hint):
+def no_value(base: Base, rng: random.Random) -> Iterator[Case]:
+    name, field = rng.choice(list(base.experiment.fields.items()))
+    if bool not in kinds(field.hint):
         flag = rng.choice(["config", "noconfig"])
         yield Case("a flag without value", (f"--{flag}.{name}",), (f"--{flag}.{name}", "needs a value"))
 
 
-def section(asked: Asked, rng: random.Random) -> Iterator[Case]:
+def section(base: Base, rng: random.Random) -> Iterator[Case]:
     name = rng.choice(SECTIONS)
     yield Case(
         "a section in place of a field", (f"--config.{name}={rng.randrange(99)}",), (f"--config.{name}", "did you mean")
     )
 
 
-def too_large(asked: Asked, rng: random.Random) -> Iterator[Case]:
-    its = asked.experiment
+def too_large(base: Base, rng: random.Random) -> Iterator[Case]:
+    experiment = base.experiment
+    # Sizes that must agree with other fields: the error would be about these fields instead.
     fits_others = {
-        "task.d_output": its.model.layout == "interleaved",
-        "task.d_input": its.get("task.eigenvalues") not in (None, ()),
-        "model.n_layers": not isinstance(its["model.attention"], str),
-        "model.n_heads": its.model.name == "gpt2",
-        "eval.n_context": not its.reference.on_prefixes,
+        "task.d_output": experiment.model.layout == "interleaved",
+        "task.d_input": experiment.get("task.eigenvalues") not in (None, ()),
+        "model.n_layers": not isinstance(experiment["model.attention"], str),
+        "model.n_heads": experiment.model.name == "gpt2",
+        "eval.n_context": not experiment.reference.on_prefixes,
     }
-    bounded = [name for name, field in its.fields.items() if any(isinstance(rule, Le) for rule in rules(field.hint))]
+    bounded = [
+        name for name, field in experiment.fields.items() if any(isinstance(rule, Le) for rule in rules(field.hint))
+    ]
     name = rng.choice(
-        [name for name in SIZES if name in its.fields and not fits_others.get(name) and name not in bounded]
+        [name for name in SIZES if name in experiment.fields and not fits_others.get(name) and name not in bounded]
     )
     value = rng.randrange(100, 1000) * 10**9 if name != "seeds" else rng.randrange(2**30, 2**31)
     yield Case("too large for memory", (f"--config.{name}={value}", *ALONE), (f"{name}={value}", "GiB", "lower "))
 
 
-def contradiction(asked: Asked, rng: random.Random) -> Iterator[Case]:
-    its, number = (
-        asked.experiment,
-        rng.randrange(51, 90),
-    )  # exceeds every size in the configs, except numbers of prompts
+def contradiction(base: Base, rng: random.Random) -> Iterator[Case]:
+    experiment = base.experiment
+    number = rng.randrange(51, 90)  # exceeds every size in the configs, except numbers of prompts
     possible: dict[str, tuple[str, ...]] = {
         f"--config.seed={2**31 - number},--config.seeds={2**31 + 2 * number}": ("seeds=", "2^32"),
-        f"--config.model.attention={('linear',) * number}": ("model.attention=", f"n_layers={its['model.n_layers']}"),
+        f"--config.model.attention={('linear',) * number}": (
+            "model.attention=",
+            f"n_layers={experiment['model.n_layers']}",
+        ),
         f"--config.train.active_inputs={(number, 1, 10)}": (f"train.active_inputs={(number, 1, 10)}", "()"),
     }
-    if its["model.beta"] is None:
+    if experiment["model.beta"] is None:
         possible[f"--config.model.beta=0.{number}"] = (f"model.beta=0.{number}".rstrip("0"), "both")
-    if "task.corrupted_labels" in its.fields and not its.sweep:
+    if "task.corrupted_labels" in experiment.fields and not experiment.sweep:
         possible[f"--config.task.corrupted_labels={number}"] = (f"task.corrupted_labels={number}", "n_context=")
-    if its.get("task.eigenvalues") == ():
+    if experiment.get("task.eigenvalues") == ():
         possible[f"--config.task.rotation_seed={number}"] = (f"task.rotation_seed={number}", "task.eigenvalues")
         possible[f"--config.task.eigenvalues={(1.0,) * number}"] = ("task.eigenvalues", "task.d_input=")
-    if its.get("task.eigenvalues"):
+    if experiment.get("task.eigenvalues"):
         possible[f"--config.task.d_input={number}"] = ("task.eigenvalues", f"task.d_input={number}")
-    if "task.function_pool" in its.fields:
+    if "task.function_pool" in experiment.fields:
         possible[f"--config.task.pool=4,--config.task.function_pool={number}"] = (
             f"function_pool={number}",
-            "one of both",
+            "one of the two",
         )
-    if "task.non_zeros" in its.fields:
+    if "task.non_zeros" in experiment.fields:
         possible[f"--config.task.non_zeros={number}"] = (f"task.non_zeros={number}", "at most")
-    if "eval.suite" in its.fields:
-        word = rng.choice(words_of(its.fields["eval.suite"].hint))
+    if "eval.suite" in experiment.fields:
+        word = rng.choice(words_of(experiment.fields["eval.suite"].hint))
         possible[f"--config.eval.suite=('{word}', '{word}')"] = (f"eval.suite={word}", "once")
     words, says = rng.choice(list(possible.items()))
     yield Case("a contradiction", tuple(f"--{word}" for word in words.removeprefix("--").split(",--")), says)
 
 
-RULES: tuple[Callable[[Asked, random.Random], Iterator[Case]], ...] = (
+RULES: tuple[Callable[[Base, random.Random], Iterator[Case]], ...] = (
     *(one_value, one_value, tuples, sweeps, no_sweep, misspelt_field, unknown_field, field_of_another),
     *(analyses, flags, no_value, section, too_large, contradiction),
 )
@@ -353,56 +359,57 @@ def is_possible(experiment: Experiment, values: Mapping[str, Any]) -> bool:
 
 
 @cache
-def everything_asked() -> tuple[Asked, ...]:
+def all_bases() -> tuple[Base, ...]:
     """Every config and its smoke variant."""
-    found = []
+    loaded = []
     for path in CONFIGS:
         for variant in ("", "smoke"):
             flag = rf"--config={path}{f':{variant}' * bool(variant)}"
-            found.append((flag, load(path, variant)))
-    every = {name: its for _, experiment in found for name, its in experiment.fields.items()}
-    return tuple(Asked(flag, its, elsewhere_of(its, every)) for flag, its in found)
+            loaded.append((flag, load(path, variant)))
+    every = {name: field for _, experiment in loaded for name, field in experiment.fields.items()}
+    return tuple(Base(flag, experiment, elsewhere_of(experiment, every)) for flag, experiment in loaded)
 
 
 def elsewhere_of(experiment: Experiment, every: Mapping[str, Field]) -> dict[str, tuple[Field, str]]:
-    """Fields of other experiments, and the error for each: unknown, or of which class."""
-    not_ours = "not a field of this experiment"  # but of another task; all tasks are known
-    found = {
-        name: (its, not_ours if name.startswith("task.") else "unknown field")
-        for name, its in every.items()
+    """Fields of other experiments, and the error for each: that it is unknown, or the class that has it."""
+    not_ours = "not a field of this experiment"  # for fields of other tasks; all tasks are known
+    elsewhere = {
+        name: (field, not_ours if name.startswith("task.") else "unknown field")
+        for name, field in every.items()
         if name not in experiment.fields
     }
-    for name, its in experiment.fields.items():
-        for word, of in (its.chooses or {}).items():
-            for other, field in fields_of(classes_of(experiment, {its.path: of})).items():
-                if other not in experiment.fields and " of this experiment, but" not in found.get(other, ("", ""))[1]:
-                    found[other] = field, f"{not_ours}, but of {name}={word}"
-    return found
+    for name, chooser in experiment.fields.items():
+        for word, chosen in (chooser.chooses or {}).items():
+            for other, field in fields_of(classes_of(experiment, {chooser.path: chosen})).items():
+                has_class = " of this experiment, but" in elsewhere.get(other, ("", ""))[1]
+                if other not in experiment.fields and not has_class:
+                    elsewhere[other] = field, f"{not_ours}, but of {name}={word}"
+    return elsewhere
 
 
 @cache
 def known(name: str) -> tuple[Field, ...]:
-    """A field, in all experiments that have it."""
-    return tuple(asked.experiment.fields[name] for asked in everything_asked() if name in asked.experiment.fields)
+    """The field of this name, from every experiment that has it."""
+    return tuple(base.experiment.fields[name] for base in all_bases() if name in base.experiment.fields)
 
 
 def cases(count: int) -> list[Case]:
     """Generates `count` distinct cases, over all rules, configs and smoke variants."""
-    rng, found = random.Random(0), {}
-    while len(found) < count:
+    rng, generated = random.Random(0), {}
+    while len(generated) < count:
         for rule in RULES:
-            asked = rng.choice(everything_asked())
-            for case in rule(asked, rng):
-                words = [asked.flag, *case.words]
+            base = rng.choice(all_bases())
+            for case in rule(base, rng):
+                words = [base.flag, *case.words]
                 rng.shuffle(words)
-                found[tuple(words)] = case._replace(words=tuple(words))
+                generated[tuple(words)] = case._replace(words=tuple(words))
         case = names_of_configs(rng.choice(CONFIGS), rng)
-        found[case.words] = case
-    return list(found.values())[:count]
+        generated[case.words] = case
+    return list(generated.values())[:count]
 
 
 def answer(case: Case, process: bool) -> tuple[int, str, str, float]:
-    """Runs a command line. Returns exit code, stdout, stderr and seconds."""
+    """Runs a command line, in this process or as a new process. Returns exit code, stdout, stderr and seconds."""
     began = time.monotonic()
     if process:
         done = harness.process([sys.executable, "-m", "experiments.run", *case.words], cwd=os.getcwd())
@@ -421,20 +428,20 @@ def judge(case: Case, process: bool) -> Record:
     wrong = [f"exit code {code}"] * (code != 2) + ["more than one line"] * (not harness.one_line(err) or out != "")
     wrong += [f"no mention of {word!r}" for word in case.mentions if word not in err]
     wrong += [f"created {os.listdir()}"] * bool(os.listdir()) + [f"{seconds:.1f} s"] * (seconds > SECONDS)
-    for left in os.listdir():  # by a case that was wrongly accepted
-        shutil.rmtree(left)
+    for path in os.listdir():  # written by a case that was wrongly accepted
+        shutil.rmtree(path)
     kind = f"as a process, within {SECONDS:.0f} s" if process else case.kind
     return Record(kind, " ".join(case.words), not wrong, f"{'; '.join(wrong)}: {err.strip()}" if wrong else err.strip())
 
 
 def run(count: int, directory: Path) -> list[Record]:
-    """Runs `count` distinct invalid command lines, some of them again as processes."""
-    command._execute = lambda asked: 0  # a case that is wrongly accepted fails instead of training
-    before, found = os.getcwd(), cases(count)
+    """Runs `count` distinct invalid command lines in this process, and some of them again as processes."""
+    command._execute = lambda request: 0  # a case that is wrongly accepted fails instead of training
+    before, generated = os.getcwd(), cases(count)
     os.chdir(directory)
     try:
-        records = [judge(case, process=False) for case in found]
-        return records + [judge(case, process=True) for case in found[7::ONE_IN]]
+        records = [judge(case, process=False) for case in generated]
+        return records + [judge(case, process=True) for case in generated[7::ONE_IN]]
     finally:
         os.chdir(before)
 

@@ -2,9 +2,9 @@
 
     python tests/faults/corruption.py [--count N] [--json]
 
-Every file of the newest checkpoint, in turn, is truncated, deleted, and changed in one byte (at the ends, in the middle
-and at random places). Loading must return this step to the bit or, with a warning, the step before it. `--count` is the
-number of damaged files.
+Files of the newest checkpoint are damaged one at a time: truncated, deleted, or changed in one bit (of the first,
+middle or last byte, or of a random one). Loading must return this step bit for bit or, with a warning, the step before
+it. `--count` is the number of damaged files.
 """
 
 import pickle
@@ -41,23 +41,23 @@ def flip(file: Path, rng: random.Random) -> None:
 
 
 def loaded(workdir: Path) -> tuple[bytes | None, str]:
-    """Loads all parameters of a workdir as bytes (None if loading is refused), with the warnings or the error."""
+    """Loads all parameters of a workdir as bytes. Returns them (None: refused), and the warnings or the error."""
     import jax
     import numpy as np
 
     import icl_gd
 
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            found = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(icl_gd.load(workdir).params))
-        except (FileNotFoundError, ValueError) as error:  # what `load` documents
+            weights = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(icl_gd.load(workdir).params))
+        except (FileNotFoundError, ValueError) as error:  # the exceptions that `load` documents
             return None, str(error)
-    return found, " ".join(" ".join(str(warning.message).split()) for warning in said)
+    return weights, " ".join(" ".join(str(warning.message).split()) for warning in caught)
 
 
 def _damaged(at: dict[int, bytes], source: Path, directory: Path, count: int) -> list[Record]:
-    """Damages each file of the newest step in each way, repeatedly and at different places."""
+    """Damages `count` copies of a run, cycling through all files of the newest step and all kinds of damage."""
     rng = random.Random(0)
     files = sorted(path.relative_to(source) for path in (source / "checkpoints" / "20").rglob("*") if path.is_file())
     damages = [(damage, file) for damage in (flip, truncate, delete) for file in files]
@@ -67,10 +67,11 @@ def _damaged(at: dict[int, bytes], source: Path, directory: Path, count: int) ->
         copy = directory / "damaged"
         shutil.copytree(source, copy)
         damage(copy / file, rng)
-        found, said = loaded(copy)
-        ok = found == at[20] or (found == at[10] and "checkpoint 20 is unreadable, trying an older one" in said)
-        seen = {at[20]: "as it was", at[10]: "the step before", None: "refused"}.get(found, "WRONG NUMBERS")
-        records.append(Record(f"one file {NAMES[damage]}", str(file), ok, f"{seen}; {said}"))
+        weights, messages = loaded(copy)
+        has_warned = "checkpoint 20 is unreadable, trying an older one" in messages
+        ok = weights == at[20] or (weights == at[10] and has_warned)
+        seen = {at[20]: "this step", at[10]: "the step before", None: "refused"}.get(weights, "WRONG NUMBERS")
+        records.append(Record(f"one file {NAMES[damage]}", str(file), ok, f"{seen}; {messages}"))
         shutil.rmtree(copy)
     return records
 
@@ -79,7 +80,7 @@ NAMES = {flip: "with a flipped bit", truncate: "truncated", delete: "deleted"}
 
 
 def _repaired(source: Path, directory: Path) -> list[Record]:
-    """Repeats a run after damage: it resumes from the step before, or starts again, and gives the same results."""
+    """Repeats a run after damage. It resumes from the step before, or starts again, and must give the same results."""
     records = []
     for name, steps in {"newest": (20,), "both": (10, 20)}.items():
         copy = directory / f"repaired_{name}"
@@ -102,7 +103,7 @@ def spoil(step: Path) -> None:
 
 
 def _foreign(at: dict[int, bytes], source: Path, directory: Path) -> list[Record]:
-    """Adds directories that are no valid checkpoints: they must be skipped or refused, with a message."""
+    """Adds invalid checkpoints to a run: they must be skipped or refused, with a message."""
     cases: dict[str, tuple[Callable[[Path], Any], bytes | None, str]] = {
         "an empty directory": (lambda path: (path / "30").mkdir(), at[20], "checkpoint 30 is unreadable"),
         "an empty item": (lambda path: (path / "30" / "state").mkdir(parents=True), at[20], "30 is unreadable"),
@@ -118,8 +119,9 @@ def _foreign(at: dict[int, bytes], source: Path, directory: Path) -> list[Record
         copy = directory / f"foreign_{i}"
         shutil.copytree(source, copy)
         put(copy / "checkpoints")
-        found, said = loaded(copy)
-        records.append(Record("a foreign, empty or future checkpoint", name, found == expected and words in said, said))
+        weights, messages = loaded(copy)
+        ok = weights == expected and words in messages
+        records.append(Record("a foreign, empty or future checkpoint", name, ok, messages))
     return records
 
 
@@ -132,7 +134,7 @@ def _another_programs(path: Path) -> None:
 
 
 class _Planted:
-    """Unpickling it would end the process."""
+    """An object whose unpickling ends the process."""
 
     def __reduce__(self) -> tuple:
         return sys.exit, ("a pickle was read",)
@@ -151,7 +153,7 @@ def _future(path: Path) -> None:
 
     store = checkpoint.Checkpoints(path)
     leaves, about = store.restore()[1:]
-    with mock.patch.dict(CHECKPOINTS, {newest_of(CHECKPOINTS): dict}):  # as if there were a newer format
+    with mock.patch.dict(CHECKPOINTS, {newest_of(CHECKPOINTS): dict}):  # pretend that a newer format exists
         store.save(30, leaves, about)
     store.close()
 
@@ -162,7 +164,7 @@ def _none_sound(path: Path) -> None:
 
 
 def run(count: int, directory: Path) -> list[Record]:
-    """Tests `count` damaged files, foreign checkpoints, and repairs."""
+    """Tests `count` damaged files, then foreign checkpoints and repairs."""
     source = directory / "source"
     code, text = main_of_run(source)
     assert code == 0, text

@@ -1,9 +1,9 @@
-"""Full disks, files in the way, unwritable directories, two writers: a one-line error, and nothing is damaged.
+"""Full disks, files in the way, unwritable directories, two writers: a run fails with a one-line error, without damage.
 
     python tests/faults/disk.py [--count N] [--json]
 
 `--count` small disks fill up at random moments of a run. They are mounted in a separate mount namespace, which most
-Linux systems permit for every user. As many further runs have a limit on file sizes.
+Linux systems permit for every user. Another `--count` runs have a limit on file sizes.
 """
 
 import json
@@ -19,12 +19,12 @@ import harness
 from harness import Record, main_of_run
 
 WORDS = ("--config.train.steps=100", "--config.train.log_every=5", "--config.train.checkpoint_every=5")
-# Root can write everywhere unless it drops these capabilities.
+# Removes capabilities with which root can write to files without permission.
 ORDINARY = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 
 
 def ends_well(workdir: Path, reference: Path, first: subprocess.CompletedProcess[str] | None = None) -> list[str]:
-    """Checks a run that failed for lack of space, and repeats it with enough space. Returns what is wrong."""
+    """Checks the error of a run that lacked space (`first`), repeats it with enough space, and returns all problems."""
     wrong = []
     if first is not None:
         wrong += [f"exit code {first.returncode}"] * (first.returncode not in (1, 2))
@@ -35,7 +35,7 @@ def ends_well(workdir: Path, reference: Path, first: subprocess.CompletedProcess
 
 
 def fills_up(disk: Path, reference: Path, rng: random.Random) -> Record:
-    """Fills a disk, except for up to 200 kB, while a run writes to it."""
+    """Fills a disk while a run writes to it; a random number of bytes below 200 kB is left free."""
     workdir, filler, left = disk / "run", disk / "filler", rng.randrange(0, 200_000)
     with subprocess.Popen(
         harness.command(workdir, *WORDS), cwd=harness.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -73,7 +73,7 @@ def _inside(count: int, directory: Path, reference: Path) -> list[Record]:
 
 
 def _file_sizes(count: int, directory: Path, reference: Path) -> list[Record]:
-    """Limits the size of files, like a quota; needs no privileges."""
+    """Limits the size of files, like a quota. This needs no privileges."""
     rng, records = random.Random(0), []
     for i in range(count):
         workdir, most = directory / f"limited_{i}", int(2 ** rng.uniform(9, 15))
@@ -128,11 +128,11 @@ def _two_writers(directory: Path, reference: Path) -> list[Record]:
     workdir = directory / "two"
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "cwd": harness.ROOT}
     processes = [subprocess.Popen(harness.command(workdir, *WORDS), **streams) for _ in range(2)]
-    said = [process.communicate(timeout=300)[1] for process in processes]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
     codes = [process.returncode for process in processes]
-    wrong = [f"exit codes {codes}: {said}"] * (sorted(codes) != [0, 2])
-    wrong += [f"no message that the workdir is in use: {said}"] * (
-        not any(harness.one_line(text) and "in use by another run" in text for text in said)
+    wrong = [f"exit codes {codes}: {errors}"] * (sorted(codes) != [0, 2])
+    wrong += [f"no message that the workdir is in use: {errors}"] * (
+        not any(harness.one_line(text) and "in use by another run" in text for text in errors)
     )
     return [
         Record(
@@ -142,18 +142,18 @@ def _two_writers(directory: Path, reference: Path) -> list[Record]:
 
 
 def run(count: int, directory: Path) -> list[Record]:
-    """Runs `count` full disks, as many limits on file sizes, and each other case once."""
+    """Runs `count` cases of full disks, `count` of limited file sizes, and each other case once."""
     reference = directory / "reference"
     code, text = main_of_run(reference, *WORDS)
     assert code == 0, text
     others = (_in_the_way, _unwritable, _relative, _two_writers)
     records = _full_disks(count, directory, reference) + _file_sizes(count, directory, reference)
-    return records + [record for tried in others for record in tried(directory, reference)]
+    return records + [record for run_cases in others for record in run_cases(directory, reference)]
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--inside"]:
-        tried = _inside(int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
-        print(json.dumps([record._asdict() for record in tried]))
+        records = _inside(int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
+        print(json.dumps([record._asdict() for record in records]))
         sys.exit(0)
     sys.exit(harness.main(run, 5))

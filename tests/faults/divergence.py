@@ -1,10 +1,10 @@
-"""A member whose loss or weights become non-finite is frozen and reported; the others are unaffected, to the bit.
+"""A member whose loss or weights become non-finite is frozen and reported; other members are unaffected, bit for bit.
 
     python tests/faults/divergence.py [--count N] [--json]
 
 One random member of a population has a learning rate that overflows at some step. The population is compared with one
-in which this member has a moderate rate. The cases vary shared and own batches, Gram and token form, and one and two
-devices.
+in which this member has a moderate learning rate. The cases vary shared and own batches, Gram and token form, and one
+and two devices.
 """
 
 import random
@@ -47,24 +47,24 @@ def frozen(rng: random.Random, case: str) -> Record:
 
     (calm, calm_losses), (both, losses) = run(5 * RATE), run(wild)
     when, others = int(both.diverged_at[at]), [i for i in range(MEMBERS) if i != at]
-    said = []
+    wrong = []
     if not 0 <= when < STEPS:
-        said.append(f"diverged_at is {when}")
+        wrong.append(f"diverged_at is {when}")
     if not np.isnan(losses[when:, at]).all():
-        said.append("the loss of the member is not NaN from diverged_at on")
+        wrong.append("the loss of the member is not NaN from diverged_at on")
     earlier = int(both.skipped[at]) - icl_gd.training.population.PATIENCE
     if np.isfinite(losses[:when, at]).sum() != when - earlier:
-        said.append("the loss of the member is not finite at the steps that were taken before diverged_at")
+        wrong.append("the loss of the member is not finite at the steps that were taken before diverged_at")
     if any(int(both.diverged_at[i]) != -1 for i in others):
-        said.append("other members diverged")
-    for ours, theirs in zip(jax.tree.leaves(both.params), jax.tree.leaves(calm.params), strict=True):
-        if not np.isfinite(ours).all():
-            said.append("weights are not finite")
-        if np.asarray(ours)[others].tobytes() != np.asarray(theirs)[others].tobytes():
-            said.append("weights of other members differ")
+        wrong.append("other members diverged")
+    for leaf, calm_leaf in zip(jax.tree.leaves(both.params), jax.tree.leaves(calm.params), strict=True):
+        if not np.isfinite(leaf).all():
+            wrong.append("weights are not finite")
+        if np.asarray(leaf)[others].tobytes() != np.asarray(calm_leaf)[others].tobytes():
+            wrong.append("weights of other members differ")
     if losses[:, others].tobytes() != calm_losses[:, others].tobytes():
-        said.append("losses of other members differ")
-    return Record("a diverging member is frozen, the others are unaffected", case, not said, "; ".join(said))
+        wrong.append("losses of other members differ")
+    return Record("a diverging member is frozen, the others are unaffected", case, not wrong, "; ".join(wrong))
 
 
 def run(count: int, directory: Path) -> list[Record]:

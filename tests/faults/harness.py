@@ -1,4 +1,4 @@
-"""Shared by the fault scripts: a small run, its comparison with an uninterrupted run, and the printed counts.
+"""Functions that the fault scripts share: they make a small run, compare it with a reference, and print counts.
 
 Every script injects one kind of fault, defines `run(count, directory) -> list[Record]`, and is a command:
 
@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # use this tree, not an installed version
 CONFIG = f"--config={ROOT}/configs/one_layer.py:smoke"
-# The smallest run: no analysis that takes long to compile.
+# Makes the run as small as possible: analyses take long to compile.
 QUICK = ("--config.analyses=()", "--config.eval.prompts=64", "--config.eval.curve_prompts=32")
 
 
 class Record(NamedTuple):
-    """One case: its kind, what was done, whether it passed (None: not possible here), and what was observed."""
+    """One case: its kind, a description, whether it passed (None: not possible here), and what was observed."""
 
     kind: str
     case: str
@@ -47,28 +47,30 @@ def process(command: Sequence[str], **options: Any) -> subprocess.CompletedProce
 
 
 def differences(workdir: Path, reference: Path) -> list[str]:
-    """The differences between a run and an uninterrupted one, to the bit."""
+    """Compares a run with an uninterrupted one, bit for bit. Returns the differences."""
     import jax
     import numpy as np
 
     import icl_gd
 
-    found = []
-    with warnings.catch_warnings(record=True) as said:
+    different = []
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        ours, theirs = (jax.tree.leaves(icl_gd.load(directory).params) for directory in (workdir, reference))
-    found += [f"loading warns: {warning.message}" for warning in said]
-    if [np.asarray(leaf).tobytes() for leaf in ours] != [np.asarray(leaf).tobytes() for leaf in theirs]:
-        found.append("other parameters")
-    done, wanted = (json.loads((path / "results.json").read_text()) for path in (workdir, reference))
-    found += [f"other {key} in results.json" for key in ("metrics", "curves", "arrays") if done[key] != wanted[key]]
+        leaves, expected_leaves = (jax.tree.leaves(icl_gd.load(path).params) for path in (workdir, reference))
+    different += [f"loading warns: {warning.message}" for warning in caught]
+    if [np.asarray(leaf).tobytes() for leaf in leaves] != [np.asarray(leaf).tobytes() for leaf in expected_leaves]:
+        different.append("other parameters")
+    results, wanted = (json.loads((path / "results.json").read_text()) for path in (workdir, reference))
+    different += [
+        f"other {key} in results.json" for key in ("metrics", "curves", "arrays") if results[key] != wanted[key]
+    ]
     lines, expected = (_metrics(path) for path in (workdir, reference))
     keys = [key for key, _ in lines]
-    found += ["metrics.jsonl has duplicates"] * (len(set(keys)) < len(keys))
-    found += ["metrics.jsonl has holes"] * (not {key for key, _ in expected} <= set(keys))
-    found += ["metrics.jsonl has other lines"] * (sorted(map(str, lines)) != sorted(map(str, expected)))
-    found += [f"{path} was left behind" for path in leftovers(workdir)]
-    return found
+    different += ["metrics.jsonl has duplicates"] * (len(set(keys)) < len(keys))
+    different += ["metrics.jsonl has holes"] * (not {key for key, _ in expected} <= set(keys))
+    different += ["metrics.jsonl has other lines"] * (sorted(map(str, lines)) != sorted(map(str, expected)))
+    different += [f"{path} was left behind" for path in leftovers(workdir)]
+    return different
 
 
 def _metrics(workdir: Path) -> list[tuple[tuple, float]]:
@@ -77,13 +79,13 @@ def _metrics(workdir: Path) -> list[tuple[tuple, float]]:
 
 
 def leftovers(workdir: Path) -> list[str]:
-    """Unfinished files under a workdir."""
+    """Files under a workdir that are not completely written."""
     unfinished = ("*.partial", "*orbax-checkpoint-tmp*", ".*.png", ".*.pdf")
     return sorted(str(path.relative_to(workdir)) for pattern in unfinished for path in workdir.rglob(pattern))
 
 
 def main_of_run(workdir: Path, *words: str) -> tuple[int, str]:
-    """Runs a quick run in this process. Returns its exit code and output."""
+    """Executes a quick run in this process. Returns its exit code, and its stdout and stderr as one text."""
     from icl_gd.lab import command
 
     out = io.StringIO()
@@ -93,7 +95,7 @@ def main_of_run(workdir: Path, *words: str) -> tuple[int, str]:
 
 
 def one_line(text: str) -> bool:
-    """Whether a text is a one-line error."""
+    """Whether a text is an error message of one line."""
     return text.startswith("error: ") and text.count("\n") == 1
 
 
@@ -112,12 +114,12 @@ def main(run: Callable[[int, Path], list[Record]], count: int) -> int:
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--count", type=int, default=count, help=f"number of cases. Default: {count}")
     parser.add_argument("--json", action="store_true", help="print every case as JSON and nothing else")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o755)
-        records = run(asked.count, Path(directory))
+        records = run(options.count, Path(directory))
     failed = [record for record in records if record.ok is False]
-    if asked.json:
+    if options.json:
         print(json.dumps([record._asdict() for record in records], indent=1))
         return int(bool(failed))
     for record in failed:

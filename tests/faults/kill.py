@@ -1,9 +1,9 @@
-"""kill -9 at random moments: the resumed run equals an uninterrupted run, to the bit.
+"""kill -9 at random moments: the resumed run equals an uninterrupted run, bit for bit.
 
     python tests/faults/kill.py [--count N] [--json]
 
-The moments are random: in the whole run, during saves, and after the last step (analyses, figures, report). A run is
-killed several times before it can finish.
+The moments are random: anywhere in the run, during a save, and after the last step (analyses, figures, report). A run
+is killed several times before it may finish.
 """
 
 import random
@@ -17,7 +17,7 @@ from harness import Record
 
 STEPS = 100
 WORDS = (f"--config.train.steps={STEPS}", "--config.train.log_every=5", "--config.train.checkpoint_every=5")
-KILLS = 4  # per run, before it can finish
+KILLS = 4  # per run, before it may finish
 MOMENTS = ("at any moment", "during a save", "at any moment", "after the last step")
 
 
@@ -26,13 +26,13 @@ def save_begins(workdir: Path) -> bool:
 
 
 def killed(workdir: Path, moment: str, seconds: float, rng: random.Random) -> str | None:
-    """Starts the run and kills it. Returns what the run was doing; None if it finished first."""
+    """Starts the run and kills it. Returns a description of the moment; None if the run finished first."""
     begun = {
         "at any moment": lambda: True,
         "during a save": lambda: save_begins(workdir),
         "after the last step": lambda: (workdir / "checkpoints" / str(STEPS)).exists(),
     }[moment]
-    # A save takes tens of milliseconds; the kill is at a random point of a random save.
+    # A save takes tens of milliseconds. The kill is at a random point of a random save.
     wait = rng.uniform(0, {"at any moment": 0.8 * seconds, "during a save": 0.02, "after the last step": 2.0}[moment])
     skip = time.monotonic() + (rng.uniform(0, 0.6 * seconds) if moment == "during a save" else 0)
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""A batch in trailing axes is its problems one by one, for layouts, Predictors that have such a form, and responses."""
+"""A batch in trailing axes equals one problem at a time: for layouts, Predictors with a batched form, and responses."""
 
 import chex
 import jax
@@ -27,7 +27,8 @@ CONFIGS = {
 }
 
 
-def last(prompts):
+def batch_last(prompts):
+    """x, y and x_query with the batch axis last."""
     return [np.moveaxis(np.asarray(leaf), 0, -1) for leaf in prompts[:3]]
 
 
@@ -38,21 +39,23 @@ def prompts():
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_tokens(name, x64):
     encode, batch = jax.jit(LAYOUTS[name].encode), prompts()
-    one_by_one = [encode(*map(np.asarray, one)) for one in zip(*batch[:3], strict=True)]
-    np.testing.assert_array_equal(encode(*last(batch)), np.stack(one_by_one, -1))
+    one_by_one = [encode(*map(np.asarray, problem)) for problem in zip(*batch[:3], strict=True)]
+    np.testing.assert_array_equal(encode(*batch_last(batch)), np.stack(one_by_one, -1))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_predictions_and_responses(name, x64):
-    """Of the fastest form against the token form, one prompt at a time."""
+    """The fastest form on a batch equals the token form on one prompt at a time."""
     config, layout, batch = CONFIGS[name], LAYOUTS["concatenated"], prompts()
     params = models.init(config, jax.random.key(1))
-    fast, plain = (form(config, params, layout) for form in (models.fastest_predictor, models.predictor))
+    fast, plain = (
+        make_predictor(config, params, layout) for make_predictor in (models.fastest_predictor, models.predictor)
+    )
     assert batched(plain) is None
-    ours, theirs = analysis.response(fast, batch), analysis.response(plain, batch)
-    assert theirs.sensitivity.shape == (COUNT, M * D)
-    chex.assert_trees_all_close(ours, theirs, rtol=1e-9, atol=1e-12)
-    y_hat = jax.jit(batched(fast))(*last(batch))
-    np.testing.assert_allclose(y_hat, np.asarray(theirs.y_hat).T, rtol=1e-9, atol=1e-12)
-    both = [np.reshape(leaf, (*leaf.shape[:-1], 1, COUNT)) for leaf in last(batch)]  # two trailing axes
-    np.testing.assert_allclose(jax.jit(batched(fast))(*both)[:, 0], y_hat, rtol=1e-12, atol=1e-14)
+    fast_response, plain_response = analysis.response(fast, batch), analysis.response(plain, batch)
+    assert plain_response.sensitivity.shape == (COUNT, M * D)
+    chex.assert_trees_all_close(fast_response, plain_response, rtol=1e-9, atol=1e-12)
+    y_hat = jax.jit(batched(fast))(*batch_last(batch))
+    np.testing.assert_allclose(y_hat, np.asarray(plain_response.y_hat).T, rtol=1e-9, atol=1e-12)
+    two_axes = [np.reshape(leaf, (*leaf.shape[:-1], 1, COUNT)) for leaf in batch_last(batch)]
+    np.testing.assert_allclose(jax.jit(batched(fast))(*two_axes)[:, 0], y_hat, rtol=1e-12, atol=1e-14)

@@ -1,4 +1,4 @@
-"""Causal Transformers, as GPT-2 has them: every token reads what is before it, and every prefix is a prediction."""
+"""Causal, GPT-2-like Transformers: a token attends to itself and earlier tokens, and each prefix has a prediction."""
 
 from dataclasses import replace
 from functools import partial
@@ -49,16 +49,16 @@ REPEATED = replace(TASK, family="repeated_query")
 
 
 def params_of(config, seed=0):
-    """Random weights, biases and norms too."""
+    """Random parameters, including biases and norms."""
     rng = np.random.default_rng(seed)
 
-    def start(path):
+    def initial_value(path):
         return 1.0 if path[-1].key == "scale" else 0.0
 
-    def drawn(path, leaf):
-        return jnp.asarray(start(path) + 0.3 * rng.normal(size=leaf.shape), leaf.dtype)
+    def draw(path, leaf):
+        return jnp.asarray(initial_value(path) + 0.3 * rng.normal(size=leaf.shape), leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(drawn, models.shapes(config))
+    return jax.tree_util.tree_map_with_path(draw, models.shapes(config))
 
 
 def examples(seed=1):
@@ -74,13 +74,13 @@ def test_every_prefix_is_the_predictor(name, x64):
     def both(x, y):
         params = params_of(config)
         predict = models.predictor(config, params, LAYOUT)
-        found = models.prefix_predictor(config, params, LAYOUT)(x, y)
-        return found, jnp.stack([predict(x[:k], y[:k], x[k]) for k in range(N)])
+        actual = models.prefix_predictor(config, params, LAYOUT)(x, y)
+        return actual, jnp.stack([predict(x[:k], y[:k], x[k]) for k in range(N)])
 
-    found, expected = map(np.asarray, both(*examples()))
-    assert len(found) == N
-    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
-    assert np.ptp(found) > 1e-3
+    actual, expected = map(np.asarray, both(*examples()))
+    assert len(actual) == N
+    np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
+    assert np.ptp(actual) > 1e-3
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -97,8 +97,8 @@ def test_no_token_reads_what_comes_after_it(name, x64):
     after = ~np.tri(2 * N - 1, dtype=bool)
     for weights in (run.scores, run.pattern):
         np.testing.assert_array_equal(weights[..., after], 0.0)
-    own = run.scores if name == "relu" else run.pattern  # ReLU leaves out what has a score below zero
-    assert np.all(np.diagonal(own, axis1=-2, axis2=-1) != 0)
+    self_weights = run.scores if name == "relu" else run.pattern  # the ReLU pattern is zero for negative scores
+    assert np.all(np.diagonal(self_weights, axis1=-2, axis2=-1) != 0)
     if config.attention == "softmax":
         np.testing.assert_allclose(run.pattern.sum(-1), 1.0, rtol=1e-12)
     np.testing.assert_array_equal(changed.residual[:, :6], run.residual[:, :6])
@@ -111,7 +111,10 @@ def test_layers_are_read_out_and_the_last_is_the_prediction(x64):
     @jax.jit
     def both(*problem):
         params = params_of(GPT2)
-        return [of(GPT2, params, LAYOUT)(*problem) for of in (models.layerwise_predictor, models.predictor)]
+        return [
+            make_predictor(GPT2, params, LAYOUT)(*problem)
+            for make_predictor in (models.layerwise_predictor, models.predictor)
+        ]
 
     by_layer, last = map(np.asarray, both(x[:-1], y[:-1], x[-1]))
     assert by_layer.shape == (3, 1)
@@ -122,24 +125,26 @@ def test_half_precision_is_near_and_its_predictions_are_float32():
     half, (x, y) = replace(GPT2, dtype="bfloat16"), map(np.float32, examples())
 
     @partial(jax.jit, compiler_options={"xla_allow_excess_precision": False})
-    def of(x, y):
+    def compute(x, y):
         params = params_of(GPT2)
-        found, exact = (models.prefix_predictor(config, params, LAYOUT)(x, y) for config in (half, GPT2))
+        rounded, exact = (models.prefix_predictor(config, params, LAYOUT)(x, y) for config in (half, GPT2))
         run = models.apply(half, params, LAYOUT.encode(x[:-1], y[:-1], x[-1]))
-        seen = jnp.tri(2 * N - 1, dtype=bool)[None, None]
-        softmax = jax.nn.softmax(jnp.where(seen, run.scores.astype(jnp.float32) / GPT2.head_width**0.5, -jnp.inf))
-        return found, exact, run, softmax.astype(jnp.bfloat16)
+        is_attended = jnp.tri(2 * N - 1, dtype=bool)[None, None]
+        softmax = jax.nn.softmax(
+            jnp.where(is_attended, run.scores.astype(jnp.float32) / GPT2.head_width**0.5, -jnp.inf)
+        )
+        return rounded, exact, run, softmax.astype(jnp.bfloat16)
 
-    found, exact, run, softmax = jax.tree.map(np.asarray, of(x, y))
-    assert found.dtype == jnp.float32
+    rounded, exact, run, softmax = jax.tree.map(np.asarray, compute(x, y))
+    assert rounded.dtype == jnp.float32
     assert run.residual.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(run.pattern, softmax)  # itself in float32
-    np.testing.assert_allclose(found, exact, atol=0.05 * float(np.abs(exact).max()))
-    assert np.any(found != exact)
+    np.testing.assert_array_equal(run.pattern, softmax)  # softmax is computed in float32, then rounded
+    np.testing.assert_allclose(rounded, exact, atol=0.05 * float(np.abs(exact).max()))
+    assert np.any(rounded != exact)
 
 
 def test_initial_weights_are_gpt2s():
-    """Variances of every block, over a network wide enough to tell them apart."""
+    """Standard deviations of all kinds of weights, in a network wide enough to distinguish them."""
     e, layers = 64, 3
     config = replace(GPT2, n_layers=layers, d_embed=e, d_head=32, block_mlp_width=4 * e, init_scale=4e-4, d_token=D)
     params = jax.tree.map(np.asarray, jax.jit(lambda seed: models.init(config, jax.random.key(seed)))(3))
@@ -174,8 +179,8 @@ def test_the_loss_is_that_of_every_prefix(x64):
         errors = [jax.vmap(partial(error, k=k))(prompts.x, prompts.y) for k in range(N)]
         return loss(params, draw(key, 0)), errors
 
-    found, errors = both(jax.random.key(4))
-    np.testing.assert_allclose(found, 0.5 * np.mean(errors), rtol=1e-10)
+    actual, errors = both(jax.random.key(4))
+    np.testing.assert_allclose(actual, 0.5 * np.mean(errors), rtol=1e-10)
 
 
 def test_classes_are_learned_by_the_logistic_loss(x64):
@@ -183,15 +188,15 @@ def test_classes_are_learned_by_the_logistic_loss(x64):
     draw, loss = learning_problem(task, GPT2, LAYOUT, TrainSettings(1, 5))
 
     @jax.jit
-    def of(key):
+    def run(key):
         params, (x, y, weight) = params_of(GPT2), draw(key, 0)
         y_hat = jax.vmap(models.prefix_predictor(GPT2, params, LAYOUT), -1, -1)(x, y)
         return loss(params, (x, y, weight)), y, y_hat
 
-    found, y, y_hat = map(np.asarray, of(jax.random.key(5)))
+    actual, y, y_hat = map(np.asarray, run(jax.random.key(5)))
     probability = 1 / (1 + np.exp(-y_hat))
     entropy = -np.where(y > 0, np.log(probability), np.log(1 - probability))
-    np.testing.assert_allclose(found, entropy.mean(), rtol=1e-10)
+    np.testing.assert_allclose(actual, entropy.mean(), rtol=1e-10)
 
 
 def test_a_curriculum_trains_on_its_stage(x64):
@@ -200,46 +205,46 @@ def test_a_curriculum_trains_on_its_stage(x64):
     steps = {0: (1, 2), 4: (1, 2), 5: (1, 4), 10: (2, 6), 29: (3, 6)}
 
     @jax.jit
-    def of(key, at):
-        params, batches = params_of(GPT2), jax.vmap(partial(draw, key))(at)
+    def run(key, step_numbers):
+        params, batches = params_of(GPT2), jax.vmap(partial(draw, key))(step_numbers)
         expected = []
         for i, (_, points) in enumerate(steps.values()):
             short = learning_problem(replace(TASK, n_context=points - 1), GPT2, LAYOUT, TrainSettings(1, 5))[1]
             x, y = batches[0][i, :points], batches[1][i, :points]
             expected.append(short(params, (x, y, jnp.full((points, 5), 1 / points))))
-        last = [ramps.inputs.at(ramps.inputs.steps + more) for more in (-1, 0)]
-        return batches[0], jax.lax.map(partial(loss, params), batches), expected, last
+        at_the_end = [ramps.inputs.at(ramps.inputs.steps + offset) for offset in (-1, 0)]
+        return batches[0], jax.lax.map(partial(loss, params), batches), expected, at_the_end
 
-    of_inputs, found, expected, last = jax.tree.map(np.asarray, of(jax.random.key(6), np.array([*steps])))
-    for x, (inputs, _) in zip(of_inputs, steps.values(), strict=True):
+    batch_x, actual, expected, at_the_end = jax.tree.map(np.asarray, run(jax.random.key(6), np.array([*steps])))
+    for x, (inputs, _) in zip(batch_x, steps.values(), strict=True):
         assert np.all(x[:, inputs:] == 0)
         assert np.all(x[:, :inputs] != 0)
-    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    np.testing.assert_allclose(actual, expected, rtol=1e-10)
     assert (ramps.inputs.steps, ramps.points.steps) == (20, 10)
-    assert last[0] < last[1] == 3
+    assert at_the_end[0] < at_the_end[1] == 3
 
 
 def test_a_curriculum_is_the_task_in_the_end_and_compiles_once():
-    """Training over all stages is one program."""
+    """One program trains all stages; after the last stage, batches are those of the task."""
     ramps = Curriculum(Ramp(2, 3, 1, 4), Ramp(2, 6, 2, 4))
     task, settings = FunctionRegression(Sparse(D, 1), N - 1), TrainSettings(16, 4, clip=1.0)
     staged = replace(settings, curriculum=ramps)
     draw, loss = learning_problem(task, GPT2, LAYOUT, staged)
     loss = chex.assert_max_traces(loss, 1)
     chunk = population.make_chunk(draw, loss, staged, mesh.Placement())
-    members = population.members_of(0, 2, staged, {})
+    members = population.member_specs(0, 2, staged, {})
     population.run_chunks(chunk, in_context.initialise(GPT2, staged, 0, 2), members, 16, 4)
-    of_task = learning_problem(task, GPT2, LAYOUT, settings)[0]
+    draw_from_task = learning_problem(task, GPT2, LAYOUT, settings)[0]
     key, end = jax.random.key(8), max(ramps.inputs.steps, ramps.points.steps)
-    at = jax.jit(lambda key, step: (draw(key, step), of_task(key, step)))
-    chex.assert_trees_all_equal(*at(key, end), strict=True)
-    ours, theirs = at(key, end - 1)
-    assert not np.array_equal(ours[2], theirs[2])
+    batches_at = jax.jit(lambda key, step: (draw(key, step), draw_from_task(key, step)))
+    chex.assert_trees_all_equal(*batches_at(key, end), strict=True)
+    staged_batch, task_batch = batches_at(key, end - 1)
+    assert not np.array_equal(staged_batch[2], task_batch[2])
 
 
 @pytest.mark.slow
 def test_training_learns_linear_functions_in_context():
-    """A short run is far better than zero at the last point, and no better at the first, where nothing is known."""
+    """A short run predicts much better than zero at the last point, but not at the first, which has no examples."""
     task = FunctionRegression(Linear(1), 7)
     config = replace(GPT2, d_token=1, d_embed=32, d_head=16, block_mlp_width=128, n_positions=16, init_scale=4e-4)
     settings = TrainSettings(800, 64, learning_rate=3e-3, clip=1.0, beta2=0.999)
@@ -277,7 +282,7 @@ def test_a_pool_of_prompts_has_so_many():
             (lambda task=task: learning_problem(task, GPT2, LAYOUT, TrainSettings()), "in_order=False")
             for task in (REPEATED, FinitePrefixPool(REPEATED, 3))
         ),
-        (lambda: models.prefix_predictor(GPT2, {}, tokens.concatenated(D, 1)), "hold x and y together"),
+        (lambda: models.prefix_predictor(GPT2, {}, tokens.concatenated(D, 1)), "x and y share a token"),
         (
             lambda: learning_problem(
                 TASK, replace(GPT2, causal=False), LAYOUT, TrainSettings(curriculum=Curriculum(Ramp(1, 1), Ramp(1, 1)))

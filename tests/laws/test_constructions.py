@@ -1,4 +1,4 @@
-"""Law 1: a construction of K steps is K steps of its learner."""
+"""Law 1: layers constructed for K gradient steps make the predictions of K steps of gradient descent."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 from icl_gd import constructions, learners, models, tokens
 from icl_gd.models import TransformerConfig
 
-CASES = [  # d, n, m, k steps, kind, whether layers share weights, what heads have more than they need
+CASES = [  # d, n, m, k steps, kind, whether layers share weights, extra heads and extra d_head
     (1, 1, 1, 1, "plain", False, 0),
     (1, 4, 3, 2, "preconditioned", True, 2),
     (2, 8, 2, 4, "plain", True, 1),
@@ -20,28 +20,28 @@ CASES = [  # d, n, m, k steps, kind, whether layers share weights, what heads ha
 
 
 def problems(rng, d, n, m, dtype, count=16):
-    """A batch of contexts and queries, W_0, a preconditioner, and a bound below which step sizes are stable."""
+    """Problems, W_0, a preconditioner and, by kind, the largest curvature c: step sizes below 2 / c are stable."""
     x, y, q = (rng.normal(size=(count, *shape)) for shape in ((n, d), (n, m), (d,)))
     a = rng.normal(size=(d, d))
     preconditioner = a @ a.T + 0.1 * np.eye(d)
     root = np.linalg.cholesky(preconditioner)
-    top = {
-        name: max(np.linalg.eigvalsh(r.T @ x_i.T @ x_i @ r / n)[-1] for x_i in x)
-        for name, r in (("plain", np.eye(d)), ("preconditioned", root))
+    largest = {
+        name: max(np.linalg.eigvalsh(factor.T @ x_i.T @ x_i @ factor / n)[-1] for x_i in x)
+        for name, factor in (("plain", np.eye(d)), ("preconditioned", root))
     }
     arrays = (np.asarray(v, dtype) for v in (x, y, q, rng.normal(size=(m, d)), preconditioner))
-    return *arrays, top
+    return *arrays, largest
 
 
 def check(d, n, m, k, kind, shared, extra, dtype, tolerance):
     rng = np.random.default_rng(CASES.index((d, n, m, k, kind, shared, extra)))
-    x, y, q, w0, a, top = problems(rng, d, n, m, dtype)
+    x, y, q, w0, a, largest = problems(rng, d, n, m, dtype)
     fractions = np.full(k, rng.uniform(0.05, 2.0)) if shared else rng.uniform(0.05, 2.0, k)
-    etas = fractions / top[kind]
+    etas = fractions / largest[kind]
     a = a if kind == "preconditioned" else None
     config = TransformerConfig(d + m, k, n_heads=1 + extra, d_head=max(d, m) + extra, shared=shared)
 
-    @jax.jit  # one compilation a case
+    @jax.jit  # one compilation per case
     def predictions(x, y, q, w0, a):
         params = constructions.gradient_descent_weights(config, d, n, etas, w0, a)
         layout = tokens.concatenated(d, m, w0)
@@ -55,10 +55,10 @@ def check(d, n, m, k, kind, shared, extra, dtype, tolerance):
     learner, *built = map(np.asarray, predictions(x, y, q, w0, a))
     assert learner.shape == (len(x), k + 1, m)
     assert learner.dtype == dtype
-    for form in built:
-        assert np.abs(form - learner).max() / np.abs(learner).max() < tolerance
+    for y_hat in built:
+        assert np.abs(y_hat - learner).max() / np.abs(learner).max() < tolerance
         last = learner[:, -1]
-        assert np.abs(form[:, -1] - last).max() / np.abs(last).max() < tolerance
+        assert np.abs(y_hat[:, -1] - last).max() / np.abs(last).max() < tolerance
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))

@@ -1,4 +1,4 @@
-"""Law 1 behind an embedding: built layers are gradient descent on the head of deep features; and how it is learned."""
+"""Law 1 after an embedding: constructed layers run gradient descent on a linear head over trained features."""
 
 import functools
 
@@ -64,7 +64,10 @@ def test_construction_is_its_learner(name, x64):
 
 
 def test_features_that_see_no_labels_make_it_descent_on_the_head(x64):
-    """y_hat = f_0(x) + W phi(x), W_{k+1} = W_k - eta_k grad of the in-context loss, by differentiation."""
+    """y_hat = f_0(x) + W phi(x) with W_{k+1} = W_k - eta_k grad L(W_k), where L is the in-context loss.
+
+    Scaling phi by s and eta by 1/s^2 does not change the prediction.
+    """
     rng = np.random.default_rng(1)
     a, b, etas = rng.normal(size=(4, 2)), rng.normal(size=(2, 2)), [0.3, 0.7]
     x, y, q = (rng.normal(size=shape) for shape in ((N, 2), (N, 2), (2,)))
@@ -73,11 +76,11 @@ def test_features_that_see_no_labels_make_it_descent_on_the_head(x64):
     def run(a, b, x, y, q):
         phi, start = lambda x: jnp.tanh(a @ x), lambda x: jnp.sin(b @ x)
 
-        def out(w, x):
+        def predict(w, x):
             return start(x) + w @ phi(x)
 
         def loss(w):
-            return sum(jnp.sum((out(w, x[i]) - y[i]) ** 2) for i in range(N)) / (2 * N)
+            return sum(jnp.sum((predict(w, x[i]) - y[i]) ** 2) for i in range(N)) / (2 * N)
 
         w = [jnp.zeros((2, 4))]
         for eta in etas:
@@ -88,11 +91,11 @@ def test_features_that_see_no_labels_make_it_descent_on_the_head(x64):
                 lambda x, y: (scale * phi(x), y - start(x)), [eta / scale**2 for eta in etas]
             )(x, y, q)
 
-        return jnp.stack([out(head, q) for head in w]), learned(1.0), learned(3.0)
+        return jnp.stack([predict(head, q) for head in w]), learned(1.0), learned(3.0)
 
-    expected, found, gauge = run(a, b, x, y, q)
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
-    np.testing.assert_allclose(gauge, expected, rtol=1e-12)
+    expected, actual, rescaled = run(a, b, x, y, q)
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+    np.testing.assert_allclose(rescaled, expected, rtol=1e-12)
 
 
 def test_every_layer_is_a_preconditioned_step_on_features_of_its_own(x64):
@@ -103,13 +106,13 @@ def test_every_layer_is_a_preconditioned_step_on_features_of_its_own(x64):
 
     @jax.jit
     def run(params, x, y, q):
-        tokens_of = tokens.concatenated(2, 1)
-        embedded = models.embed(config, params, tokens_of.encode(x, y, q))
+        layout = tokens.concatenated(2, 1)
+        embedded = models.embed(config, params, layout.encode(x, y, q))
         circuits = models.circuits(config, params)
         context, query = embedded[:-1], embedded[-1]
         targets = -(context @ circuits.W_PV[0, 0, -1])[:, None]
         w = learners.gradient_descent_iterates(context, targets, [float(N)], preconditioner=circuits.W_KQ[0, 0])[-1]
-        return w @ query, query[-1:], models.predictor(config, params, tokens_of)(x, y, q)
+        return w @ query, query[-1:], models.predictor(config, params, layout)(x, y, q)
 
     step, query, expected = map(np.asarray, run(params, x, y, q))
     assert np.abs(step).max() > 1e-3
@@ -123,7 +126,7 @@ SETTINGS = TrainSettings(steps=4, batch_size=12, learning_rate=1e-2, clip=1.0)
 
 @functools.cache
 def built(step_size=0.5, config=MODEL, d=3):
-    """What is frozen: one gradient step on features."""
+    """The frozen weights: one gradient step on features."""
     return constructions.gradient_descent_weights(config, d, 3, [step_size])
 
 
@@ -133,19 +136,20 @@ def learn(checkpoints, frozen):
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
-    """A population of two beside what is frozen, and its checkpoints."""
+    """A population of two, trained with the frozen layer, and the directory of its checkpoints."""
     directory = tmp_path_factory.mktemp("learned")
     with jax.numpy_rank_promotion("raise"):
         return learn(directory, built()), directory
 
 
 def test_what_is_given_is_not_trained_and_the_rest_is(learned):
+    """The frozen block keeps its weights, and the embedding is trained."""
     trained, directory = learned
     first, second = trained.member(0), trained.member(1)
     chex.assert_trees_all_equal(first["block_0"], second["block_0"], built()["block_0"], strict=True)
     chex.assert_trees_all_equal_shapes(first["embedding"], models.shapes(MODEL)["embedding"])
-    of_both = zip(*(jax.tree.leaves(member["embedding"]) for member in (first, second)), strict=True)
-    assert all(np.all(ours != theirs) for ours, theirs in of_both)
+    leaf_pairs = zip(*(jax.tree.leaves(member["embedding"]) for member in (first, second)), strict=True)
+    assert all(np.all(leaf != other) for leaf, other in leaf_pairs)
     chex.assert_trees_all_equal(icl_gd.load(directory).params, trained.params, strict=True)
     with pytest.raises(ValueError, match="frozen differ"):
         learn(directory, built(0.6))
@@ -154,14 +158,14 @@ def test_what_is_given_is_not_trained_and_the_rest_is(learned):
 
 
 def test_a_step_beside_what_is_given_is_one_of_the_rest_alone(learned):
-    """Also of the clip: gradients of what is frozen do not count in the norm."""
+    """Training equals that of the embedding alone: the clip ignores gradients of frozen weights."""
     draw, loss = learning_problem(TASK, MODEL, tokens.concatenated(1, 1), SETTINGS)
-    members = population.members_of(0, 1, SETTINGS, {"init_scale": 1.0})
+    members = population.member_specs(0, 1, SETTINGS, {"init_scale": 1.0})
 
-    def first(tree):
+    def first_member(tree):
         return jax.tree.map(lambda leaf: np.asarray(leaf)[0], tree)
 
-    optimiser = SETTINGS.transformation(first(members.rates))
+    optimiser = SETTINGS.transformation(first_member(members.rates))
 
     @jax.jit
     def step(params, state, key, number):
@@ -171,12 +175,12 @@ def test_a_step_beside_what_is_given_is_one_of_the_rest_alone(learned):
         return optax.apply_updates(params, updates), state
 
     member = initialise(MODEL, SETTINGS, 0, 1).member
-    params = first(member.params["embedding"])
+    params = first_member(member.params["embedding"])
     state = optimiser.init(params)
     for number in range(SETTINGS.steps):
         params, state = step(params, state, members.data[0], number)
     trained, _ = learned
-    chex.assert_trees_all_close(first(trained.params["embedding"]), params, rtol=1e-7, atol=4e-6)
+    chex.assert_trees_all_close(first_member(trained.params["embedding"]), params, rtol=1e-7, atol=4e-6)
 
 
 @pytest.mark.parametrize(
@@ -193,26 +197,26 @@ def test_what_cannot_be_given_is_refused(frozen, settings, words):
 
 
 @pytest.mark.parametrize("prompts", [12, 13])
-@pytest.mark.parametrize("at_once", [1, 4, 5, 12, 100])
-def test_a_loss_in_blocks_is_the_loss(at_once, prompts, x64):
+@pytest.mark.parametrize("block", [1, 4, 5, 12, 100])
+def test_a_loss_in_blocks_is_the_loss(block, prompts, x64):
     task = LinearRegression(3, 1, 4)
     w, sizes = np.random.default_rng(0).normal(size=(2, 1, 3)), []
 
     def loss(params, batch):
         return jnp.mean((jnp.einsum("md,db->mb", params["w"], batch.x_query) - batch.y_query) ** 2)
 
-    def noting_sizes(params, batch):
+    def loss_that_records_sizes(params, batch):
         sizes.append(batch.x.shape[-1])
         return loss(params, batch)
 
     @jax.jit
     def run(params):
-        batch, one = task.sample(jax.random.key(0), (prompts,)), {"w": params["w"][0]}
-        blocked = microbatched(noting_sizes, at_once)
-        found = [jax.vmap(jax.value_and_grad(form), (0, None))(params, batch) for form in (blocked, loss)]
-        return found, (blocked(one, batch), loss(one, batch))
+        batch, first = task.sample(jax.random.key(0), (prompts,)), {"w": params["w"][0]}
+        blocked = microbatched(loss_that_records_sizes, block)
+        results = [jax.vmap(jax.value_and_grad(function), (0, None))(params, batch) for function in (blocked, loss)]
+        return results, (blocked(first, batch), loss(first, batch))
 
-    (ours, expected), alone = run({"w": w})
-    assert min(at_once, prompts) / 2 <= max(sizes) <= at_once
-    chex.assert_trees_all_close(ours, expected, rtol=1e-12)
-    np.testing.assert_allclose(*alone, rtol=1e-12)
+    (actual, expected), single = run({"w": w})
+    assert min(block, prompts) / 2 <= max(sizes) <= block
+    chex.assert_trees_all_close(actual, expected, rtol=1e-12)
+    np.testing.assert_allclose(*single, rtol=1e-12)

@@ -1,4 +1,4 @@
-"""Prompts of which there are finitely many: recycled ones, and those cut from a table."""
+"""Finite data: pools of prompts that are used repeatedly, and prompts cut from a table."""
 
 import jax
 import numpy as np
@@ -11,8 +11,8 @@ from icl_gd.training import TrainSettings, train
 TASK = LinearRegression(3, 2, 4)
 
 
-def many(sample):
-    """From a seed and a number to so many of what is drawn by a key, as one program."""
+def sampler(sample):
+    """A compiled function of a seed and a count, which draws `count` samples, one per key."""
 
     def drawn(seed, count):
         return jax.vmap(sample)(jax.random.split(jax.random.key(seed), count))
@@ -22,29 +22,29 @@ def many(sample):
 
 def test_a_pool_has_its_prompts_and_no_others():
     pool = FinitePool(TASK, 5, seed=3)
-    drawn = jax.tree.map(np.asarray, many(pool.sample)(1, 2000))
+    drawn = jax.tree.map(np.asarray, sampler(pool.sample)(1, 2000))
 
     @jax.jit
     def prompts_of():
         larger = FinitePool(TASK, 50, seed=3).prompt(4).x
         return [pool.prompt(i) for i in range(5)], [FinitePool(TASK, 5, seed=4).prompt(i).x for i in range(5)], larger
 
-    there, others, larger = jax.tree.map(np.asarray, prompts_of())
-    x, counts = drawn.x, [np.sum(np.all(drawn.x == prompt.x, axis=(1, 2))) for prompt in there]
+    pool_prompts, other_seed, larger = jax.tree.map(np.asarray, prompts_of())
+    x, counts = drawn.x, [np.sum(np.all(drawn.x == prompt.x, axis=(1, 2))) for prompt in pool_prompts]
     assert sum(counts) == 2000
     np.testing.assert_allclose(counts, 400, atol=5 * 400**0.5)
-    for i, prompt in enumerate(there):
-        at = int(np.flatnonzero(np.all(x == prompt.x, axis=(1, 2)))[0])
-        for ours, theirs in zip(prompt, (leaf[at] for leaf in drawn), strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-6)
-        assert not np.any(prompt.x == others[i])
-    np.testing.assert_array_equal(larger, there[4].x)  # a larger pool has the smaller one's prompts and more
+    for i, prompt in enumerate(pool_prompts):
+        position = int(np.flatnonzero(np.all(x == prompt.x, axis=(1, 2)))[0])
+        for expected, actual in zip(prompt, (leaf[position] for leaf in drawn), strict=True):
+            np.testing.assert_allclose(expected, actual, atol=1e-6)
+        assert not np.any(prompt.x == other_seed[i])
+    np.testing.assert_array_equal(larger, pool_prompts[4].x)  # a larger pool contains the prompts of a smaller one
     with pytest.raises(ValueError, match="size=0"):
         FinitePool(TASK, 0)
 
 
 def test_training_on_a_pool_of_one_is_training_on_its_prompt():
-    """Every batch of it is the same, so two data keys give the same members."""
+    """All batches from a pool of one are equal, so the loss falls steadily; with a pool of 50 it fluctuates."""
     settings = TrainSettings(steps=3, batch_size=4, clip=1.0, share_batches=True)
     config = TransformerConfig(5, init_scale=1.0)
     losses = {}
@@ -55,7 +55,7 @@ def test_training_on_a_pool_of_one_is_training_on_its_prompt():
         )
     first, second, third = (float(np.asarray(loss)[0, 0]) for loss in losses[1])
     assert first > second > third
-    assert abs(first - third) < 0.1 * first  # no other prompt in between
+    assert abs(first - third) < 0.1 * first  # the loss of another prompt would differ more
     assert np.ptp(losses[50]) > 0.1 * np.mean(losses[50])
 
 
@@ -67,14 +67,14 @@ def table(n_context=4):
 
 def test_prompts_of_a_table_are_rows_without_repetition(x64):
     cut = table()
-    prompts = jax.tree.map(np.asarray, many(cut.sample)(0, 500))
-    whole = np.concatenate([prompts.x, prompts.x_query[:, None]], axis=1)
+    prompts = jax.tree.map(np.asarray, sampler(cut.sample)(0, 500))
+    inputs = np.concatenate([prompts.x, prompts.x_query[:, None]], axis=1)
     labels = np.concatenate([prompts.y, prompts.y_query[:, None]], axis=1)
-    rows = np.argmin(np.abs(whole[:, :, None, 0] - cut.x[None, None, :, 0]), axis=-1)
-    np.testing.assert_array_equal(whole, cut.x[rows])
+    rows = np.argmin(np.abs(inputs[:, :, None, 0] - cut.x[None, None, :, 0]), axis=-1)
+    np.testing.assert_array_equal(inputs, cut.x[rows])
     np.testing.assert_array_equal(labels, cut.y[rows])
-    assert all(len(set(some)) == 5 for some in rows)
-    assert set(rows[:, -1]) == set(range(12))  # any row is a query
+    assert all(len(set(row_numbers)) == 5 for row_numbers in rows)
+    assert set(rows[:, -1]) == set(range(12))  # every row occurs as a query
     np.testing.assert_allclose(cut.x.T @ (cut.x @ prompts.w[0].T - cut.y), 0, atol=1e-9)
     assert (cut.d_input, cut.d_output) == (3, 2)
 
@@ -98,10 +98,10 @@ def test_bad_tables_are_refused():
 
 
 def test_the_sample_of_a_table_is_one_program():
-    """Drawn under jit and vmap, the same rows."""
+    """jit and vmap draw the same rows."""
     cut = table()
     alone = jax.jit(lambda seed, i: cut.sample(jax.random.split(jax.random.key(seed), 3)[i]).x)
-    together = np.asarray(many(cut.sample)(2, 3).x)
+    together = np.asarray(sampler(cut.sample)(2, 3).x)
     for i in range(3):
         np.testing.assert_allclose(alone(2, i), together[i], rtol=1e-6)
     assert not np.array_equal(together[0], together[1])

@@ -1,4 +1,4 @@
-"""Function classes and prompt families: functions of their key, with the moments and the geometry they say."""
+"""Function classes and prompt distributions: equal keys give equal prompts; moments and geometry are as documented."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -33,25 +33,26 @@ TASKS = (
 )
 
 
-def many(sample, n):
-    """From a seed to so many of what is drawn by a key, as one program."""
+def sampler(sample, n):
+    """A compiled function of a seed, which draws n samples, one per key."""
     return jax.jit(lambda seed: jax.vmap(sample)(jax.random.split(jax.random.key(seed), n)))
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_same_key_same_prompt(name):
     task = TASKS[name]
-    whole = () if task.family == "orthogonal_query" else (task.sample,)  # at full length no query is orthogonal to all
+    # With n_context >= d_input, no query is orthogonal to all inputs.
+    full_length = () if task.family == "orthogonal_query" else (task.sample,)
 
     def samples(key):
-        return [sample(key) for sample in (task.sample_prefixes, *whole)]
+        return [sample(key) for sample in (task.sample_prefixes, *full_length)]
 
     alone = jax.jit(lambda seed, i: samples(jax.random.split(jax.random.key(seed), 3)[i]))
-    batches = jax.tree.map(np.asarray, many(samples, 3)(0))
+    batches = jax.tree.map(np.asarray, sampler(samples, 3)(0))
     for i in range(3):
-        one = alone(0, i)
+        single = alone(0, i)
         for prompts in (alone(0, i), jax.tree.map(lambda leaf, i=i: leaf[i], batches)):
-            chex.assert_trees_all_close(one, prompts, rtol=1e-7, atol=1e-5)
+            chex.assert_trees_all_close(single, prompts, rtol=1e-7, atol=1e-5)
     for batch in batches:
         assert not np.allclose(batch.x[0], batch.x[1])
 
@@ -59,38 +60,38 @@ def test_same_key_same_prompt(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_a_prompt_drawn_without_jit_is_the_same(name):
     task, key = TASKS[name], jax.random.key(0)
-    whole = () if task.family == "orthogonal_query" else (task.sample,)
-    for sample in (task.sample_prefixes, *whole):
+    full_length = () if task.family == "orthogonal_query" else (task.sample,)
+    for sample in (task.sample_prefixes, *full_length):
         chex.assert_trees_all_close(sample(key), jax.jit(sample)(key), rtol=1e-7, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_labels_have_the_variance_they_say(name):
     task = FunctionRegression(CLASSES[name], 0)
-    y = np.asarray(many(lambda key: task.sample(key).y_query, 40_000)(1))
+    y = np.asarray(sampler(lambda key: task.sample(key).y_query, 40_000)(1))
     squares = y[:, 0] ** 2
-    spread = squares.std() / len(y) ** 0.5
-    if name == "pool":  # of the functions it has, whose sizes differ
-        sizes = {round(float(np.sum(one**2)), 4) for one in np.asarray(many(task.functions.draw, 60)(2))}
-        assert len(sizes) == task.functions.size
-        expected = np.mean(list(sizes))
+    stderr = squares.std() / len(y) ** 0.5
+    if name == "pool":  # the mean over the functions of the pool, whose norms differ
+        squared_norms = {round(float(np.sum(w**2)), 4) for w in np.asarray(sampler(task.functions.draw, 60)(2))}
+        assert len(squared_norms) == task.functions.size
+        expected = np.mean(list(squared_norms))
     else:
         expected = task.functions.variance
-    np.testing.assert_allclose(squares.mean(), expected, atol=4 * spread + 1e-6)
+    np.testing.assert_allclose(squares.mean(), expected, atol=4 * stderr + 1e-6)
 
 
 def test_functions_are_what_their_formulas_say():
-    """Each class against its formula, one input at a time and without arrays."""
+    """Each class equals its formula, which `by_hand` computes for one input at a time."""
     x = np.random.default_rng(0).normal(size=(20, D))
 
     @jax.jit
-    def of(key, x):
+    def run(key, x):
         functions = {name: functions.draw(key) for name, functions in CLASSES.items()}
         return {name: (w, CLASSES[name].apply(w, x)[:, 0]) for name, w in functions.items()}
 
-    for name, (w, labels) in jax.tree.map(np.asarray, of(jax.random.key(3), x)).items():
-        for one, found in zip(x, labels, strict=True):
-            np.testing.assert_allclose(found, by_hand(name, w, one), rtol=1e-5, atol=1e-6, err_msg=name)
+    for name, (w, labels) in jax.tree.map(np.asarray, run(jax.random.key(3), x)).items():
+        for x_i, label in zip(x, labels, strict=True):
+            np.testing.assert_allclose(label, by_hand(name, w, x_i), rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def by_hand(name, w, x):
@@ -117,7 +118,7 @@ def by_hand(name, w, x):
 
 def test_sparse_functions_have_so_many_inputs_all_of_them_active():
     functions = tasks.Sparse(D, 2)
-    w = np.asarray(many(lambda key: functions.draw(key, 4)[0], 200)(4))
+    w = np.asarray(sampler(lambda key: functions.draw(key, 4)[0], 200)(4))
     np.testing.assert_array_equal((w != 0).sum(1), 2)
     np.testing.assert_array_equal(w[:, 4:], 0.0)
     np.testing.assert_allclose((w[:, :4] != 0).mean(0), 0.5, atol=0.15)
@@ -127,13 +128,15 @@ def test_a_pool_has_functions_of_the_entries_asked_for():
     @jax.jit
     def drawn(key):
         root = jax.random.fold_in(jax.random.key(7), FUNCTION_POOL_KEY)
-        there = jax.vmap(lambda i: ENTRIES["laplace"](jax.random.fold_in(root, i), (1, D)))(jnp.arange(3))
+        pool_weights = jax.vmap(lambda i: ENTRIES["laplace"](jax.random.fold_in(root, i), (1, D)))(jnp.arange(3))
         pool = FunctionRegression(tasks.FunctionPool(tasks.Linear(D), 3, 7), 0, weights="laplace")
-        return there, jax.vmap(lambda key: pool.sample(key).w)(jax.random.split(key, 30))
+        return pool_weights, jax.vmap(lambda key: pool.sample(key).w)(jax.random.split(key, 30))
 
-    there, found = map(np.asarray, drawn(jax.random.key(18)))
-    which = [np.flatnonzero([np.allclose(one, its, rtol=1e-5) for its in there]).item() for one in found]
-    assert set(which) == {0, 1, 2}
+    pool_weights, drawn_weights = map(np.asarray, drawn(jax.random.key(18)))
+    indices = [
+        np.flatnonzero([np.allclose(w, pool_w, rtol=1e-5) for pool_w in pool_weights]).item() for w in drawn_weights
+    ]
+    assert set(indices) == {0, 1, 2}
 
 
 def test_a_stage_leaves_the_other_inputs_zero_and_the_last_is_the_task():
@@ -146,7 +149,7 @@ def test_a_stage_leaves_the_other_inputs_zero_and_the_last_is_the_task():
 
 @cache
 def drawn(name):
-    return jax.tree.map(np.asarray, many(FAMILIES[name].sample_prefixes, 2000)(6))
+    return jax.tree.map(np.asarray, sampler(FAMILIES[name].sample_prefixes, 2000)(6))
 
 
 @pytest.mark.parametrize("name", PROMPT_DISTRIBUTIONS)
@@ -179,19 +182,19 @@ def test_queries_stand_where_their_family_says():
 
 
 def test_transformed_inputs_have_their_spectrum(x64):
-    several = FAMILIES["half_subspace"], FAMILIES["skewed"], replace(FAMILIES["skewed"], n_context=200_000)
-    of = jax.jit(lambda key: [task.sample_prefixes(key).x for task in several])
-    half, skewed, long = map(np.asarray, of(jax.random.key(7)))
+    three_tasks = FAMILIES["half_subspace"], FAMILIES["skewed"], replace(FAMILIES["skewed"], n_context=200_000)
+    draw = jax.jit(lambda key: [task.sample_prefixes(key).x for task in three_tasks])
+    half, skewed, long = map(np.asarray, draw(jax.random.key(7)))
     assert np.linalg.matrix_rank(half, tol=1e-9) == D // 2
     assert np.linalg.matrix_rank(skewed, tol=1e-9) == D
-    found = np.linalg.eigvalsh(np.cov(long.T, bias=True))[::-1]
+    eigenvalues = np.linalg.eigvalsh(np.cov(long.T, bias=True))[::-1]
     expected = 1 / np.arange(1, D + 1) ** 2
-    np.testing.assert_allclose(found, expected * D / expected.sum(), rtol=0.05)
+    np.testing.assert_allclose(eigenvalues, expected * D / expected.sum(), rtol=0.05)
 
 
 def test_noise_is_on_the_context_alone_and_renormalised():
     task = FunctionRegression(tasks.Linear(D), 30, noise_std=2.0, renormalised=True, label_scale=3.0)
-    prompts = jax.tree.map(np.asarray, many(task.sample_prefixes, 3000)(9))
+    prompts = jax.tree.map(np.asarray, sampler(task.sample_prefixes, 3000)(9))
     np.testing.assert_allclose(np.mean(prompts.y**2), 9 * D, rtol=0.05)
     np.testing.assert_allclose(np.mean((prompts.y - prompts.y_query) ** 2), 9 * 4 / (1 + 4 / D), rtol=0.05)
 
@@ -199,8 +202,8 @@ def test_noise_is_on_the_context_alone_and_renormalised():
 @pytest.mark.parametrize("name", tasks.EVAL_SUITE)
 def test_predicting_zero_has_error_one_on_all_prompts(name):
     task = tasks.EVAL_SUITE[name](FunctionRegression(tasks.Linear(D), D - 1))
-    y_query = np.asarray(many(lambda key: task.sample_prefixes(key).y_query, 4000)(11))
-    errors = np.mean(y_query[..., 0] ** 2, axis=1) / task.label_variance  # of each prompt
+    y_query = np.asarray(sampler(lambda key: task.sample_prefixes(key).y_query, 4000)(11))
+    errors = np.mean(y_query[..., 0] ** 2, axis=1) / task.label_variance  # [prompt]
     np.testing.assert_allclose(errors.mean(), 1.0, atol=4 * errors.std() / len(errors) ** 0.5)
 
 
@@ -215,9 +218,9 @@ ABS = {  # E |w|
 
 
 def close(samples, expected, **more):
-    """Whether means over the first axis are what is expected, within five standard errors."""
-    spread = samples.std(0) / len(samples) ** 0.5
-    np.testing.assert_array_less(np.abs(samples.mean(0) - expected), 5 * spread + 1e-6, **more)
+    """Asserts that means over the first axis are within five standard errors of `expected`."""
+    stderr = samples.std(0) / len(samples) ** 0.5
+    np.testing.assert_array_less(np.abs(samples.mean(0) - expected), 5 * stderr + 1e-6, **more)
 
 
 def test_entries_and_noise_are_symmetric_with_variance_one():
@@ -230,25 +233,25 @@ def test_entries_and_noise_are_symmetric_with_variance_one():
 
 @cache
 def inputs():
-    """Of every distribution `[function n d]`."""
+    """Inputs from every distribution, `[function n d]`: 6000 contexts, one per function."""
 
     def draw(key):
-        return {name: its.draw(key, (8, D)) for name, its in INPUTS.items()}
+        return {name: distribution.draw(key, (8, D)) for name, distribution in INPUTS.items()}
 
-    return jax.tree.map(lambda x: np.asarray(x, float), many(draw, 6000)(13))
+    return jax.tree.map(lambda x: np.asarray(x, float), sampler(draw, 6000)(13))
 
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_inputs_have_the_moments_they_say(name):
-    x, its = inputs()[name], INPUTS[name]
+    x, distribution = inputs()[name], INPUTS[name]
     for k in range(1, 7):
-        close((x**k).mean((1, 2)), its.moment(k, D), err_msg=f"{name} {k}")
-    assert its.moment(0, D) == its.moment(2, D) == 1.0
-    same = np.einsum("pni,pnj->pij", x, x) / x.shape[1]
-    mean = its.moment(1, D)
-    close(same, np.where(np.eye(D), 1.0, mean**2), err_msg=name)
-    later = np.einsum("pni,pni->p", x[:, 1:], x[:, :-1]) / (D * (x.shape[1] - 1))
-    close(later, CORRELATION if name == "ar1" else mean**2, err_msg=name)
+        close((x**k).mean((1, 2)), distribution.moment(k, D), err_msg=f"{name} {k}")
+    assert distribution.moment(0, D) == distribution.moment(2, D) == 1.0
+    second_moment = np.einsum("pni,pnj->pij", x, x) / x.shape[1]
+    mean = distribution.moment(1, D)
+    close(second_moment, np.where(np.eye(D), 1.0, mean**2), err_msg=name)
+    correlation = np.einsum("pni,pni->p", x[:, 1:], x[:, :-1]) / (D * (x.shape[1] - 1))
+    close(correlation, CORRELATION if name == "ar1" else mean**2, err_msg=name)
     if name == "sphere":
         np.testing.assert_allclose((x**2).sum(-1), D, rtol=1e-5)
 
@@ -267,14 +270,14 @@ def test_variances_are_those_of_labels_at_every_scale_of_all_inputs_and_entries(
             return jnp.mean(functions.apply(w, x) ** 2)
 
         by_scale = jax.vmap(jax.vmap(jax.vmap(mean_square), (None, 0)), (None, 0))  # [scale inputs function]
-        return jnp.stack([by_scale(its, scales[:, None, None, None, None] * x[None]) for its in w])
+        return jnp.stack([by_scale(of_entries, scales[:, None, None, None, None] * x[None]) for of_entries in w])
 
-    found = np.asarray(mean_squares(np.stack([inputs()[its] for its in INPUTS]).astype(np.float32), scales), float)
+    actual = np.asarray(mean_squares(np.stack([inputs()[kind] for kind in INPUTS]).astype(np.float32), scales), float)
     for i, weights in enumerate(words):
         for j, scale in enumerate(scales):
-            for k, its in enumerate(INPUTS):
-                expected = variance_of(functions, float(scale), its, weights)
-                close(found[i, j, k], expected, err_msg=f"{weights} {scale} {its}")
+            for k, kind in enumerate(INPUTS):
+                expected = variance_of(functions, float(scale), kind, weights)
+                close(actual[i, j, k], expected, err_msg=f"{weights} {scale} {kind}")
     assert variance_of(functions) == functions.variance
 
 
@@ -293,8 +296,15 @@ def test_variances_by_hand():
 
 @pytest.mark.parametrize("name", ["exponential", "sphere"])
 def test_families_transform_the_inputs_of_a_distribution(name):
-    its = {family: FunctionRegression(tasks.Linear(D), 9, family, inputs=name) for family in PROMPT_DISTRIBUTIONS}
-    draw = many(lambda key: {family: task.sample_prefixes(key)[0:3:2] for family, task in its.items()}, 1000)
+    tasks_by_family = {
+        family: FunctionRegression(tasks.Linear(D), 9, family, inputs=name) for family in PROMPT_DISTRIBUTIONS
+    }
+
+    def inputs_and_queries(key):
+        prompts = {family: task.sample_prefixes(key) for family, task in tasks_by_family.items()}
+        return {family: (prompt.x, prompt.x_query) for family, prompt in prompts.items()}
+
+    draw = sampler(inputs_and_queries, 1000)
     drawn = jax.tree.map(np.asarray, draw(15))
     for family, (x, x_query) in drawn.items():
         np.testing.assert_allclose(np.mean(x**2), 1.0, atol=0.05, err_msg=family)
@@ -302,15 +312,15 @@ def test_families_transform_the_inputs_of_a_distribution(name):
     for family in ("random_quadrants", "opposite_quadrants"):
         assert np.all(np.sign(drawn[family][0]) == np.sign(drawn[family][0][:, :1]))
     if name == "exponential":
-        assert np.all(drawn["random_quadrants"][1] >= 0)  # where the distribution has them
+        assert np.all(drawn["random_quadrants"][1] >= 0)  # queries are not reflected
         np.testing.assert_allclose(np.mean(drawn["random_quadrants"][0]), 0.0, atol=0.05)
     else:
         np.testing.assert_allclose((drawn["repeated_query"][1] ** 2).sum(-1), D, rtol=1e-4)
 
 
 def test_a_task_draws_what_its_words_say():
-    """Against its formula, from the same keys; so is what is drawn if no word is given."""
-    others = FunctionRegression(
+    """Prompts equal their formula for the same keys, with the arguments inputs, weights and noise and without them."""
+    task = FunctionRegression(
         Affine(D), 9, noise_std=0.5, input_scale=3.0, inputs="uniform", weights="laplace", noise="student"
     )
 
@@ -323,7 +333,7 @@ def test_a_task_draws_what_its_words_say():
         plain_x, plain_w = jax.random.normal(keys[0], (10, D)), jax.random.normal(keys[1], (1, D))
         plain_y = plain_x @ plain_w.T
         return [
-            (others.sample_prefixes(key), PrefixPrompt(x, y + 0.5 * ENTRIES["student"](keys[2], y.shape), x, y, w)),
+            (task.sample_prefixes(key), PrefixPrompt(x, y + 0.5 * ENTRIES["student"](keys[2], y.shape), x, y, w)),
             (TASKS["linear"].sample_prefixes(key), PrefixPrompt(plain_x, plain_y, plain_x, plain_y, plain_w)),
             (
                 replace(TASKS["linear"], noise_std=0.5).sample_prefixes(key)[1],
@@ -331,11 +341,11 @@ def test_a_task_draws_what_its_words_say():
             ),
         ]
 
-    for found, expected in both(jax.random.key(16)):
-        chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-5)
+    for actual, expected in both(jax.random.key(16)):
+        chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-BEFORE = {  # x[2, 3] and the first labels of key 5
+BEFORE = {  # x[2, 3] and the first three labels for key 5, from a version without inputs, weights and noise
     "linear": [0.4840049, -2.097413, 1.184338, 3.472363],
     "sparse": [0.4840049, 0.2418117, 2.393204, -1.205472],
     "quadratic": [0.4840049, -1.812362, -4.430628, -2.293719],
@@ -355,10 +365,10 @@ BEFORE = {  # x[2, 3] and the first labels of key 5
 
 
 def test_what_was_drawn_before_there_were_words_is_drawn_now():
-    of = jax.jit(
+    draw = jax.jit(
         lambda key: {name: (x[2, 3], y[:3, 0]) for name in BEFORE for x, y, *_ in [TASKS[name].sample_prefixes(key)]}
     )
-    for name, (x, y) in of(jax.random.key(5)).items():
+    for name, (x, y) in draw(jax.random.key(5)).items():
         np.testing.assert_allclose([x, *y], BEFORE[name], rtol=1e-5, err_msg=name)
 
 
@@ -367,7 +377,7 @@ def test_errors_are_divided_by_the_variance_at_this_scale_and_these_inputs(renor
     task = FunctionRegression(
         Affine(D), 9, "standard", 3.0, 2.0, 4.0, renormalised, "exponential", weights="laplace", noise="laplace"
     )
-    prompts = jax.tree.map(lambda leaf: np.asarray(leaf, float), many(task.sample_prefixes, 4000)(17))
+    prompts = jax.tree.map(lambda leaf: np.asarray(leaf, float), sampler(task.sample_prefixes, 4000)(17))
     variance, noise = 9 * D + 1, 16
     factor = 4 * variance / (variance + noise) if renormalised else 4
     np.testing.assert_allclose(task.label_variance, factor * variance)
@@ -375,12 +385,12 @@ def test_errors_are_divided_by_the_variance_at_this_scale_and_these_inputs(renor
     close((prompts.y**2).mean((1, 2)), factor * (variance + noise))
 
 
-# --- classes of one's own ---
+# --- user-defined classes ---
 
 
 @dataclass(frozen=True)
 class Own:
-    """y = w x, and with a constant w x + b."""
+    """y = w x, or y = w x + b if `constant` is True."""
 
     d_input: int = 3
     constant: bool = False
@@ -397,30 +407,32 @@ class Own:
 
 @pytest.mark.slow
 def test_a_degree_is_believed_of_what_is_homogeneous_and_of_nothing_else():
+    """`degree` is used only if the functions are homogeneous; otherwise the variance is estimated."""
     assert FunctionRegression(Own(), 2, input_scale=3.0).label_variance == 9 * 3.0
-    off = FunctionRegression(Own(constant=True, variance=4.0), 2, input_scale=3.0)
-    found = jax.jit(lambda x: x * off.label_variance)(1.0)  # while a program is traced, too
-    np.testing.assert_allclose(found, 28.0, rtol=0.012)
-    programs.forget()
-    with jax.enable_x64(True):  # drawn again, with the same numbers
-        assert replace(off, n_context=3).label_variance == off.label_variance
-    assert FunctionRegression(tasks.FunctionPool(off.functions, 3), 2, input_scale=3.0).label_variance == (
-        off.label_variance
+    affine = FunctionRegression(Own(constant=True, variance=4.0), 2, input_scale=3.0)
+    actual = jax.jit(lambda x: x * affine.label_variance)(1.0)  # also while a program is traced
+    np.testing.assert_allclose(actual, 28.0, rtol=0.012)
+    programs.clear_caches()
+    with jax.enable_x64(True):  # estimated again, from the same samples
+        assert replace(affine, n_context=3).label_variance == affine.label_variance
+    assert FunctionRegression(tasks.FunctionPool(affine.functions, 3), 2, input_scale=3.0).label_variance == (
+        affine.label_variance
     )
-    assert replace(off, input_scale=1.0).label_variance == 4.0
+    assert replace(affine, input_scale=1.0).label_variance == 4.0
 
 
 @pytest.mark.slow
 def test_a_class_may_leave_its_variance_out_or_say_it_at_every_scale():
-    least = SimpleNamespace(d_input=3, draw=Own(constant=True).draw, apply=Own(constant=True).apply)
-    np.testing.assert_allclose(FunctionRegression(least, 2, inputs="exponential").label_variance, 4.0, rtol=0.012)
-    at = SimpleNamespace(**vars(least), variance_at=lambda scale: 9.5 * scale)
-    assert FunctionRegression(at, 2, input_scale=2.0).label_variance == 19.0
-    np.testing.assert_allclose(variance_of(at, 1.0, "laplace"), 4.0, rtol=0.012)  # which it says nothing of
-    at.variance_at = lambda scale, moment: scale * moment(4)
-    assert FunctionRegression(at, 2, input_scale=2.0, inputs="laplace").label_variance == 12.0
+    minimal = SimpleNamespace(d_input=3, draw=Own(constant=True).draw, apply=Own(constant=True).apply)
+    np.testing.assert_allclose(FunctionRegression(minimal, 2, inputs="exponential").label_variance, 4.0, rtol=0.012)
+    with_variance = SimpleNamespace(**vars(minimal), variance_at=lambda scale: 9.5 * scale)
+    assert FunctionRegression(with_variance, 2, input_scale=2.0).label_variance == 19.0
+    # `variance_at(scale)` is for normal inputs. For others the variance is estimated.
+    np.testing.assert_allclose(variance_of(with_variance, 1.0, "laplace"), 4.0, rtol=0.012)
+    with_variance.variance_at = lambda scale, moment: scale * moment(4)
+    assert FunctionRegression(with_variance, 2, input_scale=2.0, inputs="laplace").label_variance == 12.0
     zero = SimpleNamespace(d_input=2, draw=lambda key, active: key, apply=lambda w, x: 0 * x[:, :1])
-    with pytest.raises(ValueError, match=r"mean square above 0; at inputs='normal' and input_scale=1 it is 0$"):
+    with pytest.raises(ValueError, match=r"above 0; with inputs='normal' and input_scale=1 the mean square is 0$"):
         _ = FunctionRegression(zero).label_variance
 
 
@@ -446,10 +458,12 @@ def test_every_class_that_ships_has_the_form(name):
     assert _wrong_form(getattr(CLASSES[name], "functions", CLASSES[name])) == ""
 
 
-def of_form(**other):
-    """A class with another attribute; what is None is left out."""
-    its = {"d_input": 3, "draw": Own().draw, "apply": Own().apply, **other}
-    return lambda: FunctionRegression(SimpleNamespace(**{name: of for name, of in its.items() if of is not None}))
+def of_form(**changes):
+    """A call that makes a task of a function class with other attributes; None removes an attribute."""
+    attributes = {"d_input": 3, "draw": Own().draw, "apply": Own().apply, **changes}
+    return lambda: FunctionRegression(
+        SimpleNamespace(**{name: value for name, value in attributes.items() if value is not None})
+    )
 
 
 @pytest.mark.parametrize(

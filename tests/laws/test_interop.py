@@ -1,4 +1,4 @@
-"""Published parameters, read, are the published network: against a forward pass of it written from its description."""
+"""Imported parameters of von Oswald et al. compute the published network, whose forward pass is written here."""
 
 import functools
 import math
@@ -62,32 +62,32 @@ NETWORKS = {
 SEPARATE = "net/~trans_block/layer_"
 
 
-def published(of, seed=0):
-    """Random parameters under the names that Haiku gives them."""
-    rng, e = np.random.default_rng(seed), of["embed"] or D_TOKEN
+def published(network, seed=0):
+    """Random parameters, with Haiku's names."""
+    rng, e = np.random.default_rng(seed), network["embed"] or D_TOKEN
 
     def draw(*shape):
         return rng.normal(size=shape) / shape[0] ** 0.5
 
-    params = {"net/emb": {"w": draw(D_TOKEN, e)}} if of["embed"] else {}
-    if of["hidden"]:
-        params["net/input_mlp/linear"] = {"w": draw(e, of["hidden"]), "b": draw(of["hidden"])}
-        params["net/input_mlp/linear_1"] = {"w": draw(of["hidden"], e), "b": draw(e)}
-    for layer in range(1 if of["deq"] else of["layers"]):
-        module = "net/multi_head_attention" if of["deq"] else f"{SEPARATE}{layer}"
+    params = {"net/emb": {"w": draw(D_TOKEN, e)}} if network["embed"] else {}
+    if network["hidden"]:
+        params["net/input_mlp/linear"] = {"w": draw(e, network["hidden"]), "b": draw(network["hidden"])}
+        params["net/input_mlp/linear_1"] = {"w": draw(network["hidden"], e), "b": draw(e)}
+    for layer in range(1 if network["deq"] else network["layers"]):
+        module = "net/multi_head_attention" if network["deq"] else f"{SEPARATE}{layer}"
         for name in ("query", "key", "value"):
-            params[f"{module}/{name}"] = {"w": draw(e, of["heads"] * of["key"])}
-        params[f"{module}/linear"] = {"w": draw(of["heads"] * of["key"], e)}
-        if of["mix"] and layer == 0:
+            params[f"{module}/{name}"] = {"w": draw(e, network["heads"] * network["key"])}
+        params[f"{module}/linear"] = {"w": draw(network["heads"] * network["key"], e)}
+        if network["mix"] and layer == 0:
             params[f"{module}/non_lin_mix"] = {"w": np.array([[0.07]])}
-        if of["norm"] and (of["deq"] or layer):
-            where = "net/l_norm/layer_norm" if of["deq"] else f"net/~trans_block/norm_{layer}"
-            params[where] = {"scale": 1 + 0.3 * draw(e), "offset": 0.3 * draw(e)}
+        if network["norm"] and (network["deq"] or layer):
+            norm = "net/l_norm/layer_norm" if network["deq"] else f"net/~trans_block/norm_{layer}"
+            params[norm] = {"scale": 1 + 0.3 * draw(e), "offset": 0.3 * draw(e)}
     return params
 
 
-def forward(params, tokens, of):
-    """Residuals of every depth: attention of all tokens to the context, heads side by side, as published."""
+def forward(params, tokens, network):
+    """Residuals `[depth t e]` of the published network: all tokens attend to the context; heads are concatenated."""
 
     def linear(x, name):
         return x @ params[name]["w"] + params[name].get("b", 0.0)
@@ -95,70 +95,75 @@ def forward(params, tokens, of):
     def gelu(x):
         return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
-    h = linear(tokens, "net/emb") if of["embed"] else tokens
-    if of["hidden"]:
+    h = linear(tokens, "net/emb") if network["embed"] else tokens
+    if network["hidden"]:
         h = h + linear(gelu(linear(h, "net/input_mlp/linear")), "net/input_mlp/linear_1")
     residuals = [h]
-    for layer in range(of["layers"]):
-        module = "net/multi_head_attention" if of["deq"] else f"{SEPARATE}{layer}"
-        norm = params.get("net/l_norm/layer_norm" if of["deq"] else f"net/~trans_block/norm_{layer}")
-        read = h
+    for layer in range(network["layers"]):
+        module = "net/multi_head_attention" if network["deq"] else f"{SEPARATE}{layer}"
+        norm = params.get("net/l_norm/layer_norm" if network["deq"] else f"net/~trans_block/norm_{layer}")
+        inputs = h
         if norm is not None:
-            read = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-5)
-            read = read * norm["scale"] + norm["offset"]
+            inputs = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-5)
+            inputs = inputs * norm["scale"] + norm["offset"]
         heads = []
-        for head in range(of["heads"]):
-            part = slice(head * of["key"], (head + 1) * of["key"])
-            q, k, v = (linear(read, f"{module}/{name}")[:, part] for name in ("query", "key", "value"))
+        for head in range(network["heads"]):
+            columns = slice(head * network["key"], (head + 1) * network["key"])
+            q, k, v = (linear(inputs, f"{module}/{name}")[:, columns] for name in ("query", "key", "value"))
             k, v = k[:-1], v[:-1]
-            if of["sum_norm"]:
+            if network["sum_norm"]:
                 q, k = (a / (a.sum(-1, keepdims=True) + 1e-6) for a in (q, k))
             logits = q @ k.T
-            softmax = np.exp(logits / math.sqrt(of["key"]))
+            softmax = np.exp(logits / math.sqrt(network["key"]))
             softmax /= softmax.sum(-1, keepdims=True)
-            if of["softmax"] or (of["first"] and layer == 0):
+            if network["softmax"] or (network["first"] and layer == 0):
                 logits = softmax
-            elif of["mix"] and (of["deq"] or layer == 0):
-                share = 1 / (1 + np.exp(-10 * params[f"{module}/non_lin_mix"]["w"][0, 0]))
-                logits = share * softmax + (1 - share) * logits
+            elif network["mix"] and (network["deq"] or layer == 0):
+                softmax_fraction = 1 / (1 + np.exp(-10 * params[f"{module}/non_lin_mix"]["w"][0, 0]))
+                logits = softmax_fraction * softmax + (1 - softmax_fraction) * logits
             heads.append(logits @ v)
-        update = of["dampening"] * linear(np.concatenate(heads, -1), f"{module}/linear")
-        h = h + update * (np.arange(h.shape[1]) == h.shape[1] - 1 if of["y_update"] else 1.0)
-        h = np.clip(h, -of["clip"], of["clip"]) if of["clip"] else h
+        update = network["dampening"] * linear(np.concatenate(heads, -1), f"{module}/linear")
+        h = h + update * (np.arange(h.shape[1]) == h.shape[1] - 1 if network["y_update"] else 1.0)
+        h = np.clip(h, -network["clip"], network["clip"]) if network["clip"] else h
         residuals.append(h)
     return np.stack(residuals)
 
 
-def read(params, of):
-    kinds = ("softmax",) + ("linear",) * (of["layers"] - 1) if of["first"] else "softmax" if of["softmax"] else "linear"
+def read(params, network):
+    if network["first"]:
+        kinds = ("softmax",) + ("linear",) * (network["layers"] - 1)
+    else:
+        kinds = "softmax" if network["softmax"] else "linear"
     return interop.from_von_oswald(
         params,
-        n_layers=of["layers"] if of["deq"] else None,
-        n_heads=of["heads"],
+        n_layers=network["layers"] if network["deq"] else None,
+        n_heads=network["heads"],
         attention=kinds,
-        clip=of["clip"],
-        sum_normalised=of["sum_norm"],
-        y_update=of["y_update"],
-        dampening=of["dampening"],
+        clip=network["clip"],
+        sum_normalised=network["sum_norm"],
+        y_update=network["y_update"],
+        dampening=network["dampening"],
     )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_read_is_published(name, x64, tmp_path):
-    of = PLAIN | NETWORKS[name]
-    params, tokens = published(of), np.random.default_rng(1).normal(size=(N + 1, D_TOKEN))
-    config, ours = read(params, of)
-    expected = forward(params, tokens, of)
+    network = PLAIN | NETWORKS[name]
+    params, tokens = published(network), np.random.default_rng(1).normal(size=(N + 1, D_TOKEN))
+    config, imported = read(params, network)
+    expected = forward(params, tokens, network)
     assert np.abs(expected[-1] - expected[0]).max() > 0.01
-    found = jax.jit(functools.partial(models.apply, config))(ours, tokens).residual
-    np.testing.assert_allclose(found, expected, atol=1e-11 * np.abs(expected).max())
-    chex.assert_trees_all_equal_shapes(ours, models.shapes(config))
-    np.savez(tmp_path / "p.npz", **{f"{module}/{leaf}": v for module, of_ in params.items() for leaf, v in of_.items()})
-    again, theirs = read(str(tmp_path / "p.npz"), of)
+    actual = jax.jit(functools.partial(models.apply, config))(imported, tokens).residual
+    np.testing.assert_allclose(actual, expected, atol=1e-11 * np.abs(expected).max())
+    chex.assert_trees_all_equal_shapes(imported, models.shapes(config))
+    np.savez(
+        tmp_path / "p.npz", **{f"{module}/{leaf}": v for module, leaves in params.items() for leaf, v in leaves.items()}
+    )
+    again, reloaded = read(str(tmp_path / "p.npz"), network)
     assert again == config
-    chex.assert_trees_all_equal(ours, theirs, strict=True)
-    if of["dampening"] == 1.0:
-        chex.assert_trees_all_close(interop.to_von_oswald(config, ours, "net"), params, rtol=1e-15)
+    chex.assert_trees_all_equal(imported, reloaded, strict=True)
+    if network["dampening"] == 1.0:
+        chex.assert_trees_all_close(interop.to_von_oswald(config, imported, "net"), params, rtol=1e-15)
 
 
 def changed(**extra):
@@ -186,30 +191,34 @@ def changed(**extra):
     ],
 )
 def test_what_there_is_none_of_here_is_refused(params, words, more):
+    """Modules and values that have no counterpart in this package are refused."""
     with pytest.raises(ValueError, match=words):
         interop.from_von_oswald(params, **more)
 
 
 @pytest.mark.parametrize("name", ["all", "mix_shared", "perceptron"])
 def test_members_on_a_leading_axis_are_read_as_each_is(name, tmp_path):
-    of = PLAIN | NETWORKS[name]
-    each = [published(of, seed) for seed in range(3)]
+    network = PLAIN | NETWORKS[name]
+    each = [published(network, seed) for seed in range(3)]
     members = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
-    config, params = read(members, of)
-    alone = [read(member, of) for member in each]
+    config, params = read(members, network)
+    alone = [read(member, network) for member in each]
     assert [config] * 3 == [config_alone for config_alone, _ in alone]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(params_alone for _, params_alone in alone))
     chex.assert_trees_all_equal(params, stacked, strict=True)
     interop.pretrained.check(Pretrained(config, params, "concatenated", D_TOKEN - 1))
-    np.savez(tmp_path / "p.npz", **{f"{m}/{leaf}": value for m, of_ in members.items() for leaf, value in of_.items()})
-    chex.assert_trees_all_equal(params, read(tmp_path / "p.npz", of)[1], strict=True)
+    np.savez(
+        tmp_path / "p.npz",
+        **{f"{module}/{leaf}": v for module, leaves in members.items() for leaf, v in leaves.items()},
+    )
+    chex.assert_trees_all_equal(params, read(tmp_path / "p.npz", network)[1], strict=True)
 
 
 def test_what_holds_no_modules_is_refused():
     members = [published(PLAIN)] * 2
     for params in (members, published(PLAIN)["net/multi_head_attention/query"]):
         with pytest.raises(ValueError, match=r"must be a mapping .* numpy\.stack"):
-            von_oswald._modules(params)  # the public function has a type that tests check
+            von_oswald._modules(params)  # the public function would fail the tests' type check
     names = {"jax": jax, "numpy": np, "params": members}
     with pytest.raises(ValueError) as caught:
         von_oswald._modules(members)
@@ -226,7 +235,7 @@ def unpickled(values):
 
 
 class Pickled:
-    """An array, of which is known whether it was unpickled."""
+    """An array that is recorded in UNPICKLED when it is unpickled."""
 
     def __init__(self, values):
         self.values = values
@@ -237,7 +246,8 @@ class Pickled:
 
 @pytest.mark.parametrize("how", ["pickle", "npy", "npz", "npz of modules"])
 def test_what_is_pickled_is_refused_with_the_lines_that_write_what_is_read(how, tmp_path):
-    params = {module: {leaf: Pickled(v) for leaf, v in of.items()} for module, of in published(PLAIN).items()}
+    """A pickled file is not loaded; the error contains code that converts it."""
+    params = {module: {leaf: Pickled(v) for leaf, v in leaves.items()} for module, leaves in published(PLAIN).items()}
     path = tmp_path / f"my 'params'.{how[:3]}"
     if how == "pickle":
         path.write_bytes(pickle.dumps(params))
@@ -249,15 +259,15 @@ def test_what_is_pickled_is_refused_with_the_lines_that_write_what_is_read(how, 
     with pytest.raises(ValueError, match="pickled files are never loaded; if you trust the file") as caught:
         interop.from_von_oswald(path)
     assert not UNPICKLED
-    about, *lines = str(caught.value).splitlines()
-    assert str(path) in about
+    first_line, *lines = str(caught.value).splitlines()
+    assert str(path) in first_line
     assert len(lines) == 3
     exec("\n".join(lines), {})
     assert UNPICKLED
-    config, ours = interop.from_von_oswald(tmp_path / "my 'params'_arrays.npz")
-    expected, theirs = interop.from_von_oswald(published(PLAIN))
+    config, actual_params = interop.from_von_oswald(tmp_path / "my 'params'_arrays.npz")
+    expected, expected_params = interop.from_von_oswald(published(PLAIN))
     assert config == expected
-    chex.assert_trees_all_equal(ours, theirs, strict=True)
+    chex.assert_trees_all_equal(actual_params, expected_params, strict=True)
 
 
 def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
@@ -265,5 +275,8 @@ def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="is not a file; pass the path") as caught:
         interop.from_von_oswald("~/p.npz")
     assert str(tmp_path / "p.npz") in str(caught.value)
-    np.savez(tmp_path / "p.npz", **{f"{m}/{leaf}": v for m, of in published(PLAIN).items() for leaf, v in of.items()})
+    np.savez(
+        tmp_path / "p.npz",
+        **{f"{module}/{leaf}": v for module, leaves in published(PLAIN).items() for leaf, v in leaves.items()},
+    )
     assert interop.from_von_oswald("~/p.npz")[0] == interop.from_von_oswald(published(PLAIN))[0]

@@ -1,4 +1,4 @@
-"""Law 2: what every learner of linear functions obeys, its limits, and its closed forms."""
+"""Law 2: symmetries and limits of linear learners, independent implementations, and closed forms of risks."""
 
 from functools import cache, partial
 
@@ -35,13 +35,13 @@ def jitted(name):
 
 
 def drawn(task, count, seed):
-    """So many prompts, to be called inside of jit."""
+    """`count` prompts of a task; call it inside jit."""
     return jax.vmap(task.sample)(jax.random.split(jax.random.key(seed), count))
 
 
 @partial(jax.jit, static_argnums=0)
 def one_step_losses(task, seed, eta, preconditioner):
-    """Of a step on 100,000 prompts of a task."""
+    """Losses of one gradient step on 100,000 prompts of a task."""
     return losses(learners.gradient_descent([eta], preconditioner=preconditioner), drawn(task, 100_000, seed))
 
 
@@ -59,18 +59,18 @@ def test_rotation_and_order(name, n, x64):
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_without_jit_it_says_the_same(name, x64):
-    given = problem(1)
-    np.testing.assert_allclose(LEARNERS[name](*given), jitted(name)(*given), rtol=1e-10, atol=1e-12)
+    problem_1 = problem(1)
+    np.testing.assert_allclose(LEARNERS[name](*problem_1), jitted(name)(*problem_1), rtol=1e-10, atol=1e-12)
 
 
 def test_a_step_is_the_gradient_of_the_in_context_loss(x64):
-    """W_{k+1} = W_k - eta_k grad L(W_k) A, L = 1/(2n) sum |W x - y|^2, the gradient by differentiation."""
+    """W_{k+1} = W_k - eta_k grad L(W_k) A with L = 1/(2n) sum |W x - y|^2; `jax.grad` computes the gradient."""
     x, y, q = problem(8)
     rng = np.random.default_rng(9)
     w0, a, etas = rng.normal(size=(2, 4)), rng.normal(size=(4, 4)), [0.3, 0.1, 0.2]
 
     @jax.jit
-    def of(x, y, q, w0, a):
+    def run(x, y, q, w0, a):
         gradient = jax.grad(lambda w: jnp.sum((x @ w.T - y) ** 2) / (2 * len(x)))
         w = [w0]
         for eta in etas:
@@ -78,18 +78,18 @@ def test_a_step_is_the_gradient_of_the_in_context_loss(x64):
         iterates = learners.gradient_descent_iterates(x, y, etas, w0, a)
         return jnp.stack(w), iterates, learners.layerwise_gradient_descent(etas, w0, a)(x, y, q)
 
-    w, iterates, y_hat = map(np.asarray, of(x, y, q, w0, a))
+    w, iterates, y_hat = map(np.asarray, run(x, y, q, w0, a))
     np.testing.assert_allclose(iterates, w, rtol=1e-12)
     np.testing.assert_allclose(y_hat, w @ q, rtol=1e-12)
 
 
 def test_momentum_is_that_of_an_independent_library(x64):
-    """Steps of one size are optax's; without momentum they are gradient descent."""
+    """With equal step sizes, momentum is that of optax; with momentum 0 it is gradient descent."""
     x, y, q = problem(10)
     optimizer = optax.sgd(0.3, momentum=0.6)
 
     @jax.jit
-    def of(x, y, q):
+    def run(x, y, q):
         gradient = jax.grad(lambda w: jnp.sum((x @ w.T - y) ** 2) / (2 * len(x)))
         w, state = jnp.zeros((2, 4)), optimizer.init(jnp.zeros((2, 4)))
         predicted = [w @ q]
@@ -97,26 +97,33 @@ def test_momentum_is_that_of_an_independent_library(x64):
             change, state = optimizer.update(gradient(w), state)
             w = w + change
             predicted.append(w @ q)
-        ours = learners.layerwise_momentum([0.3] * 5, 0.6)(x, y, q)
-        plain = learners.momentum([0.3, 0.1], 0.0)(x, y, q), learners.gradient_descent([0.3, 0.1])(x, y, q)
-        return ours, jnp.stack(predicted), plain
+        actual = learners.layerwise_momentum([0.3] * 5, 0.6)(x, y, q)
+        without_momentum = learners.momentum([0.3, 0.1], 0.0)(x, y, q), learners.gradient_descent([0.3, 0.1])(x, y, q)
+        return actual, jnp.stack(predicted), without_momentum
 
-    ours, theirs, (without, descent) = of(x, y, q)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(without, descent, rtol=1e-12)
+    actual, expected, (zero_momentum, descent) = run(x, y, q)
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(zero_momentum, descent, rtol=1e-12)
 
 
 @pytest.mark.parametrize("n", [3, 9])
 def test_limits_and_the_independent_library(n, x64):
     x, y, q = problem(4, n)
     eta = n / np.linalg.eigvalsh(x.T @ x)[-1]
-    each = learners.ols, learners.ridge(1e-9), learners.gradient_descent(np.full(20_000, eta)), learners.ridge(0.7)
-    ours, small, descent, large = jax.jit(lambda *problem: [learner(*problem) for learner in each])(x, y, q)
-    np.testing.assert_allclose(ours, q @ (np.linalg.pinv(x) @ y), atol=1e-10)
-    np.testing.assert_allclose(small, ours, atol=1e-6)
-    np.testing.assert_allclose(descent, ours, atol=1e-6)
-    theirs = sklearn.linear_model.Ridge(alpha=0.7, fit_intercept=False).fit(x, y).predict(q[None])[0]
-    np.testing.assert_allclose(large, theirs, atol=1e-10)
+    all_learners = (
+        learners.ols,
+        learners.ridge(1e-9),
+        learners.gradient_descent(np.full(20_000, eta)),
+        learners.ridge(0.7),
+    )
+    least_squares, small_penalty, descent, large_penalty = jax.jit(
+        lambda *problem: [learner(*problem) for learner in all_learners]
+    )(x, y, q)
+    np.testing.assert_allclose(least_squares, q @ (np.linalg.pinv(x) @ y), atol=1e-10)
+    np.testing.assert_allclose(small_penalty, least_squares, atol=1e-6)
+    np.testing.assert_allclose(descent, least_squares, atol=1e-6)
+    expected = sklearn.linear_model.Ridge(alpha=0.7, fit_intercept=False).fit(x, y).predict(q[None])[0]
+    np.testing.assert_allclose(large_penalty, expected, atol=1e-10)
     with pytest.raises(ValueError, match="penalty"):
         learners.ridge(0.0)
 
@@ -127,16 +134,16 @@ def test_best_step_size_is_the_minimum_on_the_sample(x64):
     def risk(eta, w0):
         return losses(learners.gradient_descent([eta], w0), prompts).mean()
 
-    of = jax.jit(jax.vmap(jax.value_and_grad(risk), in_axes=(0, None)))
+    risk_and_gradient = jax.jit(jax.vmap(jax.value_and_grad(risk), in_axes=(0, None)))
     for w0 in (None, np.full((2, 4), 0.3)):
         eta = learners.fit_step_size(prompts, None if w0 is None else jnp.asarray(w0))
-        risks, gradients = map(np.asarray, of(eta * np.array([1.0, 0.99, 1.01]), w0))
+        risks, gradients = map(np.asarray, risk_and_gradient(eta * np.array([1.0, 0.99, 1.01]), w0))
         assert risks[0] < min(risks[1:])
         assert abs(gradients[0]) < 1e-10
 
 
 def test_numbers_of_the_closed_forms():
-    """Best single step at d = 10 over N, under input scale, and the Gaussian optimum: published and derived values."""
+    """Risks of the best step at d = 10 by n and by input scale, and Gaussian optima: published and derived values."""
     for n, expected in {
         5: 0.27590,
         10: 0.206229,
@@ -177,8 +184,8 @@ def test_one_step_risk_meets_sampling(name, alpha, x64):
     sampled = np.asarray(one_step_losses(scale_inputs(task, alpha), 5, eta, None))
     assert abs(float(sampled.mean()) - exact) < 5 * float(sampled.std()) / 100_000**0.5
     if alpha == 1.0:
-        own = jax.jit(lambda seed: drawn(task, 100_000, seed))(6)
-        assert learners.fit_step_size(own) == pytest.approx(eta, rel=0.05)
+        prompts = jax.jit(lambda seed: drawn(task, 100_000, seed))(6)
+        assert learners.fit_step_size(prompts) == pytest.approx(eta, rel=0.05)
 
 
 @pytest.mark.parametrize("n_test", [None, 2, 20])
@@ -201,7 +208,7 @@ def test_gaussian_optimum_meets_sampling(n_test, x64):
 
 
 def test_ridge_at_the_noise_to_weight_ratio_is_bayes(x64):
-    """The posterior mean has the least risk: other penalties do worse on the same prompts."""
+    """With this penalty, ridge is the posterior mean, so other penalties have a higher risk on the same prompts."""
     task = LinearRegression(3, 1, 5, "normal", noise_std=0.8, weight_scale=1.5)
     penalty = (0.8 / 1.5) ** 2
 

@@ -1,6 +1,6 @@
-"""What earlier versions wrote is read as this one would have written it; what later ones write is refused.
+"""Files of earlier versions are read as if this version had written them; files of later versions are refused.
 
-`tests/experiments/test_stored.py` reads whole runs of an earlier version.
+`tests/experiments/test_stored.py` reads complete runs of an earlier version.
 """
 
 import json
@@ -9,6 +9,7 @@ import pytest
 
 from icl_gd.migrations import CHECKPOINTS, CONFIGS, FIELDS, PRETRAINED, migrated, newest_of
 
+UNMODIFIED = dict.fromkeys(("query_damping", "negative_weight", "negative_fraction", "augment_keys", "augment_values"))
 TABLES = {"checkpoints": CHECKPOINTS, "configs": CONFIGS, "pretrained": PRETRAINED}
 FIRST = {
     "recipe": "linear_attention",
@@ -18,7 +19,7 @@ FIRST = {
     "train.clip": 1e-3,
     "task.d_input": 10,
 }
-# What a config of the first format has otherwise than `FIRST`, and what it then has in the second.
+# `FIRST` is a config in format 1. Each row: fields that replace those of `FIRST`, and fields after migration.
 CONFIGS_1 = [
     ({}, {"reference.name": "gradient_descent", "analyses": ["weights"]}),
     (
@@ -44,20 +45,20 @@ CONFIGS_1 = [
 
 @pytest.mark.parametrize(("before", "after"), CONFIGS_1)
 def test_configs_of_the_first_format(before, after):
-    given = FIRST | before
-    kept = json.dumps(given)
-    found = migrated(given, 1, CONFIGS)
-    assert {name: found[name] for name in after} == after
-    assert "recipe" not in found
-    assert json.dumps(given) == kept  # what was read is left alone
-    renamed = {FIELDS.get(name, name) for name in given}
-    assert {*found} == renamed - {"recipe"} | {"reference.name"}
+    config = FIRST | before
+    config_as_json = json.dumps(config)
+    result = migrated(config, 1, CONFIGS)
+    assert {name: result[name] for name in after} == after
+    assert "recipe" not in result
+    assert json.dumps(config) == config_as_json  # the argument is not changed
+    renamed = {FIELDS.get(name, name) for name in config}
+    assert {*result} == renamed - {"recipe"} | {"reference.name"}
 
 
 def test_inputs_of_the_first_format_are_those_of_linear_regression_alone():
-    given = FIRST | {"task.inputs": "uniform"}
-    assert migrated(given, 1, CONFIGS)["task.inputs"] == "uniform"
-    assert "task.inputs" not in migrated(given | {"recipe": "function_classes"}, 1, CONFIGS)
+    config = FIRST | {"task.inputs": "uniform"}
+    assert migrated(config, 1, CONFIGS)["task.inputs"] == "uniform"
+    assert "task.inputs" not in migrated(config | {"recipe": "function_classes"}, 1, CONFIGS)
 
 
 def test_configs_before_there_were_recipes_or_analyses():
@@ -66,14 +67,14 @@ def test_configs_before_there_were_recipes_or_analyses():
 
 @pytest.mark.parametrize(("clip", "after"), [(1e6, None), (1e-3, 1e-3), (None, None), ([0.1, 1.0], [0.1, 1.0])])
 def test_checkpoints_of_the_third_format(clip, after):
-    about = {"settings": {"clip": clip, "steps": 20}, "seeds": 2}
-    assert migrated(about, 3, CHECKPOINTS) == {"settings": {"clip": after, "steps": 20}, "seeds": 2}
-    assert about["settings"]["clip"] == clip
+    metadata = {"settings": {"clip": clip, "steps": 20}, "seeds": 2}
+    assert migrated(metadata, 3, CHECKPOINTS) == {"settings": {"clip": after, "steps": 20}, "seeds": 2}
+    assert metadata["settings"]["clip"] == clip
 
 
 def test_checkpoints_that_say_nothing_of_a_clip():
-    for about in ({"seeds": 2}, {"settings": {"steps": 20}}):
-        assert migrated(about, 3, CHECKPOINTS) == about
+    for metadata in ({"seeds": 2}, {"settings": {"steps": 20}}):
+        assert migrated(metadata, 3, CHECKPOINTS) == metadata
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -87,11 +88,11 @@ def test_what_is_of_this_version_is_read_as_it_is(name):
 
 
 def test_what_is_renamed_is_read_by_its_new_name():
-    """Fields of a Transformer, the form of training, frozen blocks, and the leaves of the read-out."""
+    """New names: fields of TransformerConfig, the form of training, frozen blocks, and leaves of the unembedding."""
     leaves = {"member.params.head.W_O": 1, "member.opt_state.1.0.mu.head.b_O": 2, "member.params.head.norm.scale": 3}
-    about = {"model": {"mlp_width": 3, "d_token": 2}, "settings": {"form": "moments", "clip": None}, "given": "abc"}
-    assert migrated({**about, "leaves": leaves}, 4, CHECKPOINTS) == {
-        "model": {"input_mlp_width": 3, "d_token": 2},
+    metadata = {"model": {"mlp_width": 3, "d_token": 2}, "settings": {"form": "moments", "clip": None}, "given": "abc"}
+    assert migrated({**metadata, "leaves": leaves}, 4, CHECKPOINTS) == {
+        "model": {"input_mlp_width": 3, "d_token": 2, "modification": UNMODIFIED},
         "settings": {"form": "gram", "clip": None},
         "frozen": "abc",
         "leaves": {
@@ -102,7 +103,7 @@ def test_what_is_renamed_is_read_by_its_new_name():
     }
     model = {"model": {"reads_query": True}, "leaves": {"head.W_O": 1, "block_0.attention.W_K": 2}}
     assert migrated(model, 1, PRETRAINED) == {
-        "model": {"attend_to_query": True},
+        "model": {"attend_to_query": True, "modification": UNMODIFIED},
         "leaves": {"unembed.W_U": 1, "block_0.attention.W_K": 2},
     }
     flat = {"model.normalised": True, "eval.families": ["standard"], "train.form": "moments", "seeds": 2}
@@ -117,8 +118,8 @@ def test_a_later_format_is_refused_in_one_line(name, later):
     oldest, newest = min(steps, default=1), newest_of(steps)
     with pytest.raises(ValueError) as refused:
         migrated({}, newest + later, steps)
-    said = f"it is written in format {newest + later}, this version reads formats {oldest} to {newest}"
-    assert str(refused.value) == f"{said}; a newer version wrote it"
+    message = f"it is written in format {newest + later}, this version reads formats {oldest} to {newest}"
+    assert str(refused.value) == f"{message}; a newer version wrote it"
     with pytest.raises(ValueError, match=f"format {oldest - 1}, this version"):
         migrated({}, oldest - 1, steps)
 
@@ -129,3 +130,19 @@ def test_steps_follow_each_other():
     assert migrated({"a": []}, 2, steps) == {"a": ["2", "3"]}
     assert migrated({"a": []}, 3, steps) == {"a": ["3"]}
     assert migrated({"a": []}, 4, steps) == {"a": []}
+
+
+@pytest.mark.parametrize(("steps", "file_format"), [(CHECKPOINTS, 5), (PRETRAINED, 2)])
+def test_modifications_move_to_a_part_of_the_model(steps, file_format):
+    """Strengths are leaves of `attention`. Leaves with the same names elsewhere are not renamed."""
+    model = {"d_token": 2, "alpha": 0.5, "beta": None, "share": None, "augment_values": [0.5, 1.0]}
+    leaves = {"block_0.attention.alpha": 1, "mu.block_1.attention.share": 2, "block_0.mlp.beta": 3, "beta": 4}
+    assert migrated({"model": model, "leaves": leaves}, file_format, steps) == {
+        "model": {"d_token": 2, "modification": {**UNMODIFIED, "query_damping": 0.5, "augment_values": [0.5, 1.0]}},
+        "leaves": {
+            "block_0.attention.query_damping": 1,
+            "mu.block_1.attention.negative_fraction": 2,
+            "block_0.mlp.beta": 3,
+            "beta": 4,
+        },
+    }

@@ -1,4 +1,4 @@
-"""Laws 4 and 5: forms of one model agree, gauge changes nothing, different functions differ."""
+"""Laws 4 and 5: forms of one model agree; gauge does not change the function; different functions differ."""
 
 import functools
 from dataclasses import replace
@@ -31,7 +31,7 @@ shapes = functools.cache(models.shapes)
 
 
 def params_of(config, seed=0):
-    """As large as those of `models.init`."""
+    """Random parameters of the scale of `models.init`."""
     rng, variance = np.random.default_rng(seed), config.init_scale / config.n_layers
 
     def fan_in(path, leaf):
@@ -50,53 +50,53 @@ def test_moment_form_is_token_form(name, x64):
     @jax.jit
     def both(params, *x):
         circuits = models.circuits(config, params)
-        of_tokens, of_moments = (
+        token_form, gram_form = (
             models.layerwise_predictor(config, params, LAYOUT),
             models.layerwise_circuit_predictor(circuits, LAYOUT),
         )
-        slopes = jax.jacfwd(of_moments, 2)(*x), jax.jacrev(of_tokens, 2)(*x)
+        jacobians = jax.jacfwd(gram_form, 2)(*x), jax.jacrev(token_form, 2)(*x)
         residual = models.apply(config, params, LAYOUT.encode(*x)).residual
         _, contexts = models.apply_gram(circuits, Gram.of(LAYOUT.encode(*x)))
-        return (of_moments(*x), of_tokens(*x)), slopes, (contexts, residual)
+        return (gram_form(*x), token_form(*x)), jacobians, (contexts, residual)
 
-    predictions, slopes, (contexts, residual) = jax.tree.map(np.asarray, both(params_of(config), *prompt()))
+    predictions, jacobians, (contexts, residual) = jax.tree.map(np.asarray, both(params_of(config), *prompt()))
     np.testing.assert_allclose(*predictions, rtol=1e-10)
-    np.testing.assert_allclose(*slopes, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(*jacobians, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(contexts, np.einsum("lta,ltb->lab", residual[:, :-1], residual[:, :-1]), rtol=1e-10)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("n", [3, 16, 37])  # around the blocks a sum over examples is written out in
+@pytest.mark.parametrize("n", [3, 16, 37])  # below, at and above the 16 examples of one loop iteration
 def test_a_batch_of_moments_is_its_prompts(name, n, x64):
-    """Drawn by the task and read at once, or encoded and run token by token."""
+    """Gram matrices drawn for a batch give the predictions and gradients of its prompts in token form."""
     config, task = CONFIGS[name], LinearRegression(D, M, n, noise_std=0.3)
 
     @jax.jit
     def both(params):
         key = jax.random.key(1)
-        moments, y_query = task.sample_gram(key, 5)
+        gram, y_query = task.sample_gram(key, 5)
         batch = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), task.sample(key, (5,)))
 
-        def of_tokens(params):
+        def token_form(params):
             return jax.vmap(models.predictor(config, params, LAYOUT))(batch.x, batch.y, batch.x_query)
 
-        def of_moments(params):
-            return models.read_gram(models.circuits(config, params), moments, M).T
+        def gram_form(params):
+            return models.read_gram(models.circuits(config, params), gram, M).T
 
         def gradient(form):
             return jax.grad(lambda params: jnp.sum(form(params) ** 2))(params)
 
-        forms = [(form(params), gradient(form)) for form in (of_moments, of_tokens)]
+        forms = [(form(params), gradient(form)) for form in (gram_form, token_form)]
         return forms, (y_query.T, batch.y_query)
 
-    ((found, gradient), (expected, their_gradient)), targets = jax.tree.map(np.asarray, both(params_of(config)))
-    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    ((actual, gradient), (expected, expected_gradient)), targets = jax.tree.map(np.asarray, both(params_of(config)))
+    np.testing.assert_allclose(actual, expected, rtol=1e-10)
     np.testing.assert_array_equal(*targets)
 
     def close(a, b):
         return np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 * np.abs(b).max())
 
-    jax.tree.map(close, gradient, their_gradient)
+    jax.tree.map(close, gradient, expected_gradient)
 
 
 def test_recurrent_is_stacked_with_tied_weights(x64):
@@ -105,8 +105,8 @@ def test_recurrent_is_stacked_with_tied_weights(x64):
     stacked = replace(shared, shared=False)
     tied = {name: params["block_0"] for name in stacked.blocks}
     predict = jax.jit(lambda c, p, *x: models.layerwise_predictor(c, p, LAYOUT)(*x), static_argnums=0)
-    ours, theirs = (predict(c, p, *prompt()) for c, p in ((shared, params), (stacked, tied)))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    recurrent_y_hat, stacked_y_hat = (predict(c, p, *prompt()) for c, p in ((shared, params), (stacked, tied)))
+    np.testing.assert_allclose(recurrent_y_hat, stacked_y_hat, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -120,7 +120,7 @@ def test_context_order_does_not_matter(name, x64):
 
 @pytest.mark.parametrize("heads", [1, 3])
 def test_gradient_like_layers_are_linear_in_the_labels(heads, x64):
-    """One layer whose values do not carry x x^T to y and whose scores ignore y: f(y + 2z) = f(y) + 2 f(z)."""
+    """If values ignore x, and keys and queries ignore y, then f(y + 2z) = f(y) + 2 f(z) for one layer."""
     config = TransformerConfig(5, 1, heads, init_scale=2.0)
     layer = params_of(config)["block_0"]["attention"]
     only_x = (np.arange(5) < D).astype(float)[None, None, :]
@@ -133,7 +133,7 @@ def test_gradient_like_layers_are_linear_in_the_labels(heads, x64):
 
 
 def test_the_layer_by_hand(x64):
-    """One layer against the sums of the paper's equation, head by head and token by token."""
+    """One layer equals the sums of the paper's equation, computed head by head and token by token."""
     config = TransformerConfig(5, 1, 2, d_head=4, init_scale=2.0)
     params = params_of(config)
 
@@ -142,7 +142,7 @@ def test_the_layer_by_hand(x64):
         tokens_in = LAYOUT.encode(*x)
         return tokens_in, [models.apply(c, params, tokens_in) for c in (config, replace(config, clip=0.5))]
 
-    tokens_in, (found, clipped) = jax.tree.map(np.asarray, run(params, *prompt()))
+    tokens_in, (run_without_clip, clipped) = jax.tree.map(np.asarray, run(params, *prompt()))
     w = params["block_0"]["attention"]
     expected = tokens_in.copy()
     for i in range(N + 1):
@@ -150,10 +150,10 @@ def test_the_layer_by_hand(x64):
             for j in range(N):  # keys and values come from the context only
                 score = (w["W_K"][h] @ tokens_in[j]) @ (w["W_Q"][h] @ tokens_in[i])
                 expected[i] += w["P"][h] @ w["W_V"][h] @ tokens_in[j] * score
-    np.testing.assert_allclose(found.residual[-1], expected, rtol=1e-10)
-    assert np.all(found.pattern[..., -1] == 0)
-    assert np.all(found.scores[..., -1] == 0)
-    assert np.all(found.scores[..., :-1] != 0)
+    np.testing.assert_allclose(run_without_clip.residual[-1], expected, rtol=1e-10)
+    assert np.all(run_without_clip.pattern[..., -1] == 0)
+    assert np.all(run_without_clip.scores[..., -1] == 0)
+    assert np.all(run_without_clip.scores[..., :-1] != 0)
     np.testing.assert_allclose(clipped.residual[-1], np.clip(expected, -0.5, 0.5), rtol=1e-10)
 
 
@@ -166,31 +166,31 @@ def test_initial_weights_have_the_published_spread():
 
 
 def random_gauge(params, rng):
-    """Another point on the gauge orbit: GL(d_head) in each head, scale between circuits, heads in another order."""
+    """Other weights of the same function: random invertible matrices in every head, scaled circuits, permuted heads."""
     layer = params["block_0"]["attention"]
     heads, width, _ = layer["W_K"].shape
     new = {name: np.empty_like(value) for name, value in layer.items()}
-    for to, h in enumerate(rng.permutation(heads)):
+    for new_head, head in enumerate(rng.permutation(heads)):
         a, b, c = rng.normal(size=(width, width)), rng.normal(size=(width, width)), rng.uniform(0.5, 2.0)
-        new["W_K"][to] = c * np.linalg.inv(a).T @ layer["W_K"][h]
-        new["W_Q"][to] = a @ layer["W_Q"][h]
-        new["W_V"][to] = b @ layer["W_V"][h]
-        new["P"][to] = layer["P"][h] @ np.linalg.inv(b) / c
+        new["W_K"][new_head] = c * np.linalg.inv(a).T @ layer["W_K"][head]
+        new["W_Q"][new_head] = a @ layer["W_Q"][head]
+        new["W_V"][new_head] = b @ layer["W_V"][head]
+        new["P"][new_head] = layer["P"][head] @ np.linalg.inv(b) / c
     return {"block_0": {"attention": new}}
 
 
 @functools.cache
-def of_gauge(heads):
-    """Predictions, canonical forms and distance of two layers; the distance of another to the first."""
+def gauge_measures(heads):
+    """A compiled function: predictions, canonical forms, distance of two layers; distance of a third to the first."""
     config = TransformerConfig(5, 1, heads, d_head=4)
 
     @jax.jit
-    def run(params, moved, other, *x):
-        ours, theirs, apart = (models.circuits(config, p) for p in (params, moved, other))
-        predictions = [models.predictor(config, p, LAYOUT)(*x) for p in (params, moved)]
-        forms = [analysis.canonical_form(c, D) for c in (ours, theirs)]
-        distance, to_other = (analysis.gauge_distance(c, ours, D) for c in (theirs, apart))
-        return (predictions, forms, distance), to_other
+    def run(params, second_params, third_params, *x):
+        first, second, third = (models.circuits(config, p) for p in (params, second_params, third_params))
+        predictions = [models.predictor(config, p, LAYOUT)(*x) for p in (params, second_params)]
+        forms = [analysis.canonical_form(c, D) for c in (first, second)]
+        distance, to_third = (analysis.gauge_distance(c, first, D) for c in (second, third))
+        return (predictions, forms, distance), to_third
 
     return run
 
@@ -201,8 +201,8 @@ def test_gauge(heads, seed, x64):
     config = TransformerConfig(5, 1, heads, d_head=4, init_scale=2.0)
     params, other = params_of(config, seed), params_of(config, seed + 100)
     moved = random_gauge(params, np.random.default_rng(seed))
-    found, to_other = of_gauge(heads)(params, moved, other, *prompt(seed))
-    predictions, forms, distance = jax.tree.map(np.asarray, found)
+    two_layers, to_other = gauge_measures(heads)(params, moved, other, *prompt(seed))
+    predictions, forms, distance = jax.tree.map(np.asarray, two_layers)
     np.testing.assert_allclose(predictions[1], predictions[0], rtol=1e-9)
     assert np.abs(forms[1] - forms[0]).max() / np.abs(forms[0]).max() < 1e-10
     assert distance < 1e-10
@@ -210,7 +210,7 @@ def test_gauge(heads, seed, x64):
 
 
 def test_layers_that_read_the_labels_on_different_ways_are_one_function(x64):
-    """A matrix of rank one can go either way to sum_i y_i x_i: other circuits, the same canonical form."""
+    """If W_KQ has rank one, labels can enter by keys or by values: other circuits, the same canonical form."""
     rng = np.random.default_rng(0)
     u, v = (np.append(rng.normal(size=4), 0.0) for _ in range(2))
     y = np.eye(5)[4]
@@ -226,54 +226,54 @@ def test_layers_that_read_the_labels_on_different_ways_are_one_function(x64):
 
         return predict(direct), predict(exchanged), analysis.gauge_distance(exchanged, direct, 4)
 
-    ours, theirs, distance = run(u, v, y, x, labels, q)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    direct_y_hat, exchanged_y_hat, distance = run(u, v, y, x, labels, q)
+    np.testing.assert_allclose(direct_y_hat, exchanged_y_hat, rtol=1e-12)
     assert float(distance) < 1e-12
 
 
 def test_canonical_form_gives_the_prediction(x64):
-    """The form is all of the function: y_hat = W_0 x - T[r, a, b, c] G[a, b] x_c, with W_0 in the layout too."""
+    """The canonical form T determines y_hat_r = (W_0 x)_r - T[r, a, b, c] G[a, b] x_c, also with W_0 in the layout."""
     config = CONFIGS["heads"]
     config = replace(config, n_layers=1)
     w0 = np.random.default_rng(0).normal(size=(M, D))
 
     @jax.jit
     def run(params, w0, x, y, q):
-        circuits, found = models.circuits(config, params), []
+        circuits, results = models.circuits(config, params), []
         for start in (None, w0):
             layout = tokens.concatenated(D, M, start)
             context = Gram.of(layout.encode(x, y, q)).context
             form = analysis.canonical_form(circuits, D, w0=start)
-            found.append((models.circuit_predictor(circuits, layout)(x, y, q), form, context))
-        return found
+            results.append((models.circuit_predictor(circuits, layout)(x, y, q), form, context))
+        return results
 
     x, y, q = prompt()
-    found = jax.tree.map(np.asarray, run(params_of(config), w0, x, y, q))
-    for start, (prediction, form, context) in zip((0.0 * w0, w0), found, strict=True):
+    results = jax.tree.map(np.asarray, run(params_of(config), w0, x, y, q))
+    for start, (prediction, form, context) in zip((0.0 * w0, w0), results, strict=True):
         np.testing.assert_allclose(prediction, start @ q - np.einsum("rabc,ab,c->r", form, context, q), rtol=1e-9)
 
 
 def test_two_ways_to_the_labels(x64):
-    """Gradient descent goes the direct way at full rank, a layer with roles exchanged the other at rank one."""
+    """Gradient descent uses the direct path at full rank; the exchanged circuits use the exchanged path at rank one."""
     config = constructions.gradient_descent_config(D, M, 1)
     u, v, y = np.array([1.0, 2.0, -1.0, 0, 0]), np.array([0.5, 0.0, 1.0, 0, 0]), np.eye(5)[D]
 
     @jax.jit
     def run(u, v, y, *x):
         direct = models.circuits(config, constructions.gradient_descent_weights(config, D, N, [0.7]))
-        found = []
+        results = []
         for circuits in (direct, Circuits(jnp.outer(y, v)[None, None], -jnp.outer(y, u)[None, None])):
             matrix = analysis.effective_preconditioner(circuits, D, N)[0]
             predicted = models.circuit_predictor(circuits, LAYOUT)(*x)[0]
-            found.append((analysis.label_paths(circuits, D), matrix, analysis.participation_ratio(matrix), predicted))
-        return found
+            results.append((analysis.label_paths(circuits, D), matrix, analysis.participation_ratio(matrix), predicted))
+        return results
 
     x, labels, q = prompt()
-    found = jax.tree.map(np.asarray, run(u, v, y, x, labels, q))
-    for (routes, matrix, ratio, predicted), shares, rank in zip(
-        found, ((1, 0, 0, 0), (0, 1, 0, 0)), (D, 1), strict=True
+    results = jax.tree.map(np.asarray, run(u, v, y, x, labels, q))
+    for (paths, matrix, ratio, predicted), shares, rank in zip(
+        results, ((1, 0, 0, 0), (0, 1, 0, 0)), (D, 1), strict=True
     ):
-        np.testing.assert_allclose(routes, shares, atol=1e-12)
+        np.testing.assert_allclose(paths, shares, atol=1e-12)
         assert ratio == pytest.approx(rank)
         np.testing.assert_allclose(predicted, q @ matrix.T @ (x.T @ labels[:, 0]) / N, rtol=1e-10)
 
@@ -283,19 +283,21 @@ def test_interpolation_and_roll_out_have_right_ends(x64):
 
     @jax.jit
     def run(params, other, *x):
-        ours, theirs = (models.circuits(config, p) for p in (params, other))
+        first, second = (models.circuits(config, p) for p in (params, other))
 
         def predict(c):
             return models.circuit_predictor(c, LAYOUT)(*x)
 
-        at = [predict(analysis.interpolate(ours, theirs, t)) for t in (0.0, 1.0)]
-        return (ours, theirs), at, predict(ours), predict(theirs), predict(analysis.roll_out(ours, D, 1))
+        ends = [predict(analysis.interpolate(first, second, t)) for t in (0.0, 1.0)]
+        return (first, second), ends, predict(first), predict(second), predict(analysis.roll_out(first, D, 1))
 
-    (ours, theirs), at, of_ours, of_theirs, rolled = run(*(params_of(config, seed) for seed in (0, 1)), *prompt())
-    np.testing.assert_allclose(at[0], of_ours, rtol=1e-10)
-    np.testing.assert_allclose(at[1], of_theirs, rtol=1e-10)
-    np.testing.assert_allclose(rolled, of_ours, rtol=1e-10)
+    (first, second), ends, first_y_hat, second_y_hat, rolled = run(
+        *(params_of(config, seed) for seed in (0, 1)), *prompt()
+    )
+    np.testing.assert_allclose(ends[0], first_y_hat, rtol=1e-10)
+    np.testing.assert_allclose(ends[1], second_y_hat, rtol=1e-10)
+    np.testing.assert_allclose(rolled, first_y_hat, rtol=1e-10)
     with pytest.raises(ValueError, match="single-head"):
-        analysis.interpolate(Circuits(*(jnp.asarray(np.repeat(c, 2, 1)) for c in ours)), theirs)
+        analysis.interpolate(Circuits(*(jnp.asarray(np.repeat(c, 2, 1)) for c in first)), second)
     with pytest.raises(ValueError, match="one-layer"):
-        analysis.roll_out(Circuits(*(jnp.asarray(np.repeat(c, 2, 0)) for c in ours)), D, 3)
+        analysis.roll_out(Circuits(*(jnp.asarray(np.repeat(c, 2, 0)) for c in first)), D, 3)

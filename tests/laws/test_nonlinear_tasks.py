@@ -1,4 +1,4 @@
-"""Law 3 for tasks that are not linear."""
+"""Law 3 for nonlinear tasks: equal keys give equal prompts, and moments are as documented."""
 
 import chex
 import jax
@@ -13,7 +13,7 @@ ELEMENTWISE_TASKS = {name: ElementwiseRegression(name, 3, 2, 4) for name in ELEM
 
 
 def drawn(task, count, seed):
-    """So many prompts, each of a key of its own."""
+    """`count` prompts, one per key."""
     sample = jax.jit(lambda seed: jax.vmap(task.sample)(jax.random.split(jax.random.key(seed), count)))
     return jax.tree.map(np.asarray, sample(seed))
 
@@ -24,9 +24,9 @@ def test_same_key_same_prompt(name):
     sample = jax.jit(lambda seed, i: task.sample(jax.random.split(jax.random.key(seed), 3)[i]))
     batch = drawn(task, 3, 0)
     for i in range(3):
-        for one, again, batched in zip(sample(0, i), sample(0, i), batch, strict=True):
-            np.testing.assert_array_equal(one, again)
-            np.testing.assert_allclose(one, batched[i], atol=1e-6)
+        for leaf, same, batch_leaf in zip(sample(0, i), sample(0, i), batch, strict=True):
+            np.testing.assert_array_equal(leaf, same)
+            np.testing.assert_allclose(leaf, batch_leaf[i], atol=1e-6)
     assert not np.any(batch.x[0] == batch.x[1])
 
 
@@ -59,7 +59,7 @@ def test_moments_and_labels(name, x64):
 
 
 def test_the_two_families_differ_in_their_second_moment():
-    """Far beyond what the sample of the law above resolves: one of them cannot pass for the other."""
+    """Second moments differ by less than the sampling error of `test_moments_and_labels`; this test is exact."""
     free, faithful = (TASKS[name].label_moments for name in ("free", "faithful"))
     assert free == pytest.approx((0.6 / np.pi * np.sin(5.0) / 5, 0.31 / 6))
     assert faithful[1] - free[1] == pytest.approx(-0.04 / np.pi**2 * np.sin(10.0) / 10)
@@ -76,7 +76,7 @@ def test_longer_contexts_continue_shorter_ones(of_length):
 
 
 def test_it_is_linear_in_two_waves(x64):
-    """y = (a cos p) sin x + (a sin p) cos x: least squares on the waves is exact from two examples on."""
+    """y = (a cos p) sin x + (a sin p) cos x, so least squares on sin x and cos x is exact from two examples on."""
     p = jax.tree.map(np.asarray, jax.jit(SineRegression(2).sample)(jax.random.key(3)))
 
     def waves(x):
@@ -98,15 +98,15 @@ def test_functions_of_each_input_have_labels_of_variance_one(name, x64):
 
 @pytest.mark.parametrize("name", ELEMENTWISE_TASKS)
 def test_prefixes_of_each_ask_for_the_input_to_come(name, x64):
-    """A stage of a curriculum is the same prompt with its last inputs zero."""
+    """Query k is x[k]. A curriculum stage is the same prompt with its last input coordinates set to 0."""
     task = ELEMENTWISE_TASKS[name]
 
     @jax.jit
-    def of(key):
+    def run(key):
         stage = task.sample_prefixes(key, 2)
         return task.sample(key), task.sample_prefixes(key), stage, ELEMENTWISE[name][0](stage.x)
 
-    prompt, (x, y, x_query, y_query, w), stage, features = jax.tree.map(np.asarray, of(jax.random.key(5)))
+    prompt, (x, y, x_query, y_query, w), stage, features = jax.tree.map(np.asarray, run(jax.random.key(5)))
     np.testing.assert_array_equal(x, x_query)
     np.testing.assert_array_equal(y, y_query)
     chex.assert_trees_all_equal(prompt, Prompt(x[:-1], y[:-1], x[-1], y[-1], w), strict=True)

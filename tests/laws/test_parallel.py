@@ -1,4 +1,4 @@
-"""Law 6, spread out: devices and processes change the time a population takes, not what comes of it."""
+"""Law 6 on several devices: devices and processes change the training time of a population, not its weights."""
 
 from functools import cache
 
@@ -29,17 +29,17 @@ def settings(share, **changes):
 
 
 @cache
-def beginning(model, settings):
-    """The population at step 0 on the host, and its members."""
+def initial_population(model, settings):
+    """The population at step 0, on the host, and its MemberSpecs."""
     state = mesh.on_host(in_context.initialise(model, settings, 0, 4))
-    return state, population.members_of(0, 4, settings, {"init_scale": 1.0})
+    return state, population.member_specs(0, 4, settings, {"init_scale": 1.0})
 
 
 def trained(model, settings, placement, side_by_side=True):
     draw, loss = learning_problem(TASK, model, tokens.concatenated(2, 1), settings)
     chunk = population.make_chunk(draw, loss, settings, placement, side_by_side)
-    state, members = beginning(model, settings)
-    state = jax.tree.map(np.copy, state)  # it is given away
+    state, members = initial_population(model, settings)
+    state = jax.tree.map(np.copy, state)  # `run_chunks` donates the state
     state = population.PopulationState(placement.device_put(state.member), placement.device_put(state.step, mesh.ALL))
     members = placement.device_put(members)
     losses = []
@@ -53,16 +53,16 @@ def test_every_placement_trains_the_same_population(model, share):
     member, losses, _ = trained(MODELS[model], settings(share), Placement())
     assert not np.allclose(losses[:, 0], losses[:, 1], rtol=1e-3)
     for placement in [*PLACEMENTS, Placement()]:
-        theirs, theirs_losses, chunk = trained(MODELS[model], settings(share), placement, side_by_side=False)
-        np.testing.assert_allclose(theirs_losses, losses, rtol=1e-5, err_msg=str(placement))
-        chex.assert_trees_all_close(theirs.params, member.params, rtol=1e-7, atol=6e-6, custom_message=str(placement))
-        if placement.mode != "pmap":  # where arrays lie may make another program without another trace
+        other, other_losses, chunk = trained(MODELS[model], settings(share), placement, side_by_side=False)
+        np.testing.assert_allclose(other_losses, losses, rtol=1e-5, err_msg=str(placement))
+        chex.assert_trees_all_close(other.params, member.params, rtol=1e-7, atol=6e-6, custom_message=str(placement))
+        if placement.mode != "pmap":  # under pmap, another sharding may compile again without a new trace
             assert chunk._cache_size() == 1, placement
 
 
 def test_the_largest_legal_mesh_is_taken():
     cases = [
-        # members, batch, shared, devices -> mode, member, data
+        # (members, batch size, shared batches, devices), (mode, member axis, data axis)
         ((10, 2048, True, 2), ("jit", 1, 2)),
         ((10, 2048, False, 2), ("jit", 2, 1)),
         ((1, 2048, False, 8), ("jit", 1, 8)),
@@ -74,9 +74,9 @@ def test_the_largest_legal_mesh_is_taken():
         ((10_000, 2048, True, 64), ("jit", 16, 4)),
         ((32, 2048, True, 2), ("jit", 1, 2)),
     ]
-    for asked, (mode, member, data) in cases:
-        assert mesh.place("auto", *asked) == Placement(mode, member, data), asked
-        assert mesh.place("none", *asked) == Placement()
+    for sizes, (mode, member, data) in cases:
+        assert mesh.place("auto", *sizes) == Placement(mode, member, data), sizes
+        assert mesh.place("none", *sizes) == Placement()
     assert mesh.place("pmap", 8, 2048, False, 8) == Placement("pmap", 8, 1)
     assert mesh.place("pmap", 3, 2048, False, 8) == Placement("pmap", 1, 8)
 
@@ -99,9 +99,9 @@ def test_several_processes_need_a_mesh(mode, monkeypatch):
 @pytest.mark.parametrize("parallel", ["none", "jit", "pmap"])
 @pytest.mark.parametrize("share", [True, False])
 def test_a_diverging_member_is_frozen_and_nobody_else_notices(share, parallel, tmp_path):
-    """A learning rate that overflows after a while, beside one that does not."""
+    """One learning rate overflows after a few steps, the other does not."""
 
-    def run(rates, **more):
+    def run(rates, **options):
         return icl_gd.train(
             TASK,
             MODELS["gram"],
@@ -109,14 +109,14 @@ def test_a_diverging_member_is_frozen_and_nobody_else_notices(share, parallel, t
             seeds=2,
             parallel=parallel,
             chunk_steps=2,
-            **more,
+            **options,
         )
 
     calm = run((1e-2, 2e-2))
     wild = run((1e-2, 1e12), checkpoints=tmp_path)
     np.testing.assert_array_equal(calm.diverged_at, -1)
     assert wild.diverged_at[:2].tolist() == [-1, -1]
-    assert all(0 < at < 6 for at in wild.diverged_at[2:].tolist())
+    assert all(0 < step < 6 for step in wild.diverged_at[2:].tolist())
     chex.assert_trees_all_equal(calm.combination(0).params, wild.combination(0).params, strict=True)
     chex.assert_tree_all_finite(wild.params)
     saved = icl_gd.load(tmp_path)
@@ -126,7 +126,7 @@ def test_a_diverging_member_is_frozen_and_nobody_else_notices(share, parallel, t
 
 
 def test_a_sweep_is_its_runs():
-    """The product of the tuples, the last fastest; every combination what it is alone."""
+    """The combinations are the product of all tuples, the last varying fastest; each equals a run with its values."""
     model = TransformerConfig(3, init_scale=(1.0, 0.5))
     swept = icl_gd.train(TASK, model, settings(False, learning_rate=(1e-2, 3e-2), beta1=(0.5, 0.9)), seeds=2)
     assert len(swept) == 2 * len(swept.swept) == 16

@@ -1,4 +1,4 @@
-"""Learners of all prefixes at once say what their Predictors do of every prefix, and what independent libraries do."""
+"""For every prefix, a PrefixPredictor predicts the same as its Predictor, and as independent libraries."""
 
 import os
 import warnings
@@ -39,15 +39,15 @@ def examples(seed=0, n=N):
 
 
 def collinear(seed=0):
-    """Inputs that repeat, are multiples and sums of others, or zero: new ones and old ones in turn."""
+    """Examples in which some inputs are repeats, multiples or sums of earlier inputs, or zero."""
     x, y = examples(seed)
     x[2], x[4], x[5], x[7] = x[0], -2 * x[1], x[0] + x[3], 0.0
     return x, y
 
 
 @cache
-def of_every_prefix(name):
-    """`(x, y)` to what a learner says of every prefix, and to what its Predictor says of each but the empty one."""
+def compiled_predictions(name):
+    """A compiled function: predictions of the PrefixPredictor, and of the Predictor for all but the empty prefix."""
     prefix, predictor = LEARNERS[name]
     return jax.jit(lambda x, y: (prefix(x, y), jnp.stack([predictor(x[:k], y[:k], x[k]) for k in range(1, N)])))
 
@@ -55,52 +55,52 @@ def of_every_prefix(name):
 @pytest.mark.parametrize("name", LEARNERS)
 @pytest.mark.parametrize("draw", [examples, collinear])
 def test_every_prefix_is_the_predictor(name, draw, x64):
-    found, expected = map(np.asarray, of_every_prefix(name)(*draw()))
-    assert found.shape == (N, M)
-    np.testing.assert_array_equal(found[0], 0.0)
+    actual, expected = map(np.asarray, compiled_predictions(name)(*draw()))
+    assert actual.shape == (N, M)
+    np.testing.assert_array_equal(actual[0], 0.0)
     for k in range(1, N):
-        np.testing.assert_allclose(found[k], expected[k - 1], rtol=1e-9, atol=1e-10, err_msg=str(k))
+        np.testing.assert_allclose(actual[k], expected[k - 1], rtol=1e-9, atol=1e-10, err_msg=str(k))
 
 
-# Some of them: what is not in one program is compiled operation by operation.
+# Only some learners, because without jit every operation is compiled separately.
 @pytest.mark.parametrize("name", ["least_squares", "ridge", "averaging", "network_gd", "nearest_3_uniform"])
 def test_without_jit_they_say_the_same(name, x64):
     prefix, predictor = LEARNERS[name]
     x, y = examples()
-    of_all, of_each = of_every_prefix(name)(x, y)
-    np.testing.assert_allclose(prefix(x, y), of_all, rtol=1e-9, atol=1e-10)
-    np.testing.assert_allclose(predictor(x[:-1], y[:-1], x[-1]), of_each[-1], rtol=1e-9, atol=1e-10)
+    jitted_prefix, jitted_predictor = compiled_predictions(name)(x, y)
+    np.testing.assert_allclose(prefix(x, y), jitted_prefix, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(predictor(x[:-1], y[:-1], x[-1]), jitted_predictor[-1], rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("draw", [examples, collinear])
 def test_least_squares_is_the_pseudo_inverse(draw, x64):
     x, y = draw(1)
-    found = np.asarray(of_every_prefix("least_squares")(x, y)[0])
+    actual = np.asarray(compiled_predictions("least_squares")(x, y)[0])
     for k in range(1, N):
-        np.testing.assert_allclose(found[k], x[k] @ np.linalg.pinv(x[:k]) @ y[:k], rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(actual[k], x[k] @ np.linalg.pinv(x[:k]) @ y[:k], rtol=1e-9, atol=1e-10)
 
 
 def test_least_squares_in_single_precision():
-    """The typical prompt of d = 20 is right to a few digits at every k, at k = d too, where it is worst conditioned."""
+    """At d = 20 the median error is below 1e-4 of the median prediction at every k, also at k = d (ill-conditioned)."""
     x, y = (np.random.default_rng(2).normal(size=(200, 41, size)) for size in (20, 1))
     least_squares = jax.jit(jax.vmap(learners.prefix_least_squares))
-    found = np.asarray(least_squares(np.float32(x), np.float32(y)), np.float64)
+    actual = np.asarray(least_squares(np.float32(x), np.float32(y)), np.float64)
     for k in (1, 10, 19, 20, 21, 40):
         exact = np.einsum("pd,pdm->pm", x[:, k], np.linalg.pinv(x[:, :k]) @ y[:, :k])
-        assert np.median(np.abs(found[:, k] - exact)) < 1e-4 * np.median(np.abs(exact)), k
+        assert np.median(np.abs(actual[:, k] - exact)) < 1e-4 * np.median(np.abs(exact)), k
 
 
 def test_ridge_and_neighbours_are_scikit_learns(x64):
     x, y = examples(3)
     names = "ridge", "nearest_3_uniform", "nearest_3_distance"
-    of_ridge, uniform, by_distance = (np.asarray(of_every_prefix(name)(x, y)[0]) for name in names)
+    ridge_y_hat, uniform, by_distance = (np.asarray(compiled_predictions(name)(x, y)[0]) for name in names)
     ridge = sklearn.linear_model.Ridge(0.7, fit_intercept=False)
     for k in range(1, N):
         expected = ridge.fit(x[:k], y[:k]).predict(x[k : k + 1])[0]
-        np.testing.assert_allclose(of_ridge[k], expected, rtol=1e-9)
-        for how, found in (("uniform", uniform), ("distance", by_distance)):
-            model = sklearn.neighbors.KNeighborsRegressor(min(3, k), weights=how).fit(x[:k], y[:k])
-            np.testing.assert_allclose(found[k], model.predict(x[k : k + 1])[0], rtol=1e-9)
+        np.testing.assert_allclose(ridge_y_hat[k], expected, rtol=1e-9)
+        for weights, actual in (("uniform", uniform), ("distance", by_distance)):
+            model = sklearn.neighbors.KNeighborsRegressor(min(3, k), weights=weights).fit(x[:k], y[:k])
+            np.testing.assert_allclose(actual[k], model.predict(x[k : k + 1])[0], rtol=1e-9)
 
 
 ALPHAS = (1.0, 0.1, 0.01, 0.001, 0.0001)
@@ -109,17 +109,17 @@ lasso_path = jax.jit(learners.prefix_lasso_path(ALPHAS))
 
 @pytest.mark.parametrize("draw", [examples, collinear])
 def test_every_lasso_of_a_path_is_scikit_learns(draw, x64):
-    """Coordinate descent to the end; also with fewer examples than inputs, where many weights are zero."""
+    """Coordinate descent to convergence, also with fewer examples than inputs, where many weights are zero."""
     x, y = draw(6)
-    found = np.asarray(lasso_path(x, y))
-    assert found.shape == (len(ALPHAS), N, M)
-    for alpha, of_alpha in zip(ALPHAS, found, strict=True):
+    path = np.asarray(lasso_path(x, y))
+    assert path.shape == (len(ALPHAS), N, M)
+    for alpha, actual in zip(ALPHAS, path, strict=True):
         model = sklearn.linear_model.Lasso(alpha, fit_intercept=False, tol=1e-13, max_iter=10**6)
         for k in (k for k in range(1, N) if np.any(x[:k] @ x[:k].T)):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that it would like an alpha that is larger
+                warnings.simplefilter("ignore")  # scikit-learn recommends a larger alpha
                 expected = model.fit(x[:k], y[:k]).predict(x[k : k + 1])[0]
-            np.testing.assert_allclose(of_alpha[k], expected, atol=1e-7, err_msg=f"{alpha}, {k}")
+            np.testing.assert_allclose(actual[k], expected, atol=1e-7, err_msg=f"{alpha}, {k}")
 
 
 DESIGNS = {
@@ -132,38 +132,41 @@ DESIGNS = {
 
 @jax.jit
 def lasso_weights(x, y):
-    """Of problems `[problem n d]` and `[problem n 1]`, for every alpha: `[alpha problem d]`."""
+    """Lasso weights `[alpha problem d]` for x `[problem n d]`, y `[problem n 1]` and every alpha."""
 
-    def of_one(alpha, x, y):
+    def solve(alpha, x, y):
         return jax.vmap(lambda e: learners.lasso(alpha)(x, y, e)[0])(jnp.eye(x.shape[1]))
 
-    return jnp.stack([jax.vmap(partial(of_one, alpha))(x, y) for alpha in ALPHAS])
+    return jnp.stack([jax.vmap(partial(solve, alpha))(x, y) for alpha in ALPHAS])
 
 
 @pytest.mark.parametrize("design", DESIGNS)
 @pytest.mark.parametrize(("n", "d"), [(1, 4), (3, 8), (8, 4), (8, 8), (30, 8)])
 def test_a_lasso_is_stationary(n, d, design, x64):
-    """Its own conditions of optimality, which ask no other solver, on 100 problems for every alpha; also where several
-    inputs join or leave at once, as those of few values do."""
+    """The optimality conditions of the Lasso hold for 100 problems and every alpha; no other solver is needed.
+
+    If inputs take few values, several of them become active or inactive at the same alpha.
+    """
     rng = np.random.default_rng(n)
     x = DESIGNS[design](rng, 100, n, d)
     y = rng.normal(size=(100, n, 1)) if design == "normal" else rng.choice([-1.0, 1.0], (100, n, 1))
     for alpha, w in zip(ALPHAS, np.asarray(lasso_weights(x, y)), strict=True):
         correlation = np.einsum("pnd,pn->pd", x, y[..., 0] - np.einsum("pnd,pd->pn", x, w)) / n
         assert np.all(np.abs(correlation) <= alpha + 1e-9)
-        is_active = np.abs(w) > (0.0 if design == "normal" else 1e-9)  # ties leave weights of the size of what moved c
+        # The solver perturbs c to break ties, which can leave tiny weights.
+        is_active = np.abs(w) > (0.0 if design == "normal" else 1e-9)
         np.testing.assert_allclose(correlation[is_active], alpha * np.sign(w[is_active]), atol=1e-9)
 
 
 def test_greedy_trees_are_scikit_learns_and_stay_on_the_host():
     x, y = (np.stack([examples(seed)[i] for seed in range(3)]) for i in (0, 1))
     for depth in (2, None):
-        found = learners.host_predictions(learners.greedy_tree(depth), x, y, -x)
-        assert found.shape == y.shape
-        np.testing.assert_array_equal(found[:, 0], 0.0)
+        actual = learners.host_predictions(learners.greedy_tree(depth), x, y, -x)
+        assert actual.shape == y.shape
+        np.testing.assert_array_equal(actual[:, 0], 0.0)
         for k in range(1, N):
             tree = sklearn.tree.DecisionTreeRegressor(max_depth=depth, random_state=0).fit(x[1, :k], y[1, :k])
-            np.testing.assert_array_equal(found[1, k], tree.predict(-x[1, k : k + 1])[0])
+            np.testing.assert_array_equal(actual[1, k], tree.predict(-x[1, k : k + 1])[0])
     with pytest.raises(TypeError, match="outside of jit"):
         jax.vmap(learners.greedy_tree())(x, y, x[:, 0])
 
@@ -171,31 +174,34 @@ def test_greedy_trees_are_scikit_learns_and_stay_on_the_host():
 def test_boosted_trees_are_xgboosts():
     xgboost = pytest.importorskip("xgboost")
     x, y = examples(7)
-    found = learners.boosted_trees()(x, y[:, :1], x[3] + 0.1)
+    actual = learners.boosted_trees()(x, y[:, :1], x[3] + 0.1)
     expected = xgboost.XGBRegressor(n_jobs=1).fit(x, y[:, 0]).predict(x[3:4] + 0.1)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
 def test_host_predictions_are_the_same_over_processes():
     x, y = (part[None].repeat(3, 0) for part in examples(2, 4))
     query = np.where(np.arange(4)[None, :, None] == 2, np.nan, x)
-    seen: list[np.ndarray] = []
+    recorded: list[np.ndarray] = []
 
-    def of(processes):
-        return learners.host_predictions(
-            learners.greedy_tree(2), x, y, query, processes, lambda found: (seen.append(each) or each for each in found)
-        )
+    def record(results):
+        for result in results:
+            recorded.append(result)
+            yield result
 
-    one, two = of(1), of(2)
+    def predict(processes):
+        return learners.host_predictions(learners.greedy_tree(2), x, y, query, processes, record)
+
+    one, two = predict(1), predict(2)
     np.testing.assert_array_equal(one, two)
-    np.testing.assert_array_equal(seen, [*one, *two])  # as they come
+    np.testing.assert_array_equal(recorded, [*one, *two])  # in the order of the prompts
     assert np.isnan(one[:, 2]).all()
     assert np.isfinite(one[:, [1, 3]]).all()
     assert learners.host_predictions(learners.greedy_tree(2), x[:0], y[:0], x[:0], 1).shape == (0, *y.shape[1:])
 
 
 class Ends:
-    """An estimator whose process ends."""
+    """An estimator whose fit ends the process."""
 
     def fit(self, x, y):
         os._exit(1)
@@ -208,18 +214,18 @@ def test_a_process_that_ends_is_said():
 
 
 def test_classes_are_told_by_signs():
-    """Twice the share of wrong ones, so that guessing and saying nothing have error one."""
+    """The error is twice the share of wrong signs, so random signs and the prediction 0 have error 1."""
     y_hat, y = np.float32([[3.0], [-0.1], [2.0], [0.0]]), np.float32([[1.0], [1.0], [-1.0], [1.0]])
-    of = jax.jit(
+    errors = jax.jit(
         lambda y_hat, y: (analysis.squared_errors(y_hat, y, are_classes=True), analysis.squared_errors(y_hat, y))
     )
-    of_classes, square = of(y_hat, y)
-    np.testing.assert_array_equal(of_classes, [0.0, 2.0, 2.0, 1.0])
-    np.testing.assert_allclose(square, [4.0, 1.21, 9.0, 1.0], rtol=1e-6)
+    class_errors, squared_errors = errors(y_hat, y)
+    np.testing.assert_array_equal(class_errors, [0.0, 2.0, 2.0, 1.0])
+    np.testing.assert_allclose(squared_errors, [4.0, 1.21, 9.0, 1.0], rtol=1e-6)
 
 
 class Threads:
-    """An estimator that says how many threads OpenMP has where it runs."""
+    """An estimator that predicts the number of OpenMP threads of its process."""
 
     def fit(self, x, y):
         return self
@@ -228,14 +234,14 @@ class Threads:
         return np.full((len(x_query), M), float(os.environ["OMP_NUM_THREADS"]))
 
 
-@pytest.mark.parametrize(("said", "threads"), [(None, 1.0), ("3", 3.0)])
-def test_processes_have_one_thread_each_unless_it_was_said_how_many(said, threads, monkeypatch):
+@pytest.mark.parametrize(("setting", "threads"), [(None, 1.0), ("3", 3.0)])
+def test_processes_have_one_thread_each_unless_it_was_said_how_many(setting, threads, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if said is not None:
-        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    if setting is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", setting)
     x, y = (part[None] for part in examples(1, 2))
     assert (learners.host_predictions(learners.HostPredictor(Threads), x, y, x, 2)[0, 1] == threads).all()
-    assert os.environ.get("OMP_NUM_THREADS") == said
+    assert os.environ.get("OMP_NUM_THREADS") == setting
 
 
 def test_a_network_fits_its_context_in_many_steps(x64):
@@ -244,49 +250,49 @@ def test_a_network_fits_its_context_in_many_steps(x64):
     np.testing.assert_allclose(fitted(x, y, x), y, atol=1e-3)
 
 
-def at(prompts, k):
-    """Prefix prompts as prompts of k examples."""
+def cut(prompts, k):
+    """PrefixPrompts cut to Prompts of k examples."""
     return Prompt(prompts.x[:, :k], prompts.y[:, :k], prompts.x_query[:, k], prompts.y_query[:, k], prompts.w)
 
 
 @jax.jit
 def predictions_of_prefixes(prompts):
-    """Ridge regression's and the Lasso's, from one example on."""
+    """Predictions of ridge regression and of the Lasso, for all prefixes but the empty one."""
 
     def predictions(learner, problem):
         return jax.vmap(learner)(problem.x, problem.y, problem.x_query)
 
-    by = learners.ridge(0.7), learners.lasso(0.1)
-    return [[predictions(learner, at(prompts, k)) for k in range(1, N)] for learner in by]
+    two_learners = learners.ridge(0.7), learners.lasso(0.1)
+    return [[predictions(learner, cut(prompts, k)) for k in range(1, N)] for learner in two_learners]
 
 
 @jax.jit
 def responses_of_prefixes(prompts):
-    return [analysis.response(learners.ridge(0.7), at(prompts, k)) for k in range(1, N)]
+    return [analysis.response(learners.ridge(0.7), cut(prompts, k)) for k in range(1, N)]
 
 
 @pytest.mark.parametrize("name", ["standard", "orthogonal_query", "repeated_query"])
 def test_predictions_of_prompts_are_those_of_their_prefixes(name, x64):
-    """Queries that are not the inputs to come too."""
+    """Also for queries that are not the next inputs."""
     task = FunctionRegression(Linear(D), N - 1, name)
 
     @jax.jit
-    def of(key):
+    def run(key):
         prompts = jax.vmap(task.sample_prefixes)(jax.random.split(key, 3))
-        found = analysis.prefix_predictions(learners.prefix_ridge(0.7), prompts, task.in_order)
-        several = analysis.prefix_predictions(learners.prefix_lasso_path(ALPHAS[:2]), prompts, task.in_order)
+        ridge_y_hat = analysis.prefix_predictions(learners.prefix_ridge(0.7), prompts, task.in_order)
+        lasso_y_hat = analysis.prefix_predictions(learners.prefix_lasso_path(ALPHAS[:2]), prompts, task.in_order)
         errors = analysis.prefix_squared_errors(learners.prefix_ridge(0.7), prompts, task.in_order)
-        return prompts, found, several, errors
+        return prompts, ridge_y_hat, lasso_y_hat, errors
 
-    prompts, found, several, errors = jax.tree.map(np.asarray, of(jax.random.key(0)))
-    ridge, lasso = jax.tree.map(np.asarray, predictions_of_prefixes(prompts))
-    assert (found.shape, several.shape, errors.shape) == ((3, N, 1), (2, 3, N, 1), (3, N))
+    prompts, ridge_y_hat, lasso_y_hat, errors = jax.tree.map(np.asarray, run(jax.random.key(0)))
+    expected_ridge, expected_lasso = jax.tree.map(np.asarray, predictions_of_prefixes(prompts))
+    assert (ridge_y_hat.shape, lasso_y_hat.shape, errors.shape) == ((3, N, 1), (2, 3, N, 1), (3, N))
     for i in range(3):
         for k in (k for k in range(1, N) if np.isfinite(prompts.x_query[i, k]).all()):
-            expected = ridge[k - 1][i]
-            np.testing.assert_allclose(found[i, k], expected, atol=1e-10)
+            expected = expected_ridge[k - 1][i]
+            np.testing.assert_allclose(ridge_y_hat[i, k], expected, atol=1e-10)
             np.testing.assert_allclose(errors[i, k], np.sum((expected - prompts.y_query[i, k]) ** 2), rtol=1e-9)
-            np.testing.assert_allclose(several[1, i, k], lasso[k - 1][i], atol=1e-10)
+            np.testing.assert_allclose(lasso_y_hat[1, i, k], expected_lasso[k - 1][i], atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["standard", "repeated_query"])
@@ -294,22 +300,22 @@ def test_sensitivities_of_prefixes_are_those_of_the_predictor(name, x64):
     task = FunctionRegression(Linear(D), N - 1, name)
 
     @jax.jit
-    def of(key):
+    def run(key):
         prompts = jax.vmap(task.sample_prefixes)(jax.random.split(key, 3))
         return prompts, analysis.prefix_responses(learners.prefix_ridge(0.7), prompts, 2)
 
-    prompts, (y_hat, found) = jax.tree.map(np.asarray, of(jax.random.key(3)))
-    assert (y_hat.shape, found.shape) == ((3, N, 1), (3, N, 1, D))
+    prompts, (y_hat, sensitivities) = jax.tree.map(np.asarray, run(jax.random.key(3)))
+    assert (y_hat.shape, sensitivities.shape) == ((3, N, 1), (3, N, 1, D))
     for k, expected in enumerate(responses_of_prefixes(prompts), 1):
         np.testing.assert_allclose(y_hat[:, k], expected.y_hat, atol=1e-10)
-        np.testing.assert_allclose(found[:, k, 0], expected.sensitivity, atol=1e-10)
+        np.testing.assert_allclose(sensitivities[:, k, 0], expected.sensitivity, atol=1e-10)
 
 
 PROMPTS = 1280
 
 
 def errors_on(task, learner):
-    """Of a learner of all prefixes, on as many prompts of a task: `[... prompt n]`."""
+    """Squared errors `[... prompt n]` of a PrefixPredictor on PROMPTS prompts of a task."""
 
     @jax.jit
     def measure(key):
@@ -319,7 +325,7 @@ def errors_on(task, learner):
     return np.asarray(measure(jax.random.key(1)))
 
 
-# Of d = 20, by learner, family and k: the mean of an error over d, exactly.
+# Exact mean errors at d = 20, divided by d, by learner, prompt distribution and k.
 EXPECTED = {
     ("least_squares", "standard"): {0: 1.0, 5: 0.75, 10: 0.5, 19: 0.05, 20: 0.0, 40: 0.0},
     ("averaging", "standard"): {5: 21 / 5, 10: 21 / 10, 40: 0.525},
@@ -337,7 +343,7 @@ def test_errors_are_those_known_exactly(name, family, x64):
         assert abs(errors[:, k].mean() - expected) <= 4 * stderr + 1e-9, (k, errors[:, k].mean())
 
 
-# Of the Lasso with alpha = .01 on sparse functions of d = 20, from as many prompts of others, as printed.
+# Published errors of the Lasso with alpha = 0.01 on sparse functions at d = 20, as printed, from 1280 other prompts.
 PUBLISHED = {1: 1.11, 5: 0.645, 10: 0.0498, 15: 0.0023, 20: 0.0002, 25: 0.0002, 40: 0.0001}
 
 
@@ -346,7 +352,7 @@ def test_errors_of_the_lasso_are_those_published(x64):
     task = FunctionRegression(Sparse(20), 40)
     errors = errors_on(task, learners.prefix_lasso_path([0.01]))[0] / task.label_variance
     for k, expected in PUBLISHED.items():
-        stderr = (2 / PROMPTS) ** 0.5 * errors[:, k].std()  # of the difference of two samples
+        stderr = (2 / PROMPTS) ** 0.5 * errors[:, k].std()  # of the difference of two sample means
         assert abs(errors[:, k].mean() - expected) <= 4 * stderr + 0.5e-4, (k, errors[:, k].mean())
 
 

@@ -1,4 +1,4 @@
-"""Models in the formats of others: GPT-2 of HuggingFace, published checkpoints of Garg et al., safetensors."""
+"""Imported and saved models: published checkpoints of Garg et al. (HuggingFace's GPT-2), and safetensors."""
 
 import functools
 import json
@@ -35,7 +35,7 @@ GPT2 = TransformerConfig(
     d_read_out=1,
 )
 MODIFIED = TransformerConfig(
-    D + 1, 1, 2, d_head=8, attention="softmax", attend_to_query=True, alpha=0.5, beta=0.5, share=0.25
+    D + 1, 1, 2, d_head=8, attention="softmax", attend_to_query=True, modification=models.Modification(0.5, 0.5, 0.25)
 )
 MIXED = TransformerConfig(D + 1, 2, 2, d_head=8, attention="mixed")
 MODELS = {
@@ -58,7 +58,7 @@ def examples(seed=0, n=POINTS):
 
 
 def published(size):
-    """The network as the published code builds it, with random weights, biases and norms too."""
+    """The network that the published code builds, with random weights, biases and norms."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     e, layers, heads = SIZES[size]
@@ -105,22 +105,22 @@ def test_a_published_checkpoint_predicts_the_same_everywhere(size, tmp_path):
     x, y = examples()
     with torch.no_grad():
         expected = network(torch.tensor(x), torch.tensor(y)).numpy()
-    of_directory, of_file = (interop.from_garg(path) for path in (tmp_path, tmp_path / "model_3.pt"))
+    from_directory, from_file = (interop.from_garg(path) for path in (tmp_path, tmp_path / "model_3.pt"))
 
-    def about(ours):
-        return (ours.config, ours.layout, ours.d_input, ours.d_output)
+    def description(model):
+        return (model.config, model.layout, model.d_input, model.d_output)
 
-    assert about(of_directory) == about(of_file)
+    assert description(from_directory) == description(from_file)
 
-    @jax.jit  # one program for both
+    @jax.jit  # one program for both sources
     def predict(params, x, y):
-        ours = replace(of_file, params=params)
-        return ours.prefix_predictor(x, y), ours.predictor(x[:5], y[:5], x[5])
+        model = replace(from_file, params=params)
+        return model.prefix_predictor(x, y), model.predictor(x[:5], y[:5], x[5])
 
-    for params in (of_directory.params, of_file.params):
-        of_prefixes, of_five = predict(params, x, y)
-        np.testing.assert_allclose(of_prefixes, expected, atol=1e-5 * np.abs(expected).max() + 1e-5)
-        np.testing.assert_allclose(of_five, expected[5], atol=1e-4)
+    for params in (from_directory.params, from_file.params):
+        prefix_y_hat, y_hat_5 = predict(params, x, y)
+        np.testing.assert_allclose(prefix_y_hat, expected, atol=1e-5 * np.abs(expected).max() + 1e-5)
+        np.testing.assert_allclose(y_hat_5, expected[5], atol=1e-4)
 
 
 def test_modules_around_a_published_network_are_taken_off(tmp_path):
@@ -134,12 +134,12 @@ def test_modules_around_a_published_network_are_taken_off(tmp_path):
     for state in states:
         for i, saved in enumerate((state, {"model_state_dict": state, "optimizer_state_dict": {}, "train_step": 3})):
             torch.save(saved, tmp_path / f"model_{i}.pt")
-            found = interop.from_garg(tmp_path / f"model_{i}.pt", n_heads=2)
-            assert found.config == expected.config
-            chex.assert_trees_all_equal(found.params, expected.params, strict=True)
-    some = {name.removeprefix("module.") if "wpe" in name else name: value for name, value in wrapped.items()}
+            actual = interop.from_garg(tmp_path / f"model_{i}.pt", n_heads=2)
+            assert actual.config == expected.config
+            chex.assert_trees_all_equal(actual.params, expected.params, strict=True)
+    partly_wrapped = {name.removeprefix("module.") if "wpe" in name else name: value for name, value in wrapped.items()}
     with pytest.raises(ValueError, match=r"_read_in\.weight is missing"):
-        garg.of_state(some, 2)
+        garg.of_state(partly_wrapped, 2)
     with pytest.raises(ValueError, match="n_heads=0 must be"):
         garg.of_state(wrapped, 0)
 
@@ -165,7 +165,7 @@ def test_a_malicious_checkpoint_is_refused_and_executes_nothing(how, tmp_path):
         interop.from_garg(tmp_path, n_heads=2)
     assert "\n" not in str(caught.value)
     assert not written.exists()
-    pickle.loads(pickle.dumps(Malicious(str(written)))).close()  # it would have
+    pickle.loads(pickle.dumps(Malicious(str(written)))).close()  # unpickling writes the file
     assert written.exists()
 
 
@@ -191,13 +191,13 @@ def test_what_is_saved_is_read_again_to_the_bit(name, tmp_path):
     model = pretrained(name)
     directory = tmp_path / "deep" / "inside"
     model.save_pretrained(directory)
-    found = interop.from_pretrained(directory)
-    assert (found.config, found.layout, found.d_input, found.d_output) == (model.config, model.layout, D, 1)
-    chex.assert_trees_all_equal(found.params, model.params, strict=True)
+    loaded = interop.from_pretrained(directory)
+    assert (loaded.config, loaded.layout, loaded.d_input, loaded.d_output) == (model.config, model.layout, D, 1)
+    chex.assert_trees_all_equal(loaded.params, model.params, strict=True)
     x, y = examples(1)
-    predict = jax.jit(lambda params, *examples: replace(found, params=params).predictor(*examples))
-    again, before = (predict(params, x[:-1], y[:-1], x[-1]) for params in (found.params, model.params))
-    np.testing.assert_array_equal(again, before)
+    predict = jax.jit(lambda params, *examples: replace(loaded, params=params).predictor(*examples))
+    loaded_y_hat, saved_y_hat = (predict(params, x[:-1], y[:-1], x[-1]) for params in (loaded.params, model.params))
+    np.testing.assert_array_equal(loaded_y_hat, saved_y_hat)
     assert sorted(path.name for path in directory.iterdir()) == ["config.json", "model.safetensors"]
 
 
@@ -237,20 +237,20 @@ def test_files_that_are_no_model_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         interop.from_pretrained(tmp_path)
     pretrained("linear").save_pretrained(tmp_path)
-    about = json.loads((tmp_path / "config.json").read_text())
+    config = json.loads((tmp_path / "config.json").read_text())
 
     def refused(words, **changed):
-        (tmp_path / "config.json").write_text(json.dumps({**about, **changed}))
+        (tmp_path / "config.json").write_text(json.dumps({**config, **changed}))
         with pytest.raises(ValueError, match=words):
             interop.from_pretrained(tmp_path)
 
-    refused("a newer version", format=about["format"] + 1)
-    refused("dream", model={**about["model"], "dream": 1})
-    refused("n_layers=0", model={**about["model"], "n_layers": 0})
-    refused("has shape", model={**about["model"], "n_heads": 3})
-    refused("belong to different models; missing: .*b_K", model={**about["model"], "biases": True})
+    refused("a newer version", format=config["format"] + 1)
+    refused("dream", model={**config["model"], "dream": 1})
+    refused("n_layers=0", model={**config["model"], "n_layers": 0})
+    refused("has shape", model={**config["model"], "n_heads": 3})
+    refused("belong to different models; missing: .*b_K", model={**config["model"], "biases": True})
     refused("give tokens of width 4, but the config has d_token=", d_input=3)
-    (tmp_path / "config.json").write_text(json.dumps(about))
+    (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-9])
-    with pytest.raises(ValueError, match="holds no model"):
+    with pytest.raises(ValueError, match="contains no readable model"):
         interop.from_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""What a problem may be made of, at the door of every learner and model: shapes that agree, arrays of any kind."""
+"""Every learner and model refuses problems whose shapes do not agree, and accepts arrays of every numeric dtype."""
 
 import warnings
 
@@ -59,17 +59,17 @@ WRONG = {
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("name", LEARNERS)
 def test_problems_of_wrong_shapes_are_refused(name, wrong):
-    made, said = WRONG[wrong]
-    with pytest.raises(ValueError, match=said):
-        LEARNERS[name]()(*made(X.astype(np.float32), Y.astype(np.float32), QUERY.astype(np.float32)))
+    change, message = WRONG[wrong]
+    with pytest.raises(ValueError, match=message):
+        LEARNERS[name]()(*change(X.astype(np.float32), Y.astype(np.float32), QUERY.astype(np.float32)))
 
 
 @pytest.mark.parametrize("wrong", ["labels", "fewer_labels", "one_input", "lists"])
 @pytest.mark.parametrize("name", PREFIXES)
 def test_examples_of_wrong_shapes_are_refused(name, wrong):
-    made, said = WRONG[wrong]
-    with pytest.raises(ValueError, match=said):
-        PREFIXES[name]()(*made(X.astype(np.float32), Y.astype(np.float32), QUERY)[:2])
+    change, message = WRONG[wrong]
+    with pytest.raises(ValueError, match=message):
+        PREFIXES[name]()(*change(X.astype(np.float32), Y.astype(np.float32), QUERY)[:2])
 
 
 def test_labels_without_an_axis_of_outputs_are_refused_by_analyses():
@@ -89,11 +89,11 @@ def test_a_host_learner_refuses_labels_without_an_axis_of_outputs():
 def test_arrays_of_any_kind_are_the_same_numbers(name, kind):
     learner = jax.jit(LEARNERS[name]()) if name in ("lasso", "network") else LEARNERS[name]()
     expected = LEARNERS[name]()(*(jnp.asarray(part, float) for part in (X, Y, QUERY)))
-    made = jnp.asarray if kind is jnp.int32 else np.asarray
+    to_array = jnp.asarray if kind is jnp.int32 else np.asarray
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = learner(*(made(part, kind) for part in (X, Y, QUERY)))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        actual = learner(*(to_array(part, kind) for part in (X, Y, QUERY)))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.int64])
@@ -102,19 +102,19 @@ def test_examples_of_any_kind_are_the_same_numbers(name, kind):
     expected = PREFIXES[name]()(jnp.asarray(X, float), jnp.asarray(Y, float))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = PREFIXES[name]()(X.astype(kind), Y.astype(kind))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        actual = PREFIXES[name]()(X.astype(kind), Y.astype(kind))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_several_outputs_are_taken():
     y = np.concatenate([Y, 2 * Y], axis=1)
-    found = learners.ols(X, y, QUERY)
-    np.testing.assert_allclose(found[1], 2 * found[0], rtol=1e-4)
+    y_hat = learners.ols(X, y, QUERY)
+    np.testing.assert_allclose(y_hat[1], 2 * y_hat[0], rtol=1e-4)
     assert TransformerConfig(4).d_token == 4
 
 
 @pytest.mark.parametrize("name", PREFIXES)
 def test_finite_predictions_make_no_nan_on_their_way(name):
-    """As `jax_debug_nans` looks for it, at every operation."""
+    """`jax_debug_nans` checks the result of every operation."""
     with jax.debug_nans(True):
         assert np.all(np.isfinite(PREFIXES[name]()(X.astype(np.float32), Y.astype(np.float32))))

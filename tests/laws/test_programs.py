@@ -1,4 +1,4 @@
-"""Programs are compiled once: what differs in numbers alone runs what is there, and what may change is not kept."""
+"""Programs are compiled once: calls that differ only in numbers share a program; mutable objects are not cached."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -35,7 +35,7 @@ def prompts(seed=0):
 
 
 def trained(number):
-    """Another learning rate, seed and initial scale, of equal but not the same objects."""
+    """Trains new, equal objects; only learning rate, steps, seed and initial scale depend on `number`."""
     settings = replace(SETTINGS, learning_rate=0.1 * number, steps=2 * number)
     model = replace(MODEL, init_scale=0.1 * number)
     return train(
@@ -49,12 +49,12 @@ def member(number):
 
 def risks(number):
     predictor = models.fastest_predictor(MODEL, member(number), LAYOUT)
-    losses = jax.tree_util.Partial(_one, predictor, learners.gradient_descent([0.1 * number]))
+    losses = jax.tree_util.Partial(_two_losses, predictor, learners.gradient_descent([0.1 * number]))
     return analysis.streamed_risks(losses, LinearRegression(D, 1, N).sample, jax.random.key(number), 8, chunk=4)
 
 
-def _one(ours, theirs, prompts):
-    return {"ours": analysis.losses(ours, prompts), "theirs": analysis.losses(theirs, prompts)}
+def _two_losses(model, learner, prompts):
+    return {"model": analysis.losses(model, prompts), "learner": analysis.losses(learner, prompts)}
 
 
 PREDICTORS = {
@@ -72,13 +72,15 @@ CASES = {
     "init": member,
     "risks": risks,
     "fit_step_size": lambda number: learners.fit_step_size(prompts(number)),
-    **{f"losses-{name}": lambda n, of=of: analysis.losses(of(n), prompts(n)) for name, of in PREDICTORS.items()},
+    **{
+        f"losses-{name}": lambda n, make=make: analysis.losses(make(n), prompts(n)) for name, make in PREDICTORS.items()
+    },
     "alignment": lambda n: analysis.alignment(PREDICTORS["gram"](n), PREDICTORS["ridge"](n), prompts(n)),
 }
 
 
 def compiled(f, *args):
-    """How many programs a call compiled."""
+    """The number of programs that a call compiled."""
     clock = Clock()
     jax.block_until_ready(f(*args))
     return clock.read()["programs"]
@@ -91,7 +93,7 @@ def test_other_numbers_run_the_same_programs(name):
 
 
 def test_risks_are_one_program_over_all_chunks():
-    """Of plain functions too, which no kept function has made."""
+    """Also for plain functions, which `cached_by_value` did not return."""
     sample = chex.assert_max_traces(lambda key: TASK.sample(key), 1)
     losses = chex.assert_max_traces(lambda prompts: {"ols": analysis.losses(learners.ols, prompts)}, 1)
     for number in (1, 2):
@@ -99,7 +101,7 @@ def test_risks_are_one_program_over_all_chunks():
 
 
 def test_a_sweep_is_one_program(monkeypatch):
-    """Its training, whatever values are swept over, and what is measured of its combinations."""
+    """One program trains all swept values, and one measures all combinations."""
     once = cache(lambda loss: chex.assert_max_traces(loss, 1))
 
     def problem(*args):
@@ -118,8 +120,8 @@ def test_a_sweep_is_one_program(monkeypatch):
 
 
 @dataclass(frozen=True)
-class Held:
-    """A task of a user's, with an array."""
+class WithArray:
+    """A user-defined task with an array as a field."""
 
     scale: np.ndarray
     d_input: int = D
@@ -131,7 +133,7 @@ class Held:
 
 
 class Changing:
-    """A task of a user's that is changed between two runs."""
+    """A user-defined task whose scale changes between two runs."""
 
     d_input, d_output, scale = D, 1, 1.0
 
@@ -141,41 +143,44 @@ class Changing:
 
 
 def test_what_may_change_is_compiled_anew():
-    task, losses = Changing(), {}
-    for task.scale in (1.0, 0.0):
-        losses[task.scale] = train(task, MODEL, SETTINGS, parallel="none").params
-    held = {scale: train(Held(np.array(scale)), MODEL, SETTINGS, parallel="none").params for scale in losses}
-    for scale in losses:
-        chex.assert_trees_all_equal(losses[scale], held[scale], strict=True)
-    apart = jax.tree.map(lambda a, b: np.abs(a - b).max(), losses[1.0], losses[0.0])
-    assert max(jax.tree.leaves(apart)) > 0
+    """Each run uses the current scale of a mutable task."""
+    task, actual = Changing(), {}
+    for scale in (1.0, 0.0):
+        task.scale = scale
+        actual[scale] = train(task, MODEL, SETTINGS, parallel="none").params
+    expected = {scale: train(WithArray(np.array(scale)), MODEL, SETTINGS, parallel="none").params for scale in actual}
+    for scale in actual:
+        chex.assert_trees_all_equal(actual[scale], expected[scale], strict=True)
+    differences = jax.tree.map(lambda a, b: np.abs(a - b).max(), actual[1.0], actual[0.0])
+    assert max(jax.tree.leaves(differences)) > 0
 
 
 def test_prompts_of_what_may_change_are_drawn_anew():
     task, drawn = Changing(), []
-    for task.scale in (1.0, 0.0):
+    for scale in (1.0, 0.0):
+        task.scale = scale
         drawn.append(np.abs(draw_prompts(task.sample, jax.random.key(0), 3).y).max())
     assert drawn[0] > 0.0 == drawn[1]
 
 
 def test_values():
-    kept = (TASK, MODEL, LAYOUT, SETTINGS, (1, "a", None), jnp.tanh, TASK.sample)
-    assert all(map(programs.is_value, kept))
-    others = Held(np.ones(1)), Changing(), Changing().sample, [1], {}, np.ones(1), jnp.ones(1), (1, [2])
-    assert not any(map(programs.is_value, others))
+    values = (TASK, MODEL, LAYOUT, SETTINGS, (1, "a", None), jnp.tanh, TASK.sample)
+    assert all(map(programs.is_value, values))
+    not_values = WithArray(np.ones(1)), Changing(), Changing().sample, [1], {}, np.ones(1), jnp.ones(1), (1, [2])
+    assert not any(map(programs.is_value, not_values))
 
 
 def test_what_is_kept_is_bounded_and_can_be_dropped():
-    made = []
-    make = programs.kept(lambda number: made.append(number) or object())
+    calls = []
+    make = programs.cached_by_value(lambda number: calls.append(number) or object())
     assert make(1) is make(1)
-    for number in range(2, 2 + programs.KEPT):
+    for number in range(2, 2 + programs.CACHE_SIZE):
         make(number)
     make(1)
-    assert made.count(1) == 2
-    programs.forget()
+    assert calls.count(1) == 2
+    programs.clear_caches()
     make(1)
-    assert made.count(1) == 3
+    assert calls.count(1) == 3
     CASES["losses-ridge"](1)
-    programs.forget()
+    programs.clear_caches()
     assert compiled(CASES["losses-ridge"], 1) > 0

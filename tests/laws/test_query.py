@@ -1,4 +1,4 @@
-"""Law 5, one layer more: of the query alone, or token by token, a layer is one function with one gradient."""
+"""Law 5 for one layer: the query form has the predictions and the gradients of the token form."""
 
 import functools
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from icl_gd import models, tokens
-from icl_gd.models import TransformerConfig, fastest_predictor
+from icl_gd.models import Modification, TransformerConfig, fastest_predictor
 from icl_gd.models.attention import KINDS
 from icl_gd.tasks import LinearRegression
 from icl_gd.training import TrainSettings
@@ -17,6 +17,7 @@ from icl_gd.training.problem import learning_problem
 
 D, M, N = 3, 2, 6
 LAYOUT = tokens.concatenated(D, M)
+NEGATIVE, KEYS = Modification(negative_weight=0.7, negative_fraction=0.3), Modification(augment_keys=0.5)
 LAYERS = {
     "softmax": TransformerConfig(D + M, n_heads=2, attention="softmax"),
     "narrow": TransformerConfig(D + M, n_heads=3, d_head=2, attention="softmax"),
@@ -28,9 +29,9 @@ LAYERS = {
     "perceptron": TransformerConfig(D + M, attention="softmax", input_mlp_width=6),
     "query_read": TransformerConfig(D + M, n_heads=2, attention="softmax", attend_to_query=True),
     "linear_query_read": TransformerConfig(D + M, attend_to_query=True),
-    "alpha": TransformerConfig(D + M, attention="softmax", attend_to_query=True, alpha=-0.4),
-    "beta": TransformerConfig(D + M, n_heads=2, attention="softmax", attend_to_query=True, beta=0.7, share=0.3),
-    "keys": TransformerConfig(D + M, n_heads=2, attention="softmax", attend_to_query=True, augment_keys=0.5),
+    "alpha": TransformerConfig(D + M, attention="softmax", attend_to_query=True, modification=Modification(-0.4)),
+    "beta": TransformerConfig(D + M, n_heads=2, attention="softmax", attend_to_query=True, modification=NEGATIVE),
+    "keys": TransformerConfig(D + M, n_heads=2, attention="softmax", attend_to_query=True, modification=KEYS),
     "modified": TransformerConfig(
         D + M,
         1,
@@ -38,33 +39,29 @@ LAYERS = {
         3,
         attention="softmax",
         attend_to_query=True,
-        alpha=0.6,
-        beta=0.7,
-        share=0.3,
-        augment_keys=0.5,
-        augment_values=1.0,
+        modification=Modification(0.6, 0.7, 0.3, augment_keys=0.5, augment_values=1.0),
     ),
     "all": TransformerConfig(D + M, 1, 2, None, True, 0.5, 1.0, "mixed", True, True),
 }
 
 
 def params_of(config):
-    """Random weights, those that start as zero or one among them."""
+    """Random parameters, including those that are initialised to 0 or 1."""
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), models.shapes(config))
 
 
 @functools.cache
 def forms(name):
-    """One program a layer: predictions of every form for a batch, and gradients of what training minimises."""
+    """Predictions of all forms for a batch, and gradients of the training loss, computed by one program per layer."""
     config, task = LAYERS[name], LinearRegression(D, M, N)
 
     @jax.jit
     def run(params):
         batch = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), task.sample(jax.random.key(1), (7,)))
 
-        def predict(f):
-            return jax.vmap(f(config, params, LAYOUT))(batch.x, batch.y, batch.x_query)
+        def predict(make_predictor):
+            return jax.vmap(make_predictor(config, params, LAYOUT))(batch.x, batch.y, batch.x_query)
 
         encoded = jnp.moveaxis(jax.vmap(LAYOUT.encode)(batch.x, batch.y, batch.x_query), 0, -1)
         predicted = {

@@ -1,8 +1,7 @@
-"""What a class accepts is what its annotations say: every bad value is refused in one line, every bound is where it is.
+"""Classes and functions accept the values that their annotations allow, and refuse all others in a one-line error.
 
-The cases are made from the annotations, so a new field is covered by itself, and a new class once it is in `BUILT`.
-What a public function accepts is what its annotations say too, as far as they are of numbers, words and truths; a new
-function is covered by itself.
+The cases are generated from the annotations. A new field or a new public function needs no new test; a new class must
+be added to `BUILT`. Arguments of functions are checked if they are numbers, strings or booleans.
 """
 
 import doctest
@@ -42,34 +41,35 @@ BUILT = [
     pools.FinitePool(LINEAR, 3),
     pools.FinitePrefixPool(regression.FunctionRegression(functions.Linear()), 3),
     tables.Table(np.ones((4, 2)), np.ones((4, 1)), 2),
-    models.TransformerConfig(3, attend_to_query=True, beta=0.5, share=0.25),
+    models.TransformerConfig(3, attend_to_query=True),
+    models.Modification(negative_weight=0.5, negative_fraction=0.25),
     training.TrainSettings(),
     training.Ramp(1, 2),
     training.Curriculum(training.Ramp(1, 2), training.Ramp(1, 2)),
 ]
-# Fields of these have other rules beside their own, so a value at its bound may be refused for another's sake.
-TOGETHER = {"end", "d_input", "n_layers", "beta", "share", "warmup"}
+# Fields that must also agree with other fields, so a value at its bound may be refused.
+TOGETHER = {"end", "d_input", "n_layers", "negative_weight", "negative_fraction", "warmup"}
 
 
-def of_the_package():
-    """Frozen dataclasses of tasks, models and training that users make: those whose names are public."""
+def public_dataclasses():
+    """All public dataclasses that are defined in tasks, models and training."""
     for package in (tasks, models, training):
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            for name, found in vars(importlib.import_module(module.name)).items():
-                ours = isinstance(found, type) and found.__module__ == module.name and is_dataclass(found)
-                if ours and not name.startswith("_"):
-                    yield found
+            for name, value in vars(importlib.import_module(module.name)).items():
+                is_defined_here = isinstance(value, type) and value.__module__ == module.name and is_dataclass(value)
+                if is_defined_here and not name.startswith("_"):
+                    yield value
 
 
-MADE_BY_OTHERS = {training.Population, training.mesh.Placement, models.attention.SelfAttention, models.Model}
+NOT_MADE_BY_USERS = {training.Population, training.mesh.Placement, models.attention.SelfAttention, models.Model}
 
 
 def test_every_class_is_covered():
-    assert {type(one) for one in BUILT} == set(of_the_package()) - MADE_BY_OTHERS
+    assert {type(one) for one in BUILT} == set(public_dataclasses()) - NOT_MADE_BY_USERS
 
 
 def bad_values(hint):
-    """Values that an annotation cannot accept, by their kind."""
+    """Values that an annotation refuses, derived from its kinds and its rules."""
     kinds, rules = schema.kinds(hint), schema.rules(hint)
     yield [1, 2]
     yield {"a": 1}
@@ -100,7 +100,7 @@ def bad_values(hint):
 
 
 def over(cases, group):
-    """A test of every case, those of a group in one: there are thousands, and a test costs more than a case."""
+    """Decorator: a test of all cases, one pytest test per group. One pytest test per case would be slower."""
 
     def decorate(test):
         groups = {}
@@ -146,10 +146,10 @@ def test_there_are_many_cases():
 def test_bad_values_are_refused_in_one_line(one, field, value):
     with pytest.raises(ValueError) as refused:
         replace(one, **{field: value})
-    said = str(refused.value)
-    assert "\n" not in said
-    assert said.startswith(f"{field}={value!r} must be ")
-    assert len(said) > len(f"{field}={value!r} must be ")
+    message = str(refused.value)
+    assert "\n" not in message
+    assert message.startswith(f"{field}={value!r} must be ")
+    assert len(message) > len(f"{field}={value!r} must be ")
 
 
 @pytest.mark.parametrize("one", BUILT, ids=lambda one: type(one).__name__)
@@ -167,6 +167,7 @@ def test_bounds_and_words_are_accepted(one):
 
 
 def test_what_is_not_known_yet_passes():
+    """A traced value passes unchecked; a traced size is refused, because sizes must be known."""
     traced = jax.jit(lambda scale: jnp.zeros(()) * replace(LINEAR, input_scale=scale).input_scale)(-1.0)
     assert traced == 0.0
     with pytest.raises(ValueError, match="n_context="):
@@ -187,72 +188,79 @@ def test_every_item_of_a_tuple_is_checked_and_all_of_them_together():
 
 # --- functions ---
 
-ROOMS = analysis, constructions, dual, learners, models, tasks, tokens, training
+PACKAGES = analysis, constructions, dual, learners, models, tasks, tokens, training
 
 
-def functions_of_the_package():
-    """Names of functions in their modules, the functions, and whether their room shows them to all."""
-    for room in ROOMS:
-        inside = [
+def public_functions():
+    """Yields the dotted name of each public function, the function, and whether its package exports it."""
+    for package in PACKAGES:
+        submodules = [
             importlib.import_module(module.name)
-            for module in pkgutil.iter_modules(getattr(room, "__path__", ()), f"{room.__name__}.")
+            for module in pkgutil.iter_modules(getattr(package, "__path__", ()), f"{package.__name__}.")
         ]
-        for module in (room, *inside):
-            for name, found in vars(module).items():
-                ours = inspect.isroutine(inspect.unwrap(found)) and found.__module__ == module.__name__
-                if ours and not name.startswith("_"):
-                    shown = getattr(getattr(room, name, None), "__module__", None) == module.__name__
-                    yield f"{module.__name__}.{name}", found, shown
+        for module in (package, *submodules):
+            for name, value in vars(module).items():
+                is_defined_here = inspect.isroutine(inspect.unwrap(value)) and value.__module__ == module.__name__
+                if is_defined_here and not name.startswith("_"):
+                    is_exported = getattr(getattr(package, name, None), "__module__", None) == module.__name__
+                    yield f"{module.__name__}.{name}", value, is_exported
 
 
-def is_told(hint):
-    """Whether an annotation says more than a type."""
+def is_restricted(hint):
+    """Whether an annotation restricts the values of its type."""
     return len(schema.rules(hint)) > 0
 
 
-def least_accepted(hint):
-    """A value that will do, of numbers one that is not at their bound."""
+def accepted_value(hint):
+    """A value that an annotation accepts; a number is not at its bound."""
     words = [word for rule in schema.rules(hint) if isinstance(rule, OneOf) for word in rule.words]
     low = max((getattr(rule, "ge", getattr(rule, "gt", -math.inf)) for rule in schema.rules(hint)), default=-math.inf)
     values = *words, "word", True, max(low, 0) + 1, max(low, 0) + 0.5
     return next(value for value in values if schema.accepts(hint, value))
 
 
-def with_one(function, name, value):
-    """Arguments by name, all that are needed: this value, and others that will do as far as they are looked at."""
+def arguments_with(function, name, value):
+    """All required arguments: `value` for `name`, accepted values for other checked ones, `object()` for the rest."""
     hints_of = schema.scalars(function)
-    needed = [its.name for its in inspect.signature(function).parameters.values() if its.default is its.empty]
-    given = {other: least_accepted(hints_of[other]) if other in hints_of else object() for other in needed}
-    return {**given, name: value}
+    parameters = inspect.signature(function).parameters.values()
+    required = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
+    arguments = {other: accepted_value(hints_of[other]) if other in hints_of else object() for other in required}
+    return {**arguments, name: value}
 
 
-CHECKED = {name: found for name, found, _ in functions_of_the_package() if getattr(found, "is_checked", False)}
+CHECKED = {name: function for name, function, _ in public_functions() if getattr(function, "is_checked", False)}
 CASES_OF_FUNCTIONS = [
     (name, argument, value)
-    for name, found in CHECKED.items()
-    for argument, hint in schema.scalars(found).items()
+    for name, function in CHECKED.items()
+    for argument, hint in schema.scalars(function).items()
     for value in bad_values(hint)
-    if not schema.accepts(hint, value)  # of words that are not told any will do
+    if not schema.accepts(hint, value)  # strings without a list of accepted ones accept every string
 ]
 
 
 def test_every_function_with_numbers_or_words_is_checked():
-    """Those that all are shown, and of the others those that say what they accept."""
-    found = {name: (schema.scalars(function), shown) for name, function, shown in functions_of_the_package()}
-    asked = {name for name, (its, shown) in found.items() if its and (shown or any(map(is_told, its.values())))}
-    assert asked - set(CHECKED) == set()
-    assert len(asked) >= 60
+    """Exported functions must be checked, and other functions if their annotations restrict values."""
+    scalars_by_name = {
+        name: (schema.scalars(function), is_exported) for name, function, is_exported in public_functions()
+    }
+    required = {
+        name
+        for name, (scalars, is_exported) in scalars_by_name.items()
+        if scalars and (is_exported or any(map(is_restricted, scalars.values())))
+    }
+    assert required - set(CHECKED) == set()
+    assert len(required) >= 60
 
 
 def test_every_size_of_a_function_has_a_bound():
-    """A whole number without one is a place, which may be counted from the end."""
-    plain = {
+    """The only integers without a bound are positions, which may be negative: they count from the end."""
+    unbounded = {
         argument
-        for found in CHECKED.values()
-        for argument, hint in schema.scalars(found).items()
-        if schema.kinds(hint)[0] is int and not is_told(hint)
+        for function in CHECKED.values()
+        for argument, hint in schema.scalars(function).items()
+        if schema.kinds(hint)[0] is int and not is_restricted(hint)
     }
-    assert plain == {"offset", "reading"}
+    assert unbounded == {"offset", "query"}
 
 
 def test_there_are_many_cases_of_functions():
@@ -262,33 +270,36 @@ def test_there_are_many_cases_of_functions():
 @over(CASES_OF_FUNCTIONS, by_name)
 def test_functions_refuse_bad_values(name, argument, value):
     with pytest.raises(ValueError) as refused:
-        CHECKED[name](**with_one(CHECKED[name], argument, value))
-    said = str(refused.value)
-    assert "\n" not in said
-    assert said.startswith(f"{argument}={value!r} must be ")
-    assert len(said) > len(f"{argument}={value!r} must be ")
+        CHECKED[name](**arguments_with(CHECKED[name], argument, value))
+    message = str(refused.value)
+    assert "\n" not in message
+    assert message.startswith(f"{argument}={value!r} must be ")
+    assert len(message) > len(f"{argument}={value!r} must be ")
 
 
 def test_a_checked_function_is_the_function():
+    """`checked` does not change results, tracing, signature, cache or TypeErrors."""
     problem = jnp.eye(2), jnp.ones((2, 1)), jnp.ones(2)
     plain = learners.ridge(penalty=0.5)(*problem)
     np.testing.assert_array_equal(learners.ridge(0.5)(*problem), plain)
     np.testing.assert_allclose(jax.jit(lambda penalty: learners.ridge(penalty)(*problem))(0.5), plain)
     assert list(inspect.signature(learners.ridge).parameters) == ["penalty"]
-    assert tokens.alternating(2, 1) is tokens.alternating(2, 1)  # what is kept stays kept
-    for given, word in (({}, "penalty"), ({"penalty": 1.0, "nonsense": 1}, "nonsense")):
-        with pytest.raises(TypeError, match=word):
-            learners.ridge(**given)
+    assert tokens.alternating(2, 1) is tokens.alternating(2, 1)  # results are cached
+    for arguments, name in (({}, "penalty"), ({"penalty": 1.0, "nonsense": 1}, "nonsense")):
+        with pytest.raises(TypeError, match=name):
+            learners.ridge(**arguments)
 
 
 def test_the_examples_are_true():
-    for of in (schema, schema.checked):
-        example = doctest.DocTestParser().get_doctest(of.__doc__, dict(vars(schema)), of.__name__, None, None)
+    for documented in (schema, schema.checked):
+        example = doctest.DocTestParser().get_doctest(
+            documented.__doc__, dict(vars(schema)), documented.__name__, None, None
+        )
         assert example.examples
         assert doctest.DocTestRunner().run(example).failed == 0
 
 
-# --- the parts of an experiment, and the experiment ---
+# --- experiments and their parts ---
 
 EXPERIMENT = lab.Experiment(lab.Regression(), lab.Network(), lab.GradientDescent())
 CLAIM = {"id": "A", "statement": "it is small", "metric": "loss_trained", "source": "here", "at_most": 1.0}
@@ -298,7 +309,7 @@ PARTS = [
     lab.Elementwise(),
     lab.Sine(),
     lab.Functions(functions.Linear()),
-    lab.Network(attend_to_query=True, beta=0.5, share=0.25),
+    lab.Network(attend_to_query=True),
     lab.GPT2(),
     lab.Train(),
     lab.Train(active_inputs=(1, 1, 1)),
@@ -308,7 +319,7 @@ PARTS = [
     lab.PrefixLearners(),
     lab.OneStep(),
 ]
-MADE_OF_FUNCTIONS = {lab.Analysis, lab.Picture, lab.Learners}  # of users' own
+MADE_OF_FUNCTIONS = {lab.Analysis, lab.Picture, lab.Learners}  # their fields are functions that users write
 CASES_OF_PARTS = [
     (one, field.name, value)
     for one in PARTS
@@ -318,9 +329,9 @@ CASES_OF_PARTS = [
 CASES_OF_CLAIMS = [
     (name, value)
     for name, hint in hints(lab.Claim).items()
-    if name not in ("relation", "target")  # which follow from `within`, `at_least` and `at_most`
+    if name not in ("relation", "target")  # derived from `within`, `at_least` and `at_most`
     for value in bad_values(hint)
-    if not (isinstance(value, str) and schema.accepts(hint, value))  # of words any will do
+    if not (isinstance(value, str) and schema.accepts(hint, value))  # every string is accepted
 ]
 RELATIONS = [
     ({"at_most": None}, "states no relation; give one of within, at_least, at_most"),
@@ -366,14 +377,15 @@ OF_SWEEPS = [
 
 
 def one_line(refused):
-    """What was said when something was refused."""
-    said = str(refused.value)
-    assert "\n" not in said
-    return said
+    """The message of an exception, which must be one line."""
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
 
 
 def test_every_part_is_covered():
-    public = {its for name in lab.__all__ if is_dataclass(its := getattr(lab, name)) and isinstance(its, type)}
+    exported = [getattr(lab, name) for name in lab.__all__]
+    public = {part for part in exported if is_dataclass(part) and isinstance(part, type)}
     assert public - MADE_OF_FUNCTIONS == {*map(type, PARTS), lab.Experiment, lab.Claim}
 
 

@@ -1,4 +1,4 @@
-"""Separate tokens: their layout, the copying construction, what a first layer copies, and the query's own path."""
+"""Separate tokens for x and y: layout, copying construction, measures of copying, layers at the query alone."""
 
 import functools
 from dataclasses import replace
@@ -38,7 +38,7 @@ def problem(d, n, m):
 
 
 def params_of(config, seed=1):
-    """As large as at an init_scale of 10 and more; those that start as zero or one are random too."""
+    """Random parameters, as large as with init_scale >= 10, including those that are initialised to 0 or 1."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), models.shapes(config))
 
@@ -60,8 +60,8 @@ def test_every_example_is_two_tokens_and_every_token_has_its_place(d, n, m, own_
         assert not encoded[2 * j, d:content].any()
         assert not encoded[2 * j + 1, : content - m].any()
     np.testing.assert_array_equal(encoded[-1, :d], q)
-    for place, code in enumerate(encoded[:, content : content + 6]):
-        angles = place / 10000 ** (np.array([0, 2, 4]) / 6)
+    for position, code in enumerate(encoded[:, content : content + 6]):
+        angles = position / 10000 ** (np.array([0, 2, 4]) / 6)
         np.testing.assert_allclose(code, np.ravel(np.stack([np.sin(angles), np.cos(angles)], -1)), atol=1e-12)
     assert not encoded[:, content + 6 :].any()
     np.testing.assert_array_equal(read, -slots[-m:])
@@ -79,7 +79,7 @@ def test_what_separate_tokens_cannot_hold_is_refused():
 
 @pytest.mark.parametrize("name", tokens.LAYOUTS)
 def test_layouts_take_one_problem_of_their_sizes(name):
-    """Those that fill up with zeros would predict something for a narrower one."""
+    """Without this check, layouts that pad with zeros would accept a narrower problem."""
     x, y, q = problem(5, 4, 2)
     layout = tokens.LAYOUTS[name](5, 2)
     assert jax.eval_shape(layout.encode, x, y, q).shape[1] == layout.d_token
@@ -89,13 +89,15 @@ def test_layouts_take_one_problem_of_their_sizes(name):
             layout.encode(*map(jnp.asarray, wrong))
 
 
-@pytest.mark.parametrize("places", [-2, 0, 1, 5])
-def test_a_shift_takes_every_place_to_another(places):
+@pytest.mark.parametrize("distance", [-2, 0, 1, 5])
+def test_a_shift_takes_every_place_to_another(distance):
     codes = tokens.positions(30, 8)
-    np.testing.assert_allclose(codes[5:20] @ tokens.shift(8, places).T, codes[5 + places : 20 + places], atol=1e-12)
+    np.testing.assert_allclose(
+        codes[5:20] @ tokens.shift(8, distance).T, codes[5 + distance : 20 + distance], atol=1e-12
+    )
 
 
-BUILT = [  # d, n, m, k steps, places, what heads have more than they need, whether steps are preconditioned
+BUILT = [  # d, n, m, k steps, frequencies of the encoding, extra heads and extra d_head, preconditioned
     (1, 1, 1, 1, 1, 0, False),
     (2, 8, 1, 3, 4, 2, True),
     (3, 5, 2, 2, 3, 1, False),
@@ -105,21 +107,21 @@ BUILT = [  # d, n, m, k steps, places, what heads have more than they need, whet
 ]
 
 
-@pytest.mark.parametrize(("d", "n", "m", "k", "places", "extra", "preconditioned"), BUILT)
-def test_copying_and_steps_are_the_learner_at_large_scale(d, n, m, k, places, extra, preconditioned, x64):
+@pytest.mark.parametrize(("d", "n", "m", "k", "frequencies", "extra", "preconditioned"), BUILT)
+def test_copying_and_steps_are_the_learner_at_large_scale(d, n, m, k, frequencies, extra, preconditioned, x64):
     x, y, q = problems(d, n, m, seed=d + n, count=12)
     rng = np.random.default_rng(d + n)
     a = rng.normal(size=(d, d)) if preconditioned else np.eye(d)
-    top = max(np.linalg.norm(x_i.T @ x_i / n @ a, 2) for x_i in x)
-    etas = rng.uniform(0.05, 1.0, k) / top
-    config = constructions.copying_config(d, m, 2 * places, k)
+    largest = max(np.linalg.norm(x_i.T @ x_i / n @ a, 2) for x_i in x)
+    etas = rng.uniform(0.05, 1.0, k) / largest
+    config = constructions.copying_config(d, m, 2 * frequencies, k)
     config = replace(config, n_heads=1 + extra, d_head=config.head_width + extra)
 
-    @jax.jit  # one compilation a case
+    @jax.jit  # one compilation per case
     def predictions(x, y, q, a):
         a = a if preconditioned else None
-        weights = constructions.copying_weights(config, d, n, etas, tokens.shift(2 * places, 1), 1e4, a)
-        layout = tokens.interleaved(d, m, 2 * places, own_slots=True)
+        weights = constructions.copying_weights(config, d, n, etas, tokens.shift(2 * frequencies, 1), 1e4, a)
+        layout = tokens.interleaved(d, m, 2 * frequencies, own_slots=True)
         built = models.layerwise_predictor(config, weights, layout)
         learner = learners.layerwise_gradient_descent(etas, preconditioner=a)
         return [jax.vmap(form)(x, y, q) for form in (built, learner)]
@@ -129,7 +131,7 @@ def test_copying_and_steps_are_the_learner_at_large_scale(d, n, m, k, places, ex
 
 
 def test_the_error_of_copying_falls_exponentially_with_scale(x64):
-    """At the rate of the least gap between a place's successor and the others, until rounding ends it."""
+    """The rate is the smallest gap between the score of the next position and any other, until rounding dominates."""
     d, n, m, d_positions = 4, 6, 2, 10
     x, y, q = problems(d, n, m)
     config, layout = constructions.copying_config(d, m, d_positions), tokens.interleaved(d, m, d_positions, True)
@@ -147,8 +149,8 @@ def test_the_error_of_copying_falls_exponentially_with_scale(x64):
         return jax.vmap(error)(scales)
 
     codes = tokens.positions(2 * n, d_positions)
-    alike = codes[:-1:2] @ step.T @ codes.T  # of inputs, on every token of the context
-    gap = min(row[2 * i + 1] - np.delete(row, 2 * i + 1).max() for i, row in enumerate(alike))
+    scores = codes[:-1:2] @ step.T @ codes.T  # [input token, context token]
+    gap = min(row[2 * i + 1] - np.delete(row, 2 * i + 1).max() for i, row in enumerate(scores))
     errors = np.asarray(squared_errors(np.array([15.0, 25.0, 35.0, 500.0]), x, y, q))
     np.testing.assert_allclose(np.diff(np.log(errors[:3])) / 10, -gap, rtol=0.02)
     assert errors[0] > 1e-4
@@ -170,15 +172,15 @@ def test_what_a_config_cannot_copy_is_refused(changes, words):
         constructions.copying_weights(config, 3, 5, [1.0], tokens.shift(6, 1), 1.0)
 
 
-def built_copier(d, n, m, scale=1e3, places=6):
-    config = constructions.copying_config(d, m, places)
-    weights = constructions.copying_weights(config, d, n, [0.5], tokens.shift(places, 1), scale)
-    return config, weights, tokens.interleaved(d, m, places, own_slots=True)
+def built_copier(d, n, m, scale=1e3, d_positions=6):
+    config = constructions.copying_config(d, m, d_positions)
+    weights = constructions.copying_weights(config, d, n, [0.5], tokens.shift(d_positions, 1), scale)
+    return config, weights, tokens.interleaved(d, m, d_positions, own_slots=True)
 
 
 def test_derivatives_are_finite_differences(x64):
     config = TransformerConfig(9, 2, attention=("softmax", "linear"))
-    places = np.array([(0, 0), (3, 2), (7, 1), (8, 0)])
+    slots = np.array([(0, 0), (3, 2), (7, 1), (8, 0)])
 
     @jax.jit
     def both(params, x, y, q):
@@ -187,40 +189,44 @@ def test_derivatives_are_finite_differences(x64):
         def layer(t):
             return models.apply(config, params, t).residual[1]
 
-        def moved(place, by):
-            return layer(encoded.at[place[0], place[1]].add(by))[:-1].sum(-1)
+        def output(slot, change):
+            return layer(encoded.at[slot[0], slot[1]].add(change))[:-1].sum(-1)
 
-        def difference(place):
-            return (moved(place, 1e-5) - moved(place, -1e-5)) / 2e-5
+        def difference(slot):
+            return (output(slot, 1e-5) - output(slot, -1e-5)) / 2e-5
 
-        return analysis.derivatives(layer, encoded, 3), jax.vmap(difference)(jnp.asarray(places))
+        return analysis.derivatives(layer, encoded, 3), jax.vmap(difference)(jnp.asarray(slots))
 
-    found, differences = map(np.asarray, both(params_of(config), *problem(3, 4, 1)))
-    assert found.shape == (8, 9, 3)
-    for (j, c), difference in zip(places, differences, strict=True):
-        np.testing.assert_allclose(found[:, j, c], difference, rtol=1e-6, atol=1e-8)
-    assert not found[:, -1].any()  # the query is never read
+    derivatives, differences = map(np.asarray, both(params_of(config), *problem(3, 4, 1)))
+    assert derivatives.shape == (8, 9, 3)
+    for (j, c), difference in zip(slots, differences, strict=True):
+        np.testing.assert_allclose(derivatives[:, j, c], difference, rtol=1e-6, atol=1e-8)
+    assert not derivatives[:, -1].any()  # no token attends to the query
 
 
 def test_norms_of_derivatives_are_those_of_the_published_loops(x64):
     n, d = 4, 3
-    found = np.random.default_rng(0).normal(size=(5, 2 * n, 2 * n + 1, d))
-    found[:, :, -1] = 0
-    own, following, others, each = 0.0, 0.0, 0.0, []
+    derivatives = np.random.default_rng(0).normal(size=(5, 2 * n, 2 * n + 1, d))
+    derivatives[:, :, -1] = 0
+    own, following, others, norms_by_prompt = 0.0, 0.0, 0.0, []
     for k in range(2 * n - 1):
-        norms = np.linalg.norm(found[:, k].mean(0), axis=-1)
+        norms = np.linalg.norm(derivatives[:, k].mean(0), axis=-1)
         own, following = own + norms[k], following + norms[k + 1]
         others += (norms[:k].sum() + norms[k + 1 :].sum()) / len(norms[:-2])
-        by_prompt = np.linalg.norm(found[:, k], axis=-1)
-        each.append([by_prompt[:, k], by_prompt[:, k + 1], np.delete(by_prompt, (k, k + 1, 2 * n), axis=1).mean(1)])
-    norms = jax.jit(lambda found: [analysis.derivative_norms(found, faithful=faithful) for faithful in (True, False)])
-    as_published, by_prompts = map(np.asarray, norms(found))
+        by_prompt = np.linalg.norm(derivatives[:, k], axis=-1)
+        norms_by_prompt.append(
+            [by_prompt[:, k], by_prompt[:, k + 1], np.delete(by_prompt, (k, k + 1, 2 * n), axis=1).mean(1)]
+        )
+    norms = jax.jit(
+        lambda derivatives: [analysis.derivative_norms(derivatives, faithful=faithful) for faithful in (True, False)]
+    )
+    as_published, by_prompts = map(np.asarray, norms(derivatives))
     np.testing.assert_allclose(as_published, np.array([own, following, others]) / (2 * n - 1), rtol=1e-12)
-    np.testing.assert_allclose(by_prompts, np.mean(each, axis=(0, 2)), rtol=1e-12)
+    np.testing.assert_allclose(by_prompts, np.mean(norms_by_prompt, axis=(0, 2)), rtol=1e-12)
 
 
 def test_a_copier_depends_on_the_next_token_alone(x64):
-    """The y part of the next token, added once to a token: derivative one in each of its m slots."""
+    """A copier adds the y slots of the next token, so the derivative in each of these m slots is 1."""
 
     @jax.jit
     def norms(x, y, q):
@@ -243,22 +249,22 @@ def test_scores_of_a_copier_and_of_a_layer_that_reads_everything(x64):
         config, weights, layout = built_copier(d, n, m)
         encoded = layout.encode(x, y, q)
 
-        def at(weights):
+        def scores_with(weights):
             return analysis.neighbour_scores(models.apply(config, weights, encoded).pattern[0])
 
-        return at(weights), at(jax.tree.map(jnp.zeros_like, weights))
+        return scores_with(weights), scores_with(jax.tree.map(jnp.zeros_like, weights))
 
     copier, uniform = scores(*problem(d, n, m))
     np.testing.assert_allclose(copier.following, [1.0], rtol=1e-10)
     np.testing.assert_allclose(copier.label, [1.0], rtol=1e-10)
-    # The last label and the query, whose successors are not there, read a place whose code is like a successor's.
+    # The last label and the query have no next token. They attend to the position with the most similar encoding.
     np.testing.assert_allclose(copier.previous, [0.0], atol=1e-10)
     for score in uniform:
         np.testing.assert_allclose(score, [1 / (2 * n)], rtol=1e-12)
 
 
 def test_scores_by_hand():
-    """Two examples: inputs give 3/4 to their label, labels 1/2 to the next input, the query 1/5 to the last label."""
+    """Two examples: weight 3/4 from inputs to their label, 1/2 from y_1 to x_2, 1/5 from the query to y_2."""
     pattern = np.array(
         [
             [1.0, -3.0, 0.0, 0.0, 0.0],
@@ -268,13 +274,13 @@ def test_scores_by_hand():
             [2.0, 0.0, 2.0, 1.0, 0.0],
         ]
     )
-    found = jax.jit(analysis.neighbour_scores)(np.stack([pattern, -2.0 * pattern]))
-    for score, expected in zip(found, ((0.4 + 0.25 + 0.2 + 0.2) / 4, (0.75 + 0.5 + 0.75) / 3, 0.75), strict=True):
+    scores = jax.jit(analysis.neighbour_scores)(np.stack([pattern, -2.0 * pattern]))
+    for score, expected in zip(scores, ((0.4 + 0.25 + 0.2 + 0.2) / 4, (0.75 + 0.5 + 0.75) / 3, 0.75), strict=True):
         np.testing.assert_allclose(score, 2 * [expected], rtol=1e-6)
 
 
 def test_induction_scores(x64):
-    """Of a head that looks for what is alike it is one, of one that looks at everything 1 / n."""
+    """The score is 1 for a head that attends to tokens with equal x, and 1 / n for a uniform pattern."""
     d, n, scale = 3, 5, 300.0
     x, y, q = problem(d, n, 1)
     layout = tokens.interleaved(d, 1, 6, own_slots=True)
@@ -286,21 +292,21 @@ def test_induction_scores(x64):
         prompt = LinearRegression(d, 1, n).sample(jax.random.key(0))
         prompt = prompt._replace(x=x / jnp.linalg.norm(x, axis=1, keepdims=True), y=y, x_query=q)
         zeros = jax.tree.map(jnp.zeros_like, models.init(config, jax.random.key(0)))["block_0"]["attention"]
-        alike = {**zeros, "W_K": jnp.asarray(scale * only_x[None]), "W_Q": jnp.asarray(only_x[None])}
+        matching = {**zeros, "W_K": jnp.asarray(scale * only_x[None]), "W_Q": jnp.asarray(only_x[None])}
 
         def run(attention):
             return lambda t: models.apply(config, {"block_0": {"attention": attention}}, t).pattern
 
-        return [analysis.induction_score(run(attention), layout, prompt) for attention in (alike, zeros)]
+        return [analysis.induction_score(run(attention), layout, prompt) for attention in (matching, zeros)]
 
-    of_alike, of_zeros = scores(x, y, q)
-    np.testing.assert_allclose(of_alike, [[1.0]], rtol=1e-6)
+    of_matching, of_zeros = scores(x, y, q)
+    np.testing.assert_allclose(of_matching, [[1.0]], rtol=1e-6)
     np.testing.assert_allclose(of_zeros, [[1 / n]], rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_query_on_its_own_is_the_query_among_all(name, x64):
-    """In value, and in the gradient by weights and by tokens."""
+    """Equal values, and equal gradients with respect to weights and tokens."""
     config = TransformerConfig(5, 2, **{"n_heads": 2} | KINDS[name])
 
     def alone(params, t):
@@ -309,14 +315,14 @@ def test_the_query_on_its_own_is_the_query_among_all(name, x64):
     def with_all(params, t):
         return models.apply(config, params, t).residual[-1, -1]
 
-    weigh = np.arange(1.0, config.width + 1)
+    output_weights = np.arange(1.0, config.width + 1)
 
     def value_and_gradient(form, params, encoded):
-        def weighed(*given):
-            value = form(*given)
-            return jnp.sum(jnp.asarray(weigh) * value), value
+        def weighted_sum(*inputs):
+            value = form(*inputs)
+            return jnp.sum(jnp.asarray(output_weights) * value), value
 
-        (_, value), gradient = jax.value_and_grad(weighed, argnums=(0, 1), has_aux=True)(params, encoded)
+        (_, value), gradient = jax.value_and_grad(weighted_sum, argnums=(0, 1), has_aux=True)(params, encoded)
         return value, gradient
 
     @jax.jit
@@ -324,17 +330,17 @@ def test_the_query_on_its_own_is_the_query_among_all(name, x64):
         return [value_and_gradient(form, params, encoded) for form in (alone, with_all)]
 
     encoded = np.random.default_rng(2).normal(size=(7, 5))
-    (ours, gradient), (theirs, their_gradient) = run(params_of(config), encoded)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
-    chex.assert_trees_all_close(gradient, their_gradient, rtol=1e-9, atol=1e-12)
+    (actual, gradient), (expected, expected_gradient) = run(params_of(config), encoded)
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+    chex.assert_trees_all_close(gradient, expected_gradient, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["softmax", "mixed", "relu", "normalised", "heads"])
 def test_attention_by_hand(name, x64):
-    """Token by token and head by head, from keys, queries and values."""
+    """A layer equals its formula in keys, queries and values, computed token by token and head by head."""
     config = replace(TransformerConfig(5, 1, 2), **KINDS[name])
     params, encoded = params_of(config), np.random.default_rng(2).normal(size=(7, 5))
-    found = jax.tree.map(np.asarray, jax.jit(functools.partial(models.apply, config))(params, encoded))
+    run = jax.tree.map(np.asarray, jax.jit(functools.partial(models.apply, config))(params, encoded))
     w = params["block_0"]["attention"]
     expected = encoded.copy()
     for i in range(7):
@@ -348,23 +354,23 @@ def test_attention_by_hand(name, x64):
             pattern = mix * soft / soft.sum() + (1 - mix) * scores
             pattern = np.maximum(scores, 0.0) / 6 if name == "relu" else pattern
             expected[i] += w["P"][h] @ w["W_V"][h] @ (pattern @ encoded[:-1])
-    np.testing.assert_allclose(found.residual[-1], expected, rtol=1e-9)
-    assert not found.pattern[..., -1].any()
-    assert not found.scores[..., -1].any()
+    np.testing.assert_allclose(run.residual[-1], expected, rtol=1e-9)
+    assert not run.pattern[..., -1].any()
+    assert not run.scores[..., -1].any()
 
 
 def test_moments_of_separate_tokens_are_those_of_the_layout(x64):
-    """A task that draws moments draws those of tokens (x, y); linear layers train on this layout's all the same."""
+    """`sample_gram` is for tokens (x, y), so for separate tokens the Gram form is computed from encoded prompts."""
     task, config = LinearRegression(3, 2, 4), TransformerConfig(13, 2)
 
     @jax.jit
     def losses(params):
-        found = []
+        by_form = []
         for form in ("tokens", "gram"):
             settings = TrainSettings(batch_size=6, form=form)
             draw, loss = learning_problem(task, config, tokens.interleaved(3, 2), settings, concatenated=False)
-            found.append(loss(params, draw(jax.random.key(1), 0)))
-        return found
+            by_form.append(loss(params, draw(jax.random.key(1), 0)))
+        return by_form
 
-    of_tokens, of_moments = losses(params_of(config))
-    np.testing.assert_allclose(of_tokens, of_moments, rtol=1e-10)
+    token_form, gram_form = losses(params_of(config))
+    np.testing.assert_allclose(token_form, gram_form, rtol=1e-10)

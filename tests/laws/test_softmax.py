@@ -1,4 +1,4 @@
-"""Softmax heads to first order, and learners on prompts that are centred or standardised."""
+"""First-order expansion of softmax heads; learners on centred and on standardised prompts."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def prompt(seed=0):
 
 @pytest.mark.parametrize("d_head", [2, 5])
 def test_small_scores_make_a_mean_and_a_linear_layer(d_head, x64):
-    """The remainder falls with the square of the scores' scale."""
+    """The remainder is quadratic in the scale of the scores."""
     config = TransformerConfig(D + M, n_heads=3, d_head=d_head, attention="softmax")
 
     @jax.jit
@@ -44,22 +44,24 @@ def test_small_scores_make_a_mean_and_a_linear_layer(d_head, x64):
 
 
 def test_the_share_of_the_mean():
+    """`mean_pattern_residue` is 1 for one head, and 0 if the heads' writes to y slots cancel."""
     rng = np.random.default_rng(1)
     one = rng.normal(size=(1, 1, D + M, D + M))
-    inputs = one.copy()
-    inputs[:, :, D:] = 0.0  # what is written into x slots is not counted
+    x_only = one.copy()
+    x_only[:, :, D:] = 0.0  # writes into x slots only, which are not counted
 
     @jax.jit
     def shares(*written):
         return [analysis.mean_pattern_residue(Circuits(jnp.zeros(pv.shape), pv), D)[0] for pv in written]
 
-    by_one, *by_two = shares(one, *(np.concatenate([one, other], 1) for other in (-one, inputs - one)))
+    by_one, *by_two = shares(one, *(np.concatenate([one, other], 1) for other in (-one, x_only - one)))
     assert float(by_one) == pytest.approx(1.0)
     assert float(by_two[0]) == pytest.approx(0.0)
     assert float(by_two[1]) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_what_heads_have_in_common_is_taken_away_and_their_products_stay(x64):
+    """`minimal_norm_qk` removes what W_KQ of all heads have in common, and keeps sum_heads W_PV[y, y] W_KQ."""
     rng = np.random.default_rng(2)
     kq, pv = (rng.normal(size=(1, heads, 4, 4)) for heads in (2, 1))
     two_outputs = Circuits(*(rng.normal(size=(1, 5, D + M, D + M)) for _ in range(2)))
@@ -69,20 +71,20 @@ def test_what_heads_have_in_common_is_taken_away_and_their_products_stay(x64):
         opposite = Circuits(kq, jnp.concatenate([pv, -pv], 1))
         return analysis.minimal_norm_qk(opposite, 3), analysis.minimal_norm_qk(two_outputs, D)
 
-    least, found = jax.tree.map(np.asarray, run(kq, pv, two_outputs))
+    opposite_heads, reduced = jax.tree.map(np.asarray, run(kq, pv, two_outputs))
     half = (kq[:, 0] - kq[:, 1]) / 2
-    np.testing.assert_allclose(least.W_KQ, np.stack([half, -half], 1), rtol=1e-10)
+    np.testing.assert_allclose(opposite_heads.W_KQ, np.stack([half, -half], 1), rtol=1e-10)
 
     def products(c):
         return np.einsum("hrs,hab->rsab", c.W_PV[0, :, D:, D:], c.W_KQ[0])
 
-    np.testing.assert_allclose(products(found), products(two_outputs), rtol=1e-9, atol=1e-12)
-    assert np.linalg.norm(found.W_KQ.ravel()) < np.linalg.norm(two_outputs.W_KQ.ravel())
+    np.testing.assert_allclose(products(reduced), products(two_outputs), rtol=1e-9, atol=1e-12)
+    assert np.linalg.norm(reduced.W_KQ.ravel()) < np.linalg.norm(two_outputs.W_KQ.ravel())
 
 
 def test_anisotropy_is_the_distance_to_a_multiple_of_the_identity(x64):
-    of = jax.jit(lambda *matrices: [analysis.anisotropy(matrix) for matrix in matrices])
-    multiple, opposite, other = map(float, of(-3.0 * np.eye(4), np.diag([1.0, -1.0]), np.diag([3.0, 1.0])))
+    anisotropies = jax.jit(lambda *matrices: [analysis.anisotropy(matrix) for matrix in matrices])
+    multiple, opposite, other = map(float, anisotropies(-3.0 * np.eye(4), np.diag([1.0, -1.0]), np.diag([3.0, 1.0])))
     assert multiple == pytest.approx(0.0, abs=1e-12)
     assert opposite == pytest.approx(1.0)
     assert other == pytest.approx((2 / 10) ** 0.5)
@@ -101,7 +103,7 @@ def test_centred_learners_do_not_see_the_mean(x64):
 
 
 def test_a_gradient_step_behind_a_layer_norm_is_one_on_standardised_tokens(x64):
-    x, y, q = (1e4 * part for part in prompt())  # against which the epsilon of LayerNorm is nothing
+    x, y, q = (1e4 * part for part in prompt())  # so large that the epsilon of LayerNorm is negligible
     config = TransformerConfig(D + M, shared=True, layer_norm=True)
 
     @jax.jit
@@ -122,13 +124,13 @@ def test_a_batch_is_transformed_as_learners_do(x64):
 
     @jax.jit
     def run(batch):
-        step, found = learners.gradient_descent([0.3]), []
-        for learner, view in ((learners.centred, learners.centre), (learners.standardised, learners.standardise)):
-            seen = view(batch)
-            ours = jax.vmap(step)(seen.x, seen.y, seen.x_query)
-            found.append((ours, jax.vmap(learner(step))(batch.x, batch.y, batch.x_query), seen.y_query))
-        return found
+        step, results = learners.gradient_descent([0.3]), []
+        for learner, transform in ((learners.centred, learners.centre), (learners.standardised, learners.standardise)):
+            transformed = transform(batch)
+            actual = jax.vmap(step)(transformed.x, transformed.y, transformed.x_query)
+            results.append((actual, jax.vmap(learner(step))(batch.x, batch.y, batch.x_query), transformed.y_query))
+        return results
 
-    for ours, expected, y_query in run(batch):
-        np.testing.assert_allclose(ours, expected, rtol=1e-12)
+    for actual, expected, y_query in run(batch):
+        np.testing.assert_allclose(actual, expected, rtol=1e-12)
         np.testing.assert_array_equal(y_query, batch.y_query)

@@ -1,4 +1,4 @@
-"""Law 3: a task is a function of its key, and its moments are what it says."""
+"""Law 3: equal keys give equal prompts, and the moments of a task are as documented."""
 
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,7 @@ TASKS |= {
 
 @partial(jax.jit, static_argnums=(0, 1))
 def drawn(task, count, seed):
-    """So many prompts, each of a key of its own."""
+    """`count` prompts, one per key."""
     return jax.vmap(task.sample)(jax.random.split(jax.random.key(seed), count))
 
 
@@ -45,15 +45,15 @@ def test_a_prompt_drawn_without_jit_is_the_same(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_moments_and_labels(name, x64):
     task = TASKS[name]
-    apart = drawn(task, 20_000, 1)
-    together = jax.jit(lambda seed: task.sample(jax.random.key(seed), (20_000,)))(2)
-    check_moments_and_labels(name, task, jax.tree.map(np.asarray, apart))
-    check_moments_and_labels(name, task, jax.tree.map(lambda leaf: np.moveaxis(np.asarray(leaf), -1, 0), together))
+    one_per_key = drawn(task, 20_000, 1)
+    one_batch = jax.jit(lambda seed: task.sample(jax.random.key(seed), (20_000,)))(2)
+    check_moments_and_labels(name, task, jax.tree.map(np.asarray, one_per_key))
+    check_moments_and_labels(name, task, jax.tree.map(lambda leaf: np.moveaxis(np.asarray(leaf), -1, 0), one_batch))
 
 
 def check_moments_and_labels(name, task, prompts):
     x = np.concatenate([prompts.x.reshape(-1, 2), prompts.x_query])
-    if name == "exponential":  # not centred: the documented second moment is that of a coordinate
+    if name == "exponential":  # not centred: `second_moment` is that of one coordinate
         np.testing.assert_allclose(np.mean(x**2, 0), np.diag(task.second_moment), rtol=0.05)
     else:
         np.testing.assert_allclose(x.T @ x / len(x), task.second_moment, atol=0.02 * np.trace(task.second_moment))
@@ -64,7 +64,7 @@ def check_moments_and_labels(name, task, prompts):
     np.testing.assert_allclose(prompts.y_query, np.einsum("bd,bmd->bm", prompts.x_query, prompts.w), atol=1e-12)
     np.testing.assert_allclose(np.std(prompts.w), task.weight_scale, rtol=0.02)
     parts = np.stack([prompts.x_query[:, 0], prompts.x[:, 0, 0], prompts.w[:, 0, 0], (prompts.y - clean)[:, 0, 0]])
-    correlations = np.corrcoef(parts if task.noise_std else parts[:3])  # each from a key of its own
+    correlations = np.corrcoef(parts if task.noise_std else parts[:3])  # drawn from separate keys
     np.testing.assert_allclose(correlations, np.eye(len(correlations)), atol=5 / len(prompts.x) ** 0.5)
 
 
@@ -85,7 +85,7 @@ DIRECT = {
 
 @pytest.mark.parametrize("name", DIRECT)
 def test_moments_drawn_directly_have_the_law_of_contexts(name, x64):
-    """Means and covariances of all entries, of their products with y_query, and the spread of the determinant agree."""
+    """Means and standard deviations agree for entries, products of entries, a gradient step, the largest eigenvalue."""
     task, n = DIRECT[name], 60_000
 
     def statistics(direct, seed):
@@ -96,46 +96,49 @@ def test_moments_drawn_directly_have_the_law_of_contexts(name, x64):
         y_hat = np.einsum("ibn,bn->in", context[-task.d_output :], query)  # a gradient step's prediction
         return np.stack([*flat, *(flat[0] * flat), *(y_hat * y_query), *y_hat**2, top, np.log1p(top)])
 
-    ours, theirs = statistics(True, 0), statistics(False, 1)
-    error = np.sqrt((ours.var(1) + theirs.var(1)) / n)
-    assert np.all(np.abs(ours.mean(1) - theirs.mean(1)) < 5 * error + 1e-12)
-    deviation = np.abs(np.log((ours.std(1) + 1e-9) / (theirs.std(1) + 1e-9)))
-    kurtosis = np.mean((theirs - theirs.mean(1, keepdims=True)) ** 4, 1) / np.maximum(theirs.var(1), 1e-12) ** 2
+    drawn_directly, from_prompts = statistics(True, 0), statistics(False, 1)
+    error = np.sqrt((drawn_directly.var(1) + from_prompts.var(1)) / n)
+    assert np.all(np.abs(drawn_directly.mean(1) - from_prompts.mean(1)) < 5 * error + 1e-12)
+    deviation = np.abs(np.log((drawn_directly.std(1) + 1e-9) / (from_prompts.std(1) + 1e-9)))
+    kurtosis = (
+        np.mean((from_prompts - from_prompts.mean(1, keepdims=True)) ** 4, 1)
+        / np.maximum(from_prompts.var(1), 1e-12) ** 2
+    )
     assert np.all(deviation < 5 * np.sqrt(kurtosis / (2 * n)) + 1e-6)
 
 
 @pytest.mark.parametrize("k", [0, 2, 5])
 def test_corrupted_labels(k, x64):
-    """As many as asked for, all of an example's or none, any example's, by N(0, 1); the rest is as without them."""
+    """Exactly k examples, chosen at random, have all labels replaced by N(0, 1); everything else is unchanged."""
     clean = LinearRegression(2, 2, 5, weight_scale=3.0)
     task, n = replace(clean, corrupted_labels=k), 4000
 
     @jax.jit
-    def of(seed, of_k):
+    def run(seed, traced_k):
         key = jax.random.key(seed)
-        traced = replace(clean, corrupted_labels=of_k).sample(key)
+        traced = replace(clean, corrupted_labels=traced_k).sample(key)
         prompts = task.sample(key, (n,)), clean.sample(key, (n,))
         return *prompts, task.sample_gram(key, n), traced.y, task.sample(key).y
 
-    whole, before, ((context, _), y_query), traced, one = jax.tree.map(np.asarray, of(4, float(k)))
+    corrupted, uncorrupted, ((context, _), y_query), traced, single = jax.tree.map(np.asarray, run(4, float(k)))
     for name in ("x", "x_query", "y_query", "w"):
-        np.testing.assert_array_equal(getattr(whole, name), getattr(before, name))
-    replaced = whole.y != before.y
+        np.testing.assert_array_equal(getattr(corrupted, name), getattr(uncorrupted, name))
+    replaced = corrupted.y != uncorrupted.y
     np.testing.assert_array_equal(replaced.sum(0), np.full((2, n), k))
     np.testing.assert_array_equal(replaced[:, 0], replaced[:, 1])
     np.testing.assert_allclose(replaced.mean((1, 2)), k / 5, atol=5 * (0.25 / n) ** 0.5)
     if k:
-        noise = whole.y[replaced]
+        noise = corrupted.y[replaced]
         np.testing.assert_allclose([noise.mean(), noise.std()], [0, 1], atol=5 / len(noise) ** 0.5)
-    tokens = np.concatenate([whole.x, whole.y], axis=1)
+    tokens = np.concatenate([corrupted.x, corrupted.y], axis=1)
     np.testing.assert_allclose(context, np.einsum("nab,ncb->acb", tokens, tokens), atol=1e-12)
-    np.testing.assert_array_equal(y_query, whole.y_query)
-    np.testing.assert_allclose(traced, one, atol=1e-12)
+    np.testing.assert_array_equal(y_query, corrupted.y_query)
+    np.testing.assert_allclose(traced, single, atol=1e-12)
 
 
 def test_longer_contexts_continue_shorter_ones():
-    of = jax.jit(lambda key: [LinearRegression(3, 1, n).sample(key) for n in (4, 9)])
-    short, long = jax.tree.map(np.asarray, of(jax.random.key(2)))
+    draw = jax.jit(lambda key: [LinearRegression(3, 1, n).sample(key) for n in (4, 9)])
+    short, long = jax.tree.map(np.asarray, draw(jax.random.key(2)))
     np.testing.assert_array_equal(short.x, long.x[:4])
     np.testing.assert_allclose(short.y, long.y[:4], atol=1e-6)
     np.testing.assert_array_equal(short.x_query, long.x_query)
@@ -144,16 +147,16 @@ def test_longer_contexts_continue_shorter_ones():
 def test_shifts_do_what_they_say():
     task = LinearRegression(3, 1, 4)
     shifted = task, SHIFTS["input_scale"].apply(task, 1.5), SHIFTS["weight_scale"].apply(task, 2.0)
-    of = jax.jit(lambda key: [each.sample(key) for each in shifted])
-    before, scaled, heavier = jax.tree.map(np.asarray, of(jax.random.key(3)))
-    np.testing.assert_allclose(scaled.x, 1.5 * before.x, rtol=1e-6)
-    np.testing.assert_allclose(scaled.y_query, 1.5 * before.y_query, rtol=1e-5)
-    np.testing.assert_allclose(heavier.y, 2 * before.y, rtol=1e-5)
-    np.testing.assert_array_equal(heavier.x, before.x)
+    draw = jax.jit(lambda key: [each.sample(key) for each in shifted])
+    before, with_larger_inputs, with_larger_weights = jax.tree.map(np.asarray, draw(jax.random.key(3)))
+    np.testing.assert_allclose(with_larger_inputs.x, 1.5 * before.x, rtol=1e-6)
+    np.testing.assert_allclose(with_larger_inputs.y_query, 1.5 * before.y_query, rtol=1e-5)
+    np.testing.assert_allclose(with_larger_weights.y, 2 * before.y, rtol=1e-5)
+    np.testing.assert_array_equal(with_larger_weights.x, before.x)
     for family in INPUT_DISTRIBUTIONS:
-        moved = change_family(task, family)
-        np.testing.assert_allclose(np.trace(moved.second_moment), np.trace(task.second_moment), rtol=1e-12)
-        assert (moved.inputs, moved.weight_scale, moved.n_context) == (family, 1.0, 4)
+        changed = change_family(task, family)
+        np.testing.assert_allclose(np.trace(changed.second_moment), np.trace(task.second_moment), rtol=1e-12)
+        assert (changed.inputs, changed.weight_scale, changed.n_context) == (family, 1.0, 4)
     assert [SHIFTS["context_length"].apply(task, factor).n_context for factor in (0.1, 0.5, 2.0)] == [1, 2, 8]
     assert SHIFTS["corrupted_labels"].apply(task, 2).corrupted_labels == 2
     skewed = LinearRegression(2, 1, 3, covariance=COVARIANCE, input_scale=2.0)

@@ -1,4 +1,4 @@
-"""Training starts from frozen weights: the first step is taken from them, and what does not fit is refused."""
+"""Training from the weights of another model: the first step starts at them; weights that do not fit are refused."""
 
 from dataclasses import replace
 
@@ -12,46 +12,47 @@ from icl_gd import LinearRegression, TrainSettings, TransformerConfig, models, t
 from icl_gd.training import in_context, population
 from icl_gd.training.checkpoint import by_name
 from icl_gd.training.problem import learning_problem
-from icl_gd.training.warm_start import weights_to_start
+from icl_gd.training.warm_start import start_weights
 
 TASK, MODEL = LinearRegression(2, 1, 3), TransformerConfig(3, init_scale=1.0)
 STEP = TrainSettings(steps=1, batch_size=4, optimizer="sgd", learning_rate=0.1, clip=None)
 
 
-class Frozen:
-    """Weights from elsewhere."""
+class StartModel:
+    """Any object with `params`."""
 
     def __init__(self, params):
         self.params = params
 
 
 def weights(seeds, config=MODEL, seed=7):
-    return Frozen(in_context.initialise(config, STEP, seed, seeds).member.params)
+    return StartModel(in_context.initialise(config, STEP, seed, seeds).member.params)
 
 
 def test_the_first_step_is_taken_from_the_given_weights():
     start = weights(2)
     trained = icl_gd.train(TASK, MODEL, STEP, seeds=2, start=start)
     draw, loss = learning_problem(TASK, MODEL, tokens.LAYOUTS["concatenated"](2, 1), STEP)
-    data = population.members_of(0, 2, STEP, {}).data
+    data = population.member_specs(0, 2, STEP, {}).data
 
     @jax.jit
     def stepped(params, key):
         gradient = jax.grad(loss)(params, draw(jax.random.fold_in(key, 0), 0))
-        return jax.tree.map(lambda leaf, by: leaf - 0.1 * by, params, gradient)
+        return jax.tree.map(lambda leaf, leaf_gradient: leaf - 0.1 * leaf_gradient, params, gradient)
 
     chex.assert_trees_all_close(trained.params, jax.vmap(stepped)(start.params, data), rtol=1e-5)
-    chex.assert_trees_all_equal(start.params, weights(2).params)  # are copied: the trainer gives its buffers away
+    # `train` donates its buffers, so it must copy the start weights.
+    chex.assert_trees_all_equal(start.params, weights(2).params)
 
 
 def test_who_starts_from_what():
-    """One set of weights starts all members; one a seed starts those of every combination."""
+    """One model starts all members. A population with one model per seed starts the members of every combination."""
     two = weights(2)
     one = models.Model(MODEL, jax.tree.map(lambda leaf: leaf[0], two.params), tokens.concatenated(2, 1))
-    of_two = by_name(jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), two.params))
-    of_one = by_name(jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), one.params))
-    chex.assert_trees_all_equal(weights_to_start(two, MODEL, members=4, seeds=2), of_two)
-    chex.assert_trees_all_equal(weights_to_start(one, MODEL, members=4, seeds=2), of_one)
+    expected_from_two = by_name(jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), two.params))
+    expected_from_one = by_name(jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), one.params))
+    chex.assert_trees_all_equal(start_weights(two, MODEL, members=4, seeds=2), expected_from_two)
+    chex.assert_trees_all_equal(start_weights(one, MODEL, members=4, seeds=2), expected_from_one)
 
 
 def test_blocks_that_are_given_stay_given():
@@ -63,11 +64,12 @@ def test_blocks_that_are_given_stay_given():
 
 
 def test_modifications_are_those_of_the_new_population():
-    """Fine-tuning with another alpha has that alpha, whatever the weights were trained with."""
-    old, new = (replace(MODEL, attention="softmax", attend_to_query=True, alpha=alpha) for alpha in (0.5, 0.25))
+    """The strengths of the new config are used, not those that the start weights were trained with."""
+    plain = replace(MODEL, attention="softmax", attend_to_query=True)
+    old, new = (replace(plain, modification=models.Modification(damping)) for damping in (0.5, 0.25))
     trained = icl_gd.train(TASK, new, STEP, start=weights(1, old))
-    alphas = [leaf for name, leaf in by_name(trained.params).items() if name.endswith("alpha")]
-    chex.assert_trees_all_equal(alphas, [jnp.full((1,), 0.25)])
+    damping = [leaf for name, leaf in by_name(trained.params).items() if name.endswith("query_damping")]
+    chex.assert_trees_all_equal(damping, [jnp.full((1,), 0.25)])
 
 
 def test_what_does_not_fit_is_refused():

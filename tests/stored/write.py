@@ -1,10 +1,10 @@
-"""Writes runs and models as this version of the code leaves them, for later versions to read.
+"""Writes runs and models of this version of the code, so that tests of later versions can read them.
 
     python tests/stored/write.py DIRECTORY
 
-Every run becomes DIRECTORY/NAME.tar.gz: its workdir without figures and report (which are drawn again), and beside it
-what was asked of it and what it gave. Run where the code of a version stands; `tests/experiments/test_stored.py` reads
-what is committed here, all of it written at the version that `VERSION` names.
+Every run becomes DIRECTORY/NAME.tar.gz. It contains the workdir without figures and report (which are drawn again), and
+`asked.json`: the config, the arguments and the predictions of the trained members. Start the script in a checkout of
+the version. `tests/experiments/test_stored.py` reads the archives that are committed in this directory.
 """
 
 import json
@@ -85,7 +85,7 @@ RUNS = {
         ),
     ),
 }
-DRAWN = ("figures", "report.html")
+DRAWN = ("figures", "report.html")  # not stored
 
 
 def command(config: str, words: tuple[str, ...], workdir: Path) -> list[str]:
@@ -116,7 +116,7 @@ def interrupt(config: str, words: tuple[str, ...], workdir: Path) -> None:
 
 
 def problem(d_input: int, n_context: int, d_output: int = 1) -> tuple[jax.Array, ...]:
-    """Of fixed numbers, to predict on."""
+    """A fixed problem `x [n d], y [n m], x_query [d]`, on which models predict."""
     rng = np.random.default_rng(0)
 
     def draw(*shape):
@@ -126,20 +126,20 @@ def problem(d_input: int, n_context: int, d_output: int = 1) -> tuple[jax.Array,
 
 
 def predictions(directory: Path) -> dict[str, Any]:
-    """Of all members, on a fixed problem, by the directory of their checkpoints."""
-    found, config = {}, json.loads((directory / "config.json").read_text())["config"]
+    """The predictions of all members on a fixed problem, by the directory of their checkpoints."""
+    result, config = {}, json.loads((directory / "config.json").read_text())["config"]
     inside = sorted(path for path in (directory / "checkpoints").iterdir() if path.is_dir())
     for path in [directory] if all(path.name.isdecimal() for path in inside) else inside:
         population = icl_gd.load(path)
-        # Tasks that have but one input or label do not say so.
+        # A task whose inputs or labels always have dimension 1 has no such field.
         d_input, d_output = (config["task"].get(name, 1) for name in ("d_input", "d_output"))
-        x, y, x_query = problem(d_input, population_length(config), d_output)
-        told = [np.asarray(predict(x, y, x_query)).tolist() for predict in population.predictors]
-        found[str(path.relative_to(directory))] = told
-    return found
+        x, y, x_query = problem(d_input, first_n_context(config), d_output)
+        y_hat = [np.asarray(predict(x, y, x_query)).tolist() for predict in population.predictors]
+        result[str(path.relative_to(directory))] = y_hat
+    return result
 
 
-def population_length(config: dict[str, Any]) -> int:
+def first_n_context(config: dict[str, Any]) -> int:
     n_context = config["task"]["n_context"]
     return n_context if isinstance(n_context, int) else n_context[0]
 
@@ -168,7 +168,14 @@ PRETRAINED = {
     "pretrained_linear": (models.TransformerConfig(4, 2, 2, shared=True), "concatenated", 3),
     "pretrained_gpt2": (models.gpt2_config(2, 9, 8, 1, 2, d_read_out=1), "alternating", 2),
     "pretrained_modified": (
-        models.TransformerConfig(3, 1, 2, attention="softmax", attend_to_query=True, alpha=0.5, beta=0.5, share=0.25),
+        models.TransformerConfig(
+            3,
+            1,
+            2,
+            attention="softmax",
+            attend_to_query=True,
+            modification=models.Modification(0.5, 0.5, 0.25),
+        ),
         "concatenated",
         2,
     ),

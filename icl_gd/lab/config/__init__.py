@@ -1,1 +1,1 @@
-"""The configuration of a run: its fields, their accepted values and consistency, and the resources it needs."""
+"""The configuration of a run: fields, accepted values, consistency checks, and estimates of memory and disk."""

@@ -1,4 +1,4 @@
-"""Errors in a configuration: one line that names the field, its value, and what is accepted instead."""
+"""Errors in a configuration. A message is one line that names the field, its value and the accepted values."""
 
 import difflib
 from collections.abc import Collection
@@ -6,14 +6,14 @@ from typing import Any, NoReturn
 
 
 class ConfigError(ValueError):
-    """The requested run is invalid. The message is one line that names the field and what is accepted."""
+    """The requested run is invalid. The message is one line that names the field and the accepted values."""
 
 
 def nearest(word: str, names: Collection[str]) -> str:
-    """The end of an error message about an unknown word.
+    """The end of an error message about an unknown word: the most similar name, and all accepted names.
 
     Returns:
-      "did you mean NAME? accepted: NAMES", without the question if no name is similar.
+      "did you mean NAME? accepted: NAMES". If no name is similar, the question is missing.
     """
     near = difflib.get_close_matches(word, list(names), 1, 0.5)
     question = f"did you mean {near[0]}? " if near else ""
@@ -21,10 +21,10 @@ def nearest(word: str, names: Collection[str]) -> str:
 
 
 def nearest_field(field: str, fields: Collection[str]) -> str:
-    """The end of an error message about an unknown field.
+    """The end of an error message about an unknown field: a suggestion, or the accepted fields.
 
-    The suggestion is, in this order: the fields of a section with that name; a field with the same last name in another
-    section; a field that is spelt similarly; a field of the same section that is abbreviated.
+    The suggestion is the first of these that exists: the fields of the section with that name; a field of any section
+    with the same last name; a field with a similar spelling; a field of the same section that the name abbreviates.
 
     Returns:
       "did you mean FIELD?", or "accepted: FIELDS" if no field is similar.
@@ -34,23 +34,23 @@ def nearest_field(field: str, fields: Collection[str]) -> str:
     part, _, leaf = field.rpartition(".")
     same_section = [name for name in fields if name.rpartition(".")[0] == part]
     same_leaf = [name for name in fields if name.rpartition(".")[2] == leaf]
-    alike = difflib.get_close_matches(field, fields, 1, 0.75) if len(leaf) > 3 else []
+    similar = difflib.get_close_matches(field, fields, 1, 0.75) if len(leaf) > 3 else []
     abbreviated = [name for name in same_section if _abbreviates(leaf, name.rpartition(".")[2])]
-    near = difflib.get_close_matches(field, same_leaf, 1, 0.0) or alike or abbreviated
+    near = difflib.get_close_matches(field, same_leaf, 1, 0.0) or similar or abbreviated
     return f"did you mean {near[0]}?" if near else f"accepted: {', '.join(same_section or fields)}"
 
 
 def _abbreviates(short: str, name: str) -> bool:
-    """Whether `short` is one word of a name (`size` of batch_size), or its initials (`bs`)."""
+    """Whether `short` is one word of a name (`size` in batch_size), or the initials of the name (`bs`)."""
     words = name.split("_")
     return short in words or short == "".join(word[0] for word in words)
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an exception in one line; its class name if it has no message."""
+    """The message of an exception as one line. If the message is empty, the name of the class."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def reject(field: str, value: Any, accepted: str) -> NoReturn:
-    """Raises `ConfigError` about the value of a field: "FIELD=VALUE: ACCEPTED"."""
+    """Raises a `ConfigError` with the message "FIELD=VALUE: ACCEPTED"."""
     raise ConfigError(f"{field}={value}: {accepted}")

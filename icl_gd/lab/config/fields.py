@@ -1,8 +1,8 @@
 """The fields of an experiment, by the names that the command line and config.json use.
 
-A field is an attribute of one part of an experiment (task, model, train, eval, reference). It is written once, in the
-dataclass of that part; this module reads its name, type, bounds, accepted words and documentation from there. If a part
-can be one of several classes, an additional field selects the class (`task.name`, `model.style`).
+A field is an attribute of an experiment or of one of its parts (task, model, train, eval, reference). Its name, type,
+bounds, accepted words and documentation are read from the dataclass that defines the attribute. If a part can be one of
+several classes, an additional field selects the class (`task.name`, `model.style`).
 """
 
 import ast
@@ -16,15 +16,15 @@ import docstring_parser
 from absl.flags import BooleanParser, FloatParser, IntegerParser
 
 from icl_gd.lab.config.errors import ConfigError, nearest_field, one_line
-from icl_gd.lab.config.parts import MODELS, in_config
+from icl_gd.lab.config.parts import MODELS, in_config, with_config_names
 from icl_gd.migrations import FIELDS, FORMS
-from icl_gd.schema import OneOf, accepts, hints, is_array, kinds, rules, said, wanted
+from icl_gd.schema import OneOf, accepts, description, hints, is_array, kinds, requirement, rules
 
 SECTIONS = ("task", "model", "train", "eval", "reference")
-# What the command line accepts for fields whose values are objects: names of analyses, and () for no claims.
+# What the command line accepts for fields whose values are objects: names of analyses; () for no claims.
 AS_WORDS: dict[str, Any] = {"analyses": tuple[str, ...] | tuple[()], "claims": tuple[()]}
 Path = tuple[str, ...]  # attribute names, from the experiment to a part or a field
-Classes = dict[Path, type]  # of the experiment, `()`, and of its parts; they determine which fields exist
+Classes = dict[Path, type]  # the class of the experiment, at (), and of each part; they determine which fields exist
 
 
 class Field(NamedTuple):
@@ -32,11 +32,11 @@ class Field(NamedTuple):
 
     Attributes:
       path: attribute names, from the experiment to the field.
-      hint: the annotation of one accepted value, also where members of a population may differ.
-      is_free: whether the value may differ between a run and its resume.
+      hint: the annotation of a single value, without tuples that give every member its own value.
+      is_free: whether a run may be resumed with another value.
       per_member: whether the members of one population may differ in the value.
-      chooses: the classes that the field selects from, by word; None for an ordinary field.
-      about: its documentation.
+      chooses: for a field that selects a class, the classes by word; otherwise None.
+      about: the documentation of the field.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Field(NamedTuple):
 
 
 def classes_of(experiment: Any, changed: Mapping[Path, type] | None = None) -> Classes:
-    """The classes of an experiment and of its parts, with some of them replaced by `changed`."""
+    """The classes of an experiment and of its parts, by path. Classes in `changed` replace the current ones."""
     changed = changed or {}
     classes: Classes = {(): type(experiment)}
     for section in SECTIONS:
@@ -58,11 +58,13 @@ def classes_of(experiment: Any, changed: Mapping[Path, type] | None = None) -> C
         for name, union in in_config(part_class).unions.items():
             current = type(getattr(part, name)) if hasattr(part, name) else next(iter(union.values()))
             classes[(section, name)] = changed.get((section, name), current)
+        for name, (inner, _) in in_config(part_class).parts.items():
+            classes[(section, name)] = inner
     return classes
 
 
 def fields_of(classes: Classes) -> dict[str, Field]:
-    """All fields of an experiment whose parts have these classes, by name, in order."""
+    """All fields of an experiment whose parts have these classes, by name, in the order of their definition."""
     return _fields_of(tuple(classes.items()))
 
 
@@ -79,12 +81,19 @@ def _fields_of(items: tuple[tuple[Path, type], ...]) -> dict[str, Field]:
     return result
 
 
-def _fields_of_part(path: Path, classes: Classes) -> Iterator[tuple[str, Field]]:
+def _fields_of_part(
+    path: Path, classes: Classes, field_names: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, Field]]:
+    """Yields (name, field) for every field of the part at `path`.
+
+    `field_names` has names that differ from the attribute. Default: `names` of the `InConfig` of the part.
+    """
     part_class, section = classes[path], path[0]
     config = in_config(part_class)
+    field_names = field_names or config.names
 
     def name_of(attribute: str) -> str:
-        name = config.names.get(attribute, attribute)
+        name = field_names.get(attribute, attribute)
         return name if "." in name else f"{section}.{name}"
 
     word = getattr(part_class, "name", None)
@@ -98,6 +107,8 @@ def _fields_of_part(path: Path, classes: Classes) -> Iterator[tuple[str, Field]]
     for attribute, hint in hints(part_class).items():
         if attribute in config.unions:
             yield from _fields_of_part((*path, attribute), classes)
+        elif attribute in config.parts:
+            yield from _fields_of_part((*path, attribute), classes, config.parts[attribute][1])
         elif attribute not in config.hidden and _is_readable(hint):
             single = _single(hint)
             field = Field(
@@ -111,7 +122,7 @@ def _fields_of_part(path: Path, classes: Classes) -> Iterator[tuple[str, Field]]
 
 
 def _by_name(classes: tuple[type, ...]) -> dict[str, type]:
-    """The classes that have a name, by that name."""
+    """The classes that have a `name`, by this name."""
     return {each.name: each for each in classes if isinstance(getattr(each, "name", None), str)}
 
 
@@ -122,7 +133,10 @@ def _choice(path: Path, choices: Mapping[str, type]) -> Field:
 
 
 def _single(hint: Any) -> Any:
-    """The annotation of one value of a field that also accepts arrays or tuples of numbers, to be swept over."""
+    """Removes tuples and arrays, which give every member its own value, from the annotation of a number.
+
+    Other annotations are returned unchanged.
+    """
     accepted = kinds(hint)
     if not any(get_origin(kind) is tuple for kind in accepted) or not {int, float} & set(accepted):
         return hint
@@ -134,21 +148,22 @@ def _single(hint: Any) -> Any:
 
 
 def _is_readable(hint: Any) -> bool:
-    """Whether a field can be given as text."""
+    """Whether values of this annotation can be read from text."""
     return all(_is_word(kind) for kind in kinds(hint) if not is_array(kind))
 
 
 def _is_word(kind: Any) -> bool:
+    """Whether a type is a number, bool, str, None, or a tuple of these."""
     if get_origin(kind) is tuple:
         return all(item is ... or all(map(_is_word, kinds(item))) for item in get_args(kind))
     return kind in (int, float, bool, str, type(None))
 
 
 @cache
-def _attribute_docs(of: type) -> dict[str, str]:
+def _attribute_docs(part_class: type) -> dict[str, str]:
     """The documentation of every attribute, from the docstrings of a class and of its base classes."""
     docs: dict[str, str] = {}
-    for each in reversed(of.__mro__):
+    for each in reversed(part_class.__mro__):
         if each is object:
             continue
         for entry in docstring_parser.parse(each.__doc__ or "").params:
@@ -158,30 +173,30 @@ def _attribute_docs(of: type) -> dict[str, str]:
 
 
 def takes_one_value(field: Field) -> bool:
-    """Whether a tuple given for this field means several values (a sweep), and not one value that is a tuple."""
+    """Whether a tuple for this field means a sweep over its items. If not, the tuple itself is the value."""
     return not any(get_origin(kind) is tuple for kind in kinds(field.hint))
 
 
 def default_of(experiment: Any, field: Field) -> Any:
     """The default of a field in the dataclass that defines it; None if there is no such field."""
-    of = classes_of(experiment).get(field.path[:-1], type(None))
-    if not is_dataclass(of):
+    part_class = classes_of(experiment).get(field.path[:-1], type(None))
+    if not is_dataclass(part_class):
         return None
-    return next((each.default for each in fields(of) if each.name == field.path[-1]), None)
+    return next((each.default for each in fields(part_class) if each.name == field.path[-1]), None)
 
 
 def value_of(experiment: Any, field: Field) -> Any:
-    """The value of a field; for a field that selects a class, its word."""
+    """The value of a field. For a field that selects a class, the word of the class."""
     value: Any = experiment
     for attribute in field.path:
         value = getattr(value, attribute)
     if field.chooses is not None:
-        return next(word for word, of in field.chooses.items() if of is type(value))
+        return next(word for word, part_class in field.chooses.items() if part_class is type(value))
     return value
 
 
 def read(name: str, field: Field, text: str) -> Any:
-    """Converts the text of a command line to the value of a field.
+    """Converts text from a command line to the value of a field.
 
     Args:
       name: the name of the field, for error messages.
@@ -189,62 +204,62 @@ def read(name: str, field: Field, text: str) -> Any:
       text: the text after the equals sign.
 
     Returns:
-      The value, whose range is not checked yet. It is a tuple if the text holds several values.
+      The value, a tuple if the text contains several values. Its range is not checked.
 
     Raises:
-      ConfigError: if the text is no value and no tuple of values.
+      ConfigError: if the text is neither a value nor a tuple of values.
     """
     takes_tuples = any(get_origin(kind) is tuple for kind in kinds(field.hint))
     if not takes_tuples and _is_whole(field.hint) and re.fullmatch(r"\d{1,3}(,\d{3})+", text):
-        several = ", ".join(str(int(part)) for part in text.split(","))
+        several = ", ".join(str(int(item)) for item in text.split(","))
         whole = text.replace(",", "")
         raise ConfigError(f"{name}={text}: write {whole} for one number, or '({several})' for a sweep")
     if text in ("None", "none") and accepts(field.hint, None):
         return None
     if text[:1] == "(" or "," in text:
-        parts = _parts(text)
-        if parts is None:
-            raise ConfigError(f"{name}={text}: must be {said(field.hint)}; write a tuple as '(a, b)'")
-        return tuple(_one(field.hint, part) for part in parts)
+        items = _items(text)
+        if items is None:
+            raise ConfigError(f"{name}={text}: must be {description(field.hint)}; write a tuple as '(a, b)'")
+        return tuple(_one(field.hint, item) for item in items)
     value = _one(field.hint, text)
     return (value,) if takes_tuples and not accepts(field.hint, value) else value
 
 
-def _parts(text: str) -> list[Any] | None:
-    """The items of `(a, b)` or `a,b`, as Python literals or, failing that, as words; None if the text is no tuple."""
+def _items(text: str) -> list[Any] | None:
+    """The items of `(a, b)` or `a,b`: Python literals if possible, otherwise words. None if the text is not a tuple."""
     try:
         value = ast.literal_eval(text)
         return list(value) if isinstance(value, tuple) else None
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         inside = text[1:-1] if text[:1] == "(" and text[-1:] == ")" else text
-        parts = [part.strip().strip("'\"") for part in inside.split(",")]
-        parts = parts[:-1] if len(parts) > 1 and not parts[-1] else parts
-        return parts if all(part.isidentifier() for part in parts) else None
+        items = [item.strip().strip("'\"") for item in inside.split(",")]
+        items = items[:-1] if len(items) > 1 and not items[-1] else items
+        return items if all(item.isidentifier() for item in items) else None
 
 
-def _one(hint: Any, given: Any) -> Any:
-    """One value, converted to the first type of an annotation that accepts it; unchanged if none does.
+def _one(hint: Any, item: Any) -> Any:
+    """Converts one item to the first type of an annotation that accepts it. If none does, the item is unchanged.
 
-    A whole number may be written as a float: 5e5 is 500000.
+    An integer may be written as a float: 5e5 is 500000.
     """
     accepted = _types_of_one(hint)
-    if isinstance(given, float) and _is_whole(hint) and given.is_integer():
-        return int(given)
-    if not isinstance(given, str):
-        return given
+    if isinstance(item, float) and _is_whole(hint) and item.is_integer():
+        return int(item)
+    if not isinstance(item, str):
+        return item
     for kind, parser in ((bool, BooleanParser()), (int, IntegerParser()), (float, FloatParser())):
         if kind in accepted:
             try:
-                return parser.parse(given)
+                return parser.parse(item)
             except (ValueError, TypeError):
                 continue
-    if _is_whole(hint) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", given):
-        return int(float(given)) if float(given).is_integer() else given
-    return given
+    if _is_whole(hint) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", item):
+        return int(float(item)) if float(item).is_integer() else item
+    return item
 
 
 def _types_of_one(hint: Any) -> set[Any]:
-    """The types of one value: those that an annotation names, with the item types in place of a tuple."""
+    """The types of an annotation. A tuple type is replaced by the types of its items."""
     types: set[Any] = set()
     for kind in kinds(hint):
         items = kinds(get_args(kind)[0]) if get_args(kind) else ()
@@ -253,7 +268,7 @@ def _types_of_one(hint: Any) -> set[Any]:
 
 
 def _is_whole(hint: Any) -> bool:
-    """Whether an annotation accepts whole numbers and no floats."""
+    """Whether an annotation accepts integers and no floats."""
     accepted = _types_of_one(hint)
     return int in accepted and float not in accepted
 
@@ -262,10 +277,10 @@ def checked(name: str, field: Field, value: Any) -> None:
     """Checks that a field accepts a value.
 
     Raises:
-      ConfigError: if it does not.
+      ConfigError: if the field does not accept it.
     """
     if not accepts(field.hint, value):
-        raise ConfigError(f"{name}={value} {wanted(field.hint, value)}")
+        raise ConfigError(f"{name}={value} {requirement(field.hint, value)}")
 
 
 def rebuilt(part: Any, edits: Mapping[Path, Any], classes: Mapping[Path, type], path: Path = ()) -> Any:
@@ -274,43 +289,44 @@ def rebuilt(part: Any, edits: Mapping[Path, Any], classes: Mapping[Path, type], 
     Args:
       part: the experiment, or the part of it at `path`.
       edits: the new value of every changed attribute, by its path from the experiment.
-      classes: the new class of every part whose class changes; attributes that both classes have keep their values.
-      path: where `part` is in the experiment. Default: the experiment itself.
+      classes: the new class of every part whose class changes. Attributes that the old and the new class share keep
+        their values.
+      path: the path of `part`. Default: the experiment itself.
 
     Returns:
-      The copy, whose constructors have checked it.
+      The copy, checked by the constructors of its parts.
 
     Raises:
       ConfigError: if a part does not accept a value, or the parts are inconsistent.
     """
-    of = classes.get(path, type(part))
-    accepted = {each.name: hints(of)[each.name] for each in fields(of) if each.init}
-    kept = {each.name: getattr(part, each.name) for each in fields(part) if each.name in accepted}
-    if of is not type(part):
-        kept = {name: value for name, value in kept.items() if accepts(accepted[name], value)}
+    new_class = classes.get(path, type(part))
+    accepted = {each.name: hints(new_class)[each.name] for each in fields(new_class) if each.init}
+    arguments = {each.name: getattr(part, each.name) for each in fields(part) if each.name in accepted}
+    if new_class is not type(part):
+        arguments = {name: value for name, value in arguments.items() if accepts(accepted[name], value)}
     changed_parts = [*classes, *(edited[:-1] for edited in edits)]
-    for name, value in kept.items():
-        below = (*path, name)
-        if any(changed[: len(below)] == below for changed in changed_parts):
-            kept[name] = rebuilt(value, edits, classes, below)
-    kept |= {edited[-1]: value for edited, value in edits.items() if edited[:-1] == path}
+    for name, value in arguments.items():
+        inner = (*path, name)
+        if any(changed[: len(inner)] == inner for changed in changed_parts):
+            arguments[name] = rebuilt(value, edits, classes, inner)
+    arguments |= {edited[-1]: value for edited, value in edits.items() if edited[:-1] == path}
     try:
-        return of(**kept)
+        return new_class(**arguments)
     except ConfigError:
         raise
-    except ValueError as error:  # from the constructor of a part, which does not know its section
-        message = one_line(error)
+    except ValueError as error:  # from the constructor of a part, which does not know the name of its section
+        message = with_config_names(one_line(error))
         is_named = not path or message.startswith(tuple(f"{section}." for section in SECTIONS))
         raise ConfigError(message if is_named else f"{path[0]}.{message}") from error
 
 
 def unknown(name: str, known: Mapping[str, Field], elsewhere: Mapping[str, list[str]]) -> ConfigError:
-    """The error about a field that an experiment does not have.
+    """Makes the error about a field that an experiment does not have.
 
     Args:
       name: the unknown field.
       known: the fields of the experiment.
-      elsewhere: fields of other tasks and models, with the names of these.
+      elsewhere: fields of other tasks and models, each with the names of the tasks or models that have it.
 
     Returns:
       The error, which names the task or model that has the field, or the most similar field.
@@ -325,7 +341,7 @@ def with_current_names(values: Mapping[str, Any], notify: Callable[[str], None])
     """Renames fields and words of earlier versions to their current names.
 
     Args:
-      values: by name of the field, old or current.
+      values: values by old or current field name.
       notify: called with one sentence for every renamed field or word.
 
     Returns:

@@ -1,9 +1,10 @@
-"""The parts of an experiment: the dataclasses of the library, with the fields that only a run needs.
+"""The parts of an experiment: the dataclasses of the library, extended by the fields that only a run needs.
 
-The class attribute `in_config` of a part says where the names of its fields on the command line and in config.json
-differ from those of the dataclass.
+The class attribute `in_config` of a part describes how its attributes become fields of the command line and of
+config.json.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from annotated_types import Ge, Gt, Le
 from icl_gd.models import TransformerConfig, gpt2_config
 from icl_gd.models.attention import KINDS
 from icl_gd.models.config import DTYPES, MOST_LAYERS
-from icl_gd.models.modifications import Alpha, Fraction, Modification, Share, Values
+from icl_gd.models.modifications import UNMODIFIED, Modification, Values
 from icl_gd.schema import LARGEST, OneOf, PoolSize, Size, check
 from icl_gd.tasks import (
     FUNCTIONS,
@@ -38,33 +39,37 @@ Stage = tuple[Size, Size, Size] | tuple[()]  # (start, increase, steps between i
 
 
 class InConfig(NamedTuple):
-    """How the fields of a part are named on the command line and in config.json.
+    """How the attributes of a part become fields of the command line and of config.json.
 
     Attributes:
-      names: the name of an attribute, in the section of the part (`weight_scale`) or with a section (`eval.suite`).
-      hidden: attributes that cannot be given, because they follow from others.
-      free: attributes that do not change the trained weights; they may differ between a run and its resume.
-      unions: attributes whose value is of one of several classes, with these classes by word; its fields are listed as
-        fields of the section.
+      names: for every attribute whose field has another name: the name of the field. A name without a section
+        (`weight_scale`) is in the section of the part; `eval.suite` is in the section `eval`.
+      hidden: attributes without a field, because their values follow from other fields.
+      free: attributes that do not change the trained weights. A run may be resumed with other values.
+      unions: for every attribute that accepts instances of several classes: a mapping from the word that selects a
+        class on the command line to the class. The attributes of the value become fields of the section.
+      parts: for every attribute whose value is a dataclass: its class, and the names of fields as in `names`. The
+        attributes of the value become fields of the section.
     """
 
     names: Mapping[str, str] = MappingProxyType({})
     hidden: tuple[str, ...] = ()
     free: tuple[str, ...] = ()
     unions: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    parts: Mapping[str, tuple[type, Mapping[str, str]]] = MappingProxyType({})
 
 
 def in_config(of: type) -> InConfig:
-    """The `in_config` of a class; the default if the class has none."""
+    """The `in_config` of a class. If the class has none, the default `InConfig()`."""
     return getattr(of, "in_config", InConfig())
 
 
 def plain(value: Any, of: type, **changed: Any) -> Any:
-    """Converts a part to the class of the library that it extends, with some fields changed.
+    """Converts a part to the library class that it extends, with some fields changed.
 
     Args:
       value: the part.
-      of: the dataclass of the library.
+      of: the library class.
       changed: new values of fields.
 
     Returns:
@@ -78,7 +83,7 @@ class Regression(LinearRegression):
     """Linear regression.
 
     Attributes:
-      eigenvalues: eigenvalues of the covariance of the inputs, one per input; () for independent coordinates.
+      eigenvalues: eigenvalues of the covariance of the inputs, one per input dimension; () for independent coordinates.
       rotation_seed: seed of the eigenvectors of the covariance; None for the coordinate axes.
       pool: number of distinct training prompts; None for unlimited fresh prompts.
     """
@@ -104,8 +109,8 @@ class Regression(LinearRegression):
         super().__post_init__()
 
     @cached_property
-    def law(self) -> LinearRegression:
-        """The task of the library that prompts are drawn from."""
+    def library_task(self) -> LinearRegression:
+        """The library task from which prompts are drawn."""
         if not self.eigenvalues:
             return plain(self, LinearRegression)
         basis = np.eye(self.d_input)
@@ -114,16 +119,16 @@ class Regression(LinearRegression):
         covariance = ((basis * np.asarray(self.eigenvalues)) @ basis.T).tolist()
         return plain(self, LinearRegression, covariance=tuple(map(tuple, covariance)))
 
-    def trained_on(self, seed: int) -> LinearRegression | FinitePool:
-        """The task that training draws from: `law`, or a pool of its prompts.
+    def training_source(self, seed: int) -> LinearRegression | FinitePool:
+        """The task that training draws from: `library_task`, or a pool of its prompts.
 
         Args:
           seed: determines the prompts of the pool.
 
         Returns:
-          A task of the library.
+          A library task.
         """
-        return self.law if self.pool is None else FinitePool(self.law, self.pool, seed)
+        return self.library_task if self.pool is None else FinitePool(self.library_task, self.pool, seed)
 
 
 @dataclass(frozen=True)
@@ -133,8 +138,8 @@ class Elementwise(ElementwiseRegression):
     in_config: ClassVar[InConfig] = InConfig({"function": "name"})
 
     @property
-    def law(self) -> ElementwiseRegression:
-        """The task of the library that prompts are drawn from."""
+    def library_task(self) -> ElementwiseRegression:
+        """The library task from which prompts are drawn."""
         return plain(self, ElementwiseRegression)
 
 
@@ -145,8 +150,8 @@ class Sine(SineRegression):
     name: ClassVar[str] = "sine"
 
     @property
-    def law(self) -> SineRegression:
-        """The task of the library that prompts are drawn from."""
+    def library_task(self) -> SineRegression:
+        """The library task from which prompts are drawn."""
         return plain(self, SineRegression)
 
 
@@ -174,30 +179,38 @@ class Functions(FunctionRegression):
         if self.pool is not None and self.function_pool is not None:
             raise ValueError(
                 f"function_pool={self.function_pool} cannot be combined with task.pool={self.pool}, whose prompts fix "
-                "their functions; give only one of both"
+                "their functions; give only one of the two"
             )
 
     @property
-    def law(self) -> FunctionRegression:
-        """The task of the library that prompts are drawn from."""
+    def library_task(self) -> FunctionRegression:
+        """The library task from which prompts are drawn."""
         return plain(self, FunctionRegression)
 
-    def trained_on(self, seed: int) -> FunctionRegression | FinitePrefixPool:
-        """The task that training draws from: `law`, `law` on a pool of functions, or a pool of its prompts.
+    def training_source(self, seed: int) -> FunctionRegression | FinitePrefixPool:
+        """The task that training draws from: `library_task`, with a pool of functions if set, or a pool of its prompts.
 
         Args:
           seed: determines the functions or prompts of the pool.
 
         Returns:
-          A task of the library.
+          A library task.
         """
         if self.function_pool is not None:
-            return replace(self.law, functions=FunctionPool(self.functions, self.function_pool, seed))
-        return self.law if self.pool is None else FinitePrefixPool(self.law, self.pool, seed)
+            return replace(self.library_task, functions=FunctionPool(self.functions, self.function_pool, seed))
+        return self.library_task if self.pool is None else FinitePrefixPool(self.library_task, self.pool, seed)
 
 
 TASKS = (Regression, Elementwise, Sine, Functions)
-_MODEL = ("clip", "shared", "init_scale", "attention", "dtype", *Modification._fields)
+# The config names of the attention modifications are those of Ren & Liu.
+MODIFICATION = MappingProxyType({"query_damping": "alpha", "negative_weight": "beta", "negative_fraction": "share"})
+# Attributes of GPT2 that are passed to the TransformerConfig unchanged.
+_PASSED_ON = ("clip", "shared", "init_scale", "attention", "dtype", "modification")
+
+
+def with_config_names(message: str) -> str:
+    """Replaces names such as `query_damping=` in an error message of the library by the names of the config fields."""
+    return re.sub(rf"\b({'|'.join(MODIFICATION)})=", lambda match: f"{MODIFICATION[match[1]]}=", message)
 
 
 @dataclass(frozen=True)
@@ -206,29 +219,30 @@ class Network(TransformerConfig):
 
     Attributes:
       layout: how a prompt is encoded as tokens: "concatenated" has one token (x, y) per example, "interleaved" has
-        separate tokens x and y.
+        separate tokens for x and y.
     """
 
     name: ClassVar[str] = "von_oswald"
     in_config: ClassVar[InConfig] = InConfig(
         {"name": "style"},
+        parts={"modification": (Modification, MODIFICATION)},
         hidden=("d_token", "init", "causal", "pre_norm", "block_mlp_width", "biases", "n_positions", "d_read_out"),
     )
     d_token: Size | None = None  # pyright: ignore[reportIncompatibleVariableOverride] - set by the layout
     layout: Annotated[str, OneOf(("concatenated", "interleaved"))] = "concatenated"
 
-    def transformer(self, law: Any, **swept: Any) -> TransformerConfig:
+    def transformer(self, task: Any, **swept: Any) -> TransformerConfig:
         """The Transformer for a task.
 
         Args:
-          law: the task of the library.
+          task: the library task.
           swept: tuples of values for the fields in which the members of a population differ.
 
         Returns:
-          The configuration of the Transformer.
+          The config of the Transformer.
         """
-        d_token = LAYOUTS[self.layout](law.d_input, law.d_output).d_token
-        return plain(self, TransformerConfig, d_token=d_token, **swept)
+        d_token = LAYOUTS[self.layout](task.d_input, task.d_output).d_token
+        return plain(self, TransformerConfig, d_token=d_token).with_values(swept)
 
 
 @dataclass(frozen=True)
@@ -243,17 +257,12 @@ class GPT2:
       clip: residuals are clipped to [-clip, clip] after every layer; None for no clipping.
       init_scale: variance of the initial weights.
       attention: a kind of attention for all layers, or one per layer; "mixed" learns the fraction of softmax.
-      alpha: regularisation: attention to the own token is multiplied by 1 - alpha; None disables it.
-      beta: negative samples: beta times the mean value of the negative samples is subtracted from every value; None
-        disables them. Needs share.
-      share: fraction of the other examples that are negative samples, those with the lowest scores. Needs beta.
-      augment_keys: augmentation: every key z is replaced by z + augment_keys * MLP(z); None disables it.
-      augment_values: augmentation of values, likewise; None disables it.
+      modification: strengths of the attention modifications.
       dtype: type of the activations, "float32" or "bfloat16"; None for the type of the parameters.
     """
 
     name: ClassVar[str] = "gpt2"
-    in_config: ClassVar[InConfig] = InConfig({"name": "style"})
+    in_config: ClassVar[InConfig] = InConfig({"name": "style"}, parts={"modification": (Modification, MODIFICATION)})
     layout: ClassVar[str] = "alternating"
     d_embed: Size = 256
     n_layers: Annotated[int, Ge(1), Le(MOST_LAYERS)] = 12
@@ -262,11 +271,7 @@ class GPT2:
     clip: Annotated[float, Gt(0)] | None = None
     init_scale: Annotated[Values, Gt(0), Le(LARGEST)] = 4e-4
     attention: Annotated[str | tuple[str, ...], OneOf(KINDS)] = "softmax"
-    alpha: Alpha = None
-    beta: Fraction = None
-    share: Share = None
-    augment_keys: Fraction = None
-    augment_values: Fraction = None
+    modification: Modification = UNMODIFIED
     dtype: Annotated[str, OneOf(DTYPES)] | None = None
 
     def __post_init__(self):
@@ -276,54 +281,56 @@ class GPT2:
                 f"d_embed={self.d_embed} must be a multiple of model.n_heads={self.n_heads}, because every head gets "
                 "an equal part"
             )
-        self.transformer(_ANY)
+        self.transformer(_ANY_TASK)
 
-    def transformer(self, law: Any, **swept: Any) -> TransformerConfig:
+    def transformer(self, task: Any, **swept: Any) -> TransformerConfig:
         """The Transformer for a task.
 
         Args:
-          law: the task of the library.
+          task: the library task.
           swept: tuples of values for the fields in which the members of a population differ.
 
         Returns:
-          The configuration of the Transformer.
+          The config of the Transformer.
         """
-        of_style = gpt2_config(
-            LAYOUTS[self.layout](law.d_input, law.d_output).d_token,
-            2 * law.n_context + 1,
+        config = gpt2_config(
+            LAYOUTS[self.layout](task.d_input, task.d_output).d_token,
+            2 * task.n_context + 1,
             self.d_embed,
             self.n_layers,
             self.n_heads,
-            d_read_out=law.d_output,
+            d_read_out=task.d_output,
         )
-        return replace(of_style, **{name: getattr(self, name) for name in _MODEL} | swept)
+        return replace(config, **{name: getattr(self, name) for name in _PASSED_ON}).with_values(swept)
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kind of attention of each layer."""
-        return self.transformer(_ANY).kinds
+        return self.transformer(_ANY_TASK).kinds
 
 
-_ANY = FunctionRegression(FUNCTIONS["linear"](1), 1)  # the layers of a GPT-2 do not depend on the task
+_ANY_TASK = FunctionRegression(FUNCTIONS["linear"](1), 1)  # sufficient for a GPT2, whose layers do not depend on it
 MODELS: Mapping[str, type] = {each.name: each for each in (Network, GPT2)}
 
 
 @dataclass(frozen=True)
 class Train(TrainSettings):
-    """How a population is trained.
+    """Training settings of a population.
 
     Attributes:
-      active_inputs: curriculum over the number of non-zero inputs: (start, increase, steps between increases); () for
-        no curriculum. Needs model.style=gpt2.
-      active_points: curriculum over the number of points of a prompt, in the same form; () for no curriculum.
-      parallel: use of several devices: "none", "jit", "pmap", or "auto", as many devices as divide the work evenly.
+      active_inputs: curriculum over the number of input coordinates that are not set to zero: (start, increase, steps
+        between increases); () for no curriculum. Needs model.style=gpt2.
+      active_points: curriculum over the number of points of a prompt (the examples and the query), in the same form;
+        () for no curriculum. Needs model.style=gpt2.
+      parallel: how several devices are used: "none" for one device, "jit", "pmap", or "auto" for jit on as many devices
+        as divide the work evenly.
       log_every: steps between two rows of metrics.
       checkpoint_every: steps between two checkpoints.
       keep_checkpoints: which checkpoints are kept: "last" for the last two, "all" for all including step 0, or "log"
         for steps 0, 1, 2, 4, 8, ...
-      start: a workdir, a checkpoint of it, or a directory written by `save_pretrained`, from whose weights training
-        starts; None for random weights.
-      wandb: the Weights & Biases project that metrics are also logged to; None for no logging there.
+      start: where the initial weights are read from: a workdir, one of its checkpoints, or a directory written by
+        `save_pretrained`; None for random weights.
+      wandb: the Weights & Biases project to which metrics are also logged; None for no project.
     """
 
     in_config: ClassVar[InConfig] = InConfig(
@@ -338,27 +345,27 @@ class Train(TrainSettings):
     start: str | None = None
     wandb: str | None = None
 
-    def ramps(self, law: Any) -> dict[str, tuple[Any, int]]:
-        """The curricula that are set: (start, increase, steps between increases), and the value at which each ends."""
-        ends = {"active_inputs": law.d_input, "active_points": law.n_context + 1}
+    def ramps(self, task: Any) -> dict[str, tuple[Any, int]]:
+        """The enabled curricula by name: ((start, increase, steps between increases), the value at which it ends)."""
+        ends = {"active_inputs": task.d_input, "active_points": task.n_context + 1}
         return {name: (getattr(self, name), end) for name, end in ends.items() if getattr(self, name)}
 
-    def settings(self, law: Any, **swept: Any) -> TrainSettings:
+    def settings(self, task: Any, **swept: Any) -> TrainSettings:
         """The training settings for a task.
 
         Args:
-          law: the task of the library.
+          task: the library task.
           swept: tuples of values for the fields in which the members of the population differ.
 
         Returns:
           Settings for `icl_gd.train`.
         """
-        return plain(self, TrainSettings, curriculum=self._curriculum(law), **swept)
+        return plain(self, TrainSettings, curriculum=self._curriculum(task), **swept)
 
-    def _curriculum(self, law: Any) -> Curriculum | None:
-        if not (ramps := self.ramps(law)):
+    def _curriculum(self, task: Any) -> Curriculum | None:
+        if not (ramps := self.ramps(task)):
             return None
-        inputs, points = Ramp(law.d_input, law.d_input), Ramp(law.n_context + 1, law.n_context + 1)
+        inputs, points = Ramp(task.d_input, task.d_input), Ramp(task.n_context + 1, task.n_context + 1)
         ramp_of = {"active_inputs": inputs, "active_points": points}
         ramp_of |= {name: Ramp(stage[0], end, *stage[1:]) for name, (stage, end) in ramps.items()}
         return Curriculum(ramp_of["active_inputs"], ramp_of["active_points"])
@@ -366,15 +373,15 @@ class Train(TrainSettings):
 
 @dataclass(frozen=True)
 class Eval:
-    """What a population is evaluated on.
+    """Evaluation settings of a population.
 
     Attributes:
       prompts: number of prompts for the final metrics.
       curve_prompts: number of prompts for curves over training and for alignment.
-      suite_values: the largest number of values per evaluation suite (shifts, prompt distributions or steps); None for
+      suite_values: the largest number of evaluated values per suite (shifts, prompt distributions or steps); None for
         all values.
-      n_context: number of examples before the last query of an evaluation prompt, for references that predict after
-        every prefix; None for the number in training. Means over prompt lengths include all evaluated lengths.
+      n_context: number of examples in an evaluation prompt; None for the number in training. Only references that
+        predict after every prefix accept a number. Means over prompt lengths include all evaluated lengths.
     """
 
     prompts: Annotated[int, Ge(1), Le(10**9)] = 2**20

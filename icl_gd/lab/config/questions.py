@@ -1,12 +1,14 @@
-"""Analyses, figures and references: the classes that define what a run measures and what it compares with.
+"""The classes of analyses, figures and references, which define the measurements and comparisons of a run.
+
+An analysis of your own:
 
     def measure(evaluation, records):
         records.add("weight_norm", jax.vmap(optax.global_norm)(evaluation.trained.params))
 
     ANALYSIS = Analysis("weight_norm", measure, records=("weight_norm",))
 
-A built-in analysis is a module of `lab.evaluation.analyses` and is selected by the name of the module. Your own is
-passed as a value: `Experiment(analyses=(ANALYSIS,))`.
+Pass it as a value: `Experiment(analyses=(ANALYSIS,))`. A built-in analysis is a module of `lab.evaluation.analyses`.
+Select it by the name of the module.
 """
 
 import importlib
@@ -21,9 +23,9 @@ Done = dict[str, Any]  # the content of results.json
 
 
 class Evidence(NamedTuple):
-    """A metric that separates a population that equals its reference from an untrained population.
+    """Bounds on a metric that hold if a population equals its reference, and fail for an untrained population.
 
-    The bounds hold for every member of the first population and for no member of the second.
+    They hold for every member in the first case, and for no member in the second case.
 
     Attributes:
       metric: the name of the metric.
@@ -45,12 +47,14 @@ class Picture:
     """A figure of a report, drawn from results.json alone.
 
     Attributes:
-      name: the name of its file, after the number that gives its position.
-      needs: names of the curves, arrays or metrics that it shows; it is not drawn if the results lack one.
-      draw: maps the content of results.json to a Matplotlib figure, which `icl_gd.plots.subplots` made.
-      caption: what it shows, in sentences that can be read alone.
-      place: its position; figures are sorted by place, then by name. Default: 1000.
-      remarks: sentences appended to the caption if the results have an array of that name; `{}` becomes its value.
+      name: the name of the figure; the file is `NN_name`, where NN is the position of the figure in the report.
+      needs: names of the curves, arrays or metrics that the figure shows. If the results lack one of them, the figure
+        is not drawn.
+      draw: maps the content of results.json to a Matplotlib figure, made by `icl_gd.plots.subplots`.
+      caption: the caption, in sentences that can be read alone.
+      place: figures are sorted by place, then by name. Default: 1000.
+      remarks: sentences by name of an array. If the results have the array, the sentence is appended to the caption,
+        and `{}` in it is replaced by the value of the array.
     """
 
     name: str
@@ -62,25 +66,25 @@ class Picture:
 
 
 def _accept_any(experiment: Any) -> None:
-    """The check of an analysis that fits every experiment."""
+    """The default of `Analysis.check`: accepts every experiment."""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A measurement of a trained population, with its figures.
+    """A measurement of a trained population, with figures that show it.
 
     Attributes:
       name: the name by which configs select it.
       measure: `measure(evaluation, records)` adds metrics, curves and arrays to `records`.
-      records: names of the metrics and curves that `measure` may add; `*` stands for any part of a name. A claim about
-        any other name is refused before training.
-      check: raises `Unfit`, by `needs` or `unfit`, if the analysis does not apply to an experiment. Default: it applies
-        to all.
-      watch: `watch(setting)` returns a function from the parameters of one member to metrics, which is evaluated during
-        training too; None for nothing.
-      figures: the figures of its records.
+      records: names of the metrics and curves that `measure` may add; `*` matches any part of a name. A claim about a
+        metric that no analysis and no reference lists is refused before training.
+      check: raises `Unfit` if the analysis does not apply to an experiment; call `needs` or `unfit` in it. Default: the
+        analysis applies to every experiment.
+      watch: `watch(setting)` returns a function from the parameters of one member to metrics. It is called during
+        training. Default: None, no metrics during training.
+      figures: the figures that show the records.
       evidence: bounds that hold for a population that equals its reference, and fail for an untrained one.
-      identities: metrics that are zero for any weights, with the largest rounding error that is accepted.
+      identities: metrics that are zero for all weights up to rounding, each with the largest accepted rounding error.
     """
 
     name: str
@@ -97,13 +101,15 @@ class Analysis:
 
 
 class Reference:
-    """What a population is compared with. `lab.evaluation.references` has the built-in references.
+    """Base class of references: the learners that a population is compared with.
+
+    `lab.evaluation.references` has the built-in references.
 
     Attributes:
       name: the name of the kind of reference.
-      tasks: the accepted classes of the task.
-      records: names of the metrics and curves that it may add to the results, as in `Analysis`.
-      on_prefixes: whether it compares predictions for every prefix of a prompt.
+      tasks: the accepted classes of tasks.
+      records: names of the metrics and curves that the reference may add to the results, as in `Analysis`.
+      on_prefixes: whether the reference compares predictions for every prefix of a prompt.
     """
 
     name: ClassVar[str]
@@ -118,13 +124,13 @@ class Reference:
         """Raises `ConfigError` if this machine lacks something that the reference needs, such as a library."""
 
     def prepare(self, setting: Any) -> Any:
-        """Computes, or trains, what the population is compared with.
+        """Computes or trains the learners that the population is compared with.
 
         Args:
           setting: the experiment and its prompts, a `lab.evaluation.measured.Setting`.
 
         Returns:
-          The prepared reference, which evaluates the population.
+          The prepared reference, whose methods evaluate the population.
         """
         raise NotImplementedError
 
@@ -133,9 +139,9 @@ class Unfit(Exception):
     """An analysis does not apply to an experiment.
 
     Args:
-      field: the field that prevents it.
-      value: the value of that field.
-      accepted: what the analysis needs instead, as the end of "the analysis, which ...": "needs softmax".
+      field: the field whose value does not fit.
+      value: the value of this field.
+      accepted: the requirement of the analysis, beginning with a verb: "needs softmax".
     """
 
     def __init__(self, field: str, value: Any, accepted: str):
@@ -144,12 +150,12 @@ class Unfit(Exception):
 
 
 def unfit(experiment: Any, field: str, accepted: str) -> NoReturn:
-    """Raises `Unfit` about the value that a field of an experiment has.
+    """Raises `Unfit` about the value of a field of an experiment.
 
     Args:
       experiment: the experiment.
       field: the name of the field.
-      accepted: what the analysis needs instead, as in `Unfit`.
+      accepted: the requirement of the analysis, as in `Unfit`.
     """
     raise Unfit(field, experiment[field], accepted)
 
@@ -157,10 +163,10 @@ def unfit(experiment: Any, field: str, accepted: str) -> NoReturn:
 def needs(experiment: Any, **wanted: Any) -> None:
     """Checks that fields of an experiment have these values: `needs(experiment, **{"model.n_layers": 1})`.
 
-    A field that the experiment does not have counts as None.
+    The value of a field that the experiment does not have is None.
 
     Raises:
-      Unfit: about the first field with another value.
+      Unfit: if a field has another value.
     """
     for name, value in wanted.items():
         if experiment.get(name) != value:
@@ -168,10 +174,10 @@ def needs(experiment: Any, **wanted: Any) -> None:
 
 
 def needs_one_layer(experiment: Any) -> None:
-    """Checks that the model has one layer, and the reference one step; raises `Unfit` if not."""
+    """Checks that the model has one layer and the reference takes one step; raises `Unfit` if not."""
     needs(experiment, **{"model.n_layers": 1})
     if experiment.get("reference.steps") not in (None, 1):
-        unfit(experiment, "reference.steps", "needs one step, as there is one layer")
+        unfit(experiment, "reference.steps", "needs one step, because the model has one layer")
 
 
 def needs_linear_layers(experiment: Any) -> None:
@@ -179,7 +185,7 @@ def needs_linear_layers(experiment: Any) -> None:
 
     The circuits W_KQ and W_PV then determine the model.
     """
-    for name, value in experiment.beside_linear.items():
+    for name, value in experiment.beyond_linear.items():
         raise Unfit(name, value, "needs linear attention without extra components")
     needs(experiment, **{"model.layout": "concatenated"})
 
@@ -196,7 +202,7 @@ def find(name: str) -> Analysis:
     """The built-in analysis with this name.
 
     Raises:
-      KeyError: if there is none.
+      KeyError: if there is no built-in analysis with this name.
     """
     if name not in shipped():
         raise KeyError(name)

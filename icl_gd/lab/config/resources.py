@@ -11,8 +11,9 @@ from icl_gd.lab.config.experiment import BYTES_PER_FLOAT, Experiment
 from icl_gd.lab.config.parts import Train
 from icl_gd.models import TransformerConfig
 
-FIT_FLOATS = 2**27  # at most, in the prompts that step sizes are fitted on
+FIT_FLOATS = 2**27  # largest number of floats in the prompts on which step sizes are fitted
 FIGURES = 4 * 2**20  # bytes of the figures, the report and the metrics of a run
+# Sizes that an error message lists, because a lower value saves memory.
 SIZES = (
     *("seeds", "task.d_input", "task.d_output", "task.n_context", "model.n_layers", "model.n_heads", "model.d_head"),
     *("model.d_embed", "model.input_mlp_width", "train.batch_size", "eval.curve_prompts", "eval.n_context"),
@@ -23,15 +24,15 @@ def check_memory(experiment: Experiment) -> None:
     """Checks that every population of an experiment fits into the available memory.
 
     Raises:
-      ConfigError: if one does not; the message lists the sizes that can be lowered.
+      ConfigError: if a population does not fit; the message lists sizes that can be lowered.
     """
     available, owner = available_memory()
-    for _, one in experiment.in_turn():
+    for _, one in experiment.populations():
         needed = memory_needed(one)
         if needed <= available:
             continue
         sizes = ", ".join(f"{field}={one.get(field)}" for field in SIZES if one.get(field) not in (None, 1))
-        combinations = len(one.together())
+        combinations = len(one.combinations())
         if combinations > 1:
             sizes += f", or sweep over fewer than {combinations} combinations"
         raise ConfigError(
@@ -44,11 +45,11 @@ def available_memory(root: Path = Path("/"), environment: Mapping[str, str] = os
     """The memory that this process may use.
 
     Args:
-      root: the root of the file system in which control groups are looked up. Default: `/`.
-      environment: the environment variables, of which those of Slurm are read.
+      root: the directory that contains `proc` and `sys`, from which limits of control groups are read. Default: `/`.
+      environment: the environment variables, from which limits of Slurm are read. Default: those of this process.
 
     Returns:
-      Bytes, and the owner of the limit: "this machine", "this container" or "this Slurm job".
+      The smallest limit in bytes, and its owner: "this machine", "this container" or "this Slurm job".
     """
     limits = [(float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), "this machine")]
     limits += [(limit, "this container") for limit in _limits_of_groups(root)]
@@ -71,8 +72,8 @@ def _limits_of_groups(root: Path) -> Iterator[float]:
             top, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
         else:
             continue
-        own = top / path.lstrip("/")
-        for group in (own, *own.parents):
+        innermost = top / path.lstrip("/")
+        for group in (innermost, *innermost.parents):
             with contextlib.suppress(OSError, ValueError):  # "max" is not a number: there is no limit
                 yield float((group / name).read_text())
             if group == top:
@@ -80,13 +81,13 @@ def _limits_of_groups(root: Path) -> Iterator[float]:
 
 
 def memory_needed(experiment: Experiment) -> float:
-    """Bytes for one population, within a factor of about two: the larger of a training step and an evaluation."""
+    """Bytes that training and evaluation of one population need, within a factor of about two."""
     floats = _floats_of_prefixes if experiment.network.causal else _floats_of_attention
     return BYTES_PER_FLOAT[experiment.precision] * floats(experiment)
 
 
 def _members(experiment: Experiment) -> int:
-    return experiment.seeds * len(experiment.together())
+    return experiment.seeds * len(experiment.combinations())
 
 
 def _examples(task: Any) -> int:
@@ -94,13 +95,13 @@ def _examples(task: Any) -> int:
 
 
 def _floats_of_prefixes(experiment: Experiment) -> float:
-    """Floats for a causal Transformer.
+    """The number of floats in memory for a causal Transformer.
 
-    A step holds the weights, gradients and optimiser moments of all members and, for the forward and backward passes,
-    about twenty vectors and three attention maps per layer and token.
+    A training step stores the weights, gradients and optimiser moments of all members. The forward and backward passes
+    store about twenty vectors per layer and token, and three rows of the attention pattern per layer, head and token.
     """
-    task, network, train = experiment.law, experiment.network, experiment.train
-    training_tokens = 2 * _examples(experiment.law_of_training) + 1
+    task, network, train = experiment.eval_task, experiment.network, experiment.train
+    training_tokens = 2 * _examples(experiment.train_task) + 1
     evaluation_tokens = 2 * _examples(task) + 1
 
     def activations(tokens: int) -> int:
@@ -123,18 +124,18 @@ def _weights(network: TransformerConfig, task: Any) -> float:
 
 
 def _floats_of_attention(experiment: Experiment) -> float:
-    """Floats for self-attention on one query per prompt.
+    """The number of floats in memory for self-attention on one query per prompt.
 
-    A step holds two batches, because the next one is drawn beside the current one; the batches count once if they are
-    shared or if the members run one after another. For the forward and backward passes it holds about six vectors (in
-    the Gram form: six second-moment matrices) per layer, member and prompt. An evaluation holds the same without
-    gradients, for a chunk of prompts and for the prompts of the curves.
+    A training step stores two batches, the current one and the next one. Members that share batches or run in sequence
+    need these only once. The forward and backward passes store about six vectors (in the Gram form: six second-moment
+    matrices) per layer, member and prompt. An evaluation stores the same without gradients, for a chunk of prompts or
+    for the prompts of the curves.
     """
-    task, network, train = experiment.law, experiment.network, experiment.train
+    task, network, train = experiment.eval_task, experiment.network, experiment.train
     n = _examples(task) * (2 if experiment.model.layout == "interleaved" else 1)
     e, layers, width, members = network.width, network.n_layers, network.head_width, _members(experiment)
     context = (n + 1) * e + e * e
-    tokenwise, hidden = bool(experiment.beside_linear), network.input_mlp_width or 0
+    tokenwise, hidden = bool(experiment.beyond_linear), network.input_mlp_width or 0
     per_layer = 3 * network.n_heads * (n + 1) * (n + 1 + width) if tokenwise else e * e
     inner = 6 * network.n_heads * (layers * per_layer if layers > 1 or tokenwise else e) + 3 * (n + 1) * hidden
     at_once = members if train.share_batches else 1
@@ -149,15 +150,15 @@ def _floats_of_attention(experiment: Experiment) -> float:
 def disk_needed(experiment: Experiment) -> float:
     """Bytes that a run writes, within a factor of about two.
 
-    A checkpoint holds the weights and two optimiser moments of each of them; figures and the report come on top.
+    A checkpoint stores every weight and its two optimiser moments. Figures, report and metrics add a constant.
     """
     floats = 0.0
-    for _, one in experiment.in_turn():
-        floats += _members(one) * _weights(one.network, one.law) * _checkpoints_kept(one.train)
+    for _, one in experiment.populations():
+        floats += _members(one) * _weights(one.network, one.eval_task) * _checkpoints_kept(one.train)
     return 3 * BYTES_PER_FLOAT[experiment.precision] * floats + FIGURES
 
 
 def _checkpoints_kept(train: Train) -> int:
-    """The number of checkpoints on disk at once: the last two, the one that is being written, and those to keep."""
+    """The largest number of checkpoints on disk at a time: the last two, a partly written one, and those to keep."""
     more = {"last": 0, "log": train.steps.bit_length() + 1, "all": train.steps // train.checkpoint_every + 1}
     return 3 + more[train.keep_checkpoints]

@@ -8,7 +8,7 @@ from icl_gd.lab.config.experiment import Experiment
 
 @dataclass(frozen=True)
 class Processes:
-    """How the processes of one run find each other. All values are None if the cluster provides them.
+    """The addresses by which the processes of one run connect. All are None if the cluster provides them.
 
     Attributes:
       coordinator: HOST:PORT of the first process.
@@ -26,15 +26,15 @@ class RunRequest:
     """A validated request for one run.
 
     Attributes:
-      experiment: what is trained, evaluated and claimed.
-      name: the name of the config, as it is written to results.json.
+      experiment: the experiment to run.
+      name: the name of the config, written to results.json.
       variant: the variant of the config; None for the config itself.
-      workdir: the directory for everything that the run writes.
+      workdir: the directory for all files that the run writes.
       overridden: names of the fields that differ from the config file.
       processes: the processes of the run; None for a run in a single process.
       profile: whether the run prints the seconds of its stages.
-      verbose: whether the run prints all claims, and not only those that fail.
-      temporary: whether the workdir is removed after the run, so that its path is not printed.
+      verbose: whether the run prints all claims. Default: only claims that fail.
+      temporary: whether the workdir is removed after the run. If so, its path is not printed.
     """
 
     experiment: Experiment

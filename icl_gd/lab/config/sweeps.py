@@ -1,10 +1,10 @@
-"""Sweeps: how combinations of values are enumerated, named and described."""
+"""Sweeps: enumerates, names and describes the combinations of swept values."""
 
 from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-# Fields whose values are shown on a logarithmic axis.
+# Fields whose values are plotted on a logarithmic axis.
 SPREAD_OUT = (
     "train.learning_rate",
     "train.clip",
@@ -22,7 +22,7 @@ def product_of(values: Mapping[str, tuple]) -> list[Fields]:
     """All combinations of values; the last field varies fastest.
 
     Returns:
-      One mapping from field to value per combination; a single empty mapping if `values` is empty.
+      One mapping from field to value per combination. If `values` is empty, one empty mapping.
     """
     return [dict(zip(values, point, strict=True)) for point in product(*values.values())]
 
@@ -38,7 +38,7 @@ def leaf(field: str) -> str:
 
 
 def describe(experiment: Any) -> str:
-    """A description of the sweep of an experiment in words; empty if the experiment has no sweep."""
+    """The sweep of an experiment in words. If there is no sweep, an empty string."""
     separate, within = {}, {}
     for name, values in experiment.sweep.items():
         (within if experiment.fields[name].per_member else separate)[name] = values
@@ -54,5 +54,5 @@ def describe(experiment: Any) -> str:
 
 
 def _sizes(values: Mapping[str, tuple]) -> str:
-    """The fields of a sweep with their numbers of values: `train.clip, train.beta1: 2 x 3`."""
+    """The fields of a sweep, and the number of values of each: `train.clip, train.beta1: 2 x 3`."""
     return f"{', '.join(values)}: {' x '.join(str(len(each)) for each in values.values())}"

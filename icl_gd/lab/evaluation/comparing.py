@@ -14,20 +14,21 @@ from icl_gd.lab.evaluation.measured import Evaluation, Records, losses_of_learne
 from icl_gd.tasks import SHIFTS, LinearRegression, change_context
 from icl_gd.types import Array, Predictor, Prompt
 
-# The learners that deep networks are compared with, in the order of figures; ALIGNED: those in figures of alignment.
+# The learners that deep networks are compared with, in the order in which figures show them.
 LEARNERS = ("gd", "gd_free_steps", "gd_plus_plus_published", "gd_plus_plus", "gd_plus_plus_free_steps")
+# The learners that figures of alignment show.
 ALIGNED = ("gd", "gd_plus_plus_published", "gd_plus_plus", "gd_plus_plus_free_steps")
 
 
 def compare_with(evaluation: Evaluation, records: Records, name: str, learner: Predictor) -> None:
-    """Compares the population with one more learner, by the metrics that gradient descent has.
+    """Compares the population with one more learner, by the same metrics as with gradient descent.
 
-    Adds the learner's loss, the members' loss over it, and the members' alignment to it.
+    Adds the loss of the learner, the loss of every member divided by it, and the members' alignment to the learner.
 
     Args:
       evaluation: the trained population.
       records: receives the metrics.
-      name: the suffix of the metrics' names.
+      name: the suffix of the metric names.
       learner: a Predictor.
     """
     losses = merge_losses({"loss": losses_of_learner(learner)})
@@ -51,10 +52,10 @@ def align(
     Args:
       evaluation: the trained population; alignment is measured on its prompts.
       records: receives the metrics.
-      name: the suffix of the metrics' names.
+      name: the suffix of the metric names.
       learner: a Predictor.
-      predictor_of: returns the Predictor of one member.
-      members: a tree of arrays with a leading member axis; `predictor_of` receives one member of it.
+      predictor_of: returns the Predictor of one member, given its arrays.
+      members: the arrays of all members, a tree with a leading member axis.
     """
 
     def aligned(members: Any, prompts: Prompt) -> analysis.Alignment:
@@ -69,10 +70,10 @@ def align(
         records.add(f"{measure}_{name}", np.asarray(values))
 
 
-def looked_at(evaluation: Evaluation, suite: str) -> tuple:
-    """The values of a shift, a key of `SHIFTS`, that this run measures: at most `eval.suite_values` of them."""
+def evaluated_values(evaluation: Evaluation, suite: str) -> tuple:
+    """The values of the shift `SHIFTS[suite]` that this run measures: at most `eval.suite_values`."""
     values = tuple(SHIFTS[suite].values)
-    if suite == "corrupted_labels":  # a context has n_context labels
+    if suite == "corrupted_labels":  # a context has only n_context labels to corrupt
         values = tuple(k for k in values if int(k) <= evaluation.task.n_context)
     return evaluation.subsample(values)
 
@@ -101,31 +102,31 @@ class _Each:
 
 @dataclass(frozen=True)
 class _FirstExamples:
-    """Maps a key to one prompt of each of several lengths: the first examples of the longest prompt."""
+    """Maps a key to one prompt per length. A shorter prompt consists of the first examples of the longest prompt."""
 
     longest: LinearRegression
     lengths: tuple[int, ...]
 
     def __call__(self, key: Array) -> tuple[Prompt, ...]:
-        whole = self.longest.sample(key)
-        return tuple(whole._replace(x=whole.x[:n], y=whole.y[:n]) for n in self.lengths)
+        prompt = self.longest.sample(key)
+        return tuple(prompt._replace(x=prompt.x[:n], y=prompt.y[:n]) for n in self.lengths)
 
 
 def changes_only_numbers(apply: Callable[..., LinearRegression], values: Sequence) -> bool:
-    """Whether a shift changes only numbers, so that one program serves all its values.
+    """Whether a shift changes only numbers, so that one compiled program serves all its values.
 
-    Every distribution of the inputs, and every length, needs a program of its own.
+    Every input distribution and every context length needs a separate program.
     """
     return not isinstance(values[0], str) and apply is not change_context
 
 
 def shifted(task: LinearRegression, apply: Callable[..., LinearRegression], values: Sequence) -> Callable:
-    """Maps a key to one prompt of the task for each value of a shift, in one program for all values.
+    """Makes a function that draws one prompt for each value of a shift, in one program for all values.
 
     Args:
       task: the task that is shifted.
       apply: returns the shifted task, given the task and a value.
-      values: of the shift.
+      values: the values of the shift.
 
     Returns:
       A function from a key to a tuple of Prompts, in the order of `values`.
@@ -133,7 +134,8 @@ def shifted(task: LinearRegression, apply: Callable[..., LinearRegression], valu
     if changes_only_numbers(apply, values):
         return Partial(_Shifted(task, apply), jnp.asarray(values, float))
     tasks = tuple(apply(task, value) for value in values)
-    if apply is change_context and not task.corrupted_labels:  # which labels are corrupted depends on the length
-        lengths = tuple(one.n_context for one in tasks)
+    # Corrupted labels are chosen among all labels of a prompt. So the beginning of a longer prompt has too few of them.
+    if apply is change_context and not task.corrupted_labels:
+        lengths = tuple(shifted_task.n_context for shifted_task in tasks)
         return Partial(_FirstExamples(replace(task, n_context=max(lengths)), lengths))
     return Partial(_Each(tasks))

@@ -1,7 +1,7 @@
-"""A population before and after training, and the records of its evaluation.
+"""A population before training (`Setting`), the population after training (`Evaluation`), and its `Records`.
 
 A `Reference` is prepared from a `Setting`, before the population is trained. An analysis reads an `Evaluation`, after
-training, and adds its metrics, curves and arrays to `Records`.
+training, and adds metrics, curves and arrays to `Records`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,18 +24,16 @@ from icl_gd.tasks import LinearRegression
 from icl_gd.training import Population
 from icl_gd.types import Array, Circuits, Layout, Predictor, Prompt
 
-# A member is trapped if its loss is above this multiple of the best layer's loss (if that is known in closed form) or
-# of the loss of gradient descent.
+# A member is trapped if its loss is above this multiple of a baseline: the loss of the best layer if it is known in
+# closed form, otherwise that of the reference learner.
 TRAPPED_ABOVE = 1.2
-# A prompt diverges if its loss is above this multiple of the mean loss of predicting zero. A bounded prediction never
-# comes near it.
+# A prompt diverges if its loss is above this multiple of the mean loss of predicting zero. The losses of bounded
+# predictions are far below it.
 DIVERGES = 100.0
-# Suffixes of a metric's name: the metric over all members, over the untrapped ones, and over the trapped ones.
-EVERY = ("", "_untrapped", "_trapped")
+# Suffixes of metric names: for all members, for the untrapped members, and for the trapped members.
+GROUPS = ("", "_untrapped", "_trapped")
 
-Losses = Callable[[Prompt], dict[str, Array]]
-
-
+Losses = Callable[[Prompt], dict[str, Array]]  # batch of prompts -> name -> losses [prompt] or [member prompt]
 History = Mapping[str, Mapping[int, Mapping[int, float]]]  # metric -> step -> seed -> value
 
 
@@ -44,13 +42,13 @@ class Setting:
     """One population before training: its experiment, held-out prompts and training function.
 
     Attributes:
-      experiment: the experiment of this population. Sweeps over sizes are resolved; only sweeps over members remain.
+      experiment: the experiment of this population. It sweeps only over fields that may differ between members.
       prompts: the batch of held-out prompts that curves are measured on.
-      points: for every combination of the sweep, its fields and values; one empty mapping if nothing is swept over.
-      train: `train(task, network, settings, watch, name="", **more) -> Population`: trains a population with progress,
-        metrics and checkpoints. A population that a reference trains has a name, and checkpoints of its own.
-      read_history: returns the metrics measured during training, given the name of the population; empty if there are
-        none.
+      points: the combinations of the sweep, each a mapping from fields to values; one empty mapping without a sweep.
+      train: `train(task, network, settings, watch, name="", **more) -> Population` trains a population with progress,
+        metrics and checkpoints. A population that a reference trains has a name, and separate checkpoints.
+      read_history: `read_history(name)` returns the metrics measured while the population of this name was trained; an
+        empty mapping if there are none.
     """
 
     experiment: Experiment
@@ -62,12 +60,12 @@ class Setting:
     @property
     def task(self) -> Any:
         """The task that the population is evaluated on."""
-        return self.experiment.law
+        return self.experiment.eval_task
 
     @property
-    def trained_on(self) -> Any:
+    def training_source(self) -> Any:
         """The task that the population is trained on, or a finite pool of its prompts."""
-        return self.experiment.trained_on
+        return self.experiment.training_source
 
     @property
     def network(self) -> TransformerConfig:
@@ -79,12 +77,12 @@ class Setting:
 
     @property
     def key(self) -> Array:
-        """The key of the prompts that final metrics are measured on."""
+        """The random key of the prompts that final metrics are measured on."""
         return held_out_key(self.experiment.seed, EVALUATION)
 
     @property
     def key_fit(self) -> Array:
-        """The key of the prompts that references are fitted to."""
+        """The random key of the prompts that references are fitted to."""
         return held_out_key(self.experiment.seed, FIT)
 
     @property
@@ -94,6 +92,7 @@ class Setting:
 
     @property
     def suite_values(self) -> int | None:
+        """The largest number of values of a shift that are measured; None for all."""
         return self.experiment.eval.suite_values
 
     def subsample(self, values: Sequence) -> tuple:
@@ -102,18 +101,18 @@ class Setting:
 
     def has_analysis(self, name: str) -> bool:
         """Whether the experiment requests an analysis."""
-        return name in self.experiment.asked
+        return name in self.experiment.analysis_names
 
 
 class PreparedReference:
-    """A prepared reference: what `Reference.prepare` returns, ready to be compared with a population."""
+    """The result of `Reference.prepare`, which measures and evaluates a population."""
 
     def watch(self, params: Any) -> dict[str, np.ndarray]:
-        """Metrics `[member]` of a population's parameters, measured during training and after it."""
+        """Metrics `[member]` of a population, given its parameters. Called during training and after it."""
         raise NotImplementedError
 
     def evaluate(self, evaluation: "Evaluation") -> "Records":
-        """Final metrics of a trained population, and which of its members are trapped."""
+        """Records with the final metrics of a trained population, and with its trapped members marked."""
         raise NotImplementedError
 
     def over_training(self, evaluation: "Evaluation", records: "Records") -> None:
@@ -131,7 +130,7 @@ class Evaluation(Setting):
       untrained: the population's parameters at step 0.
       reference: the prepared reference.
       watch: returns the metrics that are measured during training, given the parameters of all members.
-      history: the metrics measured during training; empty if the experiment sweeps over members.
+      history: the metrics measured during training; empty if members differ in swept fields.
     """
 
     trained: Population
@@ -153,7 +152,7 @@ class Evaluation(Setting):
     @cached_property
     def circuits(self) -> Circuits:
         """Circuits of all members, with a leading member axis."""
-        with jax.ensure_compile_time_eval():  # a cached tracer would outlive the jit that made it
+        with jax.ensure_compile_time_eval():  # caches an array, not a tracer, even if first called inside a jit
             return jax.jit(jax.vmap(partial(models.circuits, self.trained.config)))(self.trained.params)
 
     @cached_property
@@ -187,11 +186,11 @@ class Evaluation(Setting):
 
 
 class Measured(NamedTuple):
-    """Values `[member]` of a metric with their sampling errors, or a single number; see `Records`."""
+    """A metric of `Records`: values `[member]`, or a single number, with sampling errors."""
 
     values: np.ndarray
     errors: np.ndarray | None
-    over: tuple[str, ...] | None  # suffixes of EVERY: the sets of members that have a metric; None for a single number
+    over: tuple[str, ...] | None  # suffixes in `GROUPS` for which the metric is reported; None for a single number
 
 
 @dataclass
@@ -202,10 +201,10 @@ class Records:
 
     Attributes:
       is_free: `[member]`, True for members that are not trapped.
-      has_diverged: `[member]`, True for members whose parameters were frozen after steps that were not finite.
+      has_diverged: `[member]`, True for members that were frozen because their loss or update was not finite.
       measured: values by metric.
-      curves: curves by name, as `icl_gd.lab.curve` makes them.
-      arrays: other content of results.json that figures are drawn from, by name.
+      curves: curves by name, in the format of `icl_gd.lab.curve`.
+      arrays: other data for figures, by name.
     """
 
     is_free: np.ndarray
@@ -221,23 +220,23 @@ class Records:
 
     @property
     def shown(self) -> np.ndarray:
-        """Indices of the members that curves are drawn from: the untrapped ones, or all if every member is trapped."""
+        """Indices of the members that curves show: the untrapped members, or all members if all are trapped."""
         return np.flatnonzero(self.is_free) if self.is_free.any() else self.trapped
 
     def median_member(self, name: str) -> int:
-        """The member with the median value of a metric among those that are shown: a typical member."""
+        """The index of a typical member: among the `shown` members, the one with the median value of a metric."""
         values = self.measured[name].values[self.shown]
         return int(self.shown[np.argsort(values)[len(values) // 2]])
 
-    def add(self, name: str, values: Any, errors: Any = None, over: tuple[str, ...] = EVERY[:2]) -> None:
-        """Adds a metric that every member has.
+    def add(self, name: str, values: Any, errors: Any = None, over: tuple[str, ...] = GROUPS[:2]) -> None:
+        """Adds a metric with one value per member.
 
         Args:
-          name: of the metric.
+          name: the name of the metric.
           values: `[member]`.
           errors: sampling errors of the values, `[member]` or one number. Default: unknown.
-          over: suffixes of `EVERY`; the metric is repeated for each of these sets of members. Default: all members, and
-            the untrapped ones.
+          over: suffixes in `GROUPS`: the groups of members for which the metric is reported. Default: all members, and
+            the untrapped members.
         """
         values = np.asarray(values, np.float64)
         errors = None if errors is None else np.broadcast_to(errors, values.shape)
@@ -251,7 +250,7 @@ class Records:
         """Adds risks as metrics: risks `[member]` of a population, or the risk of one learner."""
         for name, risk in risks.items():
             if np.ndim(risk.mean):
-                over = EVERY[:1] if name == "loss_untrained" else EVERY[:2]  # untrained members are never trapped
+                over = GROUPS[:1] if name == "loss_untrained" else GROUPS[:2]  # untrained members are not grouped
                 self.add(name, risk.mean, risk.stderr, over)
             else:
                 self.add_one(name, risk.mean, risk.stderr)
@@ -266,13 +265,13 @@ class Records:
           Metrics by name, as in results.json.
         """
         free = self.is_free[members]
-        chosen: dict[str, np.ndarray] = dict(zip(EVERY, (np.full(len(free), True), free, ~free), strict=True))
+        masks: dict[str, np.ndarray] = dict(zip(GROUPS, (np.full(len(free), True), free, ~free), strict=True))
         result = {}
         for name, (values, errors, over) in self.measured.items():
             if over is None:
                 result[name] = metric(values, errors)
             for suffix in over or ():
-                mask = chosen[suffix]
+                mask = masks[suffix]
                 error = None if errors is None else errors[members][mask]
                 result[name + suffix] = metric(values[members][mask], error)
         result["seeds_trapped"] = metric(np.sum(~free), 0.0)
@@ -281,9 +280,9 @@ class Records:
 
 
 def merge_losses(losses_of: Mapping[str, Callable[[Prompt], Array]]) -> Losses:
-    """Merges several loss functions into one function of the prompts.
+    """Merges loss functions into one function of the prompts, which returns their losses by name.
 
-    The result is a pytree, so that one compiled program serves all parameters and step sizes inside it.
+    The result is a pytree whose leaves are parameters and step sizes. So one compiled program serves all their values.
     """
     return Partial(_merged_losses, {name: as_partial(losses) for name, losses in losses_of.items()})
 
@@ -293,25 +292,25 @@ def _merged_losses(losses_of: Mapping[str, Callable[[Prompt], Array]], prompts: 
 
 
 def losses_of_learner(predictor: Predictor) -> Callable[[Prompt], Array]:
-    """The function from prompts to the losses `[prompt]` of a Predictor."""
+    """A function that maps a batch of prompts to the losses `[prompt]` of a Predictor."""
     return Partial(analysis.losses, as_partial(predictor))
 
 
 def losses_of_members(predictors: Predictor) -> Callable[[Prompt], Array]:
-    """The function from prompts to losses `[member prompt]` of Predictors whose arrays have a leading member axis."""
+    """Like `losses_of_learner`, for Predictors whose arrays have a leading member axis: losses `[member prompt]`."""
     return Partial(analysis.member_losses, predictors)
 
 
 def free_members(losses: np.ndarray, standard: float | np.ndarray) -> np.ndarray:
-    """Which members `[member]` are not trapped, given their losses and the loss they are compared with."""
-    return losses <= TRAPPED_ABOVE * standard  # not `~(losses > ...)`, by which a member with loss nan would be free
+    """Boolean mask `[member]` of the members that are not trapped, given their losses and the baseline `standard`."""
+    return losses <= TRAPPED_ABOVE * standard  # `~(losses > ...)` would count a loss of nan as untrapped
 
 
 def clip_losses(losses: Array, most: float | Array) -> Array:
     """Losses clipped at `most`; nan becomes `most`.
 
-    A network without a clip diverges on rare prompts. Their losses dominate its mean and do not tell which solution the
-    seed has learned. A seed that diverges on one prompt in a hundred is trapped by its clipped losses too.
+    A network without a clip diverges on rare prompts. Their losses dominate its mean loss, which then does not show
+    which solution the seed has learned. A seed that diverges on one prompt in a hundred is still trapped.
     """
     return jnp.fmin(losses, most)
 
@@ -336,12 +335,12 @@ EVALUATION, CURVES, FIT = 1, 2, 3  # the purposes of held-out prompts: final met
 
 
 def held_out_key(seed: int, purpose: int) -> Array:
-    """A key that no member of a population with this base seed is trained on."""
+    """The random key of held-out prompts for a purpose. No member with this base seed is trained on these prompts."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2**31 - 1), purpose)
 
 
 def subsample(values: Sequence, at_most: int | None) -> tuple:
-    """At most `at_most` of the values, evenly spaced and with the first and last; all values if that is None."""
+    """At most `at_most` of the values, evenly spaced, with the first and the last; all values if `at_most` is None."""
     n = len(values) if at_most is None else min(at_most, len(values))
     return tuple(values[i] for i in np.linspace(0, len(values) - 1, n).round().astype(int))
 
@@ -352,10 +351,10 @@ def take(prompts: Any, n: int) -> Any:
 
 
 def noise_to_weight(task: LinearRegression) -> float:
-    """Variance of the label noise over the variance of the weights."""
+    """Variance of the label noise divided by the variance of the weights."""
     return float(task.noise_std / task.weight_scale) ** 2
 
 
 def corruption(task: LinearRegression) -> dict[str, Any]:
-    """Number of corrupted labels and their variance over that of the weights, as arguments of the closed forms."""
+    """Arguments of the closed forms: number of corrupted labels, and their variance / the variance of the weights."""
     return {"corrupted": task.corrupted_labels, "corrupted_to_weight": float(task.weight_scale) ** -2}

@@ -1,4 +1,4 @@
-"""Figures of a run, drawn from its results alone, in the order of the paper."""
+"""Draws the figures of a run from its results alone."""
 
 import importlib
 import os
@@ -30,7 +30,7 @@ def every(more: Sequence[Picture] = ()) -> list[Picture]:
 
 
 def _wanted(done: Done, pictures: Sequence[Picture]) -> dict[str, Picture]:
-    """The figures that the results have records for, by file stem, numbered in order."""
+    """The figures whose data the results contain, by file stem. A stem begins with the number of the figure."""
     parts = [done.get(part, {}) for part in ("curves", "arrays", "metrics")]
     parts += [point["metrics"] for point in done.get("sweep", [])[:1]]
 
@@ -38,7 +38,7 @@ def _wanted(done: Done, pictures: Sequence[Picture]) -> dict[str, Picture]:
         return bool(done.get(key)) or any(key in part for part in parts)
 
     wanted = [picture for picture in pictures if all(map(has, picture.needs))]
-    if "variants" in [picture.name for picture in wanted]:  # shows the same sweep, more clearly
+    if "variants" in [picture.name for picture in wanted]:  # it shows the sweep more clearly
         wanted = [picture for picture in wanted if picture.name != "sweep"]
     return {f"{i:02d}_{picture.name}": picture for i, picture in enumerate(wanted, 1)}
 
@@ -71,9 +71,9 @@ def captions(done: Done, more: Sequence[Picture] = ()) -> dict[str, str]:
 
 
 def draw(done: Done, directory: Path, more: Sequence[Picture] = ()) -> dict[str, str]:
-    """Draws every figure that the results have records for, as PNG and PDF, numbered in order.
+    """Draws every figure whose data the results contain, as PNG and PDF files, numbered in order.
 
-    Files of the same figures under other numbers, from an earlier version, are deleted.
+    Files of the same figures with other numbers, which an earlier version wrote, are deleted.
 
     Args:
       done: the content of results.json.
@@ -93,7 +93,7 @@ def draw(done: Done, directory: Path, more: Sequence[Picture] = ()) -> dict[str,
                 partial = directory / f".{stem}.{ending}"
                 figure.savefig(partial, metadata=metadata)
                 os.replace(partial, directory / f"{stem}.{ending}")
-                figure.set_layout_engine("none")  # keeps the layout, which would be computed again for each file
+                figure.set_layout_engine("none")  # otherwise the next file computes the layout again
     known = {picture.name for picture in pictures}
     for path in directory.glob("[0-9][0-9]_*.p[nd][gf]"):
         if path.stem not in wanted and path.stem[3:] in known:

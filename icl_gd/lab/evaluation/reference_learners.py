@@ -17,9 +17,9 @@ from icl_gd.tokens import concatenated
 from icl_gd.training import TrainSettings, mesh, population
 from icl_gd.types import Array, Circuits, Gram, Predictor, Prompt, Rates
 
-WRONG_STEP = 0.5  # times the best step size: a control that the cosine of sensitivities cannot distinguish
-SPECTRAL_FIT = 2**17  # the most prompts that rates of several steps are fitted to
-CLIPPED_FIT = 2**13  # the same under a clip, where a prompt costs n times as much
+WRONG_STEP = 0.5  # a control has this multiple of the best step size; cosines of sensitivities cannot detect it
+SPECTRAL_FIT = 2**17  # the largest number of prompts that rates of several steps are fitted to
+CLIPPED_FIT = 2**13  # the same with a clip, which makes a prompt n times as expensive
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class ReferenceLearners:
     Attributes:
       rates: step sizes and gammas of every learner; the gammas of gradient descent are zero.
       constructed: name of the learner that the constructed weights implement.
-      config: of the constructed Transformer. Its clip applies to the activations of the learners too.
+      config: the config of the constructed Transformer. Learners clip their activations with `config.clip` too.
       d_input: input dimension.
       d_output: output dimension.
-      n_context: examples before the query.
+      n_context: number of context examples.
     """
 
     rates: Mapping[str, GDPlusPlusRates]
@@ -50,7 +50,7 @@ class ReferenceLearners:
         """Applies f to every learner, in one program for all.
 
         Args:
-          f: function of a Predictor like that of `layerwise`.
+          f: a function of a layerwise Predictor.
 
         Returns:
           The results by the learner's name.
@@ -59,13 +59,13 @@ class ReferenceLearners:
 
     @property
     def every(self) -> Predictor:
-        """All learners, as one Predictor like that of `layerwise`; its rates have a leading axis of learners."""
+        """All learners stacked into one layerwise Predictor, whose rates have a leading learner axis."""
         step_sizes, gammas = zip(*self.rates.values(), strict=True)
         stacked = (jnp.stack([jnp.asarray(leaf, float) for leaf in leaves]) for leaves in (step_sizes, gammas))
         return jax.vmap(self._form)(*stacked)
 
     def _form(self, step_sizes: Rates, gammas: Rates) -> Predictor:
-        """The learner of step sizes and gammas, in the cheaper form of gradient descent if none has a gamma or clip."""
+        """GD++ with these rates; or the cheaper gradient descent, if there is no clip and no learner has gammas."""
         clip = self.config.clip
         if clip is not None or any(np.any(gammas) for _, gammas in self.rates.values()):
             return learners.layerwise_gd_plus_plus(step_sizes, gammas, clip)
@@ -73,7 +73,7 @@ class ReferenceLearners:
 
     @property
     def losses(self) -> Callable[[Prompt], dict[str, Array]]:
-        """Maps a batch of prompts to `loss_NAME` `[prompt]` of every learner."""
+        """A function that maps a batch of prompts to `loss_NAME` `[prompt]` of every learner."""
         return Partial(_LearnerLosses(tuple(self.rates)), self.every)
 
     def responses(self, prompts: Prompt) -> dict[str, analysis.Response]:
@@ -102,7 +102,7 @@ class ReferenceLearners:
     @cached_property
     def params(self) -> Any:
         """Parameters of the constructed Transformer."""
-        with jax.ensure_compile_time_eval():  # a cached tracer would outlive the jit that made it
+        with jax.ensure_compile_time_eval():  # caches an array, not a tracer, even if first called inside a jit
             return constructions.gd_plus_plus_weights(
                 self.config, self.d_input, self.n_context, *self.rates[self.constructed]
             )
@@ -127,7 +127,7 @@ class _LearnerLosses:
         return {f"loss_{name}": values for name, values in _by_name(self.names, losses).items()}
 
 
-@partial(jax.jit, static_argnums=0)  # rates are arguments, not constants: they may still be being computed
+@partial(jax.jit, static_argnums=0)  # rates are arguments: as constants, compilation would wait for their values
 def _responses(names: tuple[str, ...], every: Predictor, prompts: Prompt) -> dict[str, analysis.Response]:
     return _by_name(names, jax.lax.map(lambda layerwise: analysis.response(final_iterate(layerwise), prompts), every))
 
@@ -148,18 +148,18 @@ def reference_learners(
 ) -> ReferenceLearners:
     """Fits all learners that a population is compared with, on a sample of prompts.
 
-    If the model clips activations, all learners clip theirs. The rates of GD++ are then fitted under the clip. Those of
-    gradient descent are fitted without it: its residual labels stay far within a clip of practical size.
+    If the model clips activations, all learners clip too, and the rates of GD++ are fitted with the clip. Step sizes of
+    gradient descent are fitted without it, because residual labels are far below a clip of practical size.
 
     Args:
       task: the task of the prompts.
       model: the trained Transformer; its number of layers and its clip are used.
-      key: of the sample of prompts.
-      n_fit: prompts in the sample.
-      constructed: the learner that weights are constructed for. "gd" fits gradient descent alone; the name of a
+      key: the random key of the sample, and of the training of the published rates.
+      n_fit: number of prompts in the sample.
+      constructed: the learner that weights are constructed for. "gd" fits only gradient descent; the name of a
         variant of GD++ fits all learners that deep networks are compared with.
       steps: steps of every learner. Default: one per layer of the model.
-      published_steps: steps of Adam with which the published code learns the rates of GD++.
+      published_steps: steps of Adam that learn the rates of "gd_plus_plus_published".
 
     Returns:
       The learners with their rates.
@@ -167,14 +167,14 @@ def reference_learners(
     n_steps = model.n_layers if steps is None else steps
     key_fit, key_published = jax.random.split(key)
     fit = draw_prompts(task.sample, key_fit, n_fit)
-    none = np.zeros(n_steps)
+    no_gammas = np.zeros(n_steps)
     if n_steps == 1 and constructed == "gd":
-        rates = {"gd": GDPlusPlusRates(learners.fit_step_size(fit)[None], none)}
+        rates = {"gd": GDPlusPlusRates(learners.fit_step_size(fit)[None], no_gammas)}
     else:
         moment = np.einsum("pi,pj->ij", *[np.asarray(fit.x_query, np.float64)] * 2) / n_fit
         noise = float(task.noise_std / task.weight_scale) ** 2
         spectrum = Spectrum.of(fit.x[:SPECTRAL_FIT], moment, noise)
-        rates = {"gd": GDPlusPlusRates(learners.fit_step_sizes(spectrum, n_steps), none)}
+        rates = {"gd": GDPlusPlusRates(learners.fit_step_sizes(spectrum, n_steps), no_gammas)}
         if constructed != "gd":
             rates |= _deep_rates(task, model, spectrum, fit, n_steps, key_published, published_steps)
     config = constructions.gradient_descent_config(task.d_input, task.d_output, n_steps)
@@ -192,7 +192,7 @@ def _deep_rates(
     key: Array,
     published_steps: int,
 ) -> dict[str, GDPlusPlusRates]:
-    """Rates of gradient descent with a step size for each step, and of all variants of GD++."""
+    """Rates of gradient descent with one step size per step, and of all variants of GD++."""
     print(f"fitting the rates of gradient descent and GD++, {n_steps} steps each", flush=True)
     best = learners.fit_gd_plus_plus(spectrum, n_steps)
     best_free = learners.fit_gd_plus_plus(spectrum, n_steps, free=True)
@@ -211,10 +211,11 @@ def _deep_rates(
 def _published_rates(
     task: LinearRegression, model: models.TransformerConfig, spectrum: Spectrum, n_steps: int, key: Array, steps: int
 ) -> GDPlusPlusRates:
-    """Rates of GD++ as the published code learns them: the diagonals of P and W_V of the constructed layer, by Adam.
+    """Rates of GD++, learned by Adam as in the published code.
 
-    There is one pair of diagonals for all layers, or one per layer if the model has weights per layer. Training has
-    batches of 512 prompts and starts at the best step size, with gamma = step_size / n.
+    The parameters are the diagonal entries of P and W_V in the slots of x and of y: four numbers for all layers if the
+    model shares weights, otherwise four per layer. Training uses batches of 512 prompts, and starts at the best rates
+    of the form gamma = step_size / n.
 
     Source: von Oswald et al. 2212.07677, published code.
     """
@@ -306,7 +307,7 @@ def _train_from(
 ) -> Any:
     """Trains one member from the parameters `start`, and returns its final parameters."""
     seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
-    members = population.members_of(seed, 1, settings, {})
+    members = population.member_specs(seed, 1, settings, {})
     placement = mesh.place("none", 1, settings.batch_size, settings.share_batches)
     chunk = population.make_chunk(draw, loss, settings, placement)
     state = population.start(lambda key, of_model: start, settings, members)

@@ -1,1 +1,1 @@
-"""A run on a machine: devices, processes, work directory, resuming, and progress output."""
+"""A run on a machine: devices, processes, work directory, resuming and progress output."""

@@ -1,4 +1,4 @@
-"""JAX's persistent compilation cache: its directory, and how many programs of a run it provided.
+"""JAX's persistent compilation cache: chooses its directory, and counts the programs that a run reuses from it.
 
 Compilation takes most of the time of a short run, and a resumed run needs the same programs again.
 `JAX_COMPILATION_CACHE_DIR=DIR` selects another directory; `JAX_ENABLE_COMPILATION_CACHE=false` disables the cache.
@@ -19,7 +19,8 @@ HITS, REQUESTS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/co
 def cache_directory() -> Path:
     """The directory of the cache: `JAX_COMPILATION_CACHE_DIR`, or one for this CPU type and version of JAX.
 
-    Programs that were compiled for another CPU may crash, and machines with different CPUs may share a home directory.
+    The path depends on the CPU type because machines with different CPUs may share a home directory, and a program that
+    was compiled for another CPU may crash.
 
     Returns:
       The path, which need not exist yet.
@@ -46,10 +47,10 @@ def _cpu() -> str:
 
 
 def why_unusable(directory: Path) -> str | None:
-    """Checks that the cache can be written to a directory, which is made if it does not exist.
+    """The reason why the cache cannot use a directory. Creates the directory if it does not exist.
 
     Returns:
-      The reason why it cannot, or None.
+      The reason, or None if the directory is writable.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -59,7 +60,7 @@ def why_unusable(directory: Path) -> str | None:
 
 
 def compile_quickly() -> None:
-    """Sets XLA flags for fast compilation and slower code on CPUs. Call it before the first use of a device."""
+    """Sets XLA flags for faster compilation and slower programs on CPU. Call it before the first use of a device."""
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_use_fusion_emitters" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
@@ -69,7 +70,7 @@ def use(directory: Path) -> None:
     """Stores every compiled program in a directory, and reuses programs that earlier processes stored there."""
     import jax
 
-    # An entry that cannot be read or written (full disk, truncated file) costs only the time to compile the program.
+    # If an entry cannot be read or written (full disk, truncated file), JAX warns and compiles the program again.
     warnings.filterwarnings("ignore", message=".*persistent compilation cache entry")
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
@@ -82,7 +83,7 @@ class Cache:
     Attributes:
       hits: number of programs that the cache provided.
       requests: number of programs that were requested from the cache.
-      directory: where the cache is; set only if it is enabled.
+      directory: the directory of the cache; not set if JAX_ENABLE_COMPILATION_CACHE disables the cache.
       why_not: the reason why the cache is disabled, or None.
     """
 
@@ -96,7 +97,7 @@ class Cache:
         self.directory = cache_directory()
         self.why_not = why_unusable(self.directory)
         if self.why_not:
-            jax.config.update("jax_enable_compilation_cache", False)  # otherwise JAX warns about every program
+            jax.config.update("jax_enable_compilation_cache", False)  # if enabled, JAX would warn about every program
             return
         use(self.directory)
         jax.monitoring.register_event_listener(self._count)

@@ -1,7 +1,7 @@
-"""Time profiles: the seconds of a run by stage, or of a test, and how many of them were spent on compilation.
+"""Time profiles of a run, by stage, or of a test: total seconds, and seconds of compilation.
 
-Compilation consists of tracing, lowering and XLA compilation, as reported by `jax.monitoring`. A program from the
-compilation cache counts too, with the time to load it.
+Compilation consists of tracing, lowering and XLA compilation, as reported by `jax.monitoring`. For a program from the
+compilation cache, the time to load it is counted.
 """
 
 import time
@@ -17,14 +17,14 @@ COMPILING = {
 }
 COLUMNS = ("seconds", *COMPILING.values(), "programs")
 
-Cost = dict[str, float]  # a number for each of COLUMNS
+Cost = dict[str, float]  # seconds and number of programs by column of COLUMNS
 
 
 class Clock:
-    """Counts the seconds, compilation seconds and compiled programs of this process since the clock was made.
+    """Counts the seconds, compilation seconds and compiled programs of this process.
 
     Args:
-      since: a reading of `time.perf_counter` at which the seconds start. Default: now.
+      since: the reading of `time.perf_counter` from which the seconds are counted. Default: now.
     """
 
     def __init__(self, since: float | None = None):
@@ -39,7 +39,7 @@ class Clock:
             self._programs += stage == "xla"
 
     def read(self) -> Cost:
-        """The seconds and programs up to now, by column."""
+        """The seconds and the number of programs so far, by column."""
         seconds = time.perf_counter() - self._since
         values = seconds, *(self._compiling[stage] for stage in COMPILING.values()), self._programs
         return dict(zip(COLUMNS, values, strict=True))
@@ -64,7 +64,10 @@ _stages: _Stages | None = None  # the profile of the current run; None if it is 
 
 
 def profile(since: float) -> None:
-    """Starts to profile a run. Its first stage, "import", began at `since`, a reading of `time.perf_counter`."""
+    """Starts the profile of a run.
+
+    Its first stage, "import", began when `time.perf_counter` had the reading `since`.
+    """
     global _stages
     _stages = _Stages(since)
 
@@ -79,7 +82,7 @@ def spent() -> list[dict]:
     """Ends the profile of the run.
 
     Returns:
-      The name ("stage") and the columns of every stage, in the order in which the stages first began.
+      One dict per stage, with its name ("stage") and its columns, in the order in which the stages first began.
     """
     global _stages
     assert _stages is not None, "no run is profiled"

@@ -18,7 +18,7 @@ def check_system() -> None:
     """Checks that the operating system is supported.
 
     Raises:
-      ConfigError: if it is not.
+      ConfigError: if it is not supported.
     """
     if (system := platform.system()) not in SYSTEMS:
         raise ConfigError(f"{system} is not supported: use Linux or macOS, or WSL on Windows (wsl --install)")
@@ -28,7 +28,7 @@ def unused_gpus() -> str | None:
     """Detects NVIDIA GPUs that this installation of JAX cannot use.
 
     Returns:
-      A sentence with the command that installs GPU support; None if there are no such GPUs, or `JAX_PLATFORMS=cpu`.
+      A sentence with the command that installs GPU support; None if there are no such GPUs, or JAX_PLATFORMS is "cpu".
     """
     import jax
 
@@ -47,7 +47,7 @@ def unused_gpus() -> str | None:
 
 
 def check_device(precision: str) -> str:
-    """Checks that JAX has a device, and that the device supports a precision.
+    """Checks that JAX finds a device, and that this device supports a precision.
 
     Args:
       precision: "float32" or "float64".
@@ -80,12 +80,12 @@ def check_placement(experiment: Experiment) -> None:
     """Checks that members and batches can be divided among the devices as `train.parallel` requires.
 
     Raises:
-      ConfigError: if they cannot.
+      ConfigError: if they cannot be divided so.
     """
     from icl_gd.training import mesh
 
-    for _, one in experiment.in_turn():
-        members = one.seeds * len(one.together())
+    for _, one in experiment.populations():
+        members = one.seeds * len(one.combinations())
         try:
             mesh.place(one.train.parallel, members, one.train.batch_size, one.train.share_batches)
         except ValueError as error:

@@ -27,8 +27,8 @@ SHOWN = ("training_loss", "loss_", "sensitivity_cosine_")  # prefixes of the met
 class Stop:
     """Handles Ctrl-C and SIGTERM while a run is in this context.
 
-    While there are unsaved steps, the first signal is only recorded, and training stops after the current chunk.
-    Otherwise, and at the second signal, KeyboardInterrupt is raised at once.
+    If there are unsaved steps, the first signal is only recorded, and training stops after the current chunk of steps.
+    If all steps are saved, or at the second signal, KeyboardInterrupt is raised immediately.
 
     Attributes:
       signal: the number of the first signal; None if there was none.
@@ -42,29 +42,31 @@ class Stop:
         self.saved = True
 
     def __enter__(self) -> "Stop":
-        is_main = threading.current_thread() is threading.main_thread()  # only this thread can handle signals
-        self._before = {number: signal.signal(number, self._handle) for number in (self.SIGNALS if is_main else ())}
-        self._hook = sys.unraisablehook
+        is_main = threading.current_thread() is threading.main_thread()  # only the main thread can handle signals
+        self._previous_handlers = {
+            number: signal.signal(number, self._handle) for number in (self.SIGNALS if is_main else ())
+        }
+        self._previous_hook = sys.unraisablehook
         sys.unraisablehook = self._on_unraisable
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
-        sys.unraisablehook = self._hook
+        sys.unraisablehook = self._previous_hook
 
     def _on_unraisable(self, raised: Any) -> None:
-        """Silences a KeyboardInterrupt that Python ignores, because it was raised in a garbage collector callback.
+        """Suppresses the message about a KeyboardInterrupt that was raised in a garbage collector callback.
 
-        The handler has recorded the signal all the same.
+        Python ignores such an exception, but `_handle` has recorded the signal.
         """
         if not issubclass(raised.exc_type, KeyboardInterrupt):
-            self._hook(raised)
+            self._previous_hook(raised)
 
     def _handle(self, number: int, frame: object) -> None:
-        at_once = self.saved or self.signal is not None
+        stop_now = self.saved or self.signal is not None
         self.signal = self.signal or number
-        if at_once:
+        if stop_now:
             raise KeyboardInterrupt
         print("stopping after this chunk of steps; send the signal again to stop at once", file=sys.stderr)
 
@@ -72,16 +74,16 @@ class Stop:
 class _Board:
     """A TensorBoard event file that is written in the calling thread.
 
-    A `SummaryWriter` writes in a separate thread: on a full disk that thread dies with a traceback, and its queue then
-    blocks the run.
+    A `SummaryWriter` would write in a separate thread. On a full disk this thread ends with a traceback, and its full
+    queue then blocks the run.
 
     Args:
-      directory: where the file is written; made if it does not exist.
-      purge_step: TensorBoard drops the events of older files in the directory from this step on; None to keep them.
+      directory: where the file is written; created if it does not exist.
+      purge_step: TensorBoard ignores events from this step on in older files of the directory; None to ignore none.
     """
 
     def __init__(self, directory: Path, purge_step: int | None = None):
-        # This also imports PyTorch if it is installed, which takes seconds, so it is not imported before a run begins.
+        # Imported only when a run begins: if PyTorch is installed, tensorboardX imports it, which takes seconds.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2
         from tensorboardX.summary import scalar
@@ -107,18 +109,18 @@ class _Board:
 
 
 def redraws() -> bool:
-    """Whether the output goes to a terminal or a notebook, where a progress bar can be redrawn."""
+    """Whether the output is a terminal or a notebook, which can redraw a progress bar."""
     return (sys.stderr.isatty() and sys.stdout.isatty()) or "ipykernel" in sys.modules
 
 
 class _Wandb:
-    """A run of Weights & Biases. Its id depends on workdir and label, so that a resumed run continues the same one.
+    """A run of Weights & Biases. Its id depends only on workdir and label, so a resumed run continues it.
 
     Args:
       project: the project.
       workdir: the workdir of the run.
       label: the name of the population; empty if there is only one.
-      config: settings that Weights & Biases shows.
+      config: the settings that Weights & Biases shows.
     """
 
     def __init__(self, project: str, workdir: Path, label: str, config: Mapping[str, Any]):
@@ -131,7 +133,7 @@ class _Wandb:
         )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs the values of one step. The service ignores a step that it already has."""
+        """Logs the values of one step. Weights & Biases ignores a step that was logged before."""
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
@@ -139,17 +141,17 @@ class _Wandb:
 
 
 def check_wandb(project: str | None) -> None:
-    """Checks that the package wandb is installed if a project is given.
+    """Checks that the package wandb is installed if metrics are logged to a project.
 
     Raises:
-      ConfigError: if it is not.
+      ConfigError: if the package is needed but not installed.
     """
     if project is not None and importlib.util.find_spec("wandb") is None:
         reject("train.wandb", project, "needs the package wandb: pip install 'icl-gd[wandb]', or give None")
 
 
 class Monitor:
-    """Writes the metrics of every step and seed, and shows progress as a bar or, without a terminal, as lines.
+    """Writes the metrics of every logged step and seed. Shows progress as a bar; without a terminal, as lines.
 
     Args:
       workdir: where metrics.jsonl and the TensorBoard events are written.
@@ -158,8 +160,8 @@ class Monitor:
       label: the name of the population; empty if there is only one.
       points: the combinations within the population, as mappings from field to value. Members are ordered by
         combination, then by seed.
-      wandb: the Weights & Biases project that means over seeds are logged to; None for no logging there.
-      config: settings that Weights & Biases shows.
+      wandb: the Weights & Biases project to which means over seeds are logged; None for no project.
+      config: the settings that Weights & Biases shows.
     """
 
     def __init__(
@@ -177,8 +179,8 @@ class Monitor:
         self._label = label or "training"
         self._path = workdir / "metrics.jsonl"
         self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
-        # Every population has its own directory: when one file of a directory resumes at a step, TensorBoard drops all
-        # later events of the whole directory.
+        # One directory per population: if one population resumes at a step, TensorBoard ignores later events in all
+        # files of the directory.
         self._events = workdir / "events" / label if label else workdir
         self._board = _Board(self._events)
         self._wandb = None if wandb is None else _Wandb(wandb, workdir, label, config)
@@ -188,17 +190,17 @@ class Monitor:
         self._names = [",".join(filter(None, (label, label_of(fields)))) for fields in points]
 
     def write(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Appends the metrics of one step, each `[member]`, and flushes them."""
+        """Appends the metrics of one step, each `[member]`, and flushes the files."""
         lines, shown, means = [], [], {}
         for name, values in metrics.items():
             values = np.asarray(values, np.float64)
-            parts = np.split(values, len(self._points))
-            for fields, point, part in zip(self._points, self._names, parts, strict=True):
-                for seed, value in enumerate(part.tolist(), self._first_seed):
+            by_point = np.split(values, len(self._points))
+            for fields, point, seed_values in zip(self._points, self._names, by_point, strict=True):
+                for seed, value in enumerate(seed_values.tolist(), self._first_seed):
                     value = value if math.isfinite(value) else None
                     line = {"step": step, "seed": seed, "metric": self._prefix + name, "value": value}
                     lines.append(json.dumps(line | ({"fields": fields} if fields else {})))
-                if math.isfinite(mean := _finite_mean(part)):
+                if math.isfinite(mean := _finite_mean(seed_values)):
                     means[f"{point}/{name}" if point else name] = mean
             if name.startswith(SHOWN):
                 shown.append(f"{name} {_finite_mean(values):.4g}")
@@ -215,10 +217,10 @@ class Monitor:
             self._next_line = step + self._steps // 10
 
     def warn(self, diverged_at: np.ndarray) -> None:
-        """Prints one warning for every member that diverged.
+        """Prints a warning for every member that has diverged, once per member.
 
         Args:
-          diverged_at: `[member]` the step at which a member diverged; -1 if it did not.
+          diverged_at: `[member]`, the step at which the member diverged; -1 if it has not diverged.
         """
         seeds = len(diverged_at) // len(self._points)
         for member, step in enumerate(diverged_at.tolist()):
@@ -232,26 +234,26 @@ class Monitor:
                 )
 
     def resume(self, step: int) -> None:
-        """Removes metrics of steps after `step`, at which the run resumes, and lines that a crash truncated.
+        """Removes metrics of steps after `step`, where the run resumes, and lines that a crash truncated.
 
         Args:
           step: the step of the last checkpoint; 0 if the run crashed before its first checkpoint.
         """
         self._file.close()
-        kept = [
+        remaining = [
             line
             for line in _lines(self._path)
             if line["step"] <= step or _name_under(self._prefix, line["metric"]) is None
         ]
         partial = self._path.with_name("metrics.jsonl.partial")
-        partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
+        partial.write_text("".join(f"{json.dumps(line)}\n" for line in remaining))
         os.replace(partial, self._path)
         self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
         self._board.close()
         self._board = _Board(self._events, purge_step=step + 1)
 
     def close(self) -> None:
-        """Closes all outputs, also if closing one of them fails, for example on a full disk."""
+        """Closes all outputs, even if closing one of them fails, for example on a full disk."""
         with contextlib.ExitStack() as stack:
             if self._bar is not None:
                 stack.callback(self._bar.close)
@@ -262,7 +264,7 @@ class Monitor:
 
 
 def _lines(path: Path) -> list[dict]:
-    """The complete lines of metrics.jsonl; a line that a crash truncated is not valid JSON and is skipped."""
+    """The lines of metrics.jsonl. A line that a crash truncated is not valid JSON and is skipped."""
     lines = []
     for text in path.read_text().splitlines():
         with contextlib.suppress(ValueError):
@@ -271,13 +273,13 @@ def _lines(path: Path) -> list[dict]:
 
 
 def _name_under(prefix: str, metric: str) -> str | None:
-    """The name of a metric without its prefix; None if it was written with another prefix."""
+    """The name of a metric without `prefix`; None if the metric has another prefix."""
     name = metric.removeprefix(prefix)
     return name if metric.startswith(prefix) and "/" not in name else None
 
 
 def _finite_mean(values: np.ndarray) -> float:
-    """The mean over members that have not diverged."""
+    """The mean over the finite values; nan if there are none."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else math.nan
 
@@ -290,10 +292,10 @@ def read_history(
     Args:
       workdir: the workdir of the run.
       label: the name of the population; empty if there is only one.
-      fields: the values of the swept fields that select a combination. Default: no sweep.
+      fields: the values of the swept fields that select a combination. Default: none, for a population without a sweep.
 
     Returns:
-      `metric -> step -> seed -> value`, where a value that was not finite is nan.
+      `metric -> step -> seed -> value`. A value that was not finite is nan.
     """
     prefix = f"{label}/" if label else ""
     history: dict[str, dict[int, dict[int, float]]] = {}

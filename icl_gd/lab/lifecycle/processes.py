@@ -1,7 +1,9 @@
-"""Runs in several processes, on one or several hosts. All run the same program; only the first writes and prints.
+"""Runs with several processes, on one or several hosts.
 
---coordinator=HOST:PORT --process_count=N --process_index=I      processes started by hand; HOST runs the one with I=0
---distributed                                                    processes started by Slurm, a TPU pod or Kubernetes
+All processes run the same program. Only the first process prints and writes to the workdir.
+
+--coordinator=HOST:PORT --process_count=N --process_index=I      started by hand; process 0 runs on HOST
+--distributed                                                    started by Slurm, a TPU pod or Kubernetes
 """
 
 import contextlib
@@ -17,11 +19,12 @@ from typing import Any
 
 from icl_gd.lab.config.errors import ConfigError
 from icl_gd.lab.config.run_request import Processes, RunRequest
-from icl_gd.lab.lifecycle.workdirs import held
+from icl_gd.lab.lifecycle.workdirs import locked
 from icl_gd.training import mesh
 
 FLAGS = ("coordinator", "process_count", "process_index", "distributed")
-# Timeouts in seconds. Processes finish the analyses at different times, and the first one then draws the figures.
+# Timeouts in seconds. The one for shutdown is long: processes finish the analyses at different times, and the first one
+# then draws the figures.
 TIMEOUTS: dict[str, Any] = {
     "initialization_timeout": 300,
     "heartbeat_timeout_seconds": 100,
@@ -30,13 +33,13 @@ TIMEOUTS: dict[str, Any] = {
 
 
 def processes_of(given: Mapping[str, str]) -> Processes | None:
-    """Converts the flags of a command line.
+    """Converts the flags of a command line to `Processes`.
 
     Args:
-      given: the values of the flags in `FLAGS` that were given, by name.
+      given: text by name of the flag, for the flags of `FLAGS` on the command line.
 
     Returns:
-      How the processes find each other; None for a single process.
+      The addresses of the processes; None for a run with a single process.
 
     Raises:
       ConfigError: if a flag is missing or has a value that is not accepted.
@@ -73,7 +76,7 @@ def join(processes: Processes) -> None:
     """Connects this process with the other processes of the run. Call it before any other use of JAX.
 
     Raises:
-      ConfigError: if they do not connect in time, or the cluster does not provide their addresses.
+      ConfigError: if the processes do not connect in time, or the cluster does not provide their addresses.
     """
     import jax
 
@@ -88,7 +91,7 @@ def join(processes: Processes) -> None:
 
 
 def check_agreement(run: RunRequest) -> None:
-    """Checks that all processes have the same request; otherwise they would wait for each other for ever.
+    """Checks that all processes have the same request. Otherwise they would wait for each other forever.
 
     Raises:
       ConfigError: if their requests differ.
@@ -106,15 +109,15 @@ def check_agreement(run: RunRequest) -> None:
 
 @contextlib.contextmanager
 def for_this_process(run: RunRequest) -> Iterator[RunRequest]:
-    """The request for this process.
+    """A context with the request for this process.
 
     The first process locks the workdir. Every other process writes to a temporary directory and prints nothing.
 
     Yields:
-      The request, with the workdir of this process.
+      The request with the directory that this process writes to.
     """
     if mesh.is_primary():
-        with held(run.workdir):
+        with locked(run.workdir):
             yield run
         return
     with (

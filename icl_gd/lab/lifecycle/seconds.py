@@ -1,4 +1,4 @@
-"""The duration of a run: seconds of training and of the rest, summed over all processes that worked on it."""
+"""The duration of a run: seconds of training and of all other work, summed over the processes of a resumed run."""
 
 import contextlib
 import json
@@ -13,18 +13,18 @@ FILE = "seconds.json"
 
 
 class Seconds:
-    """The seconds of a run up to now, in earlier processes (as stored in the workdir) and in this one.
+    """The seconds of a run so far: of earlier processes, as stored in the workdir, and of this process.
 
     Args:
       workdir: the workdir of the run.
-      has_begun: whether an earlier process has trained. If its seconds are not stored, the sum is marked as partial.
+      has_begun: whether an earlier process has trained. If so, and its seconds are not stored, the sum is partial.
     """
 
     def __init__(self, workdir: Path, has_begun: bool):
         self._path = workdir / FILE
         self._before = _read(self._path) or {"training": 0.0, "rest": 0.0, "processes": 0, "partial": has_begun}
         self._began, self._training = time.monotonic(), 0.0
-        self._since: float | None = None  # while this process trains
+        self._since: float | None = None  # when the current training began; None outside of training
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
@@ -38,11 +38,11 @@ class Seconds:
             self.keep()
 
     def read(self) -> dict[str, Any]:
-        """The seconds up to now.
+        """The seconds so far.
 
         Returns:
-          Seconds of "training" and of the "rest", the number of "processes", and whether the sum is "partial" because
-          seconds of earlier processes are missing.
+          Seconds of "training" and of the "rest", the number of "processes", and whether the sum is "partial", which
+          means that seconds of earlier processes are missing.
         """
         now = time.monotonic()
         training = self._training + (0.0 if self._since is None else now - self._since)
@@ -54,8 +54,8 @@ class Seconds:
         }
 
     def keep(self) -> None:
-        """Stores the seconds for a later process that resumes the run. Seconds after the last call are lost."""
-        with contextlib.suppress(OSError):  # a full disk makes the run fail elsewhere
+        """Stores the seconds for a later process. Seconds after the last call are lost."""
+        with contextlib.suppress(OSError):  # if the disk is full, the run fails when it writes other files
             write_json(self._path, self.read())
 
 

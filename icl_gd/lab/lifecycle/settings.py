@@ -1,4 +1,4 @@
-"""Settings of the process during a run: JAX's precision and cache, warnings and logging. They are restored after it."""
+"""Settings of the process during a run (JAX's precision and cache, warnings, logging), restored after the run."""
 
 import contextlib
 import logging
@@ -21,13 +21,13 @@ OF_JAX = (
 
 
 @contextlib.contextmanager
-def set_for(precision: str, quickly: bool) -> Iterator[Cache]:
-    """Sets the precision of JAX, and silences libraries that log errors which are also raised.
+def jax_settings(precision: str, quickly: bool) -> Iterator[Cache]:
+    """A context that sets the precision of JAX, and silences libraries that log errors and also raise them.
 
     Args:
       precision: "float32" or "float64".
-      quickly: whether to compile fast instead of optimising, for a run that spends more time on compilation than on
-        computation.
+      quickly: whether XLA compiles faster with fewer optimisations, for a run that spends more time on compilation than
+        on computation.
 
     Yields:
       The compilation cache of the run.
@@ -39,11 +39,11 @@ def set_for(precision: str, quickly: bool) -> Iterator[Cache]:
     try:
         with warnings.catch_warnings():
             jax.config.update("jax_enable_x64", precision == "float64")
-            # TF32 or bfloat16 products have larger errors than the differences between trained and constructed weights.
+            # Errors of TF32 or bfloat16 products exceed the differences between trained and constructed weights.
             jax.config.update("jax_default_matmul_precision", "highest")
             jax.config.update("jax_disable_most_optimizations", quickly)
             warnings.showwarning = lambda message, *_: print("warning:", " ".join(str(message).split()), file=stream)
-            # Orbax and its tasks log tracebacks of errors that are also raised.
+            # Orbax and its tasks log tracebacks of errors and also raise these errors.
             if not flags.FLAGS["verbosity"].present:  # unless the command line sets the verbosity
                 absl.logging.set_verbosity(absl.logging.FATAL)
             asyncio.setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Loads and checks the weights that training starts from, given by `train.start`."""
+"""Loads and checks the weights from which training starts (`train.start`)."""
 
 from functools import cache
 
@@ -6,11 +6,11 @@ from icl_gd import interop, training
 from icl_gd.lab.config.errors import ConfigError, one_line
 from icl_gd.lab.config.run_request import RunRequest
 from icl_gd.paths import local
-from icl_gd.training.warm_start import Trained, weights_to_start
+from icl_gd.training.warm_start import Trained, start_weights
 
 
 def weights_of(start: str | None) -> Trained | None:
-    """Loads the weights that training starts from.
+    """Loads the weights from which training starts.
 
     Args:
       start: a workdir, one of its checkpoints, or a directory written by `save_pretrained`; None for random weights.
@@ -19,7 +19,7 @@ def weights_of(start: str | None) -> Trained | None:
       The population or model; None if `start` is None.
 
     Raises:
-      FileNotFoundError: if there is none.
+      FileNotFoundError: if there is no population or model at this path.
       ValueError: if it cannot be read.
     """
     if start is None:
@@ -33,10 +33,10 @@ def check_start(run: RunRequest) -> None:
     """Checks that the weights of `train.start` exist and fit every population. A finished run does not need them.
 
     Raises:
-      ConfigError: if they do not exist, cannot be read, or do not fit.
+      ConfigError: if the weights do not exist, cannot be read, or do not fit.
     """
-    load_once = cache(weights_of)  # the populations of a sweep mostly start from the same weights
-    for _, one in run.experiment.in_turn():
+    load_once = cache(weights_of)  # most populations of a sweep start from the same weights
+    for _, one in run.experiment.populations():
         if (start := one.train.start) is None or (run.workdir / "results.json").exists():
             continue
         try:
@@ -45,7 +45,7 @@ def check_start(run: RunRequest) -> None:
                     "is in the workdir of this run; to continue it raise train.steps, or give another path"
                 )
             if (weights := load_once(start)) is not None:
-                weights_to_start(weights, one.network, one.seeds * len(one.together()), one.seeds)
+                start_weights(weights, one.network, one.seeds * len(one.combinations()), one.seeds)
         except (FileNotFoundError, ValueError) as error:
             why = one_line(error).removeprefix(f"{start} ").removeprefix(f"{start}: ").removeprefix("start: ")
             raise ConfigError(f"train.start={start}: {why.removeprefix(f'train.start={start}: ')}") from error

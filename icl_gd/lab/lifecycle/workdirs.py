@@ -1,4 +1,4 @@
-"""Work directories: whether a run can start or resume there, and the lock that it holds while it runs."""
+"""Work directories: checks that a run can start or resume in one, and locks it during the run."""
 
 import contextlib
 import errno
@@ -24,21 +24,21 @@ from icl_gd.migrations import CONFIGS, migrated
 HOLDER = "held.json"  # the lock file, which names the process that holds the workdir
 SIGN_EVERY = 15.0  # seconds between two renewals of the lock file
 GONE_AFTER = 90.0  # seconds without renewal after which a lock file is stale
-TAKES_OVER = 2.0  # seconds to wait after replacing a stale lock file on a file system without locks
+TAKES_OVER = 2.0  # seconds to wait after replacing a stale lock file, if the file system has no locks
 # Errors of `flock` on file systems without locks: NFS, EFS, Lustre and others.
 NO_LOCKS = (errno.EBADF, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextlib.contextmanager
-def held(workdir: Path) -> Iterator[None]:
-    """Makes the workdir and locks it against other runs. If the run leaves nothing in a new workdir, it is removed.
+def locked(workdir: Path) -> Iterator[None]:
+    """Creates the workdir and locks it against other runs. A new workdir that is empty after the run is removed.
 
-    There are two locks. The first is an `flock` on the directory, which the system releases when the process ends. But
-    some file systems have no locks, and some locks are not visible on other machines. The second is therefore a lock
-    file with host, process and time, which is renewed while the run is alive.
+    There are two locks. The first is an `flock` on the directory, which the system releases when the process ends. Some
+    file systems have no such locks, and on some they are not visible on other machines. The second lock is therefore a
+    file with host, process and time, which is renewed during the run.
 
     Raises:
-      ConfigError: if the workdir cannot be made, or another run holds it.
+      ConfigError: if the workdir cannot be created, or another run holds it.
     """
     is_new = not workdir.exists()
     try:
@@ -53,7 +53,7 @@ def held(workdir: Path) -> Iterator[None]:
         try:
             with _lock_file(workdir, has_flock=lock is Lock.ACQUIRED):
                 yield
-        finally:  # only the holder removes the directory; a refused run would remove it while the holder uses it
+        finally:  # not reached if another run holds the flock, because the directory is then in use
             if is_new:
                 with contextlib.suppress(OSError):
                     workdir.rmdir()
@@ -74,8 +74,12 @@ class Lock(Enum):
 
 
 def _lock(workdir: Path, directory: int) -> Lock:
-    """Locks the open directory, unless another run has removed and replaced it: a failed run removes its workdir."""
-    import fcntl  # not at the top: Windows lacks it, and error messages must be printed there too
+    """Locks the open directory.
+
+    The result is HELD_BY_ANOTHER, too, if `workdir` is no longer this directory: a run that ended may have removed it,
+    and another run may have created it again.
+    """
+    import fcntl  # not at the top: Windows lacks the module, but must still print error messages
 
     lock = Lock.ACQUIRED
     try:
@@ -112,11 +116,12 @@ def _lock_file(workdir: Path, has_flock: bool) -> Iterator[None]:
         part.write_text(json.dumps(mine))
         os.replace(part, path)
         if not has_flock:
-            time.sleep(TAKES_OVER)  # if several processes replace the file at once, the last one to write holds it
+            # If several processes replace the file at the same time, the last one to write holds the workdir.
+            time.sleep(TAKES_OVER)
             if _read(path) != mine:
                 raise _in_use(workdir) from None
     except OSError:
-        yield  # there is no room for the file on a full disk; the run will report the disk itself
+        yield  # the disk may be full; the run reports this itself when it writes its first file
         return
     ended = threading.Event()
 
@@ -151,7 +156,7 @@ def _live_holder(path: Path) -> str | None:
         return None
     probe = path.with_name(f"{HOLDER}.{os.getpid()}")
     try:
-        probe.touch()  # its time is from the clock of the file system, which may differ from that of this machine
+        probe.touch()  # to read the clock of the file system, which may differ from the clock of this machine
         silent = probe.stat().st_mtime - path.stat().st_mtime
         probe.unlink()
     except OSError:
@@ -163,27 +168,25 @@ def _live_holder(path: Path) -> str | None:
 
 
 def _is_running(process: int) -> bool:
-    """Whether this machine has a process of this id."""
+    """Whether a process with this id runs on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # another user's
+        return True  # the process belongs to another user
     return True
 
 
 def _check_existing_files(workdir: Path) -> None:
-    """Checks that files and directories of a run that exist already are of the right type and writable."""
+    """Checks that existing files and directories of a run have the right type and are writable."""
     for name in ("checkpoints", "figures", "config.json", "metrics.jsonl", "results.json", "report.html"):
-        path, wanted = workdir / name, "file" if "." in name else "directory"
+        path, kind = workdir / name, "file" if "." in name else "directory"
         if not path.exists() and not path.is_symlink():
             continue
-        if not (path.is_file() if wanted == "file" else path.is_dir()):
-            raise ConfigError(
-                f"--workdir={workdir}: {name} in it is not a {wanted}; move it, or give another --workdir"
-            )
-        if not os.access(path, os.W_OK | (0 if wanted == "file" else os.X_OK)):
+        if not (path.is_file() if kind == "file" else path.is_dir()):
+            raise ConfigError(f"--workdir={workdir}: {name} in it is not a {kind}; move it, or give another --workdir")
+        if not os.access(path, os.W_OK | (0 if kind == "file" else os.X_OK)):
             raise ConfigError(f"--workdir={workdir}: cannot write to {name} in it; give a writable directory")
 
 
@@ -191,7 +194,7 @@ def check_workdir(run: RunRequest) -> None:
     """Checks that a run can start in its workdir, or resume or extend the run that the workdir holds.
 
     Raises:
-      ConfigError: if it cannot.
+      ConfigError: if it can do none of these.
     """
     workdir = run.workdir
     _check_place(run)
@@ -222,7 +225,7 @@ def check_workdir(run: RunRequest) -> None:
 
 
 def _check_place(run: RunRequest) -> None:
-    """Checks that the workdir can be made and written to, and that its disk has enough room."""
+    """Checks that the workdir can be created and written to, and that its disk has enough free space."""
     workdir = run.workdir
     existing = workdir.absolute()
     try:
@@ -233,7 +236,9 @@ def _check_place(run: RunRequest) -> None:
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(f"--workdir={workdir}: cannot write to {existing}; give a writable directory")
     disk = shutil.disk_usage(existing)
-    if disk.total and disk.free < (needed := disk_needed(run.experiment)):  # the total is 0 if this is not a disk
+    if disk.total and disk.free < (
+        needed := disk_needed(run.experiment)
+    ):  # some virtual file systems report a total of 0
         raise ConfigError(
             f"--workdir={workdir}: {disk.free / 2**20:.3g} MiB are free, but the run needs about "
             f"{needed / 2**20:.3g} MiB; free some space, or give another --workdir"
@@ -241,7 +246,7 @@ def _check_place(run: RunRequest) -> None:
 
 
 def stored_fields(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields in the content of a config.json, by their current names, in the current format."""
+    """The fields in the content of a config.json, by current names and with values in the current format."""
     return migrated(flattened(content["config"]), content.get("format", 1), CONFIGS)
 
 
@@ -254,15 +259,15 @@ def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differing(experiment: Experiment, stored: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Compares an experiment with the stored fields of a run, leaving out fields that may differ.
+    """Compares an experiment with the stored fields of a run, except fields that may differ after a resume.
 
-    A field that is not stored counts as its default, which is how an earlier version without the field behaved. A
-    stored field that this experiment does not have is ignored: earlier versions stored all fields of every run, and
-    such a field had no effect with the same task, model and reference.
+    A field that is not stored is compared by its default, because an earlier version without the field behaved like the
+    default. A stored field that this experiment does not have is ignored: earlier versions stored all fields of every
+    run, and such a field had no effect with the same task, model and reference.
 
     Args:
       experiment: the requested experiment.
-      stored: the stored fields, as `stored_fields` returns them.
+      stored: the stored fields, returned by `stored_fields`.
 
     Returns:
       (stored, requested) for every field that differs, by name.

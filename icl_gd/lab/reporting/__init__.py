@@ -1,1 +1,1 @@
-"""What a run leaves: results, figures and report."""
+"""Output of a run: results, the result in one sentence, and the report."""

@@ -1,7 +1,7 @@
 """report.html: one self-contained page, drawn from a run's results alone.
 
-It begins with the answer in one sentence and the figure that shows it. Every question follows under its own heading,
-with its figures, main numbers and claims. All metrics, the settings and the run are folded below.
+The page begins with the result in one sentence and the main figure. Then each question has a section with figures, main
+metrics and claims. Tables of all metrics, of the environment and of the settings are collapsed at the end.
 """
 
 import base64
@@ -43,7 +43,7 @@ summary {{ font-size: 1.2rem; font-weight: 600; cursor: pointer; }}
 <details><summary>Settings</summary>{settings}</details>
 </main></body></html>
 """
-MAIN_METRICS = 3  # of a section, beside its claims
+MAIN_METRICS = 3  # the largest number of metrics that a section shows
 
 
 class Section(NamedTuple):
@@ -53,13 +53,13 @@ class Section(NamedTuple):
       title: the heading.
       about: the question in one sentence.
       figures: names of its figures, without their numbers.
-      is_of: whether a metric or curve, by name, is one of the question's.
+      includes: `includes(name)` returns whether a metric or curve belongs to the question.
     """
 
     title: str
     about: str
     figures: tuple[str, ...]
-    is_of: Any
+    includes: Any
 
 
 RELATIONS = {"within": "=", "at_least": "≥", "at_most": "≤"}
@@ -75,11 +75,11 @@ def write_report(
     """Writes `workdir/report.html` atomically.
 
     Args:
-      workdir: has the figures, in `figures/`.
+      workdir: the directory of the run, with the figures in `figures/`.
       results: the content of results.json.
       config: the resolved config.
-      captions: of figures, by file stem; a figure without one is captioned by its stem.
-      sections: the questions, in order. What fits none of them comes last, as "Other results".
+      captions: captions of figures by file stem; a figure without a caption is captioned by its stem.
+      sections: the questions, in order. Figures and claims of no section come last, as "Other results".
 
     Returns:
       The path of the page.
@@ -87,12 +87,12 @@ def write_report(
     name = results["experiment"] + (f": {results['variant']}" if results["variant"] else "")
     pngs = sorted(png for png in (workdir / "figures").glob("*.png") if not png.name.startswith("."))
     figures = {png.stem: _figure(png, captions.get(png.stem, png.stem)) for png in pngs}
-    first = _first(figures)
+    main_figure = _main_figure(figures)
     page = PAGE.format(
         title=escape(name),
         answer=escape(answer(results)),
         summary=escape(_summary(results, config)),
-        first=figures.pop(first, ""),
+        first=figures.pop(main_figure, ""),
         sections="".join(_sections(results, figures, sections)),
         metrics=_table(("metric", "mean ± standard error", "std over seeds", "seeds"), _metrics(results), numbers=3),
         settings=_table(("field", "value"), _fields(config)),
@@ -104,49 +104,50 @@ def write_report(
     return path
 
 
-def _first(figures: Mapping[str, str]) -> str:
-    """The figure that shows the answer: the alignment over training where there is one."""
+def _main_figure(figures: Mapping[str, str]) -> str:
+    """The stem of the main figure: alignment over training if the run has it, otherwise the first figure."""
     named = {stem.partition("_")[2]: stem for stem in figures}
     return named.get("alignment") or next(iter(figures), "")
 
 
 def _sections(results: Mapping[str, Any], figures: dict[str, str], sections: Sequence[Section]) -> list[str]:
-    """The sections as HTML, each with its figures, main numbers and claims; empty ones are left out.
+    """The sections as HTML, each with its figures, main metrics and claims; empty sections are left out.
 
-    The last section that a claim or a metric fits has it: the first, of the reference, fits most of them.
+    A claim or metric that several sections include is shown in the last of these, because the first section, that of
+    the reference, includes most of them.
     """
-    claims, named = list(results["claims"]), _named_metrics(results)
+    claims, rows = list(results["claims"]), _population_metrics(results)
     pages = []
     for section in reversed(sections):
-        own = [claim for claim in claims if section.is_of(_measured(claim))]
-        claims = [claim for claim in claims if claim not in own]
-        numbers = [row for row in named if section.is_of(row[0])]
-        named = [row for row in named if row not in numbers]
+        section_claims = [claim for claim in claims if section.includes(_measured(claim))]
+        claims = [claim for claim in claims if claim not in section_claims]
+        section_rows = [row for row in rows if section.includes(row[0])]
+        rows = [row for row in rows if row not in section_rows]
         shown = [figures.pop(stem) for stem in list(figures) if _without_number(stem) in section.figures]
-        if own or shown or numbers:
-            pages.append(_section(section, shown, _main(numbers, own), own))
+        if section_claims or shown or section_rows:
+            pages.append(_section(section, shown, _main_rows(section_rows, section_claims), section_claims))
     pages.reverse()
     if claims or figures:
         pages.append(_section(Section("Other results", "", (), None), list(figures.values()), (), claims))
     return pages
 
 
-def _section(section: Section, figures: Sequence[str], numbers: Sequence[tuple], claims: Sequence[Mapping]) -> str:
+def _section(section: Section, figures: Sequence[str], rows: Sequence[tuple], claims: Sequence[Mapping]) -> str:
     about = f'<p class="about">{escape(section.about)}</p>' if section.about else ""
-    table = _table(("metric", "mean ± standard error"), [row[:2] for row in numbers], numbers=1) if numbers else ""
-    stated = _claims(sorted(claims, key=lambda claim: claim["holds"])) if claims else ""
-    return f"<section><h2>{escape(section.title)}</h2>{about}{''.join(figures)}{table}{stated}</section>"
+    table = _table(("metric", "mean ± standard error"), [row[:2] for row in rows], numbers=1) if rows else ""
+    claims_table = _claims(sorted(claims, key=lambda claim: claim["holds"])) if claims else ""
+    return f"<section><h2>{escape(section.title)}</h2>{about}{''.join(figures)}{table}{claims_table}</section>"
 
 
-def _main(named: Sequence[tuple], claims: Sequence[Mapping[str, Any]]) -> list[tuple]:
-    """Two or three metrics of a section: those of its claims first, of all seeds."""
+def _main_rows(rows: Sequence[tuple], claims: Sequence[Mapping[str, Any]]) -> list[tuple]:
+    """The main metrics of a section, over all seeds: first the metrics of its claims, then others."""
     claimed = {_measured(claim) for claim in claims}
-    plain = [row for row in named if not row[0].endswith(("_untrapped", "_trapped", ")"))]
+    plain = [row for row in rows if not row[0].endswith(("_untrapped", "_trapped", ")"))]
     return sorted(plain, key=lambda row: row[0] not in claimed)[:MAIN_METRICS]
 
 
 def _measured(claim: Mapping[str, Any]) -> str:
-    """The metric or curve of a claim, without the point in brackets; empty in results of before they had it."""
+    """The metric or curve of a claim, without brackets and suffix; empty in results of versions that lack it."""
     return claim.get("metric", "").partition("[")[0].removesuffix("_untrapped").removesuffix("_trapped")
 
 
@@ -155,16 +156,16 @@ def _without_number(stem: str) -> str:
 
 
 def number(value: float | None, digits: int = 5) -> str:
-    """A measured number, in so many digits.
+    """Formats a measured number with `digits` significant digits.
 
     Returns:
-      A dash for None.
+      The text; a dash for None.
     """
     return "–" if value is None else f"{value:.{digits}g}"
 
 
 def target(claim: Mapping[str, Any]) -> str:
-    """The relation and target of a claim, with its tolerance where that decides.
+    """The relation and target of a claim as text, with its tolerance if it has one.
 
     Returns:
       For example "≤ 1.01", or "= 0.2062 ± 0.002".
@@ -175,17 +176,19 @@ def target(claim: Mapping[str, Any]) -> str:
 
 
 def trapped(results: Mapping[str, Any]) -> str:
-    """How many seeds are trapped, over all points of a sweep.
+    """How many seeds are trapped, over all combinations of a sweep.
 
     Returns:
       For example "1 of 10"; a dash if no seed was trained.
     """
     points = [results["metrics"], *(point["metrics"] for point in results["sweep"])]
-    main = [metrics.get("loss_trained", metrics.get("normalised_error")) for metrics in points]
-    trained = [(metrics, one) for metrics, one in zip(points, main, strict=True) if one and "seeds_trapped" in metrics]
-    seeds = sum(len(one["per_seed"]) for _, one in trained)
-    stuck = sum(metrics["seeds_trapped"]["mean"] for metrics, _ in trained)
-    return f"{stuck:.0f} of {seeds}" if trained else "–"
+    losses = [metrics.get("loss_trained", metrics.get("normalised_error")) for metrics in points]
+    pairs = [
+        (metrics, loss) for metrics, loss in zip(points, losses, strict=True) if loss and "seeds_trapped" in metrics
+    ]
+    n_seeds = sum(len(loss["per_seed"]) for _, loss in pairs)
+    n_trapped = sum(metrics["seeds_trapped"]["mean"] for metrics, _ in pairs)
+    return f"{n_trapped:.0f} of {n_seeds}" if pairs else "–"
 
 
 def _summary(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -194,7 +197,7 @@ def _summary(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 
 def wall_time(results: Mapping[str, Any]) -> str:
-    """The time of a run in words: over all of its processes, or of the last one if the others were not recorded.
+    """The wall time of a run as text: of all its processes, or of the last one if earlier ones were not recorded.
 
     Returns:
       For example "712 s in 3 processes, 600 s of them training".
@@ -223,13 +226,13 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
     return f'<div class="claims">{_html_table(head, rows)}</div>'
 
 
-def _named_metrics(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Metrics of a single population, as rows."""
+def _population_metrics(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The metrics of a single population as rows; no rows for a sweep."""
     return _metrics({**results, "sweep": []})
 
 
 def _metrics(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """All metrics as rows; those of a sweep carry the swept values in their names."""
+    """All metrics as rows: name, mean ± standard error, std over seeds, number of seeds. Names contain swept values."""
     named = list(results["metrics"].items())
     for point in results["sweep"]:
         at = ", ".join(f"{field} = {value}" for field, value in point["fields"].items())
@@ -249,14 +252,14 @@ def _provenance(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _fields(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     flat = []
     for key, value in config.items():
-        if prefix + key != "claims":  # they have their own table
+        if prefix + key != "claims":  # claims have a separate table
             flat += _fields(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, str(value))]
     return flat
 
 
 def _figure(png: Path, caption: str) -> str:
     data, text = png.read_bytes(), escape(caption)
-    width = int.from_bytes(data[16:20], "big") // 2  # drawn for print, at twice a screen's dots
+    width = int.from_bytes(data[16:20], "big") // 2  # the PNG header; figures have twice the resolution of a screen
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     return f'<figure><img alt="{text}" width="{width}" src="{source}"><figcaption>{text}</figcaption></figure>'
 

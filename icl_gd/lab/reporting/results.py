@@ -19,12 +19,12 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "icl-
 
 
 def metric(per_seed: Any, stderr: Any = None) -> Metric:
-    """A metric of the results.
+    """A metric in the format of results.json.
 
     Args:
       per_seed: values `[seed]`, or one value.
-      stderr: the sampling error, if it is known; 0 for exact values. Default: the standard error over seeds, nan for
-        less than two.
+      stderr: the sampling error, if it is known; 0 for exact values. Default: the standard error over seeds, which is
+        nan for fewer than two seeds.
 
     Returns:
       `mean`, `std`, `stderr` and `per_seed`.
@@ -40,14 +40,14 @@ def metric(per_seed: Any, stderr: Any = None) -> Metric:
 
 
 def curve(x: Sequence[Any], members: Any) -> dict[str, list]:
-    """A curve of the results.
+    """A curve in the format of results.json.
 
     Args:
       x: values of the x axis.
       members: values `[x]` or `[x member]`.
 
     Returns:
-      `x`, `mean`, and `low` and `high`, the range over members.
+      `x`, and the `mean`, minimum (`low`) and maximum (`high`) over members.
     """
     values = np.asarray(members, np.float64)
     values = values[:, None] if values.ndim == 1 else values
@@ -84,7 +84,7 @@ def sweep_line(sweep: Sequence[Mapping[str, Any]], field: str, name: str) -> dic
     """A metric of a sweep, as a curve over one field.
 
     Args:
-      sweep: entries of results.json's `sweep`.
+      sweep: the combinations of the sweep, as in `sweep` of results.json.
       field: the field of the x axis.
       name: the metric.
 
@@ -106,18 +106,19 @@ def lookup(results: Mapping[str, Any], name: str, reduce: str = "mean") -> float
 
     Args:
       results: the content of results.json.
-      name: a metric, `CURVE[x]`, or `METRIC[field=value,...]` for one combination of a sweep, with all its fields.
-      reduce: how seeds become one value: "mean", "min" or "max" (for a curve, the ends of its band); for a metric also
-        "lower" or "upper", the ends of the 95 % interval of the mean over seeds.
+      name: `METRIC`, `CURVE[x]`, or `METRIC[field=value,...]` with all swept fields for one combination of a sweep.
+      reduce: how the values of all seeds become one value: "mean", "min" or "max" (for a curve, the ends of its band);
+        for a metric also "lower" or "upper", the ends of the 95 % interval of the mean over seeds.
 
     Returns:
-      The value; nan if no seed has one.
+      The value; nan if no seed has a value.
 
     Raises:
-      KeyError: if there is no metric or curve of that name, or no such x or point.
+      KeyError: if the results have no such metric, curve, x or combination.
     """
     metrics = results["metrics"]
-    if (parts := re.fullmatch(r"(\w+)\[(.+)\]", name)) and "=" in parts[2]:
+    parts = re.fullmatch(r"(\w+)\[(.+)\]", name)
+    if parts and "=" in parts[2]:
         points = {",".join(f"{f}={v}" for f, v in p["fields"].items()): p["metrics"] for p in results["sweep"]}
         name, metrics = parts[1], points[parts[2]]
     elif parts:
@@ -133,15 +134,17 @@ def lookup(results: Mapping[str, Any], name: str, reduce: str = "mean") -> float
 
 
 def half_interval(metric: Mapping[str, Any]) -> float:
-    """Half of the 95 % interval of the mean over seeds, by Student's t distribution.
+    """Half of the width of the 95 % interval of the mean over seeds, by Student's t distribution.
 
     Returns:
-      Half of the width; nan for less than two seeds.
+      Half of the width; nan for fewer than two seeds.
     """
-    from scipy.stats import t  # a second of importing
+    from scipy.stats import t  # takes a second to import
 
     seeds = np.asarray([math.nan if value is None else value for value in metric["per_seed"]], float)
-    return float(t.ppf(0.975, len(seeds) - 1) * seeds.std(ddof=1) / len(seeds) ** 0.5) if len(seeds) > 1 else math.nan
+    if len(seeds) < 2:
+        return math.nan
+    return float(t.ppf(0.975, len(seeds) - 1) * seeds.std(ddof=1) / len(seeds) ** 0.5)
 
 
 def check_claims(claims: Sequence[Claim], results: Mapping[str, Any], overridden: Sequence[str]) -> list:
@@ -150,7 +153,7 @@ def check_claims(claims: Sequence[Claim], results: Mapping[str, Any], overridden
     Args:
       claims: the claims of an experiment.
       results: the content of results.json.
-      overridden: names of fields that differ from the config; the notes name them.
+      overridden: names of fields whose values differ from the config; every note lists them.
 
     Returns:
       The rows of `claims` in results.json.
@@ -162,7 +165,7 @@ def check_claims(claims: Sequence[Claim], results: Mapping[str, Any], overridden
         except KeyError:
             value, note = math.nan, f"{claim.metric} was not measured with these settings"
         if overridden:
-            note = f"stated for other settings of {', '.join(overridden)}. {note}".strip()
+            note = f"the config states this claim for other values of {', '.join(overridden)}. {note}".strip()
         row = {key: getattr(claim, key) for key in ("id", "statement", "source", "metric", "relation")}
         row |= {"target": float(claim.target), "tolerance": float(claim.tolerance), "value": value}
         rows.append({**row, "holds": holds(row), "note": note})
@@ -170,23 +173,23 @@ def check_claims(claims: Sequence[Claim], results: Mapping[str, Any], overridden
 
 
 def holds(claim: Mapping[str, Any]) -> bool:
-    """Whether a claim holds, by its relation, value, target and tolerance alone.
+    """Whether a claim holds, computed from its relation, value, target and tolerance.
 
     Returns:
-      False if it has no value.
+      Whether the claim holds; False if it has no value.
     """
     if claim["value"] is None or math.isnan(claim["value"]):
         return False
-    over = claim["value"] - claim["target"]
+    difference = claim["value"] - claim["target"]
     return {
-        "within": abs(over) <= claim["tolerance"],
-        "at_least": over >= -claim["tolerance"],
-        "at_most": over <= claim["tolerance"],
+        "within": abs(difference) <= claim["tolerance"],
+        "at_least": difference >= -claim["tolerance"],
+        "at_most": difference <= claim["tolerance"],
     }[claim["relation"]]
 
 
 def provenance(precision: str) -> dict[str, Any]:
-    """How results were made.
+    """The environment in which results were computed.
 
     Returns:
       Package versions, device, precision and git revision.

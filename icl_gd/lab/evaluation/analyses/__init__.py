@@ -1,4 +1,4 @@
-"""Analyses of a trained population: one module each, which has the analysis's name and defines its `ANALYSIS`."""
+"""Analyses of a trained population. Each analysis is a module of the same name that defines `ANALYSIS`."""
 
 from icl_gd.lab.config.questions import Analysis, find, shipped
 
@@ -6,7 +6,7 @@ __all__ = ["every", "find", "names"]
 
 
 def names() -> tuple[str, ...]:
-    """Names of the analyses that ship with the package. Imports none of them."""
+    """Names of the analyses that ship with the package, without importing them."""
     return shipped()
 
 

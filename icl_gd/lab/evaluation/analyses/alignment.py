@@ -8,7 +8,7 @@ import jax
 from icl_gd import analysis, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs
 from icl_gd.lab.evaluation.comparing import ALIGNED
-from icl_gd.lab.evaluation.measured import EVERY, Evaluation, Records
+from icl_gd.lab.evaluation.measured import GROUPS, Evaluation, Records
 
 
 def check(experiment: Any) -> None:
@@ -22,7 +22,7 @@ def measure(evaluation: Evaluation, records: Records) -> None:
             records.add(name, values)
     for name, values in evaluation.watched_untrained.items():
         if name != "loss_trained":
-            records.add(f"{name}_untrained", values, over=EVERY[:1])
+            records.add(f"{name}_untrained", values, over=GROUPS[:1])
     control = partial(analysis.alignment, evaluation.reference.wrong_step, evaluation.reference.gd)
     for measure, value in jax.jit(control)(evaluation.prompts)._asdict().items():
         records.add_one(f"{measure}_gd_wrong_step", float(value))
@@ -56,7 +56,7 @@ def _draw_deep(done: Done) -> plots.Figure:
             plots.log_where_it_spikes(ax, curves.values())
         ax.set(xlabel="training step", ylabel=measure.replace("_", " "))
     if done["curves"]["sensitivity_cosine_gd_by_step"]["mean"][-1] > 0.8:
-        axes[0].set_ylim(0.8, 1.005)  # earlier values are the same for all learners
+        axes[0].set_ylim(0.8, 1.005)  # earlier, smaller cosines are the same for all learners
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure

@@ -1,4 +1,4 @@
-"""Losses of gradient descent and GD++ by their number of steps, and the error of constructed GD++."""
+"""Losses of gradient descent and GD++ over the number of steps, and the error of constructed GD++."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def check(experiment: Any) -> None:
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
-    """Measures the losses of learners at their best rates, and the error of constructed GD++, by number of steps."""
+    """Measures losses of learners with the best rates for each number of steps, and the error of constructed GD++."""
     task = evaluation.task
     x = np.asarray(evaluation.prompts.x)
     moment = np.einsum("pni,pnj->ij", x, x, dtype=np.float64) / (x.shape[0] * x.shape[1])
@@ -43,7 +43,10 @@ def measure(evaluation: Evaluation, records: Records) -> None:
 
 
 def _built_error(k: int, m: int, n: int, d: int = 4) -> float:
-    """Largest difference between constructed and computed GD++, over the largest prediction, in float64."""
+    """Largest difference between constructed weights and GD++ with k steps, divided by the largest prediction of GD++.
+
+    Both have random rates, and are computed in float64 on prompts of n examples with d inputs and m outputs.
+    """
     with jax.enable_x64(True):
         task = LinearRegression(d, m, n, input_scale=2.0)
         prompts = jax.jit(lambda key: jax.vmap(task.sample)(jax.random.split(key, 64)))(jax.random.key(k))

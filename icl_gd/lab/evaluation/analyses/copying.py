@@ -1,4 +1,4 @@
-"""Copying with separate tokens for x and y: whether and when the first layer merges neighbours, and by construction."""
+"""Token copying: whether and when the first layer merges the separate tokens of x and y; and a constructed network."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,22 +10,22 @@ import numpy as np
 
 from icl_gd import analysis, constructions, learners, models, plots, tokens
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs
-from icl_gd.lab.evaluation.measured import EVERY, Evaluation, Records, largest_error, take
+from icl_gd.lab.evaluation.measured import GROUPS, Evaluation, Records, largest_error, take
 from icl_gd.lab.reporting.results import curve
 from icl_gd.types import Array
 
-JACOBIAN_PROMPTS = 1024  # prompts that derivatives and patterns are averaged over; each takes a Jacobian
+JACOBIAN_PROMPTS = 1024  # prompts that derivatives and patterns are averaged over; each needs a Jacobian
 D_POSITIONS = 10  # width of the positional encodings in the construction, as published
 NEAR = 1.04  # a seed is near gradient descent if its loss is at most this multiple of that of gradient descent
 CLEAR = 2.0  # copying is clear if the norm for the next token is above this multiple of that for the others
 # Scales of the copying layer's scores.
 SCALES = (1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 40.0, 48.0, 56.0, 64.0, 80.0, 96.0)
-MARKS = {
+MARKS = {  # metric -> label of its marks
     "loss_halfway_at": "halfway to the final loss",
     "copying_starts_at": "next > other",
     "copying_clear_at": "next > 2 × other",
 }
-TO = {"own_token": "own", "next_token": "following", "other_tokens": "others"}  # role -> suffix of the metric
+TOKENS = {"own_token": "own", "next_token": "following", "other_tokens": "others"}  # role -> suffix of the metric
 
 
 def check(experiment: Any) -> None:
@@ -34,32 +34,32 @@ def check(experiment: Any) -> None:
 
 
 def watch(setting: Any) -> Callable[[Any], dict[str, Array]]:
-    """Prepares the metrics of one member's parameters that are measured during training and after it.
+    """Makes the function that measures copying in one member, during training and after it.
 
-    `derivative_TOKEN` are norms of the derivative of the first layer's outputs: of the mean derivative, as published,
-    and, as `..._per_prompt`, for each prompt. `..._token_score` are attention scores between neighbours in the first
-    layer. `induction_score` is the attention of the last layer to the example that the query repeats. Scores are those
-    of the head in which they are largest.
+    `derivative_TOKEN` is the norm of the derivative of the first layer's output with respect to TOKEN (own, following,
+    others). As published, the derivative is first averaged over prompts. `derivative_TOKEN_per_prompt` averages norms
+    over prompts instead. `..._token_score` is the attention between neighbours in the first layer. `induction_score` is
+    the attention of the last layer to the example that the query repeats. Each score is the largest over heads.
 
     Returns:
       A function from the parameters of one member to metrics by name.
     """
     model, layout, prompts = setting.network, setting.layout, take(setting.prompts, JACOBIAN_PROMPTS)
     encoded = jax.vmap(layout.encode)(prompts.x, prompts.y, prompts.x_query)
-    content = prompts.x.shape[-1]
+    d_content = prompts.x.shape[-1]
 
-    def of_member(params: Any) -> dict[str, Array]:
+    def metrics_of(params: Any) -> dict[str, Array]:
         def first_residual(tokens: Array) -> Array:
             return models.apply(model, params, tokens).residual[1]
 
         def patterns(tokens: Array) -> Array:
             return models.apply(model, params, tokens).pattern
 
-        derivatives = jax.vmap(lambda tokens: analysis.derivatives(first_residual, tokens, content))(encoded)
+        derivatives = jax.vmap(lambda tokens: analysis.derivatives(first_residual, tokens, d_content))(encoded)
         norms = {
-            f"derivative_{to}{suffix}": norm
+            f"derivative_{token}{suffix}": norm
             for suffix, faithful in (("", True), ("_per_prompt", False))
-            for to, norm in analysis.derivative_norms(derivatives, faithful)._asdict().items()
+            for token, norm in analysis.derivative_norms(derivatives, faithful)._asdict().items()
         }
         scores = jax.vmap(lambda tokens: analysis.neighbour_scores(patterns(tokens)[0]))(encoded)
         induction = jax.vmap(partial(analysis.induction_score, patterns, layout))(prompts)[:, -1]
@@ -67,14 +67,14 @@ def watch(setting: Any) -> Callable[[Any], dict[str, Array]]:
         by_head["induction_score"] = induction
         return norms | {name: jnp.max(jnp.mean(score, axis=0)) for name, score in by_head.items()}
 
-    return of_member
+    return metrics_of
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
-    """Measures when copying starts and the loss falls, attention to neighbours, and the construction's error."""
+    """Measures when copying starts and when the loss falls, attention to neighbours, and the construction's error."""
     for watched, suffix, over in (
-        (evaluation.watched, "", EVERY[:2]),
-        (evaluation.watched_untrained, "_untrained", EVERY[:1]),
+        (evaluation.watched, "", GROUPS[:2]),
+        (evaluation.watched_untrained, "_untrained", GROUPS[:1]),
     ):
         for name, values in watched.items():
             if name.startswith("derivative_") or name.endswith("_score"):
@@ -89,15 +89,16 @@ def measure(evaluation: Evaluation, records: Records) -> None:
 
 
 def _moments(evaluation: Evaluation, records: Records) -> None:
-    """Adds the steps at which copying starts and is clear, and at which the loss is halfway down, of every member."""
-    names = ("loss_trained", *(f"derivative_{to}" for to in analysis.DerivativeNorms._fields))
+    """Adds, for every member, the steps at which copying starts, copying is clear, and the loss has fallen halfway."""
+    names = ("loss_trained", *(f"derivative_{token}" for token in analysis.DerivativeNorms._fields))
     tables = {name: _table(evaluation.history[name]) for name in names}
     steps, losses = tables["loss_trained"]
-    following, others = (tables[f"derivative_{to}"][1] for to in ("following", "others"))
+    following, others = (tables[f"derivative_{token}"][1] for token in ("following", "others"))
     plateau = float(analysis.losses(learners.predict_zero, evaluation.prompts).mean())
     halfway = lasting_from(steps, losses < 0.5 * (plateau + losses[-1:]))
     starts, clear = (lasting_from(steps, following > times * others) for times in (1.0, CLEAR))
-    # While attention is uniform, the two norms are equal within a percent. So "starts" alone is sensitive to noise.
+    # While attention is uniform, the two norms are equal within a percent. So "starts" is sensitive to noise, and
+    # "clear" is recorded too.
     records.add("copying_starts_at", starts)
     records.add("copying_clear_at", clear)
     at_start = losses[np.searchsorted(steps, np.nan_to_num(starts, nan=steps[-1])), np.arange(losses.shape[1])]
@@ -130,7 +131,7 @@ def lasting_from(steps: np.ndarray, holds: np.ndarray) -> np.ndarray:
 
 
 def _patterns(evaluation: Evaluation, records: Records) -> None:
-    """Records patterns `[layer t t]` of the first head of a typical seed: the mean over prompts, and for one prompt."""
+    """Records first-head patterns `[layer t t]` of a typical member: averaged over prompts, and for one prompt."""
     layout, prompts = evaluation.trained.layout, take(evaluation.prompts, JACOBIAN_PROMPTS)
     params = evaluation.trained.member(records.median_member("following_token_score"))
     encoded = jax.vmap(layout.encode)(prompts.x, prompts.y, prompts.x_query)
@@ -159,7 +160,7 @@ def _coordinates(evaluation: Evaluation, records: Records) -> None:
 
 
 def _construction_error(evaluation: Evaluation, records: Records) -> None:
-    """Measures the construction's largest error relative to the learner's largest prediction, in float64."""
+    """Measures the construction's largest error, divided by the largest prediction of gradient descent, in float64."""
     task = evaluation.task
     d, m = task.d_input, task.d_output
     layout = tokens.interleaved(d, m, D_POSITIONS, own_slots=True)
@@ -168,13 +169,13 @@ def _construction_error(evaluation: Evaluation, records: Records) -> None:
     with jax.enable_x64(True):
         prompts = take(evaluation.prompts, JACOBIAN_PROMPTS)
         prompts = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), prompts)
-        learned = jax.vmap(learners.gradient_descent([step_size]))(prompts.x, prompts.y, prompts.x_query)
+        expected = jax.vmap(learners.gradient_descent([step_size]))(prompts.x, prompts.y, prompts.x_query)
 
         def error(scale: Array) -> Array:
             step = tokens.shift(D_POSITIONS, 1)
             params = constructions.copying_weights(config, d, task.n_context, [step_size], step, scale)
             built = jax.vmap(models.predictor(config, params, layout))(prompts.x, prompts.y, prompts.x_query)
-            return largest_error(built, learned)
+            return largest_error(built, expected)
 
         errors = np.asarray(jax.lax.map(error, jnp.asarray(SCALES)))
     records.curves["copying_error_by_scale"] = curve(SCALES, errors)
@@ -182,22 +183,22 @@ def _construction_error(evaluation: Evaluation, records: Records) -> None:
 
 
 def _draw(done: Done) -> plots.Figure:
-    """Draws every seed: their losses fall at different steps, so that a mean would resemble none of them."""
+    """Draws one line per seed. Losses fall at different steps, so the mean over seeds would resemble no seed."""
     figure, (top, bottom) = plots.subplots(2, 1, figsize=(plots.COLUMN, 4.4), sharex=True)
     by_seed, zero = done["arrays"]["copying_by_seed"], done["arrays"]["loss_zero_on_curve_prompts"]
     _seeds(top, by_seed["step"], by_seed["loss_trained"], "trained", "trained, one line per seed")
     plots.level(top, done["arrays"]["loss_gd_on_curve_prompts"], "gd", "one gradient step")
     plots.level(top, zero, "zero")
     top.set(ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$", ylim=(0, 1.2 * zero))
-    for role, to in TO.items():
-        _seeds(bottom, by_seed["step"], by_seed[f"derivative_{to}"], role, plots.ROLES[role][0])
+    for role, token in TOKENS.items():
+        _seeds(bottom, by_seed["step"], by_seed[f"derivative_{token}"], role, plots.ROLES[role][0])
     bottom.set(xlabel="training step", ylabel="norm of derivative", yscale="log")
-    for name, ax, to, marker in (
+    for name, ax, curve_name, marker in (
         ("loss_halfway_at", top, "loss_trained", "o"),
         ("copying_starts_at", bottom, "derivative_following", "v"),
         ("copying_clear_at", bottom, "derivative_following", "o"),
     ):
-        _mark(ax, by_seed, to, done["metrics"][f"{name}_untrapped"]["per_seed"], MARKS[name], marker)
+        _mark(ax, by_seed, curve_name, done["metrics"][f"{name}_untrapped"]["per_seed"], MARKS[name], marker)
     for ax in (top, bottom):
         ax.legend()
     return figure
@@ -210,9 +211,10 @@ def _seeds(ax: plots.Axes, steps: list, values: list, role: str, label: str) -> 
         ax.plot(steps, np.asarray(line, float), dashes, color=colour, linewidth=0.8, label=in_legend)
 
 
-def _mark(ax: plots.Axes, by_seed: dict, to: str, at: list, label: str, marker: str) -> None:
-    """Marks each seed's curve at the seed's own step. A seed without a step has no mark."""
-    marks = [(step, line[by_seed["step"].index(step)]) for step, line in zip(at, by_seed[to], strict=False) if step]
+def _mark(ax: plots.Axes, by_seed: dict, curve_name: str, steps: list, label: str, marker: str) -> None:
+    """Marks the curve of each seed at the seed's step in `steps`. A seed without a step has no mark."""
+    lines = zip(steps, by_seed[curve_name], strict=False)
+    marks = [(step, line[by_seed["step"].index(step)]) for step, line in lines if step]
     if marks:
         x, y = zip(*marks, strict=True)
         ax.plot(x, y, marker, color="black", markersize=3, markerfacecolor="none", label=label)
@@ -253,7 +255,7 @@ ANALYSIS = Analysis(
     "copying",
     measure,
     records=(
-        *(f"derivative_{to}*" for to in analysis.DerivativeNorms._fields),
+        *(f"derivative_{token}*" for token in analysis.DerivativeNorms._fields),
         *(f"{name}_token_score*" for name in analysis.NeighbourScores._fields),
         *("induction_score*", "seeds_near_gd", "copying_starts_at", "copying_clear_at", "loss_ratio_zero_at_start"),
         *("loss_halfway_at", "copying_leads_by", "copying_clear_leads_by", "step_by_coordinate"),

@@ -1,4 +1,4 @@
-"""The covariance of the context's inputs after every layer, compared with that of GD++."""
+"""The covariance S of the context inputs after every layer, compared with that of GD++."""
 
 from functools import partial
 from typing import Any
@@ -16,8 +16,8 @@ from icl_gd.models import TransformerConfig
 from icl_gd.types import Array, Predictor, Prompt
 
 PROMPTS = 2048
-BINS = 24  # of eigenvalues, with equally many in each
-DEGREE = 3  # of the polynomial in S that is fitted besides I - gamma S
+BINS = 24  # bins of eigenvalues, with equally many eigenvalues in each
+DEGREE = 3  # a polynomial in S of this degree is fitted too, as an alternative to I - gamma S
 
 
 def check(experiment: Any) -> None:
@@ -26,8 +26,8 @@ def check(experiment: Any) -> None:
         unfit(experiment, "model.n_layers", "needs several layers")
     needs_step_a_layer(experiment)
     needs(experiment, **{"model.layout": "concatenated"})
-    if experiment.get("model.d_embed") is not None:  # with an embedding, inputs have no slots of their own
-        unfit(experiment, "model.d_embed", "needs tokens without an embedding, None")
+    if experiment.get("model.d_embed") is not None:
+        unfit(experiment, "model.d_embed", "needs None, because an embedding mixes the slots of x and y")
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
@@ -48,9 +48,9 @@ def measure(evaluation: Evaluation, records: Records) -> None:
 
     n_layers = evaluation.trained.config.n_layers
     median, reference = members["condition"], constructed["condition"]  # [member depth], [depth]
-    read = slice(1, n_layers)  # no layer reads the inputs after the last one
+    read = slice(1, n_layers)  # after the last layer, the inputs are not used
     records.add("condition_number_falls", np.all(np.diff(median[:, :n_layers], axis=1) < 0, axis=1))
-    with np.errstate(invalid="ignore"):  # with one eigenvalue the condition number is 1, and its logarithm 0
+    with np.errstate(invalid="ignore"):  # 0 / 0 if there is one eigenvalue, because log(1) = 0
         ratio = np.abs(np.log(median[:, read]) / np.log(reference[read]) - 1)
     records.add("condition_number_deviation", ratio.max(1))
     records.add("input_transform_explained", members["explained"][:, : n_layers - 1].min(1))
@@ -72,12 +72,11 @@ def measure(evaluation: Evaluation, records: Records) -> None:
 
 
 def _filters(evaluation: Evaluation, records: Records, prompts: Prompt) -> None:
-    """Adds the share of the error that remains along eigenvectors of the context's covariance, by eigenvalue."""
+    """Adds the share of the error that remains along eigenvectors of the context covariance, by eigenvalue."""
     x = np.asarray(prompts.x, np.float64)
     eigenvalues = np.linalg.eigvalsh(x.swapaxes(1, 2) @ x / x.shape[1])
-    eigenvalues[:, : max(x.shape[2] - x.shape[1], 0)] = (
-        0.0  # exactly zero, not rounding errors: there are fewer examples than dimensions
-    )
+    # With fewer examples than dimensions, these eigenvalues are zero; computed values are rounding errors.
+    eigenvalues[:, : max(x.shape[2] - x.shape[1], 0)] = 0.0
     edges = np.unique(np.quantile(eigenvalues, np.linspace(0, 1, BINS + 1)))
     bins = np.clip(np.searchsorted(edges, eigenvalues, side="right") - 1, 0, len(edges) - 2)
     middle = [float(np.median(eigenvalues[bins == i])) for i in range(len(edges) - 1)]
@@ -125,7 +124,8 @@ def _input_spectra(
 def _constructed(done: Done) -> str:
     """The label of the constructed learner.
 
-    Results of earlier versions do not name it; there it is the learner whose loss is closest to the construction's.
+    Results of earlier versions do not name this learner. For these, it is the learner whose loss is closest to that of
+    the construction.
     """
     if (name := done["arrays"].get("constructed")) is not None:
         return plots.role_of(name)[0]
@@ -174,7 +174,7 @@ def _draw(done: Done) -> plots.Figure:
             plots.line(axes[2], curve, role)
     axes[2].axhline(0, color="black", linewidth=0.4)
     axes[2].set(xlabel="eigenvalue of $S$ before layer 1", ylabel="remaining share of the error", ylim=(-0.75, 1.02))
-    axes[2].set_xscale("log")  # zero eigenvalues, about which the context tells nothing, are not drawn
+    axes[2].set_xscale("log")  # this omits zero eigenvalues, directions that the context does not determine
     handles, labels = axes[2].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
@@ -203,8 +203,8 @@ ANALYSIS = Analysis(
             _draw,
             "Left and middle: condition number and eigenvalues of the covariance S of the context's inputs after "
             "each layer, for trained networks (lines) and constructed GD++. Right: share of the error that remains "
-            "along eigenvectors of S, by eigenvalue. GD++ flattens the spectrum, so that later steps are long enough "
-            "for small eigenvalues, along which gradient descent leaves the error.",
+            "along eigenvectors of S, by eigenvalue. GD++ flattens the spectrum of S. Later steps can then "
+            "reduce the error along small eigenvalues, where plain gradient descent leaves it.",
             place=150,
         ),
     ),

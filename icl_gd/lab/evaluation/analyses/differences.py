@@ -1,4 +1,4 @@
-"""Differences between predictions on sine waves, compared with the spread of targets and with other seeds."""
+"""Differences between predictions on sine waves, compared with the spread of targets and differences between seeds."""
 
 from collections.abc import Callable
 from functools import partial
@@ -87,10 +87,9 @@ ANALYSIS = Analysis(
             "differences",
             (f"absolute_{LEARNER}_by_quantile",),
             _draw,
-            "Absolute differences over held-out prompts, between the predictions of the attention layer, those of the "
-            "gradient step, those of another seed of the same kind, and the targets. The vertical axis is the share of "
-            "prompts with a smaller difference; a curve further left is a smaller difference. Lines are means over "
-            "seeds.",
+            "Absolute differences over held-out prompts: between layer and gradient step, between two seeds of the "
+            "same kind, and between predictions and targets. The vertical axis is the share of prompts with a smaller "
+            "difference, so curves further left are closer. Lines are means over seeds.",
             place=280,
         ),
     ),

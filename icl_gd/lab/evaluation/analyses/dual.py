@@ -9,23 +9,23 @@ import numpy as np
 
 from icl_gd import analysis, dual, learners, models, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, Unfit, needs
-from icl_gd.lab.evaluation.measured import EVERY, Evaluation, Records, take
+from icl_gd.lab.evaluation.measured import GROUPS, Evaluation, Records, take
 from icl_gd.lab.reporting.results import curve
 from icl_gd.types import Array, Predictor, Prompt
 
-PULL_PROMPTS = 64  # prompts for which the contribution of every demonstration is recorded
+CONTRIBUTION_PROMPTS = 64  # prompts for which the contribution of every demonstration is recorded
 TRAJECTORY_PROMPTS = 512  # prompts that trajectories and alignment are measured on
 
 
 def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "one_step"})
     if set(experiment.model.kinds) not in ({"softmax"}, {"linear"}):
-        accepted = "dual models need all layers of softmax or all of linear attention"
+        accepted = "needs softmax attention in all layers, or linear attention in all layers"
         raise Unfit("model.attention", experiment.model.attention, accepted)
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
-    """Measures the dual models' errors, trajectories and attention weights, and alignment to a gradient step."""
+    """Measures errors, trajectories and attention weights of the dual models, and alignment to a gradient step."""
     config, layout = evaluation.trained.config, evaluation.trained.layout
     layers, heads = range(config.n_layers), range(config.n_heads)
     prompts = take(evaluation.prompts, TRAJECTORY_PROMPTS)
@@ -34,22 +34,22 @@ def measure(evaluation: Evaluation, records: Records) -> None:
     def measures(params: Any, prompt: Prompt) -> dict[str, Array]:
         tokens = evaluation.encode(prompt)
         residual = models.apply(config, params, tokens).residual
-        result: dict[str, list] = {"error": [], "distance": [], "norm": [], "loss": [], "pull": []}
+        result: dict[str, list] = {"error": [], "distance": [], "norm": [], "loss": [], "weights": []}
         outputs = jnp.zeros(())
         for layer in layers:
             duals = [dual.dual_of(config, params, layer, head, evaluation.kind)(tokens) for head in heads]
             trajectories = [dual.trajectory(model) for model in duals]
-            iterates = slice(n_demonstrations + 1)
-            outputs = jnp.stack([one.prediction[iterates] for one in trajectories], axis=1)  # [iterate head d_head]
+            iterates = slice(n_demonstrations + 1)  # the start, and one iterate per demonstration
+            outputs = jnp.stack([each.prediction[iterates] for each in trajectories], axis=1)  # [iterate head d_head]
             final = jnp.stack([dual.prediction(model) for model in duals])
             before, after = residual[layer : layer + 2, -1]
             by_dual = dual.block_of(config, params, layer, tokens)(final)
             result["error"].append(jnp.abs(by_dual - after).max() / jnp.abs(after - before).max())
             distance = jnp.linalg.norm(outputs - final[None], axis=-1) / jnp.linalg.norm(final, axis=-1)[None]
             result["distance"].append(distance.mean(1))
-            result["pull"].append(jnp.stack([dual.attention_weights(model) for model in duals]))
+            result["weights"].append(jnp.stack([dual.attention_weights(model) for model in duals]))
             for name in ("norm", "loss"):
-                values = jnp.stack([getattr(one, name)[iterates] for one in trajectories])
+                values = jnp.stack([getattr(each, name)[iterates] for each in trajectories])
                 result[name].append((values / jnp.abs(values[:, -1:])).mean(0))
         last_residual = jax.vmap(dual.block_of(config, params, config.n_layers - 1, tokens))(outputs)
         y_hat = jax.vmap(models.read_out(config, params, layout))(last_residual)
@@ -67,7 +67,7 @@ def measure(evaluation: Evaluation, records: Records) -> None:
     records.add("dual_distance_at_start", measured["distance"][..., 0].mean((1, 2)))
     records.curves["loss_by_dual_step"] = curve(steps, measured["loss_of_prediction"][records.shown].mean(1).T)
     records.arrays["n_layers"] = config.n_layers
-    weights = measured["pull"][records.median_member("loss_trained")]  # [prompt layer head token]
+    weights = measured["weights"][records.median_member("loss_trained")]  # [prompt layer head token]
     records.arrays["pull_of_heads"] = {"mean": weights.mean(0).tolist(), "one": weights[0].tolist()}
     records.arrays["tokens_are_examples"] = layout.inputs is None
     gd = learners.gradient_descent([evaluation.reference.step_size])
@@ -75,11 +75,11 @@ def measure(evaluation: Evaluation, records: Records) -> None:
         records.arrays[f"loss_{name}_on_processed"] = float(analysis.losses(learner, prompts).mean())
     _aligned(evaluation, records, gd)
     if config.n_layers == 1 and layout.inputs is None:
-        _contributions(evaluation, records, take(prompts, PULL_PROMPTS))
+        _contributions(evaluation, records, take(prompts, CONTRIBUTION_PROMPTS))
 
 
 def _aligned(evaluation: Evaluation, records: Records, gd: Predictor) -> None:
-    """Adds the alignment of networks to the best gradient step; controls are half that step and untrained networks."""
+    """Adds the networks' alignment to the best gradient step. Controls: half that step size, and untrained networks."""
     predictor = partial(models.fastest_predictor, evaluation.trained.config, layout=evaluation.trained.layout)
     prompts = take(evaluation.prompts, TRAJECTORY_PROMPTS)
     half = learners.gradient_descent([evaluation.reference.step_size / 2])
@@ -93,23 +93,23 @@ def _aligned(evaluation: Evaluation, records: Records, gd: Predictor) -> None:
     trained = evaluation.over_members(alignment, prompts)
     for measure, value in control._asdict().items():
         records.add_one(f"{measure}_gd_wrong_step", float(value))
-        records.add(f"{measure}_gd", getattr(trained, measure), over=EVERY)
-        records.add(f"{measure}_gd_untrained", getattr(untrained, measure), over=EVERY[:1])
+        records.add(f"{measure}_gd", getattr(trained, measure), over=GROUPS)
+        records.add(f"{measure}_gd_untrained", getattr(untrained, measure), over=GROUPS[:1])
 
 
 def _contributions(evaluation: Evaluation, records: Records, prompts: Prompt) -> None:
-    """Records what each demonstration adds to the prediction, by the dual model and by a gradient step."""
+    """Records the contribution of each demonstration to the prediction of the dual model and of a gradient step."""
     config, n, m = evaluation.trained.config, evaluation.task.n_context, evaluation.task.d_output
     eta = evaluation.reference.step_size
 
     def by_dual(params: Any, prompt: Prompt) -> Array:
-        """What each demonstration adds `[n m]`: minus its part of the update of the query's y slots."""
-        tokens, written = evaluation.encode(prompt), jnp.zeros((n, m))
+        """Contributions `[n m]`: minus each demonstration's part of the update of the query's y slots."""
+        tokens, result = evaluation.encode(prompt), jnp.zeros((n, m))
         for head in range(config.n_heads):
             model = dual.dual_of(config, params, 0, head, evaluation.kind)(tokens)
             per_token = (dual.attention_weights(model)[:, None] * model.values)[:n]
-            written = written - per_token @ params[config.blocks[0]]["attention"]["P"][head, -m:].T
-        return written
+            result = result - per_token @ params[config.blocks[0]]["attention"]["P"][head, -m:].T
+        return result
 
     def by_step(prompt: Prompt) -> Array:
         return eta / n * (prompt.x @ prompt.x_query)[:, None] * prompt.y
@@ -123,14 +123,14 @@ def _contributions(evaluation: Evaluation, records: Records, prompts: Prompt) ->
     contributions = evaluation.over_members(
         lambda params, prompts: jax.vmap(partial(by_dual, params))(prompts), prompts
     )
-    of_step = np.asarray(jax.vmap(by_step)(prompts))
-    a, b = centre(contributions), centre(of_step)[None]
+    step_contributions = np.asarray(jax.vmap(by_step)(prompts))
+    a, b = centre(contributions), centre(step_contributions)[None]
     correlation = inner(a, b) / (np.sqrt(inner(a, a)) * np.sqrt(inner(b, b)))
     records.add("pull_correlation_gd", correlation.mean(1))
     member = records.median_member("loss_trained")
     records.arrays["pull_dual"], records.arrays["pull_gd"] = (
         contributions[member, :, :, 0].tolist(),
-        of_step[..., 0].tolist(),
+        step_contributions[..., 0].tolist(),
     )
 
 

@@ -1,4 +1,4 @@
-"""Features of a query over x: their principal components, and how much they depend on labels."""
+"""Features of a query as functions of x: principal components, and how much features depend on labels."""
 
 from functools import partial
 from typing import Any
@@ -23,9 +23,10 @@ def check(experiment: Any) -> None:
 def measure(evaluation: Evaluation, records: Records) -> None:
     """Measures the principal components of the query's features over x, and the features' dependence on labels.
 
-    A gradient step predicts through products of the features of an example and of the query, a layer through
-    `h^T W_KQ h_query`. So the layer's features of the query are `W_KQ h_query`. For both, it measures the share of
-    sin x and cos x in the span of the largest components; the task is linear in these two functions.
+    The prediction of a gradient step depends on the query through inner products `phi^T phi_query` with the features of
+    examples. The prediction of an attention layer depends on it through `h^T W_KQ h_query`. So the layer's features of
+    the query are `W_KQ h_query`. The task is linear in sin x and cos x, so the share of these two functions in the span
+    of the largest components is measured too.
     """
     grid = jnp.asarray(GRID[:, None], evaluation.prompts.x.dtype)
     wave = np.stack([np.sin(GRID), np.cos(GRID)], 1)

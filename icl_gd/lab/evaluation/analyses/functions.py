@@ -20,7 +20,7 @@ def check(experiment: Any) -> None:
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
-    """Records predictions over x, before and after the layer or step, of one member for a few prompts."""
+    """Records the predictions of one member over x, before and after the layer or step, for a few prompts."""
     member = int(records.shown[0])
     transformer, learner = evaluation.trained.member(member), evaluation.reference.learner.member(member)
     layerwise = {

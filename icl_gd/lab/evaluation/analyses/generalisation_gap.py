@@ -1,4 +1,4 @@
-"""Generalisation gap of the dual model: its loss on the demonstrations of its step and on fresh ones."""
+"""Generalisation gap of the dual model: the difference of its losses on training and on fresh demonstrations."""
 
 from dataclasses import replace
 from functools import partial
@@ -15,39 +15,43 @@ from icl_gd.lab.reporting.results import curve
 from icl_gd.types import Array
 
 LENGTHS = tuple(2**i for i in range(3, 11))  # numbers of demonstrations
-GAP_PROMPTS = 128  # prompts for every number
+GAP_PROMPTS = 128  # prompts for every number of demonstrations
 
 
 def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "one_step"})
     if set(experiment.model.kinds) not in ({"softmax"}, {"linear"}):
-        accepted = "dual models need all layers of softmax or all of linear attention"
+        accepted = "needs softmax attention in all layers, or linear attention in all layers"
         raise Unfit("model.attention", experiment.model.attention, accepted)
     needs(experiment, **{"model.style": "von_oswald"})
     if experiment.eval.suite_values is not None and experiment.eval.suite_values < 2:
-        unfit(experiment, "eval.suite_values", "fits slopes; at least 2")
+        unfit(experiment, "eval.suite_values", "needs at least 2 values to fit a slope")
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
-    """Measures the dual model's mean loss on the demonstrations of its step and on fresh ones of the same function.
+    """Measures the dual model's mean loss on its n training demonstrations and on n fresh ones of the same function.
 
-    The loss is measured with the part that every demonstration adds to its own loss, as in the bound, and without it.
-    In the second case only the n - 1 other demonstrations contribute. The difference falls like 1 / n.
+    Training on a demonstration lowers the loss on this demonstration (self-influence). The loss on the training
+    demonstrations is measured with self-influence, as in the bound, and without it, so that only the n - 1 other
+    demonstrations contribute. The difference falls like 1 / n.
     """
     config = evaluation.trained.config
 
     def gap(params: Any, key: Array, n: int) -> Array:
-        """Losses `[head 3]`: on fresh demonstrations, on the own ones, and on those without their own part."""
+        """Losses `[head 3]`: on fresh demonstrations, on training ones, and on training ones without self-influence."""
         prompt = replace(evaluation.task, n_context=2 * n).sample(key)
         encode = evaluation.trained.layout.encode
-        own, fresh = (encode(prompt.x[part], prompt.y[part], prompt.x_query) for part in (slice(n), slice(n, None)))
+        halves = slice(n), slice(n, None)
+        training, fresh = (encode(prompt.x[half], prompt.y[half], prompt.x_query) for half in halves)
         by_head = []
         for head in range(config.n_heads):
             dual_of = dual.dual_of(config, params, 0, head, evaluation.kind)
-            model, other = dual_of(own), dual_of(fresh)
-            on_fresh, on_own = (dual.mean_loss(model, pairs.keys[:n], pairs.values[:n]) for pairs in (other, model))
-            without_own_part = (n * on_own + jnp.sum(dual.self_influence(model))) / (n - 1)
-            by_head.append(jnp.stack([on_fresh, on_own, without_own_part]))
+            model, fresh_pairs = dual_of(training), dual_of(fresh)
+            on_fresh, on_training = (
+                dual.mean_loss(model, pairs.keys[:n], pairs.values[:n]) for pairs in (fresh_pairs, model)
+            )
+            without_self_influence = (n * on_training + jnp.sum(dual.self_influence(model))) / (n - 1)
+            by_head.append(jnp.stack([on_fresh, on_training, without_self_influence]))
         return jnp.stack(by_head)
 
     keys = jax.random.split(jax.random.fold_in(evaluation.key, 2), GAP_PROMPTS)
@@ -65,9 +69,9 @@ def measure(evaluation: Evaluation, records: Records) -> None:
 def _draw(done: Done) -> plots.Figure:
     figure, ax = plots.subplots(figsize=(plots.COLUMN, 2.4))
     curve = done["curves"]["generalisation_gap_by_length"]
-    plots.line(ax, curve, "trained", marker="o", label="with each demonstration's own part")
+    plots.line(ax, curve, "trained", marker="o", label="with self-influence")
     others = done["curves"]["generalisation_gap_others_by_length"]
-    plots.line(ax, others, "construction", marker="s", label="without it")
+    plots.line(ax, others, "construction", marker="s", label="without self-influence")
     plots.root(ax, others, "demonstrations")
     ax.set(
         xlabel="number of demonstrations $N$", ylabel="gap / loss on fresh demonstrations", xscale="log", yscale="log"
@@ -92,9 +96,9 @@ ANALYSIS = Analysis(
             ("generalisation_gap_by_length",),
             _draw,
             "Generalisation gap of the dual model over the number of demonstrations N: the absolute difference of "
-            "its mean losses on the N demonstrations of its step and on N fresh ones, divided by the latter. Squares "
-            "leave out the part that a demonstration adds to its own loss. Lines are means over prompts, heads and "
-            "untrapped seeds, bands the range over seeds.",
+            "its mean losses on its N training demonstrations and on N fresh demonstrations, divided by the loss on "
+            "fresh demonstrations. Squares: without the effect of each demonstration on its own loss. Lines are means "
+            "over prompts, heads and untrapped seeds, bands the range over seeds.",
             place=380,
         ),
     ),

@@ -30,7 +30,7 @@ def check(experiment: Any) -> None:
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
-    """Measures losses on the line from trained to constructed weights. The reference's `evaluate` has its middle."""
+    """Measures losses on the line from trained to constructed weights, and the loss at its middle / the smaller end."""
     ts = np.linspace(0.0, 1.0, 11)
     members = jax.vmap(analysis.interpolate, (0, None, None))
     interpolate = jax.vmap(members, (None, None, 0))  # [t member ...]
@@ -57,7 +57,7 @@ def _draw(done: Done) -> plots.Figure:
     curve, deep = done["curves"]["loss_by_interpolation"], "loss_gd_plus_plus" in done["metrics"]
     end, high = curve["mean"][-1], max(value for value in curve["high"] if value is not None)
     plots.level(ax, end, "gd_plus_plus" if deep else "gd", "GD++" if deep else "best gradient step")
-    # The axis ends a tenth below, so that small differences look small.
+    # The axis begins a tenth below the loss of the constructed weights, so that small differences look small.
     ax.set(
         xlabel="trained weights → constructed weights", ylabel="loss", ylim=(0.9 * end, max(1.25 * end, 1.05 * high))
     )

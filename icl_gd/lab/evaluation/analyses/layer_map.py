@@ -22,7 +22,7 @@ def check(experiment: Any) -> None:
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
-    """Measures the alignment of every layer to every step of every learner, and at which step it is largest."""
+    """Measures every layer's alignment to every step of every learner, and the step at which it is largest."""
     prompts = take(evaluation.prompts, PROMPTS)
     config, layout = evaluation.trained.config, evaluation.trained.layout
 
@@ -38,16 +38,16 @@ def measure(evaluation: Evaluation, records: Records) -> None:
     measured = jax.jit(maps_of)(evaluation.trained.params, prompts)
     for name, maps in jax.tree.map(np.asarray, measured).items():
         cosine = maps.sensitivity_cosine[:, 1:, 1:]  # [member layer step]
-        own = np.arange(cosine.shape[1])
-        records.add(f"map_peaks_{name}", np.mean(cosine.argmax(-1) == own, axis=-1))
-        records.add(f"map_diagonal_{name}", cosine[:, own, own[: cosine.shape[2]]].min(-1))
+        layers = np.arange(cosine.shape[1])
+        records.add(f"map_peaks_{name}", np.mean(cosine.argmax(-1) == layers, axis=-1))
+        records.add(f"map_diagonal_{name}", cosine[:, layers, layers[: cosine.shape[2]]].min(-1))
         for measure, values in maps._asdict().items():
             records.arrays[f"map_{measure}_{name}"] = values[records.shown, 1:, 1:].mean(0).tolist()
 
 
 def _draw(done: Done) -> plots.Figure:
     rates = done["arrays"]["rates"]["gd_plus_plus_published"]
-    shared = all(len(set(by_layer)) == 1 for by_layer in rates)  # one pair for all layers: the layers share weights
+    shared = all(len(set(by_layer)) == 1 for by_layer in rates)  # if so, the layers share weights
     names = ("gd", "gd_plus_plus_published", "gd_plus_plus" if shared else "gd_plus_plus_free_steps")
     figure, axes = plots.subplots(2, 3, figsize=(plots.PAGE, 4.2), sharex=True, sharey=True)
     for column, name in enumerate(names):

@@ -27,11 +27,11 @@ def check(experiment: Any) -> None:
     needs_linear_layers(experiment)
     needs(experiment, **{"task.inputs": "normal"})
     if experiment.get("task.corrupted_labels"):
-        unfit(experiment, "task.corrupted_labels", "the closed form needs uncorrupted labels, 0")
+        unfit(experiment, "task.corrupted_labels", "needs 0, because the closed form is for uncorrupted labels")
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
-    """Compares the learned matrix with the optimum, and the risks of both at other context lengths."""
+    """Compares the learned matrix with the optimum, and their risks at several context lengths."""
     task = evaluation.task
     ratio = noise_to_weight(task)
     exact = learners.gaussian_optimum_matrix(task.second_moment, task.n_context, ratio)
@@ -60,10 +60,10 @@ def measure(evaluation: Evaluation, records: Records) -> None:
 
 
 def _risk_at_length(evaluation: Evaluation, m: int) -> np.ndarray:
-    """Risk `[member]` on contexts of m examples, with the layer rescaled to the length n of training.
+    """Risk `[member]` of the rescaled layer on contexts of m examples.
 
-    The closed form at length m is for attention that takes a mean over the m examples. The layer takes a sum, so its
-    W_PV is multiplied by n / m.
+    The closed form for length m assumes attention that averages over the m examples. The layer sums over them, so its
+    W_PV is multiplied by n / m, where n is the length in training.
     """
     task = replace(evaluation.task, n_context=m)
     circuits = evaluation.circuits._replace(W_PV=evaluation.circuits.W_PV * (evaluation.task.n_context / m))

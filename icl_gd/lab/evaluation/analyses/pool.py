@@ -11,23 +11,24 @@ from icl_gd.lab.config.questions import Analysis, Done, Picture, Unfit, needs
 from icl_gd.lab.evaluation.measured import Evaluation, Records, losses_of_learner, losses_of_members, merge_losses
 from icl_gd.tasks import FinitePool
 
-MOST = 2**16  # the most prompts of a pool that are evaluated
+MOST = 2**16  # the largest number of prompts of a pool that are evaluated
 
 
 def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "gradient_descent"})
     if experiment.get("task.pool") is None:
-        raise Unfit("task.pool", None, "measures losses on the prompts of a pool; set its size")
+        raise Unfit("task.pool", None, "needs a number of prompts")
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
     """Measures losses on the prompts of the pool, and gradient descent with a step size fitted to the pool.
 
-    `loss_trained` and all other metrics are measured on fresh prompts. The generalisation gap is the difference.
+    `loss_trained_on_pool` and `loss_gd_on_pool` are measured on the pool, all other losses on fresh prompts. The
+    generalisation gap is `loss_trained` minus `loss_trained_on_pool`.
     """
-    trained_on = evaluation.trained_on
-    assert isinstance(trained_on, FinitePool)
-    prompts = jax.vmap(trained_on.prompt)(jnp.arange(min(trained_on.size, MOST)))
+    training_source = evaluation.training_source
+    assert isinstance(training_source, FinitePool)
+    prompts = jax.vmap(training_source.prompt)(jnp.arange(min(training_source.size, MOST)))
     on_pool = np.asarray(
         losses_of_members(evaluation.trained.predictor(evaluation.trained.params))(prompts).mean(-1), np.float64
     )

@@ -1,7 +1,7 @@
 """The function of the query that a causal Transformer predicts at every length, compared with least squares.
 
-After k examples least squares predicts w projected on the span of their inputs; this is its sensitivity to the query. A
-model that implements least squares has the same sensitivity.
+After k examples, the sensitivity of least squares to the query is w projected on the span of the k inputs. A model that
+implements least squares has the same sensitivity.
 
 Source: Garg et al. 2208.01066, section 4.3.
 """
@@ -20,7 +20,7 @@ from icl_gd.lab.evaluation.references.prefix_learners import BEYOND, band, suite
 from icl_gd.tasks import Linear, Sparse
 from icl_gd.types import Array, PrefixPredictor, PrefixPrompt
 
-PROMPTS = 128  # prompts whose sensitivities are computed, with a forward and backward pass for every length
+PROMPTS = 128  # prompts whose sensitivities are computed; each needs one forward and backward pass per length
 AT_ONCE = 32  # prompts in one batch
 
 
@@ -29,9 +29,9 @@ def check(experiment: Any) -> None:
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
-    """Measures the cosine of sensitivities with those of least squares and with w, and predictions along w.
+    """Measures the cosines of sensitivities with those of least squares and with w, and predictions along w.
 
-    It needs linear functions, and least squares among the baselines; otherwise it adds nothing.
+    If functions are not linear, or least squares is not among the baselines, nothing is measured.
     """
     if (
         type(evaluation.task.functions) not in (Linear, Sparse)
@@ -42,7 +42,7 @@ def measure(evaluation: Evaluation, records: Records) -> None:
     exact: PrefixPrompt = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), prompts)
     with jax.enable_x64(True):
         respond = jax.jit(partial(_sensitivities, learners.prefix_least_squares))
-        of_least_squares = np.asarray(respond(jax.tree.map(jnp.asarray, exact)))
+        least_squares = np.asarray(respond(jax.tree.map(jnp.asarray, exact)))
 
     @jax.jit
     def member_sensitivities(params: Any) -> Array:
@@ -50,21 +50,21 @@ def measure(evaluation: Evaluation, records: Records) -> None:
         return jax.lax.map(lambda member: _sensitivities(predictor_of(member), prompts), params)
 
     for role, params in (("trained", evaluation.trained.params), ("untrained", evaluation.untrained)):
-        of_members = np.asarray(member_sensitivities(params), np.float64)
-        for name, other in (("least_squares", of_least_squares), ("function", exact.w)):
-            cosines = _cosine(of_members, other[None])  # [member prompt n]
+        sensitivities = np.asarray(member_sensitivities(params), np.float64)
+        for name, other in (("least_squares", least_squares), ("function", exact.w)):
+            cosines = _cosine(sensitivities, other[None])  # [member prompt n]
             records.curves[f"sensitivity_cosine_{name}_{role}"] = band(cosines.mean(0))
             if role == "trained":
                 records.add(f"sensitivity_cosine_{name}", np.nanmean(cosines.mean(1), axis=1))
-    records.curves["sensitivity_cosine_function_least_squares"] = band(_cosine(of_least_squares, exact.w))
-    records.arrays["along_the_function"] = _along(evaluation, prompts, of_least_squares[0])
+    records.curves["sensitivity_cosine_function_least_squares"] = band(_cosine(least_squares, exact.w))
+    records.arrays["along_the_function"] = _along(evaluation, prompts, least_squares[0])
 
 
-def _along(evaluation: Evaluation, prompts: PrefixPrompt, of_least_squares: np.ndarray) -> dict[str, Any]:
-    """Predictions of the first member along w, in the first prompt, after d / 2 examples, d examples and all examples.
+def _along(evaluation: Evaluation, prompts: PrefixPrompt, least_squares: np.ndarray) -> dict[str, Any]:
+    """Predictions of the first member for queries along w, after d / 2, d and all examples of the first prompt.
 
     Args:
-      of_least_squares: sensitivities `[n d]` of least squares in the first prompt.
+      least_squares: sensitivities `[n d]` of least squares in the first prompt.
     """
     task, w = evaluation.task, np.asarray(prompts.w, np.float64)[0, 0]
     d, n = task.d_input, task.n_context
@@ -76,13 +76,13 @@ def _along(evaluation: Evaluation, prompts: PrefixPrompt, of_least_squares: np.n
         "x": x.tolist(),
         "examples": examples,
         "function": (task.label_scale * queries @ w).tolist(),
-        "least_squares": [(queries @ of_least_squares[k]).tolist() for k in examples],
-        "trained": [_of_queries(model, prompts, k, queries).tolist() for k in examples],
+        "least_squares": [(queries @ least_squares[k]).tolist() for k in examples],
+        "trained": [_predictions(model, prompts, k, queries).tolist() for k in examples],
     }
 
 
-def _of_queries(predictor: PrefixPredictor, prompts: PrefixPrompt, k: int, queries: np.ndarray) -> np.ndarray:
-    """Predictions `[query]` after k examples of the first prompt."""
+def _predictions(predictor: PrefixPredictor, prompts: PrefixPrompt, k: int, queries: np.ndarray) -> np.ndarray:
+    """Predictions `[query]` for several queries, after k examples of the first prompt."""
     x, y = prompts.x[0], prompts.y[0]
     predict = jax.jit(jax.vmap(lambda query: predictor(x.at[k].set(query), y)[k, 0]))
     return np.asarray(predict(jnp.asarray(queries, x.dtype)), np.float64)
@@ -134,14 +134,14 @@ ANALYSIS = Analysis(
             ("along_the_function",),
             _draw,
             "Left: predictions of the first seed, and of least squares, for queries along w in one prompt, after d / "
-            "2, d and all examples; from d examples on least squares equals the function. Right: cosine between the "
-            "sensitivity of the prediction to the query and that of least squares, or w itself, after each number of "
-            "examples. Lines are means over prompts and seeds, bands contain 90 % of the means over resampled "
-            "prompts.",
+            "2, d and all examples. With d or more examples, least squares equals the function. Right: cosine "
+            "between the sensitivity of the prediction to the query and that of least squares, or w itself, after each "
+            "number of examples. Lines are means over prompts and seeds, bands contain 90 % of the means over "
+            "resampled prompts.",
             place=320,
             remarks={
-                BEYOND: "Prompts of training have {} examples; predictions after more examples (right: shaded) were "
-                "never trained."
+                BEYOND: "Training prompts have {} examples; predictions after more examples (right: shaded) were never "
+                "trained."
             },
         ),
     ),

@@ -20,7 +20,7 @@ FEATURES = tuple(2**i for i in range(4, 13))  # numbers of random features
 DRAWS = 32  # independent draws of the features
 FEATURE_PROMPTS = 16  # prompts that every draw is evaluated on
 SLOPE_FROM = 64  # the smallest number of features in the fit of the slope
-# Name -> options of the features, and whether keys and queries are scaled to unit length.
+# Name -> options of the features, and whether keys and queries are scaled to norm one.
 KINDS: dict[str, tuple[dict[str, bool], bool]] = {
     "standard": ({}, True),
     "orthogonal": ({"orthogonal": True}, True),
@@ -43,25 +43,25 @@ SHOWN = {
 def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "one_step"})
     if set(experiment.model.kinds) not in ({"softmax"}, {"linear"}):
-        accepted = "dual models need all layers of softmax or all of linear attention"
+        accepted = "needs softmax attention in all layers, or linear attention in all layers"
         raise Unfit("model.attention", experiment.model.attention, accepted)
     if set(experiment.model.kinds) != {"softmax"}:
         raise Unfit(
             "model.attention",
             experiment.model.attention,
-            "random features approximate the kernel of softmax; needs softmax",
+            "needs softmax, because random features approximate the kernel of softmax",
         )
     needs(experiment, **{"model.style": "von_oswald"})
     if experiment.eval.suite_values is not None and experiment.eval.suite_values < 2:
-        unfit(experiment, "eval.suite_values", "fits slopes; at least 2")
+        unfit(experiment, "eval.suite_values", "needs at least 2 values to fit a slope")
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
-    """Measures relative errors of patterns and outputs by the number of random features in place of the kernel.
+    """Measures relative errors of patterns and outputs if m random features replace the kernel, for several m.
 
-    The variance of a feature grows like the exponential of the squared length of key plus query. So long keys and
-    queries follow the 1 / sqrt(m) law only for huge m. Errors are measured for keys and queries as trained, and with
-    keys and queries scaled so that the longest in a prompt has length one.
+    The variance of a feature grows exponentially in the squared norm of key plus query. So for large norms, errors fall
+    like 1 / sqrt(m) only for huge m. Errors are measured with keys and queries as trained, and with keys and queries
+    scaled so that the largest norm in a prompt is one.
     """
     config, prompts = evaluation.trained.config, take(evaluation.prompts, FEATURE_PROMPTS)
     keys = jax.random.split(jax.random.fold_in(evaluation.key, 1), DRAWS)
@@ -69,7 +69,7 @@ def measure(evaluation: Evaluation, records: Records) -> None:
     def errors(params: Any, keys: Array, prompts: Prompt, m: int, kind: Mapping[str, bool], unit: bool) -> Array:
         """Relative errors `[2]` of the first layer's pattern and output: means over draws, prompts and heads."""
 
-        def one(key: Array, prompt: Prompt) -> Array:
+        def errors_on(key: Array, prompt: Prompt) -> Array:
             phi, by_head = dual.positive_features(key, config.head_width, m, **kind), []
             for head in range(config.n_heads):
                 model = dual.dual_of(config, params, 0, head)(evaluation.encode(prompt))
@@ -84,7 +84,7 @@ def measure(evaluation: Evaluation, records: Records) -> None:
             return jnp.stack(by_head).mean(0)
 
         def mean_over_prompts(key: Array) -> Array:
-            return jax.vmap(partial(one, key))(prompts).mean(0)
+            return jax.vmap(partial(errors_on, key))(prompts).mean(0)
 
         return jax.lax.map(mean_over_prompts, keys).mean(0)
 
@@ -112,7 +112,7 @@ def measure(evaluation: Evaluation, records: Records) -> None:
 
 
 def longest(model: dual.Dual) -> Array:
-    """The length of the longest vector among the keys and the query."""
+    """The largest norm among the keys and the query."""
     return jnp.linalg.norm(jnp.concatenate([model.keys, model.query[None]]), axis=1).max()
 
 

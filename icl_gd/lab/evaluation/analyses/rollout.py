@@ -15,7 +15,7 @@ from icl_gd.lab.reporting.results import curve
 from icl_gd.types import Array, Circuits, Prompt
 
 ROLL_OUT = (50, 0.75)  # iterations and damping, as published
-CHUNK = 2048  # prompts
+CHUNK = 2048  # prompts in one batch
 
 
 def check(experiment: Any) -> None:
@@ -25,10 +25,10 @@ def check(experiment: Any) -> None:
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
-    """Applies the trained layer repeatedly, with and without damping, and gradient descent alike.
+    """Measures losses of the repeatedly applied layer and of gradient descent, with and without damping.
 
-    On rare prompts even the damped step is too long, and a loss that diverges dominates the mean. So medians over
-    prompts, and the share of prompts that diverge, are measured too.
+    On rare prompts even the damped step is too long. The losses of these prompts diverge and dominate the mean. So
+    medians over prompts, and the share of prompts that diverge, are measured too.
     """
     n, damping = ROLL_OUT
     d, layout = evaluation.task.d_input, evaluation.trained.layout
@@ -79,15 +79,15 @@ def measure(evaluation: Evaluation, records: Records) -> None:
 
 
 def _sample_one(sample: Callable[[Array], Prompt], key: Array) -> tuple[Prompt]:
+    """The prompt of a key, as the tuple of one prompt that `sampled_losses` expects."""
     return (sample(key),)
 
 
 def _draw(done: Done) -> plots.Figure:
     curves, zero = done["curves"], done["metrics"]["loss_zero"]["mean"]
     rows = {"loss": "mean loss over prompts", "loss_median": "median loss over prompts"}
-    shown = [
-        row for row in rows if f"{row}_by_iteration_trained" in curves
-    ]  # results of earlier versions have no medians
+    # Results of earlier versions have no medians.
+    shown = [row for row in rows if f"{row}_by_iteration_trained" in curves]
     figure, axes = plots.subplots(
         len(shown), 2, figsize=(plots.PAGE, 2.1 * len(shown) + 0.3), sharex=True, squeeze=False
     )

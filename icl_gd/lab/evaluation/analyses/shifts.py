@@ -9,7 +9,7 @@ import numpy as np
 
 from icl_gd import analysis, learners, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs
-from icl_gd.lab.evaluation.comparing import changes_only_numbers, looked_at, shifted
+from icl_gd.lab.evaluation.comparing import changes_only_numbers, evaluated_values, shifted
 from icl_gd.lab.evaluation.measured import (
     Evaluation,
     Records,
@@ -31,10 +31,10 @@ def check(experiment: Any) -> None:
 def measure(evaluation: Evaluation, records: Records) -> None:
     """For every shift, measures the losses of trained, constructed and interpolated weights and of gradient descent.
 
-    Linear attention sums over the context. Gradient descent takes the mean, so it uses eta / n, where n is the number
-    of examples of this prompt. So they differ if n differs from training: the trained layer and the construction still
-    use eta / n_train, which is too large a step for longer contexts. `rescaled` is the trained layer with its output
-    multiplied by n_train / n, as in gradient descent. Softmax patterns sum to one and need no rescaling.
+    Linear attention sums over the context. So the trained layer and the construction use the step eta / n_train on
+    contexts of any length n. Gradient descent takes the mean over the context, so its step is eta / n. For longer
+    contexts, eta / n_train is too large. `rescaled` is the trained layer with its output multiplied by n_train / n, as
+    in gradient descent. Softmax patterns sum to one and need no rescaling.
     """
     losses_of = {
         "trained": losses_of_members(evaluation.trained.predictor(evaluation.trained.params)),
@@ -44,7 +44,7 @@ def measure(evaluation: Evaluation, records: Records) -> None:
     if evaluation.has_analysis("interpolation"):
         losses_of["interpolated"] = losses_of_members(evaluation.predictor_of_circuits(evaluation.interpolated))
     for suite, shift in SHIFTS.items():
-        shift = shift._replace(values=looked_at(evaluation, suite))
+        shift = shift._replace(values=evaluated_values(evaluation, suite))
         risks = _risks_under(evaluation, shift, losses_of)
         for name in risks[0]:
             mean = np.stack([risk[name].mean for risk in risks])
@@ -52,10 +52,10 @@ def measure(evaluation: Evaluation, records: Records) -> None:
                 shift.values, mean if mean.ndim == 1 else mean[:, records.shown]
             )
         if suite in ("input_scale", "corrupted_labels"):
-            # If the construction implements GD++, compare with it; otherwise with gradient descent.
-            standard = "gd" if evaluation.reference.constructed == "gd" else "construction"
-            trained, expected = (np.stack([risk[name].mean for risk in risks]) for name in ("trained", standard))
-            with np.errstate(invalid="ignore"):  # inf / inf where both diverge
+            # The trained layers are compared with the learner that the construction implements.
+            reference = "gd" if evaluation.reference.constructed == "gd" else "construction"
+            trained, expected = (np.stack([risk[name].mean for risk in risks]) for name in ("trained", reference))
+            with np.errstate(invalid="ignore"):  # inf / inf if both diverge
                 deviation = np.abs(trained / expected[:, None] - 1).max(0)
             records.add(f"{suite}_deviation", deviation)
     _closed_form_under_scale(evaluation, records)
@@ -63,7 +63,7 @@ def measure(evaluation: Evaluation, records: Records) -> None:
 
 
 def _rescaled(evaluation: Evaluation, n_context: int) -> Callable[[Prompt], Array]:
-    """Losses of the trained layers, with sums over the context rescaled to means over `n_context` examples."""
+    """Losses of the trained layers with outputs multiplied by n_train / `n_context`."""
     ratio = evaluation.task.n_context / n_context
 
     def scale(path: tuple, leaf: Array) -> Array:
@@ -75,10 +75,9 @@ def _rescaled(evaluation: Evaluation, n_context: int) -> Callable[[Prompt], Arra
 
 
 def _n_prompts(evaluation: Evaluation, parts: int) -> int:
-    """Number of prompts per value of a shift: n_prompts / (parts * n_layers).
+    """Number of prompts per value of a shift: n_prompts / (parts * n_layers), but at least one chunk.
 
-    The number is at least one chunk (or all prompts, if there are fewer), because a smaller chunk would have to be
-    compiled separately.
+    A smaller chunk would have to be compiled separately. If n_prompts is less than a chunk, all prompts are used.
     """
     return max(
         evaluation.n_prompts // (parts * evaluation.trained.config.n_layers), min(evaluation.n_prompts, analysis.CHUNK)
@@ -88,7 +87,7 @@ def _n_prompts(evaluation: Evaluation, parts: int) -> int:
 def _risks_under(
     evaluation: Evaluation, shift: Shift, losses_of: Mapping[str, Callable[[Prompt], Array]]
 ) -> list[dict[str, analysis.Risk]]:
-    """Risks by name at every value of a shift. Every value has the same random keys."""
+    """Risks by name at every value of a shift. All values use the same random keys."""
     losses = [merge_losses(losses_of)] * len(shift.values)
     if shift.apply is change_context and set(evaluation.trained.config.kinds) == {"linear"}:
         lengths = [shift.apply(evaluation.task, factor).n_context for factor in shift.values]
@@ -99,7 +98,7 @@ def _risks_under(
 
 
 def _sizes(evaluation: Evaluation) -> tuple[int, int, float, float, float] | None:
-    """The arguments of the closed forms of one gradient step; None if these do not apply."""
+    """The arguments of the closed forms of one gradient step; None if no closed form applies."""
     task, steps = evaluation.task, len(evaluation.reference.rates["gd"].step_sizes)
     known = task.covariance is None and INPUT_DISTRIBUTIONS[task.inputs].independent
     if not known or steps != 1 or evaluation.trained.config.n_layers != 1:
@@ -113,7 +112,7 @@ def _closed_form_under_scale(evaluation: Evaluation, records: Records) -> None:
     if sizes is None:
         return
     risk: Callable[..., float] = partial(learners.one_step_risk, evaluation.reference.step_size, *sizes)
-    alphas = looked_at(evaluation, "input_scale")
+    alphas = evaluated_values(evaluation, "input_scale")
     exact = [task.d_output * risk(task.weight_scale, float(a), **corruption(task)) for a in alphas]
     records.curves["loss_by_input_scale_closed_form"] = curve(alphas, exact)
 
@@ -121,14 +120,14 @@ def _closed_form_under_scale(evaluation: Evaluation, records: Records) -> None:
 def _closed_form_under_corruption(evaluation: Evaluation, records: Records) -> None:
     """Adds the closed-form losses of one gradient step, by the number of corrupted labels.
 
-    They are computed for the step size that is optimal for the unshifted task, and for the step size that is optimal
-    for each number of corrupted labels.
+    `closed_form` uses the optimal step size for the unshifted task, and `gd_tuned` the optimal step size for each
+    number of corrupted labels.
     """
     sizes, task = _sizes(evaluation), evaluation.task
     if sizes is None:
         return
     exact: dict[str, list[float]] = {"closed_form": [], "gd_tuned": []}
-    ks = looked_at(evaluation, "corrupted_labels")
+    ks = evaluated_values(evaluation, "corrupted_labels")
     for k in ks:
         noise = corruption(corrupt_labels(task, int(k)))
         steps = {"closed_form": evaluation.reference.step_size, "gd_tuned": learners.optimal_step_size(*sizes, **noise)}

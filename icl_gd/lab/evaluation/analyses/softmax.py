@@ -11,7 +11,7 @@ import numpy as np
 from icl_gd import analysis, learners, models, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, Unfit, needs, unfit
 from icl_gd.lab.evaluation.comparing import align, compare_with
-from icl_gd.lab.evaluation.measured import EVERY, Evaluation, Records, losses_of_members, merge_losses
+from icl_gd.lab.evaluation.measured import GROUPS, Evaluation, Records, losses_of_members, merge_losses
 from icl_gd.learners import centred
 from icl_gd.types import Array, Circuits, Predictor
 
@@ -24,14 +24,14 @@ def check(experiment: Any) -> None:
     plain = {"layer_norm": False, "sum_normalised": False, "clip": None, "d_embed": None, "input_mlp_width": None}
     needs(experiment, **{f"model.{name}": value for name, value in plain.items()})
     if experiment["task.n_context"] < 2:
-        unfit(experiment, "task.n_context", "subtracts the mean of the context; needs at least 2")
+        unfit(experiment, "task.n_context", "needs at least 2, because the mean of the context is subtracted")
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
     """Compares the heads, to first order in their scores, with a gradient step on the centred context.
 
-    See `icl_gd.analysis.softmax`. A softmax pattern sums to one, so the fair reference is gradient descent on a context
-    whose mean is subtracted. Loss and alignment to it are measured as for gradient descent.
+    A softmax pattern sums to one, so the fair reference is gradient descent on a context whose mean is subtracted. The
+    first-order expansion is derived in `icl_gd.analysis.softmax`.
     """
     task, model = evaluation.task, evaluation.trained.config
     d, n = task.d_input, task.n_context
@@ -44,28 +44,30 @@ def measure(evaluation: Evaluation, records: Records) -> None:
     losses = merge_losses({"linear": losses_of_members(centred(evaluation.predictor_of_circuits(linear)))})
     risk = analysis.streamed_risks(losses, task.sample, evaluation.key, evaluation.n_prompts)["linear"]
     records.add("loss_first_order", risk.mean, risk.stderr)
-    least = jax.vmap(lambda c: analysis.minimal_norm_qk(c, d))(evaluation.circuits)
-    align(evaluation, records, "gd_centred_without_common", gd, partial(_of_softmax_circuits, evaluation), least)
+    minimal = jax.vmap(lambda c: analysis.minimal_norm_qk(c, d))(evaluation.circuits)
+    align(evaluation, records, "gd_centred_without_common", gd, partial(_softmax_predictor, evaluation), minimal)
 
     matrices = jax.vmap(lambda c: analysis.effective_preconditioner(c, d, n).mean(0))(linear)  # [member d d]
     summed = evaluation.circuits.W_KQ[:, 0, :, :d, :d].sum(1)
     records.add(
-        "mean_pattern_left", jax.vmap(lambda c: analysis.mean_pattern_residue(c, d)[0])(evaluation.circuits), over=EVERY
+        "mean_pattern_left",
+        jax.vmap(lambda c: analysis.mean_pattern_residue(c, d)[0])(evaluation.circuits),
+        over=GROUPS,
     )
-    records.add("product_anisotropy", jax.vmap(analysis.anisotropy)(matrices), over=EVERY)
-    records.add("summed_W_KQ_anisotropy", jax.vmap(analysis.anisotropy)(summed), over=EVERY)
-    records.add("step_size_first_order", jnp.trace(matrices, axis1=1, axis2=2) / d / n, over=EVERY)
+    records.add("product_anisotropy", jax.vmap(analysis.anisotropy)(matrices), over=GROUPS)
+    records.add("summed_W_KQ_anisotropy", jax.vmap(analysis.anisotropy)(summed), over=GROUPS)
+    records.add("step_size_first_order", jnp.trace(matrices, axis1=1, axis2=2) / d / n, over=GROUPS)
     by_path = jax.vmap(partial(analysis.label_paths, d_input=d))(evaluation.circuits)._asdict()
     for name, shares in by_path.items():
-        records.add(f"share_{name}", shares, over=EVERY)
+        records.add(f"share_{name}", shares, over=GROUPS)
     _record_heads(evaluation, records, matrices)
 
 
-def _of_softmax_circuits(evaluation: Evaluation, circuits: Circuits) -> Predictor:
-    """The Predictor of a layer of softmax heads with given circuits."""
+def _softmax_predictor(evaluation: Evaluation, circuits: Circuits) -> Predictor:
+    """The Predictor of a layer of softmax heads with these circuits."""
     model = evaluation.trained.config
     identity = jnp.broadcast_to(jnp.eye(model.width), circuits.W_KQ[0].shape)
-    # Scores are divided by the square root of a head's width, which is larger in this network.
+    # This network has a larger head width, by whose square root scores are divided. A factor in W_Q cancels this.
     w_q = circuits.W_KQ[0] * (model.width / model.head_width) ** 0.5
     attention = {"W_K": identity, "W_Q": w_q, "W_V": identity, "P": circuits.W_PV[0]}
     config = replace(model, d_head=None)

@@ -1,4 +1,4 @@
-"""The best gradient step on standardised tokens, the reference for layers that follow a LayerNorm."""
+"""The best gradient step on standardised tokens, for comparison with layers behind a LayerNorm."""
 
 from typing import Any
 
@@ -16,10 +16,10 @@ def check(experiment: Any) -> None:
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
-    """Compares the population with the best gradient step on standardised tokens, the only input of such a layer.
+    """Compares the population with the best gradient step on standardised tokens, as after a LayerNorm.
 
-    For several layers the learner is GD++ with as many steps and its best pair of rates. It standardises tokens once,
-    before the first step.
+    For several steps the learner is GD++ with its best pair of rates. Tokens are standardised once, before the first
+    step.
     """
     standard = learners.standardise(evaluation.prompts)
     step, n_steps = float(learners.fit_step_size(standard)), len(evaluation.reference.rates["gd"].step_sizes)
@@ -28,10 +28,8 @@ def measure(evaluation: Evaluation, records: Records) -> None:
         records.add_one("step_size_gd_standardised", step / evaluation.task.n_context)
     else:
         start = GDPlusPlusRates(np.full(n_steps, step), np.full(n_steps, step))
-        name, learner = (
-            "gd_plus_plus_standardised",
-            learners.gd_plus_plus(*learners.fit_gd_plus_plus_on(standard, start)),
-        )
+        rates = learners.fit_gd_plus_plus_on(standard, start)
+        name, learner = "gd_plus_plus_standardised", learners.gd_plus_plus(*rates)
     compare_with(evaluation, records, name, standardised(learner))
 
 

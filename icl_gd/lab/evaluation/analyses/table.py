@@ -1,4 +1,4 @@
-"""Prompts sampled from a real table: losses, and alignment to gradient descent, on data unlike that of training."""
+"""Losses and alignment to gradient descent on prompts from a real table, which differ from the training prompts."""
 
 import importlib.util
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from icl_gd.lab.reporting.results import curve
 from icl_gd.tasks import Table, standardised_table
 from icl_gd.types import Array, Predictor, Prompt
 
-TABLE_KEY, TUNE_KEY = 1, 2  # folded into the key of the evaluation
+TABLE_KEY, TUNE_KEY = 1, 2  # folded into the random key of the evaluation
 PENALTIES = np.logspace(-3, 2, 16)  # of ridge regression
 DIABETES = {"task.d_input": 10, "task.d_output": 1}  # sizes of the diabetes data that scikit-learn includes
 LABELS = {
@@ -40,11 +40,12 @@ def check(experiment: Any) -> None:
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
-    """Measures losses and alignment on prompts of scikit-learn's diabetes data, which is not trained on.
+    """Measures losses and alignment on prompts of scikit-learn's diabetes data, on which no model is trained.
 
-    Columns are scaled to the variance of the inputs of training, labels to that of its labels. The learners include
-    gradient descent with the step size fitted to the task, gradient descent and ridge regression fitted to prompts of
-    the table, and the least-squares weights of the whole table, which need no context.
+    Inputs and labels of the table are scaled to the variances of training inputs and labels. The learners include
+    gradient descent with the step size fitted to the task (`gd`), gradient descent and ridge regression fitted to other
+    prompts of the table (`gd_tuned`, `ridge`), and the least-squares weights of the full table, which do not depend on
+    the context (`whole_table`).
     """
     table = diabetes(evaluation)
 
@@ -63,7 +64,7 @@ def measure(evaluation: Evaluation, records: Records) -> None:
         "zero": learners.predict_zero,
         "whole_table": lambda x, y, x_query: jnp.asarray(table.w, x_query.dtype) @ x_query,
     }
-    # In sequence: on two cores, batched solves in one program may wait for each other.
+    # One program per learner: on two cores, batched solves in one program may wait for each other.
     values = {name: float(jax.jit(losses_of_learner(learner))(prompts).mean()) for name, learner in learned.items()}
     trained = _over_members(evaluation, lambda p: {"loss": analysis.losses(p, prompts).mean()})["loss"]
     records.add("loss_table_trained", trained)
@@ -80,7 +81,10 @@ def measure(evaluation: Evaluation, records: Records) -> None:
 
 
 def _tuned(prompts: Prompt, n_steps: int) -> Predictor:
-    """Gradient descent with the best step size on these prompts. Their labels are not exactly linear."""
+    """Gradient descent with the step size that minimises the mean loss on these prompts.
+
+    Labels of the table are not exactly linear, so spectral formulas do not apply.
+    """
     single_step = float(learners.fit_step_size(prompts))
     if n_steps == 1:
         return learners.gradient_descent([single_step])
@@ -91,7 +95,7 @@ def _tuned(prompts: Prompt, n_steps: int) -> Predictor:
 
     from scipy.optimize import minimize_scalar  # takes a quarter of a second to import
 
-    # For several steps the best step size is somewhat smaller than for one; twice that size diverges.
+    # For several steps the best step size is somewhat smaller than for one step; twice the best step size diverges.
     best = minimize_scalar(lambda step_size: float(risk(step_size)), (0.25 * single_step, single_step)).x
     return learners.gradient_descent(np.full(n_steps, best))
 
@@ -126,7 +130,7 @@ def _draw(done: Done) -> plots.Figure:
     colours = [plots.ROLES[name][1] if name in plots.ROLES else "#999999" for name in curve["x"]]
     bars = ax.bar([LABELS[name] for name in curve["x"]], curve["mean"], color=colours)
     top = 1.2 * max(loss for name, loss in zip(curve["x"], curve["mean"], strict=True) if name != "ols")
-    # With about as many examples as inputs, least squares is much worse than the others. Its bar is cut off.
+    # With about as many examples as inputs, least squares is much worse than other learners. Its bar is cut off.
     for bar, loss in zip(bars, curve["mean"], strict=True):
         ax.text(bar.get_x() + bar.get_width() / 2, min(loss, 0.93 * top), f"{loss:.3g}", ha="center", va="bottom")
     ax.set(ylabel="loss on prompts of the table", ylim=(0, top))

@@ -1,4 +1,4 @@
-"""Tails of the loss: rare prompts on which deep networks without a clip diverge, and which dominate their mean loss."""
+"""Tails of the loss: deep networks without a clip diverge on rare prompts, which dominate the mean loss."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 
 from icl_gd import analysis, learners, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs
-from icl_gd.lab.evaluation.comparing import LEARNERS, looked_at, shifted
+from icl_gd.lab.evaluation.comparing import LEARNERS, evaluated_values, shifted
 from icl_gd.lab.evaluation.measured import (
     DIVERGES,
     Evaluation,
@@ -22,8 +22,8 @@ from icl_gd.lab.reporting.results import curve
 from icl_gd.tasks import scale_inputs
 from icl_gd.types import Array, Prompt
 
-PROMPTS = 2**20  # the most prompts whose losses are held in memory
-SHIFTED_PROMPTS = 2**15  # the same for every scale of the inputs
+PROMPTS = 2**20  # the largest number of prompts whose losses are stored in memory
+SHIFTED_PROMPTS = 2**15  # the largest number of prompts per input scale
 
 
 def check(experiment: Any) -> None:
@@ -33,7 +33,8 @@ def check(experiment: Any) -> None:
 def measure(evaluation: Evaluation, records: Records) -> None:
     """Measures the share of prompts on which networks and learners diverge, the mean loss on the rest, and the median.
 
-    All are measured under scaled inputs too, where the mean loss without a clip soon becomes infinite.
+    The share and the median are also measured under scaled inputs, for which the mean loss without a clip soon becomes
+    infinite.
     """
     trained = losses_of_members(evaluation.trained.predictor(evaluation.trained.params))
     losses_of = Partial(
@@ -57,7 +58,7 @@ def measure(evaluation: Evaluation, records: Records) -> None:
         add(f"loss_median_{name}", tail.median)
         if name != "trained":
             records.add(f"loss_bounded_ratio_{name}", tails["trained"].bounded_mean / tail.bounded_mean)
-    alphas = looked_at(evaluation, "input_scale")
+    alphas = evaluated_values(evaluation, "input_scale")
     by_scale = tails_at(alphas, min(evaluation.n_prompts, SHIFTED_PROMPTS))
     for name in by_scale[0]:
         for part, quantity in (("diverging", "diverging_share"), ("median", "loss_median")):
@@ -81,6 +82,7 @@ def tails_of(losses: Mapping[str, np.ndarray]) -> dict[str, analysis.Tail]:
 
 
 def _all_losses(member_losses: Losses, learner_losses: Losses, prompts: Prompt) -> dict[str, Array]:
+    """Losses of members and learners by name."""
     return member_losses(prompts) | learner_losses(prompts)
 
 
@@ -103,7 +105,7 @@ def _draw(done: Done) -> plots.Figure:
 
 
 def _with_many_prompts(curve: dict, metric: dict) -> dict:
-    """Replaces the value of a curve at the input scale of training by the metric, which has many more prompts."""
+    """Replaces the value of a curve at the input scale of training by the metric, measured on many more prompts."""
     measured = plots.band(metric)
     result = {"x": curve["x"]}
     for part in ("mean", "low", "high"):

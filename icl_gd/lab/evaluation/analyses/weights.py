@@ -1,4 +1,8 @@
-"""Circuits of one linear layer compared with those of the construction."""
+"""Circuits of one linear layer compared with the construction, and the paths by which the layer uses labels.
+
+The metrics `share_...` are the four shares of `analysis.label_paths`: direct (gradient descent), exchanged, label-free
+and label-squared.
+"""
 
 from functools import partial
 from typing import Any
@@ -9,7 +13,7 @@ import numpy as np
 
 from icl_gd import analysis, models, plots
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs, needs_linear_layers, needs_one_layer
-from icl_gd.lab.evaluation.measured import EVERY, Evaluation, Records
+from icl_gd.lab.evaluation.measured import GROUPS, Evaluation, Records
 from icl_gd.types import Array, Circuits
 
 
@@ -20,7 +24,7 @@ def check(experiment: Any) -> None:
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
-    """Measures the distance to the construction modulo gauge, and records circuits of untrapped and trapped seeds."""
+    """Measures distances to the construction modulo gauge, and records circuits of an untrapped and a trapped seed."""
     d, n, built = evaluation.task.d_input, evaluation.task.n_context, evaluation.reference.circuits
 
     def distance(c: Circuits) -> Array:
@@ -39,9 +43,9 @@ def measure(evaluation: Evaluation, records: Records) -> None:
 
     measured, at_start = jax.tree.map(np.asarray, measure_all(evaluation.circuits, evaluation.untrained))
     records.add("gauge_distance_gd", measured["distance"])
-    records.add("gauge_distance_gd_untrained", at_start, over=EVERY[:1])
+    records.add("gauge_distance_gd_untrained", at_start, over=GROUPS[:1])
     for name, values in measured["over_seeds"].items():
-        records.add(name, values, over=EVERY)
+        records.add(name, values, over=GROUPS)
     records.arrays["d_input"] = d
     shown = {"construction": built}
     for name, members in (("trained", records.shown), ("trapped", records.trapped)):
@@ -95,7 +99,7 @@ ANALYSIS = Analysis(
             ("W_KQ_trapped",),
             _draw_trapped,
             "QK circuit W_KQ and OV circuit W_PV of a trapped seed. For gradient descent the only entry of W_PV maps "
-            "y to y, and W_KQ compares inputs x; the metrics share_..._trapped tell which other path this seed uses. "
+            "y to y, and W_KQ compares inputs x; the metrics share_..._trapped show which other path this seed uses. "
             "Lines separate the slots of x and y.",
             place=70,
         ),

@@ -17,7 +17,7 @@ from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.parts import Sine
 from icl_gd.lab.config.questions import Done, Picture, Reference
 from icl_gd.lab.evaluation.measured import (
-    EVERY,
+    GROUPS,
     Evaluation,
     PreparedReference,
     Records,
@@ -35,22 +35,22 @@ from icl_gd.types import Array, Predictor, Prompt
 
 LEARNER = "gd_deep_features"
 LOSS = f"loss_{LEARNER}"
-GRID = np.linspace(-5.0, 5.0, 201)  # the x at which functions and features are evaluated
+GRID = np.linspace(-5.0, 5.0, 201)  # inputs x at which functions and features are evaluated
 Params = Any
-LEARNER_BETA2 = 0.999  # of Adam for the learner, as published; the Transformer is trained with 0.98
+LEARNER_BETA2 = 0.999  # beta2 of Adam for the learner, as published; for the Transformer it is 0.98
 
 
 @dataclass(frozen=True)
 class DeepFeatures(Reference):
     """Gradient descent on the last layer of a network with meta-learned features, one learner for each seed.
 
-    The learners are trained first, so that the Transformers' alignment to them is measured during training, as in von
-    Oswald et al. 2212.07677. Member i of the Transformers is compared with member i of the learners.
+    The learners are trained first, so that the Transformers' alignment to them can be measured during training, as in
+    von Oswald et al. 2212.07677. Member i of the Transformers is compared with member i of the learners.
 
     Attributes:
       steps: gradient steps of the learner; None: one per layer of the Transformer.
       learning_rate: learning rate with which the learner's features are trained.
-      step_size: fixed size of a gradient step; the features learn their scale.
+      step_size: size of every gradient step. It is fixed, because the trained features can change their scale instead.
     """
 
     name: ClassVar[str] = "deep_features"
@@ -73,21 +73,21 @@ class DeepFeatures(Reference):
             reject(
                 "model.layout",
                 experiment.model.layout,
-                "reference.name=deep_features takes concatenated with model.style=von_oswald",
+                "reference.name=deep_features needs concatenated, and model.style=von_oswald",
             )
         if network.d_embed is None or network.d_embed < 2:
             reject(
                 "model.d_embed",
                 network.d_embed,
-                "reference.name=deep_features takes at least 2: one or more features, and a slot for y",
+                "reference.name=deep_features needs at least 2: one or more features, and a slot for y",
             )
         if experiment["train.weight_decay"] != 0.0:
             reject(
                 "train.weight_decay",
                 experiment["train.weight_decay"],
-                "would shrink the constructed layers of the learner too; 0 is accepted",
+                "would also shrink the constructed layers of the learner; only 0 is accepted",
             )
-        if any(experiment.together()):
+        if any(experiment.combinations()):
             field, values = next(iter(experiment.sweep.items()))
             reject(
                 field,
@@ -96,17 +96,18 @@ class DeepFeatures(Reference):
             )
 
     def prepare(self, setting: Setting) -> "PreparedDeepFeatures":
-        """Trains the learners: networks with constructed attention layers, frozen, and a trained embedding."""
+        """Trains the embeddings of the learners: networks whose attention layers are constructed and frozen."""
         network, task, prompts = setting.network, setting.task, setting.prompts
-        steps = [self.step_size] * (self.steps or network.n_layers)
+        step_sizes = [self.step_size] * (self.steps or network.n_layers)
         config = TransformerConfig(
             network.d_token,
-            len(steps),
+            len(step_sizes),
             init_scale=network.init_scale,
             d_embed=network.d_embed,
             input_mlp_width=network.input_mlp_width,
         )
-        frozen = constructions.gradient_descent_weights(config, config.width - task.d_output, task.n_context, steps)
+        n_features = config.width - task.d_output
+        frozen = constructions.gradient_descent_weights(config, n_features, task.n_context, step_sizes)
         settings = replace(setting.experiment.settings, learning_rate=self.learning_rate, beta2=LEARNER_BETA2)
         predictor_of = partial(models.fastest_predictor, config, layout=setting.layout)
         loss = jax.jit(lambda params: analysis.member_losses(predictor_of(params), prompts).mean(-1))
@@ -115,7 +116,7 @@ class DeepFeatures(Reference):
             return {LOSS: np.asarray(loss(params))}
 
         learner = setting.train(task, config, settings, watch, "learner", frozen=frozen)
-        return PreparedDeepFeatures(setting, learner, tuple(steps))
+        return PreparedDeepFeatures(setting, learner, tuple(step_sizes))
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,9 @@ class PreparedDeepFeatures(PreparedReference):
     """A population of trained learners, compared with a population of Transformers.
 
     Attributes:
-      setting: of the population of Transformers.
+      setting: the setting of the population of Transformers.
       learner: the population of learners: networks whose attention layers are constructed.
-      step_sizes: of the gradient steps, the same for every learner.
+      step_sizes: the sizes of the gradient steps, the same for every learner.
     """
 
     setting: Setting
@@ -133,12 +134,12 @@ class PreparedDeepFeatures(PreparedReference):
     step_sizes: tuple[float, ...]
 
     def descend(self, params: Params) -> Predictor:
-        """Gradient descent on the features of one learner; its prediction has the iterates `[iterate m]`."""
+        """Gradient descent on the features of one learner, with the prediction of every iterate: `[iterate m]`."""
         embed = models.features(self.learner.config, params, self.setting.task.d_output)
         return learners.layerwise_deep_gradient_descent(embed, self.step_sizes)
 
     def descended(self, params: Params) -> Predictor:
-        """Gradient descent on the features of one learner, with its final prediction."""
+        """Gradient descent on the features of one learner, with the final prediction: `[m]`."""
         return learners.final_iterate(self.descend(params))
 
     @cached_property
@@ -154,16 +155,16 @@ class PreparedDeepFeatures(PreparedReference):
         return jax.tree.map(np.asarray, self._watch(params, self.learner.params))
 
     def evaluate(self, evaluation: Evaluation) -> Records:
-        """Losses of both populations, before and after their layers, and alignment of the Transformers."""
+        """Records of the losses before and after the layers of both populations, and of the Transformers' alignment."""
         return evaluate(evaluation)
 
     def over_training(self, evaluation: Evaluation, records: Records) -> None:
-        """Adds curves over all seeds, trapped ones too.
+        """Adds curves over all seeds, including trapped seeds.
 
-        A loss above 1.2 times the learner's means here that training was too short, not that it found another solution.
+        On this task a trapped seed has been trained too briefly; it has not learned another solution.
         """
         histories = {**evaluation.history, **evaluation.read_history("learner")}
-        histories.pop("training_loss", None)  # both populations have one, and only one would remain
+        histories.pop("training_loss", None)  # both populations have one, and the merged mapping would contain only one
         seed, members = evaluation.experiment.seed, range(evaluation.experiment.seeds)
         records.curves |= curves_by_step(histories, seed, members)
 
@@ -237,7 +238,7 @@ def alignment(evaluation: Evaluation, records: Records) -> None:
             records.add(name, values)
     for name, values in evaluation.watched_untrained.items():
         if name != "loss_trained":
-            records.add(f"{name}_untrained", values, over=EVERY[:1])
+            records.add(f"{name}_untrained", values, over=GROUPS[:1])
 
 
 def _draw_loss(done: Done) -> plots.Figure:

@@ -17,7 +17,7 @@ from icl_gd.lab.config.questions import Reference
 from icl_gd.lab.config.resources import FIT_FLOATS
 from icl_gd.lab.evaluation.measured import (
     DIVERGES,
-    EVERY,
+    GROUPS,
     Evaluation,
     Losses,
     PreparedReference,
@@ -34,7 +34,7 @@ from icl_gd.lab.evaluation.measured import (
 )
 from icl_gd.lab.evaluation.reference_learners import ReferenceLearners, reference_learners
 from icl_gd.lab.reporting.results import curves_by_step
-from icl_gd.programs import brief
+from icl_gd.programs import quick_jit
 from icl_gd.schema import OneOf, Size, check
 from icl_gd.tasks import INPUT_DISTRIBUTIONS
 from icl_gd.types import Array, Predictor, Prompt
@@ -44,12 +44,12 @@ LEARNERS = ("gd", "gd_plus_plus", "gd_plus_plus_free_steps", "gd_plus_plus_publi
 
 @dataclass(frozen=True)
 class GradientDescent(Reference):
-    """Gradient descent with fitted step sizes; for deep networks GD++ with fitted rates too.
+    """Gradient descent with fitted step sizes and, for deep networks, GD++ with fitted rates.
 
     Attributes:
-      learner: learner that weights are constructed for; any variant of GD++ adds all learners for deep networks.
+      learner: learner that the constructed weights implement; with a variant of GD++, all deep learners are fitted.
       steps: steps of every learner; None: one per layer.
-      published_steps: steps of Adam with which the published code learns the rates of GD++.
+      published_steps: steps of Adam that learn the rates of gd_plus_plus_published.
     """
 
     name: ClassVar[str] = "gradient_descent"
@@ -58,7 +58,7 @@ class GradientDescent(Reference):
         *("loss_trained", "loss_untrained", "loss_zero", "loss_ols", "loss_ridge", "loss_construction"),
         *("loss_interpolated", "loss_optimal", "loss_ratio_optimal", "step_size_gd", "construction_error"),
         *(f"loss{ratio}_{name}" for ratio in ("", "_ratio") for name in (*LEARNERS, "gd_free_steps")),
-        # Measured during training, whichever analyses are requested.
+        # Measured during training, for any choice of analyses.
         *("sensitivity_cosine_*_by_step", "sensitivity_difference_*_by_step", "prediction_difference_*_by_step"),
         "softmax_share*",
         "training_loss",
@@ -71,12 +71,12 @@ class GradientDescent(Reference):
         check(self)
 
     def check(self, experiment: Experiment) -> None:
-        network, corrupted = experiment.network, experiment.law.corrupted_labels
+        network, corrupted = experiment.network, experiment.eval_task.corrupted_labels
         if network.causal:
             reject(
                 "model.style",
                 experiment.model.name,
-                "reference.name=gradient_descent takes von_oswald, whose attention is not causal",
+                "reference.name=gradient_descent needs von_oswald, whose attention is not causal",
             )
         if self.learner != "gd" and network.n_layers == 1:
             reject("reference.learner", self.learner, "GD++ needs model.n_layers of at least 2; use gd for one layer")
@@ -112,15 +112,15 @@ class PreparedGradientDescent(ReferenceLearners, PreparedReference):
         learned = self.responses(prompts)
 
         def metrics_of(params: Any, prompts: Prompt, learned: Mapping[str, analysis.Response]) -> dict[str, Array]:
-            by_layer = models.softmax_share(params)  # of layers with a learned mixture of softmax and linear attention
+            by_layer = models.softmax_share(params)  # only layers that learn a mixture of softmax and linear attention
             shares = {
                 f"softmax_share_{layer}" if len(by_layer) > 1 else "softmax_share": share
                 for layer, share in by_layer.items()
             }
             return _aligned(models.fastest_predictor(network, params, layout), prompts, learned) | shares
 
-        # Prompts and responses are arguments: the compiler would spend seconds on folding them as constants.
-        compiled = brief(
+        # Prompts and responses are arguments, because the compiler would spend seconds on folding constants.
+        compiled = quick_jit(
             lambda params, *fixed: analysis.over_members(lambda member: metrics_of(member, *fixed), params)
         )
         return lambda params: compiled(params, prompts, learned)
@@ -130,7 +130,7 @@ class PreparedGradientDescent(ReferenceLearners, PreparedReference):
         return jax.tree.map(np.asarray, self._watch(params))
 
     def evaluate(self, evaluation: Evaluation) -> Records:
-        """Final losses, and which members are trapped. All losses but least squares are of the same prompts."""
+        """Records of final losses, with trapped members marked. All losses but `loss_ols` are on the same prompts."""
         task, trained = evaluation.task, evaluation.trained
         losses_of = {
             "loss_trained": losses_of_members(trained.predictor(trained.params)),
@@ -147,21 +147,21 @@ class PreparedGradientDescent(ReferenceLearners, PreparedReference):
         beyond = DIVERGES * float(losses_of_learner(learners.predict_zero)(evaluation.prompts).mean())
         every = Partial(_all_losses, merge_losses(losses_of), self.losses, beyond)
         risks = analysis.streamed_risks(every, task.sample, evaluation.key, evaluation.n_prompts)
-        # Least squares takes a singular-value decomposition per prompt. So it runs on the prompts of curves only, which
-        # are a hundred times fewer.
+        # Least squares needs a singular-value decomposition per prompt. So its loss is measured on the prompts of
+        # curves, which are a hundred times fewer.
         risks["loss_ols"] = analysis.Risk.of(losses_of_learner(learners.ols)(evaluation.prompts))
 
         optimal = _optimal_loss(evaluation)
-        # Deep networks are compared with the paper's standard, GD++ as published: they do not reach the best GD++. If
-        # rare prompts on which that learner diverges dominate its mean, they are compared with gradient descent.
-        standard = min(risks[name].mean for name in ("loss_gd", "loss_gd_plus_plus_published") if name in risks)
-        standard = standard if optimal is None else optimal
-        records = Records(free_members(risks.pop("clipped").mean, standard), np.asarray(trained.diverged_at) >= 0)
+        # The baseline for trapped members. For deep networks it is GD++ as published: they do not reach the best GD++.
+        # If rare prompts on which that GD++ diverges dominate its mean loss, the baseline is gradient descent.
+        baseline = min(risks[name].mean for name in ("loss_gd", "loss_gd_plus_plus_published") if name in risks)
+        baseline = baseline if optimal is None else optimal
+        records = Records(free_members(risks.pop("clipped").mean, baseline), np.asarray(trained.diverged_at) >= 0)
         records.add_risks(risks)
         for name in self.rates:
-            over = EVERY if name == "gd" else EVERY[:2]
+            over = GROUPS if name == "gd" else GROUPS[:2]
             records.add(f"loss_ratio_{name}", risks["loss_trained"].mean / risks[f"loss_{name}"].mean, over=over)
-        records.add("steps_skipped", trained.skipped, 0.0, over=EVERY[:1])
+        records.add("steps_skipped", trained.skipped, 0.0, over=GROUPS[:1])
         records.arrays["n_layers"], records.arrays["constructed"] = trained.config.n_layers, self.constructed
         records.arrays["rates"] = {name: [leaf.tolist() for leaf in rates] for name, rates in self.rates.items()}
         records.add_one("step_size_gd", self.step_size / task.n_context)
@@ -201,7 +201,7 @@ def _aligned(predictor: Predictor, prompts: Prompt, learned: Mapping[str, analys
 
 
 def _all_losses(losses_of: Losses, learner_losses: Losses, beyond: Array, prompts: Prompt) -> dict[str, Array]:
-    """Losses of members and learners, and the members' losses clipped at `beyond`."""
+    """Losses of members and learners, and as "clipped" the members' losses clipped at `beyond`."""
     losses = losses_of(prompts) | learner_losses(prompts)
     return losses | {"clipped": clip_losses(losses["loss_trained"], beyond)}
 
@@ -210,8 +210,8 @@ def _optimal_loss(evaluation: Evaluation) -> float | None:
     """The closed-form risk of the best linear layer, for Gaussian inputs or independent coordinates; otherwise None.
 
     With corrupted labels the best layer is still a gradient step. Proof: flipping the signs of w and of all corrupted
-    labels keeps the distribution of prompts and flips y_query. Terms of the prediction without labels, or of even order
-    in them, do not change. So they are uncorrelated with y_query, and only add to the variance.
+    labels keeps the distribution of prompts and flips y_query. Terms of the prediction that are of even order in the
+    labels do not change. So these terms are uncorrelated with y_query, and only add variance.
     """
     task, model = evaluation.task, evaluation.trained.config
     if model.n_layers != 1 or not models.has_gram_form(model):

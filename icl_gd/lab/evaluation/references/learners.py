@@ -1,9 +1,9 @@
-"""A reference of any learners: losses and alignment of Transformers to each of them, during training and after it.
+"""Comparison with your own learners: losses, and the Transformers' alignment to every learner.
 
     reference=Learners({"momentum": learners.heavy_ball([6.0, 6.0], momentum=0.5)})
 
-Pass a learner that has to be fitted to prompts of the task as the function that fits it: `fitted={"gd": best_step}`,
-with `best_step(prompts) -> Predictor`.
+If a learner has to be fitted to prompts of the task, pass the function that fits it: `fitted={"gd": best_step}`, with
+`best_step(prompts) -> Predictor`.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from icl_gd.lab.config.errors import reject
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.questions import Done, Picture, Reference
 from icl_gd.lab.evaluation.measured import (
-    EVERY,
+    GROUPS,
     Evaluation,
     PreparedReference,
     Records,
@@ -29,13 +29,13 @@ from icl_gd.lab.evaluation.measured import (
     losses_of_members,
     merge_losses,
 )
-from icl_gd.programs import brief
+from icl_gd.programs import quick_jit
 from icl_gd.types import Array, Predictor, Prompt
 
 
 @dataclass(frozen=True)
 class Learners(Reference):
-    """Learners of your own; their names become parts of the metrics' names.
+    """A reference that consists of your own learners. Metric names contain the names of the learners.
 
     Attributes:
       learners: name -> Predictor.
@@ -56,15 +56,19 @@ class Learners(Reference):
         return (*losses, *(f"loss_ratio_{name}" for name in names), *aligned, "training_loss")
 
     def check(self, experiment: Experiment) -> None:
-        if twice := set(self.learners) & set(self.fitted):
-            name = sorted(twice)[0]
-            reject("reference", name, "is a name in both learners and fitted; every learner needs a name of its own")
+        if duplicates := set(self.learners) & set(self.fitted):
+            name = sorted(duplicates)[0]
+            reject("reference", name, "is a name in both learners and fitted; every learner needs a different name")
         if reserved := {"trained", "untrained", "zero"} & {*self.learners, *self.fitted}:
             name = sorted(reserved)[0]
             reject("reference", name, "is a reserved name (trained, untrained, zero); choose another for the learner")
         if not all(name.isidentifier() for name in (*self.learners, *self.fitted)):
             names = [*self.learners, *self.fitted]
-            reject("reference", names, "names of learners consist of letters, digits and _ and start with no digit")
+            reject(
+                "reference",
+                names,
+                "names of learners may contain letters, digits and _, and may not start with a digit",
+            )
 
     def prepare(self, setting: Setting) -> "PreparedLearners":
         fitted = {name: fit(setting.prompts) for name, fit in self.fitted.items()}
@@ -95,8 +99,8 @@ class PreparedLearners(PreparedReference):
                 metrics |= {f"{measure}_{name}": value for measure, value in aligned.items()}
             return metrics
 
-        # Prompts and responses are arguments: the compiler would spend seconds on folding them as constants.
-        compiled = brief(
+        # Prompts and responses are arguments, because the compiler would spend seconds on folding constants.
+        compiled = quick_jit(
             lambda params, *fixed: analysis.over_members(lambda member: metrics_of(member, *fixed), params)
         )
         return lambda params: compiled(params, prompts, learner_responses)
@@ -106,9 +110,9 @@ class PreparedLearners(PreparedReference):
         return jax.tree.map(np.asarray, self._watch(params))
 
     def evaluate(self, evaluation: Evaluation) -> Records:
-        """Final losses on the same prompts, their ratios, and alignment, with untrained members as a control.
+        """Records of final losses on the same prompts, loss ratios, and alignment, with untrained members as a control.
 
-        A member is trapped if its loss is above 1.2 times the smallest loss of the learners.
+        A member is trapped if its loss is above 1.2 times the smallest loss of the learners and of predicting zero.
         """
         trained = evaluation.trained
         losses_of = {
@@ -127,8 +131,8 @@ class PreparedLearners(PreparedReference):
         for name in self.learners:
             records.add(f"loss_ratio_{name}", loss / risks[f"loss_{name}"].mean)
         for watched, suffix, over in (
-            (evaluation.watched, "", EVERY[:2]),
-            (evaluation.watched_untrained, "_untrained", EVERY[:1]),
+            (evaluation.watched, "", GROUPS[:2]),
+            (evaluation.watched_untrained, "_untrained", GROUPS[:1]),
         ):
             for name, values in watched.items():
                 if name.startswith(analysis.Alignment._fields):
@@ -150,7 +154,7 @@ def _draw_losses(done: Done) -> plots.Figure:
         plots.level(ax, done["arrays"][f"loss_{name}_on_curve_prompts"], name)
     ax.set(xlabel="training step", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$")
     zero = done["arrays"]["loss_zero_on_curve_prompts"]
-    if ax.get_ylim()[1] > 2 * zero:  # short spikes are cut off
+    if ax.get_ylim()[1] > 2 * zero:  # cuts off short spikes
         ax.set_ylim(0, 2 * zero)
     figure.legend(loc="outside lower center", ncols=2)
     return figure
@@ -169,7 +173,7 @@ def _draw_alignment(done: Done) -> plots.Figure:
     return figure
 
 
-# Other references have `loss_zero_on_curve_prompts` too, and prefix learners have `learners`. Only this one has both.
+# Only this reference records both `learners` and `loss_zero_on_curve_prompts`; others record one of them.
 PICTURES = (
     Picture(
         "beside_learners",

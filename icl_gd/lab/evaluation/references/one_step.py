@@ -11,7 +11,7 @@ import numpy as np
 from icl_gd import analysis, learners, models, plots
 from icl_gd.lab.config.errors import reject
 from icl_gd.lab.config.experiment import Experiment
-from icl_gd.lab.config.parts import Elementwise
+from icl_gd.lab.config.parts import MODIFICATION, Elementwise
 from icl_gd.lab.config.questions import Done, Picture, Reference
 from icl_gd.lab.evaluation.measured import (
     Evaluation,
@@ -44,7 +44,7 @@ class OneStep(Reference):
 
     def check(self, experiment: Experiment) -> None:
         if experiment.model.layout == "interleaved":
-            reject("model.layout", "interleaved", "reference.name=one_step takes concatenated, whose tokens are (x, y)")
+            reject("model.layout", "interleaved", "reference.name=one_step needs concatenated, whose tokens are (x, y)")
 
     def prepare(self, setting: Setting) -> "PreparedOneStep":
         return PreparedOneStep(setting)
@@ -71,7 +71,7 @@ class PreparedOneStep(PreparedReference):
         return {"loss_trained": np.asarray(self._losses(params, self.setting.prompts))}
 
     def evaluate(self, evaluation: Evaluation) -> Records:
-        """Final losses on the same prompts, also relative to the gradient step and to the unmodified member."""
+        """Records of losses on the same prompts, and ratios to the gradient step's and the unmodified member's loss."""
         trained, task, points = evaluation.trained, evaluation.task, evaluation.points
         losses_of = {
             "loss_trained": losses_of_members(trained.predictor(trained.params)),
@@ -99,21 +99,25 @@ def plain_member(points: Sequence[Mapping[str, Any]], config: TransformerConfig)
 
     Args:
       points: the fields and values of every combination.
-      config: the network of the population. It has the strengths of modifications that are not swept over.
+      config: the network of the population; it contains the strengths that are not swept over.
 
     Returns:
-      The index; None if no modification is swept over, or every combination modifies attention, or there is only one.
+      The index. None if no modification is swept over, if every combination modifies attention, or if there is only one
+      combination.
     """
-    swept = {name.split(".")[-1]: name for name in points[0]}
-    strengths = {name: getattr(config, name) for name in models.Modification._fields if name != "share"}
-    varied = [name for name in strengths if name in swept]
+    strengths = {
+        f"model.{MODIFICATION.get(name, name)}": value
+        for name, value in config.modification.enabled.items()
+        if name != "negative_fraction"
+    }
+    swept = [name for name in strengths if name in points[0]]
     fixed = [value for name, value in strengths.items() if name not in swept]
-    plain = [i for i, point in enumerate(points) if all(point[swept[name]] == 0.0 for name in varied)]
-    return plain[0] if varied and plain and len(points) > 1 and not any(fixed) else None
+    plain = [i for i, point in enumerate(points) if all(point[name] == 0.0 for name in swept)]
+    return plain[0] if swept and plain and len(points) > 1 and not any(fixed) else None
 
 
 def _strengths(point: Mapping[str, Any]) -> tuple[float, ...]:
-    """Strengths of the modifications in one entry of a sweep, in the order of `VARIED`."""
+    """Strengths of the modifications in one combination of a sweep, in the order of `VARIED`."""
     return tuple(point["fields"].get(f"model.{name}", 0.0) for name in VARIED)
 
 
@@ -127,12 +131,12 @@ def _draw_variants(done: Done) -> plots.Figure:
             for point in done["sweep"]
             if point["fields"]["task.name"] == task
         ]
-        places = list(AUGMENTED)
+        augmentations = list(AUGMENTED)
         panels = (
             [(alpha, ratio) for alpha, beta, keys, values, ratio in points if not beta and not (keys or values)],
             [(beta, ratio) for alpha, beta, keys, values, ratio in points if not alpha and not (keys or values)],
             [
-                (places.index((keys, values)), ratio)
+                (augmentations.index((keys, values)), ratio)
                 for alpha, beta, keys, values, ratio in points
                 if not (alpha or beta)
             ],
@@ -140,11 +144,11 @@ def _draw_variants(done: Done) -> plots.Figure:
         for ax, panel in zip(axes, panels, strict=True):
             x, metrics = zip(*sorted(panel, key=lambda pair: pair[0]), strict=True)
             mean = [metric["mean"] for metric in metrics]
-            reach = [half_interval(metric) for metric in metrics]
+            half_widths = [half_interval(metric) for metric in metrics]
             ax.errorbar(
                 x,
                 mean,
-                reach,
+                half_widths,
                 fmt=marker,
                 linestyle="-" if ax is not axes[2] else "",
                 color=shade,
@@ -167,7 +171,7 @@ def _draw_variants(done: Done) -> plots.Figure:
 
 
 def _draw_every_variant(done: Done) -> plots.Figure:
-    """The loss ratio of every combination: one row for each task, one column for each augmentation, alpha by beta."""
+    """Draws one panel per task (rows) and augmentation (columns), with loss ratios over alpha and beta."""
     ratios = {
         (point["fields"]["task.name"], *_strengths(point)): point["metrics"]["loss_ratio_plain"]
         for point in done["sweep"]
@@ -224,7 +228,8 @@ PICTURES = (
         "Loss of every combination of modifications of attention, divided by that of plain softmax attention with "
         "the same seed: means over seeds. Rows of panels are tasks, columns the augmentation; within a panel the "
         "axes are the regularisation alpha and the negative samples beta. Orange is below 1, better than plain "
-        "softmax. Bold numbers with a star have a 95 % interval below 1; some of so many do by chance.",
+        "softmax. Bold numbers with a star have a 95 % interval below 1. With this many combinations, some do by "
+        "chance.",
         place=400,
     ),
 )

@@ -10,7 +10,7 @@ from icl_gd.lab.config.questions import Done, Picture
 from icl_gd.lab.evaluation.comparing import LEARNERS
 from icl_gd.lab.reporting.results import sweep_line
 
-LABELS = {  # of the fields on the horizontal axis
+LABELS = {  # field -> label of the horizontal axis
     "task.n_context": r"context examples $N$",
     "model.d_embed": "width of the residual stream",
     "train.steps": "training steps",
@@ -27,7 +27,7 @@ def _draw_sweep(done: Done) -> plots.Figure:
     for point in done["sweep"]:
         values = (_setting_label(other, point["fields"][other]) for other in others)
         groups.setdefault(", ".join(values), []).append(point)
-    width = plots.COLUMN if len(others) < 3 else plots.PAGE  # long labels of the legend need a wide figure
+    width = plots.COLUMN if len(others) < 3 else plots.PAGE  # long legend labels need a wide figure
     figure, ax = plots.subplots(figsize=(width, 2.4 + (0.15 * len(groups) if others else 0.0)))
     error = "loss_trained" if "loss_trained" in done["sweep"][0]["metrics"] else "normalised_error"
     for i, points in enumerate(groups.values()):
@@ -47,7 +47,7 @@ def _draw_sweep(done: Done) -> plots.Figure:
     xs = [point["fields"][field] for point in done["sweep"]]
     if field in sweeps.SPREAD_OUT and min(xs) > 0:
         ax.set_xscale("log")
-        if len(set(xs)) <= 4:  # few enough to label each of them
+        if len(set(xs)) <= 4:  # few enough to label every value
             ax.set_xticks(sorted(set(xs)), [f"{x:g}" for x in sorted(set(xs))])
             ax.minorticks_off()
     elif all(isinstance(x, int) for x in xs):
@@ -105,15 +105,15 @@ def _draw_learners(ax: plots.Axes, points: list, field: str, error: str, is_firs
 
 
 def _learners(metrics: Done) -> list[str]:
-    """The learners that a population is compared with: those with a loss ratio."""
+    """The learners that a population is compared with: the metrics contain their loss and a loss ratio."""
     ratios = [name.removeprefix("loss_ratio_") for name in metrics if name.startswith("loss_ratio_")]
     return [name for name in ratios if f"loss_{name}" in metrics]
 
 
 def _draw_loss(done: Done) -> plots.Figure:
-    """Loss during training; the levels of learners are measured on the same prompts.
+    """Draws the loss during training, and the losses of learners on the same prompts.
 
-    A sample of ten thousand prompts is off by a percent, which is more than the differences that the figure shows.
+    On ten thousand other prompts, mean losses would change by a percent, more than the differences in the figure.
     """
     deep = [name for name in LEARNERS[1:] if f"loss_{name}_on_curve_prompts" in done["arrays"]]
     standardised = done["arrays"].get("loss_gd_standardised_on_curve_prompts")
@@ -134,7 +134,7 @@ def _draw_loss(done: Done) -> plots.Figure:
     ax.set(xlabel="training step", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$")
     if min(levels.values()) < zero / 20:
         ax.set_yscale("log")
-    if ax.get_ylim()[1] > 2 * zero:  # short spikes are cut off
+    if ax.get_ylim()[1] > 2 * zero:  # cuts off short spikes
         ax.set_ylim(None if ax.get_yscale() == "log" else 0, 2 * zero)
     figure.legend(loc="outside lower center", ncols=1 if has_long_labels else 2)
     return figure
@@ -156,7 +156,7 @@ def _draw_depth_losses(done: Done) -> plots.Figure:
     reach = 1.5 * max((max(values) for values in losses.values() if max(values) < zero), default=zero)
     for row, (name, values) in enumerate(losses.items()):
         _, colour, _ = plots.ROLES[name]
-        if max(values) > reach:  # rare prompts on which it diverges dominate its mean
+        if max(values) > reach:  # the mean loss is dominated by rare prompts that diverge
             ax.annotate(
                 f"{np.mean(values):.2g}",
                 (0.9 * reach, row),
@@ -200,7 +200,7 @@ PICTURES = (
         ("loss_trained_by_step", "loss_gd_on_curve_prompts"),
         _draw_loss,
         "Loss on held-out prompts during training. The line is the mean over untrapped seeds, the band their range; "
-        "trapped seeds are drawn one by one. Horizontal lines are the losses of the learners on the same prompts, "
+        "each trapped seed has its own line. Horizontal lines are the losses of the learners on the same prompts, "
         "which are fewer than the prompts of the final losses.",
         place=20,
     ),

@@ -1,4 +1,4 @@
-"""The reference for function classes: learners that predict at every length of a prompt, on several suites."""
+"""The reference for function classes: learners that predict after every number of examples, on several suites."""
 
 import importlib.util
 import sys
@@ -18,27 +18,29 @@ from icl_gd.lab.config.errors import reject
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.config.parts import Functions, InConfig
 from icl_gd.lab.config.questions import Done, Picture, Reference
-from icl_gd.lab.evaluation.measured import EVERY, Evaluation, PreparedReference, Records, Setting
+from icl_gd.lab.evaluation.measured import GROUPS, Evaluation, PreparedReference, Records, Setting
 from icl_gd.schema import OneOf, check
 from icl_gd.tasks import EVAL_SUITE, FunctionRegression
 from icl_gd.training import Curriculum
 from icl_gd.types import Array, PrefixPredictor, PrefixPrompt
 
-PROMPTS_AT_ONCE = 64  # prompts in one batch of a Transformer
-LEARNERS_AT_ONCE = 8  # prompts in one batch of a learner; a batch takes as long as its slowest prompt
-LEARNED_BELOW = 0.9  # times the error of predicting zero; a seed whose error ends above it has learned nothing
+PROMPTS_AT_ONCE = 64  # batch size of Transformers
+LEARNERS_AT_ONCE = 8  # batch size of learners; it is small, because a batch takes as long as its slowest prompt
+LEARNED_BELOW = 0.9  # a seed is trapped if its final error is above this multiple of the error of predicting zero
 ALPHAS = (1.0, 0.1, 0.01, 0.001, 0.0001)  # penalties of the Lasso, as published
 CURVE = "normalised_error_"
-WORST = 1.1  # the largest error in the figure over training
-BEYOND = "trained_n_context"  # an array: the examples of training prompts, if prompts of the evaluation have more
-BEYOND_REMARK = "Prompts of training have {} examples; predictions after more examples (shaded) were never trained."
-# The panels of one figure: title of a row -> suites in it.
-GROUPS = {
+WORST = 1.1  # the largest error that the figure over training shows
+# Name of an array: the number of examples in training prompts. It is recorded if evaluation prompts have more.
+BEYOND = "trained_n_context"
+BEYOND_REMARK = "Training prompts have {} examples; predictions after more examples (shaded) were never trained."
+# Panels of the figure `prompt_families`: what a row varies -> the suites in this row.
+ROWS = {
     "query": ("random_quadrants", "opposite_quadrants", "orthogonal_query", "repeated_query"),
     "inputs": ("half_subspace", "skewed", "noisy"),
     "scale of inputs": ("inputs_third", "inputs_half", "inputs_double", "inputs_triple"),
     "scale of labels": ("labels_third", "labels_half", "labels_double", "labels_triple"),
 }
+# Baseline -> names of its error curves, and a function that makes its predictor.
 BASELINES: dict[str, tuple[tuple[str, ...], Callable[[], PrefixPredictor]]] = {
     "least_squares": (("least_squares",), lambda: learners.prefix_least_squares),
     "averaging": (("averaging",), lambda: learners.prefix_averaging),
@@ -56,7 +58,7 @@ REQUIRES = {"tree": "sklearn", "tree_4": "sklearn", "xgboost": "xgboost"}  # bas
 
 @dataclass(frozen=True)
 class PrefixLearners(Reference):
-    """Learners that predict after every number of examples, on prompts like those of training and on shifted ones.
+    """Learners that predict after every number of examples, on prompts of the training task and on shifted prompts.
 
     Attributes:
       suite: kinds of prompts that errors at every length are measured on.
@@ -77,11 +79,11 @@ class PrefixLearners(Reference):
         check(self)
         for name in ("suite", "baselines"):
             words = getattr(self, name)
-            if twice := [word for word in words if words.count(word) > 1]:
-                raise ValueError(f"eval.{name}={twice[0]}: duplicate value; every value is accepted once")
+            if duplicates := [word for word in words if words.count(word) > 1]:
+                raise ValueError(f"eval.{name}={duplicates[0]}: duplicate value; give every value once")
         if self.baselines and not self.suite:
             raise ValueError(
-                "eval.suite=(): baselines are measured on the prompts of a suite; use ('standard',) or more"
+                "eval.suite=(): baselines are measured on the prompts of eval.suite; give at least ('standard',)"
             )
 
     def check(self, experiment: Experiment) -> None:
@@ -89,16 +91,20 @@ class PrefixLearners(Reference):
             reject(
                 "model.style",
                 experiment.model.name,
-                "reference.name=prefix_learners takes gpt2, whose attention is causal",
+                "reference.name=prefix_learners needs gpt2, whose attention is causal",
             )
-        if experiment.law.noise != "normal" and not experiment.law.noise_std and "noisy" not in self.suite:
+        if experiment.eval_task.noise != "normal" and not experiment.eval_task.noise_std and "noisy" not in self.suite:
             reject(
                 "task.noise",
-                experiment.law.noise,
+                experiment.eval_task.noise,
                 "has no effect without noise; set task.noise_std, or add noisy to eval.suite",
             )
-        if experiment.law.logistic and "noisy" in self.suite:
-            reject("eval.suite", "noisy", "task.name=signs has classes as labels, which take no noise; remove noisy")
+        if experiment.eval_task.logistic and "noisy" in self.suite:
+            reject(
+                "eval.suite",
+                "noisy",
+                "the labels of task.name=signs are classes, to which no noise can be added; remove noisy",
+            )
 
     def check_here(self) -> None:
         for name in self.baselines:
@@ -107,9 +113,9 @@ class PrefixLearners(Reference):
 
     def prepare(self, setting: Setting) -> "PreparedPrefixLearners":
         if beyond := setting.experiment.never_trained:
-            untrained = " to ".join(map(str, dict.fromkeys((beyond[0], beyond[-1]))))
+            lengths = " to ".join(map(str, dict.fromkeys((beyond[0], beyond[-1]))))
             warnings.warn(
-                f"eval.n_context={beyond[-1]}: predictions after {untrained} examples are never trained, because "
+                f"eval.n_context={beyond[-1]}: predictions after {lengths} examples are never trained, because "
                 f"task.n_context={beyond[0] - 1}; figures shade these lengths",
                 stacklevel=2,
             )
@@ -139,7 +145,7 @@ class PreparedPrefixLearners(PreparedReference):
         return jax.tree.map(np.asarray, self._watch(params, self.setting.prompts))
 
     def evaluate(self, evaluation: Evaluation) -> Records:
-        """Errors of the population and of the baselines at every length, on every suite of prompts."""
+        """Records of the errors of members and baselines at every length, on every kind of prompts."""
         return evaluate(evaluation)
 
     def over_training(self, evaluation: Evaluation, records: Records) -> None:
@@ -149,7 +155,7 @@ class PreparedPrefixLearners(PreparedReference):
 
 
 def suite_prompts(evaluation: Evaluation, name: str) -> tuple[FunctionRegression, PrefixPrompt]:
-    """The task of a suite, and its prompts.
+    """The task of one kind of prompts, and a batch of its prompts.
 
     Args:
       evaluation: the trained population.
@@ -171,7 +177,7 @@ def member_errors(
     Args:
       predictor_of: returns the PrefixPredictor of a member, given its parameters.
       params: parameters with a leading member axis.
-      prompts: with a leading prompt axis.
+      prompts: prompts with a leading prompt axis.
       task: the task of the prompts.
 
     Returns:
@@ -181,11 +187,11 @@ def member_errors(
 
 
 def evaluate(evaluation: Evaluation) -> Records:
-    """Measures errors on every suite of prompts.
+    """Measures errors on every kind of prompts.
 
     Returns:
-      Records with a curve `normalised_error_SUITE_NAME` over the number of examples for every suite and learner, and
-      metrics that are means over the number of examples.
+      Records with a curve `normalised_error_SUITE_LEARNER` over the number of examples for every kind of prompts and
+      learner, and with metrics that are means over the number of examples.
     """
     has_diverged = np.asarray(evaluation.trained.diverged_at) >= 0
     records = Records(~has_diverged, has_diverged)
@@ -200,7 +206,7 @@ def evaluate(evaluation: Evaluation) -> Records:
         if name in suite:
             errors |= _baseline_errors(evaluation, prompts, task)
             if task.noise_std > 0.0 and "least_squares" in errors:
-                median = np.median(errors["least_squares"], axis=0)  # the mean is infinite around k = d
+                median = np.median(errors["least_squares"], axis=0)  # the mean is infinite around d examples
                 records.add_one(f"peak_of_least_squares_{name}", float(np.argmax(median)))
         if name == "standard":
             untrained = np.asarray(measure(evaluation.untrained, prompts), np.float64)
@@ -223,7 +229,7 @@ def evaluate(evaluation: Evaluation) -> Records:
 
 
 def _baseline_errors(evaluation: Evaluation, prompts: PrefixPrompt, task: FunctionRegression) -> dict[str, np.ndarray]:
-    """Errors `[prompt n]` of every baseline, in float64: near k = d least squares loses half its digits."""
+    """Errors `[prompt n]` of every baseline, in float64: around d examples, least squares loses half its digits."""
     exact: PrefixPrompt = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), prompts._replace(w=None))
     result: dict[str, np.ndarray] = {}
     with jax.enable_x64(True):
@@ -249,7 +255,10 @@ def _host_errors(name: str, prompts: PrefixPrompt, task: FunctionRegression) -> 
 
 
 def _errors(predictor: PrefixPredictor, prompts: PrefixPrompt, task: FunctionRegression, at_once: int) -> Array:
-    """Errors `[*role prompt n]` of a PrefixPredictor, divided by the error of predicting zero."""
+    """Errors `[*role prompt n]` of a PrefixPredictor, divided by the error of predicting zero.
+
+    A PrefixPredictor with several predictions, such as the Lasso for several penalties, has the axis `role`.
+    """
     errors = analysis.prefix_squared_errors(predictor, prompts, task.in_order, at_once, task.logistic)
     return errors / _zero_error(task)
 
@@ -279,7 +288,7 @@ def band(errors: np.ndarray) -> dict[str, list]:
 
 
 def _by_member(records: Records, suite: str, errors: np.ndarray) -> None:
-    """Adds the mean error of every member, and its errors by length. Lengths without a query have nan."""
+    """Adds the mean error of every member, and its errors by length. The error is nan for a length without a query."""
     by_length = errors.mean(1)
     suffix = "" if suite == "standard" else f"_{suite}"
     records.add(f"normalised_error{suffix}", np.nanmean(by_length, axis=1))
@@ -289,22 +298,22 @@ def _by_member(records: Records, suite: str, errors: np.ndarray) -> None:
 def _summaries(
     records: Records, standard: Mapping[str, np.ndarray], task: FunctionRegression, trained: int | None = None
 ) -> None:
-    """Adds metrics on the standard prompts: mean errors of the learners, and the members' excess over them.
+    """Adds metrics on the standard prompts: mean errors of the learners, and how much the members' errors exceed them.
 
-    The best Lasso has the best penalty at every length.
+    The "best Lasso" has, at every length, the penalty with the smallest error.
 
     Args:
-      records: receives the metrics; its members are trapped if they have learned nothing.
+      records: receives the metrics. `is_free` becomes False for members with an error above `LEARNED_BELOW`.
       standard: errors `[member prompt n]` by name.
       task: the task of the prompts.
-      trained: the number of lengths, from 0 on, that are trained; they decide whether a member has learned. Default:
-        all lengths.
+      trained: the number of lengths, from 0 on, that occur in training. Only these decide whether a member is trapped.
+        Default: all lengths.
     """
     by_length = {role: errors.mean(1) for role, errors in standard.items()}  # [member n]
     excess_over = {}
     for role, values in by_length.items():
         if role == "untrained":
-            records.add("normalised_error_untrained", values.mean(1), over=EVERY[:1])
+            records.add("normalised_error_untrained", values.mean(1), over=GROUPS[:1])
         elif role != "trained":
             records.add_one(f"normalised_error_{role}", values.mean())
             excess_over[role] = by_length["trained"] - values
@@ -324,7 +333,7 @@ def _summaries(
 
 
 def curriculum_end(curriculum: Curriculum | None) -> int:
-    """The step at which the curriculum ends, after which training is on the whole task; 0 without a curriculum."""
+    """The step at which the curriculum ends and training on the full task begins; 0 without a curriculum."""
     return 0 if curriculum is None else max(curriculum.inputs.steps, curriculum.points.steps)
 
 
@@ -352,9 +361,9 @@ def _draw(ax: plots.Axes, done: Done, curves: dict[str, dict], top: float) -> No
 
 
 def _top(curves: dict[str, dict]) -> float:
-    """An upper end of the axis for the trained model and least squares.
+    """The upper end of an axis that shows the curves of the trained model and of least squares.
 
-    Averaging and nearest neighbours are cut off where they are worse than predicting zero.
+    Larger errors of other learners, such as averaging, are cut off.
     """
     roles = ("trained", "least_squares")
     shown = [np.array(curve["mean"], float) for role, curve in curves.items() if role in roles]
@@ -362,20 +371,21 @@ def _top(curves: dict[str, dict]) -> float:
 
 
 def _median_top(curves: dict[str, dict]) -> float:
-    """An upper end of the axis that shows every learner at half of the lengths or more."""
+    """The upper end of an axis that shows at least half of the lengths of every curve."""
     medians = [np.nanmedian(np.array(curve["mean"], float)) for role, curve in curves.items() if role != "untrained"]
     return _frame(max(medians))
 
 
 def _frame(error: float) -> float:
+    """The upper end of an axis that shows this error; between 1.15 and 3."""
     return float(max(1.15, min(1.1 * error, 3.0)))
 
 
 def _draw_standard(done: Done) -> plots.Figure:
     curves = _curves(done, "standard")
-    n_labels = len(curves) + 1 + (1 if BEYOND in done["arrays"] else 0)  # with that of predicting zero
-    rows = (n_labels + 1) // 2  # of the legend
-    figure, ax = plots.subplots(figsize=(plots.COLUMN, 2.5 + 0.17 * rows))
+    n_labels = len(curves) + 1 + (1 if BEYOND in done["arrays"] else 0)  # 1 for predicting zero, 1 for the shaded area
+    legend_rows = (n_labels + 1) // 2
+    figure, ax = plots.subplots(figsize=(plots.COLUMN, 2.5 + 0.17 * legend_rows))
     _draw(ax, done, curves, _median_top(curves))
     is_classification = done["arrays"].get("are_classes")
     error = "share of wrong classes / 0.5" if is_classification else "squared error / variance of labels"
@@ -385,7 +395,7 @@ def _draw_standard(done: Done) -> plots.Figure:
 
 
 def _draw_suite(done: Done) -> plots.Figure:
-    groups = {title: [name for name in names if _curves(done, name)] for title, names in GROUPS.items()}
+    groups = {title: [name for name in names if _curves(done, name)] for title, names in ROWS.items()}
     groups = {title: names for title, names in groups.items() if names}
     columns = max(len(names) for names in groups.values())
     figure, axes = plots.subplots(
@@ -455,6 +465,6 @@ PICTURES = (
         "over seeds, the band is their range. The horizontal line is the learner with the smallest mean error, "
         f"measured on the prompts of the final errors. Errors above {WORST} are cut off.",
         place=330,
-        remarks={BEYOND: "Prompts of training have {} examples; predictions after more examples were never trained."},
+        remarks={BEYOND: "Training prompts have {} examples; predictions after more examples were never trained."},
     ),
 )
