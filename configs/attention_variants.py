@@ -119,4 +119,6 @@ def get_config(variant: str = "") -> Experiment:
             experiment,
             {"task.name": ("linear", "exponential"), "model.alpha": (0.0, 0.5), "model.beta": (0.0, 0.5)},
         )
+    if variant:
+        raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
     return experiment

@@ -46,4 +46,8 @@ def get_config(variant: str = "") -> Experiment:
             ),
         ),
     )
-    return smoke(experiment) if variant == "smoke" else experiment
+    if variant == "smoke":
+        return smoke(experiment)
+    if variant:
+        raise ValueError(f"unknown variant {variant!r}; choose from {', '.join(VARIANTS)}")
+    return experiment

@@ -4,6 +4,7 @@ import fcntl
 import json
 import math
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -339,6 +340,12 @@ NOT_CONFIGS = {
     "lacks_parts": "from icl_gd.lab import Experiment\ndef get_config(variant): return Experiment(seeds=3)",
     "other_field": "from icl_gd.lab import Network\ndef get_config(variant): return Network(layers=3)",
 }
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_an_unknown_variant_is_refused_in_python_too(config):
+    with pytest.raises(ValueError, match=r"unknown variant 'tinny'; choose from .*smoke"):
+        runpy.run_path(str(config))["get_config"]("tinny")
 
 
 @pytest.mark.parametrize("name", NOT_CONFIGS)
