@@ -173,8 +173,10 @@ def _summary(all_results: Mapping[str, Results], again: Mapping[str, Results], r
     if again:
         count = len(all_results.keys() & again.keys())
         verb = "was" if count == 1 else "were"
-        about += f" {count} of {len(all_results)} experiments {verb} repeated with other seeds for all members. Their "
-        about += "claims count as holding only if they hold in both runs."
+        about += (
+            f" {count} of {len(all_results)} experiments {verb} repeated with new seeds for all models. A claim of a "
+        )
+        about += "repeated experiment counts as holding only if it holds in both runs."
     return f"{about} [docs/results.md](docs/results.md) lists each claim and explains each failure.\n\n{table}"
 
 
