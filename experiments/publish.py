@@ -174,9 +174,9 @@ def _summary(all_results: Mapping[str, Results], again: Mapping[str, Results], r
         count = len(all_results.keys() & again.keys())
         verb = "was" if count == 1 else "were"
         about += (
-            f" {count} of {len(all_results)} experiments {verb} repeated with new seeds for all models. A claim of a "
+            f" {count} of {len(all_results)} experiments {verb} run a second time, with other random seeds. A claim "
         )
-        about += "repeated experiment counts as holding only if it holds in both runs."
+        about += "of such an experiment counts as holding only if it holds in both runs."
     return f"{about} [docs/results.md](docs/results.md) lists each claim and explains each failure.\n\n{table}"
 
 

@@ -309,7 +309,7 @@ def test_tables_follow_the_results(repository, capsys):
     assert "| VO.F2.loss | in other words | Fig. 2 | = 0.2062 ± 0.002 | 0.20631 |  | yes |  |" in docs
     assert "Trapped seeds: 1 of 2." in docs
     assert "## No full run yet" not in docs
-    assert "new seeds for all models" not in readme
+    assert "with other random seeds" not in readme
     assert "## one_layer-trapped\n" in docs
     for text, columns in ((readme, {4}), (docs, {5, 8})):
         bars = {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")}
@@ -339,7 +339,7 @@ def test_a_claim_holds_if_it_does_at_both_seeds(repository):
     (repository / "results" / "one_layer" / publish.AGAIN).write_text(json.dumps(again))
     assert publish.main([], repository) == 0
     readme, docs = ((repository / name).read_text(encoding="utf-8") for name in ("README.md", "docs/results.md"))
-    repeated = "1 of 2 experiments was repeated with new seeds for all models. A claim of a repeated experiment counts"
+    repeated = "1 of 2 experiments was run a second time, with other random seeds. A claim of such an experiment"
     assert repeated in readme
     assert "| 2 of 5 | by_luck, by_chance, fails | 1 of 2 |" in docs
     assert "With seeds from 5000 on: 12.0 s in the last process on gpu, float32, revision abc." in docs
