@@ -24,7 +24,7 @@ import difflib
 import inspect
 import math
 import types
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import cache, wraps
 from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -91,6 +91,15 @@ def hints(dataclass_type: type) -> dict[str, Any]:
     """
     annotations = get_type_hints(dataclass_type, include_extras=True)
     return {field.name: annotations[field.name] for field in fields(dataclass_type)}
+
+
+def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts lists back to tuples: JSON stores tuples as lists.
+
+    Returns:
+      A new dict, in which every value that is a list is a tuple. Lists inside a value are not converted.
+    """
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:

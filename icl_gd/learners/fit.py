@@ -87,6 +87,18 @@ def minimise_risk(
         return descend(data, start)[1]
 
 
+def to_pairs(n_steps: int, per_step: bool) -> tuple[Float[np.ndarray, "step p"], Float[np.ndarray, "step p"]]:
+    """The matrices `to_step_sizes` and `to_gammas` of `minimise_risk` for GD++.
+
+    Returns:
+      Matrices `[step p]` for p = 2 n_steps parameters, all step sizes before all gammas. If `per_step` is False, all
+      steps have one step size and one gamma, so p = 2.
+    """
+    to_steps = np.eye(n_steps) if per_step else np.ones((n_steps, 1))
+    zeros = np.zeros_like(to_steps)
+    return np.hstack([to_steps, zeros]), np.hstack([zeros, to_steps])
+
+
 @partial(jax.jit, static_argnums=0)
 def _log_and_gradient(risk: Callable[[Any, Array], Array], data: Any, rates: Array) -> tuple[Array, Array]:
     """The log risk of the rates `[2 step]`, and its gradient. Compiled once per risk function and number of steps."""

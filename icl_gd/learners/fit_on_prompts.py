@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from icl_gd.learners.fit import minimise_risk
+from icl_gd.learners.fit import minimise_risk, to_pairs
 from icl_gd.learners.iterative import gd_plus_plus
 from icl_gd.learners.spectral import GDPlusPlusRates
 from icl_gd.schema import checked
@@ -68,13 +68,10 @@ def fit_gd_plus_plus_on(
       ValueError: if the clip is not positive.
     """
     n_steps = len(start.step_sizes)
-    to_steps = np.eye(n_steps) if free else np.ones((n_steps, 1))  # maps parameters to rates of all steps
-    zeros = np.zeros_like(to_steps)
     rates = np.concatenate(start) if free else np.array([start.step_sizes[0], start.gammas[0]])
     sample = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), _Sample(prompts, clip))
-    to_step_sizes, to_gammas = np.hstack([to_steps, zeros]), np.hstack([zeros, to_steps])
     spread = 0.0 if free else 0.3
-    fitted = minimise_risk(_risk, sample, to_step_sizes, to_gammas, rates, spread, TOLERANCE)
+    fitted = minimise_risk(_risk, sample, *to_pairs(n_steps, free), rates, spread, TOLERANCE)
     if not free:
         fitted = np.repeat(fitted, n_steps)
     return GDPlusPlusRates(fitted[:n_steps], fitted[n_steps:])

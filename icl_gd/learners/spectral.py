@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from icl_gd.learners.fit import minimise_risk
+from icl_gd.learners.fit import minimise_risk, to_pairs
 from icl_gd.schema import Size, checked
 from icl_gd.types import Array, Rates
 
@@ -184,17 +184,13 @@ def fit_gd_plus_plus(spectrum: Spectrum, n_steps: Size, free: bool = False) -> G
     Raises:
       ValueError: if `n_steps` is not positive.
     """
-    to_steps, zeros = np.ones((n_steps, 1)), np.zeros((n_steps, 1))
     # 1 - gamma a^2 lambda must not become negative, so gamma starts below the inverse of the largest eigenvalues.
     gamma = 0.5 / float(np.quantile(spectrum.eigenvalues[:, -1], 0.9))
     start = np.array([fit_step_sizes(spectrum, n_steps)[0], gamma])
-    to_step_sizes, to_gammas = np.hstack([to_steps, zeros]), np.hstack([zeros, to_steps])
-    shared = minimise_risk(_risk, spectrum, to_step_sizes, to_gammas, start, spread=0.3)
+    shared = minimise_risk(_risk, spectrum, *to_pairs(n_steps, per_step=False), start, spread=0.3)
     fitted = np.repeat(shared, n_steps)
     if free and n_steps > 1:
-        to_steps, zeros = np.eye(n_steps), np.zeros((n_steps, n_steps))
-        to_step_sizes, to_gammas = np.hstack([to_steps, zeros]), np.hstack([zeros, to_steps])
-        fitted = minimise_risk(_risk, spectrum, to_step_sizes, to_gammas, fitted, spread=0.2)
+        fitted = minimise_risk(_risk, spectrum, *to_pairs(n_steps, per_step=True), fitted, spread=0.2)
     return GDPlusPlusRates(fitted[:n_steps], fitted[n_steps:])
 
 

@@ -76,7 +76,13 @@ class _Weights(NamedTuple):
     modification: dict[str, Array]
 
     def project(self, name: str, weights: Array | np.ndarray, tokens: Array) -> Array:
-        """Projects tokens `[t e]` to keys (`name` "K"), queries ("Q") or values ("V"): `[head t d_head]`."""
+        """Projects tokens to keys, queries or values `[head t d_head]`.
+
+        Args:
+          name: "K", "Q" or "V".
+          weights: `[head d_head e]`, those of the layer for this name.
+          tokens: `[t e]`.
+        """
         projected = jnp.einsum("hke,te->htk", weights, tokens)
         if self.biases:
             projected = projected + self.biases[name]

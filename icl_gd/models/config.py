@@ -15,7 +15,7 @@ from icl_gd.models import initial
 from icl_gd.models.attention import KINDS
 from icl_gd.models.initial import Initializers
 from icl_gd.models.modifications import UNMODIFIED, Modification, Values
-from icl_gd.schema import LARGEST, OneOf, Size, check, hints
+from icl_gd.schema import LARGEST, OneOf, Size, check, hints, tuples
 
 MOST_LAYERS = 10**5  # upper bound on n_layers, because `kinds` stores one string per layer
 DTYPES = ("float32", "bfloat16")
@@ -124,12 +124,11 @@ class TransformerConfig:
         Raises:
           ValueError: if a field is unknown or does not accept its value.
         """
-        modification = {name: _from_json(value) for name, value in values.get("modification", {}).items()}
-        unknown = sorted({*values, *modification} - {*hints(cls), *hints(Modification)})
+        strengths = tuples(values.get("modification", {}))
+        unknown = (values.keys() - hints(cls)) | (strengths.keys() - hints(Modification))
         if unknown:
-            raise ValueError(f"unknown model fields {', '.join(unknown)}; a newer version of icl_gd wrote them")
-        fields = {name: _from_json(value) for name, value in values.items()}
-        return cls(**{**fields, "modification": Modification(**modification)})
+            raise ValueError(f"unknown model fields {', '.join(sorted(unknown))}; a newer version of icl_gd wrote them")
+        return cls(**{**tuples(values), "modification": Modification(**strengths)})
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -201,7 +200,3 @@ class TransformerConfig:
     def blocks(self) -> tuple[str, ...]:
         """The name of each layer's parameter block, in order."""
         return tuple(f"block_{0 if self.shared else layer}" for layer in range(self.n_layers))
-
-
-def _from_json(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

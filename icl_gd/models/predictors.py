@@ -86,14 +86,28 @@ class _BatchedForm:
         return self.apply_batch(params, x, y, x_query)
 
     def apply_batch(self, params: Any, x: Array, y: Array, x_query: Array) -> Array:
-        """Predictions `[m *batch]` from `x [n d *batch]`, `y [n m *batch]` and `x_query [d *batch]`."""
+        """Predictions `[m *batch]` for a batch in trailing axes.
+
+        Args:
+          params: the parameters of the form.
+          x: `[n d *batch]`.
+          y: `[n m *batch]`.
+          x_query: `[d *batch]`.
+        """
         # The context tokens do not depend on the query. Without stop_gradient, the gradient with respect to the query
         # would still be computed through all of them.
         context = self.layout.encode(x, y, jax.lax.stop_gradient(x_query))[:-1]
         return self.read(params, context, self.layout.encode(x, y, x_query)[-1], y.shape[1])
 
     def read(self, params: Any, context: Array, query: Array, d_output: int) -> Array:
-        """Predictions `[m *batch]` from the tokens of the context `[n e *batch]` and of the query `[e *batch]`."""
+        """Predictions `[m *batch]` from tokens.
+
+        Args:
+          params: the parameters of the form.
+          context: `[n e *batch]`, the tokens of the context.
+          query: `[e *batch]`, the token of the query.
+          d_output: width m of the prediction.
+        """
         raise NotImplementedError
 
 

@@ -315,7 +315,8 @@ def read_out(config: TransformerConfig, params: Params, layout: Layout) -> Calla
     """
     if config.d_read_out is None:
         return layout.read_out
-    unembedding = _Unembedding(program_config(config), program_config(config).initial)
+    config = program_config(config)
+    unembedding = _Unembedding(config, config.initial)
 
     def read(residual: Array) -> Array:
         residual = residual.astype(params["unembed"]["W_U"].dtype)

@@ -91,15 +91,6 @@ def _shape_and_type(leaf: tuple[tuple[int, ...], np.dtype] | None) -> str:
     return "missing" if leaf is None else f"{leaf[1]}{list(leaf[0])}"
 
 
-def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts lists back to tuples: JSON stores tuples as lists.
-
-    Returns:
-      A new dict, in which every value that is a list is a tuple. Lists inside a value are not converted.
-    """
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-
-
 def checksum(leaves: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
     """SHA-256 of a checkpoint: the names, types, shapes and values of its leaves, and its description `about`.
 

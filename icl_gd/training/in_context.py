@@ -21,10 +21,10 @@ from icl_gd import models
 from icl_gd.models import Model, TransformerConfig
 from icl_gd.paths import local
 from icl_gd.programs import cached_by_value
-from icl_gd.schema import OneOf, Seed, Size, checked
+from icl_gd.schema import OneOf, Seed, Size, checked, tuples
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training import mesh, population
-from icl_gd.training.checkpoint import KEEP, Checkpoints, by_name, checksum, flatten, nested, tuples, unflatten
+from icl_gd.training.checkpoint import KEEP, Checkpoints, by_name, checksum, flatten, nested, unflatten
 from icl_gd.training.idle import idle_warning
 from icl_gd.training.population import MemberState, PopulationState, TrainSettings
 from icl_gd.training.problem import Task, learning_problem

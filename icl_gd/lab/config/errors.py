@@ -52,5 +52,11 @@ def one_line(error: BaseException) -> str:
 
 
 def reject(field: str, value: Any, accepted: str) -> NoReturn:
-    """Raises a `ConfigError` with the message "FIELD=VALUE: ACCEPTED"."""
+    """Raises a `ConfigError` with the message "FIELD=VALUE: ACCEPTED".
+
+    Args:
+      field: the name of the field.
+      value: the value that is not accepted.
+      accepted: what is accepted instead.
+    """
     raise ConfigError(f"{field}={value}: {accepted}")

@@ -276,6 +276,11 @@ def _is_whole(hint: Any) -> bool:
 def checked(name: str, field: Field, value: Any) -> None:
     """Checks that a field accepts a value.
 
+    Args:
+      name: the name in the error message.
+      field: the field.
+      value: the value to check.
+
     Raises:
       ConfigError: if the field does not accept it.
     """

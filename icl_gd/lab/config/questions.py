@@ -190,6 +190,19 @@ def needs_linear_layers(experiment: Any) -> None:
     needs(experiment, **{"model.layout": "concatenated"})
 
 
+def needs_one_kernel(experiment: Any) -> None:
+    """Checks that all layers are softmax attention, or all linear attention; raises `Unfit` if not."""
+    if set(experiment.model.kinds) not in ({"softmax"}, {"linear"}):
+        accepted = "needs softmax attention in all layers, or linear attention in all layers"
+        unfit(experiment, "model.attention", accepted)
+
+
+def needs_slope(experiment: Any) -> None:
+    """Checks that the suites have enough values to fit a slope; raises `Unfit` if not."""
+    if experiment.eval.suite_values is not None and experiment.eval.suite_values < 2:
+        unfit(experiment, "eval.suite_values", "needs at least 2 values to fit a slope")
+
+
 def needs_step_a_layer(experiment: Any) -> None:
     """Checks that the reference takes as many steps as the model has layers; raises `Unfit` if not."""
     needs(experiment, **{"reference.steps": None})

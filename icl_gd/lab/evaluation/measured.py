@@ -243,7 +243,13 @@ class Records:
         self.measured[name] = Measured(values, errors, over)
 
     def add_one(self, name: str, value: Any, error: Any = None) -> None:
-        """Adds a metric that is a single number, such as the loss of a learner."""
+        """Adds a metric that is a single number, such as the loss of a learner.
+
+        Args:
+          name: of the metric.
+          value: the number.
+          error: its sampling error. Default: unknown.
+        """
         self.measured[name] = Measured(value, error, None)
 
     def add_risks(self, risks: Mapping[str, Risk]) -> None:
@@ -316,7 +322,13 @@ def clip_losses(losses: Array, most: float | Array) -> Array:
 
 
 def construction_error(built: Predictor, learner: Predictor, prompts: Prompt) -> float:
-    """Largest `|y_hat_built - y_hat_learner|` over prompts, divided by the largest `|y_hat_learner|`."""
+    """Largest `|y_hat_built - y_hat_learner|` over prompts, divided by the largest `|y_hat_learner|`.
+
+    Args:
+      built: the construction.
+      learner: the learner that it should equal.
+      prompts: `[prompt ...]`.
+    """
 
     def error(p: Prompt) -> Array:
         predictions = (jax.vmap(predictor)(p.x, p.y, p.x_query) for predictor in (built, learner))

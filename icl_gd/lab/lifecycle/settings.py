@@ -5,6 +5,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import absl.logging
 import jax
@@ -36,13 +37,17 @@ def jax_settings(precision: str, quickly: bool) -> Iterator[Cache]:
     verbosity, asyncio = absl.logging.get_verbosity(), logging.getLogger("asyncio")
     level = asyncio.level
     stream = sys.stderr if mesh.is_primary() else sys.stdout  # only the first process prints warnings
+
+    def show_warning(message: Warning | str, *_: Any) -> None:
+        print("warning:", " ".join(str(message).split()), file=stream)
+
     try:
         with warnings.catch_warnings():
             jax.config.update("jax_enable_x64", precision == "float64")
             # Errors of TF32 or bfloat16 products exceed the differences between trained and constructed weights.
             jax.config.update("jax_default_matmul_precision", "highest")
             jax.config.update("jax_disable_most_optimizations", quickly)
-            warnings.showwarning = lambda message, *_: print("warning:", " ".join(str(message).split()), file=stream)
+            warnings.showwarning = show_warning
             # Orbax and its tasks log tracebacks of errors and also raise these errors.
             if not flags.FLAGS["verbosity"].present:  # unless the command line sets the verbosity
                 absl.logging.set_verbosity(absl.logging.FATAL)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from icl_gd import analysis, dual, learners, models, plots
-from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, Unfit, needs
+from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs, needs_one_kernel
 from icl_gd.lab.evaluation.measured import GROUPS, Evaluation, Records, take
 from icl_gd.lab.reporting.results import curve
 from icl_gd.types import Array, Predictor, Prompt
@@ -19,9 +19,7 @@ TRAJECTORY_PROMPTS = 512  # prompts that trajectories and alignment are measured
 
 def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "one_step"})
-    if set(experiment.model.kinds) not in ({"softmax"}, {"linear"}):
-        accepted = "needs softmax attention in all layers, or linear attention in all layers"
-        raise Unfit("model.attention", experiment.model.attention, accepted)
+    needs_one_kernel(experiment)
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from icl_gd import dual, plots
-from icl_gd.lab.config.questions import Analysis, Done, Picture, Unfit, needs, unfit
+from icl_gd.lab.config.questions import Analysis, Done, Picture, needs, needs_one_kernel, needs_slope
 from icl_gd.lab.evaluation.measured import Evaluation, Records
 from icl_gd.lab.reporting.results import curve
 from icl_gd.types import Array
@@ -20,12 +20,9 @@ GAP_PROMPTS = 128  # prompts for every number of demonstrations
 
 def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "one_step"})
-    if set(experiment.model.kinds) not in ({"softmax"}, {"linear"}):
-        accepted = "needs softmax attention in all layers, or linear attention in all layers"
-        raise Unfit("model.attention", experiment.model.attention, accepted)
+    needs_one_kernel(experiment)
     needs(experiment, **{"model.style": "von_oswald"})
-    if experiment.eval.suite_values is not None and experiment.eval.suite_values < 2:
-        unfit(experiment, "eval.suite_values", "needs at least 2 values to fit a slope")
+    needs_slope(experiment)
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:

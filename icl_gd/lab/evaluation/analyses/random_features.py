@@ -11,7 +11,7 @@ import numpy as np
 
 from icl_gd import dual, plots
 from icl_gd.dual import features
-from icl_gd.lab.config.questions import Analysis, Done, Picture, Unfit, needs, unfit
+from icl_gd.lab.config.questions import Analysis, Done, Picture, needs, needs_slope, unfit
 from icl_gd.lab.evaluation.measured import Evaluation, Records, take
 from icl_gd.lab.reporting.results import curve
 from icl_gd.types import Array, Prompt
@@ -42,18 +42,11 @@ SHOWN = {
 
 def check(experiment: Any) -> None:
     needs(experiment, **{"reference.name": "one_step"})
-    if set(experiment.model.kinds) not in ({"softmax"}, {"linear"}):
-        accepted = "needs softmax attention in all layers, or linear attention in all layers"
-        raise Unfit("model.attention", experiment.model.attention, accepted)
     if set(experiment.model.kinds) != {"softmax"}:
-        raise Unfit(
-            "model.attention",
-            experiment.model.attention,
-            "needs softmax, because random features approximate the kernel of softmax",
-        )
+        accepted = "needs softmax, because random features approximate the kernel of softmax"
+        unfit(experiment, "model.attention", accepted)
     needs(experiment, **{"model.style": "von_oswald"})
-    if experiment.eval.suite_values is not None and experiment.eval.suite_values < 2:
-        unfit(experiment, "eval.suite_values", "needs at least 2 values to fit a slope")
+    needs_slope(experiment)
 
 
 def measure(evaluation: Evaluation, records: Records) -> None:
