@@ -23,6 +23,12 @@ def _coarse_figures_and_one_process():
 
 
 @pytest.fixture(autouse=True)
+def _empty_working_directory(tmp_path, monkeypatch):
+    """Runs of the user in `runs/`, the default place of workdirs, must not affect tests."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
 def _settings_of_jax():
     with kept_settings():
         yield
