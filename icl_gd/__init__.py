@@ -16,15 +16,18 @@ from icl_gd import (
     tokens,
     training,
     types,
+    zoo,
 )
-from icl_gd.models import Model, TransformerConfig
+from icl_gd.models import Activations, Model, TransformerConfig
 from icl_gd.tasks import LinearRegression, SineRegression
 from icl_gd.training import Population, TrainSettings, load, train
 from icl_gd.types import Predictor, PrefixPredictor, PrefixPrompt, Prompt
+from icl_gd.zoo import load_model
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Activations",
     "LinearRegression",
     "Model",
     "Population",
@@ -41,6 +44,7 @@ __all__ = [
     "interop",
     "learners",
     "load",
+    "load_model",
     "models",
     "plots",
     "schema",
@@ -49,4 +53,5 @@ __all__ = [
     "train",
     "training",
     "types",
+    "zoo",
 ]

@@ -9,6 +9,7 @@
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from icl_gd.programs import cached_by_value
 from icl_gd.schema import Count, Size, checked
 from icl_gd.types import Array, Layout
 
+D_POSITIONS = 10  # default width of positional encodings
 PositionWidth = Annotated[int, Ge(2)]  # width of a positional encoding: a sine and a cosine per frequency
 
 
@@ -56,7 +58,8 @@ def concatenated(d_input: Size, d_output: Size, w0: Array | np.ndarray | None = 
         query = jnp.concatenate([x_query, y_slot])
         return jnp.concatenate([context, query[None]])
 
-    return Layout(encode, _minus_last(d_output), d_input + d_output)
+    name = "concatenated" if w0 is None else ""
+    return Layout(encode, _minus_last(d_output), d_input + d_output, False, name, d_input, d_output)
 
 
 def _frequencies(d_positions: int) -> Float[np.ndarray, " pair"]:
@@ -105,7 +108,9 @@ def shift(d_positions: PositionWidth, offset: int) -> Float[np.ndarray, "d_posit
 
 @cached_by_value
 @checked
-def interleaved(d_input: Size, d_output: Size, d_positions: PositionWidth = 10, own_slots: bool = False) -> Layout:
+def interleaved(
+    d_input: Size, d_output: Size, d_positions: PositionWidth = D_POSITIONS, own_slots: bool = False
+) -> Layout:
     """Layout with separate tokens x_1, y_1, x_2, ..., x_query and positional encodings p.
 
     The tokens are `[x_j, p]`, `[0, ..., 0, y_j, p]` and `[x_query, p]`. The label y_j is stored in the slots of the
@@ -151,7 +156,9 @@ def interleaved(d_input: Size, d_output: Size, d_positions: PositionWidth = 10, 
         encodings = jnp.broadcast_to(encodings, (*encodings.shape[:2], *batch))
         return jnp.concatenate([content, encodings], axis=1)
 
-    return Layout(encode, _minus_last(d_output), d_input + d_positions + 2 * n_own, has_separate_tokens=True)
+    name = ("interleaved_own_slots" if own_slots else "interleaved") if d_positions == D_POSITIONS else ""
+    width = d_input + d_positions + 2 * n_own
+    return Layout(encode, _minus_last(d_output), width, True, name, d_input, d_output)
 
 
 @cached_by_value
@@ -175,7 +182,7 @@ def alternating(d_input: Size, d_output: Size) -> Layout:
         _check_widths(x, y, x_query, d_input, d_output)
         return _interleave(_pad_width(x, 0, width - d_input), _pad_width(y, 0, width - d_output), x_query)
 
-    return Layout(encode, _minus_last(d_output), width, has_separate_tokens=True)
+    return Layout(encode, _minus_last(d_output), width, True, "alternating", d_input, d_output)
 
 
 def _pad_width(rows: Float[Array, "n k *batch"], before: int, after: int) -> Float[Array, "n e *batch"]:
@@ -217,4 +224,5 @@ LAYOUTS: dict[str, Callable[[int, int], Layout]] = {
     "concatenated": concatenated,
     "interleaved": interleaved,
     "alternating": alternating,
+    "interleaved_own_slots": partial(interleaved, own_slots=True),
 }

@@ -188,8 +188,8 @@ class Circuits(NamedTuple):
     W_PV: Float[Array, "layer head e e"]  # P W_V, the OV circuit
 
 
-class Activations(NamedTuple):
-    """The activations of a Transformer at every layer. Under `jax.jit`, XLA eliminates unused outputs."""
+class LayerOutputs(NamedTuple):
+    """Residuals, scores and patterns of all layers. Under `jax.jit`, XLA eliminates unused outputs."""
 
     residual: Float[Array, "depth t e"]  # residual[0]: the embedded tokens; residual[l]: the output of layer l
     scores: Float[Array, "layer head t t"]  # [query token, key token]; zero where the key is masked
@@ -225,6 +225,9 @@ class Layout(NamedTuple):
     read_out: Callable[[Array], Array]  # residual [e] of the query token -> y_hat [m]
     d_token: int  # token width e
     has_separate_tokens: bool = False  # True: tokens alternate between x and y. False: x and y share a token
+    name: str = ""  # a key of `tokens.LAYOUTS`; "" for a layout that cannot be saved with a model
+    d_input: int = 0  # width d of x; 0 if unknown
+    d_output: int = 0  # width m of y; 0 if unknown
 
     @property
     def inputs(self) -> slice | None:

@@ -10,8 +10,8 @@ import icl_gd
 
 # `constructions` and `training` may import only these packages, although their layer would allow more.
 EXCEPTIONS = {
-    "constructions": {"types", "schema", "models"},
-    "training": {"types", "cores", "programs", "schema", "paths", "migrations", "models", "tokens"},
+    "constructions": {"types", "schema", "tokens", "models"},
+    "training": {"types", "cores", "programs", "schema", "paths", "migrations", "trees", "models", "tokens"},
 }
 OUTSIDE = ("experiments", "configs", "absl")  # not imported by the package; only `lab` may import absl
 ROOT = Path(icl_gd.__file__).parent
@@ -23,18 +23,20 @@ LAYERS = {
     "paths": 0,
     "problems": 0,
     "migrations": 0,
+    "trees": 0,
     "tasks": 1,
     "tokens": 1,
-    "models": 1,
     "learners": 1,
-    "constructions": 2,
-    "dual": 2,
-    "training": 2,
-    "analysis": 3,
-    "plots": 4,
-    "interop": 4,
-    "__init__": 5,
-    "lab": 6,
+    "models": 2,
+    "constructions": 3,
+    "dual": 3,
+    "training": 3,
+    "analysis": 4,
+    "plots": 5,
+    "interop": 5,
+    "zoo": 5,
+    "__init__": 6,
+    "lab": 7,
 }
 
 
@@ -82,6 +84,7 @@ LAB_LAYERS = {
     "doctor": 3,
     "command": 4,
     "notebook": 4,
+    "inspection": 4,
 }
 ENTRY_POINTS = {"__init__", "cli"}
 

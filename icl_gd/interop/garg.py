@@ -37,17 +37,18 @@ import jax.numpy as jnp
 import numpy as np
 import yaml
 
-from icl_gd.interop.pretrained import Pretrained, check
-from icl_gd.models import gpt2_config
+from icl_gd.models import Model, gpt2_config
+from icl_gd.models.saved import check
 from icl_gd.paths import local
 from icl_gd.schema import Size, checked
+from icl_gd.tokens import alternating
 
 IGNORED = re.compile(r"_backbone\.(wte\.weight|h\.\d+\.attn\.(bias|masked_bias))$")
 FIRST = "_read_in.weight"
 
 
 @checked
-def from_garg(path: str | Path, n_heads: Size | None = None) -> Pretrained:
+def from_garg(path: str | Path, n_heads: Size | None = None) -> Model:
     """Imports a published checkpoint of Garg et al. from a file.
 
     The network may have been wrapped by `DataParallel`, `torch.compile` or both.
@@ -77,7 +78,7 @@ def from_garg(path: str | Path, n_heads: Size | None = None) -> Pretrained:
 
 
 @checked
-def of_state(state: Mapping[str, Any], n_heads: Size) -> Pretrained:
+def of_state(state: Mapping[str, Any], n_heads: Size) -> Model:
     """Converts a published state dict, a mapping from names to arrays, into a model.
 
     A prefix that all names share is removed: `DataParallel` adds "module.", `torch.compile` adds "_orig_mod.".
@@ -138,8 +139,8 @@ def of_state(state: Mapping[str, Any], n_heads: Size) -> Pretrained:
         raise ValueError(f"unsupported parameters: {names}; this is not a checkpoint of Garg et al.")
     config = gpt2_config(d, len(params["positions"]), e, layers, n_heads, len(params["unembed"]["W_U"]))
     config = replace(config, block_mlp_width=len(params["block_0"]["mlp"]["b_1"]) if layers else None)
-    model = Pretrained(config, jax.tree.map(jnp.asarray, params), "alternating", d)
-    check(model)
+    model = Model(config, jax.tree.map(jnp.asarray, params), alternating(d, 1))
+    check(model.config, model.params, model.layout)
     return model
 
 

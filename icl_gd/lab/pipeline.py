@@ -34,7 +34,7 @@ from icl_gd.models import TransformerConfig
 from icl_gd.programs import quick_jit
 from icl_gd.tasks import draw_prompts
 from icl_gd.training import Interrupted, Population, TrainSettings, initialise, mesh, train
-from icl_gd.training.checkpoint import nested
+from icl_gd.trees import nested
 
 Results = dict[str, Any]  # metrics, curves, arrays and sweep, as in results.json
 Watch = Callable[[Any], Mapping[str, np.ndarray]]  # from parameters of all members to metrics [member]

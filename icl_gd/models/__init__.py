@@ -1,9 +1,11 @@
 """Transformers as functions of a config, a dict of parameters, and tokens. No other package imports Flax."""
 
+from icl_gd.models import edits, sites
+from icl_gd.models.activations import Activations
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.gpt2 import gpt2_config
 from icl_gd.models.gram import apply_gram, read_gram
-from icl_gd.models.model import Model
+from icl_gd.models.model import Model, load_model
 from icl_gd.models.modifications import Modification
 from icl_gd.models.predictors import (
     circuit_predictor,
@@ -30,6 +32,7 @@ from icl_gd.models.transformer import (
 )
 
 __all__ = [
+    "Activations",
     "Model",
     "Modification",
     "TransformerConfig",
@@ -38,6 +41,7 @@ __all__ = [
     "apply_to_query",
     "circuit_predictor",
     "circuits",
+    "edits",
     "embed",
     "fastest_predictor",
     "features",
@@ -47,6 +51,7 @@ __all__ = [
     "init",
     "layerwise_circuit_predictor",
     "layerwise_predictor",
+    "load_model",
     "predictor",
     "prefix_predictor",
     "program_config",
@@ -55,5 +60,6 @@ __all__ = [
     "read_out",
     "read_query",
     "shapes",
+    "sites",
     "softmax_share",
 ]

@@ -26,6 +26,8 @@ from icl_gd.types import Array
 TINY = 1e-6  # added to the sums by which keys and queries are divided, as in the code of von Oswald et al.
 MIX_SLOPE = 10  # slope of the sigmoid of the learned mix, as in the code of von Oswald et al.
 
+At = Callable[[str, Array], Array]  # `(name of a site, value) -> value`: records or edits an intermediate value
+
 Mask = Bool[Array, "query key"] | None  # True where the query token attends to the key token; None: True everywhere
 
 
@@ -121,12 +123,14 @@ class SelfAttention(nn.Module):
     modification: Modification = UNMODIFIED
 
     @nn.compact
-    def __call__(self, tokens: Array, query_only: bool = False) -> tuple[Array, Array, Array]:
+    def __call__(self, tokens: Array, query_only: bool = False, at: At | None = None) -> tuple[Array, Array, Array]:
         """Computes the update of tokens `[t e]`.
 
         Args:
           tokens: `[t e]`, the query last.
           query_only: compute the update of the last token only. Default: False.
+          at: function through which every intermediate value passes (see `models.sites`). Weights are not merged then,
+            and `query_only` has no effect. Default: None, no value passes through a function.
 
         Returns:
           `(update [t e], scores [head t t], pattern [head t t])`, where scores and pattern are
@@ -138,6 +142,8 @@ class SelfAttention(nn.Module):
         key_tokens = tokens if all_attended else tokens[:-1]
         e = tokens.shape[-1]
         weights = self._weights(e)
+        if at is not None:
+            return self._at_sites(weights, tokens, at)
 
         merged = self._merges_weights(e, weights)
         if merged:
@@ -165,6 +171,40 @@ class SelfAttention(nn.Module):
         if all_attended:
             return update, scores, pattern
         return update, _pad_query(scores), _pad_query(pattern)
+
+    def _at_sites(self, weights: _Weights, tokens: Array, at: At) -> tuple[Array, Array, Array]:
+        """Update, scores and pattern, with every intermediate value passed through `at`.
+
+        Keys and values of all tokens are computed, and a mask excludes those that are not attended to.
+        """
+        t = len(tokens)
+        mask = None if self.attend_to_query else jnp.broadcast_to(jnp.arange(t) < t - 1, (t, t))
+        if self.causal:
+            mask = _causal_mask(t, t)
+
+        def projected(name: str, matrix: Array) -> Array:
+            heads = weights.project(name, matrix, tokens).swapaxes(0, 1)
+            return at(f"attn.{name.lower()}", heads).swapaxes(0, 1)
+
+        def masked(scores: Array) -> Array:
+            return scores if mask is None else jnp.where(mask, scores, 0.0)
+
+        q, k, v = projected("Q", weights.q), projected("K", weights.k), projected("V", weights.v)
+        scores = jnp.einsum("hik,hjk->hij", q, k)
+        if self.sum_normalised:
+            sums = [jnp.sum(z - weights.biases.get(name, 0.0), -1) + TINY for name, z in (("Q", q), ("K", k))]
+            scores = scores / (sums[0][:, :, None] * sums[1][:, None, :])
+        scores = masked(at("attn.scores", masked(scores)))
+        pattern = KINDS[self.kind](scores, self.d_head, weights.mix, mask, -1)
+        if self.modification.enabled:
+            own_scores = scores if self.modification.negative_weight is not None else None
+            pattern = modified(weights.modification, pattern, own_scores, self.causal)
+        pattern = at("attn.pattern", pattern)
+        z = at("attn.z", jnp.einsum("hij,hjk->ihk", pattern, v))
+        update = jnp.sum(at("attn.result", jnp.einsum("hek,ihk->ihe", weights.p, z)), axis=1)
+        if self.biases:
+            update = update + self._bias("P", tokens.shape[-1])[None]
+        return at("attn_out", update), scores, pattern
 
     def _weights(self, e: int) -> _Weights:
         """Creates or reads the parameters. The order in which they are created determines their initial values."""

@@ -19,15 +19,19 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Float
 
-from icl_gd.models.attention import MIX_SLOPE, SelfAttention
+from icl_gd.models.attention import MIX_SLOPE, At, SelfAttention
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.initial import Initializers
 from icl_gd.programs import cached_by_value
 from icl_gd.schema import Size, checked
-from icl_gd.types import Activations, Array, Circuits, Layout
+from icl_gd.types import Array, Circuits, LayerOutputs, Layout
 
 Params = Mapping[str, Any]
 LAYER_NORM_EPSILON = 1e-5
+
+
+def _no_change(name: str, value: Array) -> Array:
+    return value
 
 
 class _Embedding(nn.Module):
@@ -53,13 +57,14 @@ def _row(bias: Array, tokens: Array) -> Array:
     return bias.reshape((1,) * (tokens.ndim - 1) + bias.shape)
 
 
-def _mlp(module: nn.Module, initial: Initializers, width: int, tokens: Array) -> Array:
+def _mlp(module: nn.Module, initial: Initializers, width: int, tokens: Array, at: At = _no_change) -> Array:
     """`W_2 gelu(W_1 e + b_1) + b_2`, with parameters of `module`; gelu is the tanh approximation, as in GPT-2."""
     e = tokens.shape[-1]
     hidden = tokens @ module.param("W_1", initial.inputs, (width, e)).T
-    hidden = nn.gelu(hidden + _row(module.param("b_1", nn.initializers.zeros, (width,)), hidden))
+    hidden = at("mlp.pre", hidden + _row(module.param("b_1", nn.initializers.zeros, (width,)), hidden))
+    hidden = at("mlp.post", nn.gelu(hidden))
     output = hidden @ module.param("W_2", initial.outputs(1), (e, width)).T
-    return output + _row(module.param("b_2", nn.initializers.zeros, (e,)), tokens)
+    return at("mlp_out", output + _row(module.param("b_2", nn.initializers.zeros, (e,)), tokens))
 
 
 class _MLP(nn.Module):
@@ -69,8 +74,8 @@ class _MLP(nn.Module):
     initial: Initializers
 
     @nn.compact
-    def __call__(self, tokens: Array) -> Array:
-        return _mlp(self, self.initial, self.width, tokens)
+    def __call__(self, tokens: Array, at: At = _no_change) -> Array:
+        return _mlp(self, self.initial, self.width, tokens, at)
 
 
 def _norm(name: str | None = None) -> nn.LayerNorm:
@@ -81,6 +86,18 @@ def _norm(name: str | None = None) -> nn.LayerNorm:
 
 def _identity(residual: Array) -> Array:
     return residual
+
+
+def _norm_at(norm: Any, name: str, residual: Array, at: At) -> Array:
+    """LayerNorm of a residual `[t e]`. The divisor, and the result before learned scale and bias, pass through `at`."""
+    if norm is _identity:
+        return residual
+    weights = norm.variables["params"]
+    exact = residual.astype(jnp.promote_types(residual.dtype, jnp.float32))
+    centred = exact - jnp.mean(exact, axis=-1, keepdims=True)
+    scale = jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
+    normalised = at(f"{name}.normalized", centred / at(f"{name}.scale", scale))
+    return (normalised * _row(weights["scale"], residual) + _row(weights["bias"], residual)).astype(residual.dtype)
 
 
 def _compute_once(residual: Array) -> Array:
@@ -118,15 +135,27 @@ class _Block(nn.Module):
             self.mlp = _MLP(config.block_mlp_width, self.initial)
             self.mlp_norm = _norm() if self.is_normalised else _identity
 
+    def at_sites(self, residual: Array, at: At) -> tuple[Array, Array, Array]:
+        """Applies the layer with every intermediate value passed through `at`."""
+        residual = at("resid_pre", residual)
+        update, scores, pattern = self.attention(_norm_at(self.norm, "ln1", residual, at), at=at)
+        residual = residual + update
+        if self.config.block_mlp_width is not None:
+            residual = at("resid_mid", residual)
+            residual = residual + self.mlp(_norm_at(self.mlp_norm, "ln2", residual, at), at)
+        return at("resid_post", self._clipped(residual)), scores, pattern
+
+    def _clipped(self, residual: Array) -> Array:
+        clip = self.config.clip
+        return residual if clip is None else jnp.clip(residual, -clip, clip)
+
     def __call__(self, residual: Array, query_only: bool = False) -> tuple[Array, Array, Array]:
         update, scores, pattern = self.attention(self.norm(residual), query_only)
         residual = (residual[-1:] if query_only else residual) + update
         if self.config.block_mlp_width is not None:
             residual = _compute_once(residual)
             residual = _compute_once(residual + self.mlp(self.mlp_norm(residual)))
-        if self.config.clip is not None:
-            residual = jnp.clip(residual, -self.config.clip, self.config.clip)
-        return residual, scores, pattern
+        return self._clipped(residual), scores, pattern
 
 
 class _Unembedding(nn.Module):
@@ -136,10 +165,11 @@ class _Unembedding(nn.Module):
     initial: Initializers
 
     @nn.compact
-    def __call__(self, residual: Array) -> Array:
+    def __call__(self, residual: Array, at: At | None = None) -> Array:
         config, e = self.config, residual.shape[-1]
         if config.pre_norm:
-            residual = _norm(name="norm")(residual)
+            norm = _norm(name="norm")
+            residual = norm(residual) if at is None else _norm_at(norm, "ln_final", residual, at)
         y_hat = residual @ self.param("W_U", self.initial.embed, (config.d_read_out, e)).T
         return y_hat + _row(self.param("b_U", self.initial.embed_bias(e), (config.d_read_out,)), y_hat)
 
@@ -150,7 +180,9 @@ class _Transformer(nn.Module):
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, tokens: Array, query_only: bool = False) -> tuple[list[Array], list[Array], list[Array]]:
+    def __call__(
+        self, tokens: Array, query_only: bool = False, at: At | None = None
+    ) -> tuple[list[Array], list[Array], list[Array]]:
         config = self.config
         initial = config.initial
         blocks: dict[str, _Block] = {}
@@ -160,6 +192,8 @@ class _Transformer(nn.Module):
                 blocks[name] = _Block(config, initial, config.kinds[layer], is_normalised, name=name)
         if config.is_embedded:
             tokens = _Embedding(config, initial, name="embedding")(tokens)
+        if at is not None:
+            tokens = at("embed", tokens)
         if config.n_positions is not None:
             if len(tokens) > config.n_positions:
                 raise ValueError(
@@ -167,16 +201,25 @@ class _Transformer(nn.Module):
                     "with more positions"
                 )
             positions = self.param("positions", initial.positions, (config.n_positions, config.width))
-            tokens = tokens + positions[: len(tokens)]
+            positions = positions[: len(tokens)]
+            tokens = tokens + (positions if at is None else at("pos_embed", positions))
         residuals, scores, patterns = [tokens], [], []
         for layer, name in enumerate(config.blocks, 1):
-            residual, score, pattern = blocks[name](residuals[-1], query_only and layer == config.n_layers)
+            if at is None:
+                residual, score, pattern = blocks[name](residuals[-1], query_only and layer == config.n_layers)
+            else:
+                residual, score, pattern = blocks[name].at_sites(residuals[-1], _in_block(at, layer - 1))
             residuals.append(residual)
             scores.append(score)
             patterns.append(pattern)
         if config.d_read_out is not None and self.is_initializing():
             _Unembedding(config, initial, name="unembed")(residuals[-1])
         return residuals, scores, patterns
+
+
+def _in_block(at: At, layer: int) -> At:
+    """Prefixes the names of sites by that of their block."""
+    return lambda name, value: at(f"blocks.{layer}.{name}", value)
 
 
 def softmax_share(params: Params) -> dict[str, Array]:
@@ -236,7 +279,7 @@ def shapes(config: TransformerConfig) -> Params:
     return jax.eval_shape(partial(init, program_config(config)), jax.random.key(0))
 
 
-def apply(config: TransformerConfig, params: Params, tokens: Array) -> Activations:
+def apply(config: TransformerConfig, params: Params, tokens: Array) -> LayerOutputs:
     """Applies the Transformer to the tokens of one prompt.
 
     Args:
@@ -250,7 +293,7 @@ def apply(config: TransformerConfig, params: Params, tokens: Array) -> Activatio
     Raises:
       ValueError: if there are more tokens than `config.n_positions`.
     """
-    return Activations(*map(jnp.stack, _run(config, params, tokens)))
+    return LayerOutputs(*map(jnp.stack, _run(config, params, tokens)))
 
 
 def apply_to_query(config: TransformerConfig, params: Params, tokens: Array) -> Float[Array, " e"]:
@@ -295,11 +338,37 @@ def program_config(config: TransformerConfig) -> TransformerConfig:
     return config.with_values(dict.fromkeys(config.per_member, 0.5))
 
 
-def _run(config: TransformerConfig, params: Params, tokens: Array, query_only: bool = False) -> Any:
+def _run(
+    config: TransformerConfig, params: Params, tokens: Array, query_only: bool = False, at: At | None = None
+) -> Any:
     config = program_config(config)
     if config.dtype is not None:
         params, tokens = jax.tree.map(lambda leaf: leaf.astype(config.dtype), (params, tokens))
-    return _Transformer(config).apply({"params": params}, tokens, query_only)
+    return _Transformer(config).apply({"params": params}, tokens, query_only, at)
+
+
+def predict_at_sites(config: TransformerConfig, params: Params, layout: Layout, tokens: Array, at: At) -> Array:
+    """Predicts at every token, with every intermediate value passed through `at`.
+
+    Every token is processed in every layer, and weights are not merged.
+
+    Args:
+      config: the architecture.
+      params: parameters of one member.
+      layout: how prompts are encoded as tokens and where the prediction is read.
+      tokens: `[t e]`, the query last.
+      at: `(site, value) -> value`, called once for each of `models.sites.names(config)`, in their order, except for
+        the site `prediction`.
+
+    Returns:
+      The read-out of every token `[t m]`; the prediction is the last.
+    """
+    residuals, _, _ = _run(config, params, tokens, at=at)
+    if config.d_read_out is None:
+        return jax.vmap(layout.read_out)(residuals[-1])
+    unembed, config = params["unembed"], program_config(config)
+    residual = residuals[-1].astype(unembed["W_U"].dtype)
+    return _Unembedding(config, config.initial).apply({"params": unembed}, residual, at)  # pyright: ignore
 
 
 def read_out(config: TransformerConfig, params: Params, layout: Layout) -> Callable[[Array], Array]:

@@ -24,11 +24,12 @@ from icl_gd.programs import cached_by_value
 from icl_gd.schema import OneOf, Seed, Size, checked, tuples
 from icl_gd.tokens import LAYOUTS
 from icl_gd.training import mesh, population
-from icl_gd.training.checkpoint import KEEP, Checkpoints, by_name, checksum, flatten, nested, unflatten
+from icl_gd.training.checkpoint import KEEP, Checkpoints, checksum, unflatten
 from icl_gd.training.idle import idle_warning
 from icl_gd.training.population import MemberState, PopulationState, TrainSettings
 from icl_gd.training.problem import Task, learning_problem
 from icl_gd.training.warm_start import Trained, start_weights
+from icl_gd.trees import by_name, flatten, nested
 from icl_gd.types import Array, Layout, Predictor, PrefixPredictor
 
 Frozen = Mapping[str, Any]  # parameters of blocks, by block name
@@ -103,6 +104,11 @@ class Population:
         if not -len(self) <= i < len(self):
             raise IndexError(f"member {i}: a population of {len(self)} has members 0 to {len(self) - 1}")
         return Model(self.config, self.member(i), self.layout)
+
+    @property
+    def stacked(self) -> Model:
+        """All members as one model whose leaves have a leading member axis, for `jax.vmap`."""
+        return Model(self.config, self.params, self.layout)
 
     def predictor(self, params: Any) -> Predictor:
         """The Predictor with the parameters of one member.
@@ -491,7 +497,7 @@ def _check_has_checkpoints(directory: Path, workdir: str | Path) -> None:
     if points:
         raise FileNotFoundError(f"{workdir} holds a sweep; load one of {', '.join(points)}")
     if (directory / "model.safetensors").exists():
-        raise FileNotFoundError(f"{workdir} holds a saved model; read it with icl_gd.interop.from_pretrained")
+        raise FileNotFoundError(f"{workdir} holds a saved model; read it with icl_gd.load_model")
     if not directory.exists():
         raise FileNotFoundError(f"{workdir}: there is no such directory; give the workdir of a run")
     raise FileNotFoundError(f"{workdir} holds no checkpoints; give the workdir of a run")

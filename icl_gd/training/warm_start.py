@@ -19,7 +19,7 @@ from icl_gd import models
 from icl_gd.models import TransformerConfig
 from icl_gd.models.modifications import Modification
 from icl_gd.schema import hints
-from icl_gd.training.checkpoint import by_name
+from icl_gd.trees import by_name
 from icl_gd.types import Array
 
 

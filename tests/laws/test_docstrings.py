@@ -97,7 +97,7 @@ OLD = {
     "held": "locked, unwrapped",
 }
 # Old names that still have another meaning, and the file that defines them.
-ANOTHER = {"alpha": "dual/kernel.py"}
+ANOTHER = {"alpha": "dual/kernel.py", "zero": "models/edits.py"}
 
 
 def parsed(path):

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from icl_gd import interop, models
-from icl_gd.interop import Pretrained, von_oswald
+from icl_gd import interop, models, tokens
+from icl_gd.interop import von_oswald
+from icl_gd.models import saved
 
 D_TOKEN, N = 4, 5
 PLAIN = {
@@ -206,7 +207,7 @@ def test_members_on_a_leading_axis_are_read_as_each_is(name, tmp_path):
     assert [config] * 3 == [config_alone for config_alone, _ in alone]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(params_alone for _, params_alone in alone))
     chex.assert_trees_all_equal(params, stacked, strict=True)
-    interop.pretrained.check(Pretrained(config, params, "concatenated", D_TOKEN - 1))
+    saved.check(config, params, tokens.concatenated(D_TOKEN - 1, 1))
     np.savez(
         tmp_path / "p.npz",
         **{f"{module}/{leaf}": v for module, leaves in members.items() for leaf, v in leaves.items()},

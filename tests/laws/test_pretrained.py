@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from icl_gd import interop, models
-from icl_gd.interop import Pretrained, garg
+from icl_gd import interop, models, tokens
+from icl_gd.interop import garg
 from icl_gd.models import TransformerConfig
-from icl_gd.training.checkpoint import flatten, nested
+from icl_gd.trees import flatten, nested
 
 D, POINTS = 20, 12
 SIZES = {"tiny": (64, 3, 2), "small": (128, 6, 4), "standard": (256, 12, 8)}
@@ -49,7 +49,8 @@ MODELS = {
 @functools.cache
 def pretrained(name):
     config, layout = MODELS[name]
-    return Pretrained(config, jax.jit(functools.partial(models.init, config))(jax.random.key(1)), layout, D)
+    params = jax.jit(functools.partial(models.init, config))(jax.random.key(1))
+    return models.Model(config, params, tokens.LAYOUTS[layout](D, 1))
 
 
 def examples(seed=0, n=POINTS):
@@ -108,7 +109,7 @@ def test_a_published_checkpoint_predicts_the_same_everywhere(size, tmp_path):
     from_directory, from_file = (interop.from_garg(path) for path in (tmp_path, tmp_path / "model_3.pt"))
 
     def description(model):
-        return (model.config, model.layout, model.d_input, model.d_output)
+        return (model.config, model.layout)
 
     assert description(from_directory) == description(from_file)
 
@@ -190,9 +191,9 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
 def test_what_is_saved_is_read_again_to_the_bit(name, tmp_path):
     model = pretrained(name)
     directory = tmp_path / "deep" / "inside"
-    model.save_pretrained(directory)
+    model.save(directory)
     loaded = interop.from_pretrained(directory)
-    assert (loaded.config, loaded.layout, loaded.d_input, loaded.d_output) == (model.config, model.layout, D, 1)
+    assert (loaded.config, loaded.layout) == (model.config, model.layout)
     chex.assert_trees_all_equal(loaded.params, model.params, strict=True)
     x, y = examples(1)
     predict = jax.jit(lambda params, *examples: replace(loaded, params=params).predictor(*examples))
@@ -204,14 +205,14 @@ def test_what_is_saved_is_read_again_to_the_bit(name, tmp_path):
 def test_directories_may_begin_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    pretrained("linear").save_pretrained("~/models/mine")
+    pretrained("linear").save("~/models/mine")
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
     assert interop.from_pretrained("~/models/mine").config == LINEAR
     for read in (interop.from_pretrained, interop.from_garg):
         with pytest.raises(FileNotFoundError) as caught:
             read("~/models/other")
         assert str(tmp_path / "home" / "models" / "other") in str(caught.value)
-    for use in (pretrained("linear").save_pretrained, interop.from_pretrained, interop.from_garg):
+    for use in (pretrained("linear").save, interop.from_pretrained, interop.from_garg):
         with pytest.raises(ValueError, match="=gs://bucket/mine"):
             use("gs://bucket/mine")
 
@@ -223,12 +224,12 @@ def test_a_population_is_saved_whole(tmp_path):
         return rng.normal(size=(3, *leaf.shape)).astype(np.float32)
 
     model = replace(pretrained("linear"), params=jax.tree.map(draw, models.shapes(LINEAR)))
-    model.save_pretrained(tmp_path)
+    model.save(tmp_path)
     chex.assert_trees_all_equal(interop.from_pretrained(tmp_path).params, model.params, strict=True)
     flat = flatten(model.params)
     first = next(iter(flat))
     for changed in ({first: flat[first][0]}, {first: flat[first][:2]}, {name: flat[name][None] for name in flat}):
-        replace(model, params=nested({**flat, **changed})).save_pretrained(tmp_path)
+        replace(model, params=nested({**flat, **changed})).save(tmp_path)
         with pytest.raises(ValueError, match="has shape"):
             interop.from_pretrained(tmp_path)
 
@@ -236,7 +237,7 @@ def test_a_population_is_saved_whole(tmp_path):
 def test_files_that_are_no_model_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         interop.from_pretrained(tmp_path)
-    pretrained("linear").save_pretrained(tmp_path)
+    pretrained("linear").save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
 
     def refused(words, **changed):

@@ -10,9 +10,9 @@ import pytest
 import icl_gd
 from icl_gd import LinearRegression, TrainSettings, TransformerConfig, models, tokens
 from icl_gd.training import in_context, population
-from icl_gd.training.checkpoint import by_name
 from icl_gd.training.problem import learning_problem
 from icl_gd.training.warm_start import start_weights
+from icl_gd.trees import by_name
 
 TASK, MODEL = LinearRegression(2, 1, 3), TransformerConfig(3, init_scale=1.0)
 STEP = TrainSettings(steps=1, batch_size=4, optimizer="sgd", learning_rate=0.1, clip=None)

@@ -21,8 +21,7 @@ import jax
 import numpy as np
 
 import icl_gd
-from icl_gd import interop, models
-from icl_gd.interop import Pretrained
+from icl_gd import interop, models, tokens
 
 FEW = (
     "seeds=2",
@@ -184,8 +183,8 @@ PRETRAINED = {
 
 def store_models(directory: Path, above: Path) -> None:
     for name, (config, layout, d_input) in PRETRAINED.items():
-        model = Pretrained(config, models.init(config, jax.random.key(0)), layout, d_input)
-        model.save_pretrained(above / name)
+        model = models.Model(config, models.init(config, jax.random.key(0)), tokens.LAYOUTS[layout](d_input, 1))
+        model.save(above / name)
         same = interop.from_pretrained(above / name)
         pack(
             above / name,

@@ -30,7 +30,7 @@ from icl_gd.lab.config.sweeps import product_of
 from icl_gd.models import TransformerConfig
 from icl_gd.schema import OneOf, Seed, Size, hints, requirement
 from icl_gd.tasks import SHIFTS
-from icl_gd.tokens import LAYOUTS
+from icl_gd.tokens import D_POSITIONS, LAYOUTS
 from icl_gd.training import TrainSettings
 from icl_gd.types import Layout
 
@@ -492,9 +492,6 @@ class Experiment:
                 f"contradicts analyses={','.join(same_field)}, which {first.accepted}; change the field, or remove "
                 f"these analyses: --config.analyses={remaining}",
             )
-
-
-D_POSITIONS = 10  # width of the positional encoding in interleaved tokens
 
 
 def _ignore(message: str) -> None:

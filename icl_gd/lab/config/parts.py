@@ -329,7 +329,7 @@ class Train(TrainSettings):
       keep_checkpoints: which checkpoints are kept: "last" for the last two, "all" for all including step 0, or "log"
         for steps 0, 1, 2, 4, 8, ...
       start: where the initial weights are read from: a workdir, one of its checkpoints, or a directory written by
-        `save_pretrained`; None for random weights.
+        `Model.save`; None for random weights.
       wandb: the Weights & Biases project to which metrics are also logged; None for no project.
     """
 

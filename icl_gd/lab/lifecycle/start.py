@@ -2,9 +2,10 @@
 
 from functools import cache
 
-from icl_gd import interop, training
+from icl_gd import training
 from icl_gd.lab.config.errors import ConfigError, one_line
 from icl_gd.lab.config.run_request import RunRequest
+from icl_gd.models import load_model
 from icl_gd.paths import local
 from icl_gd.training.warm_start import Trained, start_weights
 
@@ -13,7 +14,7 @@ def weights_of(start: str | None) -> Trained | None:
     """Loads the weights from which training starts.
 
     Args:
-      start: a workdir, one of its checkpoints, or a directory written by `save_pretrained`; None for random weights.
+      start: a workdir, one of its checkpoints, or a directory written by `Model.save`; None for random weights.
 
     Returns:
       The population or model; None if `start` is None.
@@ -25,7 +26,7 @@ def weights_of(start: str | None) -> Trained | None:
     if start is None:
         return None
     if (local(start, "train.start") / "model.safetensors").is_file():
-        return interop.from_pretrained(start)
+        return load_model(start)
     return training.load(start)
 
 
