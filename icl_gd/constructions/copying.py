@@ -53,15 +53,13 @@ The layers make the same prediction as gradient descent:
     True
 """
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 import numpy as np
 
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.transformer import Params
 from icl_gd.schema import Count, Size, checked
-from icl_gd.types import Array, Positive
+from icl_gd.types import Array, Positive, Rates
 
 
 @checked
@@ -93,7 +91,7 @@ def copying_weights(
     config: TransformerConfig,
     d_input: Size,
     n_context: Size,
-    step_sizes: Sequence[float] | np.ndarray,
+    step_sizes: Rates,
     next_place: Array | np.ndarray,
     scale: Positive,
     preconditioner: Array | np.ndarray | None = None,

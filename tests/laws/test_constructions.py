@@ -1,11 +1,12 @@
 """Law 1: layers constructed for K gradient steps make the predictions of K steps of gradient descent."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from icl_gd import constructions, learners, models, tokens
-from icl_gd.models import TransformerConfig
+from icl_gd.models import TransformerConfig, load_model
 
 CASES = [  # d, n, m, k steps, kind, whether layers share weights, extra heads and extra d_head
     (1, 1, 1, 1, "plain", False, 0),
@@ -83,3 +84,49 @@ def test_construction_is_its_learner_in_float32(case):
 def test_what_a_config_cannot_hold_is_refused(config, etas, words):
     with pytest.raises(ValueError, match=words):
         constructions.gradient_descent_weights(config, 3, 5, etas)
+
+
+A = np.diag([1.0, 2.0, 0.5])
+W0 = np.linspace(-1, 1, 6).reshape(2, 3)
+MODELS = {
+    "gradient_descent": (constructions.gradient_descent_model, ([0.3, 0.2],), {}, learners.gradient_descent, {}),
+    "from_w0": (
+        constructions.gradient_descent_model,
+        ([0.3, 0.3],),
+        {"shared": True, "w0": W0, "preconditioner": A},
+        learners.gradient_descent,
+        {"w0": W0, "preconditioner": A},
+    ),
+    "gd_plus_plus": (constructions.gd_plus_plus_model, ([0.3, 0.2], [0.1, 0.0]), {}, learners.gd_plus_plus, {}),
+    "gd_plus_plus_shared": (
+        constructions.gd_plus_plus_model,
+        ([0.3, 0.3], [0.1, 0.1]),
+        {"shared": True},
+        learners.gd_plus_plus,
+        {},
+    ),
+    "copying": (constructions.copying_model, ([0.3, 0.2],), {"scale": 1e3}, learners.gradient_descent, {}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_constructed_model_is_its_learner_and_can_be_opened(name, x64, tmp_path):
+    build, rates, more, learner, of_learner = MODELS[name]
+    model, of_learner = build(3, 2, 6, *rates, **more), jax.tree.map(jnp.asarray, of_learner)
+    x, y, q, *_ = problems(np.random.default_rng(0), 3, 6, 2, np.float64, count=4)
+    y_hat, recorded, expected = jax.jit(
+        lambda: (
+            jax.vmap(model)(x, y, q),
+            jax.vmap(lambda *prompt: model.run(*prompt, "prediction")["prediction"])(x, y, q),
+            jax.vmap(learner(*rates, **of_learner))(x, y, q),
+        )
+    )()
+    for predicted in (y_hat, recorded):
+        np.testing.assert_allclose(predicted, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+    assert model.config.shared == more.get("shared", False)
+    if name == "from_w0":  # no layout of `tokens.LAYOUTS` has a start other than zero
+        with pytest.raises(ValueError, match="the layout has the name ''"):
+            model.save(tmp_path)
+    else:
+        model.save(tmp_path)
+        assert load_model(tmp_path).config == model.config
