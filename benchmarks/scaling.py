@@ -18,9 +18,9 @@ import pages  # beside this script
 from icl_gd import LinearRegression, TrainSettings, TransformerConfig
 from icl_gd.tokens import concatenated
 from icl_gd.training import in_context, mesh, population
-from icl_gd.training.checkpoint import flatten
 from icl_gd.training.mesh import Placement
 from icl_gd.training.problem import learning_problem
+from icl_gd.trees import flatten
 from icl_gd.types import Array
 
 TASK, MODEL = LinearRegression(), TransformerConfig(11)

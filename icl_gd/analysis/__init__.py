@@ -9,6 +9,7 @@ from icl_gd.analysis.alignment import (
     compare_layers,
     response,
 )
+from icl_gd.analysis.attribution import Attribution, attribution, attribution_by_key, lens
 from icl_gd.analysis.copying import (
     DerivativeNorms,
     NeighbourScores,
@@ -17,6 +18,7 @@ from icl_gd.analysis.copying import (
     induction_score,
     neighbour_scores,
 )
+from icl_gd.analysis.corruptions import CORRUPTIONS
 from icl_gd.analysis.curvature import (
     InputTransform,
     condition_numbers,
@@ -25,7 +27,24 @@ from icl_gd.analysis.curvature import (
     spectral_filter,
 )
 from icl_gd.analysis.interpolation import interpolate
+from icl_gd.analysis.patching import (
+    ablate_heads,
+    attribute_patch,
+    correlation,
+    normalised_effect,
+    patch,
+    path_patch,
+)
 from icl_gd.analysis.prefix import prefix_predictions, prefix_responses, prefix_squared_errors, squared_errors
+from icl_gd.analysis.probes import (
+    PENALTIES,
+    Probe,
+    linear_weights,
+    probe,
+    probe_controls,
+    probe_sites,
+    probe_targets,
+)
 from icl_gd.analysis.risk import (
     CHUNK,
     MEMBERS_AT_ONCE,
@@ -56,25 +75,34 @@ from icl_gd.analysis.weights import (
 
 __all__ = [
     "CHUNK",
+    "CORRUPTIONS",
     "MEMBERS_AT_ONCE",
+    "PENALTIES",
     "Alignment",
+    "Attribution",
     "DerivativeNorms",
     "InputTransform",
     "Interval",
     "LabelPaths",
     "NeighbourScores",
+    "Probe",
     "Response",
     "Risk",
     "Tail",
+    "ablate_heads",
     "alignment",
     "alignment_map",
     "anisotropy",
+    "attribute_patch",
+    "attribution",
+    "attribution_by_key",
     "bootstrap_interval",
     "canonical_form",
     "compare",
     "compare_layers",
     "condition_numbers",
     "context_spectrum",
+    "correlation",
     "derivative_norms",
     "derivatives",
     "effective_preconditioner",
@@ -84,17 +112,26 @@ __all__ = [
     "input_transform",
     "interpolate",
     "label_paths",
+    "lens",
+    "linear_weights",
     "losses",
     "match_scale",
     "mean_pattern_residue",
     "member_losses",
     "minimal_norm_qk",
     "neighbour_scores",
+    "normalised_effect",
     "over_members",
     "participation_ratio",
+    "patch",
+    "path_patch",
     "prefix_predictions",
     "prefix_responses",
     "prefix_squared_errors",
+    "probe",
+    "probe_controls",
+    "probe_sites",
+    "probe_targets",
     "response",
     "risk",
     "roll_out",
