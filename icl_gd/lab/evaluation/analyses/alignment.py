@@ -38,7 +38,7 @@ def _draw(done: Done) -> plots.Figure:
             plots.log_where_it_spikes(ax, [curve])
         for control in ("untrained", "wrong_step"):
             if (value := done["metrics"].get(f"{name}_{control}", {}).get("mean")) is not None:
-                plots.level(ax, value, control)
+                plots.horizontal_line(ax, value, control)
         ax.set(xlabel="training step", ylabel=f"{name.removesuffix('_gd').replace('_', ' ')}\nto gradient descent")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)

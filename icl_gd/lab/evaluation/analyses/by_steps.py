@@ -62,7 +62,9 @@ def _draw(done: Done) -> plots.Figure:
     for name in ("gd", "gd_free_steps", "gd_plus_plus"):
         plots.line(ax, done["curves"][f"loss_by_steps_{name}"], name, marker="o")
     layers, trained = done["arrays"]["n_layers"], done["metrics"]["loss_trained"]
-    plots.points(ax, {"x": [layers], **plots.band(trained)}, "trained", marker="s", size=6.0, label="trained layers")
+    plots.points(
+        ax, {"x": [layers], **plots.curve_of_metric(trained)}, "trained", marker="s", size=6.0, label="trained layers"
+    )
     ax.set(xlabel="number of steps or layers", ylabel="loss", yscale="log")
     figure.legend(loc="outside lower center")
     return figure

@@ -187,8 +187,8 @@ def _draw(done: Done) -> plots.Figure:
     figure, (top, bottom) = plots.subplots(2, 1, figsize=(plots.COLUMN, 4.4), sharex=True)
     by_seed, zero = done["arrays"]["copying_by_seed"], done["arrays"]["loss_zero_on_curve_prompts"]
     _seeds(top, by_seed["step"], by_seed["loss_trained"], "trained", "trained, one line per seed")
-    plots.level(top, done["arrays"]["loss_gd_on_curve_prompts"], "gd", "one gradient step")
-    plots.level(top, zero, "zero")
+    plots.horizontal_line(top, done["arrays"]["loss_gd_on_curve_prompts"], "gd", "one gradient step")
+    plots.horizontal_line(top, zero, "zero")
     top.set(ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$", ylim=(0, 1.2 * zero))
     for role, token in TOKENS.items():
         _seeds(bottom, by_seed["step"], by_seed[f"derivative_{token}"], role, plots.ROLES[role][0])
@@ -236,7 +236,7 @@ def _draw_patterns(done: Done) -> plots.Figure:
 def _draw_coordinates(done: Done) -> plots.Figure:
     figure, ax = plots.subplots(figsize=(plots.COLUMN, 2.0))
     curve = done["curves"]["step_by_coordinate"]
-    plots.level(ax, done["metrics"]["step_size_gd"]["mean"], "gd", "one gradient step")
+    plots.horizontal_line(ax, done["metrics"]["step_size_gd"]["mean"], "gd", "one gradient step")
     plots.points(ax, curve, "trained", marker="o", size=4.0, label="trained, two layers")
     ax.set(xlabel="coordinate of x", ylabel=r"step size / $N$", ylim=(0, None), xticks=curve["x"])
     ax.legend()

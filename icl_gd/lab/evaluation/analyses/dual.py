@@ -150,8 +150,8 @@ def _draw_process(done: Done) -> plots.Figure:
             ax.set_ylim(0, None)
     prediction = axes[1, 1]
     plots.line(prediction, curves["loss_by_dual_step"], "trained", label="last layer's prediction")
-    plots.level(prediction, done["arrays"]["loss_gd_on_processed"], "gd", "one gradient step")
-    plots.level(prediction, done["arrays"]["loss_zero_on_processed"], "zero")
+    plots.horizontal_line(prediction, done["arrays"]["loss_gd_on_processed"], "gd", "one gradient step")
+    plots.horizontal_line(prediction, done["arrays"]["loss_zero_on_processed"], "zero")
     prediction.set(ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$", ylim=(0, None))
     steps = "demonstrations processed" if done["arrays"]["tokens_are_examples"] else "tokens processed"
     for ax in axes[1]:

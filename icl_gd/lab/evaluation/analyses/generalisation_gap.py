@@ -69,7 +69,7 @@ def _draw(done: Done) -> plots.Figure:
     plots.line(ax, curve, "trained", marker="o", label="with self-influence")
     others = done["curves"]["generalisation_gap_others_by_length"]
     plots.line(ax, others, "construction", marker="s", label="without self-influence")
-    plots.root(ax, others, "demonstrations")
+    plots.inverse_square_root(ax, others, "demonstrations")
     ax.set(
         xlabel="number of demonstrations $N$", ylabel="gap / loss on fresh demonstrations", xscale="log", yscale="log"
     )

@@ -56,7 +56,7 @@ def _draw(done: Done) -> plots.Figure:
     plots.line(ax, done["curves"]["loss_by_interpolation"], "interpolated", marker="o")
     curve, deep = done["curves"]["loss_by_interpolation"], "loss_gd_plus_plus" in done["metrics"]
     end, high = curve["mean"][-1], max(value for value in curve["high"] if value is not None)
-    plots.level(ax, end, "gd_plus_plus" if deep else "gd", "GD++" if deep else "best gradient step")
+    plots.horizontal_line(ax, end, "gd_plus_plus" if deep else "gd", "GD++" if deep else "best gradient step")
     # The axis begins a tenth below the loss of the constructed weights, so that small differences look small.
     ax.set(
         xlabel="trained weights → constructed weights", ylabel="loss", ylim=(0.9 * end, max(1.25 * end, 1.05 * high))

@@ -56,7 +56,7 @@ def _draw(done: Done) -> plots.Figure:
             title = plots.ROLES[name][0] if row == 0 else ""
             distance = measure == "prediction_difference"
             limits = float(np.min(maps)), float(np.max(maps)) if distance else 1.0
-            plots.heat(axes[row, column], maps[column], title, limits, distance)
+            plots.layer_step_map(axes[row, column], maps[column], title, limits, distance)
         axes[1, column].set_xlabel("step of the learner")
     axes[0, 0].set_ylabel("trained layer\n(sensitivity cosine)")
     axes[1, 0].set_ylabel("trained layer\n(prediction difference)")

@@ -117,7 +117,7 @@ def _draw(done: Done) -> plots.Figure:
     plots.line(right, curves[at("function", "least_squares")], "least_squares", label="least squares, to the function")
     right.set(xlabel="in-context examples", ylabel="cosine of sensitivities", ylim=(-0.15, 1.05))
     if BEYOND in done["arrays"]:
-        plots.never_trained(right, done["arrays"][BEYOND])
+        plots.shade_untrained_lengths(right, done["arrays"][BEYOND])
     for ax in (left, right):
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, fontsize="small")
     return figure

@@ -116,7 +116,7 @@ def _draw(done: Done) -> plots.Figure:
             curve = done["curves"][f"{name}_error_by_features_{kind}"]
             ax.plot(curve["x"], curve["mean"], dashes, color=colour, label=label)
             ax.fill_between(curve["x"], curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
-        plots.root(ax, done["curves"][f"{name}_error_by_features_standard"], "features")
+        plots.inverse_square_root(ax, done["curves"][f"{name}_error_by_features_standard"], "features")
         ax.set(xlabel="number of random features $m$", title=name, xscale="log", yscale="log")
     axes[0].set_ylabel("relative error")
     handles, labels = axes[0].get_legend_handles_labels()

@@ -150,7 +150,7 @@ def _draw(done: Done) -> plots.Figure:
         curves = {role: done["curves"].get(f"loss_by_{suite}_{role}") for role in roles}
         curves = {role: curve for role, curve in curves.items() if curve is not None}
         if isinstance(next(iter(curves.values()))["x"][0], str):
-            plots.by_name(ax, {role: curve for role, curve in curves.items() if role != "closed_form"})
+            plots.grouped_points(ax, {role: curve for role, curve in curves.items() if role != "closed_form"})
             ax.tick_params(axis="x", rotation=30)
         else:
             for role, curve in curves.items():

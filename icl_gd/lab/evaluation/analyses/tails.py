@@ -106,7 +106,7 @@ def _draw(done: Done) -> plots.Figure:
 
 def _with_many_prompts(curve: dict, metric: dict) -> dict:
     """Replaces the value of a curve at the input scale of training by the metric, measured on many more prompts."""
-    measured = plots.band(metric)
+    measured = plots.curve_of_metric(metric)
     result = {"x": curve["x"]}
     for part in ("mean", "low", "high"):
         pairs = zip(curve["x"], curve[part], strict=True)

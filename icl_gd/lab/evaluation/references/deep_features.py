@@ -245,7 +245,7 @@ def _draw_loss(done: Done) -> plots.Figure:
     figure, ax = plots.subplots(figsize=(plots.COLUMN, 2.7))
     plots.line(ax, done["curves"]["loss_trained_by_step"], "trained")
     plots.line(ax, done["curves"][f"loss_{LEARNER}_by_step"], LEARNER)
-    plots.level(ax, done["arrays"]["loss_zero"], "zero")
+    plots.horizontal_line(ax, done["arrays"]["loss_zero"], "zero")
     ax.set(xlabel="training step", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$", yscale="log")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
@@ -255,7 +255,7 @@ def _draw_alignment(done: Done) -> plots.Figure:
     figure, axes = plots.subplots(1, 3, figsize=(plots.PAGE, 2.2))
     for ax, name in zip(axes, ("sensitivity_cosine", "sensitivity_difference", "prediction_difference"), strict=True):
         plots.line(ax, done["curves"][f"{name}_{LEARNER}_by_step"], "trained")
-        plots.level(ax, done["metrics"][f"{name}_{LEARNER}_untrained"]["mean"], "untrained")
+        plots.horizontal_line(ax, done["metrics"][f"{name}_{LEARNER}_untrained"]["mean"], "untrained")
         ax.set(xlabel="training step", ylabel=f"{name.replace('_', ' ')}\nto gradient descent")
     axes[0].legend()
     return figure

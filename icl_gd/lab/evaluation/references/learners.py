@@ -151,7 +151,7 @@ def _draw_losses(done: Done) -> plots.Figure:
     figure, ax = plots.subplots(figsize=(plots.COLUMN, 2.7))
     plots.line(ax, done["curves"]["loss_trained_by_step"], "trained")
     for name in (*done["arrays"]["learners"], "zero"):
-        plots.level(ax, done["arrays"][f"loss_{name}_on_curve_prompts"], name)
+        plots.horizontal_line(ax, done["arrays"][f"loss_{name}_on_curve_prompts"], name)
     ax.set(xlabel="training step", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$")
     zero = done["arrays"]["loss_zero_on_curve_prompts"]
     if ax.get_ylim()[1] > 2 * zero:  # cuts off short spikes

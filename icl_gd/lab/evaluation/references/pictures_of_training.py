@@ -125,12 +125,12 @@ def _draw_loss(done: Done) -> plots.Figure:
     for i, losses in enumerate(zip(*trapped, strict=True)):
         _, colour, dashes = plots.ROLES["trapped"]
         ax.plot(curve["x"], losses, dashes, color=colour, linewidth=0.7, label="trapped seeds" if i == 0 else None)
-    plots.level(ax, done["arrays"]["loss_gd_on_curve_prompts"], "gd", None if deep else "best gradient step")
+    plots.horizontal_line(ax, done["arrays"]["loss_gd_on_curve_prompts"], "gd", None if deep else "best gradient step")
     levels = {name: done["arrays"][f"loss_{name}_on_curve_prompts"] for name in (*deep, "zero")}
     for name, value in levels.items():
-        plots.level(ax, value, name)
+        plots.horizontal_line(ax, value, name)
     if standardised is not None:
-        plots.level(ax, standardised, "gd_tuned", "gradient step, standardised tokens")
+        plots.horizontal_line(ax, standardised, "gd_tuned", "gradient step, standardised tokens")
     ax.set(xlabel="training step", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$")
     if min(levels.values()) < zero / 20:
         ax.set_yscale("log")
@@ -146,9 +146,9 @@ def _draw_depth_losses(done: Done) -> plots.Figure:
     names = ["trained", "interpolated", *reversed(LEARNERS)]
     names = [name for name in names if f"loss_{name}" in done["metrics"]]
     zero = done["metrics"]["loss_zero"]["mean"]
-    losses = {name: plots.seeds(done["metrics"][f"loss_{name}"]) for name in names}
+    losses = {name: plots.seed_values(done["metrics"][f"loss_{name}"]) for name in names}
     bounded = {
-        name: plots.seeds(done["metrics"][f"loss_bounded_{name}"])
+        name: plots.seed_values(done["metrics"][f"loss_bounded_{name}"])
         for name, values in losses.items()
         if max(values) > zero and f"loss_bounded_{name}" in done["metrics"]
     }

@@ -353,11 +353,11 @@ def _draw(ax: plots.Axes, done: Done, curves: dict[str, dict], top: float) -> No
     for i, (role, curve) in enumerate(curves.items()):
         plots.line(ax, curve, role, label="trained model" if role == "trained" else None)
         ax.lines[-1].set_zorder(10 - i)
-    plots.level(ax, 1.0, "zero")
+    plots.horizontal_line(ax, 1.0, "zero")
     ax.set_ylim(0, top)
     ax.set_xlim(0, max(curve["x"][-1] for curve in curves.values()))
     if BEYOND in done["arrays"]:
-        plots.never_trained(ax, done["arrays"][BEYOND])
+        plots.shade_untrained_lengths(ax, done["arrays"][BEYOND])
 
 
 def _top(curves: dict[str, dict]) -> float:
@@ -427,7 +427,7 @@ def _draw_by_step(done: Done) -> plots.Figure:
     errors = {role: metric["mean"] for role, metric in metrics.items() if metric is not None}
     best = min(errors, key=errors.__getitem__, default="")
     if best and errors[best] < WORST:
-        plots.level(ax, errors[best], best)
+        plots.horizontal_line(ax, errors[best], best)
     if end := done["arrays"]["curriculum_ends_at"]:
         ax.axvline(end, color="#999999", linewidth=0.8, label="end of the curriculum")
     ax.set(xlabel="training step", ylabel="normalised error", ylim=(0, WORST))
