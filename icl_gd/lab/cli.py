@@ -2,6 +2,8 @@
 
     icl-gd run CONFIG[:VARIANT] [--workdir=DIR] [--config.FIELD=VALUE ...]     runs an experiment and writes its report
     icl-gd doctor                                                             checks that runs work on this machine
+    icl-gd zoo [NAME]                                                         lists the models of the zoo, or one card
+    icl-gd inspect MODEL_OR_WORKDIR [--output=FILE] ...                       writes a page to look into a model with
     icl-gd --version                                                          prints the version
 
 CONFIG is a path, or the name of a built-in config. `icl-gd run --help` explains the options and outputs of a run;
@@ -10,14 +12,18 @@ CONFIG is a path, or the name of a built-in config. `icl-gd run --help` explains
     icl-gd run one_layer:smoke --config.task.n_context=5
 """
 
+import os
 import sys
 import time
 from importlib.metadata import version
+from typing import NoReturn
 
 from icl_gd.lab import command, doctor
 from icl_gd.lab.config.errors import nearest
+from icl_gd.lab.inspection import command as inspection
+from icl_gd.zoo import command as zoo
 
-WORDS = ("run", "doctor")
+WORDS = ("run", "doctor", "zoo", "inspect")
 HELP = ("--help", "-h", "-help", "help")
 
 
@@ -33,9 +39,22 @@ def main() -> None:
         sys.exit(0)
     if word == "doctor":
         sys.exit(doctor.main(words))
+    if word == "zoo":
+        sys.exit(zoo.main(words))
+    if word == "inspect":
+        _end(inspection.main(words))
     if word != "run":
         print(f"error: icl-gd {word}: unknown command; {nearest(word, WORDS)}", file=sys.stderr)
         sys.exit(2)
     if words and not words[0].startswith("-"):
         words[0] = f"--config={words[0]}"
     command.start(["run", *words], began)
+
+
+def _end(code: int) -> NoReturn:
+    """Ends the process. If Ctrl-C stopped it, without `sys.exit`, which may crash while JAX still computes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code > 128:
+        os._exit(code)
+    sys.exit(code)
