@@ -141,7 +141,7 @@ KINDS = {
         beside(
             Regression(**SMALL),
             GradientDescent(learner="gd_plus_plus", published_steps=2),
-            ("layer_map", "curvature", "tails", "by_steps"),
+            ("layer_map", "curvature", "tails", "by_steps", "update_paths"),
             Network(n_layers=3),
         ),
         constructed,
@@ -151,7 +151,7 @@ KINDS = {
         beside(
             Regression(**SMALL),
             GradientDescent(steps=1),
-            ("copying",),
+            ("copying", "induction"),
             Network(layout="interleaved", n_layers=2, attention=("softmax", "linear")),
         ),
         copying,
@@ -167,7 +167,12 @@ KINDS = {
         behind_layer_norm,
     ),
     "heads": Kind(
-        beside(Regression(10, 1, 12), GradientDescent(), ("softmax",), Network(attention="softmax", n_heads=2)),
+        beside(
+            Regression(10, 1, 12),
+            GradientDescent(),
+            ("softmax", "head_ablation"),
+            Network(attention="softmax", n_heads=2),
+        ),
         opposed_heads,
     ),
     "one_step": Kind(
