@@ -109,7 +109,7 @@ with plots.style():
     left.plot(distance.mean(0), color=plots.ROLES["trained"][1])
     left.set(xlabel="demonstrations processed", ylabel="distance to the layer's output", ylim=(0, None))
     right.plot(loss(predicted), color=plots.ROLES["trained"][1], label="prediction of the dual model")
-    plots.level(right, loss_gd, "gd", "one least-squares gradient step")
+    plots.horizontal_line(right, loss_gd, "gd", "one least-squares gradient step")
     right.set(xlabel="demonstrations processed", ylabel=r"loss  $\frac{1}{2}(\hat y - y)^2$", ylim=(0, None))
     right.legend()
 

@@ -33,7 +33,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import icl_gd
-from icl_gd import analysis, interop, learners, models, plots, tokens
+from icl_gd import analysis, learners, models, plots, tokens
 from icl_gd.tasks import EVAL_SUITE, FunctionRegression, Linear
 
 FAST = bool(os.environ.get("ICL_GD_FAST"))  # a few steps, for tests
@@ -111,7 +111,7 @@ with plots.style():
     left.legend()
     steps = EVERY * (1 + np.arange(len(history)))
     right.plot(steps, np.mean(history, axis=1), color=plots.ROLES["trained"][1])
-    plots.level(right, of_learners["least_squares"].mean(), "least_squares")
+    plots.horizontal_line(right, of_learners["least_squares"].mean(), "least_squares")
     right.set(xlabel="training step", ylabel="mean error over lengths", ylim=(0, 1.1))
 
 # %% [markdown]
@@ -172,13 +172,13 @@ with plots.style():
 # %% [markdown]
 # ## Save the model
 #
-# `save_pretrained` writes weights as safetensors and a config.json. `interop.from_garg` reads the published
+# `Model.save` writes weights as safetensors and a config.json. `interop.from_garg` reads the published
 # checkpoints of the paper; no code in them is executed.
 
 # %%
 with tempfile.TemporaryDirectory() as directory:
-    interop.Pretrained(config, trained.member(0), "alternating", 5).save_pretrained(directory)
-    again = interop.from_pretrained(directory).prefix_predictor
+    trained[0].save(directory)
+    again = icl_gd.load_model(directory).prefix_predictor
     x, y = prompts.x[0], prompts.y[0]
     print(sorted(os.listdir(directory)), "largest difference:", float(jnp.abs(again(x, y) - model(x, y)).max()))
 

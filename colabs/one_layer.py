@@ -74,7 +74,7 @@ trained = icl_gd.train(task, icl_gd.TransformerConfig(d_token=11), settings, see
 with plots.style():
     figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.4))
     ax.plot([step for step, _ in history], [losses for _, losses in history], color=plots.ROLES["trained"][1])
-    plots.level(ax, float(analysis.losses(gd, prompts).mean()), "gd", "one gradient step")
+    plots.horizontal_line(ax, float(analysis.losses(gd, prompts).mean()), "gd", "one gradient step")
     ax.set(xlabel="training step", ylabel="loss")
     ax.legend()
 

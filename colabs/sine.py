@@ -105,7 +105,7 @@ with plots.style():
     for name, losses in history.items():
         label, colour, dashes = plots.ROLES[name]
         ax.plot(*zip(*losses, strict=True), dashes, color=colour, label=label)
-    plots.level(ax, second / 2, "zero")
+    plots.horizontal_line(ax, second / 2, "zero")
     ax.set(xlabel="training step", ylabel="training loss", yscale="log")
     ax.legend(loc="lower left")
 

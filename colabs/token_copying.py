@@ -113,8 +113,8 @@ steps, losses, norms = zip(*history, strict=True)
 with plots.style():
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(plots.COLUMN, 4.2), sharex=True)
     top.plot(steps, losses, color=plots.ROLES["trained"][1], label="trained, two layers")
-    plots.level(top, loss_gd, "gd", "one gradient step")
-    plots.level(top, loss_zero, "zero")
+    plots.horizontal_line(top, loss_gd, "gd", "one gradient step")
+    plots.horizontal_line(top, loss_zero, "zero")
     top.set(ylabel="loss", ylim=(0, 1.3 * loss_zero))
     for role, values in zip(("own_token", "next_token", "other_tokens"), zip(*norms, strict=True), strict=True):
         bottom.semilogy(steps, values, plots.ROLES[role][2], color=plots.ROLES[role][1], label=plots.ROLES[role][0])
