@@ -18,7 +18,7 @@ from icl_gd.lab.config.errors import ConfigError
 from icl_gd.lab.lifecycle.workdirs import locked
 from icl_gd.migrations import CONFIGS as FORMATS
 from icl_gd.migrations import newest_of
-from icl_gd.training.checkpoint import nested
+from icl_gd.trees import nested
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ONE = f"--config={CONFIGS}/one_layer.py"

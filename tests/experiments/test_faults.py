@@ -17,7 +17,7 @@ from icl_gd.lab import command, command_line, doctor
 from icl_gd.lab.config.errors import ConfigError
 from icl_gd.lab.lifecycle import compile_cache, devices, resume, workdirs
 from icl_gd.migrations import CONFIGS, newest_of
-from icl_gd.training.checkpoint import nested
+from icl_gd.trees import nested
 
 ROOT = Path(__file__).parents[2]
 FAULTS = ROOT / "tests" / "faults"

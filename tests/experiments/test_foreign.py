@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from absl import flags
 
+import icl_gd
 from icl_gd import interop
 from icl_gd.lab import command, foreign
 from icl_gd.lab.command_line import CONFIGS, help_of, load, parse
@@ -425,9 +426,9 @@ def test_calls_of_the_page_run(conf, monkeypatch):
     exec(compile(setup, "docs/coming_from.md", "exec"), namespace)
     config, params = namespace["config"], namespace["params"]
     namespace["theirs"] = interop.to_von_oswald(config, params)
-    pretrained = interop.Pretrained(config, params, "concatenated", d_input=4)
-    pretrained.save_pretrained("runs/my_model")
-    monkeypatch.setattr(interop, "from_garg", lambda path: pretrained)  # test_pretrained.py tests from_garg
+    model = icl_gd.Model(config, params, icl_gd.tokens.concatenated(4, 1))
+    model.save("runs/my_model")
+    monkeypatch.setattr(interop, "from_garg", lambda path: model)  # test_pretrained.py tests from_garg
     calls = [here for _, _, here, is_field in ROWS if not is_field]
     assert len(calls) > 15
     for (here,) in calls:

@@ -54,8 +54,7 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path):
     """Starts on another task, from a workdir, from one of its checkpoints, and from a saved model."""
     first = complete("one_layer", tmp_path / "first", *ONE_LAYER, "--config.train.keep_checkpoints=all")
     trained = icl_gd.load(first)
-    model = icl_gd.interop.Pretrained(trained.config, trained.params, "concatenated", d_input=2, d_output=1)
-    model.save_pretrained(tmp_path / "model")
+    trained.stacked.save(tmp_path / "model")
     for name, start in {"whole": first, "step": first / "checkpoints" / "5", "saved": tmp_path / "model"}.items():
         words = "--config.train.keep_checkpoints=all", "--config.task.n_context=4", f"--config.train.start={start}"
         complete("one_layer", tmp_path / name, *ONE_LAYER, *words)

@@ -93,7 +93,7 @@ def test_a_model_of_a_later_version_is_refused(tmp_path):
 def test_models_are_read(name, tmp_path):
     asked = unpacked(name, tmp_path)
     model = interop.from_pretrained(tmp_path)
-    found = model.predictor(*problem(model.d_input, 4))
+    found = model.predictor(*problem(model.layout.d_input, 4))
     np.testing.assert_allclose(found, asked["predictions"], rtol=1e-5, atol=1e-6)
 
 
