@@ -8,12 +8,13 @@ executed; if the cells of a notebook differ from its source, or its figures are 
 exit code is 1.
 """
 
-import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from icl_gd.paths import replacing
 
 FOLDER = Path(__file__).parent.parent / "colabs"
 MOST_BYTES = 1_500_000  # largest size of a notebook with its figures
@@ -75,9 +76,8 @@ def execute(name: str) -> None:
     NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": FOLDER}}).execute()
     for cell in notebook.cells:
         cell.get("metadata", {}).pop("execution", None)  # times, which differ in every run
-    partial = FOLDER / f"{name}.ipynb.partial"
-    nbformat.write(notebook, partial)
-    os.replace(partial, FOLDER / f"{name}.ipynb")
+    with replacing(FOLDER / f"{name}.ipynb") as partial:
+        nbformat.write(notebook, partial)
 
 
 def main(argv: Sequence[str]) -> int:

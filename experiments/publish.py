@@ -9,7 +9,6 @@ is 1.
 
 import ast
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from icl_gd.lab.config.errors import ConfigError
 from icl_gd.lab.evaluation.pictures import captions
 from icl_gd.lab.reporting.report import number, target, trapped, wall_time
 from icl_gd.lab.reporting.results import holds, write_json
+from icl_gd.paths import replacing
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -318,9 +318,8 @@ def main(argv: Sequence[str], root: Path = ROOT) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for name in stale_pages:
-        partial = root / f"{name}.partial"
-        partial.write_text(texts[root / name], encoding="utf-8")
-        os.replace(partial, root / name)
+        with replacing(root / name) as partial:
+            partial.write_text(texts[root / name], encoding="utf-8")
         print(f"wrote {name}")
     return 0
 

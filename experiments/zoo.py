@@ -14,7 +14,6 @@ unless the code is 0.
 """
 
 import json
-import os
 import re
 import sys
 import tempfile
@@ -40,6 +39,7 @@ from icl_gd.lab.evaluation.measured import DIVERGES, held_out_key, losses_of_lea
 from icl_gd.lab.lifecycle.workdirs import differing, stored_fields
 from icl_gd.models import Model
 from icl_gd.models.saved import CONFIG, WEIGHTS
+from icl_gd.paths import replacing
 from icl_gd.tasks import draw_prompts
 from icl_gd.training import Population
 from icl_gd.types import Predictor
@@ -584,9 +584,8 @@ def write(directory: Path, files: Mapping[str, bytes]) -> bool:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / library.CARD).unlink(missing_ok=True)
     for name, content in files.items():
-        part = directory / f"{name}.part"
-        part.write_bytes(content)
-        os.replace(part, directory / name)
+        with replacing(directory / name) as partial:
+            partial.write_bytes(content)
     return True
 
 

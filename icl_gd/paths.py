@@ -1,4 +1,4 @@
-"""Expands and checks the local paths that users type.
+"""Expands and checks the local paths that users type, and writes files whole.
 
     >>> local("~/runs") == Path.home() / "runs"
     True
@@ -8,7 +8,10 @@
 for example a mounted bucket
 """
 
+import contextlib
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -33,3 +36,20 @@ def local(path: str | Path, name: str = "path") -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:  # the user of `~user` does not exist
         raise ValueError(f"{name}={path}: {error}; give a directory") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Replaces a file at once, so that no reader and no crash finds it half written.
+
+    Yields:
+      The path to write to, beside the file. If nothing is raised it replaces the file; otherwise it is removed.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise

@@ -33,9 +33,9 @@ from jaxtyping import Float
 from icl_gd.models import sites
 from icl_gd.models.activations import Activations
 from icl_gd.models.edits import Edit, add
-from icl_gd.models.model import Model
+from icl_gd.models.model import Edits, Model, edited, pass_through
 from icl_gd.models.sites import SITES, Site, split
-from icl_gd.models.transformer import predict_at_sites, program_config
+from icl_gd.models.transformer import program_config
 from icl_gd.problems import problem
 from icl_gd.schema import Size, checked
 from icl_gd.types import Array
@@ -233,8 +233,9 @@ def _path_patch(
 
     def predict(place: _Place) -> Array:
         sent = {name: _replacement(layer, place, values[name]) for layer, name in grid.names.items()}
-        received = _Path(model, kind, place, sent, frozen, heads_of).run(*base)
-        changes = {name: Edit(_new_value, (received[name],), head) for name, head in heads_of.items()}
+        path = _Path(model.edits, kind, place, sent, frozen, heads_of)
+        pass_through(path, model, *base)
+        changes = {name: Edit(_new_value, (path.received[name],), head) for name, head in heads_of.items()}
         return _prediction(model.edit(changes), base)
 
     return grid.map(predict, batch)
@@ -261,29 +262,21 @@ class _Path:
 
     def __init__(
         self,
-        model: Model,
+        edits: Edits,
         kind: str,
         place: _Place,
         sent: dict[str, Edit],
         frozen: Activations,
         receivers: Iterable[str],
     ):
-        self.model, self.kind, self.place = model, kind, place
+        self.edits, self.kind, self.place = edits, kind, place
         self.sent, self.frozen, self.receivers = sent, frozen, receivers
         self.received: dict[str, Array] = {}
-
-    def run(self, x: Array, y: Array, x_query: Array) -> dict[str, Array]:
-        """The values of the receivers."""
-        model = self.model
-        outputs = predict_at_sites(model.config, model.params, model.layout, model.layout.encode(x, y, x_query), self)
-        self("prediction", outputs[-1])
-        return self.received
 
     def __call__(self, name: str, value: Array) -> Array:
         kind, layer = split(name)
         site, sent = SITES[kind], self.sent.get(name, _identity)
-        for edits in self.model.edits:
-            value = edits.get(name, _identity)(site, value)
+        value = edited(self.edits, name, value)
         if name in self.receivers:
             self.received[name] = sent(site, value)
         if name in self.frozen:

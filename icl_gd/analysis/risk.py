@@ -92,7 +92,15 @@ def losses(predictor: Predictor, prompts: Prompt) -> Array:
 
 
 def _losses(predictor: Predictor, prompts: Prompt) -> Array:
-    y_hat = predictions(predictor, prompts)
+    return prediction_losses(predictions(predictor, prompts), prompts)
+
+
+def prediction_losses(y_hat: Float[Array | np.ndarray, "prompt *depth m"], prompts: Prompt) -> Array:
+    """The loss `1/2 |y_hat - y_query|^2` of predictions, summed over outputs.
+
+    Returns:
+      Losses `[prompt *depth]`.
+    """
     extra = y_hat.ndim - prompts.y_query.ndim
     target = prompts.y_query.reshape(len(y_hat), *(1,) * extra, -1)
     return 0.5 * jnp.sum((y_hat - target) ** 2, axis=-1)

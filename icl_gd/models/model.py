@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +27,13 @@ from jax.tree_util import Partial
 
 from icl_gd.models import saved, sites
 from icl_gd.models.activations import Activations
+from icl_gd.models.attention import At
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.edits import Edit, as_edit
 from icl_gd.models.predictors import fastest_predictor, layerwise_predictor, prefix_predictor
 from icl_gd.models.transformer import Params, circuits, predict_at_sites, program_config, read_out
 from icl_gd.problems import on_prefixes, on_problem
+from icl_gd.trees import by_name
 from icl_gd.types import Array, Circuits, Layout, Predictor, PrefixPredictor
 
 Edits = tuple[Mapping[str, Edit], ...]  # applied in order; each maps names of sites to edits
@@ -59,10 +60,10 @@ class Model:
     edits: Edits = ()
 
     def __repr__(self) -> str:
-        config, named = self.config, _named(self.params)
+        config, named = self.config, by_name(self.params)
         # A matrix of one member is [head d_head e]; that of a population has a leading member axis.
         members = jnp.shape(self.params["block_0"]["attention"]["W_K"])[:-3]
-        size = sum(math.prod(jnp.shape(leaf)[len(members) :]) for _, leaf in named)
+        size = sum(math.prod(jnp.shape(leaf)[len(members) :]) for leaf in named.values())
         kinds = " ".join(dict.fromkeys(config.kinds))
         heads = f"{config.n_heads} head{'s' * (config.n_heads > 1)} of width {config.head_width}"
         lines = [
@@ -70,7 +71,7 @@ class Model:
             f"{'shared ' * config.shared}layer{'s' * (config.n_layers > 1)} of {kinds} attention, {heads}, "
             f"residual width {config.width}, {size:,} parameters{' per member' * len(members)}"
         ]
-        lines += [f"  {name} {list(jnp.shape(leaf))}" for name, leaf in named]
+        lines += [f"  {name} {list(jnp.shape(leaf))}" for name, leaf in named.items()]
         lines += [f"  edited: {', '.join(sites.expand(config, edits))}" for edits in self.edits]
         return "\n".join(lines)
 
@@ -262,25 +263,49 @@ class _Sites:
         self.recorded: dict[str, Array] = {}
 
     def __call__(self, name: str, value: Array) -> Array:
-        for edits in self.edits:
-            if name in edits:
-                value = edits[name](sites.SITES[sites.split(name)[0]], value)
+        value = edited(self.edits, name, value)
         if name in self.names:
             self.recorded[name] = value
         return value
+
+
+def edited(edits: Edits, name: str, value: Array) -> Array:
+    """Applies the edits of a model to the value of one site.
+
+    Args:
+      edits: the edits, applied in order.
+      name: the name of the site.
+      value: its value.
+
+    Returns:
+      The new value, of the same shape and type.
+    """
+    for changes in edits:
+        if name in changes:
+            value = changes[name](sites.SITES[sites.split(name)[0]], value)
+    return value
+
+
+def pass_through(at: At, model: Model, x: Array, y: Array, x_query: Array) -> Array:
+    """Runs a model, with the value of every site passed through a function. The model's own edits do not apply.
+
+    Args:
+      at: `(site, value) -> value`, called for every site of `models.sites.names`, in their order.
+      model: the model.
+      x: inputs `[n d]`.
+      y: labels `[n m]`.
+      x_query: query `[d]`.
+
+    Returns:
+      The prediction `[m]`, as `at` returns it.
+    """
+    tokens = model.layout.encode(x, y, x_query)
+    return at("prediction", predict_at_sites(model.config, model.params, model.layout, tokens, at)[-1])
 
 
 @on_problem
 def _record(model: Model, names: tuple[str, ...], x: Array, y: Array, x_query: Array) -> Activations:
     """Runs a model with its edits and records the named sites."""
     at = _Sites(model.edits, names)
-    tokens = model.layout.encode(x, y, x_query)
-    outputs = predict_at_sites(model.config, model.params, model.layout, tokens, at)
-    at("prediction", outputs[-1])
+    pass_through(at, model, x, y, x_query)
     return Activations(at.recorded)
-
-
-def _named(params: Any) -> list[tuple[str, Any]]:
-    """Parameters by dotted name."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    return [(".".join(str(getattr(key, "key", key)) for key in path), leaf) for path, leaf in leaves]

@@ -11,7 +11,6 @@ True
 """
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from icl_gd.migrations import LEAVES, PRETRAINED, migrated, newest_of
 from icl_gd.models.config import TransformerConfig
 from icl_gd.models.transformer import Params, shapes
-from icl_gd.paths import local
+from icl_gd.paths import local, replacing
 from icl_gd.tokens import LAYOUTS
 from icl_gd.trees import by_name, flatten, nested
 from icl_gd.types import Layout
@@ -59,12 +58,10 @@ def write(directory: str | Path, config: TransformerConfig, params: Params, layo
         "d_input": layout.d_input,
         "d_output": layout.d_output,
     }
-    part = directory / f"{WEIGHTS}.part"
-    save_file(leaves, part, metadata={"format": "np"})
-    os.replace(part, directory / WEIGHTS)
-    part = directory / f"{CONFIG}.part"
-    part.write_text(json.dumps(contents, indent=2) + "\n")
-    os.replace(part, directory / CONFIG)
+    with replacing(directory / WEIGHTS) as partial:
+        save_file(leaves, partial, metadata={"format": "np"})
+    with replacing(directory / CONFIG) as partial:
+        partial.write_text(json.dumps(contents, indent=2) + "\n")
 
 
 def read(directory: str | Path) -> tuple[TransformerConfig, Params, Layout]:

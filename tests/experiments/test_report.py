@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from experiments import publish
+from icl_gd import paths
 from icl_gd.lab import pipeline
 from icl_gd.lab.reporting import report, results
 from icl_gd.lab.reporting.answer import answer, claims_in_words
@@ -242,7 +243,7 @@ def test_a_failed_write_leaves_the_last_report(tmp_path, monkeypatch):
     def fail(source, destination):
         raise OSError("no space left")
 
-    monkeypatch.setattr(report.os, "replace", fail)
+    monkeypatch.setattr(paths.os, "replace", fail)
     with pytest.raises(OSError, match="no space"):
         write(tmp_path, finished(claims=[]), {})
     assert path.read_bytes() == before

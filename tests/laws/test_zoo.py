@@ -15,7 +15,7 @@ import pytest
 
 import icl_gd
 from experiments import zoo as script
-from icl_gd import analysis, learners, models, tasks, zoo
+from icl_gd import analysis, learners, models, paths, tasks, zoo
 from icl_gd.analysis.risk import predictions
 from icl_gd.lab import command
 from icl_gd.lab.config.errors import ConfigError
@@ -248,7 +248,7 @@ def test_a_model_whose_writing_is_cut_off_is_not_in_the_zoo(tmp_path, monkeypatc
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(script.os, "replace", full_disk)
+        patch.setattr(paths.os, "replace", full_disk)
         with pytest.raises(OSError, match="no space left"):
             script.write(tmp_path / "mine", {**files, "model.safetensors": b""})
     assert zoo.names() == ()

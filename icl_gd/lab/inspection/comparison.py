@@ -10,7 +10,6 @@ from icl_gd.lab.evaluation.measured import noise_to_weight
 from icl_gd.lab.inspection.subject import Subject
 from icl_gd.models import Model
 from icl_gd.tasks import LinearRegression
-from icl_gd.tokens import concatenated
 from icl_gd.types import Predictor, Prompt
 
 
@@ -76,11 +75,9 @@ def constructed(model: Model, task: Any, fit: Prompt) -> list[Side]:
     if config.causal or config.is_embedded or task.corrupted_labels:
         return []
     n_steps, d, n = config.n_layers, task.d_input, task.n_context
-    own = constructions.gradient_descent_config(d, task.d_output, n_steps)
-    layout, result = concatenated(d, task.d_output), []
+    result = []
     for name, (step_sizes, gammas) in _rates(task, fit, n_steps).items():
-        params = constructions.gd_plus_plus_weights(own, d, n, step_sizes, gammas)
-        built = Model(own, params, layout)
+        built = constructions.gd_plus_plus_model(d, task.d_output, n, step_sizes, gammas)
         rates = f"step size {float(step_sizes[0]):.4g}" + (f", gamma {float(gammas[0]):.4g}" if any(gammas) else "")
         about = f"{_in_words(built)}. {n_steps} step{'s' * (n_steps > 1)} of {name}, {rates}"
         result.append(Side(f"Construction: {name}", "construction", about, built))
@@ -92,9 +89,15 @@ def _rates(task: LinearRegression, fit: Prompt, n_steps: int) -> dict[str, learn
     none = np.zeros(n_steps)
     if n_steps == 1:
         return {"gradient descent": learners.GDPlusPlusRates(learners.fit_step_size(fit)[None], none)}
-    spectrum = learners.Spectrum.of(fit.x, task.second_moment, noise_to_weight(task))
-    plain = learners.GDPlusPlusRates(learners.fit_step_sizes(spectrum, n_steps), none)
+    spectrum, step_sizes = _fitted(task, fit, n_steps)
+    plain = learners.GDPlusPlusRates(step_sizes, none)
     return {"gradient descent": plain, "GD++": learners.fit_gd_plus_plus(spectrum, n_steps)}
+
+
+def _fitted(task: LinearRegression, fit: Prompt, n_steps: int) -> tuple[learners.Spectrum, np.ndarray]:
+    """The spectrum of a task, and the step sizes with which several steps of gradient descent have the least risk."""
+    spectrum = learners.Spectrum.of(fit.x, task.second_moment, noise_to_weight(task))
+    return spectrum, learners.fit_step_sizes(spectrum, n_steps)
 
 
 def learners_of(task: Any, fit: Prompt, n_steps: int) -> list[tuple[str, Predictor]]:
@@ -111,9 +114,8 @@ def learners_of(task: Any, fit: Prompt, n_steps: int) -> list[tuple[str, Predict
     one = learners.gradient_descent(learners.fit_step_size(fit)[None])
     result = [("Predict zero", learners.predict_zero), ("One step of gradient descent", one)]
     if isinstance(task, LinearRegression) and n_steps > 1 and not task.corrupted_labels:
-        spectrum = learners.Spectrum.of(fit.x, task.second_moment, noise_to_weight(task))
-        steps = learners.gradient_descent(learners.fit_step_sizes(spectrum, n_steps))
-        result.append((f"{n_steps} steps of gradient descent", steps))
+        _, step_sizes = _fitted(task, fit, n_steps)
+        result.append((f"{n_steps} steps of gradient descent", learners.gradient_descent(step_sizes)))
     if isinstance(task, LinearRegression) and task.noise_std:
         result.append(("Ridge regression (Bayes)", learners.ridge(noise_to_weight(task))))
     return [*result, ("Least squares", learners.least_squares)]

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from icl_gd.analysis import prediction_losses
 from icl_gd.lab.evaluation.measured import CURVES, FIT, held_out_key
 from icl_gd.lab.inspection.comparison import Side, learners_of, sides_of
-from icl_gd.lab.inspection.effects import Unit, combinations_of, effects, losses, units_of
+from icl_gd.lab.inspection.effects import Unit, combinations_of, effects, units_of
 from icl_gd.lab.inspection.look import Look, lens_names, look, share_names
 from icl_gd.lab.inspection.page import check_size
 from icl_gd.lab.inspection.subject import Subject
@@ -77,7 +78,7 @@ def _reference(name: str, learner: Predictor, prompts: Prompt, n_prompts: int) -
 
 def _mean_loss(predictions: Array, prompts: Prompt) -> dict[str, Any]:
     """The mean loss over prompts, and its standard error."""
-    values = losses(predictions, prompts)
+    values = prediction_losses(predictions, prompts)
     return {"loss": _rounded(values.mean(), 5), "error": _rounded(values.std() / np.sqrt(len(values)), 2)}
 
 

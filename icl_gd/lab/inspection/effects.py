@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from icl_gd.analysis import prediction_losses
 from icl_gd.models import Model, TransformerConfig
 from icl_gd.models.edits import Edit
 from icl_gd.types import Array, Prompt
@@ -137,15 +138,10 @@ def _effects(model: Model, new: dict[str, list[Array]], chosen: dict[str, Array]
                 mask = mask[None, :, None] if value.ndim == 3 else mask[None]
                 changes[f"blocks.{layer}.{site}"] = Edit(_where, (mask, value))
         predictions = jax.vmap(model.edit(changes).predictor)(prompts.x, prompts.y, prompts.x_query)
-        return Effects(predictions, losses(predictions, prompts).mean())
+        return Effects(predictions, prediction_losses(predictions, prompts).mean())
 
     return jax.lax.map(edited, chosen)
 
 
 def _where(value: Array, chosen: Array, new: Array) -> Array:
     return jnp.where(chosen, new, value)
-
-
-def losses(predictions: Float[Array | np.ndarray, "prompt m"], prompts: Prompt) -> Float[Array, " prompt"]:
-    """The losses `1/2 |y_hat - y_query|^2` of a batch of prompts."""
-    return 0.5 * jnp.sum((predictions - prompts.y_query) ** 2, axis=-1)

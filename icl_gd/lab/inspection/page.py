@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_gd.lab.config.errors import ConfigError
+from icl_gd.paths import replacing
 
 LIMIT = 10_000_000  # bytes of a page
 MARK = '<meta name="generator" content="icl-gd inspect">'  # in every page, so that no other file is overwritten
@@ -31,12 +32,10 @@ def write_page(data: dict[str, Any], path: Path) -> int:
     if len(page) > LIMIT:
         raise _too_large(len(page), len(data["prompts"]), len(data["sides"]))
     check_output(path)
-    part = path.with_name(f"{path.name}.part")
     try:
-        part.write_bytes(page)
-        os.replace(part, path)
+        with replacing(path) as partial:
+            partial.write_bytes(page)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise ConfigError(f"{path} cannot be written ({error.strerror}); give another --output=FILE") from error
     return len(page)
 

@@ -5,7 +5,6 @@ import hashlib
 import importlib.util
 import json
 import math
-import os
 import signal
 import sys
 import threading
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from icl_gd.lab.config.errors import reject
 from icl_gd.lab.config.sweeps import label as label_of
+from icl_gd.paths import replacing
 
 SHOWN = ("training_loss", "loss_", "sensitivity_cosine_")  # prefixes of the metrics that the terminal shows
 
@@ -245,9 +245,8 @@ class Monitor:
             for line in _lines(self._path)
             if line["step"] <= step or _name_under(self._prefix, line["metric"]) is None
         ]
-        partial = self._path.with_name("metrics.jsonl.partial")
-        partial.write_text("".join(f"{json.dumps(line)}\n" for line in remaining))
-        os.replace(partial, self._path)
+        with replacing(self._path) as partial:
+            partial.write_text("".join(f"{json.dumps(line)}\n" for line in remaining))
         self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
         self._board.close()
         self._board = _Board(self._events, purge_step=step + 1)

@@ -5,13 +5,13 @@ metrics and claims. Tables of all metrics, of the environment and of the setting
 """
 
 import base64
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from icl_gd.lab.reporting.answer import answer
+from icl_gd.paths import replacing
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -98,9 +98,9 @@ def write_report(
         settings=_table(("field", "value"), _fields(config)),
         run=_table(("", ""), _provenance(results)),
     )
-    path, partial = workdir / "report.html", workdir / "report.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    path = workdir / "report.html"
+    with replacing(path) as partial:
+        partial.write_text(page, encoding="utf-8")
     return path
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from icl_gd.lab.config.claims import Claim
+from icl_gd.paths import replacing
 
 Metric = dict[str, Any]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "icl-gd")
@@ -209,9 +209,8 @@ def provenance(precision: str) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically; NaN and infinities become null."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(_finite(value), indent=1) + "\n")
-    os.replace(temporary, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(_finite(value), indent=1) + "\n")
 
 
 def _finite(value: Any) -> Any:

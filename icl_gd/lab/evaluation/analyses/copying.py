@@ -91,11 +91,11 @@ def measure(evaluation: Evaluation, records: Records) -> None:
 def _moments(evaluation: Evaluation, records: Records) -> None:
     """Adds, for every member, the steps at which copying starts, copying is clear, and the loss has fallen halfway."""
     names = ("loss_trained", *(f"derivative_{token}" for token in analysis.DerivativeNorms._fields))
-    tables = {name: _table(evaluation.history[name]) for name in names}
+    tables = {name: history_table(evaluation.history[name]) for name in names}
     steps, losses = tables["loss_trained"]
     following, others = (tables[f"derivative_{token}"][1] for token in ("following", "others"))
     plateau = float(analysis.losses(learners.predict_zero, evaluation.prompts).mean())
-    halfway = lasting_from(steps, losses < 0.5 * (plateau + losses[-1:]))
+    halfway = halfway_down(steps, losses, plateau)
     starts, clear = (lasting_from(steps, following > times * others) for times in (1.0, CLEAR))
     # While attention is uniform, the two norms are equal within a percent. So "starts" is sensitive to noise, and
     # "clear" is recorded too.
@@ -110,10 +110,28 @@ def _moments(evaluation: Evaluation, records: Records) -> None:
     records.arrays["copying_by_seed"] = {"step": steps.tolist(), **by_seed}
 
 
-def _table(by_step: Mapping[int, Mapping[int, float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Steps `[step]` and values `[step member]` of one metric."""
+def history_table(by_step: Mapping[int, Mapping[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """The history of one metric as arrays.
+
+    Returns:
+      Steps `[step]` and values `[step member]`.
+    """
     steps = sorted(by_step)
     return np.asarray(steps), np.asarray([[by_step[step][seed] for seed in sorted(by_step[step])] for step in steps])
+
+
+def halfway_down(steps: np.ndarray, losses: np.ndarray, plateau: float) -> np.ndarray:
+    """The first step from which on the loss stays below halfway from the plateau to its final value.
+
+    Args:
+      steps: `[step]`.
+      losses: `[step member]`.
+      plateau: the loss of predicting zero.
+
+    Returns:
+      Steps `[member]`.
+    """
+    return lasting_from(steps, losses < 0.5 * (plateau + losses[-1:]))
 
 
 def lasting_from(steps: np.ndarray, holds: np.ndarray) -> np.ndarray:

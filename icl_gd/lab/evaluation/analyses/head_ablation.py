@@ -178,7 +178,7 @@ def _fit(ablated: Array, intact: Array, step: Array, prompts: Prompt) -> dict[st
 
 
 def _loss(predictions: Array, prompts: Prompt) -> Array:
-    return 0.5 * jnp.mean(jnp.sum((predictions - prompts.y_query) ** 2, -1))
+    return jnp.mean(analysis.prediction_losses(predictions, prompts))
 
 
 def _points(done: Done) -> list[tuple[int, dict[str, Any]]]:

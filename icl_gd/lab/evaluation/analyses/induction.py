@@ -26,7 +26,7 @@ import numpy as np
 from icl_gd import analysis, constructions, learners, plots
 from icl_gd.analysis.corruptions import one_label
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture, needs, unfit
-from icl_gd.lab.evaluation.analyses.copying import lasting_from
+from icl_gd.lab.evaluation.analyses.copying import CLEAR, halfway_down, history_table, lasting_from
 from icl_gd.lab.evaluation.measured import GROUPS, Evaluation, Records, take
 from icl_gd.models import Model, edits
 from icl_gd.types import Array, Prompt
@@ -60,7 +60,6 @@ MOMENTS = {  # metric -> what it shows
 COLOURS, DASHES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"), ("-", "-", "--", ":", "-")
 BEFORE, AFTER = 600, 1400  # training steps before and after the fall of the loss that the figure shows
 SIGNIFICANT = 3.0  # an increase of the loss is significant above this multiple of its standard error over prompts
-CLEAR = 2.0  # as in `copying`: an effect is clear above this multiple of that of another token
 
 
 def check(experiment: Any) -> None:
@@ -94,7 +93,7 @@ def _patched(model: Model, prompts: Prompt) -> dict[str, Array]:
     """Shares and effects by role; prompt i has another label in example i modulo the number of examples."""
     n = prompts.x.shape[1]
     corrupted_at = jnp.arange(len(prompts.x)) % n
-    others = jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), prompts)
+    others = _others(prompts)
     change, restored, of_value, at_once = jax.vmap(lambda *of: _restored(model, *of))(prompts, others, corrupted_at)
     roles = jax.vmap(lambda j: _roles(n, j))(corrupted_at)  # [prompt role token]
     total = jnp.sum(change**2)
@@ -105,6 +104,11 @@ def _patched(model: Model, prompts: Prompt) -> dict[str, Array]:
         metrics[f"patch_effect_{role}"] = jnp.sqrt(jnp.sum(squares * roles[:, i]) / jnp.sum(roles[:, i]))
     error = jnp.sum(restored[:, :-1], axis=1) - at_once
     return metrics | {"patch_additivity_error": jnp.max(jnp.abs(error)) / jnp.max(jnp.abs(prompts.y))}
+
+
+def _others(prompts: Prompt) -> Prompt:
+    """For every prompt another one, from which the corrupted label is taken."""
+    return jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), prompts)
 
 
 def _roles(n: int, j: Array) -> Array:
@@ -231,7 +235,7 @@ def _maps(evaluation: Evaluation, records: Records) -> None:
     """Shares restored by site, layer and token of one corrupted label, and by token of every corrupted label."""
     prompts = take(evaluation.prompts, MAPPED)
     n, middle = prompts.x.shape[1], prompts.x.shape[1] // 2
-    others = jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), prompts)
+    others = _others(prompts)
 
     def patched_share(
         model: Model, prompt: Prompt, other: Prompt, j: Array, kind: str, is_base: bool
@@ -268,11 +272,11 @@ def _maps(evaluation: Evaluation, records: Records) -> None:
 def _moments(evaluation: Evaluation, records: Records) -> None:
     """Adds, for every member, the steps from which each intervention shows copying, and their leads."""
     history = evaluation.history
-    steps = np.asarray(sorted(history["loss_intact"]))
+    steps, _ = history_table(history["loss_intact"])
 
     def of(name: str) -> np.ndarray:
         """Values `[step member]`."""
-        return np.asarray([[history[name][step][seed] for seed in sorted(history[name][step])] for step in steps])
+        return history_table(history[name])[1]
 
     zero = float(analysis.losses(learners.predict_zero, take(evaluation.prompts, ABLATED)).mean())
     intact, losses = of("loss_intact"), of("loss_trained")
@@ -291,7 +295,7 @@ def _moments(evaluation: Evaluation, records: Records) -> None:
     at = {name: lasting_from(steps, holds) for name, holds in moments.items()}
     for name, first in at.items():
         records.add(name, first)
-    halfway = lasting_from(steps, losses < 0.5 * (plateau + losses[-1:]))
+    halfway = halfway_down(steps, losses, plateau)
     records.add("patching_carries_leads_by", halfway - at["patching_carries_at"])
     records.add("ablation_clear_leads_by", halfway - at["ablation_clear_at"])
     curves = {"patch_contrast": contrast, "loss_intact": intact}
