@@ -165,10 +165,14 @@ def _parts(hint: Any) -> tuple[Any, tuple]:
 
 
 def _alternatives(hint: Any) -> tuple:
-    """The types of a union, each annotated with the metadata of the union; a single type if there is no union."""
+    """The types of a union, each annotated with the metadata of the union; a single type if there is no union.
+
+    Unions inside a union are flattened, for example `Positive | None`, where `Positive` annotates a union.
+    """
     kind, metadata = _parts(hint)
     if get_origin(kind) in (Union, types.UnionType):
-        return tuple(_annotated(alternative, metadata) for alternative in get_args(kind))
+        nested = (_alternatives(_annotated(alternative, metadata)) for alternative in get_args(kind))
+        return tuple(alternative for alternatives in nested for alternative in alternatives)
     return (hint,)
 
 

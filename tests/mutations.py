@@ -50,6 +50,7 @@ SITES = "laws/test_sites.py"
 ABLATED, ANALYSES = "experiments/test_induction_heads.py", "lab/evaluation/analyses"
 PATCH, TABLE = "laws/test_patching.py", "laws/test_patching_of_constructions.py"
 SHARES = "laws/test_attribution.py"
+SOLVERS = "laws/test_solvers_and_kernels.py"
 PROBES, PICTURES = "laws/test_probes.py", "laws/test_pictures.py"
 MUTATIONS = [
     Mutation("constructions/gradient_descent.py", "set(-jnp.eye(m))", "set(jnp.eye(m))", f"{CONSTRUCTIONS} float64"),
@@ -797,6 +798,34 @@ MUTATIONS = [
              f"{SITES} plain_numpy values perceptron"),
     Mutation("models/activations.py", "layers[layer] if -len(layers) <= layer < 0 else layer", "layer",
              f"{SITES} by_layer"),
+    Mutation("learners/newton.py", "2.0 * inverse - inverse @ gram", "1.9 * inverse - inverse @ gram",
+             f"{SOLVERS} newton_step"),
+    Mutation("learners/newton.py", "jnp.sum(first * gram)", "jnp.sum(gram)", f"{SOLVERS} newton_converges"),
+    Mutation("learners/newton.py", "jnp.where(trace > 0, trace, 1.0)", "trace", f"{SOLVERS} say_nothing"),
+    Mutation("learners/conjugate.py", "moves = (square > negligible) & (curvature > 0)", "moves = curvature > 0",
+             f"{SOLVERS} scipys"),
+    Mutation("learners/conjugate.py", "moves = (square > negligible) & (curvature > 0)", "moves = square > -1",
+             f"{SOLVERS} residual_is_zero"),
+    Mutation("learners/conjugate.py", "jnp.sum(change**2, axis=0)", "jnp.sum(change**2)", f"{SOLVERS} scipys"),
+    Mutation("learners/conjugate.py", "gradient + ratio * direction, next", "gradient, next", f"{SOLVERS} scipys"),
+    Mutation("learners/iterative.py", "x @ own_matrix", "x @ own_matrix.T", f"{SOLVERS} changes_the_inputs"),
+    Mutation("learners/iterative.py", "x @ matrix\n", "x @ matrix.T @ matrix\n", f"{SOLVERS} changes_the_inputs"),
+    Mutation("learners/iterative.py", "@ y / max(len(x), 1)", "@ y / (len(x) + 1)", f"{SOLVERS} averaging"),
+    Mutation("learners/precondition.py", "y, y_query = y - x @ w0.T, y_query - x_query @ w0.T",
+             "y = y - x @ w0.T", f"{SOLVERS} fitted_preconditioner_is"),
+    Mutation("learners/precondition.py", "0.5, 0.5**0.5", "0.5, 0.5", f"{SOLVERS} smallest_norm"),
+    Mutation("learners/precondition.py", "features = features + features.swapaxes(1, 2)", "pass",
+             f"{SOLVERS} fitted_preconditioner_is"),
+    Mutation("learners/kernels.py", "-0.5 * jnp.sum", "-jnp.sum", f"{SOLVERS} attention"),
+    Mutation("learners/kernels.py", "logits - jnp.max(logits)", "logits", f"{SOLVERS} limits"),
+    Mutation("learners/kernels.py", "/ bandwidth**2", "/ bandwidth", f"{SOLVERS} scikit"),
+    Mutation("learners/kernels.py", "pairs + penalty", "pairs + len(x) * penalty", f"{SOLVERS} scikit"),
+    Mutation("learners/pool.py", "-0.5 * (errors", "-(errors", f"{SOLVERS} every_length"),
+    Mutation("learners/pool.py", "(errors - jnp.min(errors))", "errors", f"{SOLVERS} every_length"),
+    Mutation("learners/pool.py", "jnp.concatenate([jnp.zeros_like(errors[:1]), jnp.cumsum(errors, axis=0)[:-1]])",
+             "jnp.cumsum(errors, axis=0)", f"{SOLVERS} every_length"),
+    Mutation("schema.py", "(_alternatives(_annotated(alternative, metadata)) for",
+             "((_annotated(alternative, metadata),) for", f"{SOLVERS} refused scale"),
 ]  # fmt: skip
 
 

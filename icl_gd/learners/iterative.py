@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Float
 
@@ -27,7 +28,7 @@ def gradient_descent_iterates(
     y: Float[Array, "n m"],
     step_sizes: Rates,
     w0: Float[Array, "m d"] | None = None,
-    preconditioner: Float[Array, "d d"] | None = None,
+    preconditioner: Float[Array, "d d"] | Float[Array, "step d d"] | None = None,
 ) -> Float[Array, "iterate m d"]:
     """Weights `W_0, W_1, ...` of preconditioned gradient descent.
 
@@ -37,32 +38,36 @@ def gradient_descent_iterates(
       x, y: the examples, `[n d]` and `[n m]`.
       step_sizes: eta of every step, not divided by n; one step is taken per entry.
       w0: start `[m d]`. Default: zero.
-      preconditioner: the matrix A `[d d]`. Default: the identity (plain gradient descent).
+      preconditioner: the matrix A `[d d]`, or one matrix for each step `[step d d]`. Default: the identity (plain
+        gradient descent).
 
     Returns:
       The weights W `[iterate m d]`; the first iterate is the start.
     """
     n, d = x.shape
     start = jnp.zeros((y.shape[-1], d), x.dtype) if w0 is None else jnp.asarray(w0, x.dtype)
-    directions = x if preconditioner is None else x @ jnp.asarray(preconditioner, x.dtype)
+    matrix = None if preconditioner is None else jnp.asarray(preconditioner, x.dtype)
+    matrices = matrix if matrix is not None and matrix.ndim == 3 else None  # one per step
+    directions = x if matrix is None or matrix is matrices else x @ matrix
 
-    def step(w: Array, step_size: Array) -> tuple[Array, Array]:
-        w = w - step_size / n * (x @ w.T - y).T @ directions
+    def step(w: Array, rates: tuple[Array, Array | None]) -> tuple[Array, Array]:
+        step_size, own_matrix = rates
+        w = w - step_size / n * (x @ w.T - y).T @ (directions if own_matrix is None else x @ own_matrix)
         return w, w
 
-    _, iterates = jax.lax.scan(step, start, jnp.asarray(step_sizes, x.dtype))
+    _, iterates = jax.lax.scan(step, start, (jnp.asarray(step_sizes, x.dtype), matrices))
     return jnp.concatenate([start[None], iterates])
 
 
 def layerwise_gradient_descent(
-    step_sizes: Rates, w0: Array | None = None, preconditioner: Array | None = None
+    step_sizes: Rates, w0: Array | None = None, preconditioner: Array | np.ndarray | None = None
 ) -> Predictor:
     """Like `gradient_descent`, but returns the prediction after every step.
 
     Args:
       step_sizes: eta of every step, not divided by n.
       w0: start `[m d]`. Default: zero.
-      preconditioner: the matrix A `[d d]`. Default: the identity.
+      preconditioner: the matrix A, as in `gradient_descent`. Default: the identity.
 
     Returns:
       A Predictor with y_hat `[iterate m]`; the first iterate is the prediction before any step.
@@ -72,19 +77,23 @@ def layerwise_gradient_descent(
 
 @on_problem
 def _gradient_descent(
-    step_sizes: Any, w0: Array | None, preconditioner: Array | None, x: Array, y: Array, x_query: Array
+    step_sizes: Any, w0: Array | None, preconditioner: Any, x: Array, y: Array, x_query: Array
 ) -> Array:
+    if preconditioner is not None:
+        preconditioner = jnp.asarray(preconditioner, x.dtype)
     return gradient_descent_iterates(x, y, step_sizes, w0, preconditioner) @ x_query
 
 
-def gradient_descent(step_sizes: Rates, w0: Array | None = None, preconditioner: Array | None = None) -> Predictor:
+def gradient_descent(
+    step_sizes: Rates, w0: Array | None = None, preconditioner: Array | np.ndarray | None = None
+) -> Predictor:
     """Gradient descent on the examples of the context.
 
     Args:
       step_sizes: eta of every step, not divided by n; one step is taken per entry.
       w0: start `[m d]`. Default: zero.
-      preconditioner: the matrix A `[d d]` that multiplies the gradient, see `gradient_descent_iterates`. Default: the
-        identity (plain gradient descent).
+      preconditioner: the matrix A `[d d]` that multiplies the gradient, or one matrix for each step, see
+        `gradient_descent_iterates`. Default: the identity (plain gradient descent).
 
     Returns:
       A Predictor with y_hat `[m]`.
@@ -186,6 +195,21 @@ def predict_zero(x: Array, y: Array, x_query: Array) -> Array:
       Zeros `[m]`.
     """
     return jnp.zeros(y.shape[-1], y.dtype)
+
+
+@on_problem
+def averaging(x: Array, y: Array, x_query: Array) -> Array:
+    """One gradient step of size 1 from zero: `W = (1/n) sum_i y_i x_i^T`. Without examples it predicts zero.
+
+    Source: Garg et al. 2208.01066, section 3 (the averaging estimator).
+
+    Args:
+      x, y, x_query: context `[n d]` and `[n m]`, and query `[d]`.
+
+    Returns:
+      y_hat `[m]`.
+    """
+    return (x @ x_query) @ y / max(len(x), 1)
 
 
 @jax.jit

@@ -19,6 +19,12 @@ LEARNERS = {
     "momentum": learners.momentum([0.3, 0.2, 0.3], 0.6),
     "ols": learners.ols,
     "ridge": learners.ridge(0.7),
+    "averaging": learners.averaging,
+    "newton": learners.newton_schulz(3),
+    "conjugate": learners.conjugate_gradient(2),
+    "kernel_regression": learners.kernel_regression(0.8),
+    "kernel_regression_softmax": learners.kernel_regression(0.8, "softmax"),
+    "kernel_ridge": learners.kernel_ridge(0.7, bandwidth=1.5),
     "zero": learners.predict_zero,
 }
 UNIFORM = (1 / 12, 1 / 80)

@@ -16,6 +16,7 @@ D, N = 3, 6
 LAYOUT = tokens.concatenated(D, 1)
 BUILT = constructions.gradient_descent_config(D, 1, 1)
 WEIGHTS = constructions.gradient_descent_weights(BUILT, D, N, [0.1])
+POOL = np.array([[[1.0, -1.0, 0.5]], [[0.5, 1.0, -1.0]]])
 LEARNERS = {
     "gradient_descent": lambda: learners.gradient_descent([0.1] * 5),
     "gd_plus_plus": lambda: learners.gd_plus_plus([0.1], [0.1]),
@@ -23,6 +24,13 @@ LEARNERS = {
     "ols": lambda: learners.ols,
     "ridge": lambda: learners.ridge(0.5),
     "zero": lambda: learners.predict_zero,
+    "averaging": lambda: learners.averaging,
+    "newton": lambda: learners.newton_schulz(3),
+    "conjugate": lambda: learners.conjugate_gradient(2),
+    "preconditioned": lambda: learners.preconditioned_gradient_descent([0.1], np.eye(D)),
+    "kernel_regression": lambda: learners.kernel_regression(1.0),
+    "kernel_ridge": lambda: learners.kernel_ridge(0.5, bandwidth=1.0),
+    "pool": lambda: learners.bayes_pool(POOL, 5.0),
     "nearest": lambda: learners.nearest_neighbours(2),
     "lasso": lambda: learners.lasso(0.1),
     "network": lambda: learners.two_layer_network(hidden=3, steps=2),
@@ -39,6 +47,7 @@ PREFIXES = {
     "averaging": lambda: learners.prefix_averaging,
     "ridge": lambda: learners.prefix_ridge(0.5),
     "nearest": lambda: learners.prefix_nearest_neighbours(2),
+    "pool": lambda: learners.prefix_bayes_pool(POOL, 5.0),
     "lasso": lambda: learners.prefix_lasso(0.1),
     "lasso_path": lambda: learners.prefix_lasso_path([0.1, 0.2]),
     "network": lambda: learners.prefix_two_layer_network(hidden=3, steps=2),
