@@ -4,6 +4,7 @@ Tests spend most of their time on compilation, so it is made cheap: few optimisa
 separate compilation cache inside pytest's cache directory (`--cache-clear` empties it).
 """
 
+import gc
 import os
 import shutil
 
@@ -24,9 +25,13 @@ os.environ.setdefault("NPROC", "1")  # one XLA thread per worker, because every 
 # A batched LAPACK call of JAX runs in a thread pool and waits for tasks in the same pool. On two cores, three batched
 # solves at the same time therefore deadlock. Without this scheduler, XLA runs them one after another.
 os.environ["XLA_FLAGS"] += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
+# XLA otherwise splits a program into many parts, to compile them on many threads. One part costs less.
+os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_disable_most_optimizations", True)
+# Tracing makes millions of objects that live as long as their program. Visit them less often than by default.
+gc.set_threshold(50_000, 20, 20)
 
 # For mutations.py: Hypothesis does not shrink failing examples.
 hypothesis.settings.register_profile("first_failure", phases=[hypothesis.Phase.generate])

@@ -27,14 +27,8 @@ from icl_gd.analysis.curvature import (
     spectral_filter,
 )
 from icl_gd.analysis.interpolation import interpolate
-from icl_gd.analysis.patching import (
-    ablate_heads,
-    attribute_patch,
-    correlation,
-    normalised_effect,
-    patch,
-    path_patch,
-)
+from icl_gd.analysis.patching import ablate_heads, attribute_patch, correlation, normalised_effect, patch
+from icl_gd.analysis.path_patching import path_patch
 from icl_gd.analysis.prefix import prefix_predictions, prefix_responses, prefix_squared_errors, squared_errors
 from icl_gd.analysis.probes import (
     PENALTIES,
@@ -64,6 +58,7 @@ from icl_gd.analysis.risk import (
 )
 from icl_gd.analysis.rollout import roll_out
 from icl_gd.analysis.softmax import anisotropy, first_order, mean_pattern_residue, minimal_norm_qk
+from icl_gd.analysis.symmetries import Violation, symmetries
 from icl_gd.analysis.weights import (
     LabelPaths,
     canonical_form,
@@ -90,6 +85,7 @@ __all__ = [
     "Response",
     "Risk",
     "Tail",
+    "Violation",
     "ablate_heads",
     "alignment",
     "alignment_map",
@@ -142,5 +138,6 @@ __all__ = [
     "squared_errors",
     "streamed_risks",
     "streamed_risks_under",
+    "symmetries",
     "tail",
 ]

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from icl_gd.analysis.patching import program_model
+from icl_gd.analysis.places import program_model
 from icl_gd.models import sites
 from icl_gd.models.activations import Activations
 from icl_gd.models.model import Model

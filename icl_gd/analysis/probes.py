@@ -128,7 +128,7 @@ def _checked_targets(
                 f"{name}[:, None] for one number per prompt"
             )
         _check_finite(name, array)
-        if not isinstance(array, Tracer) and np.all(array == array[:1]):
+        if not isinstance(array, Tracer) and np.all((known := np.asarray(array)) == known[:1]):  # under jit, too
             raise ValueError(f"{name} is the same for all prompts, so R^2 is not defined; leave this target out")
     values = np.asarray(penalties, float)
     if values.ndim != 1 or not len(values) or not np.all((values >= 0) & np.isfinite(values)):

@@ -31,12 +31,14 @@ NOTHING = object()  # in place of a value: there is no value, or it has no equiv
 SAME = object()  # in place of a conversion function: the value is copied
 RESUME = "the same command again resumes an interrupted run; remove this flag"
 OUTPUT = "give the directory for results by --workdir=DIR"
+ACTIVATIONS = "in Python, model.run records activations and model.edit changes them (docs/sites.md); remove this flag"
 # Hints for names without an equivalent field.
 ADVICE = {
     **dict.fromkeys(("resume", "resume_id", "resume_from", "resume_from_checkpoint"), RESUME),
     "test_run": "the variant smoke of a config takes seconds: --config=FILE:smoke",
     "non_linear_reg_task": "sine waves are a built-in config: --config=sine",
     **dict.fromkeys(("out_dir", "output_dir", "work_dir", "save_dir", "tensorboard_dir"), OUTPUT),
+    **dict.fromkeys(("use_attn_result", "names_filter", "fwd_hooks"), ACTIVATIONS),
     "wandb": "--config.train.wandb=PROJECT logs metrics to a project of Weights & Biases",
 }
 

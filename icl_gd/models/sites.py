@@ -118,6 +118,7 @@ LAST = (
 SITES = {site.name: site for site in (*FIRST, *BLOCK, *LAST)}
 
 
+@cache
 def split(name: str) -> tuple[str, int | None]:
     """Splits the name of a site into its kind and its layer.
 
@@ -188,6 +189,7 @@ def expand(config: TransformerConfig, requested: str | Iterable[str]) -> tuple[s
     return tuple(name for name in known if name in chosen)
 
 
+@cache
 def _wildcards(name: str) -> tuple[str, ...]:
     """The requests that stand for this site in every layer."""
     kind, layer = split(name)

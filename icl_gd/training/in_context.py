@@ -7,7 +7,7 @@ training can resume.
 import contextlib
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -62,6 +62,10 @@ class Population:
 
     def __len__(self) -> int:
         return len(self.diverged_at)
+
+    def __iter__(self) -> Iterator[Model]:
+        """The models of all members, in order."""
+        return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
         combinations = f", {len(self.swept)} combinations of {', '.join(self.swept[0])}" if self.swept[0] else ""

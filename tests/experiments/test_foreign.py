@@ -292,6 +292,7 @@ HINTS = [
     (ONE, "--test_run", "--config=FILE:smoke"),
     (ONE, "--out_dir=x", "--workdir=DIR"),
     (ONE, "--wandb.project=x", "--config.train.wandb=PROJECT"),
+    (ONE, "--config.model.use_attn_result=True", "model.run records activations and model.edit changes them"),
     (
         ONE,
         "--config.sparsity=3",

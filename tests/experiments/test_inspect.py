@@ -4,6 +4,7 @@ import json
 import re
 import tarfile
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from itertools import product
 
@@ -14,7 +15,7 @@ import pytest
 from browser import CHROMIUM, browser  # beside this file
 from whole import CONFIGS, ROOT, full_variants, loaded  # beside this file
 
-from icl_gd import models, tokens, zoo
+from icl_gd import models, plots, tokens, zoo
 from icl_gd.lab import cli
 from icl_gd.lab.config import sweeps
 from icl_gd.lab.config.errors import ConfigError
@@ -43,15 +44,19 @@ OTHERS = {
 WEIRD = """</script><script>alert("1 & 2")</script> 'η' \u2028 <!-- {title} /*data*/"""
 
 
+@cache
+def initial(config, seed):
+    return jax.device_get(jax.jit(lambda key: models.init(config, key))(jax.random.key(seed)))
+
+
 def of(config, layout, seed=0):
     """A model whose biases are not zero."""
-    params = models.init(config, jax.random.key(seed))
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    noisy = [
-        leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return Model(config, jax.tree.unflatten(structure, noisy), layout)
+    rng = np.random.default_rng(seed)
+
+    def noisy(leaf):
+        return jnp.asarray(np.asarray(leaf, float) + 0.1 * rng.normal(size=leaf.shape))
+
+    return Model(config, jax.tree.map(noisy, initial(config, seed)), layout)
 
 
 def task_of(layout, n=N):
@@ -221,7 +226,7 @@ def test_shares_add_up_and_heads_divide_among_keys(name, x64):
     config, layout = OTHERS[name]
     model, task = of(config, layout), task_of(layout)
     prompts = draw_prompts(task.sample, jax.random.key(3), 3)
-    found = jax.vmap(look, in_axes=(None, 0, 0, 0))(model, *prompts[:3])
+    found = jax.jit(jax.vmap(look, in_axes=(None, 0, 0, 0)))(model, *prompts[:3])
     np.testing.assert_allclose(found.shares.sum(1), found.prediction, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(found.lens[:, -1], found.prediction, rtol=1e-12, atol=1e-12)
     shares = share_names(config)
@@ -232,7 +237,7 @@ def test_shares_add_up_and_heads_divide_among_keys(name, x64):
         np.testing.assert_allclose(found.by_key[:, layer, head].sum(1), share, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["linear", "one", "gpt2"])
+@pytest.mark.parametrize("name", ["linear", "one", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_effects_are_those_of_edited_models(name, x64, monkeypatch):
     monkeypatch.setattr("icl_gd.lab.inspection.effects.AT_ONCE", 4)
     config, layout = OTHERS[name]
@@ -270,6 +275,15 @@ def test_few_switches_are_combined_in_all_ways(n, most, count):
     assert found[0] == ()
     assert len(found) == len(set(found)) == count
     assert max(map(len, found)) == most
+
+
+@pytest.mark.parametrize("name", ["linear", "gpt2"])
+def test_tokens_have_the_names_that_they_have_in_figures(name):
+    layout = OTHERS[name][1]
+    *examples, query = content._tokens(layout, N)
+    in_figures = [re.sub("[${}_]", "", label) for label in plots.token_names(N, layout.has_separate_tokens)]
+    assert [token["label"] for token in examples] == in_figures[:-1]
+    assert [token["example"] for token in (*examples, query)] == [*np.repeat(range(N), len(examples) // N), N]
 
 
 def test_the_task_is_described():
@@ -548,7 +562,7 @@ def test_the_page_is_used_with_a_keyboard(two_members, tab):
     first = tab("document.querySelector('.cell-value').textContent")
     assert (
         first
-        == f"query to example 0: weight {as_shown(data['sides'][0]['prompts'][0]['layers'][0]['pattern'][0][N][0])}."
+        == f"query to example 1: weight {as_shown(data['sides'][0]['prompts'][0]['layers'][0]['pattern'][0][N][0])}."
     )
     for name in ("member", "prompt", "layer", "head"):
         focus(tab, name)
@@ -565,7 +579,7 @@ def test_the_page_is_used_with_a_keyboard(two_members, tab):
     tab.press("ArrowRight")
     layer = data["sides"][1]["prompts"][1]["layers"][1]
     weight = as_shown(layer["pattern"][1][N - 1][1])
-    assert tab("document.querySelector('.cell-value').textContent") == f"example {N - 1} to example 1: weight {weight}."
+    assert tab("document.querySelector('.cell-value').textContent") == f"example {N} to example 2: weight {weight}."
 
     losses = data["sides"][1]["edits"]["zero"]["losses"]
     combinations = data["sides"][1]["combinations"]
@@ -613,7 +627,7 @@ def test_a_click_chooses_a_cell_and_a_head(two_members, tab):
     tab.open(two_members / "inspect.html")
     tab.click("#patterns canvas")
     names = tab("['query-name', 'key-name'].map((id) => document.getElementById(id).textContent)")
-    assert names != ["query", "example 0"]
+    assert names != ["query", "example 1"]
     tab.click("#thumbnails button:nth-child(4)")
     assert tab("['layer', 'head'].map((id) => document.getElementById(id).value)") == ["1", "1"]
     assert tab("document.activeElement.getAttribute('aria-pressed')") == "true"

@@ -66,7 +66,13 @@ def examples(seed=1):
     return rng.normal(size=(N, D)), rng.normal(size=(N, 1))
 
 
-@pytest.mark.parametrize("name", CAUSAL)
+# Every case compiles a predictor for each of the prefixes. `test_sites` compares prefixes with plain NumPy.
+SLOW = ("shared", "linear", "mixed", "clipped")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CAUSAL]
+)
 def test_every_prefix_is_the_predictor(name, x64):
     config = CAUSAL[name]
 
@@ -200,16 +206,16 @@ def test_classes_are_learned_by_the_logistic_loss(x64):
 
 
 def test_a_curriculum_trains_on_its_stage(x64):
-    ramps = Curriculum(Ramp(1, 3, 1, 10), Ramp(2, 6, 2, 5))
-    draw, loss = learning_problem(TASK, GPT2, LAYOUT, TrainSettings(1, 5, curriculum=ramps))
+    ramps, config = Curriculum(Ramp(1, 3, 1, 10), Ramp(2, 6, 2, 5)), CAUSAL["bare"]
+    draw, loss = learning_problem(TASK, config, LAYOUT, TrainSettings(1, 5, curriculum=ramps))
     steps = {0: (1, 2), 4: (1, 2), 5: (1, 4), 10: (2, 6), 29: (3, 6)}
 
     @jax.jit
     def run(key, step_numbers):
-        params, batches = params_of(GPT2), jax.vmap(partial(draw, key))(step_numbers)
+        params, batches = params_of(config), jax.vmap(partial(draw, key))(step_numbers)
         expected = []
         for i, (_, points) in enumerate(steps.values()):
-            short = learning_problem(replace(TASK, n_context=points - 1), GPT2, LAYOUT, TrainSettings(1, 5))[1]
+            short = learning_problem(replace(TASK, n_context=points - 1), config, LAYOUT, TrainSettings(1, 5))[1]
             x, y = batches[0][i, :points], batches[1][i, :points]
             expected.append(short(params, (x, y, jnp.full((points, 5), 1 / points))))
         at_the_end = [ramps.inputs.at(ramps.inputs.steps + offset) for offset in (-1, 0)]
@@ -226,15 +232,15 @@ def test_a_curriculum_trains_on_its_stage(x64):
 
 def test_a_curriculum_is_the_task_in_the_end_and_compiles_once():
     """One program trains all stages; after the last stage, batches are those of the task."""
-    ramps = Curriculum(Ramp(2, 3, 1, 4), Ramp(2, 6, 2, 4))
+    ramps, config = Curriculum(Ramp(2, 3, 1, 4), Ramp(2, 6, 2, 4)), CAUSAL["bare"]
     task, settings = FunctionRegression(Sparse(D, 1), N - 1), TrainSettings(16, 4, clip=1.0)
     staged = replace(settings, curriculum=ramps)
-    draw, loss = learning_problem(task, GPT2, LAYOUT, staged)
+    draw, loss = learning_problem(task, config, LAYOUT, staged)
     loss = chex.assert_max_traces(loss, 1)
     chunk = population.make_chunk(draw, loss, staged, mesh.Placement())
     members = population.member_specs(0, 2, staged, {})
-    population.run_chunks(chunk, in_context.initialise(GPT2, staged, 0, 2), members, 16, 4)
-    draw_from_task = learning_problem(task, GPT2, LAYOUT, settings)[0]
+    population.run_chunks(chunk, in_context.initialise(config, staged, 0, 2), members, 16, 4)
+    draw_from_task = learning_problem(task, config, LAYOUT, settings)[0]
     key, end = jax.random.key(8), max(ramps.inputs.steps, ramps.points.steps)
     batches_at = jax.jit(lambda key, step: (draw(key, step), draw_from_task(key, step)))
     chex.assert_trees_all_equal(*batches_at(key, end), strict=True)

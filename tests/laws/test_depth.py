@@ -1,6 +1,7 @@
 """GD++, its construction and its spectral risk; analyses of layers, tested on layers whose steps are known."""
 
 from functools import cache
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +39,9 @@ def sample(task, count):
 spectral_risk = jax.jit(learners.spectral_risk)
 
 
-@pytest.mark.parametrize("m", [1, 3])
-@pytest.mark.parametrize("k", [1, 2, 5, 10])
+@pytest.mark.parametrize(
+    ("k", "m"), [*product([1, 2, 5], [1, 3]), (10, 1), pytest.param(10, 3, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("clip", [None, 0.3])
 def test_gd_plus_plus_is_its_construction(k, m, shared, clip, x64):
@@ -329,8 +331,15 @@ def test_nothing_is_learned_along_empty_directions(x64):
     assert filter_by_bin[1] > 0.1
 
 
-@pytest.mark.parametrize("clip", [None, 0.4])
-@pytest.mark.parametrize("main", ["gd", "gd_plus_plus"])
+@pytest.mark.parametrize(
+    ("main", "clip"),
+    [
+        ("gd", 0.4),
+        ("gd_plus_plus", None),
+        pytest.param("gd", None, marks=pytest.mark.slow),
+        pytest.param("gd_plus_plus", 0.4, marks=pytest.mark.slow),
+    ],
+)
 def test_one_program_measures_every_learner(main, clip, x64):
     task, model = LinearRegression(3, n_context=5), TransformerConfig(4, 2, shared=True, clip=clip)
     reference = reference_learners(task, model, jax.random.key(0), 256, main, published_steps=5)

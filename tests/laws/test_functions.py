@@ -38,31 +38,45 @@ def sampler(sample, n):
     return jax.jit(lambda seed: jax.vmap(sample)(jax.random.split(jax.random.key(seed), n)))
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_same_key_same_prompt(name):
-    task = TASKS[name]
+def sampling(name):
+    """The functions of a key that sample prompts of a task."""
     # With n_context >= d_input, no query is orthogonal to all inputs.
-    full_length = () if task.family == "orthogonal_query" else (task.sample,)
+    task = TASKS[name]
+    return (task.sample_prefixes, *(() if task.family == "orthogonal_query" else (task.sample,)))
+
+
+@cache
+def alone_and_batched(name):
+    """A compiled function `(seed, i)`: prompts of the i-th of three keys, and the prompts of all three."""
 
     def samples(key):
-        return [sample(key) for sample in (task.sample_prefixes, *full_length)]
+        return [sample(key) for sample in sampling(name)]
 
-    alone = jax.jit(lambda seed, i: samples(jax.random.split(jax.random.key(seed), 3)[i]))
-    batches = jax.tree.map(np.asarray, sampler(samples, 3)(0))
+    def both(seed, i):
+        keys = jax.random.split(jax.random.key(seed), 3)
+        return samples(keys[i]), jax.vmap(samples)(keys)
+
+    return jax.jit(both)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_same_key_same_prompt(name):
+    run = alone_and_batched(name)
     for i in range(3):
-        single = alone(0, i)
-        for prompts in (alone(0, i), jax.tree.map(lambda leaf, i=i: leaf[i], batches)):
+        single, batches = jax.tree.map(np.asarray, run(0, i))
+        again, _ = run(0, i)
+        for prompts in (again, jax.tree.map(lambda leaf, i=i: leaf[i], batches)):
             chex.assert_trees_all_close(single, prompts, rtol=1e-7, atol=1e-5)
-    for batch in batches:
-        assert not np.allclose(batch.x[0], batch.x[1])
+        for batch in batches:
+            assert not np.allclose(batch.x[0], batch.x[1])
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_prompt_drawn_without_jit_is_the_same(name):
-    task, key = TASKS[name], jax.random.key(0)
-    full_length = () if task.family == "orthogonal_query" else (task.sample,)
-    for sample in (task.sample_prefixes, *full_length):
-        chex.assert_trees_all_close(sample(key), jax.jit(sample)(key), rtol=1e-7, atol=1e-5)
+    jitted, _ = alone_and_batched(name)(0, 0)
+    key = jax.random.split(jax.random.key(0), 3)[0]
+    for sample, prompt in zip(sampling(name), jitted, strict=True):
+        chex.assert_trees_all_close(sample(key), prompt, rtol=1e-7, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CLASSES)

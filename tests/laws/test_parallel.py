@@ -1,6 +1,7 @@
 """Law 6 on several devices: devices and processes change the training time of a population, not its weights."""
 
 from functools import cache
+from itertools import product
 
 import chex
 import jax
@@ -47,8 +48,17 @@ def trained(model, settings, placement, side_by_side=True):
     return mesh.on_host(state.member), np.concatenate(losses), chunk
 
 
-@pytest.mark.parametrize("share", [True, False])
-@pytest.mark.parametrize("model", MODELS)
+# Every case compiles a program for each placement.
+SLOW = {("gram", False), ("tokens", True)}
+
+
+@pytest.mark.parametrize(
+    ("model", "share"),
+    [
+        pytest.param(model, share, marks=pytest.mark.slow if (model, share) in SLOW else ())
+        for model, share in product(MODELS, (True, False))
+    ],
+)
 def test_every_placement_trains_the_same_population(model, share):
     member, losses, _ = trained(MODELS[model], settings(share), Placement())
     assert not np.allclose(losses[:, 0], losses[:, 1], rtol=1e-3)

@@ -271,12 +271,15 @@ def construction(name):
 def r2_of(name):
     """R^2 by target `[depth position]`, before the first layer and after each one."""
     with jax.enable_x64(True):
-        prompts = drawn(900)
         steps = [f"{name}_{step}_prediction" for step in range(1, LAYERS + 1)]
-        targets = probe_targets(prompts, MORE)
-        targets = {target: targets[target] for target in (*WEIGHTS, "label", *steps)}
-        r2 = probe_sites(KEY, construction(name), prompts, targets, ["blocks.0.resid_pre", "resid_post"])
-        return jax.tree.map(np.asarray, r2)
+
+        @jax.jit
+        def measure(model, prompts):
+            targets = probe_targets(prompts, MORE)
+            targets = {target: targets[target] for target in (*WEIGHTS, "label", *steps)}
+            return probe_sites(KEY, model, prompts, targets, ["blocks.0.resid_pre", "resid_post"])
+
+        return jax.tree.map(np.asarray, measure(construction(name), drawn(900)))
 
 
 @pytest.mark.parametrize("name", ["gd", "gd_plus_plus"])
@@ -307,11 +310,13 @@ def test_every_site_with_positions_can_be_probed(x64):
     targets = {"label": prompts.y_query}
     model = construction("gd_plus_plus")
     names = [name for name in models.sites.names(model.config) if name != "prediction"]
-    r2 = probe_sites(KEY, model, prompts, targets, names)["label"]
+    r2 = jax.jit(lambda *data: probe_sites(KEY, *data, names)["label"])(model, prompts, targets)
     assert r2.shape == (len(names), CONTEXT + 1)
-    for name in ("blocks.1.attn.v", "blocks.0.attn.pattern", "blocks.2.attn_out"):
-        values = jax.vmap(lambda x, y, q, name=name: model.run(x, y, q, name)[name])(*prompts[:3])
-        values = jnp.swapaxes(values, 1, 2) if name.endswith("pattern") else values
+    some = ("blocks.1.attn.v", "blocks.0.attn.pattern", "blocks.2.attn_out")
+    recorded = jax.jit(jax.vmap(lambda x, y, q: model.run(x, y, q, some)))(*prompts[:3])
+    for name in some:
+        values = np.asarray(recorded[name])
+        values = values.swapaxes(1, 2) if name.endswith("pattern") else values
         expected = probe(KEY, values[:, 2].reshape(250, -1), prompts.y_query).r2
         np.testing.assert_allclose(r2[names.index(name), 2], expected, rtol=1e-8, atol=1e-10)
     with pytest.raises(ValueError, match="'prediction' has no positions"):
@@ -343,11 +348,11 @@ def test_controls_know_less_and_members_are_a_loop(x64):
     def measure(model):
         return probe_controls(KEY, model, prompts, targets)
 
-    mapped = analysis.over_members(measure, stacked)
+    mapped, measure_one = analysis.over_members(measure, stacked), jax.jit(measure)
     controls = ["trained", "shuffled", "untrained", "embedding"]
     assert set(mapped) == set(controls)
     for i in range(2):
-        alone = measure(Model(config, jax.tree.map(lambda leaf, i=i: leaf[i], members), layout))
+        alone = measure_one(Model(config, jax.tree.map(lambda leaf, i=i: leaf[i], members), layout))
         jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-6, atol=1e-8), mapped, alone)
     trained, shuffled, untrained, embedding = (mapped[name]["label"][0, :, -1] for name in controls)
     assert trained[-1] > 0.6
@@ -356,5 +361,5 @@ def test_controls_know_less_and_members_are_a_loop(x64):
     assert embedding.shape == (1,)
     assert np.abs(embedding).max() < 0.1
     split = jax.random.split(KEY, 3)[0]
-    same = probe_sites(split, Model(config, built, layout), prompts, targets)["gd_1"]
+    same = jax.jit(lambda model: probe_sites(split, model, prompts, targets)["gd_1"])(Model(config, built, layout))
     np.testing.assert_allclose(mapped["trained"]["gd_1"][0], same, rtol=1e-9)

@@ -6,6 +6,7 @@
 import functools
 import inspect
 import re
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -50,6 +51,8 @@ CASES = {
 }
 DASHED = "query-modified query-all dual-perceptron dual-clip dual-causal_all dual-linear_all causal-sums relu-context"
 SWEPT = [name for name in CASES if "-" not in name] + [*DASHED.split(), "own-slots", "read-out", "gpt2-context"]
+# Other cases are slow where a law compiles a program of its own: they have no part that no swept case has.
+SWEPT_FAST = [pytest.param(name, marks=() if name in SWEPT else pytest.mark.slow) for name in CASES]
 GRAM = [name for name, (config, _) in CASES.items() if models.has_gram_form(config)]
 CAUSAL = [name for name, (config, layout) in CASES.items() if config.causal and layout.has_separate_tokens]
 
@@ -315,7 +318,7 @@ def test_the_list_has_every_site_and_every_switch():
     assert len(CAUSAL) >= 3
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", SWEPT_FAST)
 def test_all_forms_agree_with_the_run(name, x64):
     model, prompt = case(name)
     expected, outputs = forward(model, prompt)
@@ -330,7 +333,7 @@ def test_all_forms_agree_with_the_run(name, x64):
         check(found["prefix"], outputs[::2][:-1], "prefix")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", SWEPT_FAST)
 def test_the_identity_edit_changes_no_bit(name, x64):
     model, prompt = case(name)
     same = model.edit(dict.fromkeys(sites.names(model.config), identity))
@@ -413,12 +416,12 @@ def test_activations_are_found_by_name_and_by_layer(x64):
 
 def test_activations_of_low_precision(x64):
     model, prompt = case("gpt2")
-    predict = jax.jit(lambda model, prompt: model(*prompt))
+    both = jax.jit(lambda model, prompt: (model.run(*prompt), model(*prompt)))
     for dtype, tolerance in (("float32", 1e-5), ("bfloat16", 0.1)):
         low = replace(model, config=replace(model.config, dtype=dtype))
-        found, expected = recorded(low, prompt), run_of("gpt2")
+        (found, y_hat), expected = both(low, prompt), run_of("gpt2")
         assert found["resid_post", 1].dtype == found["attn.pattern", 0].dtype == dtype
-        np.testing.assert_allclose(found["prediction"], predict(low, prompt), rtol=0, atol=tolerance)
+        np.testing.assert_allclose(found["prediction"], y_hat, rtol=0, atol=tolerance)
         np.testing.assert_allclose(found["attn.q", 1].astype(float), expected["attn.q", 1], rtol=0, atol=30 * tolerance)
 
 
@@ -544,20 +547,20 @@ def affine(value, switch):
 
 @functools.partial(jax.jit, static_argnames="names")
 def edited_one_by_one(model, prompt, names):
-    """The run in which one site is edited, for every site."""
+    """The run in which one site is edited, for every site. A loop compiles faster than `jax.vmap`."""
 
     def run(switches):
         changes = {name: edits.Edit(affine, (switches[i],)) for i, name in enumerate(names)}
         return model.edit(changes).run(*prompt)
 
-    return jax.vmap(run)(jnp.eye(len(names)))
+    return jax.lax.map(run, jnp.eye(len(names)))
 
 
 @pytest.mark.parametrize("name", SWEPT)
 def test_an_edit_at_every_site_changes_what_follows_as_in_plain_numpy(name, x64):
     model, prompt = case(name)
     names = sites.names(model.config)
-    found = jax.tree.map(np.asarray, edited_one_by_one(model, prompt, names))
+    found = {at: np.asarray(value) for at, value in edited_one_by_one(model, prompt, names).items()}
     clean = run_of(name)
     for i, site in enumerate(names):
         expected, _ = forward(model, prompt, lambda at, value, site=site: affine(value, 1 if at == site else 0))
@@ -658,11 +661,17 @@ def test_constructors_are_their_formulas_where_they_select(kind, x64):
 
 def test_arrays_of_edits_broadcast_from_the_last_axis(x64):
     site, value = sites.SITES["attn.z"], np.random.default_rng(0).normal(size=(5, 3, 4))
-    for shape in ((), (4,), (1,), (3, 1), (5, 1, 1), (1, 3, 4), (5, 3, 4)):
-        array = np.random.default_rng(1).normal(size=shape)
-        for make, combine in ((edits.constant, lambda _, b: b), (edits.add, np.add), (edits.scale, np.multiply)):
-            expected = np.broadcast_to(combine(value, array), value.shape)
-            np.testing.assert_array_equal(make(array)(site, jnp.asarray(value)), expected)
+    makers = ((edits.constant, lambda _, b: b), (edits.add, np.add), (edits.scale, np.multiply))
+    shapes = ((), (4,), (1,), (3, 1), (5, 1, 1), (1, 3, 4), (5, 3, 4))
+    arrays = [np.random.default_rng(1).normal(size=shape) for shape in shapes]
+
+    @jax.jit
+    def edited(value, arrays):
+        return [[make(array)(site, value) for make, _ in makers] for array in arrays]
+
+    for array, results in zip(arrays, edited(value, arrays), strict=True):
+        for (_, combine), result in zip(makers, results, strict=True):
+            np.testing.assert_array_equal(result, np.broadcast_to(combine(value, array), value.shape))
     whole = edits.constant(2)(site, jnp.asarray(value, jnp.float32))
     assert whole.dtype == np.float32  # the type of the value, not of the constant
 
@@ -689,10 +698,11 @@ def test_noise_is_normal_scales_and_differs_between_layers(x64):
     def added(key, std):
         return edits.noise(key, std, position=-1)(site, value) - value
 
-    drawn = np.asarray(jax.jit(jax.vmap(added, (0, None)))(keys, 1.0))
+    draw = jax.jit(jax.vmap(added, (0, None)))
+    drawn = np.asarray(draw(keys, 1.0))
     assert (drawn[:, :-1] == 0).all()
     assert scipy.stats.kstest(drawn[:, -1].ravel(), "norm").pvalue > 1e-4
-    np.testing.assert_allclose(jax.jit(jax.vmap(added, (0, None)))(keys, 0.25), drawn / 4, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(draw(keys, 0.25), drawn / 4, rtol=0, atol=1e-15)
     # Zero, then noise: the recorded values are the noise.
     model, prompt = case("linear")
     noisy = [
@@ -766,6 +776,17 @@ def test_vmap_over_members_is_a_loop_over_them(name, x64):
             jax.tree.map(lambda a, b: check(a, b, name), of_member, predicted(member, prompts[i]))
     with pytest.raises(IndexError):
         population[3]
+
+
+def test_a_population_is_iterated_member_by_member(x64):
+    population, _ = members("linear")
+    assert isinstance(population, Iterable)
+    models_of_members = list(population)
+    assert len(models_of_members) == len(population) == 3
+    for i, model in enumerate(models_of_members):
+        assert isinstance(model, Model)
+        assert (model.config, model.layout) == (population.config, population.layout)
+        chex.assert_trees_all_equal(model.params, population[i].params, case("linear", i)[0].params, strict=True)
 
 
 def learned_edits(model, rng):
@@ -897,9 +918,15 @@ def test_an_edited_model_is_a_predictor(x64):
     prompts = Prompt(*(jnp.stack([leaf, -leaf]) for leaf in (*prompt, jnp.ones(M), jnp.ones((M, D)))))
     ablated = model.edit({"blocks.1.attn.z": edits.zero()})
     one_layer = replace(model, config=replace(model.config, n_layers=1), params={"block_0": model.params["block_0"]})
-    same = analysis.alignment(ablated, one_layer, prompts)
+
+    @jax.jit
+    def measured(ablated, one_layer):
+        learners = ablated.predictor, one_layer
+        return analysis.alignment(ablated, one_layer, prompts), [analysis.losses(one, prompts) for one in learners]
+
+    same, losses = measured(ablated, one_layer)
     np.testing.assert_allclose(same, (1.0, 0.0, 0.0), rtol=0, atol=1e-12)
-    check(analysis.losses(ablated.predictor, prompts), analysis.losses(one_layer, prompts), "losses")
+    check(*losses, "losses")
     traces = []
 
     @jax.jit
@@ -916,7 +943,7 @@ def test_an_edited_model_is_a_predictor(x64):
 
 
 def test_indices_that_are_arrays_are_leaves_and_others_are_not(x64):
-    model, prompt = case("gpt2")
+    model, prompt = case("linear")
     edited = model.edit({"attn.z": edits.zero(head=jnp.array(1), position=(0, -1))})
     fixed = model.edit({"attn.z": edits.zero(head=1, position=(0, -1))})
     assert len(jax.tree.leaves(edited)) == len(jax.tree.leaves(fixed)) + 2 == len(jax.tree.leaves(model)) + 2
@@ -980,6 +1007,7 @@ def test_the_page_has_the_table_of_sites():
     assert set(constructors) == {*CONSTRUCTORS, *OTHERS}
 
 
+@pytest.mark.slow  # without jit, as on the page, every operation is a program
 def test_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)

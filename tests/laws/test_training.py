@@ -18,6 +18,7 @@ import pytest
 import icl_gd
 import icl_gd.analysis
 from icl_gd import LinearRegression, TrainSettings, TransformerConfig, learners, tokens
+from icl_gd.tasks import draw_prompts
 from icl_gd.training import Interrupted, checkpoint, idle, in_context, mesh, population
 from icl_gd.training.problem import learning_problem
 
@@ -28,6 +29,12 @@ SETTINGS = TrainSettings(steps=8, batch_size=16, learning_rate=1e-2, clip=1.0)
 
 def run(**changes):
     return icl_gd.train(TASK, MODEL, SETTINGS, **{"seeds": 3, "chunk_steps": 2, **changes})
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Compiles chunks with few optimisations. For tests that compare no bits, and share no chunk with others."""
+    monkeypatch.setattr(population, "TO_THE_BIT", {})
 
 
 @pytest.fixture(scope="module")
@@ -77,19 +84,29 @@ def test_pending_tasks_of_a_failed_write_print_nothing(tmp_path, monkeypatch, ca
     assert capsys.readouterr().err == "another\nanother\n"
 
 
+@jax.jit
+def predict(predictor, prompt):
+    return predictor(prompt.x, prompt.y, prompt.x_query)
+
+
+@jax.jit
+def last_layer(model, prompt):
+    return model.layerwise(prompt.x, prompt.y, prompt.x_query)[-1]
+
+
 def test_a_population_is_its_models(uninterrupted):
-    prompts = jax.vmap(TASK.sample)(jax.random.split(jax.random.key(3), 5))
+    prompts = draw_prompts(TASK.sample, jax.random.key(3), 5)
     prompt = jax.tree.map(lambda leaf: leaf[0], prompts)
     members = list(uninterrupted)
     assert len(members) == len(uninterrupted) == 3
     for i, model in enumerate(members):
-        expected = uninterrupted.predictors[i](prompt.x, prompt.y, prompt.x_query)
-        np.testing.assert_array_equal(model(prompt.x, prompt.y, prompt.x_query), expected)
-        np.testing.assert_array_equal(uninterrupted[i - 3](prompt.x, prompt.y, prompt.x_query), expected)
-        np.testing.assert_allclose(model.layerwise(prompt.x, prompt.y, prompt.x_query)[-1], expected, rtol=1e-5)
+        expected = predict(uninterrupted.predictors[i], prompt)
+        np.testing.assert_array_equal(predict(model, prompt), expected)
+        np.testing.assert_array_equal(predict(uninterrupted[i - 3], prompt), expected)
+        np.testing.assert_allclose(last_layer(model, prompt), expected, rtol=1e-5)
         losses = icl_gd.analysis.losses(model, prompts)
         np.testing.assert_allclose(losses, icl_gd.analysis.losses(uninterrupted.predictors[i], prompts), rtol=1e-6)
-    assert len({float(model(prompt.x, prompt.y, prompt.x_query)[0]) for model in members}) == 3
+    assert len({float(predict(model, prompt)[0]) for model in members}) == 3
     with pytest.raises(IndexError, match="member 3: a population of 3 has members 0 to 2"):
         uninterrupted[3]
 
@@ -117,7 +134,7 @@ def test_shared_batches_are_the_first_members(uninterrupted):
         assert not np.allclose(shared_leaf, separate_leaf, atol=1e-5)
 
 
-def test_one_compilation():
+def test_one_compilation(quick):
     """The loss is traced once for all chunks of two runs."""
     draw, loss = learning_problem(TASK, MODEL, tokens.concatenated(2, 1), SETTINGS)
     loss = chex.assert_max_traces(loss, 1)
@@ -344,7 +361,7 @@ def test_what_another_optimiser_has_is_refused():
         TrainSettings(momentum=0.9)
 
 
-def test_training_finds_gradient_descent():
+def test_training_finds_gradient_descent(quick):
     """The main claim on a small task: the loss of trained layers is within 1 % of that of the best gradient step."""
     task = LinearRegression(3, 1, 6, "normal")
     settings = TrainSettings(steps=800, batch_size=256, learning_rate=1e-2, clip=1.0, schedule="cosine")
@@ -411,7 +428,7 @@ IDLE = {
 
 
 @pytest.mark.parametrize("name", IDLE)
-def test_training_that_changes_nothing_says_so(name):
+def test_training_that_changes_nothing_says_so(name, quick):
     changes, message = IDLE[name]
     scale = changes.get("scale", 1.0)
     task = LinearRegression(2, 1, 3, input_scale=scale, weight_scale=scale)
@@ -438,7 +455,7 @@ def test_a_loss_that_stays_says_so(monkeypatch):
     chex.assert_trees_all_equal(compared_losses, [chunk_losses[0], chunk_losses[-1]])
 
 
-def test_members_that_have_not_moved_are_counted(tmp_path):
+def test_members_that_have_not_moved_are_counted(tmp_path, quick):
     settings = TrainSettings(**{**SETTINGS.__dict__, "learning_rate": (1e-20, 1e-2)})
     with pytest.warns(UserWarning, match="the weights of 1 of 2 members did not change in 8 steps"):
         icl_gd.train(TASK, MODEL, settings, seeds=1, checkpoints=tmp_path)
@@ -502,7 +519,7 @@ def test_training_is_an_axis_of_members(uninterrupted, tmp_path):
         icl_gd.load(tmp_path, 5)
 
 
-def test_errors():
+def test_errors(quick):
     with pytest.raises(ValueError, match="d_token"):
         icl_gd.train(TASK, TransformerConfig(7), SETTINGS)
     with pytest.raises(ValueError, match="schedule"):

@@ -124,7 +124,8 @@ def test_a_construction_is_the_learner_of_its_card(name, x64):
         learner = learners.gd_plus_plus(**rates)
     else:
         learner = learners.gradient_descent(rates["step_sizes"])
-    y_hat, expected = (np.asarray(predictions(one, drawn)) for one in (model.predictor, learner))
+    two_learners = model.predictor, learner
+    y_hat, expected = map(np.asarray, jax.jit(lambda drawn: [predictions(one, drawn) for one in two_learners])(drawn))
     assert y_hat.dtype == np.float64
     np.testing.assert_allclose(y_hat, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 

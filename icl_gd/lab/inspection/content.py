@@ -178,11 +178,11 @@ def look_data(found: Look, config: TransformerConfig) -> dict[str, Any]:
 
 
 def _tokens(layout: Layout, n: int) -> list[dict[str, Any]]:
-    """The tokens of a prompt: a short label, the number of the example, from zero, and what the token holds."""
+    """The tokens of a prompt: a label, which counts examples from 1, the index of the example, and the content."""
     if not layout.has_separate_tokens:
-        examples = [{"label": str(i), "example": i, "holds": "xy"} for i in range(n)]
+        examples = [{"label": str(i + 1), "example": i, "holds": "xy"} for i in range(n)]
         return [*examples, {"label": "q", "example": n, "holds": "x"}]
-    pairs = [{"label": f"{part}{i}", "example": i, "holds": part} for i in range(n) for part in "xy"]
+    pairs = [{"label": f"{part}{i + 1}", "example": i, "holds": part} for i in range(n) for part in "xy"]
     return [*pairs, {"label": "q", "example": n, "holds": "x"}]
 
 

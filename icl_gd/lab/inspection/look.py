@@ -47,11 +47,12 @@ def look(model: Model, x: Array, y: Array, x_query: Array) -> Look:
       The values of the prompt.
     """
     prompt = x, y, x_query
+    read, shares = lens(model, *prompt), attribution(model, *prompt)
     recorded = model.run(*prompt, ("attn.pattern", "attn.scores", "attn.v", "prediction"))
     return Look(
         prediction=recorded["prediction"],
-        lens=_by_depth(model, *prompt),
-        shares=_in_order(model, *prompt),
+        lens=jnp.stack([read[residual] for residual in _residuals(model.config).values()]),
+        shares=jnp.stack([getattr(shares, field)[index] for field, index in _parts(model.config).values()]),
         pattern=recorded.stack("attn.pattern"),
         scores=recorded.stack("attn.scores"),
         values=recorded.stack("attn.v").swapaxes(1, 2),
@@ -59,43 +60,43 @@ def look(model: Model, x: Array, y: Array, x_query: Array) -> Look:
     )
 
 
-def _by_depth(model: Model, x: Array, y: Array, x_query: Array) -> Array:
-    """The lens `[residual m]`. The residual before a layer is that after the layer before it."""
-    config, read = model.config, lens(model, x, y, x_query)
-    result = [read["resid_pre", 0]]
-    for layer in range(config.n_layers):
-        result += [read["resid_mid", layer]] if _has_mlp(config) else []
-        result.append(read["resid_post", layer])
-    return jnp.stack(result)
-
-
 def lens_names(config: TransformerConfig) -> list[str]:
     """The names of the residuals that the lens reads out."""
-    result = ["embedding"]
-    for layer in range(config.n_layers):
-        result += [f"layer {layer}, attention", f"layer {layer}, MLP"] if _has_mlp(config) else [f"layer {layer}"]
-    return result
-
-
-def _in_order(model: Model, x: Array, y: Array, x_query: Array) -> Array:
-    """The shares `[share m]`."""
-    config, shares = model.config, attribution(model, x, y, x_query)
-    result = [shares.embed[None]] + [shares.pos_embed[None]] * (config.n_positions is not None)
-    for layer in range(config.n_layers):
-        result.append(shares.heads[layer])
-        result += [shares.mlps[layer][None]] * _has_mlp(config)
-        result += [shares.clip[layer][None]] * (config.clip is not None)
-    return jnp.concatenate(result + [shares.constant[None]] * _has_biases(config))
+    return list(_residuals(config))
 
 
 def share_names(config: TransformerConfig) -> list[str]:
     """The names of the shares."""
-    result = ["embedding"] + ["positions"] * (config.n_positions is not None)
+    return list(_parts(config))
+
+
+def _residuals(config: TransformerConfig) -> dict[str, tuple[str, int]]:
+    """The site and layer of every residual that the lens reads out, by its name on the page.
+
+    The residual before a layer is that after the layer before it.
+    """
+    result = {"embedding": ("resid_pre", 0)}
     for layer in range(config.n_layers):
-        result += [f"layer {layer}, head {head}" for head in range(config.n_heads)]
-        result += [f"layer {layer}, MLP"] * _has_mlp(config)
-        result += [f"layer {layer}, clip"] * (config.clip is not None)
-    return result + ["all biases"] * _has_biases(config)
+        if _has_mlp(config):
+            result[f"layer {layer}, attention"] = "resid_mid", layer
+        result[f"layer {layer}, MLP" if _has_mlp(config) else f"layer {layer}"] = "resid_post", layer
+    return result
+
+
+def _parts(config: TransformerConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The field of `Attribution` and the index in it of every share, by its name on the page."""
+    result: dict[str, tuple[str, tuple[int, ...]]] = {"embedding": ("embed", ())}
+    if config.n_positions is not None:
+        result["positions"] = "pos_embed", ()
+    for layer in range(config.n_layers):
+        result |= {f"layer {layer}, head {head}": ("heads", (layer, head)) for head in range(config.n_heads)}
+        if _has_mlp(config):
+            result[f"layer {layer}, MLP"] = "mlps", (layer,)
+        if config.clip is not None:
+            result[f"layer {layer}, clip"] = "clip", (layer,)
+    if _has_biases(config):
+        result["all biases"] = "constant", ()
+    return result
 
 
 def _has_biases(config: TransformerConfig) -> bool:
