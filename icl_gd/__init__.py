@@ -7,6 +7,7 @@ from icl_gd import (
     analysis,
     constructions,
     dual,
+    identification,
     interop,
     learners,
     models,
@@ -18,6 +19,7 @@ from icl_gd import (
     types,
     zoo,
 )
+from icl_gd.identification import Verdict, identify
 from icl_gd.models import Activations, Model, TransformerConfig
 from icl_gd.tasks import LinearRegression, SineRegression
 from icl_gd.training import Population, TrainSettings, load, train
@@ -38,9 +40,12 @@ __all__ = [
     "SineRegression",
     "TrainSettings",
     "TransformerConfig",
+    "Verdict",
     "analysis",
     "constructions",
     "dual",
+    "identification",
+    "identify",
     "interop",
     "learners",
     "load",

@@ -35,6 +35,7 @@ LAYERS = {
     "plots": 5,
     "interop": 5,
     "zoo": 5,
+    "identification": 5,
     "__init__": 6,
     "lab": 7,
 }

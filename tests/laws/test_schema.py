@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import icl_gd
-from icl_gd import analysis, constructions, dual, lab, learners, models, schema, tasks, tokens, training
+from icl_gd import analysis, constructions, dual, identification, lab, learners, models, schema, tasks, tokens, training
 from icl_gd.schema import OneOf, hints
 from icl_gd.tasks import elementwise, functions, linear, nonlinear, pools, regression, tables
 
@@ -194,7 +194,7 @@ def test_every_item_of_a_tuple_is_checked_and_all_of_them_together():
 
 # --- functions ---
 
-PACKAGES = analysis, constructions, dual, learners, models, tasks, tokens, training
+PACKAGES = analysis, constructions, dual, identification, learners, models, tasks, tokens, training
 
 
 def public_functions():

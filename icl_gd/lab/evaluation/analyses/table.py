@@ -96,8 +96,8 @@ def _tuned(prompts: Prompt, n_steps: int) -> Predictor:
     from scipy.optimize import minimize_scalar  # takes a quarter of a second to import
 
     # For several steps the best step size is somewhat smaller than for one step; twice the best step size diverges.
-    best = minimize_scalar(lambda step_size: float(risk(step_size)), (0.25 * single_step, single_step)).x
-    return learners.gradient_descent(np.full(n_steps, best))
+    best: Any = minimize_scalar(lambda step_size: float(risk(step_size)), (0.25 * single_step, single_step))
+    return learners.gradient_descent(np.full(n_steps, best.x))
 
 
 def diabetes(evaluation: Evaluation) -> Table:

@@ -1,0 +1,6 @@
+"""Names the algorithm of an in-context learner: `identify` gives a `Verdict`."""
+
+from icl_gd.identification.identify import identify
+from icl_gd.identification.verdict import Evidence, Hypothesis, Verdict
+
+__all__ = ["Evidence", "Hypothesis", "Verdict", "identify"]

@@ -1,0 +1,135 @@
+"""Names the algorithm of an in-context learner, from its predictions and, if it has layers, from those of every layer.
+
+>>> from icl_gd import learners
+>>> from icl_gd.tasks import LinearRegression
+>>> verdict = identify(learners.ridge(penalty=2.0), LinearRegression(d_input=3, n_context=8))
+>>> verdict.name, round(verdict.parameters["penalty"], 2)
+('ridge regression', 2.0)
+"""
+
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+from annotated_types import Gt, Lt
+
+from icl_gd.analysis.calls import Calls
+from icl_gd.analysis.symmetries import Sampler, violations
+from icl_gd.identification.black_box import black_box, nearest
+from icl_gd.identification.cause import opened
+from icl_gd.identification.evidence import by_shift, controls, observed
+from icl_gd.identification.families import Name
+from icl_gd.identification.layerwise import layered
+from icl_gd.identification.probe import CEILING
+from icl_gd.identification.samples import unexplained
+from icl_gd.identification.subject import EXACT, FRESH, Answer, Subject
+from icl_gd.identification.verdict import Evidence, Hypothesis, Verdict
+from icl_gd.schema import Seed, checked
+from icl_gd.types import Predictor
+
+Ceiling = Annotated[float, Gt(0), Lt(1)]
+
+
+@checked
+def identify(
+    predictor: Predictor,
+    task: Sampler,
+    *,
+    layerwise: Predictor | None = None,
+    seed: Seed = 0,
+    ceiling: Ceiling = CEILING,
+    progress: Callable[[str], Any] = len,
+) -> Verdict:
+    """Names the algorithm that an in-context learner computes, or says "none".
+
+    Args:
+      predictor: a Predictor or a `Model`; a NumPy function of one prompt is accepted, too.
+      task: where prompts are drawn from: an object with `d_input`, `d_output` and `sample(key) -> Prompt`. The number
+        of examples is never changed, except for one shift, which is left out if the Predictor refuses it.
+      layerwise: the prediction before the first and after every layer, `[depth m]`. Default: that of a `Model`;
+        otherwise only the predictions are used.
+      seed: random seed of prompts and transformations.
+      ceiling: largest part of the response, as a share, that may break the symmetries of an algorithm. Default: 10 %.
+      progress: called with a description before every stage.
+
+    Returns:
+      The verdict.
+
+    Raises:
+      ValueError: if the Predictor does not return m finite numbers for a prompt.
+    """
+    began = time.perf_counter()
+    progress("symmetries")
+    subject = Subject(predictor, task, seed)
+    broken = {
+        name: violation.value
+        for name, violation in violations(subject.call, subject.prompts, subject.other, subject.generator).items()
+    }
+    box: list[Answer] = []
+    read: list[Answer] = []
+    if subject.is_zero:
+        box, seen = [zero(subject)], None
+    else:
+        box, seen = black_box(subject, ceiling, progress)
+        by_layer = layerwise if layerwise is not None else getattr(predictor, "layerwise", None)
+        if by_layer is not None:
+            progress("layers")
+            read = layered(subject, Calls(by_layer), ceiling)
+    answers = read or box
+    progress("evidence")
+    hypotheses = [as_hypothesis(subject, answer) for answer in answers]
+    shifts = by_shift(subject, answers[0] if answers else None)
+    rows = observed(subject, answers, box, read, seen, ceiling)
+    near = None
+    if not answers and seen is not None:
+        progress("the nearest algorithm")
+        closest = nearest(subject, seen)
+        near = as_hypothesis(subject, closest)
+        limit = FRESH * seen.base.violation + EXACT
+        says = (
+            f"part of the predictions for fresh prompts that {closest.words}, the nearest algorithm, leaves unexplained"
+        )
+        rows.append(Evidence("behaviour", says, near.unexplained, limit, near.unexplained > limit))
+    if answers:
+        progress("layers of the construction")
+        rows += opened(predictor, answers[0], task, jax.random.fold_in(jax.random.key(seed), 1), subject.n)
+    return Verdict(
+        verdict=answers[0].name.verdict if answers else "none",
+        parameters=answers[0].parameters if answers else {},
+        intervals=answers[0].intervals if answers else {},
+        not_excluded=hypotheses,
+        black_box=[as_hypothesis(subject, answer) for answer in box],
+        nearest=None if answers or seen is None else near,
+        unexplained={
+            "in_distribution": hypotheses[0].unexplained if hypotheses else 1.0,
+            "shifted": max(shifts.values(), default=1.0),
+            "noise_floor": answers[0].noise if answers else (seen.base.violation if seen is not None else 0.0),
+        },
+        by_shift=shifts,
+        symmetries=broken,
+        evidence=rows,
+        controls=controls(subject, answers[0]) if answers else {},
+        reading="layer by layer" if read else "black box",
+        seconds=time.perf_counter() - began,
+    )
+
+
+def zero(subject: Subject) -> Answer:
+    """The algorithm that predicts zero.
+
+    Returns:
+      The answer.
+    """
+    return Answer(Name("zero"), {}, lambda x, y, x_query: np.zeros((len(x), y.shape[-1])), {}, 0.0)
+
+
+def as_hypothesis(subject: Subject, answer: Answer) -> Hypothesis:
+    """An algorithm with the share of the response to fresh prompts that it does not explain.
+
+    Returns:
+      The hypothesis.
+    """
+    left = 0.0 if answer.name.verdict == "zero" else unexplained(subject.fresh, subject.response, answer.predict)
+    return Hypothesis(answer.name.verdict, answer.parameters, left)

@@ -1,0 +1,153 @@
+"""Fits all filters to a probe, and keeps those that are not excluded.
+
+The thresholds were chosen on planted learners (benchmarks/planted_zoo.py) and then frozen.
+
+>>> from icl_gd.identification.probe import probe
+>>> def averaging(x, y, x_query):
+...     return np.einsum("pna,pnm,pa->pm", x, y, x_query) / x.shape[1]
+>>> generator = np.random.default_rng(0)
+>>> prompts = tuple(generator.normal(size=shape) for shape in ((20, 4, 2), (20, 4, 1), (20, 2)))
+>>> [accepted.candidate.name.verdict for accepted in search(probe(averaging, prompts, generator))]
+['averaging']
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from icl_gd.identification.families import FILTERS, Candidate, Name
+from icl_gd.identification.fitting import FEW, Rows, minimise, misfits
+from icl_gd.identification.probe import Probe
+
+FLOOR = 1e-11  # of the unexplained share: rounding in float32
+RATIO = 1.26  # noise of the response, in times of the gauge
+BROKEN = 4.0  # a violation above this many times the noise is structure, not noise
+BEST = 3  # starts that are followed to the end without noise, where nothing else limits the precision
+HOPELESS = 100.0  # a candidate that leaves this many times the noise unexplained on few prompts is not fitted further
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A candidate that is not excluded.
+
+    Attributes:
+      candidate: the algorithm.
+      numbers: its fitted numbers.
+      misfits: unexplained share of the symmetric response, by scale.
+      is_tight: whether the misfits are as small as those of nine in ten true algorithms.
+    """
+
+    candidate: Candidate
+    numbers: np.ndarray
+    misfits: np.ndarray
+    is_tight: bool
+
+
+def limits(probe: Probe, floor: float = FLOOR) -> tuple[np.ndarray, np.ndarray]:
+    """The largest accepted misfits, and those of a tight fit.
+
+    Noise of the weights breaks the symmetries, mostly. The part that has them all is smaller, the more so the more
+    inputs there are to rotate.
+
+    Returns:
+      Two arrays `[scale]`.
+    """
+    d = probe.eigenvalues.shape[-1]
+    noise = RATIO * np.array([min(scale.gauge, 2 * scale.within) for scale in probe.scales])
+    return floor + (0.6 + 1.6 / d) * noise, floor + (0.015 + 0.2 / d) * noise
+
+
+def is_symmetric(probe: Probe, ceiling: float, floor: float = FLOOR) -> bool:
+    """Whether the response has the symmetries of a filter, up to what noise breaks.
+
+    Args:
+      probe: the response.
+      ceiling: largest accepted violation.
+      floor: violation that rounding alone may leave.
+
+    Returns:
+      True if it has them.
+    """
+    base = probe.base
+    return base.violation <= min(ceiling, BROKEN * RATIO * base.gauge + floor)
+
+
+def search(
+    probe: Probe,
+    candidates: Sequence[Candidate] = FILTERS,
+    floor: float = FLOOR,
+    progress: Callable[[], Any] = dict,
+) -> list[Accepted]:
+    """Fits candidates in their order.
+
+    A candidate with a special case that fits tightly is not fitted: it cannot be distinguished. Without noise, the same
+    holds for every candidate with more numbers than one that fits.
+
+    Args:
+      probe: the response.
+      candidates: the algorithms; simpler ones first.
+      floor: unexplained share that rounding alone may leave.
+      progress: called after every candidate.
+
+    Returns:
+      The candidates that are not excluded, best one first.
+    """
+    rows, few = Rows(probe), Rows(probe, FEW)
+    loose, tight = limits(probe, floor)
+    hopeless = HOPELESS * loose
+    is_exact = bool(np.all(loose <= 2 * floor))
+    found: dict[Name, np.ndarray] = {}
+    accepted: dict[Name, Accepted] = {}
+    for candidate in candidates:
+        progress()
+        if any(name in accepted and accepted[name].is_tight for name in candidate.special):
+            continue
+        if is_exact and any(one.candidate.n_numbers < candidate.n_numbers for one in accepted.values()):
+            continue
+        trials = [
+            minimise(few, candidate.p, start, 30, 1e-4)
+            for start in candidate.starts(few, found)
+            if np.all(np.isfinite(start))
+        ]
+        trials = sorted((trial for trial in trials if np.isfinite(trial[1])), key=lambda trial: trial[1])
+        if not trials:
+            continue
+        found[candidate.name] = trials[0][0]
+        if not is_exact and np.any(misfits(probe, candidate.p, trials[0][0]) > hopeless):
+            continue
+        best = trials[:BEST] if is_exact else trials[:1]
+        fits = [minimise(rows, candidate.p, start, gain=1e-9 if is_exact else 1e-6) for start, _ in best]
+        numbers, _ = min(fits, key=lambda fit: fit[1])
+        numbers = numbers if candidate.has_order else np.sort(numbers)[::-1]
+        found[candidate.name] = numbers
+        left = misfits(probe, candidate.p, numbers)
+        if candidate.is_valid(numbers) and np.all(left <= loose):
+            accepted[candidate.name] = Accepted(candidate, numbers, left, bool(np.all(left <= tight)))
+    return simplest_first(accepted, is_exact)
+
+
+def simplest_first(accepted: dict[Name, Accepted], is_exact: bool) -> list[Accepted]:
+    """Drops candidates with an accepted special case, unless it fits worse; sorts the others.
+
+    Tight fits come before others, and fewer numbers before more. With noise, momentum comes last: its filter is close
+    to those of gradient descent.
+
+    Returns:
+      The candidates, best one first.
+    """
+    kept = [
+        one
+        for one in accepted.values()
+        if not any(name in accepted and (accepted[name].is_tight or not one.is_tight) for name in one.candidate.special)
+    ]
+    return sorted(
+        kept,
+        key=lambda one: (
+            not one.is_tight,
+            not is_exact and one.candidate.name.verdict == "momentum",
+            one.candidate.n_numbers,
+            one.candidate.name.n_steps,
+        ),
+    )

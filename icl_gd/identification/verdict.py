@@ -1,0 +1,153 @@
+"""The verdict on a Predictor: its algorithm, or "none", with all that is not excluded.
+
+>>> one = Hypothesis("gd", {"n_steps": 1, "step_sizes": [6.0]}, 4e-4)
+>>> verdict = Verdict(one.verdict, one.parameters, not_excluded=[one], unexplained={"in_distribution": 4e-4})
+>>> verdict.sentence
+'The predictor computes gradient descent, 1 step, to within 2 %.'
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from icl_gd.identification.naming import sentence
+
+Parameters = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """An algorithm with its numbers, and how well it explains the Predictor.
+
+    Attributes:
+      verdict: the key of the algorithm, such as "gd".
+      parameters: its numbers, by name.
+      unexplained: share of the response to fresh prompts that it does not explain.
+    """
+
+    verdict: str
+    parameters: Parameters
+    unexplained: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON.
+
+        Returns:
+          The dict.
+        """
+        return {
+            "verdict": self.verdict,
+            "name": self.name,
+            "parameters": dict(self.parameters),
+            "unexplained": self.unexplained,
+        }
+
+    @property
+    def name(self) -> str:
+        """The algorithm in words."""
+        return sentence(self.verdict, self.parameters)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One observation that supports a verdict or speaks against it.
+
+    Attributes:
+      rung: "behaviour", "sensitivity", "weights" or "cause".
+      says: the observation in one sentence.
+      value, threshold: the measured number and the number that it is compared with.
+      supports: whether it supports the verdict.
+    """
+
+    rung: str
+    says: str
+    value: float
+    threshold: float
+    supports: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON.
+
+        Returns:
+          The dict.
+        """
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which algorithm a Predictor computes, with what could not be excluded and the evidence.
+
+    Attributes:
+      verdict: the key of the algorithm, or "none".
+      parameters: its numbers by name; empty for "none".
+      intervals: 95 % intervals of the fitted numbers, over prompts.
+      not_excluded: all algorithms that are not excluded, simplest first. The first one is the verdict.
+      black_box: what the predictions alone do not exclude, simplest first.
+      nearest: the algorithm that explains most, and is excluded, if the verdict is "none".
+      unexplained: shares of the response that the verdict does not explain: "in_distribution", "shifted" (the largest
+        of all shifts) and "noise_floor" (the part that no algorithm of the list explains).
+      by_shift: the unexplained share under every shift.
+      symmetries: the violation of every symmetry; 0 is exact.
+      evidence: what supports the verdict, and what speaks against it.
+      controls: the unexplained share of the verdict's family for Predictors that do not compute it.
+      reading: "layer by layer" or "black box".
+      seconds: duration.
+    """
+
+    verdict: str
+    parameters: Parameters = field(default_factory=dict)
+    intervals: Parameters = field(default_factory=dict)
+    not_excluded: Sequence[Hypothesis] = ()
+    black_box: Sequence[Hypothesis] = ()
+    nearest: Hypothesis | None = None
+    unexplained: Mapping[str, float] = field(default_factory=dict)
+    by_shift: Mapping[str, float] = field(default_factory=dict)
+    symmetries: Mapping[str, float] = field(default_factory=dict)
+    evidence: Sequence[Evidence] = ()
+    controls: Mapping[str, float] = field(default_factory=dict)
+    reading: str = "black box"
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The algorithm in words, such as "gradient descent, 1 step"."""
+        return sentence(self.verdict, self.parameters)
+
+    @property
+    def sentence(self) -> str:
+        """The answer in one sentence, with its precision and its evidence."""
+        if self.verdict == "none":
+            near = f"; {self.nearest.name} is nearest" if self.nearest else ""
+            return f"None of the known algorithms explains the predictions{near}."
+        uses = any(row.rung == "cause" and row.supports for row in self.evidence)
+        verb = "uses" if uses and all(row.supports for row in self.evidence if row.rung == "cause") else "computes"
+        left = self.unexplained["in_distribution"]
+        others = max(len(self.not_excluded) - 1, 0)
+        also = f" {others} other algorithm{'s are' if others > 1 else ' is'} not excluded." if others else ""
+        return f"The predictor {verb} {self.name}, to within {percent(left)}.{also}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON.
+
+        Returns:
+          The dict.
+        """
+        fields = {**vars(self), "name": self.name, "sentence": self.sentence}
+        fields["not_excluded"] = [one.as_dict() for one in self.not_excluded]
+        fields["black_box"] = [one.as_dict() for one in self.black_box]
+        fields["nearest"] = self.nearest and self.nearest.as_dict()
+        fields["evidence"] = [row.as_dict() for row in self.evidence]
+        return fields
+
+
+def percent(share: float) -> str:
+    """The size of a difference in words: the square root of a share of squares, as a percentage.
+
+    Returns:
+      For example "3 %", or "rounding".
+    """
+    size = 100 * max(share, 0.0) ** 0.5
+    if size < 1e-3:
+        return "rounding"
+    return f"{size:.1g} %" if size < 1 else f"{size:.0f} %"
