@@ -4,6 +4,7 @@
     icl-gd doctor                                                             checks that runs work on this machine
     icl-gd zoo [NAME]                                                         lists the models of the zoo, or one card
     icl-gd inspect MODEL_OR_WORKDIR [--output=FILE] ...                       writes a page to look into a model with
+    icl-gd identify --model=NAME_OR_DIR [--out=DIR] [--json] ...              names the algorithm of a model or function
     icl-gd --version                                                          prints the version
 
 CONFIG is a path, or the name of a built-in config. `icl-gd run --help` explains the options and outputs of a run;
@@ -21,9 +22,10 @@ from typing import NoReturn
 from icl_gd.lab import command, doctor
 from icl_gd.lab.config.errors import nearest
 from icl_gd.lab.inspection import command as inspection
+from icl_gd.lab.inspection.verdicts import command as identification
 from icl_gd.zoo import command as zoo
 
-WORDS = ("run", "doctor", "zoo", "inspect")
+WORDS = ("run", "doctor", "zoo", "inspect", "identify")
 HELP = ("--help", "-h", "-help", "help")
 
 
@@ -43,6 +45,8 @@ def main() -> None:
         sys.exit(zoo.main(words))
     if word == "inspect":
         _end(inspection.main(words))
+    if word == "identify":
+        _end(identification.main(words))
     if word != "run":
         print(f"error: icl-gd {word}: unknown command; {nearest(word, WORDS)}", file=sys.stderr)
         sys.exit(2)

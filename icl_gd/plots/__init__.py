@@ -13,6 +13,7 @@ from icl_gd.plots.curves import (
     seed_values,
     shade_untrained_lengths,
 )
+from icl_gd.plots.filters import spectral_filters
 from icl_gd.plots.inside import curve_of_members, lens, probes, shares
 from icl_gd.plots.maps import attention_patterns, layer_step_map, matrix, site_map, token_names
 from icl_gd.plots.roles import COLUMN, PAGE, ROLES, STYLE, Axes, Figure, role_of, shades, style, subplots
@@ -45,6 +46,7 @@ __all__ = [
     "shades",
     "shares",
     "site_map",
+    "spectral_filters",
     "style",
     "subplots",
     "token_names",

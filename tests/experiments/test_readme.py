@@ -34,7 +34,7 @@ def test_the_code_of_the_readme_runs(capsys, tmp_path, monkeypatch):
     names = run("README.md", tmp_path, monkeypatch)
     np.testing.assert_allclose(names["same"], (1.0, 0.0, 0.0), atol=1e-5)
     assert "Interval(mean=" in capsys.readouterr().out
-    assert len([language for language, _ in fenced("README.md") if language == "python"]) == 6
+    assert len([language for language, _ in fenced("README.md") if language == "python"]) == 7
 
 
 @pytest.mark.slow

@@ -127,7 +127,12 @@ def test_help_says_what_is_accepted_in_words():
         (["--help"], 0, "icl-gd run CONFIG", ""),
         (["run", "one_layer:smoke", "--help"], 0, "--config.train.steps=20\n", ""),
         (["doctor", "--help"], 0, "Checks that runs work on this machine", ""),
-        (["rnu"], 2, "", "error: icl-gd rnu: unknown command; did you mean run? accepted: run, doctor, zoo, inspect\n"),
+        (
+            ["rnu"],
+            2,
+            "",
+            "error: icl-gd rnu: unknown command; did you mean run? accepted: run, doctor, zoo, inspect, identify\n",
+        ),
         (["run", "one_layer:smoke", "--config.train.steps=0"], 2, "", "error: train.steps=0 must be a whole number"),
         (["run", "--config=one_layer:smoke", "--config.train.steps=0"], 2, "", "error: train.steps=0 must be"),
         (["run", "one_layr"], 2, "", "error: --config=one_layr: no such file; did you mean one_layer?"),

@@ -228,7 +228,7 @@ def restored_task(place: Place) -> Any:
         if name not in BASES:
             raise ConfigError(
                 f"{where} has reference.name={name}, so its task may be your own and cannot be restored from a file; "
-                "save a member with Model.save and inspect that, on linear regression"
+                "save a member with Model.save and give its directory instead, with linear regression as its task"
             )
         base = load(CONFIGS / f"{BASES[name]}.py").change({"analyses": (), "claims": ()})
         if "task.name" in stored and not isinstance(stored["task.name"], list):

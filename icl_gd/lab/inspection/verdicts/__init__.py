@@ -1,0 +1,1 @@
+"""The command `icl-gd identify`, which names the algorithm of a model, a run or any function."""

@@ -1,0 +1,264 @@
+"""What is examined: the members of a run, a saved model, a model of the zoo, or a function, with their task."""
+
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from icl_gd.analysis.calls import Calls
+from icl_gd.analysis.symmetries import prompts_of
+from icl_gd.lab.config.errors import ConfigError, nearest, one_line
+from icl_gd.lab.inspection.subject import Place, find, load_subject
+from icl_gd.lab.inspection.verdicts.tasks import changed_task, config_task, in_words
+from icl_gd.models import Model
+from icl_gd.paths import local
+from icl_gd.types import Layout, Predictor
+from icl_gd.zoo.library import CARD
+
+SOURCES = ("workdir", "model", "predictor")
+
+
+class ExaminedMember(NamedTuple):
+    """One Predictor.
+
+    Attributes:
+      number: its number in the run; None if there are no members.
+      label: what distinguishes it from other members, such as the value of a sweep; may be empty.
+      predictor: the Predictor.
+    """
+
+    number: int | None
+    label: str
+    predictor: Predictor
+
+
+class Examined(NamedTuple):
+    """What is examined.
+
+    Attributes:
+      name: the name of the run, model or function.
+      members: the Predictors.
+      task: the task from which prompts are drawn.
+    """
+
+    name: str
+    members: tuple[ExaminedMember, ...]
+    task: Any
+
+    @property
+    def task_in_words(self) -> str:
+        """The task in one line."""
+        return in_words(self.task)
+
+    def title(self, member: ExaminedMember) -> str:
+        """The name of one member."""
+        if member.number is None:
+            return self.name
+        return f"{self.name}, member {member.number}" + (f" ({member.label})" if member.label else "")
+
+
+def find_precision(source: str, text: str) -> str:
+    """Finds what is examined, without loading it.
+
+    Args:
+      source: one of `SOURCES`.
+      text: the value of its flag.
+
+    Returns:
+      The floating-point type of the run, "float32" or "float64".
+
+    Raises:
+      ConfigError: if there is no such run or model.
+    """
+    return "float32" if source == "predictor" else _place(source, text).precision
+
+
+def load_examined(source: str, text: str, fields: Mapping[str, str]) -> Examined:
+    """Loads the Predictors and their task, and checks that they fit.
+
+    Args:
+      source: one of `SOURCES`.
+      text: the value of its flag.
+      fields: text by name of a field of the task, such as "task.n_context".
+
+    Returns:
+      What is examined.
+
+    Raises:
+      ConfigError: if something is missing, cannot be read, or does not fit.
+    """
+    if source == "predictor":
+        function = load_function(text)
+        examined = Examined(text, (ExaminedMember(None, "", function),), config_task(fields, {}))
+        _check_called(examined)
+        return examined
+    place = _place(source, text)
+    subject = load_subject(place)
+    layout, task = subject.model.layout, subject.task
+    if place.run is not None or (place.path / CARD).is_file():
+        task = changed_task(task, fields)
+    elif fields:
+        sizes = {"task.d_input": layout.d_input, "task.d_output": layout.d_output, "task.n_context": task.n_context}
+        task = config_task(fields, {**{name: str(size) for name, size in sizes.items()}, "task.inputs": "normal"})
+    _check_fits(subject.model, layout, task)
+    numbers: list[int | None] = [None] if source == "model" and len(subject.members) == 1 else []
+    numbers = numbers or [*range(len(subject.members))]
+    members = tuple(
+        ExaminedMember(number, label, subject.member(i))
+        for i, (number, label) in enumerate(zip(numbers, subject.members, strict=True))
+    )
+    return Examined(subject.name, members, task)
+
+
+def _place(source: str, text: str) -> Place:
+    """The run or model at a path, of the kind that the flag asks for."""
+    if not text:
+        example = "--model=NAME_OR_DIR" if source == "model" else "--workdir=DIR"
+        raise ConfigError(f"--{source} is empty; give {example}")
+    place = find(text)
+    is_model = (place.path / "model.safetensors").is_file()
+    if source == "workdir" and is_model:
+        raise ConfigError(f"--workdir={text}: this is a saved model, not a run; give it as --model={text}")
+    if source == "model" and not is_model:
+        raise ConfigError(
+            f"--model={text}: there is no model.safetensors; give a directory of Model.save, a name of icl-gd zoo, or "
+            f"a run as --workdir={text}"
+        )
+    return place
+
+
+def _check_fits(model: Model, layout: Layout, task: Any) -> None:
+    """Checks that a model accepts the prompts of a task.
+
+    Raises:
+      ConfigError: if it does not.
+    """
+    for name in ("d_input", "d_output"):
+        own, other = getattr(layout, name), getattr(task, name)
+        if own != other:
+            raise ConfigError(f"task.{name}={other}: the model has {name}={own}; give --task.{name}={own}")
+    per_example = 2 if layout.has_separate_tokens else 1
+    most = model.config.n_positions
+    if most is not None and per_example * task.n_context + 1 > most:
+        fits = (most - 1) // per_example
+        raise ConfigError(
+            f"task.n_context={task.n_context}: a prompt has {per_example * task.n_context + 1} tokens, but the model "
+            f"has {most} positions; give --task.n_context={fits}"
+        )
+
+
+def load_function(text: str) -> Callable[..., Any]:
+    """Imports a function.
+
+    Args:
+      text: `MODULE:FUNCTION` or `FILE.py:FUNCTION`.
+
+    Returns:
+      The function.
+
+    Raises:
+      ConfigError: if the file, module or function does not exist, or raises an error when it is imported.
+    """
+    where, colon, name = text.rpartition(":")
+    if not colon or not where or not name:
+        raise ConfigError(
+            f"--predictor={text}: must be a file or module and a function, such as --predictor=mine.py:predict or "
+            "--predictor=mypackage.mymodule:predict"
+        )
+    module = _module(text, where)
+    if not hasattr(module, name):
+        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        hint = nearest(name, functions) if functions else "it defines no function"
+        raise ConfigError(f"--predictor={text}: {where} has no function {name!r}; {hint}")
+    function = getattr(module, name)
+    if not callable(function):
+        kind = type(function).__name__
+        raise ConfigError(
+            f"--predictor={text}: {name} is no function but {kind}; give a function (x, y, x_query) -> y_hat"
+        )
+    return function
+
+
+def _module(text: str, where: str) -> Any:
+    """Executes a file, or imports a module; modules of the current directory are found, too."""
+    is_file = where.endswith(".py") or "/" in where
+    try:
+        path = local(where, "--predictor") if is_file else Path.cwd()
+    except ValueError as error:
+        raise ConfigError(one_line(error)) from error
+    if is_file and not path.is_file():
+        beside = [each.name for each in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        hint = nearest(path.name, beside) if beside else f"there is no Python file in {path.parent}"
+        raise ConfigError(f"--predictor={text}: there is no file {where}; {hint}")
+    directory = str((path.parent if is_file else path).absolute())
+    sys.path.insert(0, directory)  # a file may import modules of its directory, like a script
+    try:
+        if not is_file:
+            return importlib.import_module(where)
+        spec = importlib.util.spec_from_file_location(f"icl_gd_predictor_{path.stem}", path)
+        if spec is None or spec.loader is None:
+            raise ImportError("it is no Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses in the file resolve their type hints there
+        spec.loader.exec_module(module)
+        return module
+    except ModuleNotFoundError as error:
+        if not is_file and where.startswith(str(error.name)):
+            raise ConfigError(
+                f"--predictor={text}: there is no module {error.name}; give an installed module, one of the current "
+                "directory, or a file: --predictor=FILE.py:FUNCTION"
+            ) from error
+        raise ConfigError(
+            f"--predictor={text}: {where} imports {error.name}, which is not installed: pip install {error.name}"
+        ) from error
+    except (Exception, SystemExit) as error:
+        message = f"{type(error).__name__}: {one_line(error)}"
+        raise ConfigError(f"--predictor={text}: {where} cannot be imported ({message}); correct it") from error
+    finally:
+        sys.path.remove(directory)
+
+
+def _check_called(examined: Examined) -> None:
+    """Calls the function with one prompt of the task.
+
+    Raises:
+      ConfigError: if it raises an error, or does not return m finite numbers.
+    """
+    task = examined.task
+    x, y, x_query = prompts_of(task, jax.random.key(0), 1)
+    n, d, m = *x.shape[1:], y.shape[-1]
+    shapes = f"x [{n} {d}], y [{n} {m}] and x_query [{d}]"
+    (member,) = examined.members
+    other = "or give the size that it takes by --task.d_input, --task.d_output and --task.n_context"
+    try:
+        y_hat = Calls(member.predictor)(x, y, x_query)
+        shape = y_hat.shape[1:]
+    except ValueError as error:
+        if not (wrong := re.match(r"the predictor returns an array of shape \((.*?),?\)", one_line(error))):
+            raise _raised(examined, shapes, error, f"accept a prompt of this size, {other}") from error
+        shape = tuple(int(size) for size in wrong[1].split(",") if size)
+        y_hat = None
+    except Exception as error:
+        raise _raised(examined, shapes, error, f"accept a prompt of this size, {other}") from error
+    if shape != (m,) or y_hat is None:
+        returned = " ".join(map(str, shape))
+        raise ConfigError(
+            f"--predictor={examined.name}: for {shapes}, it returns an array [{returned}]; return y_hat [{m}], {other}"
+        )
+    if not np.isfinite(y_hat).all():
+        raise ConfigError(
+            f"--predictor={examined.name}: for a prompt of the task, it returns {y_hat[~np.isfinite(y_hat)][0]}; "
+            "return finite numbers, or give another task by --task.FIELD=VALUE"
+        )
+
+
+def _raised(examined: Examined, shapes: str, error: Exception, remedy: str) -> ConfigError:
+    """The error about a function that raises an error."""
+    message = f"it raises {type(error).__name__} ({one_line(error)})"
+    return ConfigError(f"--predictor={examined.name}: for {shapes}, {message}; {remedy}")
