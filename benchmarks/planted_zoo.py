@@ -1,0 +1,273 @@
+"""Measures how often `icl_gd.identify` names the algorithm of learners whose algorithm is known.
+
+    python benchmarks/planted_zoo.py [--members=N] [--seed=S] [--json] [--write | --smoke]
+
+The learners are drawn by `plants.py`: constructed Transformers with scrambled and noisy weights, learners themselves,
+and controls that compute no known algorithm. The law of the draws was fixed before the thresholds of identification,
+and the thresholds before the seeds of the table were drawn. A part of the table fails if the upper end of the one-sided
+95 % interval of its rate lies below what is asked. --write adds the seed to the table of benchmarks/README.md, which
+keeps every seed that was ever drawn with the present thresholds.
+
+"Right" means the canonical name and the number of steps. A claim is within resolution if it is right, or if it is
+nearer to the planted learner without noise than half of what the noise moved it.
+
+This takes about an hour on two CPU cores with 1,000 members.
+"""
+
+import json
+import multiprocessing
+import os
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import pages  # beside this script
+from tqdm import tqdm
+
+NOISE = 0.01  # of the weights, in times of the root mean square of a matrix
+WORKERS = 2
+SMALLEST = 4  # input dimension; with 2 or 3, noise of the weights has nearly all symmetries
+BATCH = 25  # members per task of a worker
+SMOKE = 2  # members per part of a smoke run
+
+
+class Part(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+      words: what is counted.
+      asked: the smallest accepted rate; the largest one if `is_most`.
+      is_most: whether the rate has to be small.
+    """
+
+    words: str
+    asked: float
+    is_most: bool = False
+
+
+PARTS = {
+    "no_noise": Part("no noise, all kinds: name and number of steps", 0.99),
+    "layerwise": Part("1 % noise, read layer by layer: name", 0.99),
+    "few_numbers": Part("1 % noise, at most 3 steps or one step size: name and number of steps", 0.97),
+    "resolution": Part("1 % noise: within resolution", 0.95),
+    "in_set": Part("1 % noise: the truth is not excluded", 0.93),
+    "strict": Part("1 % noise: name and number of steps", 0.85),
+    "far": Part("1 % noise: wrong and not within resolution", 0.005, True),
+    "controls": Part("controls: a claim", 0.01, True),
+}
+GROUPS = {"clean": 1.0, "noisy": 1.45, "layers": 1.0, "controls": 0.5, "half": 0.2, "twice": 0.2}  # times N
+NOISES = {"clean": 0.0, "noisy": NOISE, "layers": NOISE, "controls": 0.0, "half": NOISE / 2, "twice": 2 * NOISE}
+
+
+def examine(group: str, seed: int, indices: list[int]) -> list[dict[str, Any]]:
+    """Plants members of one group and identifies them. Runs in a worker."""
+    import numpy as np
+    import plants
+
+    from icl_gd.analysis.calls import Calls
+    from icl_gd.identification.black_box import black_box
+    from icl_gd.identification.layerwise import layered
+    from icl_gd.identification.samples import unexplained
+    from icl_gd.identification.subject import Subject
+
+    warnings.simplefilter("ignore")
+    records = []
+    for index in indices:
+        rng = np.random.default_rng([seed, list(GROUPS).index(group), index])
+        if group == "controls":
+            plant = plants.control(rng, plants.CONTROLS[index % len(plants.CONTROLS)])
+        elif group == "clean" and index % 3:
+            plant = plants.bare(rng, plants.BARE[(index // 3 * 2 + index % 3 - 1) % len(plants.BARE)], SMALLEST)
+        else:
+            plant = plants.transformer(rng, NOISES[group], SMALLEST, deep=group == "layers")
+        began = time.perf_counter()
+        subject = Subject(plant.predictor, plant.task, index)
+        if subject.is_zero:
+            names, claim = [("zero", 0)], None
+        elif group == "layers":
+            answers = layered(subject, Calls(plant.layerwise), 0.1, groups=0)
+            names, claim = [answer.name[:2] for answer in answers], None
+        else:
+            answers, _ = black_box(subject, 0.1, len)
+            names, claim = [answer.name[:2] for answer in answers], answers[0] if answers else None
+        seconds = time.perf_counter() - began
+        record: dict[str, Any] = {"group": group, "index": index, "kind": plant.kind, "seconds": seconds}
+        record["truth"] = None if plant.truth is None else list(plant.truth)
+        record["names"] = [list(name) for name in names]
+        record["shape"] = [plant.task.d_input, plant.task.n_context, plant.task.d_output]
+        if plant.clean is not None and group in ("noisy", "half", "twice"):
+            clean = Calls(plant.clean)(*subject.fresh)
+            moved = unexplained(subject.fresh, clean, lambda *_, y_hat=subject.response: y_hat)
+            record["moved"] = moved
+            record["missed"] = unexplained(subject.fresh, clean, claim.predict) if claim else None
+        records.append(record)
+    return records
+
+
+def is_right(record: dict[str, Any]) -> bool:
+    """Whether the verdict has the planted name and number of steps; for layers, which are counted, the name."""
+    if not record["names"] or record["truth"] is None:
+        return False
+    parts = 1 if record["group"] == "layers" else 2
+    return record["names"][0][:parts] == record["truth"][:parts]
+
+
+def is_resolved(record: dict[str, Any]) -> bool:
+    """Whether the verdict is right, or nearer to the planted learner than half of what the noise moved it."""
+    return is_right(record) or (record.get("missed") is not None and record["missed"] <= record["moved"] / 2)
+
+
+def rows(records: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    """Counts by part: (how many, of how many)."""
+    by_group = {group: [record for record in records if record["group"] == group] for group in GROUPS}
+    noisy = by_group["noisy"]
+    few = [record for record in noisy if record["truth"][1] <= 3 or record["truth"][2]]
+
+    def count(chosen: list[dict[str, Any]], test: Any) -> tuple[int, int]:
+        return sum(bool(test(record)) for record in chosen), len(chosen)
+
+    return {
+        "no_noise": count(by_group["clean"], is_right),
+        "layerwise": count(by_group["layers"], is_right),
+        "few_numbers": count(few, is_right),
+        "resolution": count(noisy, is_resolved),
+        "in_set": count(noisy, lambda record: record["truth"][:2] in record["names"]),
+        "strict": count(noisy, is_right),
+        "far": count(noisy, lambda record: record["names"] and not is_resolved(record)),
+        "controls": count(by_group["controls"], lambda record: record["names"]),
+    }
+
+
+def judged(part: Part, count: int, total: int) -> dict[str, Any]:
+    """The rate of a part with its one-sided 95 % interval (Clopper and Pearson), and whether the part holds."""
+    from scipy.stats import beta
+
+    upper = 1.0 if count == total else float(beta.ppf(0.95, count + 1, total - count))
+    lower = 0.0 if count == 0 else float(beta.ppf(0.05, count, total - count + 1))
+    holds = lower <= part.asked if part.is_most else upper >= part.asked
+    rate = count / max(total, 1)
+    return {"members": total, "right": count, "rate": rate, "upper95": upper, "asked": part.asked, "holds": holds}
+
+
+def summary(records: list[dict[str, Any]], members: int, seed: int, seconds: float) -> dict[str, Any]:
+    """The object that --json prints."""
+    counts = rows(records)
+    by_part = {name: judged(part, *counts[name]) for name, part in PARTS.items()}
+    known = [record for record in records if record["truth"] is not None and record["group"] != "controls"]
+    wrong = Counter(
+        (record["group"], words(record["truth"][:2]), words((record["names"] or [["none"]])[0]))
+        for record in known
+        if not is_right(record)
+    )
+    sizes = [len(record["names"]) for record in records if record["group"] == "noisy" and record["names"]]
+
+    def rate_by(key: Any) -> dict[str, Any]:
+        groups: dict[str, list[bool]] = {}
+        for record in known:
+            groups.setdefault(str(key(record)), []).append(is_right(record))
+        return {
+            name: {"members": len(right), "rate": sum(right) / len(right)} for name, right in sorted(groups.items())
+        }
+
+    noisy = [record["seconds"] for record in records if record["group"] == "noisy"]
+    return {
+        "members": members,
+        "seed": seed,
+        "accuracy": by_part["strict"]["rate"],
+        "covered": by_part["in_set"]["rate"],
+        "set_size": median(sizes) if sizes else None,
+        "false_claims": by_part["controls"]["rate"],
+        "by_part": by_part,
+        "by_kind": rate_by(lambda record: record["kind"]),
+        "by_noise": rate_by(lambda record: f"{NOISES[record['group']]} {record['group']}"),
+        "confusion": [[*names, count] for names, count in wrong.most_common()],
+        "claims_on_controls": [
+            [record["kind"], record["names"][0]]
+            for record in records
+            if record["group"] == "controls" and record["names"]
+        ],
+        "minutes_for_1000": sum(noisy) / max(len(noisy), 1) * 1000 / WORKERS / 60,
+        "seconds": seconds,
+    }
+
+
+def words(name: list[Any]) -> str:
+    """A name and its number of steps in words."""
+    return " ".join(map(str, name))
+
+
+def measure(members: int, seed: int) -> list[dict[str, Any]]:
+    """Identifies all members, in worker processes with one thread each."""
+    os.environ.update(
+        OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", JAX_PLATFORMS="cpu",
+        XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    )  # fmt: skip
+    records: list[dict[str, Any]] = []
+    with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(examine, group, seed, indices) for group, indices in tasks(members)]
+        total = sum(len(indices) for _, indices in tasks(members))
+        with tqdm(total=total, unit="learner", mininterval=5) as bar:
+            for future in as_completed(futures):
+                records += future.result()
+                bar.update(len(future.result()))
+    return sorted(records, key=lambda record: (record["group"], record["index"]))
+
+
+def tasks(members: int) -> Iterator[tuple[str, list[int]]]:
+    """The members of every group, in batches."""
+    for group, share in GROUPS.items():
+        count = max(1, round(share * members))
+        for start in range(0, count, BATCH):
+            yield group, list(range(start, min(start + BATCH, count)))
+
+
+def table(result: dict[str, Any]) -> str:
+    """The Markdown table of one seed."""
+    lines = [
+        f"**Seed {result['seed']}**, {result['members']} members per part. Median number of algorithms that are not "
+        f"excluded: {result['set_size']}. 1,000 noisy members take {result['minutes_for_1000']:.1f} minutes on "
+        f"{WORKERS} cores.",
+        "",
+        "| part | members | rate | end of the interval | asked | holds |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, part in PARTS.items():
+        row = result["by_part"][name]
+        asked = f"at {'most' if part.is_most else 'least'} {part.asked}"
+        holds = "yes" if row["holds"] else "no"
+        rates = f"{row['rate']:.4f} | {row['upper95']:.4f}"
+        lines.append(f"| {part.words} | {row['members']} | {rates} | {asked} | {holds} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = pages.parser(__doc__)
+    parser.add_argument("--members", type=int, help="members per part; default: 1000")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws; default: 0")
+    parser.add_argument("--records", help="a file for the records of all members, as JSON")
+    options = pages.parse(parser)
+    members = options.members or (SMOKE if options.smoke else 1000)
+    began = time.perf_counter()
+    records = measure(members, options.seed)
+    result = summary(records, members, options.seed, time.perf_counter() - began)
+    if options.records:
+        Path(options.records).write_text(json.dumps(records))
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(table(result))
+    if options.write:
+        before = pages.README.read_text(encoding="utf-8").split("<!-- planted_zoo:begin -->")[1]
+        before = before.split("<!-- planted_zoo:end -->")[0].strip()
+        earlier = [] if before == "Not measured yet." else [before]
+        pages.put("planted_zoo", "\n\n".join([*earlier, table(result)]))
+
+
+if __name__ == "__main__":
+    main()
