@@ -155,3 +155,12 @@ def _scale(factor: float) -> str:
 def scale_label(factor: float) -> str:
     """The name of a measured curve, such as "inputs × 2"."""
     return "measured" if factor == 1 else f"measured, inputs × {factor:g}"
+
+
+def bound(value: float, threshold: float, supports: bool) -> str:
+    """How a value is compared with its threshold.
+
+    Returns:
+      "at least" or "at most".
+    """
+    return "at least" if supports == (value > threshold) else "at most"

@@ -6,6 +6,7 @@ from html import escape
 from icl_gd.identification import Verdict
 from icl_gd.identification.fingerprint import Fingerprint
 from icl_gd.lab.inspection.verdicts.content import (
+    bound,
     evidence_rows,
     exclusion,
     headline,
@@ -154,7 +155,8 @@ def _changes(verdict: Verdict, seen: Fingerprint | None) -> Sections:
         body += _note("The best fit of each family of filters. Shares are of the response that has all symmetries.")
         body += _table(("algorithm", "observation"), rows)
     items = [
-        f"<li>{escape(says)}: more than {number(threshold)} (measured: {number(value)})</li>"
+        f"<li>{escape(says)}: not {bound(value, threshold, supports)} {number(threshold)} "
+        f"(measured: {number(value)})</li>"
         for _, says, value, threshold, supports in evidence_rows(verdict)
         if supports and verdict.verdict not in ("none", "zero")
     ]
@@ -189,11 +191,16 @@ def _symmetries(verdict: Verdict, seen: Fingerprint | None) -> Sections:
 def _evidence(verdict: Verdict) -> Sections:
     """The ladder, with the rungs that were not observed."""
     rows = [
-        (_on_rung(rung, says), number(value), number(threshold), _mark("✓ yes", "yes") if ok else _mark("✗ no", "no"))
+        (
+            _on_rung(rung, says),
+            number(value),
+            f"{bound(value, threshold, ok)} {number(threshold)}",
+            _mark("✓ yes", "yes") if ok else _mark("✗ no", "no"),
+        )
         for rung, says, value, threshold, ok in evidence_rows(verdict)
     ]
     rows += [(_on_rung(rung, "not observed"), "–", "–", "–") for rung in open_rungs(verdict)]
-    yield "Evidence", _table(("rung and observation", "value", "at most", "supports"), rows, numbers=(1, 2))
+    yield "Evidence", _table(("rung and observation", "value", "limit", "supports"), rows, numbers=(1, 2))
 
 
 def _on_rung(rung: str, says: str) -> str:

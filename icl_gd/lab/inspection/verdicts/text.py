@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from icl_gd.identification import Verdict
 from icl_gd.lab.inspection.verdicts.content import (
+    bound,
     evidence_rows,
     headline,
     in_short,
@@ -50,7 +51,8 @@ def _block(examined: Examined, member: ExaminedMember, verdict: Verdict) -> str:
     lines += _entry(
         "evidence",
         [
-            f"{'for' if supports else 'against':<8} {rung}: {says}: {number(value)}, at most {number(threshold)}"
+            f"{'for' if supports else 'against':<8} {rung}: {says}: {number(value)}, "
+            f"{bound(value, threshold, supports)} {number(threshold)}"
             for rung, says, value, threshold, supports in evidence_rows(verdict)
         ],
     )
