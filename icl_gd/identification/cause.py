@@ -2,6 +2,13 @@
 
 Models of linear attention on concatenated tokens, without an embedding, have no gauge between layers: the residual of
 every token is its x and y. So layer l of the construction can replace layer l of the model as it is.
+
+>>> from icl_gd import constructions
+>>> from icl_gd.identification.families import Name
+>>> model = constructions.gradient_descent_model(d_input=2, d_output=1, n_context=4, step_sizes=[0.5])
+>>> answer = Answer(Name("gd", 1), {"n_steps": 1, "step_sizes": [0.5]}, min, {}, 0.0)  # predicts nothing
+>>> layer_distances(model, construction(model, answer, n=4))
+[0.0]
 """
 
 from collections.abc import Mapping
