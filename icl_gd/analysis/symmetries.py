@@ -11,7 +11,7 @@ algorithm A" is wrong if the model violates a symmetry that A has.
 (True, False)
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -19,7 +19,8 @@ import numpy as np
 from icl_gd.analysis.calls import Batch, Calls, single_predictions
 from icl_gd.schema import Size, checked
 from icl_gd.tasks import draw_prompts
-from icl_gd.types import Array, Predictor, Prompt
+from icl_gd.tasks.pools import Sampled
+from icl_gd.types import Array, Predictor
 
 STATEMENTS = {
     "odd_in_labels": "changes its sign with the labels",
@@ -55,30 +56,7 @@ class Violation(NamedTuple):
         return self.value <= ROUNDING * self.floor
 
 
-@runtime_checkable
-class Sampler(Protocol):
-    """What draws prompts: a task of `icl_gd.tasks`, or any object with these attributes."""
-
-    @property
-    def d_input(self) -> int:
-        """Width of x."""
-        ...
-
-    @property
-    def d_output(self) -> int:
-        """Width of y."""
-        ...
-
-    def sample(self, key: Array) -> Prompt:
-        """Draws one prompt.
-
-        Returns:
-          The prompt.
-        """
-        ...
-
-
-def prompts_of(task: Sampler, key: Array, count: int) -> Batch:
+def prompts_of(task: Sampled, key: Array, count: int) -> Batch:
     """Draws prompts as NumPy arrays: `x [prompt n d]`, `y [prompt n m]` and `x_query [prompt d]`.
 
     Args:
@@ -95,7 +73,7 @@ def prompts_of(task: Sampler, key: Array, count: int) -> Batch:
 
 
 @checked
-def symmetries(predictor: Predictor, task: Sampler, key: Array, prompts: Size = 256) -> dict[str, Violation]:
+def symmetries(predictor: Predictor, task: Sampled, key: Array, prompts: Size = 256) -> dict[str, Violation]:
     """Measures how much a Predictor violates each of `STATEMENTS`.
 
     Args:

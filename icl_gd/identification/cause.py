@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from icl_gd.analysis.risk import Risk, losses
-from icl_gd.analysis.symmetries import Sampler
 from icl_gd.constructions import gd_plus_plus_weights, gradient_descent_weights
 from icl_gd.identification.subject import Answer
 from icl_gd.identification.verdict import Evidence
@@ -28,6 +27,7 @@ from icl_gd.learners import predict_zero
 from icl_gd.models.model import Model
 from icl_gd.models.transformer import Params
 from icl_gd.tasks import draw_prompts
+from icl_gd.tasks.pools import Sampled
 from icl_gd.types import Circuits, Prompt
 
 NEAR = 0.5  # relative distance of weights below which they are nearer to the construction than to zero
@@ -122,7 +122,7 @@ def loss_kept(model: Model, built: Mapping[str, Any], prompts: Prompt) -> tuple[
     return kept, (zero - loss(built)) / (zero - trained)
 
 
-def opened(model: Any, answer: Answer, task: Sampler, key: jax.Array, n: int) -> list[Evidence]:
+def opened(model: Any, answer: Answer, task: Sampled, key: jax.Array, n: int) -> list[Evidence]:
     """The rungs of weights and cause, for a model that can be compared with a construction layer by layer.
 
     Args:

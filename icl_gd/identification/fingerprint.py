@@ -27,7 +27,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
-from icl_gd.analysis.symmetries import Sampler, rounding_floor
+from icl_gd.analysis.symmetries import rounding_floor
 from icl_gd.identification.families import FILTERS, Candidate
 from icl_gd.identification.families.base import Name, Parameters
 from icl_gd.identification.families.exact import averaging, least_squares, ridge
@@ -42,6 +42,7 @@ from icl_gd.identification.search import is_symmetric, limits
 from icl_gd.identification.subject import Subject
 from icl_gd.identification.verdict import Verdict
 from icl_gd.schema import Seed, checked
+from icl_gd.tasks.pools import Sampled
 from icl_gd.types import Predictor
 
 SHOWN = ("gd", "gd_plus_plus", "newton", "ridge", "ols")  # families that are fitted, in the order of the legend
@@ -138,7 +139,7 @@ class Fingerprint:
 @checked
 def fingerprint(
     predictor: Predictor,
-    task: Sampler,
+    task: Sampled,
     verdict: Verdict | None = None,
     *,
     seed: Seed = 0,

@@ -16,7 +16,7 @@ import numpy as np
 from annotated_types import Gt, Lt
 
 from icl_gd.analysis.calls import Calls
-from icl_gd.analysis.symmetries import Sampler, violations
+from icl_gd.analysis.symmetries import violations
 from icl_gd.identification.black_box import black_box, nearest
 from icl_gd.identification.cause import opened
 from icl_gd.identification.evidence import by_shift, controls, observed
@@ -27,6 +27,7 @@ from icl_gd.identification.samples import unexplained
 from icl_gd.identification.subject import EXACT, FRESH, Answer, Subject
 from icl_gd.identification.verdict import Evidence, Hypothesis, Verdict
 from icl_gd.schema import Seed, checked
+from icl_gd.tasks.pools import Sampled
 from icl_gd.types import Predictor
 
 Ceiling = Annotated[float, Gt(0), Lt(1)]
@@ -35,7 +36,7 @@ Ceiling = Annotated[float, Gt(0), Lt(1)]
 @checked
 def identify(
     predictor: Predictor,
-    task: Sampler,
+    task: Sampled,
     *,
     layerwise: Predictor | None = None,
     seed: Seed = 0,

@@ -23,6 +23,23 @@ ROUNDING = 1e-12  # noise of the response in float32, as a share
 NEGATIVE = 0.05  # smallest accepted eigenvalue of A, as a share of the largest one, with the opposite sign
 
 
+def odd_and_even(call: Call, prompts: Batch, t: float) -> tuple[np.ndarray, np.ndarray]:
+    """The parts of the response that are odd and even in the labels, with inputs multiplied by one factor.
+
+    Args:
+      call: the Predictor for batches.
+      prompts: the prompts at factor 1.
+      t: the factor.
+
+    Returns:
+      Two arrays `[prompt m]`.
+    """
+    x, y, x_query = prompts
+    y_hat = call(np.concatenate([t * x] * 2), np.concatenate([y, -y]), np.concatenate([t * x_query] * 2))
+    plus, minus = np.split(y_hat, 2)
+    return (plus - minus) / 2, (plus + minus) / 2
+
+
 def leading_order(call: Call, prompts: Batch, t: float) -> tuple[np.ndarray, float]:
     """The matrix M for which `c^T M x_query` is closest to the response, with inputs multiplied by one factor.
 
@@ -36,10 +53,9 @@ def leading_order(call: Call, prompts: Batch, t: float) -> tuple[np.ndarray, flo
       finite.
     """
     x, y, x_query = prompts
-    count, n, d = x.shape
-    y_hat = call(np.concatenate([t * x] * 2), np.concatenate([y, -y]), np.concatenate([t * x_query] * 2))
-    odd, even = (y_hat[:count] - y_hat[count:]) / 2, (y_hat[:count] + y_hat[count:]) / 2
-    if not np.isfinite(y_hat).all():
+    _, n, d = x.shape
+    odd, even = odd_and_even(call, prompts, t)
+    if not np.isfinite(odd + even).all():
         return np.zeros((d, d)), np.inf
     root = 1.0 / np.sqrt(np.maximum(odd**2 + np.median(odd**2), np.finfo(float).tiny))
     design = np.einsum("pna,pnm,pb->pmab", t * x, y, t * x_query).reshape(-1, d * d) / n
@@ -81,13 +97,12 @@ class Orders:
     def __init__(self, call: Call, prompts: Batch):
         """Takes the odd response to the prompts, with inputs multiplied by each of `POLISHED`."""
         x, y, x_query = prompts
-        count, n, _ = x.shape
+        n = x.shape[1]
         s, c = np.einsum("pna,pnb->pab", x, x) / n, np.einsum("pna,pnm->pma", x, y) / n
         parts = []
         for t in POLISHED:
-            y_hat = call(np.concatenate([t * x] * 2), np.concatenate([y, -y]), np.concatenate([t * x_query] * 2))
-            odd, even = (y_hat[:count] - y_hat[count:]) / 2, (y_hat[:count] + y_hat[count:]) / 2
-            if np.isfinite(y_hat).all():
+            odd, even = odd_and_even(call, prompts, t)
+            if np.isfinite(odd + even).all():
                 weight = 1.0 / np.maximum(odd**2 + np.median(odd**2), np.finfo(float).tiny)
                 gauge = np.sum(weight * even**2) / max(np.sum(weight * odd**2), np.finfo(float).tiny)
                 parts.append((t**2 * s, t * c, t * x_query, odd, np.sqrt(weight / (gauge + ROUNDING))))

@@ -8,19 +8,20 @@
 """
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import jax
 import numpy as np
 
 from icl_gd.analysis.calls import Batch, Calls, single_predictions
-from icl_gd.analysis.symmetries import Sampler, prompts_of, rounding_floor
+from icl_gd.analysis.symmetries import prompts_of, rounding_floor
 from icl_gd.identification.families import Name
 from icl_gd.identification.families.base import Parameters
 from icl_gd.identification.naming import sentence
 from icl_gd.identification.probe import PROMPTS, Call
 from icl_gd.identification.samples import unexplained
 from icl_gd.identification.search import FLOOR
+from icl_gd.tasks.pools import Sampled
 from icl_gd.types import Predictor
 
 NOTHING = 1e-8  # predictions whose squares are below this share of those of the labels are zero
@@ -57,14 +58,14 @@ class Answer:
 class Subject:
     """A Predictor with the prompts on which it is examined."""
 
-    def __init__(self, predictor: Predictor, task: Sampler, seed: int):
+    def __init__(self, predictor: Predictor, task: Sampled, seed: int):
         """Draws the prompts, and checks the predictions for them."""
         self.call = Calls(predictor)
         key, key_many = jax.random.split(jax.random.key(seed))
         drawn = prompts_of(task, key, 4 * PROMPTS)
         self.prompts, self.other = _part(drawn, 0, PROMPTS), _part(drawn, PROMPTS, 2 * PROMPTS)
         self.fresh = _part(drawn, 2 * PROMPTS, 4 * PROMPTS)
-        self.many = partial(prompts_of, task, key_many, MANY)
+        self.many = cache(partial(prompts_of, task, key_many, MANY))  # drawn when it is needed
         self.generator = np.random.default_rng([seed, 1])
         self.n, self.d = self.prompts[0].shape[1:]
         self.m = self.prompts[1].shape[-1]

@@ -160,6 +160,11 @@ def scale_label(factor: float) -> str:
 def bound(value: float, threshold: float, supports: bool) -> str:
     """How a value is compared with its threshold.
 
+    Args:
+      value: the observation.
+      threshold: its limit.
+      supports: whether the observation supports the verdict.
+
     Returns:
       "at least" or "at most".
     """
