@@ -1,6 +1,6 @@
 """The law of the planted zoo: random in-context learners whose algorithm is known, and controls that have none.
 
-`plant(seed, index, part)` draws one member. The same arguments give the same member. The law was fixed before the
+`transformer`, `bare` and `control` draw one member each from a random generator. The law was fixed before the
 thresholds of `icl_gd.identification` were.
 """
 
@@ -333,13 +333,10 @@ def control(rng: np.random.Generator, kind: str) -> Plant:
         )
         return Plant(kind, None, plant.task, Partial(part.func, params), details={"alpha": alpha})
     if kind == "shuffled labels":
-        order = rng.permutation(n)
-        while np.all(order == np.arange(n)):
-            order = rng.permutation(n)
-        inner = str(rng.choice(["gd", "ridge", "gd_plus_plus", "ols"]))
-        seed = int(rng.integers(2**31))
-        one = bare(np.random.default_rng(seed), inner)
-        order = rng.permutation(one.task.n_context)
+        one = bare(rng, str(rng.choice(["gd", "ridge", "gd_plus_plus", "ols"])))
+        order = np.arange(one.task.n_context)
+        while np.all(order == np.arange(len(order))):
+            order = rng.permutation(len(order))
         return Plant(kind, None, one.task, Partial(_shuffled, jnp.asarray(order), as_partial(one.predictor)))
     if kind == "perceptron":
         size, width = n * (d + m) + d, 32
