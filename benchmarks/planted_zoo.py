@@ -72,7 +72,7 @@ def examine(group: str, seed: int, indices: list[int]) -> list[dict[str, Any]]:
     from icl_gd.analysis.calls import Calls
     from icl_gd.identification.black_box import black_box
     from icl_gd.identification.layerwise import layered
-    from icl_gd.identification.samples import unexplained
+    from icl_gd.identification.samples import difference, unexplained
     from icl_gd.identification.subject import Subject
 
     warnings.simplefilter("ignore")
@@ -102,8 +102,7 @@ def examine(group: str, seed: int, indices: list[int]) -> list[dict[str, Any]]:
         record["shape"] = [plant.task.d_input, plant.task.n_context, plant.task.d_output]
         if plant.clean is not None and group in ("noisy", "half", "twice"):
             clean = Calls(plant.clean)(*subject.fresh)
-            moved = unexplained(subject.fresh, clean, lambda *_, y_hat=subject.response: y_hat)
-            record["moved"] = moved
+            record["moved"] = difference(clean, subject.response)
             record["missed"] = unexplained(subject.fresh, clean, claim.predict) if claim else None
         records.append(record)
     return records

@@ -12,7 +12,7 @@ import numpy as np
 
 from icl_gd.analysis.calls import Batch
 from icl_gd.identification.probe import Call, Probe
-from icl_gd.identification.samples import unexplained
+from icl_gd.identification.samples import difference, unexplained
 from icl_gd.identification.search import BROKEN, RATIO
 from icl_gd.identification.subject import EXACT, FRESH, Answer, Subject
 from icl_gd.identification.verdict import Evidence
@@ -70,7 +70,7 @@ def by_shift(subject: Subject, answer: Answer | None) -> dict[str, float]:
         if (n := prompts[0].shape[1]) < subject.n:  # sums may be divided by the usual number of examples instead
             more = ((0, 0), (0, subject.n - n), (0, 0))
             summed = answer.predict(np.pad(prompts[0], more), np.pad(prompts[1], more), prompts[2])
-            result[name] = min(result[name], unexplained(prompts, response, lambda *_, y_hat=summed: y_hat))
+            result[name] = min(result[name], difference(response, summed))
     return result
 
 
@@ -112,34 +112,38 @@ def observed(
     """
     if seen is None:
         size = float(np.mean(subject.response**2) / np.mean(subject.fresh[1] ** 2))
-        return [Evidence("behaviour", "size of the predictions, in times of the labels, squared", size, 1e-8, True)]
+        return [
+            Evidence("behaviour", "size", "size of the predictions, in times of the labels, squared", size, 1e-8, True)
+        ]
     says = "part of the predictions that breaks a symmetry of linear algorithms (rotation, order, signs)"
     if not answers:
         base = seen.base
         limit = min(ceiling, BROKEN * RATIO * base.gauge + subject.floor)
-        return [Evidence("sensitivity", says, base.violation, limit, base.violation > limit)]  # supports "none"
+        return [
+            Evidence("sensitivity", "violation", says, base.violation, limit, base.violation > limit)
+        ]  # supports "none"
     noise = answers[0].noise
     if answers[0].name.verdict == "preconditioned_gd":
         says = says.replace("rotation", "rotation of the preconditioned inputs")
-    rows = [Evidence("sensitivity", says, noise, ceiling, noise <= ceiling)]
+    rows = [Evidence("sensitivity", "violation", says, noise, ceiling, noise <= ceiling)]
     answer = answers[0]
     left = unexplained(subject.fresh, subject.response, answer.predict)
     limit = FRESH * noise + EXACT + LAYERS * subject.floor
     says = f"part of the predictions for fresh prompts that {answer.words} leaves unexplained"
-    rows.insert(0, Evidence("behaviour", says, left, limit, left <= limit))
+    rows.insert(0, Evidence("behaviour", "unexplained", says, left, limit, left <= limit))
     x, y, x_query = subject.fresh
     few = x[:32], y[:32], x_query[:32]
     own, other = sensitivity(subject.call, few), sensitivity(answer.predict, few)
     left = float(np.sum((own - other) ** 2) / max(np.sum(own**2), np.finfo(float).tiny))
     limit = FRESH * noise + 1e-3
     says = f"part of the derivatives with respect to the query that {answer.words} leaves unexplained"
-    rows.append(Evidence("sensitivity", says, left, limit, left <= limit))
+    rows.append(Evidence("sensitivity", "derivatives_unexplained", says, left, limit, left <= limit))
     if read:
         says = "algorithms that the predictions after every layer do not exclude"
-        rows.append(Evidence("behaviour", says, float(len(read)), 1.0, len(read) == 1))
+        rows.append(Evidence("behaviour", "not_excluded", says, float(len(read)), 1.0, len(read) == 1))
     elif len(box) > 1:
         says = "algorithms that the predictions do not exclude"
-        rows.append(Evidence("behaviour", says, float(len(box)), 1.0, False))
+        rows.append(Evidence("behaviour", "not_excluded", says, float(len(box)), 1.0, False))
     return rows
 
 
@@ -157,7 +161,7 @@ def controls(subject: Subject, answer: Answer) -> dict[str, float]:
     own = answer.predict(x, y, x_query)
 
     def share(y_hat: np.ndarray) -> float:
-        return unexplained(subject.fresh, subject.response, lambda *prompts: y_hat)
+        return difference(subject.response, y_hat)
 
     result = {"half the prediction": share(own / 2), "permuted labels": share(answer.predict(x, y[:, order], x_query))}
     return {**result, **{name: share(y_hat) for name, y_hat in _others(subject, answer).items()}}

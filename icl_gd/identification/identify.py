@@ -92,7 +92,9 @@ def identify(
         says = (
             f"part of the predictions for fresh prompts that {closest.words}, the nearest algorithm, leaves unexplained"
         )
-        rows.append(Evidence("behaviour", says, near.unexplained, limit, near.unexplained > limit))
+        rows.append(
+            Evidence("behaviour", "nearest_unexplained", says, near.unexplained, limit, near.unexplained > limit)
+        )
     if answers:
         progress("layers of the construction")
         rows += opened(predictor, answers[0], task, jax.random.fold_in(jax.random.key(seed), 1), subject.n)

@@ -102,7 +102,20 @@ def unexplained(inputs: Batch, target: np.ndarray, predict: Call) -> float:
       The share; infinity if the algorithm overflows.
     """
     with np.errstate(all="ignore"):
-        error = predict(*inputs) - target
+        return difference(target, predict(*inputs))
+
+
+def difference(target: np.ndarray, y_hat: np.ndarray) -> float:
+    """How much predictions differ from a response, as a share of it. Prompts with a large response weigh less.
+
+    Args:
+      target: the response `[prompt m]`.
+      y_hat: the predictions `[prompt m]`.
+
+    Returns:
+      The share, a ratio of sums of squares; infinity if a prediction is not finite.
+    """
     weight = 1.0 / np.maximum(target**2 + np.median(target**2), np.finfo(float).tiny)
-    share = np.sum(weight * error**2) / max(np.sum(weight * target**2), np.finfo(float).tiny)
+    with np.errstate(all="ignore"):
+        share = np.sum(weight * (y_hat - target) ** 2) / max(np.sum(weight * target**2), np.finfo(float).tiny)
     return float(share) if np.isfinite(share) else np.inf

@@ -54,12 +54,14 @@ class Evidence:
 
     Attributes:
       rung: "behaviour", "sensitivity", "weights" or "cause".
+      name: key of the observation, such as "kept_worst_layer".
       says: the observation in one sentence.
       value, threshold: the measured number and the number that it is compared with.
       supports: whether it supports the verdict.
     """
 
     rung: str
+    name: str
     says: str
     value: float
     threshold: float

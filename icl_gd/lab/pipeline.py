@@ -184,6 +184,7 @@ def measure(
         reference=reference,
         watch=watch,
         history=setting.read_history(""),
+        checkpoints=workdir / "checkpoints" / label,
     )
     records = reference.evaluate(evaluation)
     began = time.monotonic()
@@ -304,13 +305,18 @@ def _results(records: Records, experiment: Experiment, label: str) -> Results:
     if any(combinations):
         members = [slice(i * seeds, (i + 1) * seeds) for i in range(len(combinations))]
         sweep = [
-            {"fields": fields, "metrics": records.metrics(subset)}
+            {"fields": fields, "metrics": records.metrics(subset), **_verdicts(records, subset)}
             for fields, subset in zip(combinations, members, strict=True)
         ]
         return {"sweep": sweep}
-    metrics = records.metrics()
-    sweep = [{"fields": {}, "metrics": metrics}] if label else []
-    return {"metrics": metrics, "curves": records.curves, "arrays": records.arrays, "sweep": sweep}
+    metrics, verdicts = records.metrics(), _verdicts(records)
+    sweep = [{"fields": {}, "metrics": metrics, **verdicts}] if label else []
+    return {"metrics": metrics, "curves": records.curves, "arrays": records.arrays, "sweep": sweep, **verdicts}
+
+
+def _verdicts(records: Records, members: slice = slice(None)) -> Results:
+    """The entry "verdicts" of results.json; none if the members are not identified."""
+    return {"verdicts": records.verdicts[members]} if records.verdicts else {}
 
 
 def _curves(sweep: list[dict]) -> Results:

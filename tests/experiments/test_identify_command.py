@@ -19,9 +19,9 @@ from icl_gd.identification.fingerprint import FittedFilter
 from icl_gd.lab import cli
 from icl_gd.lab.inspection.subject import find, restored_task
 from icl_gd.lab.inspection.verdicts import command, content
-from icl_gd.lab.inspection.verdicts.output import plain
 from icl_gd.lab.inspection.verdicts.subject import load_examined
 from icl_gd.lab.inspection.verdicts.tasks import config_task, in_words
+from icl_gd.lab.reporting.results import plain
 from icl_gd.models import Model, TransformerConfig, gpt2_config
 from icl_gd.tasks import FunctionRegression, LinearRegression, SineRegression
 
@@ -183,7 +183,10 @@ ANSWER = Verdict(
     unexplained={"in_distribution": 0.25, "shifted": np.inf, "noise_floor": np.nan},
     by_shift={"half the input scale": np.inf},
     symmetries={"odd_in_labels": 0.0, "linear_in_query": 0.5},
-    evidence=(Evidence("cause", "steps", 1.0, 2.0, True), Evidence("behaviour", "predictions", 3.0, 2.0, False)),
+    evidence=(
+        Evidence("cause", "kept", "steps", 1.0, 2.0, True),
+        Evidence("behaviour", "size", "predictions", 3.0, 2.0, False),
+    ),
 )
 
 

@@ -592,7 +592,7 @@ def test_sentences_can_be_read():
     assert Verdict("none", nearest=two).sentence == (
         "None of the known algorithms explains the predictions; ridge regression is nearest."
     )
-    cause = Evidence("cause", "a layer can be replaced by a step", 0.99, 0.9, True)
+    cause = Evidence("cause", "kept_worst_layer", "a layer can be replaced by a step", 0.99, 0.9, True)
     used = Verdict("gd", one.parameters, not_excluded=[one], unexplained=shares, evidence=[cause])
     assert used.sentence.startswith("The predictor uses gradient descent, 1 step")
 

@@ -7,6 +7,7 @@ training, and adds metrics, curves and arrays to `Records`.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -131,6 +132,7 @@ class Evaluation(Setting):
       reference: the prepared reference.
       watch: returns the metrics that are measured during training, given the parameters of all members.
       history: the metrics measured during training; empty if members differ in swept fields.
+      checkpoints: the directory of the population's checkpoints. Default: None, there are none.
     """
 
     trained: Population
@@ -138,6 +140,7 @@ class Evaluation(Setting):
     reference: Any
     watch: Callable[[Any], Mapping[str, np.ndarray]]
     history: History
+    checkpoints: Path | None = None
 
     @cached_property
     def watched(self) -> Mapping[str, np.ndarray]:
@@ -205,6 +208,7 @@ class Records:
       measured: values by metric.
       curves: curves by name, in the format of `icl_gd.lab.curve`.
       arrays: other data for figures, by name.
+      verdicts: the verdicts of `icl_gd.identify` as dicts, one per member; empty if members are not identified.
     """
 
     is_free: np.ndarray
@@ -212,6 +216,7 @@ class Records:
     measured: dict[str, Measured] = field(default_factory=dict)
     curves: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, Any] = field(default_factory=dict)
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def trapped(self) -> np.ndarray:

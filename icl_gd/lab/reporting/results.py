@@ -210,14 +210,19 @@ def provenance(precision: str) -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically; NaN and infinities become null."""
     with replacing(path) as partial:
-        partial.write_text(json.dumps(_finite(value), indent=1) + "\n")
+        partial.write_text(json.dumps(plain(value), indent=1) + "\n")
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
+def plain(value: Any) -> Any:
+    """A value as JSON holds it: numbers that are not finite become None, and NumPy numbers those of Python.
+
+    Returns:
+      The value.
+    """
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {str(name): plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+        return [plain(each) for each in value]
+    if hasattr(value, "tolist"):  # an array or number of NumPy or JAX
+        return plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

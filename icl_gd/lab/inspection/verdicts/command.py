@@ -48,11 +48,12 @@ from typing import Any
 from icl_gd.identification import Verdict, identify
 from icl_gd.identification.fingerprint import Fingerprint, fingerprint
 from icl_gd.lab.config.errors import ConfigError, nearest, one_line
-from icl_gd.lab.inspection.verdicts.output import check_output, plain, write
+from icl_gd.lab.inspection.verdicts.output import check_output, write
 from icl_gd.lab.inspection.verdicts.subject import SOURCES, Examined, ExaminedMember, find_precision, load_examined
 from icl_gd.lab.inspection.verdicts.text import text_of
 from icl_gd.lab.lifecycle import settings
 from icl_gd.lab.lifecycle.devices import check_device
+from icl_gd.lab.reporting.results import plain
 from icl_gd.paths import local
 
 FLAGS = (*(f"--{source}" for source in SOURCES), "--task.FIELD", "--member", "--seed", "--out", "--json")

@@ -1,7 +1,6 @@
 """What is written: verdict.json, and the page report.html."""
 
 import json
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,14 +81,3 @@ def write(
                 partial.write_text(file, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--out={directory} cannot be written ({error.strerror}); give another directory") from error
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON holds it: numbers that are not finite become None, and NumPy numbers those of Python."""
-    if isinstance(value, Mapping):
-        return {str(name): plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if hasattr(value, "tolist"):  # an array or number of NumPy or JAX
-        return plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
