@@ -3,10 +3,11 @@
     python -m experiments.which_algorithm [NAME ...] [--workdir=DIR ...] [--check]
 
 Every model is examined as by `icl-gd identify --model=NAME`, and every member of a run as by
-`icl-gd identify --workdir=DIR`. The verdicts are written to results/which_algorithm/NAME.json, one file per model or
-run, and the table is written from all of these files. Given names are examined again; without names, all models of the
-zoo. A run needs a name of its own: the name of its workdir. `--check` examines nothing, and fails if the table differs
-from the files.
+`icl-gd identify --workdir=DIR`. A causal model predicts at every number of examples, and is examined at several, as by
+`--task.n_context=N`. The verdicts are written to results/verdicts/NAME.json, one file per model or run, and the table
+is written from all of these files. The card of a model of the zoo gets its verdict. Given names are examined again;
+without names, all models of the zoo. A run needs a name of its own: the name of its workdir. `--check` examines
+nothing, and fails if the table differs from the files.
 
 Exit codes: 0 finished; 1 the table is out of date; 2 bad input, nothing ran.
 """
@@ -14,6 +15,7 @@ Exit codes: 0 finished; 1 the table is out of date; 2 bad input, nothing ran.
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,21 @@ from icl_gd.identification import identify
 from icl_gd.identification.naming import sentence
 from icl_gd.identification.verdict import percent
 from icl_gd.lab.config.errors import ConfigError, nearest, one_line
-from icl_gd.lab.inspection.verdicts.output import plain
 from icl_gd.lab.inspection.verdicts.subject import load_examined
-from icl_gd.lab.reporting.results import write_json
+from icl_gd.lab.reporting.results import plain, write_json
+from icl_gd.models import Model
+from icl_gd.paths import replacing
 
+ON_CARD = ("sentence", "verdict", "examples", "unexplained")
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "results" / "which_algorithm"
+RESULTS = ROOT / "results" / "verdicts"
 PAGE = ROOT / "docs" / "which_algorithm.md"
 BEGIN, END = "<!-- verdicts:begin -->", "<!-- verdicts:end -->"
-COLUMNS = "model | verdict | numbers | unexplained | under shift | breaks symmetries | loss kept | not excluded"
+EXAMPLES = (1, 2, 4, 8, 16)  # of causal models, beside the number of their task
+COLUMNS = (
+    "model | verdict | numbers | unexplained | under shift | breaks symmetries | loss kept | exchanged | not excluded"
+)
+CAUSES = ("kept_worst_layer", "exchange_unexplained")
 
 
 def main(words: Sequence[str]) -> int:
@@ -70,15 +78,27 @@ def main(words: Sequence[str]) -> int:
 def examine(source: str, text: str) -> None:
     """Examines a model, or every member of a run, and writes the verdicts."""
     examined = load_examined(source, text, {})
-    verdicts = []
+    name, verdicts = Path(text).name, []
     for member in examined.members:
-        verdict = identify(member.predictor, examined.task)
-        print(f"{examined.title(member)}: {verdict.sentence}", flush=True)
-        verdicts.append({"seed": member.number, **verdict.as_dict()})
-    name = Path(text).name
+        for task in tasks_of(member.predictor, examined.task):
+            verdict = identify(member.predictor, task)
+            print(f"{examined.title(member)}, {task.n_context} examples: {verdict.sentence}", flush=True)
+            verdicts.append({"seed": member.number, "examples": task.n_context, **verdict.as_dict()})
     RESULTS.mkdir(parents=True, exist_ok=True)
-    content = {"source": source, "task": examined.task_in_words, "verdicts": plain(verdicts)}
+    content = {"source": source, "task": examined.task_in_words, "verdicts": verdicts}
     write_json(RESULTS / f"{name}.json", content)
+    card = ROOT / "icl_gd" / "zoo" / "data" / name / "card.json"
+    if source == "model" and card.is_file():
+        known = json.loads(card.read_text(encoding="utf-8")) | {"verdict": {key: verdicts[-1][key] for key in ON_CARD}}
+        with replacing(card) as partial:
+            partial.write_text(json.dumps(plain(known), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def tasks_of(predictor: Any, task: Any) -> list[Any]:
+    """The task, and for a causal model the same task with fewer examples, in ascending order."""
+    if not (isinstance(predictor, Model) and predictor.config.causal):
+        return [task]
+    return [replace(task, n_context=n) for n in EXAMPLES if n < task.n_context] + [task]
 
 
 def written() -> str:
@@ -99,14 +119,15 @@ def table() -> str:
         content = json.loads(path.read_text(encoding="utf-8"))
         for verdict in content["verdicts"]:
             number = verdict["seed"]
-            name = path.stem if number is None or len(content["verdicts"]) == 1 else f"{path.stem}, member {number}"
-            lines.append(row(name, verdict))
+            name = f"`{path.stem}`" + (f", member {number}" if number is not None else "")
+            several = len({each["examples"] for each in content["verdicts"]}) > 1
+            lines.append(row(name + f", {verdict['examples']} examples" * several, verdict))
     return "\n".join(lines)
 
 
 def row(name: str, verdict: Mapping[str, Any]) -> str:
     """One row of the table."""
-    kept = [each["value"] for each in verdict["evidence"] if each["rung"] == "cause" and "control" not in each["says"]]
+    observed = {each["name"]: each["value"] for each in verdict["evidence"]}
     shares = verdict["unexplained"]
     others = [sentence(one["verdict"], one["parameters"]) for one in verdict["black_box"]]
     if verdict["verdict"] == "none":
@@ -121,10 +142,10 @@ def row(name: str, verdict: Mapping[str, Any]) -> str:
         "| "
         + " | ".join(
             [
-                f"`{name}`",
+                name,
                 *cells,
                 size(shares["noise_floor"]),
-                f"{min(kept):.3f}" if kept else "",
+                *(f"{observed[key]:.3f}" if key in observed else "" for key in CAUSES),
                 ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else ""),
             ]
         )

@@ -53,7 +53,9 @@ PATCH, TABLE = "laws/test_patching.py", "laws/test_patching_of_constructions.py"
 SHARES = "laws/test_attribution.py"
 SOLVERS = "laws/test_solvers_and_kernels.py"
 PROBES, PICTURES = "laws/test_probes.py", "laws/test_pictures.py"
-SYMMETRIES, FILTERS, IDENTIFY = (f"laws/test_{name}.py" for name in ("symmetries", "filters", "identify"))
+SYMMETRIES, FILTERS, IDENTIFY, CAUSE = (
+    f"laws/test_{name}.py" for name in ("symmetries", "filters", "identify", "cause")
+)
 MUTATIONS = [
     Mutation("constructions/gradient_descent.py", "set(-jnp.eye(m))", "set(jnp.eye(m))", f"{CONSTRUCTIONS} float64"),
     Mutation("constructions/gradient_descent.py", "set(w0)", "set(-w0)", f"{CONSTRUCTIONS} float64"),
@@ -838,7 +840,7 @@ MUTATIONS = [
              f"{FINGERPRINT} fewest"),
     Mutation("identification/fingerprint.py", "return Whitening.of(a) if", "return None if", f"{FINGERPRINT} undone"),
     Mutation("plots/filters.py", "2.4 if family == answer", "1.2 if family == answer", f"{FINGERPRINT} drawn"),
-    Mutation("lab/inspection/verdicts/output.py", "not math.isfinite(value)", "False",
+    Mutation("lab/reporting/results.py", "not math.isfinite(value)", "False",
              f"{IDENTIFY_COMMAND} numbers_of_json"),
     Mutation("lab/inspection/verdicts/output.py", "and not is_own(path)", "and False", f"{IDENTIFY_COMMAND} one_line"),
     Mutation("lab/inspection/verdicts/subject.py", "if shape != (m,) or y_hat is None", "if y_hat is None",
@@ -882,6 +884,16 @@ MUTATIONS = [
     Mutation("identification/layerwise.py", "last = max((k for", "last = min((k for", f"{IDENTIFY} layers_are_read"),
     Mutation("identification/layerwise.py", "if np.mean(start**2) > NOTHING", "if np.mean(start**2) < -NOTHING",
              f"{IDENTIFY} not_read bias"),
+    Mutation("identification/cause.py", "0.5 * (tensor + tensor.swapaxes(2, 3))", "tensor", f"{CAUSE} predictions_of"),
+    Mutation("identification/cause.py", "mask[y, x, y, x] = 1.0", "mask[y, y, y, y] = 1.0", f"{CAUSE} does_not_need"),
+    Mutation("identification/cause.py", "jnp.where(number == exchanged, jnp.roll(context, 1, axis=0), context)",
+             "jnp.where(number == exchanged, context, context)", f"{CAUSE} exchanged_before"),
+    Mutation("identification/cause.py", "(zero - own)", "(own - zero)", f"{CAUSE} another_gauge"),
+    Mutation("identification/cause.py", "abs(1 - value) > abs(1 - all_kept)", "value > all_kept",
+             f"{CAUSE} another_gauge"),
+    Mutation("identification/cause.py", "and config.clip is None", "", f"{CAUSE} another_form"),
+    Mutation(f"{ANALYSES}/identify.py", "step.bit_length(): step for step in reversed(steps)",
+             "step: step for step in reversed(steps)", f"{QUESTIONS} logarithmic"),
     Mutation("identification/subject.py", "predict) <= FRESH * answer.noise + EXACT", "predict) <= np.inf",
              f"{IDENTIFY} fresh_prompts"),
 ]  # fmt: skip

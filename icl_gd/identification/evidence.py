@@ -7,17 +7,22 @@
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 
-from icl_gd.analysis.calls import Batch
+from icl_gd.analysis.calls import Batch, Calls
+from icl_gd.identification.families import FILTERS
 from icl_gd.identification.probe import Call, Probe
 from icl_gd.identification.samples import difference, unexplained
 from icl_gd.identification.search import BROKEN, RATIO
 from icl_gd.identification.subject import EXACT, FRESH, Answer, Subject
 from icl_gd.identification.verdict import Evidence
+from icl_gd.models import Model, init
 
 LAYERS = 100.0  # rounding of a deep network, in times of the floor
+SYMMETRIC = {*(candidate.name.verdict for candidate in FILTERS), "preconditioned_gd"}  # these have all symmetries
 STEP = 1e-2  # of central differences in the query, in units of its entries
 
 
@@ -122,11 +127,11 @@ def observed(
         return [
             Evidence("sensitivity", "violation", says, base.violation, limit, base.violation > limit)
         ]  # supports "none"
-    noise = answers[0].noise
-    if answers[0].name.verdict == "preconditioned_gd":
+    answer, noise, rows = answers[0], answers[0].noise, []
+    if answer.name.verdict == "preconditioned_gd":
         says = says.replace("rotation", "rotation of the preconditioned inputs")
-    rows = [Evidence("sensitivity", "violation", says, noise, ceiling, noise <= ceiling)]
-    answer = answers[0]
+    if answer.name.verdict in SYMMETRIC:
+        rows.append(Evidence("sensitivity", "violation", says, noise, ceiling, noise <= ceiling))
     left = unexplained(subject.fresh, subject.response, answer.predict)
     limit = FRESH * noise + EXACT + LAYERS * subject.floor
     says = f"part of the predictions for fresh prompts that {answer.words} leaves unexplained"
@@ -147,12 +152,17 @@ def observed(
     return rows
 
 
-def controls(subject: Subject, answer: Answer) -> dict[str, float]:
+def controls(subject: Subject, answer: Answer, predictor: Any) -> dict[str, float]:
     """The share of the response that wrong predictors leave unexplained, on fresh prompts.
+
+    Args:
+      subject: the Predictor that is examined.
+      answer: its algorithm.
+      predictor: the Predictor itself; for a `Model`, the same model without training is a control, too.
 
     Returns:
       Shares by name: half the predictions (for one step, half the step size), the algorithm with the labels in another
-      order, and zero.
+      order, other algorithms, and the untrained model.
     """
     if answer.name.verdict == "zero":
         return {}
@@ -164,7 +174,11 @@ def controls(subject: Subject, answer: Answer) -> dict[str, float]:
         return difference(subject.response, y_hat)
 
     result = {"half the prediction": share(own / 2), "permuted labels": share(answer.predict(x, y[:, order], x_query))}
-    return {**result, **{name: share(y_hat) for name, y_hat in _others(subject, answer).items()}}
+    result |= {name: share(y_hat) for name, y_hat in _others(subject, answer).items()}
+    if isinstance(predictor, Model):
+        untrained = Model(predictor.config, init(predictor.config, jax.random.key(0)), predictor.layout)
+        result["the untrained model"] = share(Calls(untrained)(*subject.fresh))
+    return result
 
 
 def _others(subject: Subject, answer: Answer) -> Mapping[str, np.ndarray]:

@@ -22,7 +22,7 @@ from icl_gd.identification.cause import opened
 from icl_gd.identification.evidence import by_shift, controls, observed
 from icl_gd.identification.families import Name
 from icl_gd.identification.layerwise import layered
-from icl_gd.identification.probe import CEILING
+from icl_gd.identification.probe import CEILING, Probe
 from icl_gd.identification.samples import unexplained
 from icl_gd.identification.subject import EXACT, FRESH, Answer, Subject
 from icl_gd.identification.verdict import Evidence, Hypothesis, Verdict
@@ -64,59 +64,63 @@ def identify(
     began = time.perf_counter()
     progress("symmetries")
     subject = Subject(predictor, task, seed)
-    broken = {
-        name: violation.value
-        for name, violation in violations(subject.call, subject.prompts, subject.other, subject.generator).items()
-    }
-    box: list[Answer] = []
-    read: list[Answer] = []
-    if subject.is_zero:
-        box, seen = [zero(subject)], None
-    else:
-        box, seen = black_box(subject, ceiling, progress)
-        by_layer = layerwise if layerwise is not None else getattr(predictor, "layerwise", None)
-        if by_layer is not None:
-            progress("layers")
-            read = layered(subject, Calls(by_layer), ceiling)
+    broken = violations(subject.call, subject.prompts, subject.other, subject.generator)
+    by_layer = layerwise if layerwise is not None else getattr(predictor, "layerwise", None)
+    box, read, seen = _answers(subject, by_layer, ceiling, progress)
     answers = read or box
     progress("evidence")
     hypotheses = [as_hypothesis(subject, answer) for answer in answers]
     shifts = by_shift(subject, answers[0] if answers else None)
-    rows = observed(subject, answers, box, read, seen, ceiling)
-    near = None
+    rows, near = observed(subject, answers, box, read, seen, ceiling), None
     if not answers and seen is not None:
         progress("the nearest algorithm")
-        closest = nearest(subject, seen)
-        near = as_hypothesis(subject, closest)
-        limit = FRESH * seen.base.violation + EXACT
-        says = (
-            f"part of the predictions for fresh prompts that {closest.words}, the nearest algorithm, leaves unexplained"
-        )
-        rows.append(
-            Evidence("behaviour", "nearest_unexplained", says, near.unexplained, limit, near.unexplained > limit)
-        )
+        near, row = _nearest(subject, seen)
+        rows.append(row)
     if answers:
         progress("layers of the construction")
         rows += opened(predictor, answers[0], task, jax.random.fold_in(jax.random.key(seed), 1), subject.n)
+    noise = answers[0].noise if answers else seen.base.violation if seen is not None else 0.0
     return Verdict(
         verdict=answers[0].name.verdict if answers else "none",
         parameters=answers[0].parameters if answers else {},
         intervals=answers[0].intervals if answers else {},
         not_excluded=hypotheses,
         black_box=[as_hypothesis(subject, answer) for answer in box],
-        nearest=None if answers or seen is None else near,
+        nearest=near,
         unexplained={
             "in_distribution": hypotheses[0].unexplained if hypotheses else 1.0,
             "shifted": max(shifts.values(), default=1.0),
-            "noise_floor": answers[0].noise if answers else (seen.base.violation if seen is not None else 0.0),
+            "noise_floor": noise,
         },
         by_shift=shifts,
-        symmetries=broken,
+        symmetries={name: violation.value for name, violation in broken.items()},
         evidence=rows,
-        controls=controls(subject, answers[0]) if answers else {},
+        controls=controls(subject, answers[0], predictor) if answers else {},
         reading="layer by layer" if read else "black box",
         seconds=time.perf_counter() - began,
     )
+
+
+def _answers(
+    subject: Subject, by_layer: Predictor | None, ceiling: float, progress: Callable[[str], Any]
+) -> tuple[list[Answer], list[Answer], Probe | None]:
+    """What the predictions alone do not exclude, what the layers do not exclude, and the probe."""
+    if subject.is_zero:
+        return [zero(subject)], [], None
+    box, seen = black_box(subject, ceiling, progress)
+    if by_layer is None:
+        return box, [], seen
+    progress("layers")
+    return box, layered(subject, Calls(by_layer), ceiling), seen
+
+
+def _nearest(subject: Subject, seen: Probe) -> tuple[Hypothesis, Evidence]:
+    """The nearest algorithm, and by how much it is excluded."""
+    closest = nearest(subject, seen)
+    near = as_hypothesis(subject, closest)
+    left, limit = near.unexplained, FRESH * seen.base.violation + EXACT
+    says = f"part of the predictions for fresh prompts that {closest.words}, the nearest algorithm, leaves unexplained"
+    return near, Evidence("behaviour", "nearest_unexplained", says, left, limit, left > limit)
 
 
 def zero(subject: Subject) -> Answer:

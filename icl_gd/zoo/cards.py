@@ -82,7 +82,8 @@ class Card:
       sha256: the checksum of model.safetensors.
       normalised_error: of a causal model, the squared error over the variance of labels, also averaged over all context
         lengths; None for others.
-      verdict: a verdict about the algorithm of the model; None as long as there is none.
+      verdict: the verdict of `icl_gd.identify`: its `sentence`, the key `verdict`, the number of `examples`, and the
+        `unexplained` shares; None as long as there is none.
     """
 
     name: str
@@ -152,7 +153,7 @@ class Card:
         if self.construction is not None:
             rows.append(("beside", f"{self.construction}, its construction in the zoo"))
         rows.append(("sha256", self.sha256))
-        rows.append(("verdict", "none yet" if self.verdict is None else _in_words(self.verdict)))
+        rows.append(("verdict", "none yet" if self.verdict is None else self.verdict["sentence"]))
         lines = [_wrapped(f"{self.name}: ", self.about)]
         lines += [_wrapped(f"  {name}".ljust(INDENT), text) for name, text in rows]
         if self.claims:

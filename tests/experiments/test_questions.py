@@ -35,6 +35,7 @@ from icl_gd.lab import (
 )
 from icl_gd.lab.config.questions import find, shipped
 from icl_gd.lab.evaluation import references
+from icl_gd.lab.evaluation.analyses.identify import log_spaced
 from icl_gd.lab.evaluation.analyses.tails import tails_of
 from icl_gd.lab.evaluation.measured import CURVES, Evaluation, Setting, held_out_key, noise_to_weight
 from icl_gd.tasks import draw_prompts
@@ -129,7 +130,7 @@ KINDS = {
         beside(
             Regression(10, 1, 12, pool=64),  # 10 inputs, like the table of real data
             GradientDescent(),
-            ("alignment", "weights", "interpolation", "shifts", "rollout", "table", "pool"),
+            ("alignment", "weights", "interpolation", "shifts", "rollout", "table", "pool", "identify"),
         ),
         constructed,
         (same("loss_ratio_gd"),),
@@ -335,6 +336,13 @@ def test_two_records_are_one_of_the_built_alone(name):
         ours, theirs = map(np.asarray, PAIRS[name](found_of(name, is_built)))
         apart = np.abs(ours - theirs).max() / np.abs(theirs).max()
         assert (apart < 1e-4) if is_built else (apart > 0.1), (is_built, apart)
+
+
+def test_steps_of_training_are_chosen_on_a_logarithmic_axis():
+    assert log_spaced([0, 1, 2, 4, 8, 16, 100, 200, 300]) == [0, 1, 2, 4, 8, 16, 100, 200, 300]
+    assert log_spaced(range(0, 1000, 100)) == [0, 100, 200, 300, 600, 900]
+    assert log_spaced([5]) == [5]
+    assert log_spaced([]) == []
 
 
 @pytest.mark.slow

@@ -304,10 +304,10 @@ def test_the_script_repeats_itself_and_keeps_verdicts(tmp_path, capsys, monkeypa
     assert (content["steps"], content["seed"]) == (20, content["member"])
     np.testing.assert_allclose(content["loss"]["mean"], max(losses), rtol=0.15)
 
-    content["verdict"] = {"algorithm": "none"}
+    content["verdict"] = {"sentence": "None."}
     card_of_mine.write_text(json.dumps(content))
     written()
-    assert json.loads(card_of_mine.read_text())["verdict"] == {"algorithm": "none"}
+    assert json.loads(card_of_mine.read_text())["verdict"] == {"sentence": "None."}
     content["sha256"] = "0" * 64  # as if the weights had been others
     card_of_mine.write_text(json.dumps(content))
     written()

@@ -4,6 +4,7 @@ With `train.keep_checkpoints=log` (or `all`), one member is identified at the ke
 those that are not trapped.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from icl_gd import identification, plots
 from icl_gd.identification import Verdict
 from icl_gd.identification.naming import sentence
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture
-from icl_gd.lab.evaluation.measured import Evaluation, Records
+from icl_gd.lab.evaluation.measured import GROUPS, Evaluation, Records
 from icl_gd.lab.reporting.results import curve
 from icl_gd.models import Model
 from icl_gd.training.checkpoint import Checkpoints
@@ -53,7 +54,7 @@ def measure(evaluation: Evaluation, records: Records) -> None:
     first = evaluation.experiment.seed
     records.verdicts = [{"seed": first + i, **verdict.as_dict()} for i, verdict in enumerate(verdicts)]
     for name in NAMED:
-        records.add(f"named_{name}", [verdict.verdict == name for verdict in verdicts], 0.0)
+        records.add(f"named_{name}", [verdict.verdict == name for verdict in verdicts], 0.0, over=GROUPS)
     for name, values in numbers_of(verdicts).items():
         records.add(name, values)
     untrained = replace(trained, params=evaluation.untrained)
@@ -62,7 +63,7 @@ def measure(evaluation: Evaluation, records: Records) -> None:
     records.add_one("named_untrained", np.mean([verdict.verdict not in ("none", "zero") for verdict in of_untrained]))
     if evaluation.checkpoints is not None and evaluation.experiment["train.keep_checkpoints"] != "last":
         member = int(records.shown[len(records.shown) // 2])
-        steps = evaluation.subsample(kept_steps(evaluation.checkpoints))
+        steps = evaluation.subsample(log_spaced(kept_steps(evaluation.checkpoints)))
         if len(steps) > 1:
             earlier = [load(evaluation.checkpoints, step)[member] for step in steps]
             titles = [f"member {member}, step {step}" for step in steps]
@@ -70,16 +71,17 @@ def measure(evaluation: Evaluation, records: Records) -> None:
 
 
 def kept_steps(checkpoints: Path) -> list[int]:
-    """The steps of checkpoints that are about equally far apart on a logarithmic axis, with the first and the last.
+    """The steps of all checkpoints in a directory."""
+    with contextlib.closing(Checkpoints(checkpoints, create=False)) as store:
+        return store.steps
+
+
+def log_spaced(steps: Sequence[int]) -> list[int]:
+    """The first of the steps in every range from one power of two to the next, and the last step.
 
     Returns:
-      At most one step in every range from one power of two to the next, and the last step.
+      Steps in ascending order.
     """
-    store = Checkpoints(checkpoints, create=False)
-    try:
-        steps = store.steps
-    finally:
-        store.close()
     first = {step.bit_length(): step for step in reversed(steps)}
     return sorted({*first.values(), *steps[-1:]})
 
