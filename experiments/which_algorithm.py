@@ -4,10 +4,12 @@
 
 Every model is examined as by `icl-gd identify --model=NAME`, and every member of a run as by
 `icl-gd identify --workdir=DIR`. A causal model predicts at every number of examples, and is examined at several, as by
-`--task.n_context=N`. The verdicts are written to results/verdicts/NAME.json, one file per model or run, and the table
-is written from all of these files. The card of a model of the zoo gets its verdict. Given names are examined again;
-without names, all models of the zoo. A run needs a name of its own: the name of its workdir. `--check` examines
-nothing, and fails if the table differs from the files.
+`--task.n_context=N`. Given names are examined again; without names, all models of the zoo. A run needs a name of its
+own: the name of its workdir. `--check` examines nothing, and fails if the table differs from the files.
+
+The verdicts are written to results/verdicts/NAME.json, one file per model or run, and the table is written from all of
+these files. results/verdicts/figures/NAME.png is the spectral fingerprint of the last member. The card of a model of
+the zoo gets its verdict.
 
 Exit codes: 0 finished; 1 the table is out of date; 2 bad input, nothing ran.
 """
@@ -19,11 +21,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from icl_gd import zoo
+from icl_gd import plots, zoo
 from icl_gd.identification import identify
+from icl_gd.identification.fingerprint import Fingerprint, fingerprint
 from icl_gd.identification.naming import sentence
 from icl_gd.identification.verdict import percent
 from icl_gd.lab.config.errors import ConfigError, nearest, one_line
+from icl_gd.lab.inspection.verdicts.figures import fingerprint_figure
 from icl_gd.lab.inspection.verdicts.subject import load_examined
 from icl_gd.lab.reporting.results import plain, write_json
 from icl_gd.models import Model
@@ -78,20 +82,33 @@ def main(words: Sequence[str]) -> int:
 def examine(source: str, text: str) -> None:
     """Examines a model, or every member of a run, and writes the verdicts."""
     examined = load_examined(source, text, {})
-    name, verdicts = Path(text).name, []
+    name, seen = Path(text).name, []
     for member in examined.members:
         for task in tasks_of(member.predictor, examined.task):
             verdict = identify(member.predictor, task)
             print(f"{examined.title(member)}, {task.n_context} examples: {verdict.sentence}", flush=True)
-            verdicts.append({"seed": member.number, "examples": task.n_context, **verdict.as_dict()})
+            seen.append((member, task, verdict))
+    verdicts = [
+        {"seed": member.number, "examples": task.n_context, **verdict.as_dict()} for member, task, verdict in seen
+    ]
     RESULTS.mkdir(parents=True, exist_ok=True)
     content = {"source": source, "task": examined.task_in_words, "verdicts": verdicts}
     write_json(RESULTS / f"{name}.json", content)
+    member, task, verdict = seen[-1]
+    if verdict.verdict != "zero":
+        draw(RESULTS / "figures" / f"{name}.png", fingerprint(member.predictor, task, verdict), verdict.verdict)
     card = ROOT / "icl_gd" / "zoo" / "data" / name / "card.json"
     if source == "model" and card.is_file():
         known = json.loads(card.read_text(encoding="utf-8")) | {"verdict": {key: verdicts[-1][key] for key in ON_CARD}}
         with replacing(card) as partial:
             partial.write_text(json.dumps(plain(known), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def draw(path: Path, seen: Fingerprint, answer: str) -> None:
+    """Draws the spectral fingerprint of the last member."""
+    path.parent.mkdir(exist_ok=True)
+    with plots.style(), replacing(path) as partial:
+        fingerprint_figure(seen, answer).savefig(partial, format="png", dpi=150)
 
 
 def tasks_of(predictor: Any, task: Any) -> list[Any]:

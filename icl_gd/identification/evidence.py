@@ -14,7 +14,7 @@ import numpy as np
 
 from icl_gd.analysis.calls import Batch, Calls
 from icl_gd.identification.families import FILTERS
-from icl_gd.identification.probe import Call, Probe
+from icl_gd.identification.probe import Call, Probe, weights
 from icl_gd.identification.samples import difference, unexplained
 from icl_gd.identification.search import BROKEN, RATIO
 from icl_gd.identification.subject import EXACT, FRESH, Answer, Subject
@@ -185,7 +185,7 @@ def _others(subject: Subject, answer: Answer) -> Mapping[str, np.ndarray]:
     """The best single step of gradient descent and least squares, if the answer is another algorithm."""
     x, y, x_query = subject.fresh
     moment = np.einsum("pna,pnm,pa->pm", x, y, x_query) / x.shape[1]
-    weight = 1.0 / np.maximum(subject.response**2 + np.median(subject.response**2), np.finfo(float).tiny)
+    weight = weights(subject.response)
     step = np.sum(weight * moment * subject.response) / np.sum(weight * moment**2)
     result = {}
     if not (answer.name.verdict in ("gd", "averaging") and answer.name.n_steps <= 1):

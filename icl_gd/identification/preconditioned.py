@@ -14,7 +14,7 @@ from math import comb
 import numpy as np
 
 from icl_gd.analysis.calls import Batch
-from icl_gd.identification.probe import Call
+from icl_gd.identification.probe import Call, weights
 
 SMALL = tuple(2.0**-k for k in range(8))  # factors of the inputs
 POLISHED = (0.25, 0.5, 1.0)  # factors of the inputs at which all orders are fitted
@@ -57,7 +57,7 @@ def leading_order(call: Call, prompts: Batch, t: float) -> tuple[np.ndarray, flo
     odd, even = odd_and_even(call, prompts, t)
     if not np.isfinite(odd + even).all():
         return np.zeros((d, d)), np.inf
-    root = 1.0 / np.sqrt(np.maximum(odd**2 + np.median(odd**2), np.finfo(float).tiny))
+    root = np.sqrt(weights(odd))
     design = np.einsum("pna,pnm,pb->pmab", t * x, y, t * x_query).reshape(-1, d * d) / n
     solution = np.linalg.lstsq(root.reshape(-1, 1) * design, (root * odd).ravel(), rcond=None)[0]
     with np.errstate(over="ignore"):  # infinity, if the labels have no effect
@@ -103,7 +103,7 @@ class Orders:
         for t in POLISHED:
             odd, even = odd_and_even(call, prompts, t)
             if np.isfinite(odd + even).all():
-                weight = 1.0 / np.maximum(odd**2 + np.median(odd**2), np.finfo(float).tiny)
+                weight = weights(odd)
                 gauge = np.sum(weight * even**2) / max(np.sum(weight * odd**2), np.finfo(float).tiny)
                 parts.append((t**2 * s, t * c, t * x_query, odd, np.sqrt(weight / (gauge + ROUNDING))))
         self.has_response = bool(parts)

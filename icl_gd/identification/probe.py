@@ -36,6 +36,15 @@ CEILING = 0.1  # largest part of the response, as a share, that may break the sy
 Call = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
+def weights(response: np.ndarray) -> np.ndarray:
+    """Weights of prompts: those with a large response weigh less. On rare prompts, an algorithm may diverge.
+
+    Returns:
+      `1 / (f^2 + median f^2)`, of the shape of the response f.
+    """
+    return 1.0 / np.maximum(response**2 + np.median(response**2), SMALLEST)
+
+
 @dataclass(frozen=True)
 class Whitening:
     """A linear map z = B x, in whose coordinates the response may be symmetric under rotations.
@@ -98,8 +107,8 @@ class Scale:
 
     @property
     def weight(self) -> np.ndarray:
-        """Weights `[prompt m]`. Prompts with a large response weigh less: on rare prompts, an algorithm may diverge."""
-        return 1.0 / np.maximum(self.mean**2 + np.median(self.mean**2), SMALLEST)
+        """Weights `[prompt m]` of the mean response."""
+        return weights(self.mean)
 
     def share(self, squares: np.ndarray) -> float:
         """A weighted sum of squares `[prompt m]`, as a share of that of the response.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from icl_gd.analysis.calls import Batch
-from icl_gd.identification.probe import Call
+from icl_gd.identification.probe import Call, weights
 
 FACTORS = (1.0, 0.5, 2.0)  # of the inputs
 FEW = 16  # prompts of a coarse scan
@@ -115,7 +115,7 @@ def difference(target: np.ndarray, y_hat: np.ndarray) -> float:
     Returns:
       The share, a ratio of sums of squares; infinity if a prediction is not finite.
     """
-    weight = 1.0 / np.maximum(target**2 + np.median(target**2), np.finfo(float).tiny)
     with np.errstate(all="ignore"):
+        weight = weights(target)
         share = np.sum(weight * (y_hat - target) ** 2) / max(np.sum(weight * target**2), np.finfo(float).tiny)
     return float(share) if np.isfinite(share) else np.inf

@@ -1,4 +1,4 @@
-"""The figure of the page as SVG inside HTML, in the colours of the page's theme."""
+"""The spectral fingerprint as a figure, and as SVG inside HTML, in the colours of the page's theme."""
 
 import io
 import re
@@ -16,7 +16,7 @@ POINTS = 200  # of every fitted curve
 
 
 def fingerprint_svg(seen: Fingerprint, answer: str, name: str) -> str:
-    """Draws a fingerprint: the measured filter, and those of all hypotheses.
+    """Draws a fingerprint for a page.
 
     Args:
       seen: the fingerprint.
@@ -25,6 +25,20 @@ def fingerprint_svg(seen: Fingerprint, answer: str, name: str) -> str:
 
     Returns:
       The element `<svg>`.
+    """
+    with plots.style():
+        return _inline(fingerprint_figure(seen, answer), name)
+
+
+def fingerprint_figure(seen: Fingerprint, answer: str) -> Any:
+    """Draws a fingerprint: the measured filter, and those of all hypotheses.
+
+    Args:
+      seen: the fingerprint.
+      answer: the family of the verdict.
+
+    Returns:
+      The Matplotlib figure.
     """
     low, high = _range(seen)
     grid = np.geomspace(low, high, POINTS)
@@ -37,14 +51,13 @@ def fingerprint_svg(seen: Fingerprint, answer: str, name: str) -> str:
     for scale in sorted(seen.scales, key=lambda scale: scale.t):
         bottom, top = scale.interval
         measured[scale_label(scale.t)] = {"x": scale.eigenvalues, "mean": scale.values, "low": bottom, "high": top}
-    with plots.style():
-        figure, ax = plots.subplots(figsize=SIZE)
-        usual = [scale_label(scale.t) for scale in seen.scales if scale.t <= 1]
-        plots.spectral_filters(ax, measured, fitted, answer=answer, framed=usual)
-        if seen.is_whitened:
-            ax.set_xlabel(r"eigenvalue $\lambda$ of $A^{1/2} X^\top X A^{1/2} / n$")
-        figure.legend(loc="outside lower center", ncols=2)
-        return _inline(figure, name)
+    figure, ax = plots.subplots(figsize=SIZE)
+    usual = [scale_label(scale.t) for scale in seen.scales if scale.t <= 1]
+    plots.spectral_filters(ax, measured, fitted, answer=answer, framed=usual)
+    if seen.is_whitened:
+        ax.set_xlabel(r"eigenvalue $\lambda$ of $A^{1/2} X^\top X A^{1/2} / n$")
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
 
 
 def _range(seen: Fingerprint) -> tuple[float, float]:
