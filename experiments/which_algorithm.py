@@ -25,7 +25,7 @@ from icl_gd import plots, zoo
 from icl_gd.identification import identify
 from icl_gd.identification.fingerprint import Fingerprint, fingerprint
 from icl_gd.identification.naming import sentence
-from icl_gd.identification.verdict import percent
+from icl_gd.identification.verdict import in_words, percent
 from icl_gd.lab.config.errors import ConfigError, nearest, one_line
 from icl_gd.lab.inspection.verdicts.figures import fingerprint_figure
 from icl_gd.lab.inspection.verdicts.subject import load_examined
@@ -148,11 +148,7 @@ def row(name: str, verdict: Mapping[str, Any]) -> str:
     shares = verdict["unexplained"]
     others = [sentence(one["verdict"], one["parameters"]) for one in verdict["black_box"]]
     if verdict["verdict"] == "none":
-        near = verdict["nearest"]
-        words = (
-            f"none (nearest: {sentence(near['verdict'], near['parameters'])}, to within {size(near['unexplained'])})"
-        )
-        cells = [words, "", "", ""]
+        cells = [in_words(verdict), "", "", ""]
     else:
         cells = [verdict["name"], numbers(verdict), size(shares["in_distribution"]), size(shares["shifted"])]
     return (

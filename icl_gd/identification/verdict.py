@@ -13,6 +13,7 @@ from typing import Any
 from icl_gd.identification.naming import sentence
 
 Parameters = Mapping[str, Any]
+FAR = 0.5  # unexplained share of the nearest algorithm above which it is not named
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,8 @@ class Verdict:
     def sentence(self) -> str:
         """The answer in one sentence, with its precision and its evidence."""
         if self.verdict == "none":
-            near = f"; {self.nearest.name} is nearest" if self.nearest else ""
-            return f"None of the known algorithms explains the predictions{near}."
+            near = nearest_in_words(self.nearest.as_dict() if self.nearest else None)
+            return f"None of the known algorithms explains the predictions{near and f'; nearest is {near}'}."
         uses = any(row.rung == "cause" and row.supports for row in self.evidence)
         verb = "uses" if uses and all(row.supports for row in self.evidence if row.rung == "cause") else "computes"
         left = self.unexplained["in_distribution"]
@@ -141,6 +142,31 @@ class Verdict:
         fields["nearest"] = self.nearest and self.nearest.as_dict()
         fields["evidence"] = [row.as_dict() for row in self.evidence]
         return fields
+
+
+def in_words(verdict: Mapping[str, Any]) -> str:
+    """A verdict in few words, from its dict.
+
+    Returns:
+      The algorithm; or "none", with the nearest one.
+    """
+    if verdict["verdict"] != "none":
+        return verdict["name"]
+    near = nearest_in_words(verdict["nearest"])
+    return f"none (nearest: {near})" if near else "none"
+
+
+def nearest_in_words(hypothesis: Mapping[str, Any] | None) -> str:
+    """The nearest algorithm with its precision; empty if it explains less than half of the response.
+
+    Returns:
+      For example "ridge regression, to within 23 %".
+    """
+    if hypothesis is None or hypothesis["unexplained"] is None or not hypothesis["unexplained"] < FAR:
+        return ""
+    return (
+        f"{sentence(hypothesis['verdict'], hypothesis['parameters'])}, to within {percent(hypothesis['unexplained'])}"
+    )
 
 
 def percent(share: float) -> str:

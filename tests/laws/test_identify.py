@@ -515,7 +515,7 @@ def check_contract(verdict):
     for hypothesis in (*record["not_excluded"], *record["black_box"]):
         assert {"verdict", "parameters", "unexplained"} <= set(hypothesis)
     for row in record["evidence"]:
-        assert set(row) == {"rung", "says", "value", "threshold", "supports"}
+        assert set(row) == {"rung", "name", "says", "value", "threshold", "supports"}
         assert row["rung"] in ("behaviour", "sensitivity", "weights", "cause")
     if verdict.verdict == "none":
         assert record["not_excluded"] == []
@@ -590,7 +590,7 @@ def test_sentences_can_be_read():
     three = Verdict("gd", one.parameters, not_excluded=[one, two, two], unexplained=shares)
     assert three.sentence.endswith("2 other algorithms are not excluded.")
     assert Verdict("none", nearest=two).sentence == (
-        "None of the known algorithms explains the predictions; ridge regression is nearest."
+        "None of the known algorithms explains the predictions; nearest is ridge regression, to within 3 %."
     )
     cause = Evidence("cause", "kept_worst_layer", "a layer can be replaced by a step", 0.99, 0.9, True)
     used = Verdict("gd", one.parameters, not_excluded=[one], unexplained=shares, evidence=[cause])

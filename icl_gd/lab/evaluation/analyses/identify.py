@@ -16,7 +16,7 @@ import numpy as np
 
 from icl_gd import identification, plots
 from icl_gd.identification import Verdict
-from icl_gd.identification.naming import sentence
+from icl_gd.identification.verdict import in_words
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture
 from icl_gd.lab.evaluation.measured import GROUPS, Evaluation, Records
 from icl_gd.lab.reporting.results import curve
@@ -36,7 +36,6 @@ SHARES = {  # of a verdict's `unexplained`: label, role, marker
     "shifted": ("unexplained under the worst shift", "wrong_step", "^"),
     "noise_floor": ("breaks symmetries", "zero", "s"),
 }
-SMALLEST = 1e-5  # differences below it are drawn there
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
 
@@ -46,7 +45,7 @@ def measure(evaluation: Evaluation, records: Records) -> None:
 
     def identified(model: Model, title: str) -> Verdict:
         verdict = identification.identify(model, evaluation.task, seed=evaluation.experiment.seed)
-        print(f"  {title}: {_name(verdict.as_dict())} ({time.monotonic() - began:.0f} s)", flush=True)
+        print(f"  {title}: {in_words(verdict.as_dict())} ({time.monotonic() - began:.0f} s)", flush=True)
         return verdict
 
     trained, members = evaluation.trained, range(len(evaluation.trained))
@@ -125,20 +124,12 @@ def _add_training(records: Records, seed: int, steps: Sequence[int], seen: Seque
 
 
 def _share(verdict: Mapping[str, Any], name: str) -> float:
-    """A difference of a verdict, relative to the predictions; for "none", that of the nearest algorithm."""
-    value = verdict["unexplained"][name]
+    """A difference of a verdict in per cent of the predictions; for "none", that of the nearest algorithm."""
+    value = verdict["unexplained"][name] if verdict["verdict"] != "zero" else None
     if verdict["verdict"] == "none" and name != "noise_floor":
         near = verdict["nearest"]
         value = near["unexplained"] if near and name == "in_distribution" else None
-    return math.nan if value is None else max(max(value, 0.0) ** 0.5, SMALLEST)
-
-
-def _name(verdict: Mapping[str, Any]) -> str:
-    """The algorithm of a verdict, for a label."""
-    if verdict["verdict"] != "none":
-        return verdict["name"]
-    near = verdict["nearest"]
-    return f"none (nearest: {sentence(near['verdict'], near['parameters'])})" if near else "none"
+    return math.nan if value is None else 100 * max(value, 0.0) ** 0.5
 
 
 def _draw(done: Done) -> plots.Figure:
@@ -150,9 +141,9 @@ def _draw(done: Done) -> plots.Figure:
         values, colour = [_share(verdict, name) for verdict in verdicts], plots.role_of(role)[1]
         fill = colour if name == "in_distribution" else "none"
         ax.plot(values, rows, marker, color=colour, markerfacecolor=fill, label=label)
-    ax.set_yticks(rows, [f"seed {verdict['seed']}: {_name(verdict)}" for verdict in verdicts])
+    ax.set_yticks(rows, [f"seed {verdict['seed']}: {in_words(verdict)}" for verdict in verdicts])
     ax.invert_yaxis()
-    ax.set(xscale="log", xlabel="difference / predictions")
+    ax.set(xlim=(0, ax.get_xlim()[1]), xlabel="difference from the predictions (%)")
     figure.legend(loc="outside upper right", ncols=len(SHARES))
     return figure
 
@@ -160,11 +151,11 @@ def _draw(done: Done) -> plots.Figure:
 def _draw_training(done: Done) -> plots.Figure:
     """The verdicts over training, as coloured spans, with the differences."""
     rows = done["arrays"]["verdicts_by_step"]
-    figure, ax = plots.subplots(figsize=(plots.PAGE, 2.6))
+    figure, ax = plots.subplots(figsize=(plots.PAGE, 2.9))
     steps = [row["step"] for row in rows]
     steps[0] = max(steps[0], steps[1] / 4)  # step 0 has no place on a logarithmic axis
     edges = [steps[0] / 1.4, *np.sqrt(np.multiply(steps[1:], steps[:-1])), steps[-1] * 1.4]
-    names = [_name(row) for row in rows]
+    names = [in_words(row) for row in rows]
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(names))}
     for left, right, name in zip(edges[:-1], edges[1:], names, strict=True):
         ax.axvspan(left, right, color=colours[name], alpha=0.18, linewidth=0)
@@ -174,9 +165,9 @@ def _draw_training(done: Done) -> plots.Figure:
         label, role, marker = SHARES[name]
         shares = [_share(row, name) for row in rows]
         ax.plot(steps, shares, marker, linestyle="-", color=plots.role_of(role)[1], label=label)
-    ax.set(xscale="log", yscale="log", xlim=(edges[0], edges[-1]))
-    ax.set(xlabel="step of training; the first one is 0", ylabel="difference / predictions")
-    figure.legend(loc="outside right upper")
+    ax.set(xscale="log", xlim=(edges[0], edges[-1]), ylim=(0, 105))
+    ax.set(xlabel="step of training; the first one is 0", ylabel="difference (%)")
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
