@@ -1,6 +1,6 @@
 """Measures how often `icl_gd.identify` names the algorithm of learners whose algorithm is known.
 
-    python benchmarks/planted_zoo.py [--members=N] [--seed=S] [--json] [--write | --smoke]
+    python benchmarks/planted_zoo.py [--members=N] [--seed=S] [--records=FILE] [--json] [--write | --smoke]
 
 The learners are drawn by `plants.py`: constructed Transformers with scrambled and noisy weights, learners themselves,
 and controls that compute no known algorithm. The law of the draws was fixed before the thresholds of identification,
@@ -11,7 +11,8 @@ keeps every seed that was ever drawn with the present thresholds.
 "Right" means the canonical name and the number of steps. A claim is within resolution if it is right, or if it is
 nearer to the planted learner without noise than half of what the noise moved it.
 
-This takes about an hour on two CPU cores with 1,000 members.
+This takes about an hour on two CPU cores with 1,000 members. With --records, the record of every learner is appended to
+a file of JSON lines as soon as it is there, and learners that the file has are not identified again.
 """
 
 import json
@@ -20,7 +21,7 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from statistics import median
@@ -32,7 +33,7 @@ from tqdm import tqdm
 NOISE = 0.01  # of the weights, in times of the root mean square of a matrix
 WORKERS = 2
 SMALLEST = 4  # input dimension; with 2 or 3, noise of the weights has nearly all symmetries
-BATCH = 25  # members per task of a worker
+BATCH = 10  # members per task of a worker
 SMOKE = 2  # members per part of a smoke run
 
 
@@ -86,8 +87,13 @@ def examine(group: str, seed: int, indices: list[int]) -> list[dict[str, Any]]:
         else:
             plant = plants.transformer(rng, NOISES[group], SMALLEST, deep=group == "layers")
         began = time.perf_counter()
-        subject = Subject(plant.predictor, plant.task, index)
-        if subject.is_zero:
+        try:
+            subject = Subject(plant.predictor, plant.task, index)
+        except ValueError:  # a control may diverge: its predictions are refused, which is no claim
+            subject = None
+        if subject is None:
+            names, claim = [], None
+        elif subject.is_zero:
             names, claim = [("zero", 0)], None
         elif group == "layers":
             answers = layered(subject, Calls(plant.layerwise), 0.1, groups=0)
@@ -96,11 +102,11 @@ def examine(group: str, seed: int, indices: list[int]) -> list[dict[str, Any]]:
             answers, _ = black_box(subject, 0.1, len)
             names, claim = [answer.name[:2] for answer in answers], answers[0] if answers else None
         seconds = time.perf_counter() - began
-        record: dict[str, Any] = {"group": group, "index": index, "kind": plant.kind, "seconds": seconds}
+        record: dict[str, Any] = {"seed": seed, "group": group, "index": index, "kind": plant.kind, "seconds": seconds}
         record["truth"] = None if plant.truth is None else list(plant.truth)
         record["names"] = [list(name) for name in names]
         record["shape"] = [plant.task.d_input, plant.task.n_context, plant.task.d_output]
-        if plant.clean is not None and group in ("noisy", "half", "twice"):
+        if subject is not None and plant.clean is not None and group in ("noisy", "half", "twice"):
             clean = Calls(plant.clean)(*subject.fresh)
             record["moved"] = difference(clean, subject.response)
             record["missed"] = unexplained(subject.fresh, clean, claim.predict) if claim else None
@@ -200,29 +206,35 @@ def words(name: list[Any]) -> str:
     return " ".join(map(str, name))
 
 
-def measure(members: int, seed: int) -> list[dict[str, Any]]:
-    """Identifies all members, in worker processes with one thread each."""
+def measure(members: int, seed: int, path: Path | None) -> list[dict[str, Any]]:
+    """Identifies all members that a file does not have, in worker processes with one thread each."""
     os.environ.update(
         OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", JAX_PLATFORMS="cpu",
         XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     )  # fmt: skip
-    records: list[dict[str, Any]] = []
+    wanted = [(group, index) for group, share in GROUPS.items() for index in range(max(1, round(share * members)))]
+    lines = path.read_text(encoding="utf-8").splitlines() if path and path.exists() else []
+    known = {(one["group"], one["index"]): one for one in map(json.loads, lines) if one["seed"] == seed}
+    records = [known[one] for one in wanted if one in known]
     with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(examine, group, seed, indices) for group, indices in tasks(members)]
-        total = sum(len(indices) for _, indices in tasks(members))
-        with tqdm(total=total, unit="learner", mininterval=5) as bar:
+        futures = [pool.submit(examine, group, seed, each) for group, each in batches(wanted, known)]
+        with tqdm(total=len(wanted), initial=len(records), unit="learner", mininterval=5) as bar:
             for future in as_completed(futures):
-                records += future.result()
-                bar.update(len(future.result()))
+                found = future.result()
+                records += found
+                if path:
+                    with path.open("a", encoding="utf-8") as file:
+                        file.writelines(json.dumps(record) + "\n" for record in found)
+                bar.update(len(found))
     return sorted(records, key=lambda record: (record["group"], record["index"]))
 
 
-def tasks(members: int) -> Iterator[tuple[str, list[int]]]:
-    """The members of every group, in batches."""
-    for group, share in GROUPS.items():
-        count = max(1, round(share * members))
-        for start in range(0, count, BATCH):
-            yield group, list(range(start, min(start + BATCH, count)))
+def batches(wanted: list[tuple[str, int]], known: Container[tuple[str, int]]) -> Iterator[tuple[str, list[int]]]:
+    """The indices of members that are not known yet, by group, in batches."""
+    for group in GROUPS:
+        left = [index for name, index in wanted if name == group and (name, index) not in known]
+        for start in range(0, len(left), BATCH):
+            yield group, left[start : start + BATCH]
 
 
 def table(result: dict[str, Any]) -> str:
@@ -249,14 +261,12 @@ def main() -> None:
     parser = pages.parser(__doc__)
     parser.add_argument("--members", type=int, help="members per part; default: 1000")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws; default: 0")
-    parser.add_argument("--records", help="a file for the records of all members, as JSON")
+    parser.add_argument("--records", type=Path, help="a file of JSON lines, to which the records are appended")
     options = pages.parse(parser)
     members = options.members or (SMOKE if options.smoke else 1000)
     began = time.perf_counter()
-    records = measure(members, options.seed)
+    records = measure(members, options.seed, options.records)
     result = summary(records, members, options.seed, time.perf_counter() - began)
-    if options.records:
-        Path(options.records).write_text(json.dumps(records))
     if options.json:
         print(json.dumps(result))
     else:
