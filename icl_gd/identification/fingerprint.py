@@ -22,7 +22,7 @@ True
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge
@@ -49,6 +49,8 @@ SHOWN = ("gd", "gd_plus_plus", "newton", "ridge", "ols")  # families that are fi
 SHOWN_SCALES = (0.25, 0.5, 1.0, 2.0)  # factors of the inputs at which the filter is measured
 SIMPLER = 1.1  # fewer steps are preferred if they fit worse by less than this factor
 DEVIATIONS = 1.96  # of a 95 % interval
+POINTS = 200  # of a curve of a fitted filter
+LARGEST = 1e6  # value of a filter that is drawn; fitted filters may overflow
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class MeasuredFilter:
     eigenvalues: np.ndarray
     values: np.ndarray
     deviations: np.ndarray
+
+    @property
+    def label(self) -> str:
+        """The name of the curve, such as "measured, inputs × 2"."""
+        return "measured" if self.t == 1 else f"measured, inputs × {self.t:g}"
 
     @property
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
@@ -135,6 +142,42 @@ class Fingerprint:
     is_whitened: bool
     rounding: float
 
+    @property
+    def measured(self) -> dict[str, dict[str, np.ndarray]]:
+        """The measured filter as curves by label, in the order of the factors, for `plots.spectral_filters`."""
+        curves = {}
+        for scale in sorted(self.scales, key=lambda scale: scale.t):
+            low, high = scale.interval
+            curves[scale.label] = {"x": scale.eigenvalues, "mean": scale.values, "low": low, "high": high}
+        return curves
+
+    @property
+    def usual(self) -> list[str]:
+        """The labels of the measured curves at factors of at most 1: they determine the frame of a figure."""
+        return [scale.label for scale in self.scales if scale.t <= 1]
+
+    @property
+    def fitted(self) -> dict[str, dict[str, Any]]:
+        """The fitted filters as curves by family, over all measured eigenvalues, for `plots.spectral_filters`."""
+        eigenvalues = np.concatenate([scale.eigenvalues for scale in self.scales])
+        grid = np.geomspace(eigenvalues.min() / 1.3, eigenvalues.max() * 1.3, POINTS)
+        curves = {}
+        for family, hypothesis in self.hypotheses.items():
+            with np.errstate(all="ignore"):
+                values = np.clip(np.nan_to_num(hypothesis.values(grid), nan=0.0), -LARGEST, LARGEST)
+            curves[family] = {"x": grid, "mean": values, "label": hypothesis.name}
+        return curves
+
+    @property
+    def exclusions(self) -> dict[str, dict[str, Any]]:
+        """The misfits, in times of their limits, as curves by family over the factors, for `plots.misfits_by_scale`."""
+        curves = {}
+        for family, hypothesis in self.hypotheses.items():
+            order = np.argsort(hypothesis.factors)
+            ratios = (hypothesis.misfits / hypothesis.limits)[order]
+            curves[family] = {"x": hypothesis.factors[order], "mean": ratios, "label": hypothesis.name}
+        return curves
+
 
 @checked
 def fingerprint(
@@ -143,7 +186,7 @@ def fingerprint(
     verdict: Verdict | None = None,
     *,
     seed: Seed = 0,
-    bins: Annotated[int, Ge(2)] = 10,
+    bins: Annotated[int, Ge(2)] = 12,
 ) -> Fingerprint:
     """Measures the filter of a Predictor at several scales of the inputs, and fits algorithms to its response.
 
@@ -152,7 +195,7 @@ def fingerprint(
       task: where prompts are drawn from, as for `identify`.
       verdict: the verdict on the Predictor. Its algorithm is one of the hypotheses, if it is a filter. Default: none.
       seed: random seed of prompts and transformations.
-      bins: number of bins of eigenvalues at every scale.
+      bins: number of bins of eigenvalues at every scale. Default: 12.
 
     Returns:
       The measured filter and the hypotheses.
@@ -277,12 +320,14 @@ def _measured(seen: Probe, scale: Scale, bins: int) -> MeasuredFilter:
     """The filter at one scale: a weighted least-squares fit, in which h is constant in every bin.
 
     Constant h, not constant p, because least squares then have h = 1 exactly, although p varies most for small lambda.
+    All bins have equal parts of the response of least squares. So the bins of small eigenvalues, where h varies most on
+    a logarithmic axis, are narrow.
     """
     weight = np.sqrt(scale.weight)
     where = np.broadcast_to(scale.t**2 * seen.eigenvalues[:, None], seen.loadings.shape)  # [prompt m r]
     loadings = scale.t**2 * weight[..., None] * seen.loadings
     full = np.divide(loadings, where, out=np.zeros_like(loadings), where=where > 0)  # of least squares
-    number = _equal_parts(where, full * loadings, bins)
+    number = _equal_parts(where, full**2, bins)
     columns = np.stack([np.sum(np.where(number == b, full, 0.0), -1) for b in range(bins)], -1)  # [prompt m bin]
     goal = weight * scale.mean
     design = columns.reshape(-1, bins)
