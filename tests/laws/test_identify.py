@@ -611,7 +611,7 @@ def test_what_cannot_be_examined_is_refused():
     def divided(x, y, x_query):
         return learners.averaging(x, y, x_query) / 0.0
 
-    for predictor, expected in ((layerwise, r"return y_hat \[m\] with m=1"), (divided, "must return numbers")):
+    for predictor, expected in ((layerwise, r"return y_hat \[m\] with m=1"), (divided, "return finite numbers")):
         with pytest.raises(ValueError, match=expected):
             identify(predictor, TASK)
     for arguments in ({"ceiling": 0.0}, {"ceiling": 1.0}, {"seed": -1}):

@@ -219,8 +219,8 @@ def sometimes_nan(x, y, x_query):
         (as_row, r"array of shape \(1, 2\); return y_hat \[m\] with m=2"),
         (first_output, r"array of shape \(1,\) for labels y \(6, 2\); return y_hat \[m\] with m=2"),
         (one_number, r"array of shape \(\) for labels y \(6, 2\); return y_hat \[m\] with m=2"),
-        (broken, "returns -?inf for a prompt; it must return numbers"),
-        (sometimes_nan, "returns nan for a prompt; it must return numbers"),
+        (broken, "returns -?inf for a prompt; return finite numbers"),
+        (sometimes_nan, "returns nan for a prompt; return finite numbers"),
     ],
     ids=lambda case: getattr(case, "__name__", ""),
 )

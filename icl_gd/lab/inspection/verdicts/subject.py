@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,13 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from icl_gd.analysis.calls import Calls
+from icl_gd.analysis.calls import ARGUMENTS, Calls, Refusal
 from icl_gd.analysis.symmetries import prompts_of
 from icl_gd.lab.config.errors import ConfigError, nearest, one_line
 from icl_gd.lab.inspection.subject import Place, find, load_subject
 from icl_gd.lab.inspection.verdicts.tasks import changed_task, config_task, in_words
 from icl_gd.models import Model
 from icl_gd.paths import local
+from icl_gd.schema import check_function
 from icl_gd.types import Layout, Predictor
 from icl_gd.zoo.library import CARD
 
@@ -96,6 +96,7 @@ def load_examined(source: str, text: str, fields: Mapping[str, str]) -> Examined
     if source == "predictor":
         function = load_function(text)
         examined = Examined(text, (ExaminedMember(None, "", function),), config_task(fields, {}))
+        _check_examples(examined.task)
         _check_called(examined)
         return examined
     place = _place(source, text)
@@ -106,6 +107,7 @@ def load_examined(source: str, text: str, fields: Mapping[str, str]) -> Examined
     elif fields:
         sizes = {"task.d_input": layout.d_input, "task.d_output": layout.d_output, "task.n_context": task.n_context}
         task = config_task(fields, {**{name: str(size) for name, size in sizes.items()}, "task.inputs": "normal"})
+    _check_examples(task)
     _check_fits(subject.model, layout, task)
     numbers: list[int | None] = [None] if source == "model" and len(subject.members) == 1 else []
     numbers = numbers or [*range(len(subject.members))]
@@ -121,7 +123,7 @@ def _place(source: str, text: str) -> Place:
     if not text:
         example = "--model=NAME_OR_DIR" if source == "model" else "--workdir=DIR"
         raise ConfigError(f"--{source} is empty; give {example}")
-    place = find(text)
+    place = find(text, f"--{source}")
     is_model = (place.path / "model.safetensors").is_file()
     if source == "workdir" and is_model:
         raise ConfigError(f"--workdir={text}: this is a saved model, not a run; give it as --model={text}")
@@ -131,6 +133,16 @@ def _place(source: str, text: str) -> Place:
             f"a run as --workdir={text}"
         )
     return place
+
+
+def _check_examples(task: Any) -> None:
+    """Checks that prompts have examples; prompts of function classes may have none.
+
+    Raises:
+      ConfigError: if they have none.
+    """
+    if task.n_context < 1:
+        raise ConfigError(f"task.n_context={task.n_context}: a verdict needs at least one example; give 1 or more")
 
 
 def _check_fits(model: Model, layout: Layout, task: Any) -> None:
@@ -182,12 +194,21 @@ def load_function(text: str) -> Callable[..., Any]:
         raise ConfigError(
             f"--predictor={text}: {name} is no function but {kind}; give a function (x, y, x_query) -> y_hat"
         )
+    try:
+        check_function(f"--predictor={text}", function, ARGUMENTS)
+    except ValueError as error:
+        raise ConfigError(one_line(error)) from error
     return function
 
 
 def _module(text: str, where: str) -> Any:
     """Executes a file, or imports a module; modules of the current directory are found, too."""
     is_file = where.endswith(".py") or "/" in where
+    if not is_file and not all(part.isidentifier() for part in where.split(".")):
+        raise ConfigError(
+            f"--predictor={text}: {where} is no name of a module; give --predictor=MODULE:FUNCTION or "
+            "--predictor=FILE.py:FUNCTION"
+        )
     try:
         path = local(where, "--predictor") if is_file else Path.cwd()
     except ValueError as error:
@@ -198,6 +219,7 @@ def _module(text: str, where: str) -> Any:
         raise ConfigError(f"--predictor={text}: there is no file {where}; {hint}")
     directory = str((path.parent if is_file else path).absolute())
     sys.path.insert(0, directory)  # a file may import modules of its directory, like a script
+    writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # no __pycache__ beside the user's files
     try:
         if not is_file:
             return importlib.import_module(where)
@@ -222,6 +244,7 @@ def _module(text: str, where: str) -> Any:
         raise ConfigError(f"--predictor={text}: {where} cannot be imported ({message}); correct it") from error
     finally:
         sys.path.remove(directory)
+        sys.dont_write_bytecode = writes_bytecode
 
 
 def _check_called(examined: Examined) -> None:
@@ -230,23 +253,27 @@ def _check_called(examined: Examined) -> None:
     Raises:
       ConfigError: if it raises an error, or does not return m finite numbers.
     """
-    task = examined.task
-    x, y, x_query = prompts_of(task, jax.random.key(0), 1)
+    try:
+        x, y, x_query = prompts_of(examined.task, jax.random.key(0), 1)
+    except Refusal as error:
+        raise ConfigError(f"--predictor={examined.name}: {one_line(error)}") from error
     n, d, m = *x.shape[1:], y.shape[-1]
     shapes = f"x [{n} {d}], y [{n} {m}] and x_query [{d}]"
     (member,) = examined.members
     other = "or give the size that it takes by --task.d_input, --task.d_output and --task.n_context"
+    y_hat = np.zeros(0)
     try:
-        y_hat = Calls(member.predictor)(x, y, x_query)
+        y_hat = Calls(member.predictor, name="it")(x, y, x_query)
         shape = y_hat.shape[1:]
-    except ValueError as error:
-        if not (wrong := re.match(r"the predictor returns an array of shape \((.*?),?\)", one_line(error))):
-            raise _raised(examined, shapes, error, f"accept a prompt of this size, {other}") from error
-        shape = tuple(int(size) for size in wrong[1].split(",") if size)
-        y_hat = None
-    except Exception as error:
-        raise _raised(examined, shapes, error, f"accept a prompt of this size, {other}") from error
-    if shape != (m,) or y_hat is None:
+    except Refusal as error:
+        if error.shape is None:
+            raise ConfigError(f"--predictor={examined.name}: for {shapes}, {one_line(error)}") from error
+        shape = error.shape
+    except (Exception, SystemExit) as error:
+        raised = f"it raises {type(error).__name__} ({one_line(error)})"
+        remedy = f"accept a prompt of this size, {other}"
+        raise ConfigError(f"--predictor={examined.name}: for {shapes}, {raised}; {remedy}") from error
+    if shape != (m,):
         returned = " ".join(map(str, shape))
         raise ConfigError(
             f"--predictor={examined.name}: for {shapes}, it returns an array [{returned}]; return y_hat [{m}], {other}"
@@ -256,9 +283,3 @@ def _check_called(examined: Examined) -> None:
             f"--predictor={examined.name}: for a prompt of the task, it returns {y_hat[~np.isfinite(y_hat)][0]}; "
             "return finite numbers, or give another task by --task.FIELD=VALUE"
         )
-
-
-def _raised(examined: Examined, shapes: str, error: Exception, remedy: str) -> ConfigError:
-    """The error about a function that raises an error."""
-    message = f"it raises {type(error).__name__} ({one_line(error)})"
-    return ConfigError(f"--predictor={examined.name}: for {shapes}, {message}; {remedy}")
