@@ -106,7 +106,7 @@ class Calls:
         except ValueError:  # a list of lists of different lengths
             y_hat = np.asarray(None)
         if not is_real(y_hat):
-            kind = "complex numbers" if y_hat.dtype.kind == "c" else type(returned).__name__
+            kind = f"an array of {returned.dtype}" if hasattr(returned, "dtype") else type(returned).__name__
             raise Refusal(f"{self.name} returns {kind}; return y_hat [m], an array of m={m} real numbers")
         return y_hat.astype(np.float64).reshape(1 if m == y_hat.size == 1 and y_hat.ndim == 0 else y_hat.shape)
 
@@ -165,9 +165,14 @@ def _predictions(predictor: Predictor, x: jax.Array, y: jax.Array, x_query: jax.
 
 def _is_traceable(predictor: Predictor, x: np.ndarray, y: np.ndarray, x_query: np.ndarray) -> bool:
     """Whether JAX can trace a Predictor. A refusal by the Predictor itself, such as a ValueError, is passed on."""
+
+    def array(*prompt: jax.Array) -> Any:
+        returned = as_partial(predictor)(*prompt)
+        return returned if hasattr(returned, "dtype") else None  # JAX would look for arrays in other objects
+
     shapes = [jax.ShapeDtypeStruct(part.shape, jnp.result_type(float)) for part in (x, y, x_query)]
     try:
-        result = jax.eval_shape(lambda *prompt: as_partial(predictor)(*prompt), *shapes)
+        result = jax.eval_shape(array, *shapes)
     except (jax.errors.JAXTypeError, TypeError, AttributeError):
         return False
     return getattr(result, "ndim", 0) > 0 and is_real(result)

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from icl_gd.analysis.calls import ARGUMENTS, Calls, Refusal
-from icl_gd.analysis.symmetries import prompts_of
+from icl_gd.analysis.symmetries import check_task, prompts_of
+from icl_gd.identification.subject import MANY
 from icl_gd.lab.config.errors import ConfigError, nearest, one_line
 from icl_gd.lab.inspection.subject import Place, find, load_subject
 from icl_gd.lab.inspection.verdicts.tasks import changed_task, config_task, in_words
@@ -96,7 +97,7 @@ def load_examined(source: str, text: str, fields: Mapping[str, str]) -> Examined
     if source == "predictor":
         function = load_function(text)
         examined = Examined(text, (ExaminedMember(None, "", function),), config_task(fields, {}))
-        _check_examples(examined.task)
+        _check_prompts(examined.task)
         _check_called(examined)
         return examined
     place = _place(source, text)
@@ -107,8 +108,8 @@ def load_examined(source: str, text: str, fields: Mapping[str, str]) -> Examined
     elif fields:
         sizes = {"task.d_input": layout.d_input, "task.d_output": layout.d_output, "task.n_context": task.n_context}
         task = config_task(fields, {**{name: str(size) for name, size in sizes.items()}, "task.inputs": "normal"})
-    _check_examples(task)
     _check_fits(subject.model, layout, task)
+    _check_prompts(task)
     numbers: list[int | None] = [None] if source == "model" and len(subject.members) == 1 else []
     numbers = numbers or [*range(len(subject.members))]
     members = tuple(
@@ -135,14 +136,18 @@ def _place(source: str, text: str) -> Place:
     return place
 
 
-def _check_examples(task: Any) -> None:
-    """Checks that prompts have examples; prompts of function classes may have none.
+def _check_prompts(task: Any) -> None:
+    """Checks that prompts have examples, which those of function classes may lack, and fit into memory.
 
     Raises:
-      ConfigError: if they have none.
+      ConfigError: if they do not.
     """
     if task.n_context < 1:
         raise ConfigError(f"task.n_context={task.n_context}: a verdict needs at least one example; give 1 or more")
+    try:
+        check_task(task, MANY)
+    except Refusal as error:
+        raise ConfigError(one_line(error)) from error
 
 
 def _check_fits(model: Model, layout: Layout, task: Any) -> None:
@@ -186,7 +191,7 @@ def load_function(text: str) -> Callable[..., Any]:
     module = _module(text, where)
     if not hasattr(module, name):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        hint = nearest(name, functions) if functions else "it defines no function"
+        hint = nearest(name, functions) if functions else f"it defines no function; define {name}(x, y, x_query) in it"
         raise ConfigError(f"--predictor={text}: {where} has no function {name!r}; {hint}")
     function = getattr(module, name)
     if not callable(function):
@@ -215,7 +220,8 @@ def _module(text: str, where: str) -> Any:
         raise ConfigError(one_line(error)) from error
     if is_file and not path.is_file():
         beside = [each.name for each in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        hint = nearest(path.name, beside) if beside else f"there is no Python file in {path.parent}"
+        none = f"there is no Python file in {path.parent}; give --predictor=FILE.py:FUNCTION"
+        hint = nearest(path.name, beside) if beside else none
         raise ConfigError(f"--predictor={text}: there is no file {where}; {hint}")
     directory = str((path.parent if is_file else path).absolute())
     sys.path.insert(0, directory)  # a file may import modules of its directory, like a script
