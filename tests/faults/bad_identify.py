@@ -45,8 +45,8 @@ from icl_gd.zoo.library import DATA
 
 SECONDS, ONE_IN = 5.0, 30  # time limit of a case; one command line in so many also runs as a process
 REMEDY = re.compile(
-    "give |define |must be |accepted|return |did you mean|needs a value|leave it out|write |correct it|remove|pip install|"
-    "accept a prompt|draw with|set |pass a|lower "
+    "give |define |must be |accepted|return |did you mean|needs a value|leave it out|write |correct it|remove|"
+    "pip install|accept a prompt|draw with|set |pass a|lower "
 )
 
 
@@ -142,7 +142,7 @@ def functions() -> dict[str, tuple[str, str, str]]:
         result[name] = "a function that raises", f"def {name}(x, y, x_query):\n    {raised}\n", f"it raises {error}"
     for value, says in NO_FUNCTIONS.items():
         name = f"value_{len(result)}"
-        result[name] = "no function", f"{name} = {value}\n", f"is no function but {says}"
+        result[name] = "no function, or no task", f"{name} = {value}\n", f"is no function but {says}"
     return result
 
 
@@ -276,12 +276,16 @@ def sources(rng: random.Random) -> Iterator[Case]:
 
 def numbers(rng: random.Random) -> Iterator[Case]:
     value = rng.choice(NO_WHOLE_NUMBERS)
-    yield Case("a bad --seed", (any_source(rng), f"--seed={value}"), (f"--seed={value}: must be a whole number",))
+    yield Case(
+        "a bad number or switch", (any_source(rng), f"--seed={value}"), (f"--seed={value}: must be a whole number",)
+    )
     source, says = rng.choice([(MODEL, "must be 0"), (PREDICTOR, "must be 0"), (RUN, "must be a whole number from 0")])
     value = rng.choice([*NO_WHOLE_NUMBERS, "99"])
-    yield Case("a bad --member", (source, f"--member={value}"), (f"--member={value}: {says}",))
+    yield Case("a bad number or switch", (source, f"--member={value}"), (f"--member={value}: {says}",))
     value = rng.choice(["yes", "1", "", "True", "FALSE", "on", "0", "no"])
-    yield Case("a bad --json", (any_source(rng), f"--json={value}"), (f"--json={value}: must be true or false",))
+    yield Case(
+        "a bad number or switch", (any_source(rng), f"--json={value}"), (f"--json={value}: must be true or false",)
+    )
 
 
 def outputs(rng: random.Random) -> Iterator[Case]:
@@ -378,10 +382,10 @@ def field_value(rng: random.Random) -> Iterator[Case]:
     name, field = rng.choice(list(known.items()))
     item = item_of(field.hint)
     if bad := bad_values(item[0] if item else field.hint, rng):
-        kind, value, says = one_of(bad, rng)
+        _, value, says = one_of(bad, rng)
         if item:  # the error describes the tuple
             value, says = f"({value!r},)", "must be a tuple"
-        yield Case(f"a bad field, {kind}", (*words, f"--{name}={value}"), (f"{name}=", says))
+        yield Case("a bad value of a field", (*words, f"--{name}={value}"), (f"{name}=", says))
     if takes_one_value(field) and len(values := good(field.hint)) > 1 and words[0] == PREDICTOR:
         first, second = rng.sample(values, 2)
         mentions = f"{name}={first},{second}", "give one value"
@@ -496,17 +500,17 @@ def objects(rng: random.Random) -> Iterator[Case]:
     text, value = any_object(rng)
     task = any_task(rng)
     says = "must be a function of (x, y, x_query)"
-    yield python("no predictor", rng, value, task, f"predictor={text}", "predictor=", says)
+    yield python("no function, or no task", rng, value, task, f"predictor={text}", "predictor=", says)
     text, value = any_object(rng)
     text, value = rng.choice([(text, value), ("LinearRegression", LinearRegression), ("ols", learners.ols)])
     says = "give an object with d_input, d_output and sample(key) -> Prompt"
-    yield python("no task", rng, learners.ols, value, f"task={text}", "task is ", says)
+    yield python("no function, or no task", rng, learners.ols, value, f"task={text}", "task is ", says)
     text, value = any_object(rng)
     name = rng.choice(["progress", "layerwise"])
     if name == "progress" or value is not None:
         call = partial(identified, learners.ols, task, **{name: value})
         says = "must be a function of"
-        yield Case(f"no {name}", (f"identify({name}={text}, {sizes_of(task)})",), (f"{name}=", says), call)
+        yield Case("no function, or no task", (f"identify({name}={text}, {sizes_of(task)})",), (f"{name}=", says), call)
     names = "abcdef"[: rng.choice(COUNTS)]
     text, says = f"of {len(names)} arguments", "cannot be called with (x, y, x_query)"
     yield python("a function of other arguments", rng, of_arguments(names), task, text, says, "give a function of")
@@ -603,12 +607,16 @@ def prompts_of_a_task(rng: random.Random) -> Iterator[Case]:
     yield python("prompts of a wrong shape", rng, learners.ols, Changed(task, part, shape), text, *says)
     value = rng.choice([float("nan"), float("inf"), -float("inf")])
     text, says = f"task draws {part} {value}", (f"returns {value} in {part}", "return finite numbers")
-    yield python("prompts that are not finite", rng, learners.ols, Changed(task, part, value=value), text, *says)
+    yield python(
+        "prompts that are not finite, or all zero", rng, learners.ols, Changed(task, part, value=value), text, *says
+    )
     value, says = rng.choice([("abc", f"{part} str"), (1j, "of complex64")])
     text = f"task draws {part} {value!r}"
     yield python("prompts that are no numbers", rng, learners.ols, Changed(task, part, value=value), text, says, wanted)
     text, says = "task draws y 0", ("all prompts are 0", "give another task")
-    yield python("labels that are zero", rng, learners.ols, Changed(task, "y", value=0.0), text, *says)
+    yield python(
+        "prompts that are not finite, or all zero", rng, learners.ols, Changed(task, "y", value=0.0), text, *says
+    )
 
 
 def draw_with_numpy(key: Any) -> Prompt:
@@ -695,21 +703,33 @@ def settings(rng: random.Random) -> Iterator[Case]:
     is_right = type(value) is {"seed": int, "ceiling": float}[name] and 0 <= value < {"seed": 2**31, "ceiling": 1}[name]
     if not is_right:
         call = partial(identified, learners.ols, task, **{name: value})
-        yield Case(f"a bad {name}", (f"identify({name}={text}, {sizes_of(task)})",), (f"{name}=", says), call)
+        yield Case(
+            "a bad seed, ceiling, key or number of prompts",
+            (f"identify({name}={text}, {sizes_of(task)})",),
+            (f"{name}=", says),
+            call,
+        )
     value = rng.choice([0, -rng.randrange(1, 99), rng.random(), "abc", (), float("nan"), True])
     call = partial(measured, learners.ols, task, prompts=value)
     text = f"symmetries(prompts={value!r}, {sizes_of(task)})"
-    yield Case("a bad number of prompts", (text,), ("prompts=", "a whole number of at least 1"), call)
+    yield Case(
+        "a bad seed, ceiling, key or number of prompts", (text,), ("prompts=", "a whole number of at least 1"), call
+    )
     value = rng.randrange(10**8, 10**12)
     call = partial(measured, learners.ols, task, prompts=value)
     text = f"symmetries(prompts={value}, {sizes_of(task)})"
-    yield Case("a bad number of prompts", (text,), (f"{value} prompts", "fewer prompts"), call)
+    yield Case("a bad seed, ceiling, key or number of prompts", (text,), (f"{value} prompts", "fewer prompts"), call)
     text, value = any_object(rng)
     text, value = rng.choice([(text, value), ("two keys", jax.random.split(jax.random.key(0)))])
     if value is not None and text != "jax.random.key(0)":
         call = partial(measured, learners.ols, task, key=value)
         text = f"symmetries(key={text}, {sizes_of(task)})"
-        yield Case("a bad key", (text,), ("key=", "one random key, such as jax.random.key(0)"), call)
+        yield Case(
+            "a bad seed, ceiling, key or number of prompts",
+            (text,),
+            ("key=", "one random key, such as jax.random.key(0)"),
+            call,
+        )
 
 
 RULES: tuple[Callable[[random.Random], Iterator[Case]], ...] = (
