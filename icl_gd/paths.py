@@ -26,16 +26,24 @@ def local(path: str | Path, name: str = "path") -> Path:
       The expanded path. It need not exist.
 
     Raises:
-      ValueError: if the path is the address of an object store (`gs://...`), or the user of `~user` does not exist.
+      ValueError: if the path is the address of an object store (`gs://...`), the user of `~user` does not exist, or
+        the file system accepts no such name.
     """
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(path)):
         raise ValueError(
             f"{name}={path}: object stores are neither read nor written; give a directory, for example a mounted bucket"
         )
     try:
-        return Path(path).expanduser()
+        expanded = Path(path).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            expanded.lstat()
     except RuntimeError as error:  # the user of `~user` does not exist
-        raise ValueError(f"{name}={path}: {error}; give a directory") from error
+        raise ValueError(f"{name}={path}: the user does not exist; give another path") from error
+    except (OSError, ValueError) as error:  # the name is too long, or has a null character
+        shortened = str(path) if len(str(path)) < 100 else f"{str(path)[:100]}..."
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{name}={shortened}: no such path is possible ({why}); give another path") from error
+    return expanded
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ import difflib
 import inspect
 import math
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, wraps
 from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -79,7 +79,45 @@ def check_value(name: str, value: Any, hint: Any) -> None:
       ValueError: if the annotation does not accept the value.
     """
     if not accepts(hint, value):
-        raise ValueError(f"{name}={value!r} {requirement(hint, value)}")
+        raise ValueError(f"{name}={shown(value)} {requirement(hint, value)}")
+
+
+def check_function(name: str, value: Any, arguments: Sequence[str]) -> None:
+    """Checks that a value is a function of some arguments, without calling it.
+
+        >>> check_function("predictor", lambda x, y: y[0], ("x", "y", "x_query"))
+        Traceback (most recent call last):
+        ValueError: predictor cannot be called with (x, y, x_query): too many positional arguments; give a function \
+of (x, y, x_query)
+
+    Args:
+      name: the name in the error message.
+      value: the value to check.
+      arguments: the names of the arguments, in order.
+
+    Raises:
+      ValueError: if the value is no function, or a function of other arguments.
+    """
+    taken = f"({', '.join(arguments)})"
+    if not callable(value):
+        raise ValueError(f"{name}={shown(value)} must be a function of {taken}")
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):  # some functions in C have no signature
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise ValueError(f"{name} cannot be called with {taken}: {error}; give a function of {taken}") from error
+
+
+def shown(value: Any) -> str:
+    """A value as text, for an error message; arrays and keys of JAX would have several lines.
+
+    Returns:
+      One line.
+    """
+    return " ".join(repr(value).split())
 
 
 @cache

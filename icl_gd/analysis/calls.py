@@ -22,21 +22,36 @@ from icl_gd.programs import as_partial, cached_by_value
 from icl_gd.types import Predictor, Prompt
 
 BATCH = 4096  # prompts in one call of a compiled program
+ARGUMENTS = ("x", "y", "x_query")  # of a Predictor
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # x [prompt n d], y [prompt n m], x_query [prompt d]
+
+
+class Refusal(ValueError):
+    """A Predictor or a task that cannot be examined.
+
+    Attributes:
+      shape: the shape of an array of a wrong shape that the Predictor returns; otherwise None.
+    """
+
+    def __init__(self, message: str, shape: tuple[int, ...] | None = None):
+        """Takes the message, which is one sentence, and the shape."""
+        super().__init__(message)
+        self.shape = shape
 
 
 class Calls:
     """A Predictor for batches of prompts.
 
     A Predictor that JAX can trace is compiled once, for batches of one size. Any other function is called for one
-    prompt at a time, with NumPy arrays.
+    prompt at a time, with NumPy arrays of its own, which it may change.
     """
 
-    def __init__(self, predictor: Predictor, progress: Callable[[int], Any] = int):
-        """Takes a Predictor, and a function that is called with the number of prompts after every batch."""
+    def __init__(self, predictor: Predictor, progress: Callable[[int], Any] = int, name: str = "the predictor"):
+        """Takes a Predictor, a function that is called with the number of prompts after every batch, and a name."""
         self.predictor = predictor
         self.progress = progress
+        self.name = name  # in error messages
         self.is_traced: bool | None = None  # known after the first call
 
     def __call__(self, x: np.ndarray, y: np.ndarray, x_query: np.ndarray) -> np.ndarray:
@@ -51,7 +66,7 @@ class Calls:
           y_hat `[prompt *depth m]` in float64.
 
         Raises:
-          ValueError: if the Predictor does not return m numbers for a prompt.
+          Refusal: if the Predictor does not return m real numbers for a prompt.
         """
         if self.is_traced is None:
             self.is_traced = _is_traceable(self.predictor, x[0], y[0], x_query[0])
@@ -62,9 +77,10 @@ class Calls:
             self.progress(len(results[-1]))
         y_hat = np.concatenate(results)
         if y_hat.shape[-1] != y.shape[-1] or y_hat.ndim < 2:
-            raise ValueError(
-                f"the predictor returns an array of shape {y_hat.shape[1:]} for labels y {y.shape[1:]}; return y_hat "
-                f"[m] with m={y.shape[-1]}"
+            raise Refusal(
+                f"{self.name} returns an array of shape {y_hat.shape[1:]} for labels y {y.shape[1:]}; return y_hat "
+                f"[m] with m={y.shape[-1]}",
+                y_hat.shape[1:],
             )
         return y_hat
 
@@ -75,8 +91,33 @@ class Calls:
 
     def _one_by_one(self, batch: list[np.ndarray]) -> np.ndarray:
         m = batch[1].shape[-1]
-        y_hats = [np.asarray(self.predictor(*prompt), np.float64) for prompt in zip(*batch, strict=True)]
-        return np.stack([y_hat.reshape(1) if y_hat.ndim == 0 and m == 1 else y_hat for y_hat in y_hats])
+        y_hats = [self._numbers(self.predictor(*map(np.copy, prompt)), m) for prompt in zip(*batch, strict=True)]
+        if len(shapes := sorted({y_hat.shape for y_hat in y_hats})) > 1:
+            raise Refusal(
+                f"{self.name} returns arrays of shapes {shapes[0]} and {shapes[1]} for different prompts; return y_hat "
+                f"[m] with m={m}"
+            )
+        return np.stack(y_hats)
+
+    def _numbers(self, returned: Any, m: int) -> np.ndarray:
+        """What a function returns for a prompt, as an array; a single number may stand for one output."""
+        try:
+            y_hat = np.asarray(returned)
+        except ValueError:  # a list of lists of different lengths
+            y_hat = np.asarray(None)
+        if not is_real(y_hat):
+            kind = f"an array of {returned.dtype}" if hasattr(returned, "dtype") else type(returned).__name__
+            raise Refusal(f"{self.name} returns {kind}; return y_hat [m], an array of m={m} real numbers")
+        return y_hat.astype(np.float64).reshape(1 if m == y_hat.size == 1 and y_hat.ndim == 0 else y_hat.shape)
+
+
+def is_real(array: Any) -> bool:
+    """Whether an array holds real numbers or truth values, which count as 0 and 1.
+
+    Returns:
+      False for complex numbers, text and objects.
+    """
+    return any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
 
 
 def single_predictions(call: Calls, prompts: Batch) -> np.ndarray:
@@ -86,16 +127,31 @@ def single_predictions(call: Calls, prompts: Batch) -> np.ndarray:
       y_hat `[prompt m]`.
 
     Raises:
-      ValueError: if they are not, such as those after every layer, `[prompt depth m]`.
+      Refusal: if they are not, such as those after every layer, `[prompt depth m]`.
     """
     y_hat = call(*prompts)
     if y_hat.ndim != 2:
-        raise ValueError(
-            f"the predictor returns an array of shape {y_hat.shape[1:]}; return y_hat [m] with m={y_hat.shape[-1]}"
+        raise Refusal(
+            f"{call.name} returns an array of shape {y_hat.shape[1:]}; return y_hat [m] with m={y_hat.shape[-1]}",
+            y_hat.shape[1:],
         )
-    if not np.isfinite(y_hat).all():
-        raise ValueError(f"the predictor returns {y_hat[~np.isfinite(y_hat)][0]} for a prompt; it must return numbers")
+    check_finite(call.name, y_hat)
     return y_hat
+
+
+def check_finite(name: str, array: np.ndarray, where: str = "") -> None:
+    """Checks that all numbers are finite.
+
+    Args:
+      name: what returned them, for the error message.
+      array: the numbers.
+      where: the part of a prompt that they are, such as " in x"; empty for a prediction.
+
+    Raises:
+      Refusal: if one is not.
+    """
+    if not np.isfinite(array).all():
+        raise Refusal(f"{name} returns {array[~np.isfinite(array)][0]}{where} for a prompt; return finite numbers")
 
 
 @cached_by_value
@@ -112,9 +168,14 @@ def _is_traceable(predictor: Predictor, x: np.ndarray, y: np.ndarray, x_query: n
 
     Lowering matters: `np.argsort` of a traced array can be traced, but not lowered.
     """
+
+    def array(*prompt: jax.Array) -> Any:
+        returned = as_partial(predictor)(*prompt)
+        return returned if hasattr(returned, "dtype") else None  # JAX would look for arrays in other objects
+
     shapes = [jax.ShapeDtypeStruct(part.shape, jnp.result_type(float)) for part in (x, y, x_query)]
     try:
-        result = jax.jit(lambda *prompt: as_partial(predictor)(*prompt)).lower(*shapes).out_info
+        result = jax.jit(array).lower(*shapes).out_info
     except (jax.errors.JAXTypeError, TypeError, AttributeError):
         return False
-    return getattr(result, "ndim", 0) > 0
+    return getattr(result, "ndim", 0) > 0 and is_real(result)

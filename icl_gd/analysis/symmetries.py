@@ -11,13 +11,13 @@ algorithm A" is wrong if the model violates a symmetry that A has.
 (True, False)
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from icl_gd.analysis.calls import Batch, Calls, single_predictions
-from icl_gd.schema import Size, checked
+from icl_gd.analysis.calls import ARGUMENTS, Batch, Calls, Refusal, check_finite, is_real, single_predictions
+from icl_gd.schema import Size, check_function, check_value, checked, shown
 from icl_gd.tasks import draw_prompts
 from icl_gd.tasks.pools import Sampled
 from icl_gd.types import Array, Predictor
@@ -35,6 +35,7 @@ STATEMENTS = {
     "interpolating": "predicts the label of an example that is the query",
 }
 ROUNDING = 10.0  # a violation of at most this many times the floor is rounding
+MOST = 2**27  # numbers that are drawn at once: 1 GiB in float64
 
 
 class Violation(NamedTuple):
@@ -66,10 +67,67 @@ def prompts_of(task: Sampled, key: Array, count: int) -> Batch:
 
     Returns:
       The batch, in float64.
+
+    Raises:
+      Refusal: if the task does not draw prompts of its sizes with finite numbers, or they do not fit into memory.
     """
+    check_task(task, count)
     drawn = draw_prompts(task.sample, key, count)
     x, y, x_query = (np.asarray(part, np.float64) for part in drawn[:3])
+    for name, part in zip(ARGUMENTS, (x, y, x_query), strict=True):
+        check_finite("task.sample(key)", part, f" in {name}")
     return x, y, x_query
+
+
+def check_task(task: Sampled, count: int = 1) -> None:
+    """Checks what a task draws, without drawing it.
+
+    Args:
+      task: where prompts are drawn from.
+      count: number of prompts that are drawn at once.
+
+    Raises:
+      Refusal: if it draws no prompts of its sizes, or they do not fit into memory.
+    """
+    if isinstance(task, type) or not isinstance(task, Sampled):
+        kind = f"the class {task.__name__}" if isinstance(task, type) else type(task).__name__
+        raise Refusal(
+            f"task is {kind}; give an object with d_input, d_output and sample(key) -> Prompt, such as "
+            "LinearRegression(d_input=5)"
+        )
+    check_value("task.d_input", task.d_input, Size)
+    check_value("task.d_output", task.d_output, Size)
+    check_function("task.sample", task.sample, ("key",))
+    drawn: list[Any] = []
+    try:
+        program = jax.make_jaxpr(lambda key: drawn.append(task.sample(key)))(jax.random.key(0))
+    except jax.errors.JAXTypeError as error:
+        why = str(error).partition("\n")[0].partition(":")[0]
+        raise Refusal(
+            f"task.sample cannot be traced by JAX ({why}); draw with jax.random and compute with jax.numpy"
+        ) from error
+    parts = drawn[0][:3] if isinstance(drawn[0], tuple) else ()
+    shapes = [part.shape if hasattr(part, "shape") and is_real(part) else None for part in parts]
+    n, d, m = (shapes[0] or (0,))[0] if shapes else 0, task.d_input, task.d_output
+    if n < 1 or shapes != [(n, d), (n, m), (d,)]:
+        given = [f"{name} {_described(part)}" for name, part in zip(ARGUMENTS, parts, strict=False)]
+        raise Refusal(
+            f"task.sample(key) returns {', '.join(given) or type(drawn[0]).__name__}; return a Prompt with x [n {d}], "
+            f"y [n {m}] and x_query [{d}], as in d_input={d} and d_output={m}, and with at least one example"
+        )
+    largest = max([d * d, *(variable.aval.size for step in program.eqns for variable in step.outvars)])
+    if count * largest > MOST:
+        raise Refusal(
+            f"{count} prompts with n_context={n}, d_input={d} and d_output={m} take {count * largest:.2g} numbers, but "
+            f"at most {MOST:.2g} fit: give a task with smaller sizes, or fewer prompts"
+        )
+
+
+def _described(part: Any) -> str:
+    """`[5 3]` for an array of real numbers, otherwise its type."""
+    if not hasattr(part, "shape"):
+        return type(part).__name__
+    return f"[{' '.join(map(str, part.shape))}]" + ("" if is_real(part) else f" of {part.dtype}")
 
 
 @checked
@@ -86,9 +144,15 @@ def symmetries(predictor: Predictor, task: Sampled, key: Array, prompts: Size = 
       Violations by the name of the symmetry, in the order of `STATEMENTS`.
 
     Raises:
-      ValueError: if the Predictor does not return m finite numbers for a prompt.
+      ValueError: if an argument is not what it must be, or the Predictor does not return m finite numbers for a
+        prompt.
     """
-    key_draw, key_other, key_change = jax.random.split(key, 3)
+    if not isinstance(predictor, Calls):
+        check_function("predictor", predictor, ARGUMENTS)
+    try:
+        key_draw, key_other, key_change = jax.random.split(key, 3)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"key={shown(key)} must be one random key, such as jax.random.key(0)") from error
     batch, other = prompts_of(task, key_draw, prompts), prompts_of(task, key_other, prompts)
     generator = np.random.default_rng(np.asarray(jax.random.key_data(key_change)).ravel().tolist())
     return violations(predictor if isinstance(predictor, Calls) else Calls(predictor), batch, other, generator)
@@ -105,8 +169,13 @@ def violations(call: Calls, prompts: Batch, other: Batch, generator: np.random.G
 
     Returns:
       Violations by the name of the symmetry.
+
+    Raises:
+      Refusal: if the Predictor does not return m finite numbers for a prompt, or all labels are 0.
     """
     x, y, x_query = prompts
+    if not y.any():
+        raise Refusal("the labels y of all prompts are 0, so nothing can be learned from them; give another task")
     count, n, d = x.shape
     base = single_predictions(call, prompts)
     size = max(float(np.mean(base**2)), np.finfo(float).tiny)

@@ -15,18 +15,18 @@ import jax
 import numpy as np
 from annotated_types import Gt, Lt
 
-from icl_gd.analysis.calls import Calls
-from icl_gd.analysis.symmetries import violations
+from icl_gd.analysis.calls import ARGUMENTS, Calls
+from icl_gd.analysis.symmetries import check_task, violations
 from icl_gd.identification.black_box import black_box, nearest
 from icl_gd.identification.cause import opened
 from icl_gd.identification.evidence import by_shift, controls, observed
 from icl_gd.identification.families import Name
-from icl_gd.identification.layerwise import layered
+from icl_gd.identification.layerwise import check_layers, layered
 from icl_gd.identification.probe import CEILING, Probe
 from icl_gd.identification.samples import unexplained
-from icl_gd.identification.subject import EXACT, FRESH, Answer, Subject
+from icl_gd.identification.subject import EXACT, FRESH, MANY, Answer, Subject
 from icl_gd.identification.verdict import Evidence, Hypothesis, Verdict
-from icl_gd.schema import Seed, checked
+from icl_gd.schema import Seed, check_function, checked
 from icl_gd.tasks.pools import Sampled
 from icl_gd.types import Predictor
 
@@ -59,11 +59,18 @@ def identify(
       The verdict.
 
     Raises:
-      ValueError: if the Predictor does not return m finite numbers for a prompt.
+      ValueError: if an argument is not what it must be, the Predictor does not return m finite numbers for a prompt, or
+        the last prediction of `layerwise` is not that of the Predictor.
     """
     began = time.perf_counter()
+    check_function("predictor", predictor, ARGUMENTS)
+    check_function("progress", progress, ("stage",))
+    check_task(task, MANY)
     progress("symmetries")
     subject = Subject(predictor, task, seed)
+    if layerwise is not None:
+        check_function("layerwise", layerwise, ARGUMENTS)
+        check_layers(subject, Calls(layerwise, name="layerwise"))
     broken = violations(subject.call, subject.prompts, subject.other, subject.generator)
     by_layer = layerwise if layerwise is not None else getattr(predictor, "layerwise", None)
     box, read, seen = _answers(subject, by_layer, ceiling, progress)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from icl_gd.analysis.calls import Calls, Refusal, check_finite
 from icl_gd.identification import preconditioned, search
 from icl_gd.identification.black_box import filter_values, predict_by_filter, with_matrix
 from icl_gd.identification.families import Name
@@ -34,6 +35,7 @@ from icl_gd.identification.subject import NOTHING, Answer, Subject
 FLOOR = 1e-9  # of the unexplained share; nothing is searched, so no wrong algorithm gets below
 IDLE = 1e-3  # a last layer whose step is below this share of the largest one does nothing
 EARLY = 3.0  # largest part that breaks symmetries after an early layer, in times of that after the last one
+SAME = 1e-3  # largest share by which the prediction after the last layer may differ from that of the Predictor
 GROUPS = 8  # of prompts; each is left out once for the intervals
 BETTER = 0.4  # GD++ is preferred to gradient descent if it leaves less than this share of its misfit
 
@@ -176,6 +178,31 @@ def _step(rows: Rows, p: np.ndarray, product: np.ndarray) -> tuple[float, float]
     along = np.einsum("bmr,br->bm", rows.weighted, product).ravel()
     step = -float(along @ before) / max(float(along @ along), np.finfo(float).tiny)
     return step, float(np.sum((before + step * along) ** 2))
+
+
+def check_layers(subject: Subject, call: Calls) -> None:
+    """Checks that predictions after every layer are those of a Predictor.
+
+    Args:
+      subject: the Predictor.
+      call: the predictions before the first and after every layer, for batches: `[prompt depth m]`.
+
+    Raises:
+      Refusal: if they have another shape, are not finite, or do not end with the predictions of the Predictor.
+    """
+    y_hat, last = call(*subject.prompts), subject.call(*subject.prompts)
+    if y_hat.ndim != 3 or y_hat.shape[1] < 2:
+        raise Refusal(
+            f"{call.name} returns an array of shape {y_hat.shape[1:]}; return [depth m] with m={subject.m}: the "
+            "predictions before the first and after every layer, which are at least two"
+        )
+    check_finite(call.name, y_hat)
+    difference = float(np.mean((y_hat[:, -1] - last) ** 2) / max(np.mean(last**2), np.finfo(float).tiny))
+    if difference > SAME:
+        raise Refusal(
+            f"the prediction of {call.name} after the last layer differs from that of the predictor by "
+            f"{difference**0.5:.2g} times its size; give the layers of this predictor"
+        )
 
 
 def layered(subject: Subject, call: Call, ceiling: float, groups: int = GROUPS) -> list[Answer]:

@@ -28,7 +28,7 @@ NOTHING = 1e-8  # predictions whose squares are below this share of those of the
 FRESH = 5.0  # an algorithm is excluded if it leaves more than this many times the noise of fresh prompts
 EXACT = 1e-7  # largest unexplained share of an algorithm that is no filter
 ROUNDING = 10.0  # accepted rounding errors, in times of the effect of a last digit
-MANY = 2048  # prompts for the matrix of preconditioned gradient descent
+MANY = 2048  # prompts for the matrix of preconditioned gradient descent: the most that are drawn at once
 
 
 @dataclass(frozen=True)

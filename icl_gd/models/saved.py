@@ -90,8 +90,9 @@ def read(directory: str | Path) -> tuple[TransformerConfig, Params, Layout]:
         if contents["layout"] not in LAYOUTS:
             raise ValueError(f"layout={contents['layout']!r} must be one of {', '.join(LAYOUTS)}")
         layout = LAYOUTS[contents["layout"]](contents["d_input"], contents["d_output"])
-    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{directory} contains no readable model: {type(error).__name__} {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        why = " ".join(f"{type(error).__name__} {error}".split())
+        raise ValueError(f"{directory} contains no readable model ({why}); write it again with Model.save") from error
     check(config, params, layout)
     return config, params, layout
 

@@ -21,7 +21,10 @@ from icl_gd.trees import nested
 
 ROOT = Path(__file__).parents[2]
 FAULTS = ROOT / "tests" / "faults"
-COUNTS = {"kill": 3, "signals": 3, "extension": 1, "corruption": 42, "disk": 1, "divergence": 3, "bad_input": 60}
+COUNTS = {
+    **{"kill": 3, "signals": 3, "extension": 1, "corruption": 42, "disk": 1, "divergence": 3},
+    **{"bad_input": 60, "bad_identify": 60},
+}
 CONFIG = f"--config={ROOT}/configs/one_layer.py:smoke"
 
 
@@ -43,14 +46,16 @@ def test_every_script_is_counted_on_the_page():
     assert all(held == tried for _, held, tried in counted)
 
 
-def test_generated_bad_input_is_distinct(monkeypatch):
+@pytest.mark.parametrize(("name", "kinds"), [("bad_input", 14), ("bad_identify", 30)])
+def test_generated_bad_input_is_distinct(name, kinds, monkeypatch):
     monkeypatch.syspath_prepend(str(FAULTS))
-    spec = importlib.util.spec_from_file_location("bad_input", FAULTS / "bad_input.py")
-    bad_input = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bad_input)
-    cases = bad_input.cases(300)
+    spec = importlib.util.spec_from_file_location(name, FAULTS / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, script)  # its dataclasses resolve their type hints there
+    spec.loader.exec_module(script)
+    cases = script.cases(300)
     assert len({case.words for case in cases}) == len(cases) == 300
-    assert len({case.kind for case in cases}) >= 14
+    assert len({case.kind for case in cases}) >= kinds
 
 
 def unpickles(tree):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import tarfile
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -45,6 +46,15 @@ def labels(x, y, x_query):
 
 def fails(x, y, x_query):
     raise KeyError("w")
+
+def two(x, y):
+    return y[0]
+
+def nothing(x, y, x_query):
+    pass
+
+def leaves(x, y, x_query):
+    raise SystemExit(3)
 
 def infinite(x, y, x_query):
     return np.inf * y[0]
@@ -175,6 +185,16 @@ def test_a_numpy_function(file, tmp_path, capsys):
             assert {*tab.requests} == {(out / "report.html").as_uri()}
 
 
+@pytest.mark.parametrize("penalty", [0.02, 1.0, 40.0])
+def test_the_penalty_of_a_ridge_function(penalty, tmp_path, capsys):
+    """Any ridge function in NumPy gets its name, and its penalty within 2 %."""
+    (tmp_path / "own.py").write_text(FUNCTIONS.replace(f"+ {PENALTY} *", f"+ {penalty} *"))
+    printed, _ = identified([f"--predictor={tmp_path}/own.py:ridge", *SIZE, "--json"], capsys)
+    found = json.loads(printed)
+    assert found["verdict"] == "ridge"
+    assert found["parameters"]["penalty"] == pytest.approx(penalty, rel=0.02)
+
+
 ANSWER = Verdict(
     "gd",
     {"n_steps": 2, "step_sizes": [0.5, 0.5]},
@@ -289,6 +309,9 @@ def test_fields_of_the_task(tmp_path):
     assert in_words(sparse).endswith("functions=Sparse(d_input=6, non_zeros=2)")
     covariance = config_task({"task.eigenvalues": "1,2", "task.d_input": "2"}, {})
     assert "covariance=((1.0, 0.0), (0.0, 2.0))" in in_words(covariance)
+    short = {"task.d_input": "2", "task.n_context": "3"}  # shorter than the curriculum of the config begins
+    assert config_task({"task.name": "quadratic", **short}, {}).n_context == 3
+    assert config_task({"task.name": "signs", **short}, {}).logistic
     layout = tokens.concatenated(D, 2)
     config = TransformerConfig(D + 2)
     Model(config, models.init(config, jax.random.key(0)), layout).save(tmp_path)
@@ -321,6 +344,9 @@ def test_what_is_refused_is_said_in_one_line(file, tmp_path, capsys, monkeypatch
         (ZOO, "--members=1"): "did you mean --member?",
         (ZOO, "--task=linear"): "give one field at a time, such as --task.name=linear",
         (ZOO, "--json=maybe"): "--json=maybe: must be true or false",
+        (ZOO, "--json", "--json=false"): "--json is given twice, as true and false; give it once",
+        (ZOO, "--n_context=5"): "--n_context: unknown flag; did you mean --task.n_context?",
+        (ZOO, "--seed=٣"): "--seed=٣: must be a whole number from 0",
         (ZOO, "--seed=-1"): "--seed=-1: must be a whole number from 0",
         (ZOO, "--seed=1", "--seed=2"): "--seed is given twice, as 1 and 2; give it once",
         (ZOO, "--member=1"): "--member=1: must be 0, because there is one member",
@@ -329,6 +355,8 @@ def test_what_is_refused_is_said_in_one_line(file, tmp_path, capsys, monkeypatch
         (ZOO, f"--out={file}"): "mine.py is a file; give a directory",
         (ZOO, f"--out={other}"): f"report.html is there and was not written by icl-gd identify; give another "
         f"directory, such as --out={other}/identify",
+        (ZOO, f"--out={'a' * 300}"): "a...: no such path is possible (File name too long); give another path",
+        ("--model=~no_such_user",): "--model=~no_such_user: the user does not exist; give another path",
         (ZOO, "--out=gs://bucket/x"): "object stores are neither read nor written",
         (ZOO, "--out=/proc/x"): "cannot write to /proc",
         ("one_layer_0",): "stray argument 'one_layer_0'; give a model as --model=one_layer_0",
@@ -350,6 +378,13 @@ def test_what_is_refused_is_said_in_one_line(file, tmp_path, capsys, monkeypatch
         (f"--predictor={tmp_path}/mne.py:ridge",): "did you mean mine.py?",
         (f"{mine}:rige",): "has no function 'rige'; did you mean ridge?",
         (f"{mine}:number",): "number is no function but int",
+        (f"{mine}:two",): "mine.py:two cannot be called with (x, y, x_query): too many positional arguments; give",
+        (f"{mine}:nothing", *SIZE): "it returns NoneType; return y_hat [m], an array of m=1 real numbers",
+        (f"{mine}:leaves", *SIZE): "it raises SystemExit (3); accept a prompt of this size",
+        ("--predictor=..:f",): "--predictor=..:f: .. is no name of a module; give --predictor=MODULE:FUNCTION",
+        (f"{mine}:ridge", "--task.pool=3"): "a verdict is reached on fresh prompts, without a pool; leave it out",
+        (f"{mine}:ridge", "--task.name=affine", "--task.n_context=0"): "task.n_context=0: a verdict needs at least one",
+        (f"{mine}:ridge", "--task.n_context=100000"): "2048 prompts with n_context=100000, d_input=10 and",
         ("--predictor=no_such_module:f",): "there is no module no_such_module; give an installed module",
         (f"{mine}:ridge", "--task.n_contxt=5"): "unknown field of task.name=linear; did you mean task.n_context?",
         (f"{mine}:ridge", "--config.task.n_context=0"): "task.n_context=0 must be a whole number of at least 1",
@@ -387,6 +422,18 @@ def test_a_file_that_fails_or_lacks_a_package(tmp_path, capsys):
         (tmp_path / "broken.py").write_text(text)
         assert command.main([f"--predictor={tmp_path}/broken.py:f"]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_file_that_is_imported_leaves_no_bytecode(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beside_it.py").write_text("number = 1")
+    (tmp_path / "that_imports.py").write_text("from beside_it import number")
+    for where in ("that_imports.py", "that_imports"):
+        assert command.main([f"--predictor={where}:number"]) == 2
+    assert "number is no function but int" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["beside_it.py", "that_imports.py"]
+    assert sys.dont_write_bytecode is False
 
 
 def test_modules_of_the_current_directory(tmp_path, monkeypatch, capsys, answered):

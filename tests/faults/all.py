@@ -15,7 +15,7 @@ from importlib.metadata import version
 import harness
 from harness import ROOT, Record
 
-SCRIPTS = ("kill", "signals", "extension", "corruption", "disk", "divergence", "bad_input")
+SCRIPTS = ("kill", "signals", "extension", "corruption", "disk", "divergence", "bad_input", "bad_identify")
 PAGE, BEGIN, END = ROOT / "docs" / "reliability.md", "<!-- counts:begin -->\n", "<!-- counts:end -->"
 HEAD = ["| script | fault | passed | cases | measured with |", "| --- | --- | --- | --- | --- |"]
 

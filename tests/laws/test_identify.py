@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.datasets import load_diabetes
 
 import icl_gd
 from icl_gd import constructions, identify, learners, models, tokens
@@ -30,6 +31,7 @@ from icl_gd.identification.probe import CEILING, Whitening
 from icl_gd.identification.verdict import percent
 from icl_gd.models import TransformerConfig
 from icl_gd.tasks import LinearRegression
+from icl_gd.tasks.tables import standardised_table
 
 D, N = 4, 10
 TASK = LinearRegression(d_input=D, n_context=N, inputs="normal", noise_std=0.3)
@@ -611,13 +613,51 @@ def test_what_cannot_be_examined_is_refused():
     def divided(x, y, x_query):
         return learners.averaging(x, y, x_query) / 0.0
 
-    for predictor, expected in ((layerwise, r"return y_hat \[m\] with m=1"), (divided, "must return numbers")):
+    for predictor, expected in ((layerwise, r"return y_hat \[m\] with m=1"), (divided, "return finite numbers")):
         with pytest.raises(ValueError, match=expected):
             identify(predictor, TASK)
-    for arguments in ({"ceiling": 0.0}, {"ceiling": 1.0}, {"seed": -1}):
+    for arguments in ({"ceiling": 0.0}, {"ceiling": 1.0}, {"seed": -1}, {"progress": lambda: 0}):
         (name,) = arguments
-        with pytest.raises(ValueError, match=f"^{name}="):
+        with pytest.raises(ValueError, match=f"^{name}(=| cannot be called)"):
             identify(learners.averaging, TASK, **arguments)
+
+
+def two_steps(x, y, x_query):
+    return jnp.stack([0 * y[0], learners.averaging(x, y, x_query), learners.gradient_descent([0.5])(x, y, x_query)])
+
+
+@pytest.mark.parametrize(
+    ("layerwise", "expected"),
+    [
+        (two_steps, "differs from that of the predictor by 0.5 times its size; give the layers of this predictor"),
+        (learners.averaging, r"layerwise returns an array of shape \(1,\); return \[depth m\] with m=1"),
+        (lambda x, y, x_query: two_steps(x, y, x_query)[1:2], r"array of shape \(1, 1\).* at least two"),
+        (lambda x, y, x_query: two_steps(x, y, x_query)[None], r"array of shape \(1, 3, 1\); return \[depth m\]"),
+        (lambda x, y, x_query: two_steps(x, y, x_query) / 0.0, "layerwise returns -?(inf|nan) for a prompt"),
+        (lambda x, y: y, r"^layerwise cannot be called with \(x, y, x_query\): too many positional arguments; give"),
+    ],
+)
+def test_layers_that_are_not_those_of_the_predictor_are_refused(layerwise, expected):
+    """Otherwise the verdict would be about the layers, and wrong for the predictor."""
+    with pytest.raises(ValueError, match=expected):
+        identify(learners.averaging, TASK, layerwise=layerwise)
+
+
+# --- real data ---
+
+
+@pytest.mark.parametrize(
+    "words", [slow_unless(words in ("ols", "one step"), words) for words in ("ols", "one step", "own steps", "ridge")]
+)
+def test_a_learner_gets_its_name_on_rows_of_a_table(words):
+    """Prompts are rows of the diabetes data, whose inputs are correlated and whose labels are not linear."""
+    x, y = load_diabetes(return_X_y=True)
+    table = standardised_table(x, y[:, None], n_context=20)
+    _, learner, name, parameters = PLANTED[words]
+    verdict = identify(learner, table)
+    assert verdict.verdict == name.verdict
+    agree(verdict.parameters, parameters)
+    assert verdict.unexplained["in_distribution"] < 1e-7
 
 
 def test_the_function_is_exported():

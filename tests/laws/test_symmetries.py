@@ -1,5 +1,7 @@
 """Symmetries of all learners: those that they have hold up to rounding, and those that they lack do not."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -227,8 +229,8 @@ def sometimes_nan(x, y, x_query):
         (as_row, r"array of shape \(1, 2\); return y_hat \[m\] with m=2"),
         (first_output, r"array of shape \(1,\) for labels y \(6, 2\); return y_hat \[m\] with m=2"),
         (one_number, r"array of shape \(\) for labels y \(6, 2\); return y_hat \[m\] with m=2"),
-        (broken, "returns -?inf for a prompt; it must return numbers"),
-        (sometimes_nan, "returns nan for a prompt; it must return numbers"),
+        (broken, "returns -?inf for a prompt; return finite numbers"),
+        (sometimes_nan, "returns nan for a prompt; return finite numbers"),
     ],
     ids=lambda case: getattr(case, "__name__", ""),
 )
@@ -246,7 +248,101 @@ def test_an_error_of_the_predictor_is_passed_on():
         symmetries(picky, TASK, jax.random.key(0), prompts=64)
 
 
+class Drawn:
+    """A task with one part of every prompt replaced."""
+
+    def __init__(self, **parts):
+        self.d_input, self.d_output, self.parts = D, M, parts
+
+    def sample(self, key):
+        return TASK.sample(key)._replace(**self.parts)
+
+
+def drawn_with_numpy(key):
+    return np.random.default_rng(int(jax.random.bits(key))).normal(size=D)
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        (LinearRegression, "task is the class LinearRegression; give an object with d_input, d_output and sample"),
+        (Drawn(x=jnp.ones((N, D + 1))), r"returns x \[6 4\], y \[6 2\], x_query \[3\]; return a Prompt with x \[n 3\]"),
+        (Drawn(y=jnp.ones(N)), r"y \[6\], x_query \[3\]; return a Prompt"),
+        (Drawn(x=jnp.ones((0, D)), y=jnp.ones((0, M))), r"x \[0 3\], y \[0 2\].* at least one example"),
+        (Drawn(x=jnp.ones((N, D), complex)), r"x \[6 3\] of complex64"),
+        (Drawn(x="text"), "returns x str, "),
+        (Drawn(y=jnp.full((N, M), jnp.nan)), "returns nan in y for a prompt; return finite numbers"),
+        (Drawn(y=jnp.zeros((N, M))), "all prompts are 0"),
+    ],
+)
+def test_tasks_that_draw_no_prompts_are_refused(task, expected):
+    with pytest.raises(ValueError, match=expected) as refused:
+        symmetries(learners.averaging, task, jax.random.key(0))
+    assert "\n" not in str(refused.value)
+
+
+def test_prompts_that_do_not_fit_into_memory_are_refused(small, monkeypatch):
+    """Otherwise JAX would end the process. An orthogonal matrix of each prompt must fit, too."""
+    monkeypatch.setattr(sys.modules[prompts_of.__module__], "MOST", 4096)
+    for d_input, n_context, prompts in ((2, 40, 64), (40, 1, 4), (2, 4, 4096)):
+        task = LinearRegression(d_input=d_input, n_context=n_context)
+        with pytest.raises(
+            ValueError, match=rf"^{prompts} prompts with n_context={n_context}, .* at most 4.1e\+03 fit"
+        ):
+            symmetries(learners.averaging, task, jax.random.key(0), prompts)
+    assert symmetries(learners.averaging, LinearRegression(d_input=2, n_context=4), jax.random.key(0), 64)
+
+
+def test_a_task_must_be_traceable():
+    task = Drawn()
+    task.sample = drawn_with_numpy
+    with pytest.raises(ValueError, match=r"task\.sample cannot be traced by JAX .*; draw with jax.random") as refused:
+        symmetries(learners.averaging, task, jax.random.key(0))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("returned", "kind"),
+    [
+        (None, "NoneType"),
+        ("1.5", "str"),
+        ([[1], [1, 2]], "list"),
+        (1j, "complex"),
+        (jnp.ones(M, complex), "an array of complex64"),
+        (np.array(["1", "2"]), "an array of <U1"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_refused(returned, kind):
+    """NumPy would read None as nan and text as a number, and drop the imaginary part of a complex number."""
+    with pytest.raises(calls.Refusal, match=rf"returns {kind}; return y_hat \[m\], an array of m=2 real numbers"):
+        symmetries(lambda x, y, x_query: returned, TASK, jax.random.key(0), prompts=64)
+
+
+def test_shapes_that_differ_between_prompts_are_refused():
+    def predictor(x, y, x_query):
+        return y[0] if x[0, 0] < 0 else y
+
+    with pytest.raises(calls.Refusal, match=r"arrays of shapes \(2,\) and \(6, 2\) for different prompts"):
+        symmetries(predictor, TASK, jax.random.key(0), prompts=64)
+
+
 # --- batches ---
+
+
+def test_a_numpy_function_may_change_its_arguments():
+    """It gets arrays of its own, so later predictions are those for the same prompts."""
+
+    def careless(x, y, x_query):
+        y_hat = y.T @ x @ x_query / len(x)
+        x[:] = y[:] = x_query[:] = np.nan
+        return y_hat
+
+    batch = prompts_of(TASK, jax.random.key(4), 5)
+    before = [part.copy() for part in batch]
+    call = calls.Calls(careless)
+    np.testing.assert_array_equal(call(*batch), call(*batch))
+    for part, copy in zip(batch, before, strict=True):
+        np.testing.assert_array_equal(part, copy)
 
 
 def test_batches_of_any_size_give_the_predictions_of_single_prompts(small):

@@ -100,8 +100,12 @@ class Subject(NamedTuple):
         return jax.tree.map(lambda leaf: leaf[i], self.model)
 
 
-def find(path: str) -> Place:
+def find(path: str, argument: str = "MODEL_OR_WORKDIR") -> Place:
     """Finds the run or saved model at a path, or a model of the zoo by its name.
+
+    Args:
+      path: the path or name.
+      argument: the argument of the command line that has it, for error messages.
 
     Returns:
       The place; it is not loaded.
@@ -110,7 +114,7 @@ def find(path: str) -> Place:
       ConfigError: if there is nothing to inspect.
     """
     try:
-        directory = local(path, "MODEL_OR_WORKDIR")
+        directory = local(path, argument)
     except ValueError as error:
         raise ConfigError(one_line(error)) from error
     if not directory.is_dir() and path in zoo.names():

@@ -35,6 +35,7 @@ Exit codes: 0 there is a verdict, which may be "none"; 1 an error occurred; 2 ba
 """
 
 import contextlib
+import difflib
 import json
 import os
 import re
@@ -45,11 +46,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from icl_gd.analysis.calls import Refusal
 from icl_gd.identification import Verdict, identify
 from icl_gd.identification.fingerprint import Fingerprint, fingerprint
 from icl_gd.lab.config.errors import ConfigError, nearest, one_line
 from icl_gd.lab.inspection.verdicts.output import check_output, write
 from icl_gd.lab.inspection.verdicts.subject import SOURCES, Examined, ExaminedMember, find_precision, load_examined
+from icl_gd.lab.inspection.verdicts.tasks import field_names
 from icl_gd.lab.inspection.verdicts.text import text_of
 from icl_gd.lab.lifecycle import settings
 from icl_gd.lab.lifecycle.devices import check_device
@@ -58,7 +61,6 @@ from icl_gd.paths import local
 
 FLAGS = (*(f"--{source}" for source in SOURCES), "--task.FIELD", "--member", "--seed", "--out", "--json")
 LAST_SEED = 2**31 - 1
-REFUSAL = "the predictor returns"  # how the errors about predictions begin
 
 
 def main(words: Sequence[str]) -> int:
@@ -82,7 +84,7 @@ def main(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 128 + signal.SIGINT
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if os.environ.get("ICL_GD_TRACEBACK"):
             raise
         message = f"{type(error).__name__}: {one_line(error)}"
@@ -94,25 +96,22 @@ def _parsed(words: Sequence[str]) -> tuple[dict[str, str], dict[str, str], bool]
     """The flags of a command line by name, the fields of the task by name, and whether to print JSON."""
     given: dict[str, str] = {}
     fields: dict[str, str] = {}
-    words, as_json = list(words), False
+    words = list(words)
     while words:
         word = words.pop(0)
         flag, equals, value = word.partition("=")
         if not word.startswith("-"):
             raise ConfigError(f"stray argument {word!r}; {_source_hint(word)}")
-        if flag == "--json":
-            as_json = _is_on(flag, value if equals else "true")
-            continue
         name = flag.removeprefix("--").removeprefix("config.") if "task" in flag else flag.removeprefix("--")
         if flag not in FLAGS and not name.startswith("task."):
             raise ConfigError(f"{flag}: unknown flag; {_flag_hint(flag)}")
-        if not equals and (not words or words[0].startswith("--")):
+        if not equals and flag != "--json" and (not words or words[0].startswith("--")):
             raise ConfigError(f"{flag} needs a value: {flag}=VALUE")
         target = fields if name.startswith("task.") else given
-        text = value if equals else words.pop(0)
+        text = value if equals else "true" if flag == "--json" else words.pop(0)
         if target.setdefault(name, text) != text:
             raise ConfigError(f"{flag} is given twice, as {target[name]} and {text}; give it once")
-    return given, fields, as_json
+    return given, fields, _is_on("--json", given.pop("json", "false"))
 
 
 def _source_hint(word: str) -> str:
@@ -127,6 +126,8 @@ def _flag_hint(flag: str) -> str:
         return "give one field at a time, such as --task.name=linear or --task.n_context=20"
     if flag == "--members":
         return "did you mean --member? It takes one number; without it, all members are examined"
+    if near := difflib.get_close_matches(flag, [f"--{name}" for name in field_names()], 1, 0.7):
+        return f"did you mean {near[0]}?"
     return nearest(flag, FLAGS)
 
 
@@ -173,7 +174,7 @@ def _answer(given: Mapping[str, str], fields: Mapping[str, str], as_json: bool) 
 def _number(given: Mapping[str, str], flag: str, most: int) -> int:
     """The value of a flag, checked to be a whole number from 0."""
     text = given[flag]
-    if not re.fullmatch(r"\d{1,12}", text) or int(text) > most:
+    if not re.fullmatch("[0-9]{1,12}", text) or int(text) > most:
         accepted = f"must be a whole number from 0 to {most}" if most else "must be 0, because there is one member"
         raise ConfigError(f"--{flag}={text}: {accepted}")
     return int(text)
@@ -197,10 +198,8 @@ def _verdict(examined: Examined, member: ExaminedMember, seed: int) -> Verdict:
     report = _Progress(examined.title(member))
     try:
         return identify(member.predictor, examined.task, seed=seed, progress=report)
-    except ValueError as error:
-        if one_line(error).startswith(REFUSAL):
-            raise ConfigError(f"{examined.name}: {one_line(error)}") from error
-        raise
+    except Refusal as error:
+        raise ConfigError(f"{examined.name}: {one_line(error)}") from error
 
 
 def _fingerprint(examined: Examined, member: ExaminedMember, verdict: Verdict, seed: int) -> Fingerprint | None:

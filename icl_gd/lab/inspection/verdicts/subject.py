@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,13 +10,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from icl_gd.analysis.calls import Calls
-from icl_gd.analysis.symmetries import prompts_of
+from icl_gd.analysis.calls import ARGUMENTS, Calls, Refusal
+from icl_gd.analysis.symmetries import check_task, prompts_of
+from icl_gd.identification.subject import MANY
 from icl_gd.lab.config.errors import ConfigError, nearest, one_line
 from icl_gd.lab.inspection.subject import Place, find, load_subject
 from icl_gd.lab.inspection.verdicts.tasks import changed_task, config_task, in_words
 from icl_gd.models import Model
 from icl_gd.paths import local
+from icl_gd.schema import check_function
 from icl_gd.types import Layout, Predictor
 from icl_gd.zoo.library import CARD
 
@@ -96,6 +97,7 @@ def load_examined(source: str, text: str, fields: Mapping[str, str]) -> Examined
     if source == "predictor":
         function = load_function(text)
         examined = Examined(text, (ExaminedMember(None, "", function),), config_task(fields, {}))
+        _check_prompts(examined.task)
         _check_called(examined)
         return examined
     place = _place(source, text)
@@ -107,6 +109,7 @@ def load_examined(source: str, text: str, fields: Mapping[str, str]) -> Examined
         sizes = {"task.d_input": layout.d_input, "task.d_output": layout.d_output, "task.n_context": task.n_context}
         task = config_task(fields, {**{name: str(size) for name, size in sizes.items()}, "task.inputs": "normal"})
     _check_fits(subject.model, layout, task)
+    _check_prompts(task)
     numbers: list[int | None] = [None] if source == "model" and len(subject.members) == 1 else []
     numbers = numbers or [*range(len(subject.members))]
     members = tuple(
@@ -121,7 +124,7 @@ def _place(source: str, text: str) -> Place:
     if not text:
         example = "--model=NAME_OR_DIR" if source == "model" else "--workdir=DIR"
         raise ConfigError(f"--{source} is empty; give {example}")
-    place = find(text)
+    place = find(text, f"--{source}")
     is_model = (place.path / "model.safetensors").is_file()
     if source == "workdir" and is_model:
         raise ConfigError(f"--workdir={text}: this is a saved model, not a run; give it as --model={text}")
@@ -131,6 +134,20 @@ def _place(source: str, text: str) -> Place:
             f"a run as --workdir={text}"
         )
     return place
+
+
+def _check_prompts(task: Any) -> None:
+    """Checks that prompts have examples, which those of function classes may lack, and fit into memory.
+
+    Raises:
+      ConfigError: if they do not.
+    """
+    if task.n_context < 1:
+        raise ConfigError(f"task.n_context={task.n_context}: a verdict needs at least one example; give 1 or more")
+    try:
+        check_task(task, MANY)
+    except Refusal as error:
+        raise ConfigError(one_line(error)) from error
 
 
 def _check_fits(model: Model, layout: Layout, task: Any) -> None:
@@ -174,7 +191,7 @@ def load_function(text: str) -> Callable[..., Any]:
     module = _module(text, where)
     if not hasattr(module, name):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        hint = nearest(name, functions) if functions else "it defines no function"
+        hint = nearest(name, functions) if functions else f"it defines no function; define {name}(x, y, x_query) in it"
         raise ConfigError(f"--predictor={text}: {where} has no function {name!r}; {hint}")
     function = getattr(module, name)
     if not callable(function):
@@ -182,22 +199,33 @@ def load_function(text: str) -> Callable[..., Any]:
         raise ConfigError(
             f"--predictor={text}: {name} is no function but {kind}; give a function (x, y, x_query) -> y_hat"
         )
+    try:
+        check_function(f"--predictor={text}", function, ARGUMENTS)
+    except ValueError as error:
+        raise ConfigError(one_line(error)) from error
     return function
 
 
 def _module(text: str, where: str) -> Any:
     """Executes a file, or imports a module; modules of the current directory are found, too."""
     is_file = where.endswith(".py") or "/" in where
+    if not is_file and not all(part.isidentifier() for part in where.split(".")):
+        raise ConfigError(
+            f"--predictor={text}: {where} is no name of a module; give --predictor=MODULE:FUNCTION or "
+            "--predictor=FILE.py:FUNCTION"
+        )
     try:
         path = local(where, "--predictor") if is_file else Path.cwd()
     except ValueError as error:
         raise ConfigError(one_line(error)) from error
     if is_file and not path.is_file():
         beside = [each.name for each in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        hint = nearest(path.name, beside) if beside else f"there is no Python file in {path.parent}"
+        none = f"there is no Python file in {path.parent}; give --predictor=FILE.py:FUNCTION"
+        hint = nearest(path.name, beside) if beside else none
         raise ConfigError(f"--predictor={text}: there is no file {where}; {hint}")
     directory = str((path.parent if is_file else path).absolute())
     sys.path.insert(0, directory)  # a file may import modules of its directory, like a script
+    writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # no __pycache__ beside the user's files
     try:
         if not is_file:
             return importlib.import_module(where)
@@ -222,6 +250,7 @@ def _module(text: str, where: str) -> Any:
         raise ConfigError(f"--predictor={text}: {where} cannot be imported ({message}); correct it") from error
     finally:
         sys.path.remove(directory)
+        sys.dont_write_bytecode = writes_bytecode
 
 
 def _check_called(examined: Examined) -> None:
@@ -230,23 +259,27 @@ def _check_called(examined: Examined) -> None:
     Raises:
       ConfigError: if it raises an error, or does not return m finite numbers.
     """
-    task = examined.task
-    x, y, x_query = prompts_of(task, jax.random.key(0), 1)
+    try:
+        x, y, x_query = prompts_of(examined.task, jax.random.key(0), 1)
+    except Refusal as error:
+        raise ConfigError(f"--predictor={examined.name}: {one_line(error)}") from error
     n, d, m = *x.shape[1:], y.shape[-1]
     shapes = f"x [{n} {d}], y [{n} {m}] and x_query [{d}]"
     (member,) = examined.members
     other = "or give the size that it takes by --task.d_input, --task.d_output and --task.n_context"
+    y_hat = np.zeros(0)
     try:
-        y_hat = Calls(member.predictor)(x, y, x_query)
+        y_hat = Calls(member.predictor, name="it")(x, y, x_query)
         shape = y_hat.shape[1:]
-    except ValueError as error:
-        if not (wrong := re.match(r"the predictor returns an array of shape \((.*?),?\)", one_line(error))):
-            raise _raised(examined, shapes, error, f"accept a prompt of this size, {other}") from error
-        shape = tuple(int(size) for size in wrong[1].split(",") if size)
-        y_hat = None
-    except Exception as error:
-        raise _raised(examined, shapes, error, f"accept a prompt of this size, {other}") from error
-    if shape != (m,) or y_hat is None:
+    except Refusal as error:
+        if error.shape is None:
+            raise ConfigError(f"--predictor={examined.name}: for {shapes}, {one_line(error)}") from error
+        shape = error.shape
+    except (Exception, SystemExit) as error:
+        raised = f"it raises {type(error).__name__} ({one_line(error)})"
+        remedy = f"accept a prompt of this size, {other}"
+        raise ConfigError(f"--predictor={examined.name}: for {shapes}, {raised}; {remedy}") from error
+    if shape != (m,):
         returned = " ".join(map(str, shape))
         raise ConfigError(
             f"--predictor={examined.name}: for {shapes}, it returns an array [{returned}]; return y_hat [{m}], {other}"
@@ -256,9 +289,3 @@ def _check_called(examined: Examined) -> None:
             f"--predictor={examined.name}: for a prompt of the task, it returns {y_hat[~np.isfinite(y_hat)][0]}; "
             "return finite numbers, or give another task by --task.FIELD=VALUE"
         )
-
-
-def _raised(examined: Examined, shapes: str, error: Exception, remedy: str) -> ConfigError:
-    """The error about a function that raises an error."""
-    message = f"it raises {type(error).__name__} ({one_line(error)})"
-    return ConfigError(f"--predictor={examined.name}: for {shapes}, {message}; {remedy}")

@@ -17,6 +17,10 @@ from icl_gd.lab.config.errors import ConfigError, nearest, nearest_field, one_li
 from icl_gd.lab.config.experiment import Experiment
 from icl_gd.lab.inspection.subject import BASES
 
+# Fields of a config that a task does not have: they restrict training to few prompts or functions.
+OF_TRAINING = ("task.pool", "task.function_pool")
+# Other fields of a config that restrict the task. None of them can be given here.
+UNRESTRICTED = {"analyses": (), "claims": (), "train.active_inputs": (), "train.active_points": ()}
 SIZES = ("d_input", "d_output", "n_context")  # always written; other fields only if they differ from their default
 LONGEST = 60  # characters of a value
 
@@ -26,10 +30,22 @@ def _bases() -> dict[str, Experiment]:
     """An experiment for every word that `task.name` accepts."""
     result: dict[str, Experiment] = {}
     for config in BASES.values():
-        base = load(CONFIGS / f"{config}.py").change({"analyses": (), "claims": ()})
+        base = load(CONFIGS / f"{config}.py")
+        suite = {"eval.suite": ("standard",)} if "eval.suite" in base.fields else {}
+        base = base.change({**UNRESTRICTED, **suite})
         for word in base.fields["task.name"].chooses or {}:
-            result.setdefault(word, base)
+            result.setdefault(word, base.change({"task.name": word}) if base["task.name"] != word else base)
     return result
+
+
+def field_names() -> list[str]:
+    """The fields of all tasks that can be given.
+
+    Returns:
+      Names such as "task.n_context", each once.
+    """
+    names = dict.fromkeys(name for experiment in _bases().values() for name in experiment.fields)
+    return [name for name in names if name.startswith("task.") and name not in OF_TRAINING]
 
 
 def config_task(given: Mapping[str, str], defaults: Mapping[str, str]) -> Any:
@@ -50,12 +66,14 @@ def config_task(given: Mapping[str, str], defaults: Mapping[str, str]) -> Any:
     word = given.get("task.name", "linear")
     if word not in bases:
         raise ConfigError(f"task.name={word}: {nearest(word, bases)}")
-    base = bases[word]
-    experiment = base.change({"task.name": word}) if base["task.name"] != word else base
+    experiment = bases[word]
     known = [name for name in experiment.fields if name.startswith("task.")]
     for name, text in given.items():
+        if name in OF_TRAINING and name in known:
+            raise ConfigError(f"--{name}: a verdict is reached on fresh prompts, without a pool; leave it out")
         if name not in known:
-            raise ConfigError(f"--{name}: unknown field of task.name={word}; {nearest_field(name, known)}")
+            others = [other for other in known if other not in OF_TRAINING]
+            raise ConfigError(f"--{name}: unknown field of task.name={word}; {nearest_field(name, others)}")
         field = experiment.fields[name]
         if isinstance(config_fields.read(name, field, text), tuple) and config_fields.takes_one_value(field):
             raise ConfigError(f"{name}={text}: give one value; there are no sweeps here")
