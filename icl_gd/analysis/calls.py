@@ -108,10 +108,13 @@ def _predictions(predictor: Predictor, x: jax.Array, y: jax.Array, x_query: jax.
 
 
 def _is_traceable(predictor: Predictor, x: np.ndarray, y: np.ndarray, x_query: np.ndarray) -> bool:
-    """Whether JAX can trace a Predictor. A refusal by the Predictor itself, such as a ValueError, is passed on."""
+    """Whether JAX can trace and lower a Predictor. A refusal by the Predictor, such as a ValueError, is passed on.
+
+    Lowering matters: `np.argsort` of a traced array can be traced, but not lowered.
+    """
     shapes = [jax.ShapeDtypeStruct(part.shape, jnp.result_type(float)) for part in (x, y, x_query)]
     try:
-        result = jax.eval_shape(lambda *prompt: as_partial(predictor)(*prompt), *shapes)
+        result = jax.jit(lambda *prompt: as_partial(predictor)(*prompt)).lower(*shapes).out_info
     except (jax.errors.JAXTypeError, TypeError, AttributeError):
         return False
     return getattr(result, "ndim", 0) > 0
