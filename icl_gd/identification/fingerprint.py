@@ -22,7 +22,7 @@ True
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge
@@ -49,6 +49,8 @@ SHOWN = ("gd", "gd_plus_plus", "newton", "ridge", "ols")  # families that are fi
 SHOWN_SCALES = (0.25, 0.5, 1.0, 2.0)  # factors of the inputs at which the filter is measured
 SIMPLER = 1.1  # fewer steps are preferred if they fit worse by less than this factor
 DEVIATIONS = 1.96  # of a 95 % interval
+POINTS = 200  # of a curve of a fitted filter
+LARGEST = 1e6  # value of a filter that is drawn; fitted filters may overflow
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class MeasuredFilter:
     eigenvalues: np.ndarray
     values: np.ndarray
     deviations: np.ndarray
+
+    @property
+    def label(self) -> str:
+        """The name of the curve, such as "measured, inputs × 2"."""
+        return "measured" if self.t == 1 else f"measured, inputs × {self.t:g}"
 
     @property
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
@@ -134,6 +141,42 @@ class Fingerprint:
     symmetric: bool
     is_whitened: bool
     rounding: float
+
+    @property
+    def measured(self) -> dict[str, dict[str, np.ndarray]]:
+        """The measured filter as curves by label, in the order of the factors, for `plots.spectral_filters`."""
+        curves = {}
+        for scale in sorted(self.scales, key=lambda scale: scale.t):
+            low, high = scale.interval
+            curves[scale.label] = {"x": scale.eigenvalues, "mean": scale.values, "low": low, "high": high}
+        return curves
+
+    @property
+    def usual(self) -> list[str]:
+        """The labels of the measured curves at factors of at most 1: they determine the frame of a figure."""
+        return [scale.label for scale in self.scales if scale.t <= 1]
+
+    @property
+    def fitted(self) -> dict[str, dict[str, Any]]:
+        """The fitted filters as curves by family, over all measured eigenvalues, for `plots.spectral_filters`."""
+        eigenvalues = np.concatenate([scale.eigenvalues for scale in self.scales])
+        grid = np.geomspace(eigenvalues.min() / 1.3, eigenvalues.max() * 1.3, POINTS)
+        curves = {}
+        for family, hypothesis in self.hypotheses.items():
+            with np.errstate(all="ignore"):
+                values = np.clip(np.nan_to_num(hypothesis.values(grid), nan=0.0), -LARGEST, LARGEST)
+            curves[family] = {"x": grid, "mean": values, "label": hypothesis.name}
+        return curves
+
+    @property
+    def exclusions(self) -> dict[str, dict[str, Any]]:
+        """The misfits, in times of their limits, as curves by family over the factors, for `plots.misfits_by_scale`."""
+        curves = {}
+        for family, hypothesis in self.hypotheses.items():
+            order = np.argsort(hypothesis.factors)
+            ratios = (hypothesis.misfits / hypothesis.limits)[order]
+            curves[family] = {"x": hypothesis.factors[order], "mean": ratios, "label": hypothesis.name}
+        return curves
 
 
 @checked

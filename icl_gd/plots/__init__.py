@@ -13,9 +13,9 @@ from icl_gd.plots.curves import (
     seed_values,
     shade_untrained_lengths,
 )
-from icl_gd.plots.filters import spectral_filters
+from icl_gd.plots.filters import misfits_by_scale, spectral_filters
 from icl_gd.plots.inside import curve_of_members, lens, probes, shares
-from icl_gd.plots.maps import attention_patterns, layer_step_map, matrix, site_map, token_names
+from icl_gd.plots.maps import attention_patterns, layer_step_map, matrix, site_map, symmetry_map, token_names
 from icl_gd.plots.roles import COLUMN, PAGE, ROLES, STYLE, Axes, Figure, role_of, shades, style, subplots
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "line",
     "log_where_it_spikes",
     "matrix",
+    "misfits_by_scale",
     "points",
     "probes",
     "role_of",
@@ -49,5 +50,6 @@ __all__ = [
     "spectral_filters",
     "style",
     "subplots",
+    "symmetry_map",
     "token_names",
 ]

@@ -27,6 +27,7 @@ LINES: dict[str, tuple[str, str, Any]] = {
     "ols": ("least squares", "#999999", "-"),
 }
 MARKERS = "osD^v<>"
+LEAST = 0.1  # smallest misfit, in times of its limit, that is shown
 MARGIN = 0.1  # of the height, above and below the measured filter
 
 
@@ -69,16 +70,7 @@ def spectral_filters(
     ax.set_xscale("log")
     ax.axhline(0.0, color="black", linewidth=0.6)
     for family, line in lines.items():
-        label, colour, dashes = LINES.get(family, (family.replace("_", " "), "#000000", ":"))
-        width = 2.4 if family == answer else 1.2
-        ax.plot(
-            line["x"],
-            line["mean"],
-            linestyle=dashes,
-            color=colour,
-            linewidth=width,
-            label=fitted[family].get("label", label),
-        )
+        _line(ax, line, family, fitted[family].get("label"), is_answer=family == answer)
     for i, (label, curve) in enumerate(curves.items()):
         _points(ax, curve, label, MARKERS[i % len(MARKERS)])
     x = np.concatenate([curve["x"] for curve in curves.values()])
@@ -86,6 +78,54 @@ def spectral_filters(
     ax.set_xlabel(r"eigenvalue $\lambda$ of $X^\top X / n$")
     ax.set_ylabel(r"filter $\lambda\, p(\lambda)$")
     return ax
+
+
+def misfits_by_scale(ax: Axes, misfits: Mapping[str, Mapping[str, Any]], *, answer: str | None = None) -> Axes:
+    """Draws by how much fitted algorithms miss a response, in times of what is accepted, by the scale of the inputs.
+
+    An algorithm is excluded if its misfit is above 1 at any scale. Misfits below 0.1 are drawn at 0.1.
+
+    Args:
+      ax: the Axes.
+      misfits: by family, such as "gd": "x", the factors of the inputs, and "mean", the misfits divided by their limits,
+        of equal length; and optionally a "label" for the legend.
+      answer: the family whose line is thicker. Default: none.
+
+    Returns:
+      The same Axes.
+
+    Raises:
+      ValueError: if lengths differ, a value is not finite, or a factor is not positive.
+    """
+    from matplotlib.ticker import NullLocator
+
+    factors = [1.0]
+    for family, curve in misfits.items():
+        line = _arrays(family, curve, ("x", "mean"))
+        line["mean"] = np.maximum(line["mean"], LEAST)
+        _line(ax, line, family, curve.get("label"), is_answer=family == answer, marker="o")
+        factors += line["x"].tolist()
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_ylim(bottom=LEAST / 1.5)
+    ax.axhspan(LEAST / 1.5, 1.0, color="#999999", alpha=0.15, linewidth=0, label="not excluded")
+    powers = 2.0 ** np.arange(np.ceil(np.log2(min(factors))), np.floor(np.log2(max(factors))) + 1)
+    ax.set_xticks(powers, [f"{power:g}" for power in powers])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel("factor of the inputs")
+    ax.set_ylabel("misfit ÷ accepted misfit")
+    return ax
+
+
+def _line(
+    ax: Axes, line: Mapping[str, np.ndarray], family: str, label: str | None, *, is_answer: bool, marker: str = ""
+) -> None:
+    """Draws the line of one family."""
+    words, colour, dashes = LINES.get(family, (family.replace("_", " "), "#000000", ":"))
+    width = 2.4 if is_answer else 1.2
+    ax.plot(
+        line["x"], line["mean"], linestyle=dashes, color=colour, linewidth=width, label=label or words, marker=marker
+    )
 
 
 def _arrays(name: str, curve: Mapping[str, Any], parts: Sequence[str]) -> dict[str, np.ndarray]:

@@ -9,11 +9,12 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from icl_gd.analysis.symmetries import STATEMENTS, Violation
 from icl_gd.plots.roles import Axes, Figure
 
 Limits: TypeAlias = tuple[float | int, float | int]
@@ -246,6 +247,69 @@ def site_map(
     return ax
 
 
+def symmetry_map(
+    ax: Axes,
+    violations: Mapping[str, Mapping[str, Violation]],
+    *,
+    statements: Mapping[str, str] = STATEMENTS,
+) -> Axes:
+    """Draws a table of symmetries (rows) by Predictors (columns), whose colours show by how much each one is broken.
+
+    A cell contains the size of the part that breaks the symmetry, relative to the prediction: the square root of a
+    violation. It is "exact" up to rounding, and "× 3" is 3 times the prediction. Colours have a logarithmic scale, from
+    1 % (white) to 100 %.
+
+    Args:
+      ax: the Axes.
+      violations: by name of the Predictor, what `analysis.symmetries` returns for it; nan is grey.
+      statements: a statement by symmetry, written at the right. Default: those of `analysis.symmetries`. {}: none.
+
+    Returns:
+      The same Axes.
+
+    Raises:
+      ValueError: if there is no Predictor, or two Predictors have other symmetries.
+    """
+    columns = list(violations.values())
+    names = list(columns[0]) if columns else []
+    if not names or any(list(column) != names for column in columns):
+        raise ValueError(
+            f"violations have the symmetries {[sorted(column) for column in columns]}; give at least one Predictor, "
+            "and the same symmetries for all"
+        )
+    cells = [[column[name] for column in columns] for name in names]
+    sizes = np.sqrt([[cell.value for cell in row] for row in cells])
+    with np.errstate(divide="ignore"):
+        shades = np.clip(1 + np.log10(sizes) / 2, 0.0, 1.0)
+    image = ax.imshow(shades, **_colours(shades, (0, 1)), aspect="auto", interpolation="nearest")
+    _frame(ax)
+    ax.set_xticks(range(len(columns)), list(violations))
+    ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    ax.tick_params(length=0, labeltop=True, labelbottom=False)
+    for (row, column), size in np.ndenumerate(sizes):
+        text = "exact" if cells[row][column].holds else _size(float(size))
+        ax.text(column, row, text, ha="center", va="center", fontsize=7, color=_ink(image, shades[row, column]))
+    edge = ax.get_yaxis_transform()
+    for row, name in enumerate(names):
+        text = textwrap.fill(statements.get(name, ""), 48)
+        ax.text(1.03, row, text, transform=edge, va="center", fontsize=TICK_SIZE, color="#555555")
+    return ax
+
+
+def _size(size: float) -> str:
+    """The size of a difference, relative to the prediction, in few letters."""
+    if np.isnan(size):
+        return ""
+    percent = 100 * size
+    return f"{percent:.1g} %" if percent < 0.95 else f"{percent:.0f} %" if percent < 999.5 else f"× {size:.0f}"
+
+
+def _ink(image: Any, value: float) -> str:
+    """White on dark cells, black on others."""
+    red, green, blue, _ = image.cmap(image.norm(value))
+    return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black"
+
+
 def _check_map(name: str, values: np.ndarray, shape: tuple[int, ...], named: tuple[int, int]) -> None:
     """Checks that values are finite, and that the rows and columns of a map have one name each."""
     if shape != named:
@@ -333,10 +397,7 @@ def _write_values(ax: Axes, image: Any, entries: np.ndarray) -> None:
     if max(widths) > 0.95 * columns or rows < VALUE_SIZE * 1.2:
         return
     for ((row, column), value), text in zip(np.ndenumerate(entries), texts, strict=True):
-        red, green, blue, _ = image.cmap(image.norm(value))
-        is_dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-        colour = "white" if is_dark else "black"
-        ax.text(column, row, text, ha="center", va="center", fontsize=VALUE_SIZE, color=colour)
+        ax.text(column, row, text, ha="center", va="center", fontsize=VALUE_SIZE, color=_ink(image, value))
 
 
 def _colour_bar(axes: list[Axes], image: Any, label: str, extend: str = "neither") -> None:

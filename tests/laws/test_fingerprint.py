@@ -115,6 +115,34 @@ def test_families_are_fitted_with_the_fewest_steps(monkeypatch):
     assert seen.hypotheses["newton"].is_excluded
 
 
+def test_curves_are_those_of_the_measurement(monkeypatch):
+    monkeypatch.setattr(module, "SHOWN", ("gd", "ols"))
+    seen = fingerprint(partial(filtered, FILTERS["ridge"][1]), TASK, Verdict("ridge", {"penalty": PENALTY}))
+    by_factor = {scale.label: scale for scale in seen.scales}
+    assert [*seen.measured] == [f"measured, inputs × {t}" for t in ("0.25", "0.5")] + [
+        "measured",
+        "measured, inputs × 2",
+    ]
+    assert seen.usual == ["measured", "measured, inputs × 0.5", "measured, inputs × 0.25"]
+    for label, curve in seen.measured.items():
+        np.testing.assert_array_equal([curve["low"], curve["high"]], by_factor[label].interval)
+        np.testing.assert_array_equal(
+            [curve["x"], curve["mean"]], [by_factor[label].eigenvalues, by_factor[label].values]
+        )
+    assert [*seen.fitted] == [*seen.exclusions] == ["ridge", "gd", "ols"]
+    ridge = seen.fitted["ridge"]
+    assert ridge["x"][0] < min(curve["x"].min() for curve in seen.measured.values())
+    assert ridge["x"][-1] > max(curve["x"].max() for curve in seen.measured.values())
+    np.testing.assert_allclose(ridge["mean"], FILTERS["ridge"][1](ridge["x"]), rtol=1e-10)
+    for family, curve in seen.exclusions.items():
+        hypothesis = seen.hypotheses[family]
+        assert np.all(np.diff(curve["x"]) > 0)
+        assert curve["mean"].max() == pytest.approx((hypothesis.misfits / hypothesis.limits).max())
+        assert curve["mean"][curve["x"] == 1] == hypothesis.misfits[0] / hypothesis.limits[0]
+        assert curve["label"] == seen.fitted[family]["label"] == hypothesis.name
+        assert (curve["mean"].max() > 1) == hypothesis.is_excluded == (family != "ridge")
+
+
 def test_a_preconditioner_is_undone(monkeypatch):
     monkeypatch.setattr(module, "SHOWN", ())
     predict = partial(filtered, lambda v: 0.2 * v, a=STRETCH)
@@ -152,6 +180,27 @@ def test_filters_are_drawn_as_points_and_lines():
     low, high = ax.get_ylim()
     assert (low, high) == pytest.approx((-0.34, 1.34))
     assert ax.get_xscale() == "log"
+
+
+def test_misfits_are_drawn_by_scale():
+    _, ax = plots.subplots(figsize=(plots.COLUMN, 2.5))
+    misfits = {
+        "gd": {"x": [0.25, 1.0, 2.0**1.5], "mean": [-0.3, 0.5, 40.0]},
+        "ols": {"x": [0.5], "mean": [7.0], "label": "mine"},
+    }
+    with plots.style():
+        assert plots.misfits_by_scale(ax, misfits, answer="gd") is ax
+    gd, ols = ax.lines
+    assert gd.get_ydata().tolist() == [0.1, 0.5, 40.0]
+    assert ols.get_ydata().tolist() == [7.0]
+    assert gd.get_linewidth() > ols.get_linewidth()
+    assert ax.get_legend_handles_labels()[1] == ["gradient descent", "mine", "not excluded"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["0.25", "0.5", "1", "2"]
+    (accepted,) = ax.patches
+    assert accepted.get_y() + accepted.get_height() == 1.0
+    assert ax.get_ylim()[0] == accepted.get_y() < 0.1
+    with pytest.raises(ValueError, match="gd has values that are not finite"):
+        plots.misfits_by_scale(ax, {"gd": {"x": [1.0], "mean": [np.nan]}})
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 
 from icl_gd import plots
+from icl_gd.analysis.symmetries import STATEMENTS, Violation
 from icl_gd.plots import inside, maps
 
 LAYERS, HEADS, TOKENS, MEMBERS = 2, 3, 7, 4
@@ -467,6 +468,49 @@ def test_curves_that_cannot_be_drawn_are_refused(what):
 def test_colours_of_parts_are_of_the_palette():
     palette = {colour for _, colour, _ in plots.ROLES.values()}
     assert {colour for _, colour in inside.PARTS.values()} <= palette
+
+
+# Symmetries.
+
+
+def broken(**values):
+    """Violations, which rounding explains up to 1e-12."""
+    return {name: Violation(value, 1e-13) for name, value in values.items()}
+
+
+VIOLATIONS = {
+    "mine": broken(odd_in_labels=0.0, order_invariant=2.5e-5, scale_invariant=9.0, interpolating=np.nan),
+    "yours": broken(odd_in_labels=1e-13, order_invariant=1.1e-12, scale_invariant=400.0, interpolating=0.04),
+}
+
+
+@pytest.mark.parametrize("width", [plots.COLUMN, plots.PAGE])
+def test_symmetries_are_a_table_of_sizes(width):
+    figure, ax = one(1.5, width)
+    with plots.style():
+        more = {"statements": {}} if width == plots.COLUMN else {}
+        assert plots.symmetry_map(ax, VIOLATIONS, **more) is ax
+    assert ticks(ax, "x") == ["mine", "yours"]
+    assert ticks(ax, "y") == ["odd in labels", "order invariant", "scale invariant", "interpolating"]
+    texts = [text.get_text().replace("\n", " ") for text in ax.texts]
+    assert texts[:8] == ["exact", "exact", "0.5 %", "0.0001 %", "300 %", "× 20", "", "20 %"]
+    statements = [] if more else [STATEMENTS[name] for name in VIOLATIONS["mine"]]
+    assert [text for text in texts[8:] if text] == statements
+    assert overlaps(figure, ax.texts) == []
+    image = ax.images[0]
+    colours = image.cmap(image.norm(np.ma.masked_invalid(image.get_array())))
+    brightness = np.round(colours[..., :3] @ [0.299, 0.587, 0.114], 6)
+    assert brightness[0, 0] == brightness[0, 1] == brightness[1, 0] > brightness[3, 1] > brightness[2, 0]
+    assert brightness[2, 0] == brightness[2, 1]
+    assert tuple(colours[3, 0]) == to_rgba(maps.MISSING)
+    inks = {text.get_text(): text.get_color() for text in ax.texts[:8]}
+    assert (inks["exact"], inks["300 %"]) == ("black", "white")
+
+
+@pytest.mark.parametrize("violations", [{}, {"mine": {}}, {**VIOLATIONS, "third": broken(odd_in_labels=0.0)}])
+def test_predictors_with_other_symmetries_are_refused(violations):
+    with pytest.raises(ValueError, match="the same symmetries for all"):
+        plots.symmetry_map(one()[1], violations)
 
 
 # Curves and maps of results.

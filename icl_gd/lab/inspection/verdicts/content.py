@@ -152,11 +152,6 @@ def _scale(factor: float) -> str:
     return "on prompts of the task" if factor == 1 else f"with inputs multiplied by {factor:.3g}"
 
 
-def scale_label(factor: float) -> str:
-    """The name of a measured curve, such as "inputs × 2"."""
-    return "measured" if factor == 1 else f"measured, inputs × {factor:g}"
-
-
 def bound(value: float, threshold: float, supports: bool) -> str:
     """How a value is compared with its threshold.
 

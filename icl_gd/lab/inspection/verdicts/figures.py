@@ -4,15 +4,11 @@ import io
 import re
 from typing import Any
 
-import numpy as np
-
 from icl_gd import plots
 from icl_gd.identification.fingerprint import Fingerprint
-from icl_gd.lab.inspection.verdicts.content import scale_label
 
 SIZE = 4.2, 3.6  # inches; a page of 400 px shows it without making text smaller
 MEASURED = plots.ROLES["trained"][1]
-POINTS = 200  # of every fitted curve
 
 
 def fingerprint_svg(seen: Fingerprint, answer: str, name: str) -> str:
@@ -40,29 +36,12 @@ def fingerprint_figure(seen: Fingerprint, answer: str) -> Any:
     Returns:
       The Matplotlib figure.
     """
-    low, high = _range(seen)
-    grid = np.geomspace(low, high, POINTS)
-    fitted: dict[str, Any] = {}
-    for family, hypothesis in seen.hypotheses.items():
-        with np.errstate(all="ignore"):
-            values = np.clip(np.nan_to_num(hypothesis.values(grid), nan=0.0), -1e6, 1e6)
-        fitted[family] = {"x": grid, "mean": values, "label": hypothesis.name}
-    measured = {}
-    for scale in sorted(seen.scales, key=lambda scale: scale.t):
-        bottom, top = scale.interval
-        measured[scale_label(scale.t)] = {"x": scale.eigenvalues, "mean": scale.values, "low": bottom, "high": top}
     figure, ax = plots.subplots(figsize=SIZE)
-    usual = [scale_label(scale.t) for scale in seen.scales if scale.t <= 1]
-    plots.spectral_filters(ax, measured, fitted, answer=answer, framed=usual)
+    plots.spectral_filters(ax, seen.measured, seen.fitted, answer=answer, framed=seen.usual)
     if seen.is_whitened:
         ax.set_xlabel(r"eigenvalue $\lambda$ of $A^{1/2} X^\top X A^{1/2} / n$")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
-
-
-def _range(seen: Fingerprint) -> tuple[float, float]:
-    eigenvalues = np.concatenate([scale.eigenvalues for scale in seen.scales])
-    return float(eigenvalues.min()) / 1.3, float(eigenvalues.max()) * 1.3
 
 
 def _inline(figure: Any, name: str) -> str:
