@@ -834,6 +834,8 @@ MUTATIONS = [
              "((_annotated(alternative, metadata),) for", f"{SOLVERS} refused scale"),
     Mutation("identification/fingerprint.py", "np.divide(loadings, where", "np.divide(2 * loadings, where",
              f"{FINGERPRINT} constant"),
+    Mutation("identification/fingerprint.py", "(where, full**2, bins)", "(where, full * loadings, bins)",
+             f"{FINGERPRINT} within_its_bins"),
     Mutation("identification/fingerprint.py", "parameters[\"penalty\"] / n", "parameters[\"penalty\"]",
              f"{FINGERPRINT} numbers"),
     Mutation("identification/fingerprint.py", "if fit[0] <= SIMPLER * least", "if fit[0] >= least",

@@ -186,7 +186,7 @@ def fingerprint(
     verdict: Verdict | None = None,
     *,
     seed: Seed = 0,
-    bins: Annotated[int, Ge(2)] = 10,
+    bins: Annotated[int, Ge(2)] = 12,
 ) -> Fingerprint:
     """Measures the filter of a Predictor at several scales of the inputs, and fits algorithms to its response.
 
@@ -195,7 +195,7 @@ def fingerprint(
       task: where prompts are drawn from, as for `identify`.
       verdict: the verdict on the Predictor. Its algorithm is one of the hypotheses, if it is a filter. Default: none.
       seed: random seed of prompts and transformations.
-      bins: number of bins of eigenvalues at every scale.
+      bins: number of bins of eigenvalues at every scale. Default: 12.
 
     Returns:
       The measured filter and the hypotheses.
@@ -320,12 +320,14 @@ def _measured(seen: Probe, scale: Scale, bins: int) -> MeasuredFilter:
     """The filter at one scale: a weighted least-squares fit, in which h is constant in every bin.
 
     Constant h, not constant p, because least squares then have h = 1 exactly, although p varies most for small lambda.
+    All bins have equal parts of the response of least squares. So the bins of small eigenvalues, where h varies most on
+    a logarithmic axis, are narrow.
     """
     weight = np.sqrt(scale.weight)
     where = np.broadcast_to(scale.t**2 * seen.eigenvalues[:, None], seen.loadings.shape)  # [prompt m r]
     loadings = scale.t**2 * weight[..., None] * seen.loadings
     full = np.divide(loadings, where, out=np.zeros_like(loadings), where=where > 0)  # of least squares
-    number = _equal_parts(where, full * loadings, bins)
+    number = _equal_parts(where, full**2, bins)
     columns = np.stack([np.sum(np.where(number == b, full, 0.0), -1) for b in range(bins)], -1)  # [prompt m bin]
     goal = weight * scale.mean
     design = columns.reshape(-1, bins)
