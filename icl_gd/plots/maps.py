@@ -288,7 +288,7 @@ def symmetry_map(
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     for (row, column), size in np.ndenumerate(sizes):
         text = "exact" if cells[row][column].holds else _size(float(size))
-        ax.text(column, row, text, ha="center", va="center", fontsize=7, color=_ink(image, shades[row, column]))
+        ax.text(column, row, text, ha="center", va="center", fontsize=7, color=_ink(image, float(shades[row, column])))
     edge = ax.get_yaxis_transform()
     for row, name in enumerate(names):
         text = textwrap.fill(statements.get(name, ""), 48)
