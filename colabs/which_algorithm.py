@@ -23,7 +23,7 @@
 # see what they are. In the last cell, you examine a function of your own.
 #
 # On Colab, first run `!git clone https://github.com/icl-gd/icl_gd && pip install -e icl_gd`, then restart the runtime.
-# The notebook takes about one minute on two CPU cores.
+# The notebook takes about two minutes on two CPU cores.
 
 # %%
 # %matplotlib inline
@@ -254,15 +254,21 @@ with plots.style():
 # ### "Computes" and "uses"
 #
 # The verdict on B says "computes", and the verdict on A says "uses". *Computes* is a statement about a function: its
-# predictions are those of the algorithm. *Uses* is a statement about a mechanism, and needs an experiment. Layers of A
-# are replaced by layers that are built to take the steps of the algorithm. How much of its improvement over predicting
-# zero does A keep? It keeps all of it, with one layer replaced and with both. The control has to fail, and does: layers
-# of plain gradient descent with the same step sizes are worse than predicting zero.
+# predictions are those of the algorithm. *Uses* is a statement about a mechanism, and needs interventions in the model:
+#
+# - Layers of A are replaced by layers that are built to take the steps of the algorithm, one layer or all of them. Or
+#   weights are moved towards the built ones, or removed if the algorithm does not need them. A has to keep its
+#   improvement over predicting zero; 1 is all of it.
+# - Between the layers, contexts of different prompts are exchanged, in A and in the algorithm. The algorithm has to
+#   predict what A does then.
+#
+# Controls are the same experiments with layers of plain gradient descent. They keep less of the improvement, and leave
+# half of what A does after the exchange unexplained.
 
 # %%
 for row in verdict_a.evidence:
     if row.rung == "cause":
-        print(f"{row.value:6.2f}  {row.says}")
+        print(f"{row.value:6.3f}, limit {row.threshold:<6.2g} {row.says}")
 
 # %% [markdown]
 # ## Predictor C
