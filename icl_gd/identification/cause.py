@@ -200,7 +200,7 @@ class Opened:
     def _loss(self, y_hat: np.ndarray) -> float:
         return float(jnp.mean(prediction_losses(jnp.asarray(y_hat), self.prompts)))
 
-    def kept(self, functions: Array) -> float:
+    def share_kept(self, functions: Array) -> float:
         """The share of the model's improvement over predicting zero that is kept with other layers.
 
         Returns:
@@ -212,18 +212,18 @@ class Opened:
     @property
     def kept_by_layer(self) -> list[float]:
         """The improvement that is kept if one layer is replaced by the construction's, by layer."""
-        return [self.kept(self.own.at[layer].set(self.built[layer])) for layer in range(len(self.own))]
+        return [self.share_kept(self.own.at[layer].set(self.built[layer])) for layer in range(len(self.own))]
 
     @property
     def kept_on_line(self) -> float:
         """The smallest improvement that is kept on the line from the model's layers to those of the construction."""
-        return min(self.kept((1 - t) * self.own + t * self.built) for t in LINE)
+        return min(self.share_kept((1 - t) * self.own + t * self.built) for t in LINE)
 
     @property
     def kept_without_rest(self) -> float:
         """The improvement that is kept without all entries of the layers that the algorithm does not have."""
         mask = needed(self.own.shape[-1], self.d, self.transforms)
-        return self.kept(self.own * mask[None])
+        return self.share_kept(self.own * mask[None])
 
     def exchange_unexplained(self, functions: Array) -> float:
         """How well other layers predict what the model does when contexts are exchanged between prompts.
@@ -262,11 +262,11 @@ def opened(model: Any, answer: Answer, task: Sampled, key: jax.Array, n: int) ->
     wrong = "layers with half the step size"
     if transforms:
         sizes, wrong = np.geomspace(0.01, 2.0, 40) * max(steps), "layers of gradient descent with the best step size"
-        one = replace(one, wrong=max((size * one.wrong for size in sizes), key=one.kept))
+        one = replace(one, wrong=max((size * one.wrong for size in sizes), key=one.share_kept))
     else:
         one = replace(one, wrong=one.wrong / 2)
     distance, by_layer = max(layer_distances(one.own, one.built, one.d)), one.kept_by_layer
-    all_kept = one.kept(one.built)
+    all_kept = one.share_kept(one.built)
     is_deep, is_of = len(steps) > 1, f"of {answer.words}"
     worst, layers = ("the worst layer", "all layers") if is_deep else ("the layer", "the layer")
     kept = "improvement over zero that the model keeps"
@@ -292,7 +292,7 @@ def opened(model: Any, answer: Answer, task: Sampled, key: jax.Array, n: int) ->
         left, limit = one.exchange_unexplained(one.built), 1 - KEPT
         says = f"part of the predictions with contexts exchanged between layers that {answer.words} leaves unexplained"
         rows.append(Evidence("cause", "exchange_unexplained", says, left, limit, left <= limit))
-    value = one.kept(one.wrong)
+    value = one.share_kept(one.wrong)
     is_changed = abs(1 - value) > abs(1 - all_kept)  # better than the model is another function, too
     rows.append(Evidence("cause", "control_kept", f"control: {kept} with {wrong}", value, all_kept, is_changed))
     if is_deep:
