@@ -366,7 +366,9 @@ def names_of_functions(rng: random.Random) -> Iterator[Case]:
 @cache
 def known_fields() -> dict[tuple[str, ...], dict[str, config_fields.Field]]:
     """The fields of the task of a function with each task.name, and of models of the zoo; by the words before them."""
-    result = {(PREDICTOR, f"--task.name={word}"): experiment.fields for word, experiment in tasks._bases().items()}
+    result: dict[tuple[str, ...], dict[str, config_fields.Field]] = {
+        (PREDICTOR, f"--task.name={word}"): experiment.fields for word, experiment in tasks._bases().items()
+    }
     for name in ("one_layer_construction", "softmax_heads_one", "token_copying", "garg_linear", "sine"):
         classes = config_fields.classes_of(tasks._bases()["linear"], {("task",): type(zoo.task(name))})
         result[f"--model={name}",] = config_fields.fields_of(classes)
@@ -648,8 +650,8 @@ def tasks_of_a_user(rng: random.Random) -> Iterator[Case]:
     says = "task.sample(key) returns x [", f"as in d_input={sizes['d_input']} and d_output={sizes['d_output']}"
     text = f"{name}={wrong}, but draws {right}"
     yield python("a bad size of a task", rng, learners.ols, Sampler(task.sample, **sizes), text, *says)
-    size = {rng.choice(["d_input", "n_context", "d_output"]): rng.randrange(10**6, 10**7)}
-    large = LinearRegression(**{"d_input": 3, **size})
+    sizes = {"d_input": 3, "d_output": 1, "n_context": 5, rng.choice(["d_input", "d_output", "n_context"]): 10**6}
+    large = LinearRegression(sizes["d_input"], sizes["d_output"], sizes["n_context"] + rng.randrange(10**5))
     says = "numbers", "give a task with smaller sizes, or fewer prompts"
     yield python("a task too large for memory", rng, learners.ols, large, "a large task", *says)
 
