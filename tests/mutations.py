@@ -879,7 +879,7 @@ MUTATIONS = [
     Mutation("analysis/symmetries.py", "q * np.sign(np.diagonal(r, axis1=-2, axis2=-1))[..., None, :]", "q",
              f"{SYMMETRIES} uniformly"),
     Mutation("analysis/calls.py", "if y_hat.ndim != 2:", "if y_hat.ndim < 2:", f"{SYMMETRIES} refused"),
-    Mutation("analysis/calls.py", "self.predictor(*map(np.copy, prompt))", "self.predictor(*prompt)",
+    Mutation("analysis/calls.py", "predict(*map(np.copy, prompt))", "predict(*prompt)",
              f"{SYMMETRIES} may_change"),
     Mutation("analysis/calls.py", "if not is_real(y_hat):", "if False:", f"{SYMMETRIES} no_array"),
     Mutation("analysis/calls.py", "if len(shapes := sorted({y_hat.shape for y_hat in y_hats})) > 1:", "if False:",

@@ -91,7 +91,8 @@ class Calls:
 
     def _one_by_one(self, batch: list[np.ndarray]) -> np.ndarray:
         m = batch[1].shape[-1]
-        y_hats = [self._numbers(self.predictor(*map(np.copy, prompt)), m) for prompt in zip(*batch, strict=True)]
+        predict: Callable[..., Any] = self.predictor  # arrays of NumPy are accepted, too
+        y_hats = [self._numbers(predict(*map(np.copy, prompt)), m) for prompt in zip(*batch, strict=True)]
         if len(shapes := sorted({y_hat.shape for y_hat in y_hats})) > 1:
             raise Refusal(
                 f"{self.name} returns arrays of shapes {shapes[0]} and {shapes[1]} for different prompts; return y_hat "
