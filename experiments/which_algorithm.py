@@ -86,7 +86,7 @@ def examine(source: str, text: str) -> None:
     for member in examined.members:
         for task in tasks_of(member.predictor, examined.task):
             verdict = identify(member.predictor, task)
-            print(f"{examined.title(member)}, {task.n_context} examples: {verdict.sentence}", flush=True)
+            print(f"{examined.title(member)}, {in_examples(task.n_context)}: {verdict.sentence}", flush=True)
             seen.append((member, task, verdict))
     verdicts = [
         {"seed": member.number, "examples": task.n_context, **verdict.as_dict()} for member, task, verdict in seen
@@ -118,6 +118,11 @@ def tasks_of(predictor: Any, task: Any) -> list[Any]:
     return [replace(task, n_context=n) for n in EXAMPLES if n < task.n_context] + [task]
 
 
+def in_examples(count: int) -> str:
+    """A number of examples in words."""
+    return f"{count} example{'s' * (count > 1)}"
+
+
 def written() -> str:
     """The page with the table of all verdicts.
 
@@ -138,7 +143,7 @@ def table() -> str:
             number = verdict["seed"]
             name = f"`{path.stem}`" + (f", member {number}" if number is not None else "")
             several = len({each["examples"] for each in content["verdicts"]}) > 1
-            lines.append(row(name + f", {verdict['examples']} examples" * several, verdict))
+            lines.append(row(name + f", {in_examples(verdict['examples'])}" * several, verdict))
     return "\n".join(lines)
 
 

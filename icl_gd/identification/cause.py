@@ -257,8 +257,8 @@ def opened(model: Any, answer: Answer, task: Sampled, key: jax.Array, n: int) ->
     changes = {"step_sizes": [1.0] * len(steps), "gammas": [0.0] * len(steps)} if transforms else {}
     built, other = construction(model, answer, n), construction(model, answer, n, **changes)
     prompts = draw_prompts(task.sample, key, PROMPTS)
-    functions = [layer_functions(each.circuits) for each in (model, built, other)]
-    one = Opened(*functions, prompts, model.layout.d_input, transforms)
+    own, right, other = (layer_functions(each.circuits) for each in (model, built, other))
+    one = Opened(own, right, other, prompts, model.layout.d_input, transforms)
     wrong = "layers with half the step size"
     if transforms:
         sizes, wrong = np.geomspace(0.01, 2.0, 40) * max(steps), "layers of gradient descent with the best step size"
