@@ -209,7 +209,7 @@ def words(name: list[Any]) -> str:
 def measure(members: int, seed: int, path: Path | None) -> list[dict[str, Any]]:
     """Identifies all members that a file does not have, in worker processes with one thread each."""
     os.environ.update(
-        OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", JAX_PLATFORMS="cpu",
+        OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", JAX_PLATFORMS="cpu", JAX_CPU_ENABLE_ASYNC_DISPATCH="false",
         XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     )  # fmt: skip
     wanted = [(group, index) for group, share in GROUPS.items() for index in range(max(1, round(share * members)))]
