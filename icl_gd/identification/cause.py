@@ -238,6 +238,30 @@ class Opened:
         return max(difference(self.predict(self.own, at), self.predict(functions, at)) for at in layers)
 
 
+def beside_construction(model: Model, answer: Answer, prompts: Prompt, n: int) -> tuple[Opened, str]:
+    """The layers of a model beside those of the construction of its algorithm, and beside wrong layers.
+
+    Args:
+      model: the model.
+      answer: the algorithm.
+      prompts: the prompts on which predictions are compared.
+      n: number of examples.
+
+    Returns:
+      The layers, and what the wrong layers are: those of the best gradient descent for GD++, otherwise of half the step
+      size.
+    """
+    steps, transforms = answer.parameters["step_sizes"], answer.name.verdict == "gd_plus_plus"
+    own, built = (layer_functions(each.circuits) for each in (model, construction(model, answer, n)))
+    one = Opened(own, built, built / 2, prompts, model.layout.d_input, transforms)
+    if not transforms:
+        return one, "layers with half the step size"
+    zeros, ones = [0.0] * len(steps), [1.0] * len(steps)
+    unit = layer_functions(construction(model, answer, n, step_sizes=ones, gammas=zeros).circuits)
+    wrong = max((size * max(steps) * unit for size in np.geomspace(0.01, 2.0, 40)), key=one.share_kept)
+    return replace(one, wrong=wrong), "layers of gradient descent with the best step size"
+
+
 def opened(model: Any, answer: Answer, task: Sampled, key: jax.Array, n: int) -> list[Evidence]:
     """The rungs of weights and cause, for a model that can be compared with a construction layer by layer.
 
@@ -253,50 +277,34 @@ def opened(model: Any, answer: Answer, task: Sampled, key: jax.Array, n: int) ->
     """
     if not can_be_opened(model, answer):
         return []
-    steps, transforms = answer.parameters["step_sizes"], answer.name.verdict == "gd_plus_plus"
-    changes = {"step_sizes": [1.0] * len(steps), "gammas": [0.0] * len(steps)} if transforms else {}
-    built, other = construction(model, answer, n), construction(model, answer, n, **changes)
-    prompts = draw_prompts(task.sample, key, PROMPTS)
-    own, right, other = (layer_functions(each.circuits) for each in (model, built, other))
-    one = Opened(own, right, other, prompts, model.layout.d_input, transforms)
-    wrong = "layers with half the step size"
-    if transforms:
-        sizes, wrong = np.geomspace(0.01, 2.0, 40) * max(steps), "layers of gradient descent with the best step size"
-        one = replace(one, wrong=max((size * one.wrong for size in sizes), key=one.share_kept))
-    else:
-        one = replace(one, wrong=one.wrong / 2)
-    distance, by_layer = max(layer_distances(one.own, one.built, one.d)), one.kept_by_layer
-    all_kept = one.share_kept(one.built)
-    is_deep, is_of = len(steps) > 1, f"of {answer.words}"
-    worst, layers = ("the worst layer", "all layers") if is_deep else ("the layer", "the layer")
+    one, wrong = beside_construction(model, answer, draw_prompts(task.sample, key, PROMPTS), n)
+    is_deep, of = len(one.own) > 1, f"of {answer.words}"
+    whose, worst, layers = "the layer's weights", "the layer", "the layer"
+    if is_deep:
+        whose, worst, layers = "the weights of the layer that differs most", "the worst layer", "all layers"
+    distance, all_kept = max(layer_distances(one.own, one.built, one.d)), one.share_kept(one.built)
     kept = "improvement over zero that the model keeps"
 
     def keeps(name: str, says: str, value: float) -> Evidence:
         return Evidence("cause", name, f"{kept} {says}", value, KEPT, value >= KEPT)
 
-    whose = "the weights of the layer that differs most" if is_deep else "the layer's weights"
-    rows = [
-        Evidence(
-            "weights", "weight_distance", f"relative distance of {whose} from the construction, up to a gauge",
-            distance, NEAR, distance <= NEAR,
-        ),
-        keeps("kept_worst_layer", f"with {worst} replaced by that {is_of}", min(by_layer)),
-    ]  # fmt: skip
+    says = f"relative distance of {whose} from the construction, up to a gauge"
+    rows = [Evidence("weights", "weight_distance", says, distance, NEAR, distance <= NEAR)]
+    rows.append(keeps("kept_worst_layer", f"with {worst} replaced by that {of}", min(one.kept_by_layer)))
     if is_deep:
-        rows.append(keeps("kept_all_layers", f"with all layers replaced by those {is_of}", all_kept))
-    rows += [
-        keeps("kept_on_line", f"on the line from {layers} to the construction", one.kept_on_line),
-        keeps("kept_without_rest", "without all weights that the algorithm does not need", one.kept_without_rest),
-    ]
-    if is_deep:
-        left, limit = one.exchange_unexplained(one.built), 1 - KEPT
-        says = f"part of the predictions with contexts exchanged between layers that {answer.words} leaves unexplained"
-        rows.append(Evidence("cause", "exchange_unexplained", says, left, limit, left <= limit))
+        rows.append(keeps("kept_all_layers", f"with all layers replaced by those {of}", all_kept))
+    rows.append(keeps("kept_on_line", f"on the line from {layers} to the construction", one.kept_on_line))
+    rows.append(
+        keeps("kept_without_rest", "without all weights that the algorithm does not need", one.kept_without_rest)
+    )
     value = one.share_kept(one.wrong)
     is_changed = abs(1 - value) > abs(1 - all_kept)  # better than the model is another function, too
     rows.append(Evidence("cause", "control_kept", f"control: {kept} with {wrong}", value, all_kept, is_changed))
     if is_deep:
-        value = one.exchange_unexplained(one.wrong)
-        says = f"control: part of the predictions with exchanged contexts that {wrong} leave unexplained"
+        left, limit = one.exchange_unexplained(one.built), 1 - KEPT
+        exchanged = "part of the predictions with contexts exchanged between layers that"
+        says = f"{exchanged} {answer.words} leaves unexplained"
+        rows.append(Evidence("cause", "exchange_unexplained", says, left, limit, left <= limit))
+        value, says = one.exchange_unexplained(one.wrong), f"control: {exchanged} {wrong} leave unexplained"
         rows.append(Evidence("cause", "control_exchange_unexplained", says, value, left, value > left))
     return rows
