@@ -196,5 +196,5 @@ ANALYSIS = Analysis(
             place=216,
         ),
     ),
-    evidence=(Evidence("named_gd", at_least=1.0), Evidence("verdict_unexplained", at_most=1e-6)),
+    evidence=(Evidence("named_gd", at_least=1.0), Evidence("verdict_kept_worst_layer", at_least=0.999, at_most=1.001)),
 )  # fmt: skip
