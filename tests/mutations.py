@@ -869,7 +869,7 @@ MUTATIONS = [
              f"{IDENTIFY_COMMAND} rare"),
     Mutation("lab/inspection/verdicts/command.py", ", contextlib.redirect_stdout(sys.stderr):", ":",
              f"{IDENTIFY_COMMAND} numpy"),
-    Mutation("lab/inspection/verdicts/figures.py", 'text = re.sub(r\' xmlns(:\\w+)?="[^"]*"\', "", text)', "",
+    Mutation("lab/inspection/verdicts/figures.py", "<metadata>.*?</metadata>", "<metadata></metadata>",
              f"{IDENTIFY_COMMAND} numpy"),
     Mutation("training/in_context.py", "(self[i] for i in range", "(self[0] for i in range", f"{SITES} iterated"),
     Mutation("lab/inspection/content.py", 'f"{part}{i + 1}"', 'f"{part}{i}"', f"{INSPECT} tokens_have gpt2"),
