@@ -5,14 +5,15 @@
 The learners are drawn by `plants.py`: constructed Transformers with scrambled and noisy weights, learners themselves,
 and controls that compute no known algorithm. The law of the draws was fixed before the thresholds of identification,
 and the thresholds before the seeds of the table were drawn. A part of the table fails if the upper end of the one-sided
-95 % interval of its rate lies below what is asked. --write adds the seed to the table of benchmarks/README.md, which
-keeps every seed that was ever drawn with the present thresholds.
+95 % interval of its rate lies below what is asked.
 
 "Right" means the canonical name and the number of steps. A claim is within resolution if it is right, or if it is
 nearer to the planted learner without noise than half of what the noise moved it.
 
 This takes about an hour on two CPU cores with 1,000 members. With --records, the record of every learner is appended to
-a file of JSON lines as soon as it is there, and learners that the file has are not identified again.
+a file of JSON lines as soon as it is there, and learners that the file has are not identified again. --write does this
+with results/planted_zoo/seed_S.jsonl, and writes the tables of all seeds of this folder to benchmarks/README.md: of
+every seed that was ever drawn with the present thresholds.
 """
 
 import json
@@ -30,6 +31,7 @@ from typing import Any, NamedTuple
 import pages  # beside this script
 from tqdm import tqdm
 
+RECORDS = pages.ROOT / "results" / "planted_zoo"
 NOISE = 0.01  # of the weights, in times of the root mean square of a matrix
 WORKERS = 2
 SMALLEST = 4  # input dimension; with 2 or 3, noise of the weights has nearly all symmetries
@@ -240,9 +242,8 @@ def batches(wanted: list[tuple[str, int]], known: Container[tuple[str, int]]) ->
 def table(result: dict[str, Any]) -> str:
     """The Markdown table of one seed."""
     lines = [
-        f"**Seed {result['seed']}**, {result['members']} members per part. Median number of algorithms that are not "
-        f"excluded: {result['set_size']}. 1,000 noisy members take {result['minutes_for_1000']:.1f} minutes on "
-        f"{WORKERS} cores.",
+        f"**Seed {result['seed']}**. Median number of algorithms that are not excluded: {result['set_size']}. 1,000 "
+        f"noisy members take {result['minutes_for_1000']:.1f} minutes on {WORKERS} cores.",
         "",
         "| part | members | rate | end of the interval | asked | holds |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -256,26 +257,33 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def tables() -> str:
+    """The tables of all seeds whose records are kept."""
+    found = []
+    for path in sorted(RECORDS.glob("seed_*.jsonl")):
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        found.append(table(summary(records, len(records), records[0]["seed"], 0.0)))
+    return "\n\n".join(found)
+
+
 def main() -> None:
     """Runs the benchmark."""
     parser = pages.parser(__doc__)
     parser.add_argument("--members", type=int, help="members per part; default: 1000")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws; default: 0")
-    parser.add_argument("--records", type=Path, help="a file of JSON lines, to which the records are appended")
+    parser.add_argument("--records", type=Path, help="a file of JSON lines; default: none, with --write see above")
     options = pages.parse(parser)
     members = options.members or (SMOKE if options.smoke else 1000)
-    began = time.perf_counter()
-    records = measure(members, options.seed, options.records)
-    result = summary(records, members, options.seed, time.perf_counter() - began)
-    if options.json:
-        print(json.dumps(result))
-    else:
-        print(table(result))
+    path = options.records
     if options.write:
-        before = pages.README.read_text(encoding="utf-8").split("<!-- planted_zoo:begin -->")[1]
-        before = before.split("<!-- planted_zoo:end -->")[0].strip()
-        earlier = [] if before == "Not measured yet." else [before]
-        pages.put("planted_zoo", "\n\n".join([*earlier, table(result)]))
+        RECORDS.mkdir(parents=True, exist_ok=True)
+        path = RECORDS / f"seed_{options.seed}.jsonl"
+    began = time.perf_counter()
+    records = measure(members, options.seed, path)
+    result = summary(records, members, options.seed, time.perf_counter() - began)
+    print(json.dumps(result) if options.json else table(result))
+    if options.write:
+        pages.put("planted_zoo", tables())
 
 
 if __name__ == "__main__":
