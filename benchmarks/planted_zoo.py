@@ -98,6 +98,7 @@ def examine(group: str, seed: int, indices: list[int]) -> list[dict[str, Any]]:
         elif subject.is_zero:
             names, claim = [("zero", 0)], None
         elif group == "layers":
+            assert plant.layerwise is not None
             answers = layered(subject, Calls(plant.layerwise), 0.1, groups=0)
             names, claim = [answer.name[:2] for answer in answers], None
         else:
