@@ -17,7 +17,7 @@ from icl_gd.identification.families import FILTERS
 from icl_gd.identification.probe import Call, Probe, weights
 from icl_gd.identification.samples import difference, unexplained
 from icl_gd.identification.search import BROKEN, RATIO
-from icl_gd.identification.subject import EXACT, FRESH, Answer, Subject
+from icl_gd.identification.subject import EXACT, FRESH, NOTHING, Answer, Subject
 from icl_gd.identification.verdict import Evidence
 from icl_gd.models import Model, init
 
@@ -118,7 +118,9 @@ def observed(
     if seen is None:
         size = float(np.mean(subject.response**2) / np.mean(subject.fresh[1] ** 2))
         return [
-            Evidence("behaviour", "size", "size of the predictions, in times of the labels, squared", size, 1e-8, True)
+            Evidence(
+                "behaviour", "size", "size of the predictions, in times of the labels, squared", size, NOTHING, True
+            )
         ]
     says = "part of the predictions that breaks a symmetry of linear algorithms (rotation, order, signs)"
     if not answers:
