@@ -643,7 +643,7 @@ MUTATIONS = [
     Mutation("lab/inspection/content.py", "else t - 1]", "else t]", f"{INSPECT} rows_end"),
     Mutation("lab/inspection/page.py", "if path.exists() and MARK", "if False and MARK", f"{INSPECT} refused_is_said"),
     Mutation("lab/inspection/content.py", "* task.d_output] * n_edits]", "* task.d_output]]", f"{INSPECT} too_large"),
-    Mutation("lab/inspection/command.py", "128 + signal.SIGINT", "1", f"{INSPECT} exit_codes"),
+    Mutation("lab/inspection/ends.py", "128 + signal.SIGINT", "1", f"{INSPECT} exit_codes"),
     Mutation("lab/inspection/page.html", "default-src 'none'", "default-src *", f"{INSPECT} refers_to_nothing"),
     Mutation("lab/inspection/look.py", 'recorded.stack("attn.v")', 'recorded.stack("attn.k")',
              f"{INSPECT} numbers_are_those"),

@@ -30,15 +30,13 @@ Exit codes: 0 the page is written; 1 an error occurred, nothing was written; 2 b
 130 stopped by Ctrl-C, nothing was written.
 """
 
-import os
 import re
-import signal
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from icl_gd.lab.config.errors import ConfigError, nearest, one_line
 from icl_gd.lab.inspection.content import page_data
+from icl_gd.lab.inspection.ends import exit_code
 from icl_gd.lab.inspection.page import check_output, write_page
 from icl_gd.lab.inspection.subject import find, load_subject
 from icl_gd.lab.lifecycle import settings
@@ -62,21 +60,7 @@ def main(words: Sequence[str]) -> int:
     if any(word in ("--help", "-h", "-help", "help") for word in words):
         print(__doc__)
         return 0
-    try:
-        print(_write(*_parsed(words)))
-        return 0
-    except ConfigError as error:
-        print("error:", one_line(error), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except Exception as error:
-        if os.environ.get("ICL_GD_TRACEBACK"):
-            raise
-        said = f"{type(error).__name__}: {one_line(error)}"
-        print(f"error: {said}; nothing was written; ICL_GD_TRACEBACK=1 shows the traceback", file=sys.stderr)
-        return 1
+    return exit_code(lambda: _write(*_parsed(words)))
 
 
 def _parsed(words: Sequence[str]) -> tuple[str, dict[str, str]]:

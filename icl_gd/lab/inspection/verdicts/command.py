@@ -37,9 +37,7 @@ Exit codes: 0 there is a verdict, which may be "none"; 1 an error occurred; 2 ba
 import contextlib
 import difflib
 import json
-import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -50,6 +48,7 @@ from icl_gd.analysis.calls import Refusal
 from icl_gd.identification import Verdict, identify
 from icl_gd.identification.fingerprint import Fingerprint, fingerprint
 from icl_gd.lab.config.errors import ConfigError, nearest, one_line
+from icl_gd.lab.inspection.ends import exit_code
 from icl_gd.lab.inspection.verdicts.output import check_output, write
 from icl_gd.lab.inspection.verdicts.subject import SOURCES, Examined, ExaminedMember, find_precision, load_examined
 from icl_gd.lab.inspection.verdicts.tasks import field_names
@@ -75,21 +74,7 @@ def main(words: Sequence[str]) -> int:
     if any(word in ("--help", "-h", "-help", "help") for word in words):
         print(__doc__)
         return 0
-    try:
-        print(_answer(*_parsed(words)))
-        return 0
-    except ConfigError as error:
-        print("error:", one_line(error), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except (Exception, SystemExit) as error:
-        if os.environ.get("ICL_GD_TRACEBACK"):
-            raise
-        message = f"{type(error).__name__}: {one_line(error)}"
-        print(f"error: {message}; nothing was written; ICL_GD_TRACEBACK=1 shows the traceback", file=sys.stderr)
-        return 1
+    return exit_code(lambda: _answer(*_parsed(words)))
 
 
 def _parsed(words: Sequence[str]) -> tuple[dict[str, str], dict[str, str], bool]:
