@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import absl.logging
 import jax
@@ -22,7 +23,7 @@ from icl_gd.lab.lifecycle import settings as settings_of_a_run
 from icl_gd.lab.reporting import results
 from icl_gd.models.attention import KINDS
 from icl_gd.schema import description
-from icl_gd.training import Interrupted
+from icl_gd.training import Interrupted, checkpoint
 
 ROOT = Path(__file__).parents[2]
 MINE = lab.Experiment(
@@ -249,6 +250,17 @@ def test_a_signal_that_python_ignores_is_heard_and_leaves_no_trace(monkeypatch, 
     assert seen == [ValueError]
     monkeypatch.undo()
     assert sys.unraisablehook is before
+
+
+def test_pending_tasks_print_nothing_after_a_run_that_could_not_save(monkeypatch, capsys):
+    """They may end after the signal handlers of the run are gone."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: print(raised.exc_type, file=sys.stderr))
+    with pytest.raises(OSError, match="full"), monitor.Stop(), checkpoint._suppress_closed_loop_tracebacks():
+        raise OSError("full")
+    for error in (RuntimeError("Event loop is closed"), ValueError("another")):
+        sys.unraisablehook(SimpleNamespace(exc_type=type(error), exc_value=error))
+    assert capsys.readouterr().err == "<class 'ValueError'>\n"
 
 
 def test_a_run_without_a_workdir_leaves_nothing(tmp_path, monkeypatch):

@@ -53,7 +53,8 @@ class Stop:
     def __exit__(self, *error: object) -> None:
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
-        sys.unraisablehook = self._previous_hook
+        if sys.unraisablehook == self._on_unraisable:  # not if a checkpoint failed, whose hook has to stay
+            sys.unraisablehook = self._previous_hook
 
     def _on_unraisable(self, raised: Any) -> None:
         """Suppresses the message about a KeyboardInterrupt that was raised in a garbage collector callback.
