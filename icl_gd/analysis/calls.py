@@ -164,19 +164,25 @@ def _predictions(predictor: Predictor, x: jax.Array, y: jax.Array, x_query: jax.
     return predictions(predictor, Prompt(x, y, x_query, x_query, None))
 
 
+@cached_by_value
+def _single_program() -> Callable[..., Any]:
+    return jax.jit(_prediction)
+
+
+def _prediction(predictor: Predictor, x: jax.Array, y: jax.Array, x_query: jax.Array) -> Any:
+    returned = predictor(x, y, x_query)
+    return returned if hasattr(returned, "dtype") else None  # JAX would look for arrays in other objects
+
+
 def _is_traceable(predictor: Predictor, x: np.ndarray, y: np.ndarray, x_query: np.ndarray) -> bool:
     """Whether JAX can trace and lower a Predictor. A refusal by the Predictor, such as a ValueError, is passed on.
 
-    Lowering matters: `np.argsort` of a traced array can be traced, but not lowered.
+    Lowering matters: `np.argsort` of a traced array can be traced, but not lowered. JAX remembers what it lowered, so
+    models of one structure are lowered once.
     """
-
-    def array(*prompt: jax.Array) -> Any:
-        returned = as_partial(predictor)(*prompt)
-        return returned if hasattr(returned, "dtype") else None  # JAX would look for arrays in other objects
-
     shapes = [jax.ShapeDtypeStruct(part.shape, jnp.result_type(float)) for part in (x, y, x_query)]
     try:
-        result = jax.jit(array).lower(*shapes).out_info
+        result = _single_program().lower(as_partial(predictor), *shapes).out_info
     except (jax.errors.JAXTypeError, TypeError, AttributeError):
         return False
     return getattr(result, "ndim", 0) > 0 and is_real(result)

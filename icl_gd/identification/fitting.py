@@ -24,7 +24,7 @@ from icl_gd.identification.probe import ELEMENTS, Probe
 Values = tuple[np.ndarray, np.ndarray]  # p, of the shape of the eigenvalues, and its derivatives [number *shape]
 Filter = Callable[[np.ndarray, np.ndarray], Values]
 
-FEW = 40  # prompts with which starts are compared
+FEW = 24  # prompts with which starts are compared
 SMALLEST = 1e-13  # noise of a row, as a share of the response; rounding in float32 is of this order
 SYMMETRIC_PART = 0.1  # share of the noise that is expected to have all symmetries
 

@@ -29,7 +29,7 @@ from icl_gd.identification.families.gd_plus_plus import gd_plus_plus
 from icl_gd.identification.families.gradient_descent import own_steps
 from icl_gd.identification.fitting import Rows
 from icl_gd.identification.probe import Call, Probe, Whitening, probe
-from icl_gd.identification.search import RATIO
+from icl_gd.identification.search import BETTER, RATIO, has_gammas
 from icl_gd.identification.subject import NOTHING, Answer, Subject
 
 FLOOR = 1e-9  # of the unexplained share; nothing is searched, so no wrong algorithm gets below
@@ -37,7 +37,6 @@ IDLE = 1e-3  # a last layer whose step is below this share of the largest one do
 EARLY = 3.0  # largest part that breaks symmetries after an early layer, in times of that after the last one
 SAME = 1e-3  # largest share by which the prediction after the last layer may differ from that of the Predictor
 GROUPS = 8  # of prompts; each is left out once for the intervals
-BETTER = 0.4  # GD++ is preferred to gradient descent if it leaves less than this share of its misfit
 
 
 @dataclass(frozen=True)
@@ -232,7 +231,8 @@ def layered(subject: Subject, call: Call, ceiling: float, groups: int = GROUPS) 
     floor = max(FLOOR, subject.floor)
     if are_symmetric(probes, ceiling, subject.floor):
         plain, plus = read(probes, False, floor), read(probes, True, floor)
-        if plain.is_accepted and not (plus.is_accepted and _has_gammas(plus, plain, probes)):
+        is_plus = has_gammas(plus.gammas, probes[0], float(noise(probes)[0])) and plus.worst < BETTER * plain.worst
+        if plain.is_accepted and not (plus.is_accepted and is_plus):
             return [_answer("gd", plain, probes, groups)]
         return [_answer("gd_plus_plus", plus, probes, groups)] if plus.is_accepted and len(probes) > 1 else []
 
@@ -256,12 +256,6 @@ def layered(subject: Subject, call: Call, ceiling: float, groups: int = GROUPS) 
     steps = [[size * end for end in ends] for ends in answer.intervals.get("step_sizes", [])]
     parameters = with_matrix(answer.parameters, a / size, size)
     return [replace(answer, parameters=parameters, intervals={"step_sizes": steps} if steps else {})]
-
-
-def _has_gammas(plus: Reading, plain: Reading, probes: Sequence[Probe]) -> bool:
-    """Whether the gammas of GD++ are beyond noise, and explain the layers much better than gradient descent does."""
-    top = float(np.median(probes[0].eigenvalues[:, -1]))
-    return bool(np.abs(plus.gammas).max() * top > 4 * np.sqrt(noise(probes)[0]) and plus.worst < BETTER * plain.worst)
 
 
 def _answer(verdict: str, reading: Reading, probes: Sequence[Probe], groups: int) -> Answer:

@@ -25,6 +25,8 @@ FLOOR = 1e-11  # of the unexplained share: rounding in float32
 RATIO = 1.26  # noise of the response, in times of the gauge
 BROKEN = 4.0  # a violation above this many times the noise is structure, not noise
 BEST = 3  # starts that are followed to the end without noise, where nothing else limits the precision
+BETTER = 0.4  # an algorithm is preferred to its special case if it leaves less than this share of its misfit
+RESOLVED = 4.0  # gammas of GD++ below this many times the noise of the response may be noise of weights
 HOPELESS = 100.0  # a candidate that leaves this many times the noise unexplained on few prompts is not fitted further
 
 
@@ -35,13 +37,13 @@ class Accepted:
     Attributes:
       candidate: the algorithm.
       numbers: its fitted numbers.
-      misfits: unexplained share of the symmetric response, by scale.
-      is_tight: whether the misfits are as small as those of nine in ten true algorithms.
+      worst: the largest unexplained share of the symmetric response at any scale, in times of its limit.
+      is_tight: whether the unexplained shares are as small as those of nine in ten true algorithms.
     """
 
     candidate: Candidate
     numbers: np.ndarray
-    misfits: np.ndarray
+    worst: float
     is_tight: bool
 
 
@@ -124,27 +126,56 @@ def search(
         found[candidate.name] = numbers
         left = misfits(probe, candidate.p, numbers)
         if candidate.is_valid(numbers) and np.all(left <= loose):
-            accepted[candidate.name] = Accepted(candidate, numbers, left, bool(np.all(left <= tight)))
-    return simplest_first(accepted, is_exact)
+            worst, is_tight = float(np.max(left / loose)), bool(np.all(left <= tight))
+            accepted[candidate.name] = Accepted(candidate, numbers, worst, is_tight)
+    return simplest_first(accepted, probe, is_exact)
 
 
-def simplest_first(accepted: dict[Name, Accepted], is_exact: bool) -> list[Accepted]:
-    """Drops candidates with an accepted special case, unless it fits worse; sorts the others.
+def has_gammas(gammas: Sequence[float] | np.ndarray, probe: Probe, noise: float) -> bool:
+    """Whether some gamma of GD++ is larger than noise of the weights makes those of gradient descent.
 
-    Tight fits come before others, and fewer numbers before more. With noise, momentum comes last: its filter is close
-    to those of gradient descent.
+    Args:
+      gammas: the fitted gammas.
+      probe: the response, whose eigenvalues are the scale of gamma.
+      noise: the gauge of the response.
+
+    Returns:
+      True if gradient descent is not enough.
+    """
+    return bool(np.max(np.abs(gammas)) * np.median(probe.eigenvalues[:, -1]) > RESOLVED * np.sqrt(noise))
+
+
+def simplest_first(accepted: dict[Name, Accepted], probe: Probe, is_exact: bool) -> list[Accepted]:
+    """Drops candidates that explain hardly more than an accepted special case; sorts the others.
+
+    Special cases that explain much less come last. Before them, tight fits come before others, and fewer numbers before
+    more. With noise, momentum comes after them: its filter is close to those of gradient descent.
+
+    Args:
+      accepted: the candidates that are not excluded.
+      probe: the response.
+      is_exact: whether the response has no noise.
 
     Returns:
       The candidates, best one first.
     """
-    kept = [
-        one
-        for one in accepted.values()
-        if not any(name in accepted and (accepted[name].is_tight or not one.is_tight) for name in one.candidate.special)
-    ]
+
+    def explains_more(general: Accepted, special: Accepted) -> bool:
+        if special.candidate.name.verdict == "gd" and general.candidate.name.verdict == "gd_plus_plus":
+            gammas = general.candidate.parameters(general.numbers, 1)["gammas"]
+            if not has_gammas(gammas, probe, probe.base.gauge):
+                return False
+        return general.worst < BETTER * special.worst
+
+    def special_cases(one: Accepted) -> list[Accepted]:
+        return [accepted[name] for name in one.candidate.special if name in accepted]
+
+    kept = [one for one in accepted.values() if all(explains_more(one, special) for special in special_cases(one))]
+    surpassed = {special.candidate.name for one in kept for special in special_cases(one)}
     return sorted(
         kept,
         key=lambda one: (
+            one.candidate.name in surpassed,
             not one.is_tight,
             not is_exact and one.candidate.name.verdict == "momentum",
             one.candidate.n_numbers,
