@@ -21,7 +21,7 @@ import icl_gd
 from icl_gd import constructions, identify, learners, models, tokens
 from icl_gd.analysis import calls
 from icl_gd.analysis.symmetries import STATEMENTS
-from icl_gd.identification import Evidence, Hypothesis, Verdict, probe, subject
+from icl_gd.identification import Evidence, Hypothesis, Verdict, probe, search, subject
 from icl_gd.identification.black_box import black_box, filter_values, predict_bilinear, predict_by_filter
 from icl_gd.identification.families import FILTERS, Name, conjugate_gradient, finite_pool, kernels, neighbours
 from icl_gd.identification.families.gd_plus_plus import gd_plus_plus
@@ -498,6 +498,35 @@ def test_noisy_weights_are_read_as_what_they_were(seed, plants, monkeypatch):
     assert (verdict.verdict, verdict.parameters["n_steps"]) == plant.truth[:2]
     assert verdict.reading == "layer by layer"
     np.testing.assert_allclose(verdict.parameters["step_sizes"], plant.details["steps"], rtol=0.1)
+
+
+def accepted(name, numbers, worst, is_tight=False):
+    return search.Accepted(BY_NAME[name], np.array(numbers), worst, is_tight)
+
+
+@pytest.mark.parametrize(
+    ("general", "numbers", "worst", "expected"),
+    [
+        (Name("gd", 3, False), [0.5, 0.4, 0.3], 0.3, ["general", "special"]),
+        (Name("gd", 3, False), [0.5, 0.4, 0.3], 0.5, ["special"]),
+        (Name("gd_plus_plus", 3), [0.4, 0.2], 0.3, ["general", "special"]),
+        (Name("gd_plus_plus", 3), [0.4, 0.2], 0.5, ["special"]),
+        (Name("gd_plus_plus", 3), [0.4, 1e-3], 0.01, ["special"]),  # so small a gamma is noise of weights
+        (Name("gd_plus_plus", 3, False), [0.4, 0.4, 0.4, 1e-3, 0.2], 0.3, ["general", "special"]),
+        (Name("gd_plus_plus", 3, False), [0.4, 0.4, 0.4, 1e-3, 1e-3], 0.01, ["special"]),
+    ],
+)
+@pytest.mark.parametrize("is_tight", [True, False])
+def test_an_algorithm_is_preferred_to_its_special_case_if_it_explains_much_more(
+    general, numbers, worst, expected, is_tight
+):
+    """Here noise has a share of 1e-3, and three equal steps explain the response up to their limit."""
+    seen = probe.probe(
+        noisy(batched("equal steps"), 1e-3), examined(batched("equal steps")).prompts, np.random.default_rng(0)
+    )
+    both = accepted(Name("gd", 3), [0.4], 1.0), accepted(general, numbers, worst, is_tight)
+    found = search.simplest_first({one.candidate.name: one for one in both}, seen, False)
+    assert ["general" if one.candidate.name == general else "special" for one in found] == expected
 
 
 # --- verdicts ---
