@@ -29,7 +29,7 @@ from icl_gd.identification.families.gd_plus_plus import gd_plus_plus
 from icl_gd.identification.families.gradient_descent import own_steps
 from icl_gd.identification.fitting import Rows
 from icl_gd.identification.probe import Call, Probe, Whitening, probe
-from icl_gd.identification.search import BETTER, RATIO, has_gammas
+from icl_gd.identification.samples import difference
 from icl_gd.identification.subject import NOTHING, Answer, Subject
 
 FLOOR = 1e-9  # of the unexplained share; nothing is searched, so no wrong algorithm gets below
@@ -111,7 +111,7 @@ def are_symmetric(probes: Sequence[Probe], ceiling: float, floor: float) -> bool
     Returns:
       True if it has them.
     """
-    limit = min(ceiling, search.BROKEN * RATIO * float(noise(probes)[0]) + floor)
+    limit = min(ceiling, search.BROKEN * search.RATIO * float(noise(probes)[0]) + floor)
     return probes[-1].base.violation <= limit and all(one.base.violation <= EARLY * limit for one in probes)
 
 
@@ -141,8 +141,8 @@ def read(probes: Sequence[Probe], with_gammas: bool, floor: float = FLOOR) -> Re
         p = p + step * product
         fitted = np.split(np.einsum("bmr,br->bm", rows.loadings, p), len(seen.scales))
         left.append([scale.misfit(part) for scale, part in zip(seen.scales, fitted, strict=True)])
-    limits = np.broadcast_to(floor + (0.6 + 1.6 / d) * RATIO * noise(probes), (len(left), len(probes[0].scales)))
     misfits = np.nan_to_num(np.array(left), nan=np.inf)
+    limits = np.broadcast_to(search.largest_misfits(noise(probes), d, floor), misfits.shape)
     return Reading(np.array(steps), np.array([*gammas, 0.0]), misfits, limits)
 
 
@@ -196,11 +196,10 @@ def check_layers(subject: Subject, call: Calls) -> None:
             "predictions before the first and after every layer, which are at least two"
         )
     check_finite(call.name, y_hat)
-    difference = float(np.mean((y_hat[:, -1] - last) ** 2) / max(np.mean(last**2), np.finfo(float).tiny))
-    if difference > SAME:
+    if (share := difference(last, y_hat[:, -1])) > SAME:
         raise Refusal(
             f"the prediction of {call.name} after the last layer differs from that of the predictor by "
-            f"{difference**0.5:.2g} times its size; give the layers of this predictor"
+            f"{share**0.5:.2g} times its size; give the layers of this predictor"
         )
 
 
@@ -231,8 +230,7 @@ def layered(subject: Subject, call: Call, ceiling: float, groups: int = GROUPS) 
     floor = max(FLOOR, subject.floor)
     if are_symmetric(probes, ceiling, subject.floor):
         plain, plus = read(probes, False, floor), read(probes, True, floor)
-        is_plus = has_gammas(plus.gammas, probes[0], float(noise(probes)[0])) and plus.worst < BETTER * plain.worst
-        if plain.is_accepted and not (plus.is_accepted and is_plus):
+        if plain.is_accepted and not (plus.is_accepted and _explains_more(plus, plain, probes)):
             return [_answer("gd", plain, probes, groups)]
         return [_answer("gd_plus_plus", plus, probes, groups)] if plus.is_accepted and len(probes) > 1 else []
 
@@ -256,6 +254,12 @@ def layered(subject: Subject, call: Call, ceiling: float, groups: int = GROUPS) 
     steps = [[size * end for end in ends] for ends in answer.intervals.get("step_sizes", [])]
     parameters = with_matrix(answer.parameters, a / size, size)
     return [replace(answer, parameters=parameters, intervals={"step_sizes": steps} if steps else {})]
+
+
+def _explains_more(plus: Reading, plain: Reading, probes: Sequence[Probe]) -> bool:
+    """Whether GD++ explains the layers much better than gradient descent does, by gammas that are beyond noise."""
+    gammas_matter = search.has_gammas(plus.gammas, probes[0], float(noise(probes)[0]))
+    return gammas_matter and plus.worst < search.BETTER * plain.worst
 
 
 def _answer(verdict: str, reading: Reading, probes: Sequence[Probe], groups: int) -> Answer:

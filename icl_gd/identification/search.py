@@ -47,18 +47,32 @@ class Accepted:
     is_tight: bool
 
 
-def limits(probe: Probe, floor: float = FLOOR) -> tuple[np.ndarray, np.ndarray]:
-    """The largest accepted misfits, and those of a tight fit.
+def largest_misfits(noise: np.ndarray, d: int, floor: float) -> np.ndarray:
+    """The largest accepted misfits.
 
     Noise of the weights breaks the symmetries, mostly. The part that has them all is smaller, the more so the more
     inputs there are to rotate.
+
+    Args:
+      noise: the noise, as a share of the response, by scale.
+      d: number of inputs that are rotated.
+      floor: unexplained share that rounding alone may leave.
+
+    Returns:
+      Shares `[scale]`.
+    """
+    return floor + (0.6 + 1.6 / d) * RATIO * noise
+
+
+def limits(probe: Probe, floor: float = FLOOR) -> tuple[np.ndarray, np.ndarray]:
+    """The largest accepted misfits, and those of a tight fit.
 
     Returns:
       Two arrays `[scale]`.
     """
     d = probe.eigenvalues.shape[-1]
-    noise = RATIO * np.array([min(scale.gauge, 2 * scale.within) for scale in probe.scales])
-    return floor + (0.6 + 1.6 / d) * noise, floor + (0.015 + 0.2 / d) * noise
+    noise = np.array([min(scale.gauge, 2 * scale.within) for scale in probe.scales])
+    return largest_misfits(noise, d, floor), floor + (0.015 + 0.2 / d) * RATIO * noise
 
 
 def is_symmetric(probe: Probe, ceiling: float, floor: float = FLOOR) -> bool:

@@ -56,7 +56,7 @@ class Evidence:
     Attributes:
       rung: "behaviour", "sensitivity", "weights" or "cause".
       name: key of the observation, such as "kept_worst_layer".
-      says: the observation in one sentence.
+      says: what was measured, in words.
       value, threshold: the measured number and the number that it is compared with.
       supports: whether it supports the verdict.
     """
@@ -169,13 +169,22 @@ def nearest_in_words(hypothesis: Mapping[str, Any] | None) -> str:
     )
 
 
+def size_of(share: float) -> float:
+    """The size of a difference, relative to the predictions: the square root of a share of squares, in per cent.
+
+    Returns:
+      The percentage; 0 for a negative share, which is an estimate of zero.
+    """
+    return 100 * max(share, 0.0) ** 0.5
+
+
 def percent(share: float) -> str:
-    """The size of a difference in words: the square root of a share of squares, as a percentage.
+    """`size_of` a difference in words.
 
     Returns:
       For example "3 %", or "rounding".
     """
-    size = 100 * max(share, 0.0) ** 0.5
+    size = size_of(share)
     if size < 1e-3:
         return "rounding"
     return f"{size:.1g} %" if size < 1 else f"{size:.0f} %"

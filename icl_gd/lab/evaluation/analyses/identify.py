@@ -16,7 +16,7 @@ import numpy as np
 
 from icl_gd import identification, plots
 from icl_gd.identification import Verdict
-from icl_gd.identification.verdict import in_words
+from icl_gd.identification.verdict import in_words, size_of
 from icl_gd.lab.config.questions import Analysis, Done, Evidence, Picture
 from icl_gd.lab.evaluation.measured import GROUPS, Evaluation, Records
 from icl_gd.lab.reporting.results import curve
@@ -129,7 +129,7 @@ def _share(verdict: Mapping[str, Any], name: str) -> float:
     if verdict["verdict"] == "none" and name != "noise_floor":
         near = verdict["nearest"]
         value = near["unexplained"] if near and name == "in_distribution" else None
-    return math.nan if value is None else 100 * max(value, 0.0) ** 0.5
+    return math.nan if value is None else size_of(value)
 
 
 def _draw(done: Done) -> plots.Figure:
