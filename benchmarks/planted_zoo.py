@@ -13,7 +13,7 @@ nearer to the planted learner without noise than half of what the noise moved it
 This takes about an hour on two CPU cores with 1,000 members. With --records, the record of every learner is appended to
 a file of JSON lines as soon as it is there, and learners that the file has are not identified again. --write does this
 with results/planted_zoo/seed_S.jsonl, and writes the tables of all seeds of this folder to benchmarks/README.md: of
-every seed that was ever drawn with the present thresholds.
+every seed that was ever drawn with frozen thresholds.
 """
 
 import json
