@@ -89,7 +89,8 @@ def examine(source: str, text: str) -> None:
             print(f"{examined.title(member)}, {in_examples(task.n_context)}: {verdict.sentence}", flush=True)
             seen.append((member, task, verdict))
     verdicts = [
-        {"seed": member.number, "examples": task.n_context, **verdict.as_dict()} for member, task, verdict in seen
+        {"seed": member.number, "label": member.label, "examples": task.n_context, **verdict.as_dict()}
+        for member, task, verdict in seen
     ]
     RESULTS.mkdir(parents=True, exist_ok=True)
     content = {"source": source, "task": examined.task_in_words, "verdicts": verdicts}
@@ -140,8 +141,8 @@ def table() -> str:
     for path in sorted(RESULTS.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         for verdict in content["verdicts"]:
-            number = verdict["seed"]
-            name = f"`{path.stem}`" + (f", member {number}" if number is not None else "")
+            number, label = verdict["seed"], verdict["label"]
+            name = f"`{path.stem}`" + (f", {label or f'member {number}'}" if number is not None else "")
             several = len({each["examples"] for each in content["verdicts"]}) > 1
             lines.append(row(name + f", {in_examples(verdict['examples'])}" * several, verdict))
     return "\n".join(lines)

@@ -216,6 +216,13 @@ def test_a_figure_of_any_sweep(swept, tmp_path):
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"01_sweep.png", "01_sweep.pdf", "07_mine.png"}
 
 
+def test_figures_of_modified_attention_need_no_sweep_over_tasks(tmp_path):
+    done = json.loads((CONFIGS.parent / "results" / "attention_variants" / "results.json").read_text(encoding="utf-8"))
+    done["sweep"] = [point for point in done["sweep"] if point["fields"].pop("task.name") == "linear"]
+    pictures.draw(done, tmp_path / "figures")
+    assert {path.name for path in (tmp_path / "figures").glob("*.png")} == {"01_variants.png", "02_every_variant.png"}
+
+
 def test_frozen_members_are_named_once(tmp_path, capsys):
     points = [{"train.learning_rate": rate} for rate in RATES]
     screen = monitor.Monitor(tmp_path, 10, 5, "n_context=3", points)

@@ -116,6 +116,11 @@ def plain_member(points: Sequence[Mapping[str, Any]], config: TransformerConfig)
     return plain[0] if swept and plain and len(points) > 1 and not any(fixed) else None
 
 
+def _task_name(point: Mapping[str, Any]) -> str:
+    """The name of the task in one combination of a sweep; empty if the sweep is not over tasks."""
+    return point["fields"].get("task.name", "")
+
+
 def _strengths(point: Mapping[str, Any]) -> tuple[float, ...]:
     """Strengths of the modifications in one combination of a sweep, in the order of `VARIED`."""
     return tuple(point["fields"].get(f"model.{name}", 0.0) for name in VARIED)
@@ -123,13 +128,13 @@ def _strengths(point: Mapping[str, Any]) -> tuple[float, ...]:
 
 def _draw_variants(done: Done) -> plots.Figure:
     """Loss relative to the unmodified member of the seed, for one modification at a time."""
-    tasks = list(dict.fromkeys(point["fields"]["task.name"] for point in done["sweep"]))
+    tasks = list(dict.fromkeys(_task_name(point) for point in done["sweep"]))
     figure, axes = plots.subplots(1, 3, figsize=(plots.PAGE, 2.7), sharey=True)
     for task, marker, shade in zip(tasks, "osD", plots.shades(len(tasks)), strict=False):
         points = [
             (*_strengths(point), point["metrics"]["loss_ratio_plain"])
             for point in done["sweep"]
-            if point["fields"]["task.name"] == task
+            if _task_name(point) == task
         ]
         augmentations = list(AUGMENTED)
         panels = (
@@ -166,16 +171,14 @@ def _draw_variants(done: Done) -> plots.Figure:
     axes[2].set_xlim(-0.5, 3.5)
     axes[0].set_ylabel("loss / loss of plain softmax")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    if any(tasks):
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
 
 def _draw_every_variant(done: Done) -> plots.Figure:
     """Draws one panel per task (rows) and augmentation (columns), with loss ratios over alpha and beta."""
-    ratios = {
-        (point["fields"]["task.name"], *_strengths(point)): point["metrics"]["loss_ratio_plain"]
-        for point in done["sweep"]
-    }
+    ratios = {(_task_name(point), *_strengths(point)): point["metrics"]["loss_ratio_plain"] for point in done["sweep"]}
     tasks, alphas, betas, keys, values = (list(dict.fromkeys(axis)) for axis in zip(*ratios, strict=True))
     augmentations = [pair for pair in AUGMENTED if pair[0] in keys and pair[1] in values]
     extent = max(abs(np.log(metric["mean"])) for metric in ratios.values()) or 1.0
