@@ -40,9 +40,9 @@ PAGE = ROOT / "docs" / "which_algorithm.md"
 BEGIN, END = "<!-- verdicts:begin -->", "<!-- verdicts:end -->"
 EXAMPLES = (1, 2, 4, 8, 16)  # of causal models, beside the number of their task
 COLUMNS = (
-    "model | verdict | numbers | unexplained | under shift | breaks symmetries | loss kept | exchanged | not excluded"
+    "model | verdict | numbers | unexplained | under shift | breaks symmetries | improvement kept | exchanged | "
+    "not excluded"
 )
-CAUSES = ("kept_worst_layer", "exchange_unexplained")
 
 
 def main(words: Sequence[str]) -> int:
@@ -164,7 +164,8 @@ def row(name: str, verdict: Mapping[str, Any]) -> str:
                 name,
                 *cells,
                 size(shares["noise_floor"]),
-                *(f"{observed[key]:.3f}" if key in observed else "" for key in CAUSES),
+                f"{observed['kept_worst_layer']:.3f}" if "kept_worst_layer" in observed else "",
+                size(observed["exchange_unexplained"]) if "exchange_unexplained" in observed else "",
                 ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else ""),
             ]
         )

@@ -10,7 +10,9 @@ Predictions are NumPy arrays in float64, whatever the precision of the learner i
 [[1.0], [1.0], [1.0]]
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sized
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +21,7 @@ import numpy as np
 
 from icl_gd.analysis.risk import predictions
 from icl_gd.programs import as_partial, cached_by_value
+from icl_gd.schema import check_function
 from icl_gd.types import Predictor, Prompt
 
 BATCH = 4096  # prompts in one call of a compiled program
@@ -44,7 +47,8 @@ class Calls:
     """A Predictor for batches of prompts.
 
     A Predictor that JAX can trace is compiled once, for batches of one size. Any other function is called for one
-    prompt at a time, with NumPy arrays of its own, which it may change.
+    prompt at a time, with NumPy arrays of its own, which it may change. So is a function that draws random numbers or
+    remembers earlier calls: tracing would freeze what it draws.
     """
 
     def __init__(self, predictor: Predictor, progress: Callable[[int], Any] = int, name: str = "the predictor"):
@@ -69,7 +73,8 @@ class Calls:
           Refusal: if the Predictor does not return m real numbers for a prompt.
         """
         if self.is_traced is None:
-            self.is_traced = _is_traceable(self.predictor, x[0], y[0], x_query[0])
+            first = x[0], y[0], x_query[0]
+            self.is_traced = _is_traceable(self.predictor, *first) and _is_repeatable(self.predictor, *first)
         results = []
         for start in range(0, len(x), BATCH):
             batch = [np.asarray(part[start : start + BATCH]) for part in (x, y, x_query)]
@@ -110,6 +115,21 @@ class Calls:
             kind = f"an array of {returned.dtype}" if hasattr(returned, "dtype") else type(returned).__name__
             raise Refusal(f"{self.name} returns {kind}; return y_hat [m], an array of m={m} real numbers")
         return y_hat.astype(np.float64).reshape(1 if m == y_hat.size == 1 and y_hat.ndim == 0 else y_hat.shape)
+
+
+def check_predictor(predictor: Any) -> None:
+    """Checks that an argument is a Predictor, without calling it.
+
+    Raises:
+      ValueError: if it is no function of a prompt. The message says how to get one from a name or a population.
+    """
+    taken = f"must be a function of ({', '.join(ARGUMENTS)})"
+    if isinstance(predictor, str | Path):
+        name = str(predictor)
+        raise ValueError(f"predictor={name!r} {taken}; for a saved model, give icl_gd.load_model({name!r})")
+    if not callable(predictor) and isinstance(predictor, Sized) and hasattr(predictor, "params"):
+        raise ValueError(f"predictor={type(predictor).__name__} of {len(predictor)} {taken}; give population[0]")
+    check_function("predictor", predictor, ARGUMENTS)
 
 
 def is_real(array: Any) -> bool:
@@ -186,3 +206,12 @@ def _is_traceable(predictor: Predictor, x: np.ndarray, y: np.ndarray, x_query: n
     except (jax.errors.JAXTypeError, TypeError, AttributeError):
         return False
     return getattr(result, "ndim", 0) > 0 and is_real(result)
+
+
+def _is_repeatable(predictor: Predictor, x: np.ndarray, y: np.ndarray, x_query: np.ndarray) -> bool:
+    """Whether a function returns the same for the same prompt. Models and other pytrees of JAX do."""
+    if not inspect.isroutine(predictor):
+        return True
+    prompt = jnp.asarray(x), jnp.asarray(y), jnp.asarray(x_query)
+    first, second = (np.asarray(predictor(*prompt)) for _ in range(2))
+    return np.array_equal(first, second, equal_nan=True)

@@ -16,7 +16,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from icl_gd.analysis.calls import ARGUMENTS, Batch, Calls, Refusal, check_finite, is_real, single_predictions
+from icl_gd.analysis.calls import (
+    ARGUMENTS,
+    Batch,
+    Calls,
+    Refusal,
+    check_finite,
+    check_predictor,
+    is_real,
+    single_predictions,
+)
 from icl_gd.schema import Size, check_function, check_value, checked, shown
 from icl_gd.tasks import draw_prompts
 from icl_gd.tasks.pools import Sampled
@@ -148,7 +157,7 @@ def symmetries(predictor: Predictor, task: Sampled, key: Array, prompts: Size = 
         prompt.
     """
     if not isinstance(predictor, Calls):
-        check_function("predictor", predictor, ARGUMENTS)
+        check_predictor(predictor)
     try:
         key_draw, key_other, key_change = jax.random.split(key, 3)
     except (TypeError, ValueError) as error:

@@ -17,8 +17,8 @@ from icl_gd.identification.families import FILTERS
 from icl_gd.identification.probe import Call, Probe, weights
 from icl_gd.identification.samples import difference, unexplained
 from icl_gd.identification.search import BROKEN, RATIO
-from icl_gd.identification.subject import EXACT, FRESH, NOTHING, Answer, Subject
-from icl_gd.identification.verdict import Evidence
+from icl_gd.identification.subject import EXACT, FRESH, Answer, Subject
+from icl_gd.identification.verdict import NOTHING, Evidence
 from icl_gd.models import Model, init
 
 LAYERS = 100.0  # rounding of a deep network, in times of the floor

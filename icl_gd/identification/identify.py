@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from annotated_types import Gt, Lt
 
-from icl_gd.analysis.calls import ARGUMENTS, Calls
+from icl_gd.analysis.calls import ARGUMENTS, Calls, check_predictor
 from icl_gd.analysis.symmetries import check_task, violations
 from icl_gd.identification.black_box import black_box, nearest
 from icl_gd.identification.cause import opened
@@ -63,7 +63,7 @@ def identify(
         the last prediction of `layerwise` is not that of the Predictor.
     """
     began = time.perf_counter()
-    check_function("predictor", predictor, ARGUMENTS)
+    check_predictor(predictor)
     check_function("progress", progress, ("stage",))
     check_task(task, MANY)
     progress("symmetries")

@@ -30,7 +30,8 @@ from icl_gd.identification.families.gradient_descent import own_steps
 from icl_gd.identification.fitting import Rows
 from icl_gd.identification.probe import Call, Probe, Whitening, probe
 from icl_gd.identification.samples import difference
-from icl_gd.identification.subject import NOTHING, Answer, Subject
+from icl_gd.identification.subject import Answer, Subject
+from icl_gd.identification.verdict import NOTHING
 
 FLOOR = 1e-9  # of the unexplained share; nothing is searched, so no wrong algorithm gets below
 IDLE = 1e-3  # a last layer whose step is below this share of the largest one does nothing

@@ -21,10 +21,10 @@ from icl_gd.identification.naming import sentence
 from icl_gd.identification.probe import PROMPTS, Call
 from icl_gd.identification.samples import unexplained
 from icl_gd.identification.search import FLOOR
+from icl_gd.identification.verdict import NOTHING
 from icl_gd.tasks.pools import Sampled
 from icl_gd.types import Predictor
 
-NOTHING = 1e-8  # predictions whose squares are below this share of those of the labels are zero
 FRESH = 5.0  # an algorithm is excluded if it leaves more than this many times the noise of fresh prompts
 EXACT = 1e-7  # largest unexplained share of an algorithm that is no filter
 ROUNDING = 10.0  # accepted rounding errors, in times of the effect of a last digit

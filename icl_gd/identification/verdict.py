@@ -14,6 +14,9 @@ from icl_gd.identification.naming import sentence
 
 Parameters = Mapping[str, Any]
 FAR = 0.5  # unexplained share of the nearest algorithm above which it is not named
+NOTHING = 1e-8  # predictions whose squares are below this share of those of the labels are zero
+WORSE = 4.0  # a share under shift above this many times that of the task is told
+TOLD = 1e-3  # smallest share under shift that is told
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ class Verdict:
       black_box: what the predictions alone do not exclude, simplest first.
       nearest: the algorithm that explains most, and is excluded, if the verdict is "none".
       unexplained: shares of the response that the verdict does not explain: "in_distribution", "shifted" (the largest
-        of all shifts) and "noise_floor" (the part that no algorithm of the list explains).
+        of all shifts) and "noise_floor" (the part that no algorithm of the list explains). For "none", the first two
+        are 1, and `nearest` has the share of the nearest algorithm.
       by_shift: the unexplained share under every shift.
       symmetries: the violation of every symmetry; 0 is exact.
       evidence: what supports the verdict, and what speaks against it.
@@ -123,12 +127,19 @@ class Verdict:
         if self.verdict == "none":
             near = nearest_in_words(self.nearest.as_dict() if self.nearest else None)
             return f"None of the known algorithms explains the predictions{near and f'; nearest is {near}'}."
-        uses = any(row.rung == "cause" and row.supports for row in self.evidence)
-        verb = "uses" if uses and all(row.supports for row in self.evidence if row.rung == "cause") else "computes"
-        left = self.unexplained["in_distribution"]
+        if self.verdict == "zero":
+            return f"The predictor predicts zero: its predictions are less than {percent(NOTHING)} of the labels."
+        is_caused = any(row.rung == "cause" for row in self.evidence) and all(row.supports for row in self.evidence)
+        left, shifted = self.unexplained["in_distribution"], self.unexplained.get("shifted", 0.0)
+        shift = ""
+        if shifted > 1.0:
+            shift = ", but not under distribution shift"
+        elif shifted > max(TOLD, WORSE * left):
+            shift = f", and to within {percent(shifted)} under distribution shift"
         others = max(len(self.not_excluded) - 1, 0)
         also = f" {others} other algorithm{'s are' if others > 1 else ' is'} not excluded." if others else ""
-        return f"The predictor {verb} {self.name}, to within {percent(left)}.{also}"
+        verb = "uses" if is_caused else "computes"
+        return f"The predictor {verb} {self.name}, to within {percent(left)}{shift}.{also}"
 
     def as_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON.

@@ -169,7 +169,13 @@ def test_a_numpy_function(file, tmp_path, capsys):
     lines = printed.splitlines()
     assert lines[:2] == [f"{file}:ridge", f"  {found['sentence']}"]
     assert lines[-2:] == [f"wrote {out}/report.html", f"wrote {out}/verdict.json"]
-    for said in (f"d_input={D}, d_output=1, n_context={N}, inputs=normal", "penalty 1.5", "not excluded", "symmetries"):
+    for said in (
+        f"d_input={D}, d_output=1, n_context={N}, inputs=normal",
+        "penalty 1.5",
+        "not excluded",
+        "violation of",
+        "0.0025 is",
+    ):
         assert said in printed
     assert all(len(line) <= 120 for line in lines[2:-2])
     text = (out / "report.html").read_text()

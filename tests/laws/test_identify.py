@@ -624,8 +624,14 @@ def test_sentences_can_be_read():
         "None of the known algorithms explains the predictions; nearest is ridge regression, to within 3 %."
     )
     cause = Evidence("cause", "kept_worst_layer", "a layer can be replaced by a step", 0.99, 0.9, True)
-    used = Verdict("gd", one.parameters, not_excluded=[one], unexplained=shares, evidence=[cause])
-    assert used.sentence.startswith("The predictor uses gradient descent, 1 step")
+    against = Evidence("behaviour", "not_excluded", "algorithms that are not excluded", 2.0, 1.0, False)
+    for rows, verb in (([cause], "uses"), ([cause, against], "computes"), ([], "computes")):
+        answer = Verdict("gd", one.parameters, not_excluded=[one], unexplained=shares, evidence=rows)
+        assert answer.sentence.startswith(f"The predictor {verb} gradient descent, 1 step")
+    for shift, ending in ((0.04, "3 %, and to within 20 % under distribution shift."), (np.inf, "3 %, but not under")):
+        answer = Verdict("gd", one.parameters, not_excluded=[one], unexplained={**shares, "shifted": shift})
+        assert f"to within {ending}" in answer.sentence
+    assert Verdict("zero").sentence.endswith("its predictions are less than 0.01 % of the labels.")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Symmetries of all learners: those that they have hold up to rounding, and those that they lack do not."""
 
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -316,6 +317,32 @@ def test_what_is_no_array_of_numbers_is_refused(returned, kind):
     """NumPy would read None as nan and text as a number, and drop the imaginary part of a complex number."""
     with pytest.raises(calls.Refusal, match=rf"returns {kind}; return y_hat \[m\], an array of m=2 real numbers"):
         symmetries(lambda x, y, x_query: returned, TASK, jax.random.key(0), prompts=64)
+
+
+def test_a_function_that_draws_random_numbers_is_not_traced():
+    """Tracing would draw once, and the noise would be a constant factor."""
+    generator = np.random.default_rng(0)
+    call = calls.Calls(lambda x, y, x_query: y.T @ x @ x_query * (1 + 0.2 * generator.normal()))
+    batch = prompts_of(TASK, jax.random.key(0), 64)
+    factors = call(*batch) / np.einsum("pnm,pna,pa->pm", batch[1], batch[0], batch[2])
+    assert call.is_traced is False
+    assert 0.1 < factors[:, 0].std() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        ("two_layers", r"for a saved model, give icl_gd\.load_model\('two_layers'\)"),
+        (SimpleNamespace(params={}), r"must be a function of \(x, y, x_query\)"),
+        (
+            type("Population", (), {"params": {}, "__len__": lambda self: 3})(),
+            r"Population of 3 .*; give population\[0\]",
+        ),
+    ],
+)
+def test_what_is_no_predictor_is_refused(value, advice):
+    with pytest.raises(ValueError, match=advice):
+        calls.check_predictor(value)
 
 
 def test_shapes_that_differ_between_prompts_are_refused():

@@ -104,7 +104,7 @@ def numbers_of(verdicts: Sequence[Verdict]) -> dict[str, list[float]]:
         "verdict_unexplained": [verdict.unexplained["in_distribution"] for verdict in verdicts],
         "verdict_unexplained_shifted": [verdict.unexplained["shifted"] for verdict in verdicts],
         "verdict_noise": [verdict.unexplained["noise_floor"] for verdict in verdicts],
-        "verdict_not_excluded": [float(len(verdict.black_box)) for verdict in verdicts],
+        "verdict_black_box_count": [float(len(verdict.black_box)) for verdict in verdicts],
         "verdict_in_black_box": [
             float(verdict.verdict in [one.verdict for one in verdict.black_box]) for verdict in verdicts
         ],

@@ -24,7 +24,7 @@ explain, the violations of symmetries, and the evidence. Progress is printed to 
     --out=DIR              also writes verdict.json and report.html, a self-contained page that works offline
     --json                 prints one JSON object and no text: the verdict, or {"verdicts": [...]} of several members
 
-A verdict takes about 20 seconds on two cores. Examples:
+A verdict takes 2 to 30 seconds on two cores, and minutes for a slow function or many inputs. Examples:
 
     icl-gd identify --model=one_layer_0
     icl-gd identify --workdir=runs/one_layer --member=3 --out=runs/one_layer/identify

@@ -16,6 +16,7 @@ from icl_gd.lab.inspection.verdicts.subject import Examined
 
 RUNGS = ("behaviour", "sensitivity", "weights", "cause")  # the ladder of evidence, from the bottom
 DIGITS = 4
+SQUARES = "All shares are shares of squared predictions: 0.0025 is a difference of 5 %."
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -22,6 +22,10 @@ def check_output(directory: Path) -> None:
     Raises:
       ConfigError: if the directory cannot be created or is not writable, or holds other files of the same names.
     """
+    if directory.is_symlink() and not directory.exists():
+        raise ConfigError(
+            f"--out={directory} is a link to {directory.readlink()}, which does not exist; remove the link"
+        )
     nearest = next(each for each in (directory, *directory.absolute().parents) if each.exists())
     if not nearest.is_dir():
         raise ConfigError(f"--out={directory}: {nearest} is a file; give a directory: --out=DIR")

@@ -6,6 +6,7 @@ from html import escape
 from icl_gd.identification import Verdict
 from icl_gd.identification.fingerprint import Fingerprint
 from icl_gd.lab.inspection.verdicts.content import (
+    SQUARES,
     bound,
     evidence_rows,
     exclusion,
@@ -53,7 +54,6 @@ CAPTION = (
 )
 THICK = " The thick line is the verdict."
 BROKEN = " The response breaks the symmetries of filters, so the points describe only a part of it."
-SQUARES = "All shares are shares of squared predictions: 0.0025 is a difference of 5 %."
 
 
 def html(

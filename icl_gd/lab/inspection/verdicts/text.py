@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from icl_gd.identification import Verdict
 from icl_gd.lab.inspection.verdicts.content import (
+    SQUARES,
     bound,
     evidence_rows,
     headline,
@@ -36,6 +37,7 @@ def _block(examined: Examined, member: ExaminedMember, verdict: Verdict) -> str:
     lines += _entry("task", [examined.task_in_words])
     source = "the predictions after every layer" if verdict.reading == "layer by layer" else "the predictions alone"
     lines += _entry("read from", [f"{source}, in {verdict.seconds:.0f} s"])
+    lines += _entry("shares", [SQUARES])
     rows = parameter_rows(verdict)
     lines += _entry("parameters", [f"{name} {value}{_in_brackets(interval)}" for name, value, interval in rows])
     lines += _entry("not excluded", [f"{in_short(one)} ({number(one.unexplained)})" for one in verdict.not_excluded])
@@ -47,7 +49,7 @@ def _block(examined: Examined, member: ExaminedMember, verdict: Verdict) -> str:
     if verdict.not_excluded:
         lines += _entry("unexplained", [f"{number(value):<8} {name}" for name, value in shift_rows(verdict)])
     rows = symmetry_rows(verdict, None)
-    lines += _entry("symmetries", [f"{number(violation):<8} {name}: {says}" for name, says, violation, _ in rows])
+    lines += _entry("violation of", [f"{number(violation):<8} {name}: {says}" for name, says, violation, _ in rows])
     lines += _entry(
         "evidence",
         [
@@ -58,7 +60,9 @@ def _block(examined: Examined, member: ExaminedMember, verdict: Verdict) -> str:
     )
     if verdict.verdict not in ("none", "zero") and (missing := open_rungs(verdict)):
         lines += _entry("", [f"{'open':<8} {', '.join(missing)}: not observed"])
-    lines += _entry("controls", [f"{number(value):<8} {name}" for name, value in verdict.controls.items()])
+    lines += _entry(
+        "controls", [f"{number(value):<8} left unexplained by {name}" for name, value in verdict.controls.items()]
+    )
     return "\n".join(lines)
 
 
