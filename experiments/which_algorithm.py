@@ -4,8 +4,10 @@
 
 Every model is examined as by `icl-gd identify --model=NAME`, and every member of a run as by
 `icl-gd identify --workdir=DIR`. A causal model predicts at every number of examples, and is examined at several, as by
-`--task.n_context=N`. Given names are examined again; without names, all models of the zoo. A run needs a name of its
-own: the name of its workdir. `--check` examines nothing, and fails if the table differs from the files.
+`--task.n_context=N`. The layers of another model with an embedding are also examined as by `--features`.
+
+Given names are examined again; without names, all models of the zoo. A run needs a name of its own: the name of its
+workdir. `--check` examines nothing, and fails if the table differs from the files.
 
 The verdicts are written to results/verdicts/NAME.json, one file per model or run, and the table is written from all of
 these files. results/verdicts/figures/NAME.png is the spectral fingerprint of the last member. The card of a model of
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_gd import plots, zoo
-from icl_gd.identification import identify
+from icl_gd.identification import after_embedding, identify
 from icl_gd.identification.fingerprint import Fingerprint, fingerprint
 from icl_gd.identification.naming import sentence
 from icl_gd.identification.verdict import in_words, percent
@@ -37,6 +39,7 @@ ON_CARD = ("sentence", "verdict", "examples", "unexplained")
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "verdicts"
 PAGE = ROOT / "docs" / "which_algorithm.md"
+ON_FEATURES = ", on its features"
 BEGIN, END = "<!-- verdicts:begin -->", "<!-- verdicts:end -->"
 EXAMPLES = (1, 2, 4, 8, 16)  # of causal models, beside the number of their task
 COLUMNS = (
@@ -84,23 +87,23 @@ def examine(source: str, text: str) -> None:
     examined = load_examined(source, text, {})
     name, seen = Path(text).name, []
     for member in examined.members:
-        for task in tasks_of(member.predictor, examined.task):
-            verdict = identify(member.predictor, task)
-            print(f"{examined.title(member)}, {in_examples(task.n_context)}: {verdict.sentence}", flush=True)
-            seen.append((member, task, verdict))
-    verdicts = [
-        {"seed": member.number, "label": member.label, "examples": task.n_context, **verdict.as_dict()}
-        for member, task, verdict in seen
-    ]
+        for predictor, task, on_features in ways_of(member.predictor, member.task):
+            verdict = identify(predictor, task)
+            where = ON_FEATURES * on_features
+            print(f"{examined.title(member)}{where}, {in_examples(task.n_context)}: {verdict.sentence}", flush=True)
+            about = {"seed": member.number, "label": member.label, "examples": task.n_context, "where": where}
+            seen.append((predictor, task, verdict, about | verdict.as_dict()))
+    verdicts = [each for *_, each in seen]
     RESULTS.mkdir(parents=True, exist_ok=True)
     content = {"source": source, "task": examined.task_in_words, "verdicts": verdicts}
     write_json(RESULTS / f"{name}.json", content)
-    member, task, verdict = seen[-1]
+    predictor, task, verdict, _ = seen[-1]
     if verdict.verdict != "zero":
-        draw(RESULTS / "figures" / f"{name}.png", fingerprint(member.predictor, task, verdict), verdict.verdict)
+        draw(RESULTS / "figures" / f"{name}.png", fingerprint(predictor, task, verdict), verdict.verdict)
     card = ROOT / "icl_gd" / "zoo" / "data" / name / "card.json"
     if source == "model" and card.is_file():
-        known = json.loads(card.read_text(encoding="utf-8")) | {"verdict": {key: verdicts[-1][key] for key in ON_CARD}}
+        on_inputs = [each for each in verdicts if not each["where"]][-1]
+        known = json.loads(card.read_text(encoding="utf-8")) | {"verdict": {key: on_inputs[key] for key in ON_CARD}}
         with replacing(card) as partial:
             partial.write_text(json.dumps(plain(known), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -112,11 +115,17 @@ def draw(path: Path, seen: Fingerprint, answer: str) -> None:
         fingerprint_figure(seen, answer).savefig(partial, format="png", dpi=150)
 
 
-def tasks_of(predictor: Any, task: Any) -> list[Any]:
-    """The task, and for a causal model the same task with fewer examples, in ascending order."""
-    if not (isinstance(predictor, Model) and predictor.config.causal):
-        return [task]
-    return [replace(task, n_context=n) for n in EXAMPLES if n < task.n_context] + [task]
+def ways_of(predictor: Any, task: Any) -> list[tuple[Any, Any, bool]]:
+    """What is examined, with its task, and whether on features.
+
+    A causal model is also examined with fewer examples, and a model with an embedding also on its features.
+    """
+    config = predictor.config if isinstance(predictor, Model) else None
+    fewer = [n for n in EXAMPLES if n < task.n_context] if config and config.causal else []
+    on_inputs = [(predictor, each, False) for each in (*(replace(task, n_context=n) for n in fewer), task)]
+    if config and config.is_embedded and not config.causal:
+        return [*on_inputs, (*after_embedding(predictor, task), True)]
+    return on_inputs
 
 
 def in_examples(count: int) -> str:
@@ -143,6 +152,7 @@ def table() -> str:
         for verdict in content["verdicts"]:
             number, label = verdict["seed"], verdict["label"]
             name = f"`{path.stem}`" + (f", {label or f'member {number}'}" if number is not None else "")
+            name += verdict["where"]
             several = len({each["examples"] for each in content["verdicts"]}) > 1
             lines.append(row(name + f", {in_examples(verdict['examples'])}" * several, verdict))
     return "\n".join(lines)

@@ -326,6 +326,14 @@ def test_fields_of_the_task(tmp_path):
     assert shifted == LinearRegression(D, 2, 9, inputs="normal", noise_std=1.0)
 
 
+def test_layers_are_examined_on_the_features_of_their_embedding():
+    examined = load_examined("model", "sine_construction", {"task.n_context": "4"}, on_features=True)
+    (member,) = examined.members
+    assert (member.task.d_input, member.task.n_context, examined.task.d_input) == (39, 4, 1)
+    assert member.predictor.layout.d_input == 39
+    assert examined.task_in_words.endswith("; the layers are examined on the features of the embedding")
+
+
 # --- what is refused ---
 
 ZOO = "--model=one_layer_0"
@@ -373,6 +381,9 @@ def test_what_is_refused_is_said_in_one_line(file, tmp_path, capsys, monkeypatch
         (f"--model={run}",): f"a run as --workdir={run}",
         (f"--workdir={saved}",): f"this is a saved model, not a run; give it as --model={saved}",
         (f"--workdir={other}",): "holds no checkpoints; give the workdir of a run",
+        (ZOO, "--features"): "--features: the model has no embedding, so its features are its inputs; identify the",
+        (f"{mine}:ridge", "--features"): "--features takes the layers of a model; give --model or --workdir",
+        (ZOO, "--features=yes"): "--features=yes: must be true or false",
         (ZOO, "--task.d_input=5"): "task.d_input=5: the model has d_input=10; give --task.d_input=10",
         (ZOO, "--task.d_output=2"): "task.d_output=2: the model has d_output=1; give --task.d_output=1",
         (ZOO, "--task.n_contxt=5"): "--task.n_contxt: not a field of the task of this model; did you mean task.n_c",

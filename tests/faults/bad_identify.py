@@ -205,7 +205,13 @@ def write_files(directory: Path) -> None:
 
 MODEL, RUN = "--model=one_layer_construction", "--workdir=run"
 PREDICTOR = "--predictor=predictors.py:ridge"
-VALUES = {"--seed": ("1", "2"), "--member": ("0", "1"), "--out": ("a", "b"), "--json": ("true", "false")}
+VALUES = {
+    "--seed": ("1", "2"),
+    "--member": ("0", "1"),
+    "--out": ("a", "b"),
+    "--json": ("true", "false"),
+    "--features": ("true", "false"),
+}
 NO_WHOLE_NUMBERS = (
     *("-1", "1.5", "1e3", "abc", "", "²", "٣", "0x1", "1 2", "1_000", "nan", "None", "+1", "1,2", "2147483648"),
     "9" * 30,
@@ -254,7 +260,7 @@ def flag_unknown(rng: random.Random) -> Iterator[Case]:
 
 
 def flag_without_value(rng: random.Random) -> Iterator[Case]:
-    flags = [flag for flag in command.FLAGS if flag not in ("--json", "--task.FIELD")]
+    flags = [flag for flag in command.FLAGS if flag not in (*command.SWITCHES, "--task.FIELD")]
     flag = rng.choice([*flags, *(f"--{name}" for name in tasks.field_names())])
     words = [(any_source(rng), flag), (flag, any_source(rng)), (flag, "--json")]
     yield Case("a flag without value", rng.choice(words), (f"{flag} needs a value: {flag}=VALUE",))

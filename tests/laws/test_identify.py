@@ -7,7 +7,7 @@ learners of `icl_gd.learners`; the slow tests take these. There are fewer prompt
 import importlib.util
 import json
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import icl_gd
 from icl_gd import constructions, identify, learners, models, tokens
 from icl_gd.analysis import calls
 from icl_gd.analysis.symmetries import STATEMENTS
-from icl_gd.identification import Evidence, Hypothesis, Verdict, probe, search, subject
+from icl_gd.identification import Evidence, Hypothesis, Verdict, after_embedding, probe, search, subject
 from icl_gd.identification.black_box import black_box, filter_values, predict_bilinear, predict_by_filter
 from icl_gd.identification.families import FILTERS, Name, conjugate_gradient, finite_pool, kernels, neighbours
 from icl_gd.identification.families.gd_plus_plus import gd_plus_plus
@@ -527,6 +527,53 @@ def test_an_algorithm_is_preferred_to_its_special_case_if_it_explains_much_more(
     both = accepted(Name("gd", 3), [0.4], 1.0), accepted(general, numbers, worst, is_tight)
     found = search.simplest_first({one.candidate.name: one for one in both}, seen, False)
     assert ["general" if one.candidate.name == general else "special" for one in found] == expected
+
+
+# --- models with an embedding ---
+
+EMBEDDED = TransformerConfig(d_token=D + 1, d_embed=D + 3, input_mlp_width=6)
+
+
+def embedded_steps(step=0.3):
+    """A model with a random embedding and a layer that takes one gradient step on its features."""
+    params = models.init(EMBEDDED, jax.random.key(0))
+    params |= constructions.gradient_descent_weights(EMBEDDED, D + 2, N, [step])
+    return models.Model(EMBEDDED, params, tokens.concatenated(D, 1))
+
+
+def test_layers_after_an_embedding_are_those_of_the_model(x64):
+    """The model adds the embedded zero of the query's label slot to the prediction; attention does not see it here."""
+    model, key = embedded_steps(), jax.random.key(1)
+    layers, task = after_embedding(model, TASK)
+    prompt, features = TASK.sample(key), task.sample(key)
+    start = models.features(model.config, model.params, 1)(prompt.x_query, jnp.zeros(1))[1]
+    expected = model(prompt.x, prompt.y, prompt.x_query) + start
+    np.testing.assert_allclose(layers(features.x, features.y, features.x_query), expected, rtol=1e-12)
+    assert (task.d_input, task.d_output, task.n_context) == (D + 2, 1, N)
+
+
+def test_a_step_on_features_gets_its_name_on_features():
+    verdict = identify(*after_embedding(embedded_steps(), TASK))
+    assert (verdict.verdict, verdict.reading) == ("gd", "layer by layer")
+    np.testing.assert_allclose(verdict.parameters["step_sizes"], [0.3], rtol=1e-3)
+    assert {row.rung for row in verdict.evidence} == {"behaviour", "sensitivity", "weights", "cause"}
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"d_embed": None, "input_mlp_width": None}, "has no embedding"),
+        ({"n_positions": N + 1}, "no features and targets"),
+        ({}, "has edits"),
+    ],
+)
+def test_layers_without_features_are_refused(config, says):
+    config = replace(EMBEDDED, **config)
+    model = models.Model(config, models.init(config, jax.random.key(0)), tokens.concatenated(D, 1))
+    if says == "has edits":
+        model = model.edit({"attn_out": lambda value: 0 * value})
+    with pytest.raises(ValueError, match=says):
+        after_embedding(model, TASK)
 
 
 # --- verdicts ---

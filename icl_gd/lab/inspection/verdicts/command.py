@@ -1,7 +1,7 @@
 """Names the learning algorithm that a model, the members of a run, or any function of a prompt computes.
 
     icl-gd identify (--workdir=DIR | --model=NAME_OR_DIR | --predictor=MODULE:FUNCTION | --predictor=FILE.py:FUNCTION)
-                    [--task.FIELD=VALUE ...] [--member=N] [--seed=N] [--out=DIR] [--json]
+                    [--task.FIELD=VALUE ...] [--member=N] [--features] [--seed=N] [--out=DIR] [--json]
 
 Give one of:
 
@@ -20,6 +20,8 @@ explain, the violations of symmetries, and the evidence. Progress is printed to 
                            or of the zoo's card; for another saved model, linear regression with normal inputs and as
                            many examples as inputs; for a function, the task of the config one_layer
     --member=N             examines one member. Default: all
+    --features             examines the layers of a model with an embedding: their inputs are the features that the
+                           embedding makes of x, and their labels what it makes of y
     --seed=N               determines the prompts. Default: 0
     --out=DIR              also writes verdict.json and report.html, a self-contained page that works offline
     --json                 prints one JSON object and no text: the verdict, or {"verdicts": [...]} of several members
@@ -58,7 +60,8 @@ from icl_gd.lab.lifecycle.devices import check_device
 from icl_gd.lab.reporting.results import plain
 from icl_gd.paths import local
 
-FLAGS = (*(f"--{source}" for source in SOURCES), "--task.FIELD", "--member", "--seed", "--out", "--json")
+SWITCHES = ("--features", "--json")
+FLAGS = (*(f"--{source}" for source in SOURCES), "--task.FIELD", "--member", "--seed", "--out", *SWITCHES)
 LAST_SEED = 2**31 - 1
 
 
@@ -90,10 +93,10 @@ def _parsed(words: Sequence[str]) -> tuple[dict[str, str], dict[str, str], bool]
         name = flag.removeprefix("--").removeprefix("config.") if "task" in flag else flag.removeprefix("--")
         if flag not in FLAGS and not name.startswith("task."):
             raise ConfigError(f"{flag}: unknown flag; {_flag_hint(flag)}")
-        if not equals and flag != "--json" and (not words or words[0].startswith("--")):
+        if not equals and flag not in SWITCHES and (not words or words[0].startswith("--")):
             raise ConfigError(f"{flag} needs a value: {flag}=VALUE")
         target = fields if name.startswith("task.") else given
-        text = value if equals else "true" if flag == "--json" else words.pop(0)
+        text = value if equals else "true" if flag in SWITCHES else words.pop(0)
         if target.setdefault(name, text) != text:
             raise ConfigError(f"{flag} is given twice, as {target[name]} and {text}; give it once")
     return given, fields, _is_on("--json", given.pop("json", "false"))
@@ -141,7 +144,8 @@ def _answer(given: Mapping[str, str], fields: Mapping[str, str], as_json: bool) 
     precision = find_precision(source, given[source])
     check_device(precision)
     with settings.jax_settings(precision, quickly=False), contextlib.redirect_stdout(sys.stderr):
-        examined = load_examined(source, given[source], fields)
+        on_features = _is_on("--features", given.get("features", "false"))
+        examined = load_examined(source, given[source], fields, on_features)
         if "member" in given:
             examined = _one_member(examined, _number(given, "member", len(examined.members) - 1))
         verdicts = [_verdict(examined, member, seed) for member in examined.members]
@@ -182,7 +186,7 @@ def _verdict(examined: Examined, member: ExaminedMember, seed: int) -> Verdict:
     """The verdict on one member. Its stages are reported to the standard error."""
     report = _Progress(examined.title(member))
     try:
-        return identify(member.predictor, examined.task, seed=seed, progress=report)
+        return identify(member.predictor, member.task, seed=seed, progress=report)
     except Refusal as error:
         raise ConfigError(f"{examined.name}: {one_line(error)}") from error
 
@@ -192,7 +196,7 @@ def _fingerprint(examined: Examined, member: ExaminedMember, verdict: Verdict, s
     if verdict.verdict == "zero":
         return None
     _Progress(examined.title(member))("fingerprint")
-    return fingerprint(member.predictor, examined.task, verdict, seed=seed)
+    return fingerprint(member.predictor, member.task, verdict, seed=seed)
 
 
 class _Progress:

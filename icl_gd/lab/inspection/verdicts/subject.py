@@ -12,6 +12,7 @@ import numpy as np
 
 from icl_gd.analysis.calls import ARGUMENTS, Calls, Refusal
 from icl_gd.analysis.symmetries import check_task, prompts_of
+from icl_gd.identification.embedding import after_embedding
 from icl_gd.identification.subject import MANY
 from icl_gd.lab.config.errors import ConfigError, nearest, one_line
 from icl_gd.lab.inspection.subject import Place, find, load_subject
@@ -32,11 +33,13 @@ class ExaminedMember(NamedTuple):
       number: its number in the run; None if there are no members.
       label: what distinguishes it from other members, such as the value of a sweep; may be empty.
       predictor: the Predictor.
+      task: the task from which its prompts are drawn.
     """
 
     number: int | None
     label: str
     predictor: Predictor
+    task: Any
 
 
 class Examined(NamedTuple):
@@ -46,16 +49,18 @@ class Examined(NamedTuple):
       name: the name of the run, model or function.
       members: the Predictors.
       task: the task from which prompts are drawn.
+      on_features: whether the layers of models are examined, on the features of their embeddings.
     """
 
     name: str
     members: tuple[ExaminedMember, ...]
     task: Any
+    on_features: bool = False
 
     @property
     def task_in_words(self) -> str:
         """The task in one line."""
-        return in_words(self.task)
+        return in_words(self.task) + "; the layers are examined on the features of the embedding" * self.on_features
 
     def title(self, member: ExaminedMember) -> str:
         """The name of one member."""
@@ -80,13 +85,14 @@ def find_precision(source: str, text: str) -> str:
     return "float32" if source == "predictor" else _place(source, text).precision
 
 
-def load_examined(source: str, text: str, fields: Mapping[str, str]) -> Examined:
+def load_examined(source: str, text: str, fields: Mapping[str, str], on_features: bool = False) -> Examined:
     """Loads the Predictors and their task, and checks that they fit.
 
     Args:
       source: one of `SOURCES`.
       text: the value of its flag.
       fields: text by name of a field of the task, such as "task.n_context".
+      on_features: whether to take the layers of the models, with the features of their embeddings as inputs.
 
     Returns:
       What is examined.
@@ -95,8 +101,10 @@ def load_examined(source: str, text: str, fields: Mapping[str, str]) -> Examined
       ConfigError: if something is missing, cannot be read, or does not fit.
     """
     if source == "predictor":
-        function = load_function(text)
-        examined = Examined(text, (ExaminedMember(None, "", function),), config_task(fields, {}))
+        if on_features:
+            raise ConfigError("--features takes the layers of a model; give --model or --workdir, or leave it out")
+        function, task = load_function(text), config_task(fields, {})
+        examined = Examined(text, (ExaminedMember(None, "", function, task),), task)
         _check_prompts(examined.task)
         _check_called(examined)
         return examined
@@ -112,11 +120,16 @@ def load_examined(source: str, text: str, fields: Mapping[str, str]) -> Examined
     _check_prompts(task)
     numbers: list[int | None] = [None] if source == "model" and len(subject.members) == 1 else []
     numbers = numbers or [*range(len(subject.members))]
-    members = tuple(
-        ExaminedMember(number, label, subject.member(i))
-        for i, (number, label) in enumerate(zip(numbers, subject.members, strict=True))
-    )
-    return Examined(subject.name, members, task)
+    members = []
+    for i, (number, label) in enumerate(zip(numbers, subject.members, strict=True)):
+        examined_as = subject.member(i), task
+        if on_features:
+            try:
+                examined_as = after_embedding(*examined_as)
+            except ValueError as error:
+                raise ConfigError(f"--features: {one_line(error)}") from error
+        members.append(ExaminedMember(number, label, *examined_as))
+    return Examined(subject.name, tuple(members), task, on_features)
 
 
 def _place(source: str, text: str) -> Place:
