@@ -43,7 +43,7 @@ ON_FEATURES = ", on its features"
 BEGIN, END = "<!-- verdicts:begin -->", "<!-- verdicts:end -->"
 EXAMPLES = (1, 2, 4, 8, 16)  # of causal models, beside the number of their task
 COLUMNS = (
-    "model | verdict | numbers | unexplained | under shift | breaks symmetries | improvement kept | exchanged | "
+    "model | verdict | parameters | unexplained | under shift | breaks symmetries | improvement kept | exchanged | "
     "not excluded"
 )
 

@@ -949,6 +949,8 @@ MUTATIONS = [
     Mutation("identification/cause.py", "mask[y, x, y, x] = 1.0", "mask[y, y, y, y] = 1.0", f"{CAUSE} does_not_need"),
     Mutation("identification/cause.py", "jnp.where(number == exchanged, jnp.roll(context, 1, axis=0), context)",
              "jnp.where(number == exchanged, context, context)", f"{CAUSE} exchanged_before"),
+    Mutation("identification/cause.py", "slice(0, d) if last == 0 else", "slice(0, d) if layer == 0 else",
+             f"{CAUSE} counts_if"),
     Mutation("identification/cause.py", "(zero - own)", "(own - zero)", f"{CAUSE} another_gauge"),
     Mutation("identification/cause.py", "abs(1 - value) > abs(1 - all_kept)", "value > all_kept",
              f"{CAUSE} another_gauge"),

@@ -25,7 +25,7 @@ FEW_STEPS = 5  # of the algorithms that are named as the nearest one
 
 
 def black_box(subject: Subject, ceiling: float, progress: Callable[[str], Any]) -> tuple[list[Answer], Probe]:
-    """All algorithms that the predictions do not exclude, simplest first.
+    """The algorithms that the predictions do not exclude, best one first.
 
     Args:
       subject: the Predictor.

@@ -1,4 +1,4 @@
-"""Opens a model: are its weights those of the algorithm, and does it still work with the construction's layers?
+"""Opens a model: are its layers those of the algorithm, and does it still work with the construction's layers?
 
 A linear attention layer maps the Gram matrix G of the context and a token e to the update `sum_h W_PV G W_KQ e`. So its
 function is the tensor `sum_h W_PV[r, a] W_KQ[b, c]`, symmetrised over (a, b): it does not depend on the gauge, the
@@ -111,8 +111,8 @@ def needed(width: int, d: int, transforms: bool) -> np.ndarray:
 def layer_distances(own: Array, built: Array, d: int) -> list[float]:
     """Relative distances of the function of every layer from that of the construction's layer.
 
-    In the last layer, only the y slots of the query are read; in the first, the y slot of the query is zero. Everything
-    else counts.
+    In the last layer, only the y slots of the query are read. If it is also the first, those y slots are zero before.
+    Everything else counts.
 
     Args:
       own: functions of the model's layers.
@@ -126,7 +126,7 @@ def layer_distances(own: Array, built: Array, d: int) -> list[float]:
     distances = []
     for layer in range(last + 1):
         rows = slice(d, None) if layer == last else slice(None)
-        columns = slice(0, d) if layer == 0 else slice(None)
+        columns = slice(0, d) if last == 0 else slice(None)
         first, second = (functions[layer][rows, ..., columns] for functions in (own, built))
         distances.append(float(jnp.linalg.norm((first - second).ravel()) / jnp.linalg.norm(second.ravel())))
     return distances
@@ -141,7 +141,7 @@ def predictions(functions: Array, contexts: Array, queries: Array, exchanged: Ar
       contexts: Gram matrices `[prompt e e]`.
       queries: query tokens `[prompt e]`.
       exchanged: before this layer, every query gets the context of another prompt, as it is after the layers before.
-        For the number of layers, nothing is exchanged.
+        Give the number of layers to exchange nothing.
 
     Returns:
       `[prompt e]`; the prediction is minus the y slots.

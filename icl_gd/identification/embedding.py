@@ -1,7 +1,7 @@
 """Takes the embedding off a model, so that its layers can be identified in the coordinates of their features.
 
 The layers of a model with an embedding do not see x and y, but the features and the target that the embedding makes of
-them. An algorithm of the layers has its symmetries there, and none in the inputs.
+them. An algorithm of the layers is symmetric in the features, and not in x.
 
 >>> import jax
 >>> from icl_gd import models, tasks, tokens

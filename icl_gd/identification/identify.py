@@ -52,7 +52,8 @@ def identify(
       layerwise: the prediction before the first and after every layer, `[depth m]`. Default: that of a `Model`;
         otherwise only the predictions are used.
       seed: random seed of prompts and transformations.
-      ceiling: largest part of the response, as a share, that may break the symmetries of an algorithm. Default: 10 %.
+      ceiling: largest part of the response, as a share of squares, that may break the symmetries of an algorithm.
+        Default: 0.1.
       progress: called with a description before every stage.
 
     Returns:

@@ -33,7 +33,7 @@ from icl_gd.identification.samples import difference
 from icl_gd.identification.subject import Answer, Subject
 from icl_gd.identification.verdict import NOTHING
 
-FLOOR = 1e-9  # of the unexplained share; nothing is searched, so no wrong algorithm gets below
+FLOOR = 1e-9  # of the unexplained share; with one or two numbers per layer, no wrong algorithm gets below
 IDLE = 1e-3  # a last layer whose step is below this share of the largest one does nothing
 EARLY = 3.0  # largest part that breaks symmetries after an early layer, in times of that after the last one
 SAME = 1e-3  # largest share by which the prediction after the last layer may differ from that of the Predictor
@@ -207,7 +207,8 @@ def check_layers(subject: Subject, call: Calls) -> None:
 def layered(subject: Subject, call: Call, ceiling: float, groups: int = GROUPS) -> list[Answer]:
     """The algorithm that the predictions after every layer do not exclude.
 
-    It is gradient descent, unless GD++ explains the layers much better.
+    It is gradient descent, unless GD++ explains the layers much better. If the layers are not symmetric under
+    rotations, it is preconditioned gradient descent.
 
     Args:
       subject: the Predictor.

@@ -50,8 +50,8 @@ class Accepted:
 def largest_misfits(noise: np.ndarray, d: int, floor: float) -> np.ndarray:
     """The largest accepted misfits.
 
-    Noise of the weights breaks the symmetries, mostly. The part that has them all is smaller, the more so the more
-    inputs there are to rotate.
+    Most noise of the weights breaks a symmetry. The rest, which may be a misfit, becomes smaller with the number of
+    inputs that are rotated.
 
     Args:
       noise: the noise, as a share of the response, by scale.
@@ -98,8 +98,8 @@ def search(
 ) -> list[Accepted]:
     """Fits candidates in their order.
 
-    A candidate with a special case that fits tightly is not fitted: it cannot be distinguished. Without noise, the same
-    holds for every candidate with more numbers than one that fits.
+    A candidate with a special case that fits tightly is not fitted: it cannot be distinguished. Without noise, once a
+    candidate fits, none with more numbers is fitted.
 
     Args:
       probe: the response.
@@ -146,7 +146,7 @@ def search(
 
 
 def has_gammas(gammas: Sequence[float] | np.ndarray, probe: Probe, noise: float) -> bool:
-    """Whether some gamma of GD++ is larger than noise of the weights makes those of gradient descent.
+    """Whether some gamma of GD++ is too large to be noise of the weights of gradient descent.
 
     Args:
       gammas: the fitted gammas.

@@ -88,16 +88,17 @@ class Verdict:
       verdict: the key of the algorithm, or "none".
       parameters: its numbers by name; empty for "none".
       intervals: 95 % intervals of the fitted numbers, over prompts.
-      not_excluded: all algorithms that are not excluded, simplest first. The first one is the verdict.
-      black_box: what the predictions alone do not exclude, simplest first.
-      nearest: the algorithm that explains most, and is excluded, if the verdict is "none".
+      not_excluded: the algorithms that were tried and not excluded, best one first. The first one is the verdict. Those
+        that contain a tight fit as a special case are not tried.
+      black_box: the same from the predictions alone.
+      nearest: if the verdict is "none", the filter with one or two parameters that explains most; it is excluded.
       unexplained: shares of the response that the verdict does not explain: "in_distribution", "shifted" (the largest
-        of all shifts) and "noise_floor" (the part that no algorithm of the list explains). For "none", the first two
-        are 1, and `nearest` has the share of the nearest algorithm.
+        of all shifts) and "noise_floor" (the part that breaks a symmetry of the verdict's algorithm). Shares are of
+        squares. For "none", the first two are 1, and `nearest` has the share of the nearest algorithm.
       by_shift: the unexplained share under every shift.
       symmetries: the violation of every symmetry; 0 is exact.
       evidence: what supports the verdict, and what speaks against it.
-      controls: the unexplained share of the verdict's family for Predictors that do not compute it.
+      controls: the share of the response that wrong predictors leave unexplained.
       reading: "layer by layer" or "black box".
       seconds: duration.
     """

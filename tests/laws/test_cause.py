@@ -98,6 +98,21 @@ def test_layer_functions_give_the_predictions_of_the_model(x64):
     np.testing.assert_allclose(own, own.swapaxes(2, 3))
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_an_entry_of_a_layer_counts_if_the_prediction_depends_on_it(layers, x64):
+    """`layer_distances` leaves out the entries that no prediction depends on, and no others."""
+    e, d = 3, 2
+    functions = jnp.asarray(np.random.default_rng(0).normal(size=(layers, e, e, e, e)))
+    tokens_of = jnp.asarray(np.random.default_rng(1).normal(size=(5, 4, e)))
+    queries = tokens_of[:, 0].at[:, d:].set(0.0)
+    grams = jnp.einsum("pna,pnb->pab", tokens_of, tokens_of)
+    slopes = jax.jacobian(lambda own: cause.predictions(own, grams, queries, layers)[:, d:])(functions)
+    matters = np.abs(slopes).max((0, 1)) > 1e-12
+    for entry in np.ndindex(functions.shape):
+        changed = functions.at[entry].add(1.0)
+        assert (cause.layer_distances(changed, functions, d)[entry[0]] > 0) == matters[entry], entry
+
+
 def test_contexts_are_exchanged_before_the_layer_that_is_named(x64):
     """The same, by hand: the context tokens after the first layer are those of another prompt."""
     model, prompts = random_model(), draw_prompts(TASK.sample, jax.random.key(1), 4)
