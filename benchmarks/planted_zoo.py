@@ -159,7 +159,8 @@ def judged(part: Part, count: int, total: int) -> dict[str, Any]:
     lower = 0.0 if count == 0 else float(beta.ppf(0.05, count, total - count + 1))
     holds = lower <= part.asked if part.is_most else upper >= part.asked
     rate = count / max(total, 1)
-    return {"members": total, "right": count, "rate": rate, "upper95": upper, "asked": part.asked, "holds": holds}
+    ends = {"lower95": lower, "upper95": upper}
+    return {"members": total, "right": count, "rate": rate, **ends, "asked": part.asked, "holds": holds}
 
 
 def summary(records: list[dict[str, Any]], members: int, seed: int, seconds: float) -> dict[str, Any]:
@@ -246,14 +247,14 @@ def table(result: dict[str, Any]) -> str:
         f"**Seed {result['seed']}**. Median number of algorithms that are not excluded: {result['set_size']}. 1,000 "
         f"noisy members take {result['minutes_for_1000']:.1f} minutes on {WORKERS} cores.",
         "",
-        "| part | members | rate | end of the interval | asked | holds |",
+        "| part | members | rate | better end of the interval | asked | holds |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, part in PARTS.items():
         row = result["by_part"][name]
         asked = f"at {'most' if part.is_most else 'least'} {part.asked}"
         holds = "yes" if row["holds"] else "no"
-        rates = f"{row['rate']:.4f} | {row['upper95']:.4f}"
+        rates = f"{row['rate']:.4f} | {row['lower95' if part.is_most else 'upper95']:.4f}"
         lines.append(f"| {part.words} | {row['members']} | {rates} | {asked} | {holds} |")
     return "\n".join(lines)
 
