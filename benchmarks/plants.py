@@ -194,11 +194,11 @@ def transformer(rng: np.random.Generator, noise: float, smallest: int = 2, deep:
     layers = min(size for size in LAYERS if size >= n_steps)
     config = TransformerConfig(d_token=d + m, n_layers=layers, n_heads=2, d_head=d + m)
     layout = tokens.concatenated(d, m)
-    predictors = [models.fastest_predictor(config, padded(part, layers), layout) for part in (noisy, clean)]
+    own, without = (models.fastest_predictor(config, padded(part, layers), layout) for part in (noisy, clean))
     layerwise = models.layerwise_predictor(config, padded(noisy, layers), layout)
     truth = Truth("gd" if kind == "gd_plus_plus" and n_steps == 1 else kind, n_steps, shared)
     details = {"steps": steps, "gammas": other}
-    return Plant(f"transformer:{kind}", truth, task, *predictors, layerwise, noise, details)
+    return Plant(f"transformer:{kind}", truth, task, own, without, layerwise, noise, details)
 
 
 BARE = (
