@@ -264,7 +264,7 @@ def test_every_member_of_a_run(tmp_path, capsys, answered):
     printed, _ = identified([f"--workdir={workdir}"], capsys)
     first, *rest = printed.splitlines()
     assert first == f"Of {last + 1} members, {last} compute gradient descent, 2 steps, 1 computes {NONE}."
-    assert sum(line.startswith("  The predictor uses") for line in rest) == last
+    assert sum(line.startswith("  The predictor computes") for line in rest) == last
     assert ", member 1 (" in printed
 
 
