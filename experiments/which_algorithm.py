@@ -120,12 +120,14 @@ def ways_of(predictor: Any, task: Any) -> list[tuple[Any, Any, bool]]:
 
     A causal model is also examined with fewer examples, and a model with an embedding also on its features.
     """
-    config = predictor.config if isinstance(predictor, Model) else None
-    fewer = [n for n in EXAMPLES if n < task.n_context] if config and config.causal else []
+    if not isinstance(predictor, Model):
+        return [(predictor, task, False)]
+    fewer = [n for n in EXAMPLES if n < task.n_context] if predictor.config.causal else []
     on_inputs = [(predictor, each, False) for each in (*(replace(task, n_context=n) for n in fewer), task)]
-    if config and config.is_embedded and not config.causal:
+    try:
         return [*on_inputs, (*after_embedding(predictor, task), True)]
-    return on_inputs
+    except ValueError:  # there is no embedding, or its tokens are no features with a target
+        return on_inputs
 
 
 def in_examples(count: int) -> str:

@@ -26,7 +26,7 @@ RATIO = 1.26  # noise of the response, in times of the gauge
 BROKEN = 4.0  # a violation above this many times the noise is structure, not noise
 BEST = 3  # starts that are followed to the end without noise, where nothing else limits the precision
 BETTER = 0.4  # an algorithm is preferred to its special case if it leaves less than this share of its misfit
-RESOLVED = 4.0  # gammas of GD++ below this many times the noise of the response may be noise of weights
+RESOLVED = 4.0  # gamma times eigenvalue below this many square roots of the noise may be noise of the weights
 HOPELESS = 100.0  # a candidate that leaves this many times the noise unexplained on few prompts is not fitted further
 
 
@@ -142,7 +142,7 @@ def search(
         if candidate.is_valid(numbers) and np.all(left <= loose):
             worst, is_tight = float(np.max(left / loose)), bool(np.all(left <= tight))
             accepted[candidate.name] = Accepted(candidate, numbers, worst, is_tight)
-    return simplest_first(accepted, probe, is_exact)
+    return best_first(accepted, probe, is_exact)
 
 
 def has_gammas(gammas: Sequence[float] | np.ndarray, probe: Probe, noise: float) -> bool:
@@ -159,7 +159,7 @@ def has_gammas(gammas: Sequence[float] | np.ndarray, probe: Probe, noise: float)
     return bool(np.max(np.abs(gammas)) * np.median(probe.eigenvalues[:, -1]) > RESOLVED * np.sqrt(noise))
 
 
-def simplest_first(accepted: dict[Name, Accepted], probe: Probe, is_exact: bool) -> list[Accepted]:
+def best_first(accepted: dict[Name, Accepted], probe: Probe, is_exact: bool) -> list[Accepted]:
     """Drops candidates that explain hardly more than an accepted special case; sorts the others.
 
     Special cases that explain much less come last. Before them, tight fits come before others, and fewer numbers before

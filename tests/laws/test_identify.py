@@ -525,7 +525,7 @@ def test_an_algorithm_is_preferred_to_its_special_case_if_it_explains_much_more(
         noisy(batched("equal steps"), 1e-3), examined(batched("equal steps")).prompts, np.random.default_rng(0)
     )
     both = accepted(Name("gd", 3), [0.4], 1.0), accepted(general, numbers, worst, is_tight)
-    found = search.simplest_first({one.candidate.name: one for one in both}, seen, False)
+    found = search.best_first({one.candidate.name: one for one in both}, seen, False)
     assert ["general" if one.candidate.name == general else "special" for one in found] == expected
 
 
