@@ -606,6 +606,7 @@ MUTATIONS = [
     Mutation("lab/lifecycle/seconds.py", '"processes": self._before["processes"] + 1', '"processes": 1',
              "experiments/test_seconds.py add_up"),
     Mutation("lab/lifecycle/monitor.py", "sys.unraisablehook = self._on_unraisable", "pass", f"{RUN} ignores"),
+    Mutation("lab/command.py", "    settings.silence()  #", "    #", f"{RUN} stays_silent"),
     Mutation("lab/lifecycle/monitor.py", "if sys.unraisablehook == self._on_unraisable:", "if True:",
              f"{RUN} could_not_save"),
     Mutation("interop/von_oswald.py", "clip = clip or None\n", "pass\n", f"{INTEROP} read_is"),

@@ -148,6 +148,7 @@ def start(argv: list[str], began: float) -> NoReturn:
       argv: the command line, including the name of the program.
       began: the reading of `time.perf_counter` at which the process began.
     """
+    settings.silence()  # tasks of a failed checkpoint may outlive the run, and its settings
     code = main(argv, began)
     if code > 128 or (code and jax.distributed.is_initialized()):
         # `sys.exit` finalises the interpreter. JAX's threads may still run the interrupted computation, and then crash.

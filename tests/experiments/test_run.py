@@ -263,6 +263,20 @@ def test_pending_tasks_print_nothing_after_a_run_that_could_not_save(monkeypatch
     assert capsys.readouterr().err == "<class 'ValueError'>\n"
 
 
+def test_a_command_stays_silent_after_its_run(monkeypatch):
+    """Threads of Orbax may log the error of a failed checkpoint after the settings of the run are restored."""
+    verbosity, level = absl.logging.get_verbosity(), logging.getLogger("asyncio").level
+    monkeypatch.setattr(command, "main", lambda argv, began: 1)
+    try:
+        with pytest.raises(SystemExit):
+            command.start(["run"], 0.0)
+        assert absl.logging.get_verbosity() == absl.logging.FATAL
+        assert logging.getLogger("asyncio").level == logging.CRITICAL
+    finally:
+        absl.logging.set_verbosity(verbosity)
+        logging.getLogger("asyncio").setLevel(level)
+
+
 def test_a_run_without_a_workdir_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = []

@@ -21,6 +21,13 @@ OF_JAX = (
 )
 
 
+def silence() -> None:
+    """Silences Orbax and its tasks, which log tracebacks of errors and also raise these errors."""
+    if not flags.FLAGS["verbosity"].present:  # unless the command line sets the verbosity
+        absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
 @contextlib.contextmanager
 def jax_settings(precision: str, quickly: bool) -> Iterator[Cache]:
     """A context that sets the precision of JAX, and silences libraries that log errors and also raise them.
@@ -48,10 +55,7 @@ def jax_settings(precision: str, quickly: bool) -> Iterator[Cache]:
             jax.config.update("jax_default_matmul_precision", "highest")
             jax.config.update("jax_disable_most_optimizations", quickly)
             warnings.showwarning = show_warning
-            # Orbax and its tasks log tracebacks of errors and also raise these errors.
-            if not flags.FLAGS["verbosity"].present:  # unless the command line sets the verbosity
-                absl.logging.set_verbosity(absl.logging.FATAL)
-            asyncio.setLevel(logging.CRITICAL)
+            silence()
             with contextlib.closing(Cache()) as cache:
                 yield cache
     finally:
