@@ -37,6 +37,15 @@ MINE = lab.Experiment(
 )
 
 
+@pytest.fixture(autouse=True)
+def _logging_as_it_was():
+    """A command silences libraries until its process ends."""
+    verbosity, level = absl.logging.get_verbosity(), logging.getLogger("asyncio").level
+    yield
+    absl.logging.set_verbosity(verbosity)
+    logging.getLogger("asyncio").setLevel(level)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["one_layer", "learning_rate_sweep", "sine", "garg_linear", "dual_model"])
 def test_smoke_as_a_program(name, tmp_path):
@@ -265,16 +274,11 @@ def test_pending_tasks_print_nothing_after_a_run_that_could_not_save(monkeypatch
 
 def test_a_command_stays_silent_after_its_run(monkeypatch):
     """Threads of Orbax may log the error of a failed checkpoint after the settings of the run are restored."""
-    verbosity, level = absl.logging.get_verbosity(), logging.getLogger("asyncio").level
     monkeypatch.setattr(command, "main", lambda argv, began: 1)
-    try:
-        with pytest.raises(SystemExit):
-            command.start(["run"], 0.0)
-        assert absl.logging.get_verbosity() == absl.logging.FATAL
-        assert logging.getLogger("asyncio").level == logging.CRITICAL
-    finally:
-        absl.logging.set_verbosity(verbosity)
-        logging.getLogger("asyncio").setLevel(level)
+    with pytest.raises(SystemExit):
+        command.start(["run"], 0.0)
+    assert absl.logging.get_verbosity() == absl.logging.FATAL
+    assert logging.getLogger("asyncio").level == logging.CRITICAL
 
 
 def test_a_run_without_a_workdir_leaves_nothing(tmp_path, monkeypatch):
