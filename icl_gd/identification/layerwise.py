@@ -260,8 +260,7 @@ def layered(subject: Subject, call: Call, ceiling: float, groups: int = GROUPS) 
 
 def _explains_more(plus: Reading, plain: Reading, probes: Sequence[Probe]) -> bool:
     """Whether GD++ explains the layers much better than gradient descent does, by gammas that are beyond noise."""
-    gammas_matter = search.has_gammas(plus.gammas, probes[0], float(noise(probes)[0]))
-    return gammas_matter and plus.worst < search.BETTER * plain.worst
+    return search.explains_more(plus.worst, plain.worst, plus.gammas, probes[0], float(noise(probes)[0]))
 
 
 def _answer(verdict: str, reading: Reading, probes: Sequence[Probe], groups: int) -> Answer:

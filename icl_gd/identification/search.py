@@ -145,18 +145,24 @@ def search(
     return best_first(accepted, probe, is_exact)
 
 
-def has_gammas(gammas: Sequence[float] | np.ndarray, probe: Probe, noise: float) -> bool:
-    """Whether some gamma of GD++ is too large to be noise of the weights of gradient descent.
+def explains_more(
+    general: float, special: float, gammas: Sequence[float] | np.ndarray, probe: Probe, noise: float
+) -> bool:
+    """Whether an algorithm explains much more than its special case.
 
     Args:
-      gammas: the fitted gammas.
+      general, special: the largest misfits of both, in times of their limits.
+      gammas: if they are GD++ and gradient descent, the fitted gammas; otherwise none. Some gamma has to be too large
+        to be noise of the weights of gradient descent.
       probe: the response, whose eigenvalues are the scale of gamma.
       noise: the gauge of the response.
 
     Returns:
-      True if gradient descent is not enough.
+      True if the special case is not enough.
     """
-    return bool(np.max(np.abs(gammas)) * np.median(probe.eigenvalues[:, -1]) > RESOLVED * np.sqrt(noise))
+    top = np.median(probe.eigenvalues[:, -1])
+    is_resolved = len(gammas) == 0 or np.max(np.abs(gammas)) * top > RESOLVED * np.sqrt(noise)
+    return bool(is_resolved and general < BETTER * special)
 
 
 def best_first(accepted: dict[Name, Accepted], probe: Probe, is_exact: bool) -> list[Accepted]:
@@ -174,17 +180,15 @@ def best_first(accepted: dict[Name, Accepted], probe: Probe, is_exact: bool) -> 
       The candidates, best one first.
     """
 
-    def explains_more(general: Accepted, special: Accepted) -> bool:
-        if special.candidate.name.verdict == "gd" and general.candidate.name.verdict == "gd_plus_plus":
-            gammas = general.candidate.parameters(general.numbers, 1)["gammas"]
-            if not has_gammas(gammas, probe, probe.base.gauge):
-                return False
-        return general.worst < BETTER * special.worst
+    def is_needed(general: Accepted, special: Accepted) -> bool:
+        has_gammas = (general.candidate.name.verdict, special.candidate.name.verdict) == ("gd_plus_plus", "gd")
+        gammas = general.candidate.parameters(general.numbers, 1)["gammas"] if has_gammas else ()
+        return explains_more(general.worst, special.worst, gammas, probe, probe.base.gauge)
 
     def special_cases(one: Accepted) -> list[Accepted]:
         return [accepted[name] for name in one.candidate.special if name in accepted]
 
-    kept = [one for one in accepted.values() if all(explains_more(one, special) for special in special_cases(one))]
+    kept = [one for one in accepted.values() if all(is_needed(one, special) for special in special_cases(one))]
     surpassed = {special.candidate.name for one in kept for special in special_cases(one)}
     return sorted(
         kept,
